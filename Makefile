@@ -1,0 +1,31 @@
+# Every target makes .venv by itself when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ROLES := shared crypto_provider party server client
+
+.PHONY: demo test check bench clean
+demo: $(VENV)/.installed
+	$(BIN)/moiety demo
+
+test: $(VENV)/.installed
+	$(BIN)/pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(addprefix -p moiety_,$(ROLES))
+	$(BIN)/pytest tests/test_house_rules.py
+
+bench: $(VENV)/.installed
+	$(BIN)/moiety bench
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --progress-bar off "torch>=2.9" "torchvision>=0.24"
+	$(BIN)/python -m pip install --quiet --progress-bar off -e ".[all,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .moiety

@@ -1,0 +1,5 @@
+"""The client: splits and seals inputs, opens and joins predictions. Needs no torch."""
+
+from moiety_client.client import AsyncClient, Client, Prediction
+
+__all__ = ["AsyncClient", "Client", "Prediction"]

@@ -1,0 +1,102 @@
+"""`moiety sidecar | predict | up | demo | bench`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("sidecar", rich_help_panel="Roles")(sidecar)
+    app.command("predict", rich_help_panel="Client")(predict)
+    app.command("up", rich_help_panel="All roles on this machine")(up)
+    app.command("demo", rich_help_panel="All roles on this machine")(demo)
+    app.command("bench", rich_help_panel="All roles on this machine")(bench)
+
+
+def sidecar() -> None:
+    """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
+    from moiety_client.settings import ClientSettings
+    from moiety_client.sidecar import build
+    from moiety_shared.service import app, logs
+
+    settings = ClientSettings()
+    logs.configure("client", settings.log_format)
+    app.serve(build(settings), settings)
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
+    image: Annotated[list[Path], typer.Argument(help="Picture files, of the size the model takes.")],
+    catalogue: Annotated[str, typer.Option(help="Default: MOIETY_CLIENT_CATALOGUE_URL.")] = "",
+    owner_key: Annotated[str, typer.Option(help="The owner's key. Default: MOIETY_CLIENT_OWNER_KEY.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Private predictions for picture files: prints a label for each."""
+    import numpy as np
+    from PIL import Image
+
+    from moiety_client.client import Client
+    from moiety_client.errors import MoietyError
+    from moiety_client.settings import ClientSettings
+
+    settings = ClientSettings()
+    try:
+        with Client(
+            catalogue or settings.catalogue_url,
+            owner_key=owner_key or settings.owner_key,
+            timeout=settings.timeout,
+        ) as client:
+            how = client.model(model).preprocessing
+            mode = "RGB" if how and how.channels == 3 else "L"
+            pictures = np.stack([np.asarray(Image.open(path).convert(mode)) for path in image])
+            names = client.predict(model, pictures).names
+    except (MoietyError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps([{"file": str(p), "label": n} for p, n in zip(image, names, strict=True)]))
+    else:
+        for path, name in zip(image, names, strict=True):
+            print(f"{path}: {name}")
+
+
+def up(
+    root: Annotated[Path, typer.Option(help="Folder for the roles' data, one subfolder each.")] = Path(".moiety"),
+    base_port: Annotated[int, typer.Option(help="First of five ports.")] = 7700,
+) -> None:
+    """Start all five roles on this machine; Ctrl-C stops them."""
+    from moiety_client.local.up import run
+
+    raise typer.Exit(run(root, base_port))
+
+
+def demo(
+    images: Annotated[int, typer.Option(min=1, max=10_000, help="How many MNIST test images.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, max=512, help="Images in one request.")] = 32,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with MNIST/raw; needed for more than the images we ship.")
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Folder for the demo's data; emptied first.")] = Path(".moiety/demo"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
+) -> None:
+    """The main job, start to end: five processes, a shared network, private predictions, a report."""
+    from moiety_client.local.demo import run
+
+    raise typer.Exit(run(images, batch, data, root, as_json))
+
+
+def bench(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
+    root: Annotated[Path, typer.Option(help="Folder for the data; emptied first.")] = Path(".moiety/bench"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
+) -> None:
+    """Measure what this machine does, as ratios taken in one run, beside what was asked."""
+    from moiety_client.local.bench import run
+
+    raise typer.Exit(run(data, seconds, root, as_json))

@@ -1,0 +1,62 @@
+"""Everything the client raises.
+
+    MoietyError
+    ├── InvalidInput             the arrays do not fit the model; nothing was sent   (also a ValueError)
+    ├── CatalogueError           the owner's catalogue
+    │   ├── UnknownModel         it has no such model
+    │   └── UntrustedEntry       the entry is not signed by the key you pinned
+    ├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
+    ├── RequestRefused           a party will not do this; `problem` says which rule
+    └── ResultRejected           an answer came back that is not ours, or was changed on the way
+"""
+
+from moiety_shared.problems import Problem, ProblemType
+
+
+class MoietyError(Exception):
+    """Base of all. The text says what to do next."""
+
+
+class InvalidInput(MoietyError, ValueError):
+    """The arrays do not fit the model; nothing was sent."""
+
+
+class CatalogueError(MoietyError):
+    """The catalogue could not be read."""
+
+
+class UnknownModel(CatalogueError):
+    """The catalogue has no such model."""
+
+
+class UntrustedEntry(CatalogueError):
+    """The catalogue entry is not signed by the pinned owner key."""
+
+
+class ResultRejected(MoietyError):
+    """The answer is not one to this request."""
+
+
+class FromProblem(MoietyError):
+    """Made from a problem document; `problem` is it."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem}. {problem.kind.hint}")
+        self.problem = problem
+
+
+class ServiceUnavailable(FromProblem):
+    """No answer, or not now."""
+
+
+class RequestRefused(FromProblem):
+    """The service refuses this request."""
+
+
+def from_problem(problem: Problem) -> MoietyError:
+    """The exception for a problem document."""
+    if problem.retry_after is not None:
+        return ServiceUnavailable(problem)
+    if problem.kind is ProblemType.UNKNOWN_MODEL:
+        return UnknownModel(f"{problem}. {problem.kind.hint}")
+    return RequestRefused(problem)

@@ -1,0 +1,84 @@
+"""One prediction without any I/O: split and seal an input, open and join the answer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moiety_client.errors import ResultRejected
+from moiety_shared import fixed_point
+from moiety_shared.catalogue import Entry
+from moiety_shared.fixed_point import RingArray
+from moiety_shared.prg import Stream, new_seed
+from moiety_shared.problems import Problem
+from moiety_shared.sealing import PublicKey, open_result
+from moiety_shared.wire import Binding, Request, Secret, new_id, request_digest, unpack_result
+
+
+@dataclass(frozen=True, repr=False)
+class Call:
+    """A sealed request and the keys that open its answer. `body` may be sent again: it runs once."""
+
+    entry: Entry
+    binding: Binding
+    rows: int
+    body: bytes
+    alice_share: RingArray
+    bob_seed: bytes
+    _keys: tuple[bytes, bytes]
+
+    def bob_share(self) -> RingArray:
+        """What bob expands his seed to; for showing, the client itself never needs it."""
+        return Stream(self.bob_seed, "input").words("share", self.alice_share.shape, self.alice_share.dtype)
+
+    def open(self, answer: bytes) -> npt.NDArray[np.float64]:
+        """The outputs (rows, *output shape). Raises ResultRejected for anything but an answer to this call."""
+        plan = self.entry.plan
+        try:
+            sealed = unpack_result(answer, self.binding.request_id, plan, self.rows)
+            raw = [
+                open_result(self._keys[p], sealed[p], self.binding.context("result", p)) for p in (0, 1)
+            ]
+        except Problem as problem:
+            raise ResultRejected(
+                f"the answer does not belong to this request or was changed on the way ({problem.kind.title})"
+            ) from problem
+        shares = [np.frombuffer(r, dtype=fixed_point.ring_dtype(plan.ring_bits)) for r in raw]
+        outputs = fixed_point.decode(fixed_point.join(*shares), frac_bits=plan.output.frac_bits)
+        return outputs.reshape(self.rows, *plan.output.shape)
+
+
+class Sealer:
+    """Makes calls to one model. Holds the parties' keys, parsed once."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self._keys = [PublicKey.from_text(party.sealing_key) for party in entry.parties]
+
+    def call(self, elements: RingArray) -> Call:
+        """`elements` are encoded inputs (rows, input size), rows at most the entry's max_rows."""
+        seed = new_seed()
+        share = fixed_point.split(elements, Stream(seed, "input"))
+        result_keys = (new_seed(), new_seed())
+        request_id, rows = new_id(), len(elements)
+        packed = (
+            Secret(request_id, result_keys[0], rows, share.tobytes()).pack(),
+            Secret(request_id, result_keys[1], rows, seed).pack(),
+        )
+        binding = Binding(
+            self.entry.plan.digest,
+            bytes.fromhex(self.entry.upload_id),
+            request_id,
+            request_digest(request_id, packed),
+        )
+        envelopes = (
+            self._keys[0].seal(packed[0], binding.context("input", 0)),
+            self._keys[1].seal(packed[1], binding.context("input", 1)),
+        )
+        body = Request(binding, rows, envelopes).pack()
+        return Call(self.entry, binding, rows, body, share, seed, result_keys)
+
+    def calls(self, elements: RingArray) -> list[Call]:
+        """One call for every max_rows inputs."""
+        step = self.entry.max_rows
+        return [self.call(elements[at : at + step]) for at in range(0, len(elements), step)]

@@ -1,0 +1,77 @@
+"""From what people have to what the plan takes: encoded ring elements (n, input size)."""
+
+import numpy as np
+import numpy.typing as npt
+
+from moiety_client.errors import InvalidInput
+from moiety_shared import fixed_point
+from moiety_shared.catalogue import Entry, Preprocessing
+from moiety_shared.fixed_point import RingArray
+from moiety_shared.plan import Plan
+
+
+def encode(entry: Entry, images: npt.ArrayLike) -> RingArray:
+    """uint8 arrays are pictures and get the model's own preprocessing; float arrays are the model's input as it is.
+
+    One input or a stack of them. Raises InvalidInput, whose text never contains a value.
+    """
+    array = np.asarray(images)
+    plan = entry.plan
+    if array.dtype == np.uint8:
+        if entry.preprocessing is None:
+            raise InvalidInput(f"model {entry.name!r} has no preprocessing for pictures: pass its float input")
+        return _encode_pictures(plan, entry.preprocessing, array)
+    if array.dtype.kind not in "fiu":
+        raise InvalidInput(f"pass uint8 pictures or float inputs, not {array.dtype}")
+    return _encode(plan, _stacked(array, plan.input.shape))
+
+
+def _encode(plan: Plan, array: npt.NDArray[np.generic]) -> RingArray:
+    try:
+        return fixed_point.encode(
+            array,
+            frac_bits=plan.input.frac_bits,
+            ring_bits=plan.ring_bits,
+            low=plan.input.low,
+            high=plan.input.high,
+        )
+    except fixed_point.NotEncodable as error:
+        raise InvalidInput(f"{error}: bring the input into the model's range") from None
+
+
+def _encode_pictures(plan: Plan, how: Preprocessing, pictures: npt.NDArray[np.uint8]) -> RingArray:
+    if how.channels == 1 and pictures.ndim in (3, 4) and pictures.shape[-1] == 1:
+        pictures = pictures[..., 0]
+    shape = how.size if how.channels == 1 else (*how.size, how.channels)
+    stack = np.moveaxis(_pictures(pictures, shape), -1, 1) if how.channels > 1 else _pictures(pictures, shape)
+    # 256 values per channel: encode those once and look every pixel up.
+    levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+    table = _encode(plan, (levels - np.float32(how.mean)) / np.float32(how.std))
+    if how.channels == 1:
+        return np.take(table[:, 0], stack.reshape(len(stack), -1))
+    channels = [np.take(table[:, c], stack[:, c].reshape(len(stack), -1)) for c in range(how.channels)]
+    return np.concatenate(channels, axis=1)
+
+
+def _pictures(pictures: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    if pictures.shape == shape:
+        pictures = pictures[None]
+    if pictures.ndim != len(shape) + 1 or pictures.shape[1:] != shape or not len(pictures):
+        raise InvalidInput(
+            f"the model takes pictures of {' x '.join(map(str, shape))}, these are {_text(pictures)}"
+        )
+    return pictures
+
+
+def _stacked(array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+    if array.shape == shape:
+        array = array[None]
+    if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
+        raise InvalidInput(
+            f"the model takes inputs of shape {' x '.join(map(str, shape))}, these are {_text(array)}"
+        )
+    return array.reshape(len(array), -1)
+
+
+def _text(array: npt.NDArray[np.generic]) -> str:
+    return " x ".join(map(str, array.shape)) or "a single number"

@@ -1,0 +1,220 @@
+"""Five processes, started, watched and stopped together. Roles are run by their own commands, never imported."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from moiety_shared.service import http
+
+ROLES = ("crypto_provider", "bob", "alice", "server", "client")
+_COMMANDS = {
+    "crypto_provider": ["provider"],
+    "bob": ["party", "bob"],
+    "alice": ["party", "alice"],
+    "server": ["server"],
+    "client": ["sidecar"],
+}
+_SETTINGS_PREFIX = {
+    "crypto_provider": "PROVIDER",
+    "bob": "PARTY",
+    "alice": "PARTY",
+    "server": "SERVER",
+    "client": "CLIENT",
+}
+_START_SECONDS = 60.0
+_STOP_SECONDS = 12.0
+
+
+class DeploymentError(RuntimeError):
+    """A process did not come up, or a command failed; the text says where its log is."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Deployment:
+    """One local deployment under `root`. `ports` and `extra` (role -> settings) override the defaults."""
+
+    root: Path
+    ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
+    extra: dict[str, dict[str, str]] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
+    _credentials: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        links = ("alice_provider", "bob_provider", "peer", "alice_owner", "bob_owner")
+        self._credentials = {link: secrets.token_urlsafe(32) for link in links}
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def url(self, role: str) -> str:
+        return f"http://127.0.0.1:{self.ports[role]}"
+
+    def settings(self, role: str) -> dict[str, str]:
+        """The role's own settings, by environment variable; no role is told another's secrets."""
+        c = self._credentials
+        own: dict[str, dict[str, str]] = {
+            "crypto_provider": {
+                "ALICE_CREDENTIAL": c["alice_provider"],
+                "BOB_CREDENTIAL": c["bob_provider"],
+            },
+            "alice": {
+                "PROVIDER_URL": self.url("crypto_provider"),
+                "PROVIDER_CREDENTIAL": c["alice_provider"],
+                "PEER_URL": self.url("bob").replace("http", "ws"),
+                "PEER_CREDENTIAL": c["peer"],
+                "OWNER_CREDENTIAL": c["alice_owner"],
+            },
+            "bob": {
+                "PROVIDER_URL": self.url("crypto_provider"),
+                "PROVIDER_CREDENTIAL": c["bob_provider"],
+                "PEER_CREDENTIAL": c["peer"],
+                "OWNER_CREDENTIAL": c["bob_owner"],
+            },
+            "server": {
+                "ALICE_URL": self.url("alice"),
+                "BOB_URL": self.url("bob"),
+                "ALICE_CREDENTIAL": c["alice_owner"],
+                "BOB_CREDENTIAL": c["bob_owner"],
+            },
+            "client": {"CATALOGUE_URL": self.url("server")},
+        }
+        values = {"PORT": str(self.ports[role]), "DATA_DIR": str(self.root / role), **own[role]}
+        values |= self.extra.get(role, {})
+        return {f"MOIETY_{_SETTINGS_PREFIX[role]}_{name}": value for name, value in values.items()}
+
+    def start(self, on_ready: Callable[[str], None] = lambda _: None) -> None:
+        """Start all roles and wait until each answers. Raises DeploymentError when one does not."""
+        try:
+            for role in ROLES:
+                self.start_role(role)
+            for role in ROLES:
+                self.wait(role)
+                on_ready(role)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start_role(self, role: str) -> None:
+        folder = self.root / role
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (folder / "log").open("ab") as log:
+            self.processes[role] = subprocess.Popen(
+                _moiety(*_COMMANDS[role]),
+                env=_environment() | self.settings(role),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is ours to pass on
+            )
+
+    def wait(self, role: str, path: str = "/health/live") -> None:
+        """Until the role answers at `path`."""
+        deadline = time.monotonic() + _START_SECONDS
+        with http.client(self.url(role), timeout=2) as client:
+            while True:
+                if self.processes[role].poll() is not None:
+                    raise DeploymentError(f"{role} ended at its start; its log is {self.root / role / 'log'}")
+                try:
+                    if client.get(path).is_success:
+                        return
+                except httpx.HTTPError:
+                    pass
+                if time.monotonic() > deadline:
+                    raise DeploymentError(f"{role} does not answer; its log is {self.root / role / 'log'}")
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """SIGTERM to all, and SIGKILL to what is still there after its grace."""
+        for role in list(self.processes):
+            self.processes[role].send_signal(signal.SIGTERM)
+        for role in list(self.processes):
+            self.stop_role(role)
+
+    def stop_role(self, role: str, how: signal.Signals = signal.SIGTERM) -> None:
+        process = self.processes.pop(role)
+        process.send_signal(how)
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def publish(self, *arguments: str, quiet: bool = True) -> str:
+        """Run `moiety publish` as the owner; returns the owner's public key."""
+        done = subprocess.run(
+            _moiety("publish", *arguments),
+            env=_environment() | self.settings("server"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if quiet else None,
+            check=False,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise DeploymentError(f"publishing failed: {done.stderr or ''}")
+        return done.stdout.split()[-1]
+
+    def party_state(self, role: str, upload_id: str) -> dict[str, object]:
+        """What a party says of an upload: rows ready, bytes received."""
+        credential = self._credentials[f"{role}_owner"]
+        with http.client(self.url(role), credential=credential) as client:
+            state: dict[str, object] = http.check(client.get(f"/v1/models/{upload_id}")).json()
+            return state
+
+    def wait_full(self, upload_id: str, seconds: float = 120.0) -> None:
+        """Until both parties' pools for an upload are full."""
+        deadline = time.monotonic() + seconds
+        while not all(self.party_state(role, upload_id)["pool_full"] for role in ("alice", "bob")):
+            if time.monotonic() > deadline:
+                raise DeploymentError("the pools do not fill; see the parties' logs")
+            time.sleep(0.05)
+
+    def write_environment(self) -> Path:
+        """The owner's settings as a file for a shell to read, mode 0600."""
+        path = self.root / "owner.env"
+        lines = [f"export {name}={json.dumps(value)}" for name, value in self.settings("server").items()]
+        lines.append(f"export MOIETY_CLIENT_CATALOGUE_URL={self.url('server')}")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write("\n".join(lines) + "\n")
+        return path
+
+
+@contextmanager
+def fresh(root: Path) -> Iterator[Path]:
+    """An empty folder for a deployment that is not meant to last."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True, mode=0o700)
+    yield root
+
+
+def _moiety(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "moiety_shared.service.cli", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("MOIETY_")}

@@ -1,0 +1,1 @@
+"""The crypto provider: deals correlated randomness, each bundle once, and sees nothing else."""

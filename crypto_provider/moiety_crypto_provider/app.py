@@ -1,0 +1,100 @@
+"""The provider's HTTP interface. Only alice and bob may talk to it."""
+
+import base64
+from typing import Annotated
+
+import torch
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from moiety_crypto_provider.dealer import Dealer
+from moiety_crypto_provider.ledger import Ledger
+from moiety_crypto_provider.settings import ProviderSettings
+from moiety_shared.catalogue import Hex16
+from moiety_shared.plan import Plan, Public
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.app import bearer, create_app
+from moiety_shared.service.logs import log
+from moiety_shared.service.settings import matches
+
+
+class UploadRequest(Public):
+    upload_id: Hex16
+    plan: Plan
+
+
+class LeaseRequest(Public):
+    upload_id: Hex16
+    rows: Annotated[int, Field(ge=1, le=1 << 20)]
+
+
+class Seed(Public):
+    seed: str = Field(description="32 bytes, base64")
+
+
+class LeaseGrant(Seed):
+    lease_id: Hex16
+    upload_id: Hex16
+    rows: int
+
+
+def _text(seed: bytes) -> str:
+    return base64.b64encode(seed).decode()
+
+
+def build(settings: ProviderSettings) -> FastAPI:
+    """The app. One torch thread: two dealers side by side are quicker than one on two cores."""
+    torch.set_num_threads(1)
+    dealer = Dealer(Ledger(settings.private_dir() / "ledger.sqlite"), settings.max_bundle_bytes)
+    app = create_app("crypto provider")
+
+    def caller(request: Request) -> int:
+        """0 for alice, 1 for bob. Both credentials are compared every time."""
+        presented = bearer(request)
+        is_alice = matches(settings.alice_credential, presented)
+        is_bob = matches(settings.bob_credential, presented)
+        if not (is_alice or is_bob):
+            raise Problem(ProblemType.UNAUTHORIZED)
+        return int(is_bob)
+
+    Caller = Annotated[int, Depends(caller)]
+
+    def only(party: int, who: int) -> None:
+        if who != party:
+            raise Problem(ProblemType.FORBIDDEN, "this is the other party's")
+
+    @app.post("/v1/uploads", summary="A party's seed for the weight masks of an upload, once")
+    def register_upload(body: UploadRequest, who: Caller) -> Seed:
+        return Seed(seed=_text(dealer.register_upload(body.upload_id, body.plan, who)))
+
+    @app.post("/v1/leases", summary="alice opens a lease and gets her seed")
+    def open_lease(body: LeaseRequest, who: Caller) -> LeaseGrant:
+        only(0, who)
+        lease = dealer.open_lease(body.upload_id, body.rows)
+        log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
+        return LeaseGrant(
+            seed=_text(lease.alice), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows
+        )
+
+    @app.post("/v1/leases/{lease_id}/join", summary="bob joins a lease and gets his seed, once")
+    def join_lease(lease_id: str, who: Caller) -> LeaseGrant:
+        only(1, who)
+        lease = dealer.join_lease(lease_id)
+        return LeaseGrant(
+            seed=_text(lease.bob), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows
+        )
+
+    @app.post(
+        "/v1/leases/{lease_id}/bundles/{number}",
+        summary="One bundle of corrections for bob, once",
+        response_class=StreamingResponse,
+    )
+    def bundle(lease_id: str, number: int, who: Caller) -> StreamingResponse:
+        only(1, who)
+        length, content = dealer.bundle(lease_id, number)
+        return StreamingResponse(
+            content, headers={"content-length": str(length)}, media_type="application/octet-stream"
+        )
+
+    return app

@@ -1,0 +1,78 @@
+"""Leases and bundles. A lease pairs one boot of alice with one boot of bob, for one upload of one model."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from torch import Tensor
+
+from moiety_crypto_provider.ledger import Ledger
+from moiety_shared.plan import Plan
+from moiety_shared.prg import Stream, new_seed
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols import graph
+
+
+@dataclass(frozen=True, repr=False)
+class Lease:
+    """Seeds live in memory only: a lease ends with the provider's process."""
+
+    lease_id: str
+    upload_id: str
+    rows: int
+    alice: bytes
+    bob: bytes
+    own: bytes
+
+
+class Dealer:
+    """Issues seeds, leases and bundles, each exactly once."""
+
+    def __init__(self, ledger: Ledger, max_bundle_bytes: int) -> None:
+        self._ledger = ledger
+        self._max_bundle_bytes = max_bundle_bytes
+        self._leases: dict[str, Lease] = {}
+        # An upload's weight masks, expanded: what every bundle of it is dealt against.
+        self._masks = lru_cache(maxsize=8)(self._expand_masks)
+
+    def register_upload(self, upload_id: str, plan: Plan, party: int) -> bytes:
+        """Party p's 32-byte seed for the weight masks of this upload."""
+        return self._ledger.issue_upload_seed(upload_id, plan, party, (new_seed(), new_seed()))
+
+    def open_lease(self, upload_id: str, rows: int) -> Lease:
+        """A lease of bundles of `rows` rows. alice's."""
+        plan, _ = self._masks(upload_id)
+        if rows < 1 or graph.bundle_bytes(plan, rows) > self._max_bundle_bytes:
+            raise Problem(ProblemType.TOO_LARGE, f"a bundle has at most {self._max_bundle_bytes} bytes")
+        lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed(), new_seed())
+        self._ledger.open_lease(lease.lease_id, upload_id)
+        self._leases[lease.lease_id] = lease
+        return lease
+
+    def join_lease(self, lease_id: str) -> Lease:
+        """bob's side of a lease, once."""
+        lease = self._lease(lease_id)
+        self._ledger.join_lease(lease_id)
+        return lease
+
+    def bundle(self, lease_id: str, number: int) -> tuple[int, Iterator[memoryview]]:
+        """Length and content of bundle `number`, now issued: it never will be again, whatever becomes of it."""
+        lease = self._lease(lease_id)
+        plan, masks = self._masks(lease.upload_id)
+        self._ledger.issue_bundle(lease_id, number)
+        streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob, lease.own))
+        corrections = graph.deal(plan, lease.rows, masks, *streams)
+        content = (tensor.contiguous().numpy().reshape(-1).view("uint8").data for _, tensor in corrections)
+        return graph.bundle_bytes(plan, lease.rows), content
+
+    def _lease(self, lease_id: str) -> Lease:
+        if lease_id not in self._leases:
+            raise Problem(ProblemType.UNKNOWN_LEASE)
+        return self._leases[lease_id]
+
+    def _expand_masks(self, upload_id: str) -> tuple[Plan, dict[str, Tensor]]:
+        plan, seed_0, seed_1 = self._ledger.upload(upload_id)
+        ring = graph.ring_of(plan)
+        halves = [graph.weight_masks(plan, Stream(seed, "upload")) for seed in (seed_0, seed_1)]
+        return plan, {name: ring.wrap(mask + halves[1][name]) for name, mask in halves[0].items()}

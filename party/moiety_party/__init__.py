@@ -1,0 +1,1 @@
+"""A computing party: holds shares of models, keeps randomness prepared, runs plans with its peer."""

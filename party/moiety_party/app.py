@@ -1,0 +1,133 @@
+"""A party's HTTP interface: clients' predictions and the owner's uploads, and at bob the peer link."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import torch
+from fastapi import Depends, FastAPI, Path, Request, Response, WebSocket
+
+from moiety_party.helper import Helper
+from moiety_party.lane import Lane, ServerLink
+from moiety_party.leader import Leader
+from moiety_party.party import Party
+from moiety_party.settings import PartySettings
+from moiety_shared.plan import Public
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.app import bearer, create_app, require
+from moiety_shared.service.logs import log
+from moiety_shared.service.settings import matches
+from moiety_shared.wire import MEDIA_TYPE, request_bytes, unpack_upload
+
+UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+_SMALL = 1 << 16
+
+
+class PublicKeys(Public):
+    role: str
+    sealing_key: str
+    max_rows: int
+
+
+class ModelState(Public):
+    """What the owner may know of an upload at this party."""
+
+    upload_id: str
+    state: str
+    rows_ready: int
+    pool_full: bool
+    bundle_rows: int
+    bundle_bytes: int
+
+
+def build(settings: PartySettings) -> FastAPI:
+    """The app of one party. One torch thread each: two cores carry several processes."""
+    torch.set_num_threads(1)
+    party = Party(settings)
+    role: Leader | Helper | None = None
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        nonlocal role
+        role = Leader(party) if settings.role == "alice" else Helper(party)
+        try:
+            yield
+        finally:
+            await role.close()
+            await party.close()
+
+    def running() -> Leader | Helper:
+        if role is None:
+            raise Problem(ProblemType.OVERLOADED, "starting")
+        return role
+
+    async def ready() -> None:
+        await running().ready()
+
+    def body_limit(path: str) -> int:
+        if path == "/v1/predictions":
+            sizes = [request_bytes(m.plan, settings.max_rows) for m in party.store.all()]
+            return max(sizes, default=_SMALL)
+        return settings.max_upload_bytes if path.startswith("/v1/models/") else _SMALL
+
+    app = create_app(f"party {settings.role}", lifespan=lifespan, body_limit=body_limit, ready=ready)
+
+    def owner(request: Request) -> None:
+        require(settings.owner_credential, bearer(request))
+
+    @app.get("/v1/keys", summary="This party's public sealing key")
+    async def keys() -> PublicKeys:
+        return PublicKeys(
+            role=settings.role, sealing_key=party.key.public.text(), max_rows=settings.max_rows
+        )
+
+    @app.put(
+        "/v1/models/{upload_id}", status_code=201, dependencies=[Depends(owner)], summary="A model's share"
+    )
+    async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
+        body = await request.body()
+        plan, envelope = unpack_upload(body)
+        state = await running().put_model(upload_id, plan, envelope)
+        log().info("upload", upload=upload_id, bytes=len(body))
+        return {"upload_id": upload_id, "state": state}
+
+    @app.get("/v1/models/{upload_id}", dependencies=[Depends(owner)], summary="How an upload is doing")
+    async def model_state(upload_id: UploadId) -> ModelState:
+        model = party.store.get(upload_id)
+        pool = party.pools.get(upload_id)
+        return ModelState(
+            upload_id=model.upload_id,
+            state="ready" if pool and pool.stock else "preparing",
+            rows_ready=pool.stock if pool else 0,
+            pool_full=pool.full if pool else False,
+            bundle_rows=party.bundle_rows,
+            bundle_bytes=party.bundle_bytes,
+        )
+
+    if settings.role == "alice":
+
+        @app.post("/v1/predictions", summary="A private prediction", response_class=Response)
+        async def predict(request: Request) -> Response:
+            leader = running()
+            assert isinstance(leader, Leader)  # noqa: S101  alice's role is Leader
+            result, stats = await leader.predict(await request.body())
+            headers = {
+                "moiety-rounds": str(stats.rounds),
+                "moiety-online-bytes": str(stats.opening_bytes),
+            }
+            return Response(result, headers=headers, media_type=MEDIA_TYPE)
+
+    else:
+
+        @app.websocket("/v1/peer")
+        async def peer(socket: WebSocket) -> None:
+            scheme, _, credential = socket.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not matches(settings.peer_credential, credential):
+                await socket.close(4401)
+                return
+            await socket.accept()
+            helper = running()
+            assert isinstance(helper, Helper)  # noqa: S101  bob's role is Helper
+            await helper.serve(Lane(ServerLink(socket)))
+
+    return app

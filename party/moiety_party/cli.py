@@ -1,0 +1,24 @@
+"""`moiety party alice` and `moiety party bob`."""
+
+from typing import Literal
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("party", rich_help_panel="Roles")(party)
+
+
+def party(
+    role: Literal["alice", "bob"] = typer.Argument(..., help="alice leads and faces the clients; bob helps."),
+) -> None:
+    """Run a computing party. Settings: MOIETY_PARTY_* (see docs/settings.md)."""
+    from moiety_party.app import build
+    from moiety_party.lane import MAX_FRAME
+    from moiety_party.settings import PartySettings
+    from moiety_shared.service import app, logs, memory
+
+    settings = PartySettings(role=role)
+    logs.configure(role, settings.log_format)
+    memory.keep_freed_pages()
+    app.serve(build(settings), settings, max_message=MAX_FRAME)

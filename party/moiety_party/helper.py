@@ -1,0 +1,134 @@
+"""bob: answers the leader's sessions, one lane at a time each."""
+
+import asyncio
+
+import torch
+
+from moiety_party.lane import Lane, read_json
+from moiety_party.party import Party
+from moiety_party.store import read_shares
+from moiety_shared import fixed_point
+from moiety_shared.plan import Plan
+from moiety_shared.prg import Stream
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols import graph
+from moiety_shared.sealing import seal_result
+from moiety_shared.service.logs import log, where
+from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, upload_context
+
+VERSION = 1
+_MAX_PENDING = 4
+
+
+class Helper:
+    """The helper's side of every session kind."""
+
+    def __init__(self, party: Party) -> None:
+        self._party = party
+        self._pending: dict[str, tuple[Plan, dict[str, torch.Tensor]]] = {}
+
+    async def close(self) -> None:
+        """Nothing of its own to close."""
+
+    async def ready(self) -> None:
+        """Raises a Problem while no prediction could be served."""
+        if any(pool.stock == 0 for pool in self._party.pools.values()):
+            raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+
+    async def put_model(self, upload_id: str, plan: Plan, envelope: memoryview) -> str:
+        """Keep the owner's half in memory until the leader starts the masking."""
+        if upload_id in self._party.store or upload_id in self._pending:
+            raise Problem(ProblemType.UPLOAD_CONFLICT)
+        context = upload_context(plan, bytes.fromhex(upload_id), 1)
+        raw = await self._party.work(len(envelope), self._party.key.open, envelope, context)
+        while len(self._pending) >= _MAX_PENDING:
+            self._pending.pop(next(iter(self._pending)))
+        self._pending[upload_id] = (plan, read_shares(plan, raw))
+        return "waiting for the leader"
+
+    async def serve(self, lane: Lane) -> None:
+        """Sessions until the lane ends. A Problem before a run's first opening is answered and the lane goes on."""
+        try:
+            hello = await lane.expect_json(FrameKind.HELLO)
+            if hello.get("version") != VERSION:
+                raise malformed("the leader speaks another version of the peer protocol")
+            await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
+            while True:
+                frame = await lane.recv()
+                try:
+                    await self._session(lane, frame)
+                except Problem as problem:
+                    await lane.send_json(FrameKind.FAILED, problem.document())
+                    if lane.in_run:
+                        raise
+        except Problem as problem:
+            if problem.kind is not ProblemType.PEER_UNAVAILABLE:
+                log().warning("lane ended", problem=problem.kind.name)
+        except Exception as error:
+            log().error("lane ended", where=where(error))
+        finally:
+            await lane.close()
+
+    async def _session(self, lane: Lane, frame: Frame) -> None:
+        match frame.kind:
+            case FrameKind.PING:
+                pools = self._party.pools.items()
+                stock = {upload: {"lease": p.lease_id, "rows": p.stock, "lost": p.lost} for upload, p in pools}
+                await lane.send_json(FrameKind.STOCK, stock)
+            case FrameKind.LEASE:
+                await self._join(lane, read_json(frame))
+            case FrameKind.MASK:
+                await self._mask(lane, read_json(frame))
+            case FrameKind.START:
+                await self._run(lane, bytes(frame.payload))
+            case _:
+                raise malformed(f"a session cannot begin with {frame.kind.name}")
+
+    async def _join(self, lane: Lane, lease: dict[str, object]) -> None:
+        model = self._party.store.get(str(lease.get("upload")))
+        grant = await self._party.provider.join_lease(str(lease.get("lease")))
+        if grant.upload_id != model.upload_id:
+            raise malformed("the lease is for another model")
+        await self._party.open_pool(model, grant)
+        await lane.send_json(FrameKind.JOINED, {})
+
+    async def _mask(self, lane: Lane, what: dict[str, object]) -> None:
+        upload_id = str(what.get("upload"))
+        if upload_id not in self._pending:
+            raise Problem(ProblemType.UPLOAD_INCOMPLETE)
+        plan, shares = self._pending.pop(upload_id)
+        if plan.digest.hex() != what.get("plan"):
+            raise Problem(ProblemType.UPLOAD_CONFLICT, "the two halves have different plans")
+        seed = await self._party.provider.upload_seed(upload_id, plan)
+        await lane.send_json(FrameKind.MASK, {})
+        lane.in_run = True
+        masks = graph.weight_masks(plan, Stream(seed, "upload"))
+        session = graph.mask_model(plan, 1, shares, masks)
+        weights = await lane.drive(graph.ring_of(plan), session, self._party.online)
+        self._party.store.put(upload_id, plan, weights)
+        await lane.send(FrameKind.STORED)
+        lane.in_run = False
+
+    async def _run(self, lane: Lane, payload: bytes) -> None:
+        party = self._party
+        request = Request.unpack(payload)
+        model = party.store.get(request.binding.upload_id.hex())
+        plan, rows = model.plan, request.rows
+        if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.settings.max_rows:
+            raise malformed("the leader's request does not fit the model")
+        opened = party.key.open(request.envelopes[1], request.binding.context("input", 1))
+        secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
+        pool = party.pool(model.upload_id)
+        async with asyncio.timeout(party.settings.run_seconds):
+            first, prepared = await pool.take(rows)
+            lane.in_run = True
+            await lane.send_json(FrameKind.ROWS, {"lease": pool.lease_id, "first": first})
+            dtype = fixed_point.ring_dtype(plan.ring_bits)
+            share = Stream(bytes(secret.share), "input").words("share", (rows, plan.input.size), dtype)
+            session = graph.evaluate(plan, 1, torch.from_numpy(share), prepared, model.weights)
+            output = await lane.drive(graph.ring_of(plan), session, party.online)
+            sealed = seal_result(
+                secret.result_key, output.numpy().tobytes(), request.binding.context("result", 1)
+            )
+            await lane.send(FrameKind.RESULT, sealed)
+        lane.in_run = False

@@ -1,0 +1,176 @@
+"""The peer link: frames over a WebSocket, one session at a time, and the driving of a run's openings over it."""
+
+import asyncio
+import json
+from collections.abc import Generator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from fastapi import WebSocket, WebSocketDisconnect
+from torch import Tensor
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import WebSocketException
+
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols.opening import Opening, combine, to_wire
+from moiety_shared.ring import Ring
+from moiety_shared.wire import Frame, FrameKind, malformed
+
+MAX_FRAME = 1 << 28  # bytes; an opening of the largest layer must fit
+Outcome = TypeVar("Outcome")
+
+INLINE_WORK = 4_000_000  # multiply-adds that may hold up the event loop: a fraction of a millisecond
+
+
+class Link(Protocol):
+    """Whole binary messages, in order."""
+
+    async def send(self, message: bytes) -> None: ...
+
+    async def recv(self) -> bytes: ...
+
+    async def close(self) -> None: ...
+
+
+class ClientLink:
+    """The leader's end (websockets)."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    async def send(self, message: bytes) -> None:
+        try:
+            await self._socket.send(message)
+        except WebSocketException as error:
+            raise Problem(ProblemType.PEER_UNAVAILABLE) from error
+
+    async def recv(self) -> bytes:
+        try:
+            message = await self._socket.recv(decode=False)
+        except WebSocketException as error:
+            raise Problem(ProblemType.PEER_UNAVAILABLE) from error
+        return message if isinstance(message, bytes) else message.encode()
+
+    async def close(self) -> None:
+        await self._socket.close()
+
+
+class ServerLink:
+    """The helper's end (FastAPI)."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+
+    async def send(self, message: bytes) -> None:
+        try:
+            await self._socket.send_bytes(message)
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise Problem(ProblemType.PEER_UNAVAILABLE) from error
+
+    async def recv(self) -> bytes:
+        try:
+            message = await self._socket.receive()
+        except RuntimeError as error:
+            raise Problem(ProblemType.PEER_UNAVAILABLE) from error
+        if message["type"] != "websocket.receive":
+            raise Problem(ProblemType.PEER_UNAVAILABLE)
+        return message.get("bytes") or b""
+
+    async def close(self) -> None:
+        await self._socket.close()
+
+
+class Lane:
+    """One link with the bytes and rounds counted on it. Any failure in a session ends the lane."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.in_run = False  # openings are under way: after a failure now, the lane is of no more use
+        self.rounds = 0
+        self.opening_bytes = 0
+        self.sent_bytes = 0
+
+    async def send(self, kind: FrameKind, payload: bytes | memoryview = b"", number: int = 0) -> None:
+        message = Frame(kind, payload, number).pack()
+        self.sent_bytes += len(message)
+        await self._link.send(message)
+
+    async def send_json(self, kind: FrameKind, value: object) -> None:
+        await self.send(kind, json.dumps(value).encode())
+
+    async def recv(self) -> Frame:
+        """The next frame. Raises the peer's Problem when it is FAILED."""
+        frame = Frame.unpack(await self._link.recv())
+        if frame.kind is FrameKind.FAILED:
+            raise Problem.from_document(read_json(frame))
+        return frame
+
+    async def expect(self, kind: FrameKind, number: int = 0) -> memoryview | bytes:
+        """The payload of the next frame, which must be of that kind and number."""
+        frame = await self.recv()
+        if frame.kind is not kind or frame.number != number:
+            raise malformed(f"the peer sent {frame.kind.name} {frame.number} for {kind.name} {number}")
+        return frame.payload
+
+    async def expect_json(self, kind: FrameKind) -> dict[str, Any]:
+        return read_json(Frame(kind, await self.expect(kind)))
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def drive(
+        self, ring: Ring, session: Generator[Opening, Tensor, Outcome], executor: Executor
+    ) -> Outcome:
+        """Run one party's generator to its end: each opening is sent before the peer's is awaited.
+
+        Steps with much work run in `executor`, so that the event loop goes on serving meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        number = 0
+        opening = next(session)
+        while True:
+            share = to_wire(opening).data
+            await self.send(FrameKind.OPENING, share, number)
+            self.rounds += 1
+            self.opening_bytes += len(share)
+            peer = await self.expect(FrameKind.OPENING, number)
+            if opening.work > INLINE_WORK:
+                step = await loop.run_in_executor(executor, _advance, ring, session, opening, peer)
+            else:
+                step = _advance(ring, session, opening, peer)
+            if isinstance(step, _Done):
+                return step.outcome
+            opening, number = step, number + 1
+
+
+@dataclass(frozen=True)
+class _Done(Generic[Outcome]):
+    outcome: Outcome
+
+
+def _advance(
+    ring: Ring,
+    session: Generator[Opening, Tensor, Outcome],
+    opening: Opening,
+    peer: bytes | memoryview,
+) -> "Opening | _Done[Outcome]":
+    try:
+        opened = combine(ring, opening, peer)
+    except ValueError as error:
+        raise malformed(str(error)) from None
+    try:
+        return session.send(opened)
+    except StopIteration as stop:  # cannot cross an executor
+        return _Done(stop.value)
+
+
+def read_json(frame: Frame) -> dict[str, Any]:
+    try:
+        value = json.loads(bytes(frame.payload))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise malformed(f"{frame.kind.name} does not hold a JSON object")
+    return value
+

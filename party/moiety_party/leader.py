@@ -1,0 +1,246 @@
+"""alice: faces the clients, holds the lanes to bob, opens the leases."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import websockets
+
+from moiety_party.helper import VERSION
+from moiety_party.lane import MAX_FRAME, ClientLink, Lane
+from moiety_party.party import Party
+from moiety_party.pool import Pool
+from moiety_party.requests import Requests
+from moiety_party.store import Model, read_shares
+from moiety_shared import fixed_point
+from moiety_shared.plan import Plan
+from moiety_shared.prg import Stream
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols import graph
+from moiety_shared.sealing import seal_result
+from moiety_shared.service.logs import log, where
+from moiety_shared.wire import FrameKind, Request, Secret, malformed, pack_result, share_bytes, upload_context
+
+_PING_SECONDS = 1.0
+_CONNECT_SECONDS = 3.0
+_KEEPALIVE_SECONDS = 3.0  # a peer that is silent for twice this is gone
+# A lane that broke while idle, or a lease that ended at one side: one more run, with fresh rows, may do.
+_START_AGAIN = (ProblemType.PEER_UNAVAILABLE, ProblemType.RANDOMNESS_EXHAUSTED, ProblemType.ROW_USED)
+
+
+@dataclass
+class RunStats:
+    """What one run took, counted on the link."""
+
+    rounds: int = 0
+    opening_bytes: int = 0
+
+
+class Leader:
+    """The leader's side of every session kind, and what clients and the owner ask for."""
+
+    def __init__(self, party: Party) -> None:
+        self._party = party
+        self._requests = Requests(party.settings.result_seconds)
+        self._idle: list[Lane] = []
+        self._free = asyncio.Semaphore(party.settings.lanes)
+        self._waiting = 0
+        self._peer_boot = ""
+        self._leasing: dict[str, asyncio.Lock] = {}
+        self._wake = asyncio.Event()
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    async def close(self) -> None:
+        self._supervisor.cancel()
+        await asyncio.gather(self._supervisor, return_exceptions=True)
+        for lane in self._idle:
+            await lane.close()
+
+    async def ready(self) -> None:
+        """Raises a Problem while no prediction could be served."""
+        async with self._lane() as lane:
+            await lane.send_json(FrameKind.PING, {})
+            await lane.expect(FrameKind.STOCK)
+        for model in self._party.store.all():
+            if self._party.pool(model.upload_id).stock == 0:
+                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+
+    # Models
+
+    async def put_model(self, upload_id: str, plan: Plan, envelope: memoryview) -> str:
+        """Mask the weights with bob, who must hold his half already; durable at both when this returns."""
+        party = self._party
+        if upload_id in party.store:
+            raise Problem(ProblemType.UPLOAD_CONFLICT)
+        context = upload_context(plan, bytes.fromhex(upload_id), 0)
+        shares = read_shares(plan, await party.work(len(envelope), party.key.open, envelope, context))
+        async with self._lane() as lane:
+            await lane.send_json(FrameKind.MASK, {"upload": upload_id, "plan": plan.digest.hex()})
+            await lane.expect(FrameKind.MASK)
+            lane.in_run = True
+            masks = graph.weight_masks(
+                plan, Stream(await party.provider.upload_seed(upload_id, plan), "upload")
+            )
+            session = graph.mask_model(plan, 0, shares, masks)
+            weights = await lane.drive(graph.ring_of(plan), session, party.online)
+            await lane.expect(FrameKind.STORED)
+            party.store.put(upload_id, plan, weights)
+            lane.in_run = False
+        self._wake.set()
+        return "ready"
+
+    # Predictions
+
+    async def predict(self, body: bytes) -> tuple[bytes, RunStats]:
+        """A client's request to both sealed result shares. Nothing is opened before everything was checked."""
+        request = Request.unpack(body)
+        model = self._party.store.get(request.binding.upload_id.hex())
+        request.check(model.plan, self._party.settings.max_rows)
+        stats = RunStats()
+        return await self._requests.once(request.binding, lambda: self._attempt(model, request, stats)), stats
+
+    async def _attempt(self, model: Model, request: Request, stats: RunStats) -> bytes:
+        binding, rows, party = request.binding, request.rows, self._party
+        envelope = request.envelopes[0]
+        opened = await party.work(len(envelope), party.key.open, envelope, binding.context("input", 0))
+        secret = Secret.unpack(opened, binding, rows, share_bytes(model.plan, 0, rows))
+        try:
+            return await self._run(model, request, secret, stats)
+        except Problem as problem:
+            if problem.kind not in _START_AGAIN:
+                raise
+            log().info("run again", problem=problem.kind.name, upload=model.upload_id)
+            if problem.kind is ProblemType.RANDOMNESS_EXHAUSTED:
+                await party.drop_pool(model.upload_id)
+            return await self._run(model, request, secret, stats)
+
+    async def _run(self, model: Model, request: Request, secret: Secret, stats: RunStats) -> bytes:
+        plan, rows = model.plan, request.rows
+        async with self._lane() as lane:
+            pool = await self._lease(lane, model)
+            helper_request = Request(request.binding, rows, (b"", request.envelopes[1]))
+            await lane.send(FrameKind.START, helper_request.pack())
+            dtype = fixed_point.ring_dtype(plan.ring_bits)
+            share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.size)
+            named = await lane.expect_json(FrameKind.ROWS)
+            lane.in_run = True
+            first = named.get("first")
+            if named.get("lease") != pool.lease_id or not isinstance(first, int):
+                raise Problem(ProblemType.ROW_USED)
+            prepared = await pool.claim(first, rows)
+            rounds, sent = lane.rounds, lane.opening_bytes
+            session = graph.evaluate(plan, 0, torch.from_numpy(share), prepared, model.weights)
+            output = await lane.drive(graph.ring_of(plan), session, self._party.online)
+            stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
+            own = seal_result(
+                secret.result_key, output.numpy().tobytes(), request.binding.context("result", 0)
+            )
+            theirs = bytes(await lane.expect(FrameKind.RESULT))
+            lane.in_run = False
+        return pack_result(request.binding.request_id, (own, theirs))
+
+    # Lanes and leases
+
+    @asynccontextmanager
+    async def _lane(self) -> AsyncIterator[Lane]:
+        """A lane of one's own for one session. It goes back only if the session ended cleanly."""
+        if self._waiting >= self._party.settings.max_waiting:
+            raise Problem(ProblemType.OVERLOADED)
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        lane: Lane | None = None
+        clean = False
+        try:
+            async with asyncio.timeout(self._party.settings.run_seconds):
+                lane = self._idle.pop() if self._idle else await self._connect()
+                try:
+                    yield lane
+                    clean = True
+                except Problem as problem:
+                    clean = not lane.in_run and problem.kind is not ProblemType.PEER_UNAVAILABLE
+                    raise
+        except TimeoutError as error:
+            raise Problem(ProblemType.PEER_UNAVAILABLE, "the run took too long") from error
+        finally:
+            self._free.release()
+            if lane is not None and clean:
+                self._idle.append(lane)
+            elif lane is not None:
+                await lane.close()
+
+    async def _connect(self) -> Lane:
+        settings = self._party.settings
+        credential = settings.peer_credential.get_secret_value()
+        try:
+            socket = await websockets.connect(
+                f"{settings.peer_url}/v1/peer",
+                additional_headers={"authorization": f"Bearer {credential}"},
+                compression=None,
+                proxy=None,
+                max_size=MAX_FRAME,
+                open_timeout=_CONNECT_SECONDS,
+                close_timeout=0.5,
+                ping_interval=_KEEPALIVE_SECONDS,
+                ping_timeout=_KEEPALIVE_SECONDS,
+            )
+        except (OSError, TimeoutError, websockets.WebSocketException) as error:
+            raise Problem(ProblemType.PEER_UNAVAILABLE) from error
+        lane = Lane(ClientLink(socket))
+        await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
+        hello = await lane.expect_json(FrameKind.HELLO)
+        boot = str(hello.get("boot"))
+        if hello.get("version") != VERSION:
+            raise malformed("the helper speaks another version of the peer protocol")
+        if boot != self._peer_boot:
+            # The helper is new, and so its pools are empty: the rows prepared for the old one are worthless.
+            self._peer_boot = boot
+            for upload_id in list(self._party.pools):
+                await self._party.drop_pool(upload_id)
+            log().info("peer", peer=boot)
+        return lane
+
+    async def _lease(self, lane: Lane, model: Model) -> Pool:
+        """The model's pool; a new lease for both parties if there is none or its provider is gone."""
+        async with self._leasing.setdefault(model.upload_id, asyncio.Lock()):
+            pool = self._party.pools.get(model.upload_id)
+            if pool is not None:
+                return pool
+            rows = self._party.bundle_rows_for(model)
+            grant = await self._party.provider.open_lease(model.upload_id, rows)
+            await lane.send_json(FrameKind.LEASE, {"upload": model.upload_id, "lease": grant.lease_id})
+            await lane.expect(FrameKind.JOINED)
+            log().info("leased", upload=model.upload_id, lease=grant.lease_id, rows=rows)
+            return await self._party.open_pool(model, grant)
+
+    async def _supervise(self) -> None:
+        """Once a second: is bob there, and has every model a lease that both still hold?"""
+        while True:
+            try:
+                await self._check_leases()
+            except Problem as problem:
+                log().warning("not ready", problem=problem.kind.name)
+            except Exception as error:
+                log().error("not ready", where=where(error))
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), _PING_SECONDS)
+            except TimeoutError:
+                continue
+
+    async def _check_leases(self) -> None:
+        async with self._lane() as lane:
+            before = dict(self._party.pools)
+            await lane.send_json(FrameKind.PING, {})
+            stock = await lane.expect_json(FrameKind.STOCK)
+            for model in self._party.store.all():
+                pool, theirs = before.get(model.upload_id), stock.get(model.upload_id, {})
+                stale = pool is not None and (theirs.get("lease") != pool.lease_id or theirs.get("lost"))
+                if stale and self._party.pools.get(model.upload_id) is pool:
+                    await self._party.drop_pool(model.upload_id)
+                await self._lease(lane, model)

@@ -1,0 +1,151 @@
+"""The pool: prepared rows of randomness for one model under one lease, each handed out once.
+
+Rows are numbered through: row n is row n % R of bundle n // R. bob's pool is filled by bundles from the provider,
+alice's from her seed, in the same order. bob `take`s the next rows and names the first; alice `claim`s the same ones.
+Either way a row leaves the pool for good: there is no way to put it back, so a run that fails has burnt its rows.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols.graph import PreparedRows, cut, stack
+from moiety_shared.service.logs import log, where
+
+Make = Callable[[int], Awaitable[PreparedRows]]
+"""Prepares the bundle of that number."""
+
+_RETRY_SECONDS = 1.0
+
+
+@dataclass
+class _Bundle:
+    prepared: PreparedRows
+    unused: npt.NDArray[np.bool_]
+
+
+class Pool:
+    """Keeps up to `target` rows ready, in bundles of `bundle_rows`; refills once half of them are gone."""
+
+    def __init__(self, lease_id: str, bundle_rows: int, target: int, make: Make) -> None:
+        self.lease_id = lease_id
+        self.bundle_rows = bundle_rows
+        self.lost = False  # the provider forgot the lease: what is left can be used, no more will come
+        self._target = max(target, 2 * bundle_rows)
+        self._make = make
+        self._bundles: dict[int, _Bundle] = {}
+        self._position = 0  # no row below it will be handed out in order again; it only rises
+        self._made = 0  # bundles made or given up so far
+        self._changed = asyncio.Condition()
+        self._filler = asyncio.create_task(self._fill())
+
+    @property
+    def stock(self) -> int:
+        """Rows ready at or after the position."""
+        first = self._position // self.bundle_rows
+        return sum(int(b.unused.sum()) for number, b in self._bundles.items() if number >= first)
+
+    @property
+    def full(self) -> bool:
+        return self._ahead + self.bundle_rows > self._target
+
+    @property
+    def _ahead(self) -> int:
+        return self._made * self.bundle_rows - self._position
+
+    async def close(self) -> None:
+        self._filler.cancel()
+        await asyncio.gather(self._filler, return_exceptions=True)
+        async with self._changed:
+            self.lost = True
+            self._bundles.clear()
+            self._changed.notify_all()
+
+    async def take(self, count: int) -> tuple[int, PreparedRows]:
+        """The next `count` rows and the number of the first. Waits for the filler; the caller sets the time limit.
+
+        Raises RANDOMNESS_EXHAUSTED when no more will come.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._next_run(count) is not None or self.lost)
+            first = self._next_run(count)
+            if first is None:
+                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+            return first, self._remove(first, count)
+
+    async def claim(self, first: int, count: int) -> PreparedRows:
+        """The rows that the helper named. Raises ROW_USED, and removes nothing, unless all are here and unused."""
+        async with self._changed:
+            if first < 0 or count < 1:
+                raise Problem(ProblemType.ROW_USED)
+            if first - self._made * self.bundle_rows > self._target:
+                self._made = first // self.bundle_rows  # the helper lost many bundles: go on where it is
+            await self._changed.wait_for(
+                lambda: self._made * self.bundle_rows >= first + count or self.lost
+            )
+            if not all(self._available(*piece) for piece in self._pieces(first, count)):
+                raise Problem(ProblemType.ROW_USED)
+            return self._remove(first, count)
+
+    def _pieces(self, first: int, count: int) -> list[tuple[int, int, int]]:
+        """The rows by bundle: (bundle, start, stop)."""
+        size, end = self.bundle_rows, first + count
+        return [
+            (number, max(first - number * size, 0), min(end - number * size, size))
+            for number in range(first // size, (end - 1) // size + 1)
+        ]
+
+    def _available(self, number: int, start: int, stop: int) -> bool:
+        return number in self._bundles and bool(self._bundles[number].unused[start:stop].all())
+
+    def _next_run(self, count: int) -> int | None:
+        """Where the next `count` rows without a gap begin. A gap is a bundle that could not be had."""
+        starts = [self._position, *(n * self.bundle_rows for n in self._bundles)]
+        for first in sorted(start for start in starts if start >= self._position):
+            if all(self._available(*piece) for piece in self._pieces(first, count)):
+                return first
+        return None
+
+    def _remove(self, first: int, count: int) -> PreparedRows:
+        parts = []
+        for number, start, stop in self._pieces(first, count):
+            bundle = self._bundles[number]
+            bundle.unused[start:stop] = False
+            parts.append(cut(bundle.prepared, start, stop))
+        self._position = max(self._position, first + count)
+        # Runs on other lanes may still name rows a little below the position; what is further back was lost.
+        oldest = self._position - self._target
+        for number in list(self._bundles):
+            if not self._bundles[number].unused.any() or (number + 1) * self.bundle_rows <= oldest:
+                del self._bundles[number]
+        self._changed.notify_all()
+        return stack(parts)
+
+    async def _fill(self) -> None:
+        while not self.lost:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._ahead <= self._target // 2)
+            while not self.full and not self.lost:
+                await self._add_bundle()
+
+    async def _add_bundle(self) -> None:
+        number = self._made
+        prepared: PreparedRows | None = None
+        try:
+            prepared = await self._make(number)
+        except Problem as problem:
+            self.lost = problem.kind is ProblemType.UNKNOWN_LEASE
+            log().warning("bundle failed", lease=self.lease_id, bundle=number, problem=problem.kind.name)
+        except Exception as error:
+            log().error("bundle failed", lease=self.lease_id, bundle=number, where=where(error))
+        async with self._changed:
+            self._made = max(self._made, number + 1)
+            if prepared is not None:
+                self._bundles[number] = _Bundle(prepared, np.ones(self.bundle_rows, dtype=np.bool_))
+            self._changed.notify_all()
+        if prepared is None and not self.lost:
+            await asyncio.sleep(_RETRY_SECONDS)

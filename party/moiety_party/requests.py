@@ -1,0 +1,58 @@
+"""Requests happen once: the same id and digest get the stored sealed result, the same id with other content a 409."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.wire import Binding
+
+_MAX_KEPT = 4096
+
+
+@dataclass
+class _Entry:
+    digest: bytes
+    result: "asyncio.Future[bytes]"
+    expires: float
+
+
+class Requests:
+    """Results of recent requests, still sealed to their clients, for `seconds` after they began."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+
+    async def once(self, binding: Binding, run: Callable[[], Awaitable[bytes]]) -> bytes:
+        """`run()`, or its result from before. A request that failed may be tried again."""
+        self._forget_old()
+        entry = self._entries.get(binding.request_id)
+        if entry is not None:
+            if entry.digest != binding.request_digest:
+                raise Problem(ProblemType.REQUEST_CONFLICT)
+            return await asyncio.shield(entry.result)
+        result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._entries[binding.request_id] = _Entry(
+            binding.request_digest, result, time.monotonic() + self._seconds
+        )
+        try:
+            result.set_result(await run())
+        except BaseException as error:
+            self._entries.pop(binding.request_id, None)
+            failure = error if isinstance(error, Problem) else Problem(ProblemType.INTERNAL)
+            result.set_exception(failure)
+            result.exception()  # whoever waits gets it; nobody need wait
+            raise
+        return result.result()
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        while self._entries:
+            oldest = next(iter(self._entries.values()))
+            done = oldest.result.done()
+            if not (done and (oldest.expires < now or len(self._entries) > _MAX_KEPT)):
+                return
+            self._entries.popitem(last=False)

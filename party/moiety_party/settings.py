@@ -1,0 +1,43 @@
+"""Settings of a computing party: `MOIETY_PARTY_*`."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from moiety_shared.service.settings import ServiceSettings
+
+
+class PartySettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="MOIETY_PARTY_", frozen=True, extra="ignore")
+
+    role: Literal["alice", "bob"] = Field("alice", description="alice leads and faces the clients; bob helps.")
+    port: int = Field(7701, ge=0, le=65535, description="Port to listen on.")
+    provider_url: str = Field("http://127.0.0.1:7703", description="Where the crypto provider is.")
+    provider_credential: SecretStr = Field(SecretStr(""), description="What this party presents to the provider.")
+    peer_url: str = Field("ws://127.0.0.1:7702", description="alice: where bob is (ws:// or wss://).")
+    peer_credential: SecretStr = Field(
+        SecretStr(""), description="alice presents it to bob, bob expects it. Required."
+    )
+    owner_credential: SecretStr = Field(
+        SecretStr(""), description="What the model owner presents to upload. Required."
+    )
+    pool_rows: int = Field(
+        2048, ge=1, description="Rows of randomness kept ready per model; refilled below half of it."
+    )
+    bundle_bytes: int = Field(
+        1 << 23, gt=0, description="alice: about how much the provider deals at a time, in bytes."
+    )
+    max_rows: int = Field(512, ge=1, description="Inputs in one request at most.")
+    max_upload_bytes: int = Field(1 << 29, gt=0, description="Largest model share taken, in bytes.")
+    lanes: int = Field(4, ge=1, description="alice: runs with bob at the same time.")
+    max_waiting: int = Field(64, ge=1, description="alice: requests that may wait for a lane.")
+    run_seconds: float = Field(60.0, gt=0, description="How long one run may take, from start to result.")
+    result_seconds: float = Field(
+        600.0, gt=0, description="alice: how long a sealed result is kept for a repeated request."
+    )
+
+    @property
+    def party(self) -> int:
+        """0 for alice, 1 for bob."""
+        return 0 if self.role == "alice" else 1

@@ -1,0 +1,130 @@
+"""Publishing: split the weights, upload one share to each party, wait until they can serve, sign the entry."""
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors.torch import save
+from torch import Tensor
+
+from moiety_server.catalogue import Catalogue
+from moiety_server.compile import Compiled
+from moiety_server.settings import ServerSettings
+from moiety_shared.catalogue import Entry, Party, Preprocessing, SignedEntry, sign
+from moiety_shared.plan import Plan
+from moiety_shared.prg import Stream, new_seed
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.sealing import PublicKey
+from moiety_shared.service import http
+from moiety_shared.wire import pack_upload, upload_context
+
+_POLL_SECONDS = 0.1
+
+
+def split_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Two additive shares of every tensor; either alone is uniform."""
+    stream = Stream(new_seed(), "weights")
+    dtypes = {torch.int32: np.int32, torch.int64: np.int64}
+    one = {
+        name: torch.from_numpy(stream.words(name, tuple(t.shape), dtypes[t.dtype])) for name, t in weights.items()
+    }
+    return one, {name: t - one[name] for name, t in weights.items()}
+
+
+def signing_key(folder: Path) -> Ed25519PrivateKey:
+    """The owner's key, made at first use."""
+    path = folder / "owner.key"
+    if not path.exists():
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(Ed25519PrivateKey.generate().private_bytes_raw())
+    return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+
+
+class Publisher:
+    """The owner's connection to both parties."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        links = (
+            (settings.alice_url, settings.alice_credential),
+            (settings.bob_url, settings.bob_credential),
+        )
+        self._clients = [
+            http.client(url, credential=credential.get_secret_value(), timeout=120) for url, credential in links
+        ]
+
+    def publish(
+        self,
+        name: str,
+        compiled: Compiled,
+        *,
+        preprocessing: Preprocessing | None,
+        classes: tuple[str, ...],
+        description: str,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> SignedEntry:
+        """Upload, wait for the first prepared randomness, and put the signed entry into the catalogue."""
+        plan = compiled.plan
+        keys = [self._get(party, "/v1/keys").json() for party in (0, 1)]
+        if [k["role"] for k in keys] != ["alice", "bob"]:
+            raise Problem(ProblemType.INVALID_INPUT, "alice's and bob's addresses are swapped in the settings")
+        upload_id = secrets.token_hex(16)
+        shares = split_weights(compiled.weights)
+        for party in (1, 0):  # bob first: the masking starts when alice has hers
+            progress(f"uploading the share of {keys[party]['role']}")
+            self._upload(party, PublicKey.from_text(keys[party]["sealing_key"]), plan, upload_id, shares[party])
+        progress("preparing randomness")
+        self._wait(upload_id)
+        catalogue = Catalogue(self._settings.private_dir())
+        entry = Entry(
+            name=name,
+            version=catalogue.next_version(name),
+            upload_id=upload_id,
+            plan=plan,
+            parties=(
+                Party(name="alice", url=self._settings.alice_url, sealing_key=keys[0]["sealing_key"]),
+                Party(name="bob", url=self._settings.bob_url, sealing_key=keys[1]["sealing_key"]),
+            ),
+            max_rows=min(int(k["max_rows"]) for k in keys),
+            preprocessing=preprocessing,
+            classes=classes,
+            description=description,
+        )
+        signed = sign(entry, signing_key(self._settings.private_dir()))
+        catalogue.put(signed)
+        return signed
+
+    def _upload(
+        self, party: int, key: PublicKey, plan: Plan, upload_id: str, shares: dict[str, Tensor]
+    ) -> None:
+        context = upload_context(plan, bytes.fromhex(upload_id), party)
+        body = pack_upload(plan, key.seal(save(shares), context))
+        try:
+            http.check(self._clients[party].put(f"/v1/models/{upload_id}", content=body))
+        except httpx.HTTPError as error:
+            raise self._unreachable(party) from error
+
+    def _get(self, party: int, path: str) -> httpx.Response:
+        try:
+            return http.check(self._clients[party].get(path))
+        except httpx.HTTPError as error:
+            raise self._unreachable(party) from error
+
+    def _unreachable(self, party: int) -> Problem:
+        name = ("alice", "bob")[party]
+        return Problem(ProblemType.PEER_UNAVAILABLE, f"{name} does not answer at {self._clients[party].base_url}")
+
+    def _wait(self, upload_id: str, seconds: float = 120.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not all(
+            self._get(p, f"/v1/models/{upload_id}").json()["state"] == "ready" for p in (0, 1)
+        ):
+            if time.monotonic() > deadline:
+                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED, "the parties could not prepare any in two minutes")
+            time.sleep(_POLL_SECONDS)

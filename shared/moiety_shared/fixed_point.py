@@ -1,0 +1,55 @@
+"""Real numbers as ring elements, and their additive shares. numpy only: this is the client's side.
+
+A real x stands in the ring as round(x * 2^f) mod 2^k, with f its number of fractional bits.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from moiety_shared.prg import Stream
+
+RingArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+
+
+class NotEncodable(ValueError):
+    """A value that the ring could only hold wrongly. The message never contains the value."""
+
+
+def ring_dtype(ring_bits: int) -> type[np.int32] | type[np.int64]:
+    return np.int32 if ring_bits <= 32 else np.int64
+
+
+def encode(values: npt.ArrayLike, *, frac_bits: int, ring_bits: int, low: float, high: float) -> RingArray:
+    """round(values * 2^frac_bits), to nearest, as int32 (ring_bits <= 32) or int64.
+
+    `low` and `high` are the declared range of the input, in real units.
+    Raises NotEncodable for NaN, infinity, or anything outside the range.
+    """
+    real = np.asarray(values, dtype=np.float64)
+    if max(abs(low), abs(high)) * 2.0**frac_bits >= 2.0 ** (ring_bits - 1):
+        raise NotEncodable(
+            f"the range {low} to {high} at {frac_bits} fractional bits overflows {ring_bits} bits"
+        )
+    if not np.isfinite(real).all():
+        raise NotEncodable("the input contains NaN or infinity")
+    # Half a unit of grace, so that a range that was itself rounded does not refuse its own end points.
+    grace = 0.5 * 2.0**-frac_bits
+    if real.size and (real.min() < low - grace or real.max() > high + grace):
+        raise NotEncodable(f"the input has values outside the declared range {low:g} to {high:g}")
+    return np.rint(real * 2.0**frac_bits).astype(ring_dtype(ring_bits))
+
+
+def decode(elements: RingArray, *, frac_bits: int) -> npt.NDArray[np.float64]:
+    """elements / 2^frac_bits, the two's-complement reading."""
+    return elements.astype(np.float64) * 2.0**-frac_bits
+
+
+def split(elements: RingArray, stream: Stream) -> RingArray:
+    """The share x - stream; the other share is the stream itself, so its seed stands for it."""
+    mask = stream.words("share", elements.shape, elements.dtype)
+    return elements - mask
+
+
+def join(one: RingArray, other: RingArray) -> RingArray:
+    """The ring element of two additive shares."""
+    return one + other

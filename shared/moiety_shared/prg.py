@@ -1,0 +1,64 @@
+"""Streams of pseudo-random words: AES-128-CTR under keys that HKDF-SHA256 derives from a 32-byte seed.
+
+A stream is addressed by where it is used (lease, bundle, layer) and what for (a name), so the dealer and a party
+who hold the same seed expand the same words without talking. Every (address, name) has a key of its own.
+"""
+
+import secrets
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+SEED_BYTES = 32
+_ZEROS = memoryview(bytes(1 << 18))  # counter mode encrypts zeros; a quarter MiB of them stays in the cache
+
+
+def new_seed() -> bytes:
+    """32 bytes from the operating system's generator."""
+    return secrets.token_bytes(SEED_BYTES)
+
+
+class Stream:
+    """The words that one seed yields at one address. Each name can be drawn once."""
+
+    def __init__(self, seed: bytes, *address: str | int) -> None:
+        if len(seed) != SEED_BYTES:
+            raise ValueError(f"a seed has {SEED_BYTES} bytes")
+        self._seed = seed
+        self._address = address
+        self._drawn: set[str] = set()
+
+    def at(self, *address: str | int) -> "Stream":
+        """The stream of the same seed one level further down."""
+        return Stream(self._seed, *self._address, *address)
+
+    def words(
+        self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike
+    ) -> npt.NDArray[Any]:  # the dtype is the caller's
+        """Uniform words of `dtype` (an integer type). Raises ValueError when the name was drawn before."""
+        if name in self._drawn:
+            raise ValueError(f"{name!r} was already drawn from this stream")
+        self._drawn.add(name)
+        kind = np.dtype(dtype)
+        out = np.empty(shape, dtype=kind)
+        target = out.reshape(-1).view(np.uint8).data
+        encryptor = Cipher(algorithms.AES128(self._key(name)), modes.CTR(bytes(16))).encryptor()
+        for start in range(0, len(target), len(_ZEROS)):
+            part = target[start : start + len(_ZEROS)]
+            encryptor.update_into(_ZEROS[: len(part)], part)
+        return out
+
+    def _key(self, name: str) -> bytes:
+        # Each part carries its type and length: no two addresses encode alike.
+        parts = (*self._address, name)
+        info = b"".join(
+            (b"i" if isinstance(part, int) else b"s")
+            + len(text := str(part).encode()).to_bytes(4, "little")
+            + text
+            for part in parts
+        )
+        return HKDFExpand(SHA256(), 16, b"moiety/v1 stream" + info).derive(self._seed)

@@ -1,0 +1,151 @@
+"""Every error that crosses a process boundary, once: its URN, HTTP status, title and what to do next.
+
+Problems travel as RFC 9457 documents (`application/problem+json`) with two members more: `error`, a sentence, which
+Triton's clients read, and `hint`. A detail says what is wrong with the shape of a thing, never what was in it.
+"""
+
+from enum import Enum
+from typing import Any
+
+PROBLEM_JSON = "application/problem+json"
+_URN = "urn:moiety:error:"
+
+
+class ProblemType(Enum):
+    """name = (URN suffix, HTTP status, title, hint)."""
+
+    MALFORMED = (
+        "malformed", 400, "The message is not well formed",
+        "Send it with the moiety client of the same version; a proxy may have cut or changed it.",
+    )
+    INVALID_INPUT = (
+        "invalid-input", 422, "The input does not fit the model",
+        "Compare it with the shape, type and range in the model's catalogue entry.",
+    )
+    SEALED_FOR_ANOTHER = (
+        "sealed-for-another", 400, "The envelope cannot be opened here",
+        "It was sealed for another party, model or request, or was changed on the way. Read the catalogue again.",
+    )
+    UNAUTHORIZED = (
+        "unauthorized", 401, "The credential is missing or not known",
+        "Set the credential of this link in both roles' settings.",
+    )
+    FORBIDDEN = (
+        "forbidden", 403, "This role may not do that",
+        "Each link has a credential of its own; check which one is used.",
+    )
+    NOT_FOUND = ("not-found", 404, "There is nothing at this address", "Check the path.")
+    METHOD_NOT_ALLOWED = ("method-not-allowed", 405, "This address does not take that method", "See /docs.")
+    UNKNOWN_MODEL = (
+        "unknown-model", 404, "The model is not served here",
+        "Ask the catalogue which models there are; the owner may have published a new version.",
+    )
+    UNKNOWN_LEASE = (
+        "unknown-lease", 404, "The lease is not known, or ended when the provider restarted",
+        "Open a new lease.",
+    )
+    REQUEST_CONFLICT = (
+        "request-conflict", 409, "This request id was used with other content",
+        "Use a fresh request id for every prediction.",
+    )
+    UPLOAD_CONFLICT = (
+        "upload-conflict", 409, "This upload id was used before",
+        "Publish again: every upload gets a new id.",
+    )
+    UPLOAD_INCOMPLETE = (
+        "upload-incomplete", 409, "Only half of the model has arrived",
+        "Upload to bob first, then to alice; or publish again.",
+    )
+    ALREADY_ISSUED = (
+        "already-issued", 409, "This randomness was issued before and will never be issued again",
+        "Ask for the next bundle.",
+    )
+    ROW_USED = (
+        "row-used", 409, "A row of randomness was named that is used up or was never there",
+        "Nothing was opened. Send the request again.",
+    )
+    TOO_LARGE = (
+        "too-large", 413, "The body is larger than this address takes",
+        "Send fewer inputs at a time; the catalogue entry says how many.",
+    )
+    LENGTH_REQUIRED = (
+        "length-required", 411, "The body's length is not announced",
+        "Send a Content-Length; chunked bodies are not taken.",
+    )
+    ENCODING_REFUSED = (
+        "encoding-refused", 415, "Compressed bodies are not taken",
+        "Send the body without Content-Encoding: sealed data does not compress.",
+    )
+    PEER_UNAVAILABLE = (
+        "peer-unavailable", 503, "The other party cannot be reached or broke off",
+        "The randomness of this run was thrown away. Try again shortly.",
+    )
+    PROVIDER_UNAVAILABLE = (
+        "provider-unavailable", 503, "The crypto provider cannot be reached",
+        "Start the crypto provider, or check its address in the party's settings.",
+    )
+    RANDOMNESS_EXHAUSTED = (
+        "randomness-exhausted", 503, "No prepared randomness is left for this model",
+        "Try again shortly: the pool refills from the crypto provider.",
+    )
+    OVERLOADED = ("overloaded", 503, "Too many requests are under way", "Try again shortly.")
+    INTERNAL = (
+        "internal", 500, "Something went wrong inside",
+        "Look for the request id in the logs of the service.",
+    )
+
+    def __init__(self, suffix: str, status: int, title: str, hint: str) -> None:
+        self.urn = _URN + suffix
+        self.status = status
+        self.title = title
+        self.hint = hint
+
+    @classmethod
+    def from_urn(cls, urn: str) -> "ProblemType":
+        """The type of that name; INTERNAL for one this version does not know."""
+        return next((kind for kind in cls if kind.urn == urn), cls.INTERNAL)
+
+
+# Problems that are gone by themselves after a moment: they carry Retry-After.
+RETRY_AFTER_SECONDS = {
+    ProblemType.PEER_UNAVAILABLE: 2,
+    ProblemType.PROVIDER_UNAVAILABLE: 2,
+    ProblemType.RANDOMNESS_EXHAUSTED: 1,
+    ProblemType.OVERLOADED: 1,
+}
+
+
+class Problem(Exception):
+    """One of the registered errors, with a detail that holds no secret."""
+
+    def __init__(self, kind: ProblemType, detail: str = "") -> None:
+        super().__init__(f"{kind.title}: {detail}" if detail else kind.title)
+        self.kind = kind
+        self.detail = detail
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which a repetition makes sense, if it does."""
+        return RETRY_AFTER_SECONDS.get(self.kind)
+
+    def document(self, instance: str = "") -> dict[str, Any]:
+        """The RFC 9457 document. `instance` is the request id."""
+        members = {
+            "type": self.kind.urn,
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail or self.kind.title,
+            "hint": self.kind.hint,
+            "error": str(self),
+            "instance": f"urn:moiety:request:{instance}" if instance else "",
+        }
+        return {name: value for name, value in members.items() if value != ""}
+
+    @classmethod
+    def from_document(cls, document: object) -> "Problem":
+        """Read a document of a peer. Anything that is not one becomes INTERNAL."""
+        if not isinstance(document, dict) or not isinstance(document.get("type"), str):
+            return cls(ProblemType.INTERNAL, "the answer was not a problem document")
+        detail = document.get("detail")
+        kind = ProblemType.from_urn(document["type"])
+        return cls(kind, detail if isinstance(detail, str) and detail != kind.title else "")

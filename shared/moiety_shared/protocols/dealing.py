@@ -1,0 +1,98 @@
+"""Free shares, fixed shares and masks: where both sides of a protocol's randomness come from.
+
+`Dealer` expands both parties' streams; `Holder` expands one and reads the corrections. A protocol's `deal` and
+`prepare` name the same tensors on either, so the two cannot drift apart:
+
+    mask(name)   a uniform r = [r]_0 + [r]_1, both halves from the streams: costs nothing to send
+    fix(name)    a value the dealer decides: [v]_0 is party 0's stream, [v]_1 = v - [v]_0 travels as correction
+
+All tensors have the row first: (rows, *shape).
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from moiety_shared.ring import Ring
+
+_NUMPY: dict[torch.dtype, type[np.generic]] = {
+    torch.uint8: np.uint8,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+}
+
+
+class Source(Protocol):
+    """Anything that yields uniform words by name: a `prg.Stream`, or a test's enumeration."""
+
+    def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
+
+
+def draw(source: Source, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(source.words(name, shape, _NUMPY[dtype]))
+
+
+def uniform(ring: Ring, source: Source, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Uniform ring elements."""
+    return ring.wrap(draw(source, name, shape, ring.dtype))
+
+
+class Dealer:
+    """The dealer's side of one layer of one bundle. `corrections` collects what party 1 must be sent."""
+
+    def __init__(self, ring: Ring, rows: int, alice: Source, bob: Source, own: Source) -> None:
+        self.ring = ring
+        self.rows = rows
+        self.corrections: dict[str, Tensor] = {}
+        self._alice, self._bob, self._own = alice, bob, own
+
+    def mask(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A uniform mask (rows, *shape) that the parties share freely."""
+        halves = (uniform(self.ring, party, name, (self.rows, *shape)) for party in (self._alice, self._bob))
+        return self.ring.wrap(sum(halves, torch.zeros((), dtype=self.ring.dtype)))
+
+    def secret_bytes(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Uniform bytes (rows, *shape) that only the dealer knows."""
+        return draw(self._own, name, (self.rows, *shape), torch.uint8)
+
+    def fix(self, name: str, value: Tensor) -> None:
+        """Share `value` additively."""
+        share = uniform(self.ring, self._alice, name, tuple(value.shape))
+        self.corrections[name] = self.ring.wrap(value - share)
+
+    def fix_words(self, name: str, value: Tensor) -> None:
+        """Share `value`, words of any integer type, by XOR."""
+        self.corrections[name] = value ^ draw(self._alice, name, tuple(value.shape), value.dtype)
+
+
+class Holder:
+    """Party p's side of the same layer and bundle. Party 1 passes the corrections it was sent."""
+
+    def __init__(
+        self, ring: Ring, party: int, rows: int, stream: Source, corrections: dict[str, Tensor]
+    ) -> None:
+        self.ring = ring
+        self.party = party
+        self.rows = rows
+        self._stream = stream
+        self._corrections = corrections
+
+    def mask(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """[r]_p of a mask."""
+        return uniform(self.ring, self._stream, name, (self.rows, *shape))
+
+    def fixed(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """[v]_p of a value the dealer fixed."""
+        if self.party == 1:
+            return self._corrections[name]
+        return uniform(self.ring, self._stream, name, (self.rows, *shape))
+
+    def fixed_words(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """<v>_p of words the dealer fixed."""
+        if self.party == 1:
+            return self._corrections[name]
+        return draw(self._stream, name, (self.rows, *shape), dtype)

@@ -1,0 +1,115 @@
+"""Envelopes: bytes that one recipient can open, bound to the context they were sealed in.
+
+To a party: HPKE (RFC 9180) with the post-quantum hybrid MLKEM768-X25519, HKDF-SHA256 and AES-128-GCM, from pyca. Its
+single-shot form has no associated data, so the context goes into `info`.
+
+Back to the client: AES-256-GCM under a key that the client drew for this request alone and put into that party's
+envelope (as Oblivious HTTP, RFC 9458, does with an exported key). No public-key operation is on the way back, and the
+relaying party cannot read what the other one returns. A key seals once, so its nonce is constant.
+"""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hpke import (
+    AEAD,
+    KDF,
+    KEM,
+    MLKEM768X25519PrivateKey,
+    MLKEM768X25519PublicKey,
+    Suite,
+)
+
+from moiety_shared.problems import Problem, ProblemType
+
+SEAL_OVERHEAD = 1136  # bytes: the encapsulated key (1088 + 32) and the tag (16)
+RESULT_OVERHEAD = 16  # bytes: the tag
+RESULT_KEY_BYTES = 32
+_MLKEM_PUBLIC, _MLKEM_SEED, _X25519 = 1184, 64, 32
+
+
+def _suite() -> Suite:
+    return Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A party's sealing key, in the raw form that the catalogue carries (1184 + 32 bytes)."""
+
+    raw: bytes
+
+    @property
+    def key_id(self) -> str:
+        """The first 16 hex digits of the key's SHA-256."""
+        return hashlib.sha256(self.raw).hexdigest()[:16]
+
+    def text(self) -> str:
+        return base64.urlsafe_b64encode(self.raw).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> "PublicKey":
+        """Raises ValueError when it is not a key."""
+        raw = base64.b64decode(text, altchars=b"-_", validate=True)
+        if len(raw) != _MLKEM_PUBLIC + _X25519:
+            raise ValueError(f"a sealing key has {_MLKEM_PUBLIC + _X25519} bytes, this one {len(raw)}")
+        return cls(raw)
+
+    def seal(self, message: bytes, context: bytes) -> bytes:
+        """`message` for the holder of the private key alone; opens only under the same context."""
+        return _suite().encrypt(message, self._key, info=context)
+
+    @cached_property
+    def _key(self) -> MLKEM768X25519PublicKey:
+        return MLKEM768X25519PublicKey(
+            MLKEM768PublicKey.from_public_bytes(self.raw[:_MLKEM_PUBLIC]),
+            X25519PublicKey.from_public_bytes(self.raw[_MLKEM_PUBLIC:]),
+        )
+
+
+class PrivateKey:
+    """A party's half; `raw` is the ML-KEM seed and the X25519 key (64 + 32 bytes)."""
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != _MLKEM_SEED + _X25519:
+            raise ValueError("not a sealing key")
+        self.raw = raw
+        mlkem = MLKEM768PrivateKey.from_seed_bytes(raw[:_MLKEM_SEED])
+        x25519 = X25519PrivateKey.from_private_bytes(raw[_MLKEM_SEED:])
+        self._key = MLKEM768X25519PrivateKey(mlkem, x25519)
+        self.public = PublicKey(
+            mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
+        )
+
+    @classmethod
+    def generate(cls) -> "PrivateKey":
+        x25519 = X25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
+        )
+        return cls(MLKEM768PrivateKey.generate().private_bytes_raw() + x25519)
+
+    def open(self, envelope: bytes | memoryview, context: bytes) -> bytes:
+        """The message. Raises Problem SEALED_FOR_ANOTHER when key, context or any bit differs."""
+        try:
+            return _suite().decrypt(bytes(envelope), self._key, info=context)
+        except (InvalidTag, ValueError) as error:
+            raise Problem(ProblemType.SEALED_FOR_ANOTHER) from error
+
+
+def seal_result(key: bytes, message: bytes, context: bytes) -> bytes:
+    """Seal to the client. `key` must never seal anything else."""
+    return AESGCM(key).encrypt(bytes(12), message, context)
+
+
+def open_result(key: bytes, sealed: bytes | memoryview, context: bytes) -> bytes:
+    """Raises Problem SEALED_FOR_ANOTHER when it was not sealed with this key in this context."""
+    try:
+        return AESGCM(key).decrypt(bytes(12), bytes(sealed), context)
+    except InvalidTag as error:
+        raise Problem(ProblemType.SEALED_FOR_ANOTHER, "a result share") from error

@@ -1,0 +1,52 @@
+"""Logs: one JSON object a line on stderr. Fields are allow-listed, so a value cannot slip in by accident."""
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+ALLOWED = frozenset(
+    (
+        "event level timestamp role request_id method route status milliseconds rows bytes rounds "
+        "upload lease bundle stock problem where attempt peer url version"
+    ).split()
+)
+
+
+def _allow(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {name: value for name, value in fields.items() if name in ALLOWED}
+
+
+def configure(role: str, log_format: str) -> None:
+    """Set up logging for this process. Called once, by the process's command."""
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer() if log_format == "text" else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _allow,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+
+
+def log() -> Any:
+    """The logger: `log().info("event", rows=3)`. structlog's loggers are untyped by design."""
+    return structlog.get_logger()
+
+
+def where(error: BaseException) -> str:
+    """Type and place of an exception. Not its message: that could quote a value."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else "?"
+    return f"{type(error).__name__} at {place}"

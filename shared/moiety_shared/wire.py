@@ -1,0 +1,237 @@
+"""The messages: what goes into a prediction's POST, what is sealed inside it, what comes back, and the peer link's frames.
+
+All integers are little-endian. Every length is checked against what the plan allows before anything is copied, and
+what is not exactly well formed is refused with Problem MALFORMED.
+"""
+
+import hashlib
+import secrets
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from pydantic import ValidationError
+
+from moiety_shared.plan import Plan, ring_bytes
+from moiety_shared.prg import SEED_BYTES
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.sealing import RESULT_KEY_BYTES, RESULT_OVERHEAD, SEAL_OVERHEAD
+
+MEDIA_TYPE = "application/vnd.moiety.v1"
+ID_BYTES = 16
+DIGEST_BYTES = 32
+_REQUEST = struct.Struct("<4s16s32s16s32sIII")  # magic, upload, plan, request, digest, rows, two lengths
+_RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
+_SECRET = struct.Struct("<4s16s32sI")  # magic, request, result key, rows
+_UPLOAD = struct.Struct("<4sI")  # magic, length of the plan
+_FRAME = struct.Struct("<BxHI")  # kind, opening number, payload length
+
+
+def malformed(what: str) -> Problem:
+    return Problem(ProblemType.MALFORMED, what)
+
+
+def new_id() -> bytes:
+    return secrets.token_bytes(ID_BYTES)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What an envelope is bound to: it opens for no other plan, upload, request or role."""
+
+    plan_digest: bytes
+    upload_id: bytes
+    request_id: bytes
+    request_digest: bytes
+
+    def context(self, direction: str, party: int) -> bytes:
+        """HPKE's `info`, or a result's associated data. `direction` is "input" or "result"."""
+        role = f"moiety/v1 {direction} {party}\0".encode()
+        return role + self.plan_digest + self.upload_id + self.request_id + self.request_digest
+
+
+@dataclass(frozen=True)
+class Secret:
+    """What is inside an envelope: the key for the way back and a share of the input.
+
+    alice's share is the ring elements themselves; bob's is the seed of the stream that was subtracted.
+    """
+
+    request_id: bytes
+    result_key: bytes
+    rows: int
+    share: bytes | bytearray
+
+    def pack(self) -> bytes:
+        return _SECRET.pack(b"MSH1", self.request_id, self.result_key, self.rows) + self.share
+
+    def __repr__(self) -> str:
+        return f"Secret(rows={self.rows})"
+
+    @classmethod
+    def unpack(cls, raw: bytes, binding: Binding, rows: int, share_bytes: int) -> "Secret":
+        if len(raw) != _SECRET.size + share_bytes:
+            raise malformed("an envelope's content has another length than its plan says")
+        magic, request_id, key, own_rows = _SECRET.unpack_from(raw)
+        if magic != b"MSH1" or request_id != binding.request_id or own_rows != rows:
+            raise malformed("an envelope's content does not belong to this request")
+        return cls(request_id, key, own_rows, bytearray(memoryview(raw)[_SECRET.size :]))
+
+
+def share_bytes(plan: Plan, party: int, rows: int) -> int:
+    """Length of party p's input share."""
+    return SEED_BYTES if party == 1 else rows * plan.input.size * ring_bytes(plan.ring_bits)
+
+
+def envelope_bytes(plan: Plan, party: int, rows: int) -> int:
+    return SEAL_OVERHEAD + _SECRET.size + share_bytes(plan, party, rows)
+
+
+def request_bytes(plan: Plan, rows: int) -> int:
+    """Length of the whole POST body."""
+    return _REQUEST.size + sum(envelope_bytes(plan, party, rows) for party in (0, 1))
+
+
+def result_bytes(plan: Plan, rows: int) -> int:
+    """Length of one sealed result share."""
+    elements = rows * _output_size(plan)
+    return elements * ring_bytes(plan.ring_bits) + RESULT_OVERHEAD
+
+
+def _output_size(plan: Plan) -> int:
+    size = 1
+    for side in plan.output.shape:
+        size *= side
+    return size
+
+
+def request_digest(request_id: bytes, secrets_packed: tuple[bytes, bytes]) -> bytes:
+    """SHA-256 over both envelopes' contents: names the request, and hides it behind the seed and keys inside."""
+    digest = hashlib.sha256(b"moiety/v1 request" + request_id)
+    for packed in secrets_packed:
+        digest.update(len(packed).to_bytes(8, "little") + packed)
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prediction's POST: who it is for, which request it is, and one envelope for each party."""
+
+    binding: Binding
+    rows: int
+    envelopes: tuple[bytes | memoryview, bytes | memoryview]
+
+    def pack(self) -> bytes:
+        b = self.binding
+        lengths = [len(e) for e in self.envelopes]
+        header = _REQUEST.pack(
+            b"MRQ1", b.upload_id, b.plan_digest, b.request_id, b.request_digest, self.rows, *lengths
+        )
+        return b"".join((header, *self.envelopes))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> "Request":
+        """Views into `body`. The lengths are checked against the body here, against the plan by `check`."""
+        if len(body) < _REQUEST.size:
+            raise malformed("the request is shorter than its header")
+        magic, upload, plan, request, digest, rows, first, second = _REQUEST.unpack_from(body)
+        if magic != b"MRQ1":
+            raise malformed("this is not a prediction request of version 1")
+        if len(body) != _REQUEST.size + first + second:
+            raise malformed("the request's length is not what its header says")
+        view = memoryview(body)[_REQUEST.size :]
+        return cls(Binding(plan, upload, request, digest), rows, (view[:first], view[first:]))
+
+    def check(self, plan: Plan, max_rows: int) -> None:
+        """Raises unless the request is one for this plan with 1 to max_rows rows and the lengths that go with it."""
+        if self.binding.plan_digest != plan.digest:
+            raise Problem(ProblemType.UNKNOWN_MODEL, "the request was made for another plan of this model")
+        if not 1 <= self.rows <= max_rows:
+            raise Problem(ProblemType.INVALID_INPUT, f"a request has 1 to {max_rows} inputs")
+        for party, envelope in enumerate(self.envelopes):
+            if len(envelope) != envelope_bytes(plan, party, self.rows):
+                raise malformed("an envelope has another length than its plan says")
+
+
+def pack_result(request_id: bytes, sealed: tuple[bytes, bytes]) -> bytes:
+    """What alice returns to the client: both parties' sealed shares."""
+    return b"".join((_RESULT.pack(b"MRS1", request_id, len(sealed[0]), len(sealed[1])), *sealed))
+
+
+def unpack_result(body: bytes, request_id: bytes, plan: Plan, rows: int) -> tuple[memoryview, memoryview]:
+    """Both sealed shares, their lengths checked."""
+    expected = result_bytes(plan, rows)
+    if len(body) != _RESULT.size + 2 * expected:
+        raise malformed("the result has another length than its plan says")
+    magic, own_id, first, second = _RESULT.unpack_from(body)
+    if magic != b"MRS1" or own_id != request_id or first != expected or second != expected:
+        raise malformed("the result does not belong to this request")
+    view = memoryview(body)[_RESULT.size :]
+    return view[:expected], view[expected:]
+
+
+def upload_context(plan: Plan, upload_id: bytes, party: int) -> bytes:
+    """What the envelope with a model's weight shares is bound to."""
+    return f"moiety/v1 upload {party}\0".encode() + plan.digest + upload_id
+
+
+def pack_upload(plan: Plan, envelope: bytes) -> bytes:
+    """The body of a model upload: the public plan, then the sealed safetensors with this party's weight shares."""
+    text = plan.canonical()
+    return b"".join((_UPLOAD.pack(b"MUP1", len(text)), text, envelope))
+
+
+def unpack_upload(body: bytes) -> tuple[Plan, memoryview]:
+    """The plan and the envelope of an upload."""
+    if len(body) < _UPLOAD.size:
+        raise malformed("the upload is shorter than its header")
+    magic, length = _UPLOAD.unpack_from(body)
+    if magic != b"MUP1" or len(body) < _UPLOAD.size + length:
+        raise malformed("this is not a model upload of version 1, or it was cut short")
+    try:
+        plan = Plan.model_validate_json(body[_UPLOAD.size : _UPLOAD.size + length])
+    except ValidationError as error:
+        raise malformed(f"the plan is not valid: {error.error_count()} errors") from None
+    return plan, memoryview(body)[_UPLOAD.size + length :]
+
+
+class FrameKind(IntEnum):
+    """What a frame on the peer link says. Sent by: L the leader (alice), H the helper (bob), B both."""
+
+    HELLO = 1  # B: JSON; version and boot id
+    LEASE = 2  # L: JSON; a lease to join
+    JOINED = 3  # H: JSON; the lease is joined
+    PING = 4  # L: JSON; which models are served
+    STOCK = 5  # H: JSON; rows in stock per model
+    MASK = 6  # B: JSON; mask this upload's weights now; the helper answers alike when it holds its half
+    START = 7  # L: a run: request header and bob's envelope
+    ROWS = 8  # H: JSON; the rows of this run
+    OPENING = 9  # B: a share
+    RESULT = 10  # H: the sealed result share
+    STORED = 11  # H: the upload is safe on disk
+    FAILED = 12  # B: JSON; a problem document: the session is over
+
+
+@dataclass(frozen=True)
+class Frame:
+    kind: FrameKind
+    payload: bytes | memoryview = b""
+    number: int = 0
+
+    def pack(self) -> bytes:
+        return b"".join((_FRAME.pack(self.kind, self.number, len(self.payload)), self.payload))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "Frame":
+        if len(raw) < _FRAME.size:
+            raise malformed("a frame is shorter than its header")
+        kind, number, length = _FRAME.unpack_from(raw)
+        if length != len(raw) - _FRAME.size:
+            raise malformed("a frame's length is not what its header says")
+        try:
+            return cls(FrameKind(kind), memoryview(raw)[_FRAME.size :], number)
+        except ValueError:
+            raise malformed("a frame of an unknown kind") from None
+
+
+FRAME_OVERHEAD = _FRAME.size
