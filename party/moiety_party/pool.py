@@ -6,6 +6,7 @@ Either way a row leaves the pool for good: there is no way to put it back, so a 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ Make = Callable[[int], Awaitable[PreparedRows]]
 """Prepares the bundle of that number."""
 
 _RETRY_SECONDS = 1.0
+_QUIET_SECONDS = 0.2
 
 
 @dataclass
@@ -29,7 +31,7 @@ class _Bundle:
 
 
 class Pool:
-    """Keeps up to `target` rows ready, in bundles of `bundle_rows`; refills once half of them are gone."""
+    """Keeps up to `target` rows ready, in bundles of `bundle_rows`; refills in quiet moments, and always below half."""
 
     def __init__(self, lease_id: str, bundle_rows: int, target: int, make: Make) -> None:
         self.lease_id = lease_id
@@ -40,6 +42,7 @@ class Pool:
         self._bundles: dict[int, _Bundle] = {}
         self._position = 0  # no row below it will be handed out in order again; it only rises
         self._made = 0  # bundles made or given up so far
+        self._last_use = 0.0
         self._changed = asyncio.Condition()
         self._filler = asyncio.create_task(self._fill())
 
@@ -111,6 +114,7 @@ class Pool:
         return None
 
     def _remove(self, first: int, count: int) -> PreparedRows:
+        self._last_use = time.monotonic()
         parts = []
         for number, start, stop in self._pieces(first, count):
             bundle = self._bundles[number]
@@ -128,9 +132,18 @@ class Pool:
     async def _fill(self) -> None:
         while not self.lost:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._ahead <= self._target // 2)
+                await self._changed.wait_for(lambda: not self.full)
             while not self.full and not self.lost:
+                await self._quiet()
                 await self._add_bundle()
+
+    async def _quiet(self) -> None:
+        """Return in a moment without runs, or as soon as half of the rows are gone."""
+        while self._ahead > self._target // 2:
+            left = self._last_use + _QUIET_SECONDS - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(left, _QUIET_SECONDS / 10))
 
     async def _add_bundle(self) -> None:
         number = self._made

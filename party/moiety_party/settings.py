@@ -23,7 +23,7 @@ class PartySettings(ServiceSettings):
         SecretStr(""), description="What the model owner presents to upload. Required."
     )
     pool_rows: int = Field(
-        2048, ge=1, description="Rows of randomness kept ready per model; refilled below half of it."
+        2048, ge=1, description="Rows of randomness kept ready per model; refilled in quiet moments, and at once below half of it."
     )
     bundle_bytes: int = Field(
         1 << 23, gt=0, description="alice: about how much the provider deals at a time, in bytes."

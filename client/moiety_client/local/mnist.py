@@ -30,7 +30,7 @@ def test_images(count: int, data: Path | None) -> tuple[Pixels, Labels]:
     elif count <= _SHIPPED:
         from safetensors.numpy import load_file
 
-        sample = load_file(str(_models() / "mnist_sample.safetensors"))
+        sample = load_file(str(model_folder() / "mnist_sample.safetensors"))
         images, labels = sample["images"], sample["labels"]
     else:
         raise DataMissing(f"{_SHIPPED} images are shipped; for more, pass --data DIR, a folder with MNIST/raw")
@@ -41,14 +41,14 @@ def float_outputs(pixels: Pixels) -> npt.NDArray[np.float32]:
     """The trained network in float32, as its owner would run it: (n, 10)."""
     from safetensors.numpy import load_file
 
-    w = load_file(str(_models() / "mnist.safetensors"))
+    w = load_file(str(model_folder() / "mnist.safetensors"))
     x = (pixels.reshape(len(pixels), -1).astype(np.float32) / np.float32(255) - MEAN) / STD
     hidden = np.maximum(x @ w["0.weight"].T + w["0.bias"], 0)
     outputs: npt.NDArray[np.float32] = hidden @ w["2.weight"].T + w["2.bias"]
     return outputs
 
 
-def _models() -> Path:
+def model_folder() -> Path:
     # Data files of the owner's package; its code stays unimported.
     return Path(str(importlib.resources.files("moiety_server"))) / "models"
 

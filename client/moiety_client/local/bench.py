@@ -1,0 +1,248 @@
+"""`moiety bench`: the table of what the service does on this machine, as ratios taken in one run.
+
+Everything is measured from the client's call to its labels, through five real processes over HTTP. The yardsticks run
+in between, in the same minute: one httpx POST of the same bytes to an echo app, and torch's float32 forward pass of
+the same batch on one thread.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from moiety_client import inputs
+from moiety_client.client import Client
+from moiety_client.exchange import Sealer
+from moiety_client.local import mnist
+from moiety_client.local.deployment import Deployment, DeploymentError, free_port, fresh
+from moiety_shared.service import http
+
+_ADDED_MS = 10.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `value` is compared with `asked` in the direction that `what` states."""
+
+    what: str
+    value: float
+    asked: float
+    holds: bool
+
+    @classmethod
+    def at_most(cls, what: str, value: float, asked: float) -> "Row":
+        return cls(what, round(value, 4), asked, value <= asked)
+
+    @classmethod
+    def at_least(cls, what: str, value: float, asked: float) -> "Row":
+        return cls(what, round(value, 4), asked, value >= asked)
+
+
+def run(data: Path | None, seconds: float, root: Path, as_json: bool) -> int:
+    console = Console(stderr=True)
+    data = data or Path(os.environ.get("MOIETY_SERVER_MNIST_DIR", "data"))
+    try:
+        pixels, _ = mnist.test_images(10_000, data)
+    except mnist.DataMissing as error:
+        console.print(f"[red]{error}[/]: pass --data DIR")
+        return 1
+    try:
+        with fresh(root):
+            rows = list(_measure(root, pixels, seconds, console))
+    except DeploymentError as error:
+        console.print(f"[red]{error}[/]")
+        return 1
+    table = Table("what", "value", "asked", "holds", title="moiety bench")
+    for row in rows:
+        table.add_row(row.what, f"{row.value:g}", f"{row.asked:g}", "yes" if row.holds else "[red]no[/]")
+    console.print(table)
+    if as_json:
+        print(json.dumps({"rows": [asdict(row) for row in rows]}))
+    return 0
+
+
+def _measure(root: Path, pixels: mnist.Pixels, seconds: float, console: Console) -> Iterator[Row]:
+    with Deployment(root / "near") as near:
+        key = near.publish()
+        with Client(near.url("server"), owner_key=key) as client:
+            bench = _Bench(near, client, pixels, console)
+            yield from bench.accuracy()
+            yield from bench.single()
+            yield from bench.batch()
+            yield from bench.sustained(seconds)
+            yield from bench.costs()
+    yield from _distant(root / "far", pixels, console)
+
+
+class _Bench:
+    def __init__(
+        self, deployment: Deployment, client: Client, pixels: mnist.Pixels, console: Console
+    ) -> None:
+        self.deployment, self.client, self.pixels, self.console = deployment, client, pixels, console
+        self.upload_id = client.model("mnist").upload_id
+        self.forward = _torch_forward()
+
+    def warm(self) -> None:
+        self.deployment.wait_full(self.upload_id)
+        time.sleep(0.2)
+
+    def accuracy(self) -> Iterator[Row]:
+        """All test images through the processes, against float inference."""
+        expected = self.forward(self.pixels)
+        got = np.concatenate(
+            [
+                self.client.predict("mnist", self.pixels[at : at + 128]).outputs
+                for at in track(range(0, len(self.pixels), 128), "10,000 images", console=self.console)
+            ]
+        )
+        agree = float((got.argmax(axis=1) == expected.argmax(axis=1)).mean() * 100)
+        yield Row.at_least("labels equal to float inference, 10,000 images, %: at least", agree, 99.95)
+        yield Row.at_most("largest error of a logit: at most", float(np.abs(got - expected).max()), 0.05)
+
+    def single(self) -> Iterator[Row]:
+        """One image beside one POST of the same bytes, taken in turn."""
+        one = self.pixels[:1]
+        sealer = Sealer(self.client.model("mnist"))
+        body = sealer.call(inputs.encode(sealer.entry, one)).body
+        with _echo_server() as url, http.client(url) as echo:
+            calls: list[float] = []
+            posts: list[float] = []
+            for _ in range(5):
+                self.warm()
+                for _ in range(60):
+                    calls.append(_timed(lambda: self.client.predict("mnist", one)))
+                    posts.append(_timed(lambda: echo.post("/echo", content=body)))
+        call, post = statistics.median(calls[20:]), statistics.median(posts[20:])
+        self._say(f"one image {call * 1e3:.2f} ms, one POST {post * 1e3:.2f} ms")
+        yield Row.at_most("one image / one httpx POST of the same bytes: at most", call / post, 5)
+
+    def batch(self) -> Iterator[Row]:
+        """128 images beside torch's forward pass of them, taken in turn."""
+        images = self.pixels[:128]
+        calls: list[float] = []
+        floats: list[float] = []
+        for _ in range(6):
+            self.warm()
+            for _ in range(7):  # stays above half of the pool: no refill runs beside
+                calls.append(_timed(lambda: self.client.predict("mnist", images)))
+            floats.extend(_timed(lambda: self.forward(images)) for _ in range(20))
+        call, plain = statistics.median(calls), statistics.median(floats)
+        self._say(f"batch of 128 {call * 1e3:.2f} ms, torch float32 {plain * 1e3:.2f} ms")
+        yield Row.at_most("128 images / torch float32 on one thread: at most", call / plain, 11)
+
+    def sustained(self, seconds: float) -> Iterator[Row]:
+        """Batches of 128 for a while, the provider refilling the pool at the same time."""
+        images = self.pixels[:128]
+        plain = statistics.median(_timed(lambda: self.forward(images)) for _ in range(50))
+        done, started = 0, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            self.client.predict("mnist", images)
+            done += 128
+        rate = done / (time.perf_counter() - started)
+        self._say(f"sustained {rate:,.0f} images/s, torch float32 {128 / plain:,.0f} images/s")
+        yield Row.at_least(
+            f"{seconds:g} s of batches of 128, images per second / torch float32's: at least",
+            rate * plain / 128,
+            1 / 40,
+        )
+
+    def costs(self) -> Iterator[Row]:
+        """Bytes and rounds as counted on the links, memory as the system sees it."""
+        answer = self.client.predict("mnist", self.pixels[:128])
+        state = self.deployment.party_state("bob", self.upload_id)
+        provided = float(str(state["bundle_bytes"])) / int(str(state["bundle_rows"]))
+        yield Row.at_most("online bytes, each party, per image: at most", answer.online_bytes / 128, 8000)
+        yield Row.at_most("provider bytes per image: at most", provided, 30_000)
+        yield Row.at_most("rounds: at most", answer.rounds, 5)
+        for role in ("alice", "bob"):
+            process = psutil.Process(self.deployment.processes[role].pid)
+            megabytes = process.memory_info().rss / 1e6
+            yield Row.at_most(f"resident memory of {role}, MB: at most", megabytes, 800)
+
+    def _say(self, text: str) -> None:
+        self.console.print(f"[dim]{text}[/]")
+
+
+def _distant(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
+    """One image with a round trip of 10 ms added on every link, by a delaying TCP proxy."""
+    deployment = Deployment(root)
+    proxies = {role: free_port() for role in ("alice", "bob", "crypto_provider", "server")}
+    pairs = [f"{port}:{deployment.ports[role]}" for role, port in proxies.items()]
+    url = {role: f"http://127.0.0.1:{port}" for role, port in proxies.items()}
+    deployment.extra = {
+        "alice": {"PROVIDER_URL": url["crypto_provider"], "PEER_URL": url["bob"].replace("http", "ws")},
+        "bob": {"PROVIDER_URL": url["crypto_provider"]},
+        "server": {"ALICE_URL": url["alice"], "BOB_URL": url["bob"]},
+    }
+    with _process("moiety_client.local.delay", f"{_ADDED_MS:g}", *pairs), deployment:
+        key = deployment.publish()
+        with Client(url["server"], owner_key=key) as client:
+            deployment.wait_full(client.model("mnist").upload_id)
+            calls = [_timed(lambda: client.predict("mnist", pixels[:1])) for _ in range(60)]
+    call = statistics.median(calls[10:]) * 1e3
+    console.print(f"[dim]one image with 10 ms on every link {call:.1f} ms[/]")
+    yield Row.at_most("one image with 10 ms on every link / 10 ms: at most", call / _ADDED_MS, 7)
+
+
+def _timed(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def _torch_forward() -> Callable[[mnist.Pixels], np.ndarray]:
+    """The owner's float inference: torch, float32, one thread."""
+    import torch
+    from safetensors.torch import load_file
+
+    torch.set_num_threads(1)
+    model = torch.nn.Sequential(torch.nn.Linear(784, 500), torch.nn.ReLU(), torch.nn.Linear(500, 10))
+    model.load_state_dict(load_file(str(mnist.model_folder() / "mnist.safetensors")))
+    cache: dict[int, torch.Tensor] = {}
+
+    def forward(pixels: mnist.Pixels) -> np.ndarray:
+        if id(pixels) not in cache:  # the forward pass is timed, not the normalisation
+            flat = torch.from_numpy(pixels.copy()).reshape(len(pixels), -1).float()
+            cache[id(pixels)] = (flat / 255 - float(mnist.MEAN)) / float(mnist.STD)
+        with torch.inference_mode():
+            result: np.ndarray = model(cache[id(pixels)]).numpy()
+        return result
+
+    return forward
+
+
+@contextmanager
+def _echo_server() -> Iterator[str]:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with _process("moiety_client.local.echo", str(port)), http.client(url) as client:
+        for _ in range(200):
+            try:
+                client.get("/health/live")
+                break
+            except httpx.HTTPError:
+                time.sleep(0.05)
+        yield url
+
+
+@contextmanager
+def _process(module: str, *arguments: str) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
