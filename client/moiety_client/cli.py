@@ -18,9 +18,10 @@ def register(app: typer.Typer) -> None:
 
 def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
+    from moiety_shared.service import app, logs
+
     from moiety_client.settings import ClientSettings
     from moiety_client.sidecar import build
-    from moiety_shared.service import app, logs
 
     settings = ClientSettings()
     logs.configure("client", settings.log_format)
@@ -89,9 +90,7 @@ def demo(
 
 
 def bench(
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,
     seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
     root: Annotated[Path, typer.Option(help="Folder for the data; emptied first.")] = Path(".moiety/bench"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,

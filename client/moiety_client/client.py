@@ -20,14 +20,14 @@ import anyio
 import httpx
 import numpy as np
 import numpy.typing as npt
-
-from moiety_client import inputs
-from moiety_client.errors import CatalogueError, UntrustedEntry, from_problem
-from moiety_client.exchange import Call, Sealer
 from moiety_shared.catalogue import BadSignature, Entry, SignedEntry
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
 from moiety_shared.wire import MEDIA_TYPE
+
+from moiety_client import inputs
+from moiety_client.errors import CatalogueError, UntrustedEntry, from_problem
+from moiety_client.exchange import Call, Sealer
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Prediction:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """The most likely class of each input, (n,)."""
-        return self.outputs.reshape(len(self.outputs), -1).argmax(axis=1)
+        labels: npt.NDArray[np.int64] = self.outputs.reshape(len(self.outputs), -1).argmax(axis=1)
+        return labels
 
     @property
     def names(self) -> list[str]:
@@ -72,9 +73,7 @@ class _Core:
     def _trust(self, response: httpx.Response) -> Sealer:
         signed = SignedEntry.model_validate_json(http.check(response).content)
         if not self._owner_key:
-            warnings.warn(
-                "no owner_key pinned: trusting the key that the catalogue itself names", stacklevel=4
-            )
+            warnings.warn("no owner_key pinned: trusting the key that the catalogue itself names", stacklevel=4)
             self._owner_key = signed.owner_key
         try:
             entry = signed.verify(self._owner_key)
@@ -115,7 +114,7 @@ class _Core:
 
     def _pause(self, problem: Problem, deadline: float, attempt: int) -> float:
         """Seconds until the next attempt. Raises the problem's exception when there is none."""
-        pause = min(0.05 * 2**attempt, float(problem.retry_after or 0))
+        pause = min(0.05 * 2.0**attempt, float(problem.retry_after or 0))
         if problem.retry_after is None or time.monotonic() + pause > deadline:
             raise from_problem(problem) from None
         return pause
@@ -183,9 +182,7 @@ class Client(_Core):
                 unknown = problem
         raise from_problem(unknown)
 
-    def _predict(
-        self, sealer: Sealer, images: npt.ArrayLike, started: float, deadline: float
-    ) -> Prediction:
+    def _predict(self, sealer: Sealer, images: npt.ArrayLike, started: float, deadline: float) -> Prediction:
         elements = inputs.encode(sealer.entry, images)
         answers = [self._send(call, deadline) for call in sealer.calls(elements)]
         return self._join(sealer.entry, answers, started)
@@ -244,9 +241,7 @@ class AsyncClient(_Core):
                 unknown = problem
         raise from_problem(unknown)
 
-    async def _predict(
-        self, sealer: Sealer, images: npt.ArrayLike, started: float, deadline: float
-    ) -> Prediction:
+    async def _predict(self, sealer: Sealer, images: npt.ArrayLike, started: float, deadline: float) -> Prediction:
         elements = inputs.encode(sealer.entry, images)
         answers = [await self._send(call, deadline) for call in sealer.calls(elements)]
         return self._join(sealer.entry, answers, started)

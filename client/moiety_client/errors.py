@@ -1,13 +1,13 @@
 """Everything the client raises.
 
-    MoietyError
-    ├── InvalidInput             the arrays do not fit the model; nothing was sent   (also a ValueError)
-    ├── CatalogueError           the owner's catalogue
-    │   ├── UnknownModel         it has no such model
-    │   └── UntrustedEntry       the entry is not signed by the key you pinned
-    ├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
-    ├── RequestRefused           a party will not do this; `problem` says which rule
-    └── ResultRejected           an answer came back that is not ours, or was changed on the way
+MoietyError
+├── InvalidInput             the arrays do not fit the model; nothing was sent   (also a ValueError)
+├── CatalogueError           the owner's catalogue
+│   ├── UnknownModel         it has no such model
+│   └── UntrustedEntry       the entry is not signed by the key you pinned
+├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
+├── RequestRefused           a party will not do this; `problem` says which rule
+└── ResultRejected           an answer came back that is not ours, or was changed on the way
 """
 
 from moiety_shared.problems import Problem, ProblemType

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from moiety_client.errors import ResultRejected
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
@@ -13,6 +11,8 @@ from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem
 from moiety_shared.sealing import PublicKey, open_result
 from moiety_shared.wire import Binding, Request, Secret, new_id, request_digest, unpack_result
+
+from moiety_client.errors import ResultRejected
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,9 +36,7 @@ class Call:
         plan = self.entry.plan
         try:
             sealed = unpack_result(answer, self.binding.request_id, plan, self.rows)
-            raw = [
-                open_result(self._keys[p], sealed[p], self.binding.context("result", p)) for p in (0, 1)
-            ]
+            raw = [open_result(self._keys[p], sealed[p], self.binding.context("result", p)) for p in (0, 1)]
         except Problem as problem:
             raise ResultRejected(
                 f"the answer does not belong to this request or was changed on the way ({problem.kind.title})"
@@ -62,14 +60,14 @@ class Sealer:
         result_keys = (new_seed(), new_seed())
         request_id, rows = new_id(), len(elements)
         packed = (
-            Secret(request_id, result_keys[0], rows, share.tobytes()).pack(),
+            Secret(request_id, result_keys[0], rows, share.reshape(-1).view(np.uint8).data).pack(),
             Secret(request_id, result_keys[1], rows, seed).pack(),
         )
         binding = Binding(
             self.entry.plan.digest,
             bytes.fromhex(self.entry.upload_id),
             request_id,
-            request_digest(request_id, packed),
+            request_digest(request_id, rows, result_keys, seed),
         )
         envelopes = (
             self._keys[0].seal(packed[0], binding.context("input", 0)),

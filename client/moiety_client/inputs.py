@@ -2,12 +2,12 @@
 
 import numpy as np
 import numpy.typing as npt
-
-from moiety_client.errors import InvalidInput
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry, Preprocessing
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.plan import Plan
+
+from moiety_client.errors import InvalidInput
 
 
 def encode(entry: Entry, images: npt.ArrayLike) -> RingArray:
@@ -46,7 +46,8 @@ def _encode_pictures(plan: Plan, how: Preprocessing, pictures: npt.NDArray[np.ui
     stack = np.moveaxis(_pictures(pictures, shape), -1, 1) if how.channels > 1 else _pictures(pictures, shape)
     # 256 values per channel: encode those once and look every pixel up.
     levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-    table = _encode(plan, (levels - np.float32(how.mean)) / np.float32(how.std))
+    mean, std = (np.array(values, dtype=np.float32) for values in (how.mean, how.std))
+    table = _encode(plan, (levels - mean) / std)
     if how.channels == 1:
         return np.take(table[:, 0], stack.reshape(len(stack), -1))
     channels = [np.take(table[:, c], stack[:, c].reshape(len(stack), -1)) for c in range(how.channels)]
@@ -57,9 +58,7 @@ def _pictures(pictures: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.ND
     if pictures.shape == shape:
         pictures = pictures[None]
     if pictures.ndim != len(shape) + 1 or pictures.shape[1:] != shape or not len(pictures):
-        raise InvalidInput(
-            f"the model takes pictures of {' x '.join(map(str, shape))}, these are {_text(pictures)}"
-        )
+        raise InvalidInput(f"the model takes pictures of {' x '.join(map(str, shape))}, these are {_text(pictures)}")
     return pictures
 
 
@@ -67,9 +66,7 @@ def _stacked(array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> npt.NDAr
     if array.shape == shape:
         array = array[None]
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
-        raise InvalidInput(
-            f"the model takes inputs of shape {' x '.join(map(str, shape))}, these are {_text(array)}"
-        )
+        raise InvalidInput(f"the model takes inputs of shape {' x '.join(map(str, shape))}, these are {_text(array)}")
     return array.reshape(len(array), -1)
 
 

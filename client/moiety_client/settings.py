@@ -1,9 +1,8 @@
 """Settings of the client and its sidecar: `MOIETY_CLIENT_*`."""
 
+from moiety_shared.service.settings import ServiceSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
-
-from moiety_shared.service.settings import ServiceSettings
 
 
 class ClientSettings(ServiceSettings):

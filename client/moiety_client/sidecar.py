@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import FastAPI
-from pydantic import Field
-
-from moiety_client.client import AsyncClient
-from moiety_client.errors import InvalidInput, MoietyError, UnknownModel, FromProblem
-from moiety_client.settings import ClientSettings
 from moiety_shared.plan import Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import create_app
+from pydantic import Field
+
+from moiety_client.client import AsyncClient
+from moiety_client.errors import FromProblem, InvalidInput, MoietyError, UnknownModel
+from moiety_client.settings import ClientSettings
 
 _MAX_BODY = 1 << 26
 _DTYPES = {"UINT8": np.uint8, "FP32": np.float32, "FP64": np.float64}
@@ -89,9 +89,7 @@ def build(settings: ClientSettings) -> FastAPI:
         try:
             array = np.asarray(tensor.data, dtype=_DTYPES[tensor.datatype]).reshape(tensor.shape)
         except (ValueError, TypeError, OverflowError):
-            raise Problem(
-                ProblemType.INVALID_INPUT, "the data do not fit the shape and datatype given"
-            ) from None
+            raise Problem(ProblemType.INVALID_INPUT, "the data do not fit the shape and datatype given") from None
         try:
             answer = await client.predict(name, array)
             version = (await client.model(name)).version

@@ -6,17 +6,17 @@ from typing import Annotated
 import torch
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
-from pydantic import Field
-
-from moiety_crypto_provider.dealer import Dealer
-from moiety_crypto_provider.ledger import Ledger
-from moiety_crypto_provider.settings import ProviderSettings
 from moiety_shared.catalogue import Hex16
 from moiety_shared.plan import Plan, Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import bearer, create_app
 from moiety_shared.service.logs import log
 from moiety_shared.service.settings import matches
+from pydantic import Field
+
+from moiety_crypto_provider.dealer import Dealer
+from moiety_crypto_provider.ledger import Ledger
+from moiety_crypto_provider.settings import ProviderSettings
 
 
 class UploadRequest(Public):
@@ -73,17 +73,13 @@ def build(settings: ProviderSettings) -> FastAPI:
         only(0, who)
         lease = dealer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
-        return LeaseGrant(
-            seed=_text(lease.alice), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows
-        )
+        return LeaseGrant(seed=_text(lease.alice), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
 
     @app.post("/v1/leases/{lease_id}/join", summary="bob joins a lease and gets his seed, once")
     def join_lease(lease_id: str, who: Caller) -> LeaseGrant:
         only(1, who)
         lease = dealer.join_lease(lease_id)
-        return LeaseGrant(
-            seed=_text(lease.bob), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows
-        )
+        return LeaseGrant(seed=_text(lease.bob), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
 
     @app.post(
         "/v1/leases/{lease_id}/bundles/{number}",

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from torch import Tensor
-
-from moiety_crypto_provider.ledger import Ledger
+import numpy as np
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
+from moiety_shared.ring import Array
+
+from moiety_crypto_provider.ledger import Ledger
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +64,7 @@ class Dealer:
         self._ledger.issue_bundle(lease_id, number)
         streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob, lease.own))
         corrections = graph.deal(plan, lease.rows, masks, *streams)
-        content = (tensor.contiguous().numpy().reshape(-1).view("uint8").data for _, tensor in corrections)
+        content = (np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for _, array in corrections)
         return graph.bundle_bytes(plan, lease.rows), content
 
     def _lease(self, lease_id: str) -> Lease:
@@ -71,7 +72,7 @@ class Dealer:
             raise Problem(ProblemType.UNKNOWN_LEASE)
         return self._leases[lease_id]
 
-    def _expand_masks(self, upload_id: str) -> tuple[Plan, dict[str, Tensor]]:
+    def _expand_masks(self, upload_id: str) -> tuple[Plan, dict[str, Array]]:
         plan, seed_0, seed_1 = self._ledger.upload(upload_id)
         ring = graph.ring_of(plan)
         halves = [graph.weight_masks(plan, Stream(seed, "upload")) for seed in (seed_0, seed_1)]

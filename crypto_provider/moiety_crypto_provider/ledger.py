@@ -1,7 +1,10 @@
 """What was issued, durably: so that nothing is ever issued twice. Bundles themselves never touch the disk."""
 
+import contextlib
 from pathlib import Path
 
+from moiety_shared.plan import Plan
+from moiety_shared.problems import Problem, ProblemType
 from sqlalchemy import (
     Column,
     Integer,
@@ -18,9 +21,6 @@ from sqlalchemy import (
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import ConnectionPoolEntry
-
-from moiety_shared.plan import Plan
-from moiety_shared.problems import Problem, ProblemType
 
 _metadata = MetaData()
 _uploads = Table(
@@ -58,9 +58,7 @@ class Ledger:
 
         _metadata.create_all(self._engine)
 
-    def issue_upload_seed(
-        self, upload_id: str, plan: Plan, party: int, fresh: tuple[bytes, bytes]
-    ) -> bytes:
+    def issue_upload_seed(self, upload_id: str, plan: Plan, party: int, fresh: tuple[bytes, bytes]) -> bytes:
         """Party p's seed for an upload's weight masks, once. `fresh` seeds are taken if the upload is new.
 
         Raises UPLOAD_CONFLICT for another plan under the same id, ALREADY_ISSUED the second time.
@@ -69,14 +67,11 @@ class Ledger:
         with self._engine.begin() as db:
             row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one_or_none()
             if row is None:
-                try:
-                    db.execute(
-                        insert(_uploads).values(
-                            upload_id=upload_id, plan=canonical, seed_0=fresh[0], seed_1=fresh[1], issued=0
-                        )
-                    )
-                except IntegrityError:  # the other party came first, between the two statements
-                    pass
+                new = insert(_uploads).values(
+                    upload_id=upload_id, plan=canonical, seed_0=fresh[0], seed_1=fresh[1], issued=0
+                )
+                with contextlib.suppress(IntegrityError):  # the other party came first, between the statements
+                    db.execute(new)
                 row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one()
             if bytes(row.plan) != canonical:
                 raise Problem(ProblemType.UPLOAD_CONFLICT, "the other party registered another plan")
@@ -106,9 +101,7 @@ class Ledger:
         """Raises ALREADY_ISSUED the second time."""
         with self._engine.begin() as db:
             done = db.execute(
-                update(_leases)
-                .where(_leases.c.lease_id == lease_id, _leases.c.joined == 0)
-                .values(joined=1)
+                update(_leases).where(_leases.c.lease_id == lease_id, _leases.c.joined == 0).values(joined=1)
             )
         if done.rowcount != 1:
             raise Problem(ProblemType.ALREADY_ISSUED, "the lease was joined before")

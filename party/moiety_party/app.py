@@ -6,18 +6,18 @@ from typing import Annotated
 
 import torch
 from fastapi import Depends, FastAPI, Path, Request, Response, WebSocket
-
-from moiety_party.helper import Helper
-from moiety_party.lane import Lane, ServerLink
-from moiety_party.leader import Leader
-from moiety_party.party import Party
-from moiety_party.settings import PartySettings
 from moiety_shared.plan import Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import bearer, create_app, require
 from moiety_shared.service.logs import log
 from moiety_shared.service.settings import matches
 from moiety_shared.wire import MEDIA_TYPE, request_bytes, unpack_upload
+
+from moiety_party.helper import Helper
+from moiety_party.lane import Lane, ServerLink
+from moiety_party.leader import Leader
+from moiety_party.party import Party
+from moiety_party.settings import PartySettings
 
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 _SMALL = 1 << 16
@@ -77,13 +77,9 @@ def build(settings: PartySettings) -> FastAPI:
 
     @app.get("/v1/keys", summary="This party's public sealing key")
     async def keys() -> PublicKeys:
-        return PublicKeys(
-            role=settings.role, sealing_key=party.key.public.text(), max_rows=settings.max_rows
-        )
+        return PublicKeys(role=settings.role, sealing_key=party.key.public.text(), max_rows=settings.max_rows)
 
-    @app.put(
-        "/v1/models/{upload_id}", status_code=201, dependencies=[Depends(owner)], summary="A model's share"
-    )
+    @app.put("/v1/models/{upload_id}", status_code=201, dependencies=[Depends(owner)], summary="A model's share")
     async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
         body = await request.body()
         plan, envelope = unpack_upload(body)

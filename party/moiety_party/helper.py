@@ -2,19 +2,20 @@
 
 import asyncio
 
-import torch
-
-from moiety_party.lane import Lane, read_json
-from moiety_party.party import Party
-from moiety_party.store import read_shares
 from moiety_shared import fixed_point
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
+from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.ring import Array
 from moiety_shared.sealing import seal_result
 from moiety_shared.service.logs import log, where
-from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, upload_context
+from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start, upload_context
+
+from moiety_party.lane import Lane, read_json
+from moiety_party.party import Party
+from moiety_party.store import Model, read_shares
 
 VERSION = 1
 _MAX_PENDING = 4
@@ -25,7 +26,7 @@ class Helper:
 
     def __init__(self, party: Party) -> None:
         self._party = party
-        self._pending: dict[str, tuple[Plan, dict[str, torch.Tensor]]] = {}
+        self._pending: dict[str, tuple[Plan, dict[str, Array]]] = {}
 
     async def close(self) -> None:
         """Nothing of its own to close."""
@@ -73,7 +74,10 @@ class Helper:
         match frame.kind:
             case FrameKind.PING:
                 pools = self._party.pools.items()
-                stock = {upload: {"lease": p.lease_id, "rows": p.stock, "lost": p.lost} for upload, p in pools}
+                stock = {
+                    upload: {"lease": p.lease_id, "rows": p.stock, "lost": p.lost, "gaps": p.gaps}
+                    for upload, p in pools
+                }
                 await lane.send_json(FrameKind.STOCK, stock)
             case FrameKind.LEASE:
                 await self._join(lane, read_json(frame))
@@ -110,8 +114,26 @@ class Helper:
         lane.in_run = False
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
+        async with asyncio.timeout(self._party.settings.run_seconds):
+            try:
+                model, request, secret, prepared = await self._accept(payload)
+            except Problem:
+                await lane.expect(FrameKind.OPENING)  # already on its way; after it the lane is clean
+                raise
+            lane.in_run = True
+            plan = model.plan
+            dtype = fixed_point.ring_dtype(plan.ring_bits)
+            share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.size), dtype)
+            session = graph.evaluate(plan, 1, share, prepared, model.weights)
+            output = await lane.drive(graph.ring_of(plan), session, self._party.online)
+            context = request.binding.context("result", 1)
+            await lane.send(FrameKind.RESULT, seal_result(secret.result_key, output.tobytes(), context))
+            lane.in_run = False
+
+    async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows]:
+        """Everything is checked before a row is claimed."""
         party = self._party
-        request = Request.unpack(payload)
+        lease_id, first, request = unpack_start(payload)
         model = party.store.get(request.binding.upload_id.hex())
         plan, rows = model.plan, request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.settings.max_rows:
@@ -119,16 +141,6 @@ class Helper:
         opened = party.key.open(request.envelopes[1], request.binding.context("input", 1))
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
         pool = party.pool(model.upload_id)
-        async with asyncio.timeout(party.settings.run_seconds):
-            first, prepared = await pool.take(rows)
-            lane.in_run = True
-            await lane.send_json(FrameKind.ROWS, {"lease": pool.lease_id, "first": first})
-            dtype = fixed_point.ring_dtype(plan.ring_bits)
-            share = Stream(bytes(secret.share), "input").words("share", (rows, plan.input.size), dtype)
-            session = graph.evaluate(plan, 1, torch.from_numpy(share), prepared, model.weights)
-            output = await lane.drive(graph.ring_of(plan), session, party.online)
-            sealed = seal_result(
-                secret.result_key, output.numpy().tobytes(), request.binding.context("result", 1)
-            )
-            await lane.send(FrameKind.RESULT, sealed)
-        lane.in_run = False
+        if pool.lease_id != lease_id:
+            raise Problem(ProblemType.ROW_USED, "another lease")
+        return model, request, secret, await pool.claim(first, rows)

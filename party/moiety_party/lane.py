@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
-from torch import Tensor
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import WebSocketException
-
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Opening, combine, to_wire
-from moiety_shared.ring import Ring
+from moiety_shared.ring import Array, Ring
 from moiety_shared.wire import Frame, FrameKind, malformed
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import WebSocketException
 
 MAX_FRAME = 1 << 28  # bytes; an opening of the largest layer must fit
 Outcome = TypeVar("Outcome")
@@ -81,6 +79,10 @@ class ServerLink:
         await self._socket.close()
 
 
+class Refused(Problem):
+    """The peer answered FAILED."""
+
+
 class Lane:
     """One link with the bytes and rounds counted on it. Any failure in a session ends the lane."""
 
@@ -100,10 +102,11 @@ class Lane:
         await self.send(kind, json.dumps(value).encode())
 
     async def recv(self) -> Frame:
-        """The next frame. Raises the peer's Problem when it is FAILED."""
+        """The next frame. Raises Refused, with the peer's problem, when it is FAILED."""
         frame = Frame.unpack(await self._link.recv())
         if frame.kind is FrameKind.FAILED:
-            raise Problem.from_document(read_json(frame))
+            problem = Problem.from_document(read_json(frame))
+            raise Refused(problem.kind, problem.detail)
         return frame
 
     async def expect(self, kind: FrameKind, number: int = 0) -> memoryview | bytes:
@@ -119,10 +122,10 @@ class Lane:
     async def close(self) -> None:
         await self._link.close()
 
-    async def drive(
-        self, ring: Ring, session: Generator[Opening, Tensor, Outcome], executor: Executor
-    ) -> Outcome:
+    async def drive(self, ring: Ring, session: Generator[Opening, Array, Outcome], executor: Executor) -> Outcome:
         """Run one party's generator to its end: each opening is sent before the peer's is awaited.
+
+        Sets `in_run` once the peer takes part; the caller resets it when the session is over.
 
         Steps with much work run in `executor`, so that the event loop goes on serving meanwhile.
         """
@@ -135,6 +138,7 @@ class Lane:
             self.rounds += 1
             self.opening_bytes += len(share)
             peer = await self.expect(FrameKind.OPENING, number)
+            self.in_run = True
             if opening.work > INLINE_WORK:
                 step = await loop.run_in_executor(executor, _advance, ring, session, opening, peer)
             else:
@@ -151,7 +155,7 @@ class _Done(Generic[Outcome]):
 
 def _advance(
     ring: Ring,
-    session: Generator[Opening, Tensor, Outcome],
+    session: Generator[Opening, Array, Outcome],
     opening: Opening,
     peer: bytes | memoryview,
 ) -> "Opening | _Done[Outcome]":
@@ -173,4 +177,3 @@ def read_json(frame: Frame) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise malformed(f"{frame.kind.name} does not hold a JSON object")
     return value
-

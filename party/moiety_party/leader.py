@@ -6,15 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import websockets
-
-from moiety_party.helper import VERSION
-from moiety_party.lane import MAX_FRAME, ClientLink, Lane
-from moiety_party.party import Party
-from moiety_party.pool import Pool
-from moiety_party.requests import Requests
-from moiety_party.store import Model, read_shares
 from moiety_shared import fixed_point
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
@@ -22,7 +14,23 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.sealing import seal_result
 from moiety_shared.service.logs import log, where
-from moiety_shared.wire import FrameKind, Request, Secret, malformed, pack_result, share_bytes, upload_context
+from moiety_shared.wire import (
+    FrameKind,
+    Request,
+    Secret,
+    malformed,
+    pack_result,
+    pack_start,
+    share_bytes,
+    upload_context,
+)
+
+from moiety_party.helper import VERSION
+from moiety_party.lane import MAX_FRAME, ClientLink, Lane, Refused
+from moiety_party.party import Party
+from moiety_party.pool import Pool
+from moiety_party.requests import Requests
+from moiety_party.store import Model, read_shares
 
 _PING_SECONDS = 1.0
 _CONNECT_SECONDS = 3.0
@@ -81,9 +89,7 @@ class Leader:
             await lane.send_json(FrameKind.MASK, {"upload": upload_id, "plan": plan.digest.hex()})
             await lane.expect(FrameKind.MASK)
             lane.in_run = True
-            masks = graph.weight_masks(
-                plan, Stream(await party.provider.upload_seed(upload_id, plan), "upload")
-            )
+            masks = graph.weight_masks(plan, Stream(await party.provider.upload_seed(upload_id, plan), "upload"))
             session = graph.mask_model(plan, 0, shares, masks)
             weights = await lane.drive(graph.ring_of(plan), session, party.online)
             await lane.expect(FrameKind.STORED)
@@ -113,31 +119,22 @@ class Leader:
             if problem.kind not in _START_AGAIN:
                 raise
             log().info("run again", problem=problem.kind.name, upload=model.upload_id)
-            if problem.kind is ProblemType.RANDOMNESS_EXHAUSTED:
-                await party.drop_pool(model.upload_id)
+            await self._check_leases()
             return await self._run(model, request, secret, stats)
 
     async def _run(self, model: Model, request: Request, secret: Secret, stats: RunStats) -> bytes:
         plan, rows = model.plan, request.rows
         async with self._lane() as lane:
             pool = await self._lease(lane, model)
-            helper_request = Request(request.binding, rows, (b"", request.envelopes[1]))
-            await lane.send(FrameKind.START, helper_request.pack())
+            first, prepared = await pool.take(rows)
+            await lane.send(FrameKind.START, pack_start(pool.lease_id, first, request))
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.size)
-            named = await lane.expect_json(FrameKind.ROWS)
-            lane.in_run = True
-            first = named.get("first")
-            if named.get("lease") != pool.lease_id or not isinstance(first, int):
-                raise Problem(ProblemType.ROW_USED)
-            prepared = await pool.claim(first, rows)
             rounds, sent = lane.rounds, lane.opening_bytes
-            session = graph.evaluate(plan, 0, torch.from_numpy(share), prepared, model.weights)
+            session = graph.evaluate(plan, 0, share, prepared, model.weights)
             output = await lane.drive(graph.ring_of(plan), session, self._party.online)
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
-            own = seal_result(
-                secret.result_key, output.numpy().tobytes(), request.binding.context("result", 0)
-            )
+            own = seal_result(secret.result_key, output.tobytes(), request.binding.context("result", 0))
             theirs = bytes(await lane.expect(FrameKind.RESULT))
             lane.in_run = False
         return pack_result(request.binding.request_id, (own, theirs))
@@ -162,8 +159,8 @@ class Leader:
                 try:
                     yield lane
                     clean = True
-                except Problem as problem:
-                    clean = not lane.in_run and problem.kind is not ProblemType.PEER_UNAVAILABLE
+                except Refused:
+                    clean = not lane.in_run
                     raise
         except TimeoutError as error:
             raise Problem(ProblemType.PEER_UNAVAILABLE, "the run took too long") from error
@@ -243,4 +240,6 @@ class Leader:
                 stale = pool is not None and (theirs.get("lease") != pool.lease_id or theirs.get("lost"))
                 if stale and self._party.pools.get(model.upload_id) is pool:
                     await self._party.drop_pool(model.upload_id)
+                elif pool is not None:
+                    pool.skip(theirs.get("gaps", []))
                 await self._lease(lane, model)

@@ -1,18 +1,18 @@
 """The pool: prepared rows of randomness for one model under one lease, each handed out once.
 
 Rows are numbered through: row n is row n % R of bundle n // R. bob's pool is filled by bundles from the provider,
-alice's from her seed, in the same order. bob `take`s the next rows and names the first; alice `claim`s the same ones.
+alice's from her seed, in the same order. alice `take`s the next rows and names the first; bob `claim`s the same ones.
 Either way a row leaves the pool for good: there is no way to put it back, so a run that fails has burnt its rows.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows, cut, stack
 from moiety_shared.service.logs import log, where
@@ -21,6 +21,7 @@ Make = Callable[[int], Awaitable[PreparedRows]]
 """Prepares the bundle of that number."""
 
 _RETRY_SECONDS = 1.0
+_WAIT_SECONDS = 5.0  # for rows that are being made
 _QUIET_SECONDS = 0.2
 
 
@@ -37,6 +38,7 @@ class Pool:
         self.lease_id = lease_id
         self.bundle_rows = bundle_rows
         self.lost = False  # the provider forgot the lease: what is left can be used, no more will come
+        self.gaps: list[int] = []  # bundles that were issued but did not arrive
         self._target = max(target, 2 * bundle_rows)
         self._make = make
         self._bundles: dict[int, _Bundle] = {}
@@ -69,30 +71,40 @@ class Pool:
             self._changed.notify_all()
 
     async def take(self, count: int) -> tuple[int, PreparedRows]:
-        """The next `count` rows and the number of the first. Waits for the filler; the caller sets the time limit.
+        """The next `count` rows and the number of the first. Waits a little for the filler.
 
-        Raises RANDOMNESS_EXHAUSTED when no more will come.
+        Raises RANDOMNESS_EXHAUSTED when they do not come.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._next_run(count) is not None or self.lost)
+            await self._wait_for(lambda: self._next_run(count) is not None)
             first = self._next_run(count)
             if first is None:
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
             return first, self._remove(first, count)
 
     async def claim(self, first: int, count: int) -> PreparedRows:
-        """The rows that the helper named. Raises ROW_USED, and removes nothing, unless all are here and unused."""
+        """The rows that the leader named. Raises ROW_USED, and removes nothing, unless all are here and unused;
+        RANDOMNESS_EXHAUSTED when they are still to be made and do not come."""
         async with self._changed:
-            if first < 0 or count < 1:
+            end = first + count
+            if first < 0 or count < 1 or end > self._position + 2 * self._target:
                 raise Problem(ProblemType.ROW_USED)
-            if first - self._made * self.bundle_rows > self._target:
-                self._made = first // self.bundle_rows  # the helper lost many bundles: go on where it is
-            await self._changed.wait_for(
-                lambda: self._made * self.bundle_rows >= first + count or self.lost
-            )
+            await self._wait_for(lambda: self._made * self.bundle_rows >= end)
+            if self._made * self.bundle_rows < end:
+                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
             if not all(self._available(*piece) for piece in self._pieces(first, count)):
                 raise Problem(ProblemType.ROW_USED)
             return self._remove(first, count)
+
+    def skip(self, bundles: list[int]) -> None:
+        """Drop bundles that the other party never got."""
+        for number in bundles:
+            self._bundles.pop(number, None)
+
+    async def _wait_for(self, condition: Callable[[], bool]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await self._changed.wait_for(lambda: condition() or self.lost)
 
     def _pieces(self, first: int, count: int) -> list[tuple[int, int, int]]:
         """The rows by bundle: (bundle, start, stop)."""
@@ -148,17 +160,21 @@ class Pool:
     async def _add_bundle(self) -> None:
         number = self._made
         prepared: PreparedRows | None = None
+        gone = False  # issued before, or on an attempt that broke off: it will never come again
         try:
             prepared = await self._make(number)
         except Problem as problem:
             self.lost = problem.kind is ProblemType.UNKNOWN_LEASE
+            gone = problem.kind is ProblemType.ALREADY_ISSUED
             log().warning("bundle failed", lease=self.lease_id, bundle=number, problem=problem.kind.name)
         except Exception as error:
             log().error("bundle failed", lease=self.lease_id, bundle=number, where=where(error))
         async with self._changed:
-            self._made = max(self._made, number + 1)
             if prepared is not None:
                 self._bundles[number] = _Bundle(prepared, np.ones(self.bundle_rows, dtype=np.bool_))
+            if gone:
+                self.gaps.append(number)
+            self._made = number + int(prepared is not None or gone)
             self._changed.notify_all()
-        if prepared is None and not self.lost:
+        if prepared is None and not gone and not self.lost:
             await asyncio.sleep(_RETRY_SECONDS)

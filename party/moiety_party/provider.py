@@ -1,10 +1,10 @@
 """A party's view of the crypto provider."""
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
-
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
@@ -60,7 +60,7 @@ class Provider:
             raise Problem(ProblemType.MALFORMED, "a bundle was cut short")
         return content
 
-    async def _post(self, path: str, body: dict[str, object]) -> dict[str, str]:
+    async def _post(self, path: str, body: Mapping[str, object]) -> dict[str, str]:
         try:
             response = await self._client.post(path, json=body)
         except httpx.HTTPError as error:

@@ -35,9 +35,7 @@ class Requests:
                 raise Problem(ProblemType.REQUEST_CONFLICT)
             return await asyncio.shield(entry.result)
         result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._entries[binding.request_id] = _Entry(
-            binding.request_digest, result, time.monotonic() + self._seconds
-        )
+        self._entries[binding.request_id] = _Entry(binding.request_digest, result, time.monotonic() + self._seconds)
         try:
             result.set_result(await run())
         except BaseException as error:

@@ -2,10 +2,9 @@
 
 from typing import Literal
 
+from moiety_shared.service.settings import ServiceSettings
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
-
-from moiety_shared.service.settings import ServiceSettings
 
 
 class PartySettings(ServiceSettings):
@@ -16,14 +15,12 @@ class PartySettings(ServiceSettings):
     provider_url: str = Field("http://127.0.0.1:7703", description="Where the crypto provider is.")
     provider_credential: SecretStr = Field(SecretStr(""), description="What this party presents to the provider.")
     peer_url: str = Field("ws://127.0.0.1:7702", description="alice: where bob is (ws:// or wss://).")
-    peer_credential: SecretStr = Field(
-        SecretStr(""), description="alice presents it to bob, bob expects it. Required."
-    )
-    owner_credential: SecretStr = Field(
-        SecretStr(""), description="What the model owner presents to upload. Required."
-    )
+    peer_credential: SecretStr = Field(SecretStr(""), description="alice presents it to bob, bob expects it. Required.")
+    owner_credential: SecretStr = Field(SecretStr(""), description="What the model owner presents to upload. Required.")
     pool_rows: int = Field(
-        2048, ge=1, description="Rows of randomness kept ready per model; refilled in quiet moments, and at once below half of it."
+        2048,
+        ge=1,
+        description="Rows of randomness kept ready per model; refilled in quiet moments, and at once below half of it.",
     )
     bundle_bytes: int = Field(
         1 << 23, gt=0, description="alice: about how much the provider deals at a time, in bytes."

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
-
-from moiety_shared.plan import Plan
+import numpy as np
+from moiety_shared.plan import Plan, ring_dtype
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.graph import WORD
 from moiety_shared.protocols.linear import Weights
+from moiety_shared.ring import Array
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Model:
     weights: Mapping[str, Weights] = field(repr=False)
 
 
-def read_shares(plan: Plan, raw: bytes) -> dict[str, Tensor]:
-    """Weight shares out of a safetensors blob. Raises Problem MALFORMED unless names, shapes and type are the plan's."""
+def read_shares(plan: Plan, raw: bytes) -> dict[str, Array]:
+    """Weight shares out of a safetensors blob. Raises MALFORMED unless names, shapes, type are the plan's."""
     expected = dict(plan.weights())
     try:
         tensors = load(raw)
@@ -35,8 +34,7 @@ def read_shares(plan: Plan, raw: bytes) -> dict[str, Tensor]:
         raise Problem(ProblemType.MALFORMED, "the weights are not a safetensors file") from error
     if {name: tuple(t.shape) for name, t in tensors.items()} != expected:
         raise Problem(ProblemType.MALFORMED, "the weights' names or shapes are not those of the plan")
-    word = WORD[4 if plan.ring_bits <= 32 else 8]
-    if any(t.dtype != word for t in tensors.values()):
+    if any(t.dtype != ring_dtype(plan.ring_bits) for t in tensors.values()):
         raise Problem(ProblemType.MALFORMED, "the weights are not ring elements of the plan's size")
     return tensors
 
@@ -70,7 +68,7 @@ class ModelStore:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
         partial.mkdir(mode=0o700)
         tensors = {
-            f"{layer}/{part}": tensor.contiguous()
+            f"{layer}/{part}": np.ascontiguousarray(tensor)
             for layer, w in weights.items()
             for part, tensor in w._asdict().items()
             if tensor is not None
@@ -86,13 +84,11 @@ class ModelStore:
     @staticmethod
     def _read(folder: Path) -> Model:
         plan = Plan.model_validate(json.loads((folder / "plan.json").read_bytes()))
-        parts: dict[str, dict[str, Tensor]] = {}
+        parts: dict[str, dict[str, Array]] = {}
         for name, tensor in load((folder / "weights.safetensors").read_bytes()).items():
             layer, part = name.split("/")
             parts.setdefault(layer, {})[part] = tensor
-        weights = {
-            layer: Weights(p["masked"], p["local"], p.get("bias")) for layer, p in parts.items()
-        }
+        weights = {layer: Weights(p["masked"], p["local"], p.get("bias")) for layer, p in parts.items()}
         return Model(folder.name, plan, weights)
 
 
@@ -109,4 +105,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-

@@ -15,9 +15,10 @@ def register(app: typer.Typer) -> None:
 
 def server() -> None:
     """Run the model owner's catalogue. Settings: MOIETY_SERVER_* (see docs/settings.md)."""
+    from moiety_shared.service import app, logs
+
     from moiety_server.catalogue import build
     from moiety_server.settings import ServerSettings
-    from moiety_shared.service import app, logs
 
     settings = ServerSettings()
     logs.configure("server", settings.log_format)
@@ -43,7 +44,8 @@ def train(
 
 def publish(
     weights: Annotated[
-        Path | None, typer.Option(help="The network's weights (safetensors); default: the trained ones we ship.")
+        Path | None,
+        typer.Option(help="The network's weights (safetensors); default: the trained ones we ship."),
     ] = None,
     name: Annotated[str, typer.Option(help="What clients call the model.")] = "mnist",
 ) -> None:
@@ -51,10 +53,11 @@ def publish(
 
     Prints the entry's name, version and the owner's public key, which clients pin.
     """
+    from moiety_shared.problems import Problem
+
     from moiety_server import samples
     from moiety_server.publish import Publisher
     from moiety_server.settings import ServerSettings
-    from moiety_shared.problems import Problem
 
     try:
         signed = samples.publish_mnist(

@@ -11,14 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from moiety_shared import reference
+from moiety_shared.plan import Input, Linear, Output, Plan, ReLU
+from moiety_shared.ring import Array, Ring
 from torch import Tensor, nn
 
 from moiety_server.ranges import Affine, chain_bounds
-from moiety_shared import reference
-from moiety_shared.plan import Input, Linear, Output, Plan, ReLU
-from moiety_shared.ring import Ring
-
 
 _HEADROOM = 1.01  # for what rounding adds; _verify checks it exactly
 
@@ -33,13 +33,11 @@ class Compiled:
     output from float inference on the calibration data, in real units."""
 
     plan: Plan
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Array]
     error: float
 
 
-def compile_model(
-    model: nn.Module, calibration: Tensor, *, low: float, high: float, ring_bits: int = 32
-) -> Compiled:
+def compile_model(model: nn.Module, calibration: Tensor, *, low: float, high: float, ring_bits: int = 32) -> Compiled:
     """A chain of Linear and ReLU layers (with Flatten, Dropout, Identity anywhere) to a plan.
 
     `calibration` is real input, float32 (n, ...); `low` and `high` are the range that inputs may have.
@@ -47,7 +45,10 @@ def compile_model(
     """
     linears = _chain(model)
     affine: list[Affine] = [
-        (m.weight.detach().double(), (torch.zeros(m.out_features) if m.bias is None else m.bias.detach()).double())
+        (
+            m.weight.detach().double(),
+            (torch.zeros(m.out_features) if m.bias is None else m.bias.detach()).double(),
+        )
         for m in linears
     ]
     bounds = [float(torch.maximum(-lo, hi).max()) for lo, hi in chain_bounds(affine, low, high)]
@@ -60,13 +61,13 @@ def compile_model(
         splits.append(_split_bits(ring, index, weight, value, bound, signed_room=1 if last else 2))
         value = (value @ weight.t() + bias).clamp(min=0)
     plan = _plan(ring, linears, splits, tuple(calibration.shape[1:]), low, high)
-    weights: dict[str, Tensor] = {}
+    weights: dict[str, Array] = {}
     for layer, (weight, bias), (f_in, f_w) in zip(
         (x for x in plan.layers if isinstance(x, Linear)), affine, splits, strict=True
     ):
-        weights[f"{layer.name}.weight"] = torch.round(weight * 2.0**f_w).to(ring.dtype)
+        weights[f"{layer.name}.weight"] = np.rint(weight.numpy() * 2.0**f_w).astype(ring.dtype)
         if layer.bias:
-            weights[f"{layer.name}.bias"] = torch.round(bias * 2.0 ** (f_in + f_w)).to(ring.dtype)
+            weights[f"{layer.name}.bias"] = np.rint(bias.numpy() * 2.0 ** (f_in + f_w)).astype(ring.dtype)
     _verify(ring, plan, weights, low, high)
     return Compiled(plan, weights, _error(plan, weights, model, calibration))
 
@@ -152,24 +153,23 @@ def _plan(
     )
 
 
-def _verify(ring: Ring, plan: Plan, weights: Mapping[str, Tensor], low: float, high: float) -> None:
+def _verify(ring: Ring, plan: Plan, weights: Mapping[str, Array], low: float, high: float) -> None:
     """Raises NotServable unless no input in the range can overflow, with every rounding taken at its worst."""
     linears = [layer for layer in plan.layers if isinstance(layer, Linear)]
     relus = [layer for layer in plan.layers if isinstance(layer, ReLU)]
     f_in, scales, rounded = plan.input.frac_bits, [], []
     for index, layer in enumerate(linears):
         scale = f_in + layer.weight_frac_bits
-        bias = weights.get(f"{layer.name}.bias", torch.zeros(layer.out_features))
-        rounded.append(
-            (weights[f"{layer.name}.weight"].double() * 2.0**-layer.weight_frac_bits, bias.double() * 2.0**-scale)
-        )
+        weight = weights[f"{layer.name}.weight"] * 2.0**-layer.weight_frac_bits
+        bias = weights.get(f"{layer.name}.bias", np.zeros(layer.out_features)) * 2.0**-scale
+        rounded.append((torch.from_numpy(weight), torch.from_numpy(bias)))
         scales.append(scale)
         f_in = scale - relus[index].frac_bits if index < len(relus) else f_in
     half = 2.0**-plan.input.frac_bits
     slack = torch.zeros(linears[0].in_features, dtype=torch.float64)
     boxes = chain_bounds(rounded, low - half, high + half)
-    for index, ((lower, upper), (weight, _)) in enumerate(zip(boxes, rounded, strict=True)):
-        slack = weight.abs() @ slack  # ReLU is 1-Lipschitz: truncation errors grow by |W| at most
+    for index, ((lower, upper), (matrix, _)) in enumerate(zip(boxes, rounded, strict=True)):
+        slack = matrix.abs() @ slack  # ReLU is 1-Lipschitz: truncation errors grow by |W| at most
         largest = float((torch.maximum(-lower, upper) + slack).max()) * 2.0 ** scales[index]
         if largest >= 2.0 ** (ring.bits - (2 if index < len(relus) else 1)):
             raise NotServable(f"layer {linears[index].name!r} could overflow; declare a smaller input range")
@@ -177,13 +177,13 @@ def _verify(ring: Ring, plan: Plan, weights: Mapping[str, Tensor], low: float, h
             slack = slack + 2.0 ** -(scales[index] - relus[index].frac_bits)
 
 
-def encode_rows(plan: Plan, rows: Tensor) -> Tensor:
+def encode_rows(plan: Plan, rows: Tensor) -> Array:
     """Real inputs (n, ...) as ring elements (n, input size)."""
-    return torch.round(rows.flatten(1).double() * 2.0**plan.input.frac_bits).to(Ring(plan.ring_bits).dtype)
+    return np.rint(rows.flatten(1).double().numpy() * 2.0**plan.input.frac_bits).astype(Ring(plan.ring_bits).dtype)
 
 
 @torch.inference_mode()
-def _error(plan: Plan, weights: Mapping[str, Tensor], model: nn.Module, calibration: Tensor) -> float:
-    exact = model(calibration).double()
-    got = reference.run(plan, encode_rows(plan, calibration), weights).double() * 2.0**-plan.output.frac_bits
-    return float((exact - got).abs().max())
+def _error(plan: Plan, weights: Mapping[str, Array], model: nn.Module, calibration: Tensor) -> float:
+    exact = model(calibration).double().numpy()
+    got = reference.run(plan, encode_rows(plan, calibration), weights) * 2.0**-plan.output.frac_bits
+    return float(np.abs(exact - got).max())

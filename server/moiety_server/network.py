@@ -27,7 +27,7 @@ def read_mnist(data_dir: Path, *, train: bool, download: bool) -> tuple[Tensor, 
         data = datasets.MNIST(str(data_dir), train=train, download=download)
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"MNIST is not in {data_dir}: set MOIETY_SERVER_DATA_DIR to a folder that holds MNIST/raw, or allow the download"
+            f"MNIST is not in {data_dir}: set MOIETY_SERVER_MNIST_DIR to a folder with MNIST/raw, or allow the download"
         ) from error
     return data.data, data.targets
 
@@ -40,7 +40,7 @@ def train(pixels: Tensor, labels: Tensor, *, epochs: int, seed: int = 0) -> nn.S
     inputs = normalise(pixels)
     steps: Iterable[int] = range(epochs)
     for _ in track(steps, description="training"):
-        for batch in torch.randperm(len(inputs)).split(64):
+        for batch in torch.split(torch.randperm(len(inputs)), 64):
             loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -7,34 +7,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
-import numpy as np
-import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from safetensors.torch import save
-from torch import Tensor
-
-from moiety_server.catalogue import Catalogue
-from moiety_server.compile import Compiled
-from moiety_server.settings import ServerSettings
 from moiety_shared.catalogue import Entry, Party, Preprocessing, SignedEntry, sign
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.ring import Array
 from moiety_shared.sealing import PublicKey
 from moiety_shared.service import http
 from moiety_shared.wire import pack_upload, upload_context
+from safetensors.numpy import save
+
+from moiety_server.catalogue import Catalogue
+from moiety_server.compile import Compiled
+from moiety_server.settings import ServerSettings
 
 _POLL_SECONDS = 0.1
 
 
-def split_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_weights(weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
     """Two additive shares of every tensor; either alone is uniform."""
     stream = Stream(new_seed(), "weights")
-    dtypes = {torch.int32: np.int32, torch.int64: np.int64}
-    one = {
-        name: torch.from_numpy(stream.words(name, tuple(t.shape), dtypes[t.dtype])) for name, t in weights.items()
-    }
-    return one, {name: t - one[name] for name, t in weights.items()}
+    one = {name: stream.words(name, w.shape, w.dtype) for name, w in weights.items()}
+    return one, {name: w - one[name] for name, w in weights.items()}
 
 
 def signing_key(folder: Path) -> Ed25519PrivateKey:
@@ -100,9 +95,7 @@ class Publisher:
         catalogue.put(signed)
         return signed
 
-    def _upload(
-        self, party: int, key: PublicKey, plan: Plan, upload_id: str, shares: dict[str, Tensor]
-    ) -> None:
+    def _upload(self, party: int, key: PublicKey, plan: Plan, upload_id: str, shares: dict[str, Array]) -> None:
         context = upload_context(plan, bytes.fromhex(upload_id), party)
         body = pack_upload(plan, key.seal(save(shares), context))
         try:
@@ -122,9 +115,7 @@ class Publisher:
 
     def _wait(self, upload_id: str, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
-        while not all(
-            self._get(p, f"/v1/models/{upload_id}").json()["state"] == "ready" for p in (0, 1)
-        ):
+        while not all(self._get(p, f"/v1/models/{upload_id}").json()["state"] == "ready" for p in (0, 1)):
             if time.monotonic() > deadline:
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED, "the parties could not prepare any in two minutes")
             time.sleep(_POLL_SECONDS)

@@ -30,9 +30,7 @@ def _upper(layers: list[Affine], boxes: list[Box], low: float, high: float, sign
     """Upper bounds on sign * (output of the last layer), given bounds on the layers before it."""
     weight, bias = layers[-1]
     slope, offset = sign * weight, sign * bias
-    for (earlier_weight, earlier_bias), (lower, upper) in zip(
-        reversed(layers[:-1]), reversed(boxes), strict=True
-    ):
+    for (earlier_weight, earlier_bias), (lower, upper) in zip(reversed(layers[:-1]), reversed(boxes), strict=True):
         # relu(z) <= chord from (lower, 0) to (upper, upper); relu(z) >= z or 0, whichever cuts off less
         width = (upper - lower).clamp(min=1e-30)
         chord = (upper / width).where(lower < 0, torch.ones_like(upper)).where(upper > 0, torch.zeros_like(upper))

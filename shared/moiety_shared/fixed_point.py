@@ -3,12 +3,15 @@
 A real x stands in the ring as round(x * 2^f) mod 2^k, with f its number of fractional bits.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from moiety_shared.prg import Stream
 
-RingArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+RingArray = npt.NDArray[Any]
+"""int32 or int64."""
 
 
 class NotEncodable(ValueError):
@@ -27,16 +30,15 @@ def encode(values: npt.ArrayLike, *, frac_bits: int, ring_bits: int, low: float,
     """
     real = np.asarray(values, dtype=np.float64)
     if max(abs(low), abs(high)) * 2.0**frac_bits >= 2.0 ** (ring_bits - 1):
-        raise NotEncodable(
-            f"the range {low} to {high} at {frac_bits} fractional bits overflows {ring_bits} bits"
-        )
+        raise NotEncodable(f"the range {low} to {high} at {frac_bits} fractional bits overflows {ring_bits} bits")
     if not np.isfinite(real).all():
         raise NotEncodable("the input contains NaN or infinity")
     # Half a unit of grace, so that a range that was itself rounded does not refuse its own end points.
     grace = 0.5 * 2.0**-frac_bits
     if real.size and (real.min() < low - grace or real.max() > high + grace):
         raise NotEncodable(f"the input has values outside the declared range {low:g} to {high:g}")
-    return np.rint(real * 2.0**frac_bits).astype(ring_dtype(ring_bits))
+    encoded: RingArray = np.rint(real * 2.0**frac_bits).astype(ring_dtype(ring_bits))
+    return encoded
 
 
 def decode(elements: RingArray, *, frac_bits: int) -> npt.NDArray[np.float64]:
@@ -47,9 +49,11 @@ def decode(elements: RingArray, *, frac_bits: int) -> npt.NDArray[np.float64]:
 def split(elements: RingArray, stream: Stream) -> RingArray:
     """The share x - stream; the other share is the stream itself, so its seed stands for it."""
     mask = stream.words("share", elements.shape, elements.dtype)
-    return elements - mask
+    share: RingArray = np.subtract(elements, mask, out=mask)
+    return share
 
 
 def join(one: RingArray, other: RingArray) -> RingArray:
     """The ring element of two additive shares."""
-    return one + other
+    joined: RingArray = one + other
+    return joined

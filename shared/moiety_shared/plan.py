@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
@@ -27,15 +28,15 @@ class Public(BaseModel):
 
 @dataclass(frozen=True)
 class Correction:
-    """One tensor that the dealer sends to party 1: `shape` words of `word_bytes` bytes for each row."""
+    """One array that the dealer sends to party 1: `shape` words of numpy type `dtype` for each row."""
 
     name: str
     shape: tuple[int, ...]
-    word_bytes: int
+    dtype: str
 
     @property
     def row_bytes(self) -> int:
-        return math.prod(self.shape) * self.word_bytes
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,14 @@ class Cost:
         )
 
 
+def ring_dtype(ring_bits: int) -> str:
+    """The numpy type of a ring element, in memory and on the wire."""
+    return "<i4" if ring_bits <= 32 else "<i8"
+
+
 def ring_bytes(ring_bits: int) -> int:
-    """Bytes of one ring element in memory and on the wire."""
-    return 4 if ring_bits <= 32 else 8
+    """Bytes of one ring element."""
+    return np.dtype(ring_dtype(ring_bits)).itemsize
 
 
 def _packed(bits: int) -> int:
@@ -94,7 +100,7 @@ class Linear(Public):
         return shapes | {"bias": (self.out_features,)} if self.bias else shapes
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (Correction("product", (self.out_features,), ring_bytes(ring_bits)),)
+        return (Correction("product", (self.out_features,), ring_dtype(ring_bits)),)
 
     def cost(self, ring_bits: int, rows: int) -> Cost:
         return Cost(
@@ -126,13 +132,11 @@ class Truncate(Public):
         return {}
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (Correction("trunc", (2, self.size), ring_bytes(ring_bits)),)
+        return (Correction("trunc", (2, self.size), ring_dtype(ring_bits)),)
 
     def cost(self, ring_bits: int, rows: int) -> Cost:
         offline = rows * sum(c.row_bytes for c in self.corrections(ring_bits))
-        return Cost(
-            rounds=1, online_bytes=rows * self.size * ring_bytes(ring_bits), offline_bytes=offline
-        )
+        return Cost(rounds=1, online_bytes=rows * self.size * ring_bytes(ring_bits), offline_bytes=offline)
 
 
 class ReLU(Public):
@@ -178,9 +182,9 @@ class ReLU(Public):
         return 2 * len(self.digits) - 1
 
     @property
-    def table_bytes(self) -> int:
-        """Bytes of one table's word of 2^digit_bits bits."""
-        return max(1, 2**self.digit_bits // 8)
+    def table_dtype(self) -> str:
+        """The word that holds one table of 2^digit_bits bits."""
+        return f"<u{max(1, 2**self.digit_bits // 8)}"
 
     @property
     def monomials(self) -> int:
@@ -189,19 +193,19 @@ class ReLU(Public):
         return (2**digits - 1) + (2 ** (digits - 1) - 1)
 
     @property
-    def monomial_bytes(self) -> int:
-        """Bytes of the word that holds the monomials, the constant and the public part's place."""
-        return 1 if self.monomials + 2 <= 8 else 2 if self.monomials + 2 <= 16 else 4
+    def monomial_dtype(self) -> str:
+        """The word that holds the monomials, the constant and the public part's place."""
+        return "<u1" if self.monomials + 2 <= 8 else "<u2" if self.monomials + 2 <= 16 else "<u4"
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         return {}
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
         return (
-            Correction("tables", (self.lookups, self.size), self.table_bytes),
-            Correction("monomials", (self.size,), self.monomial_bytes),
-            Correction("trunc", (2, self.size), ring_bytes(ring_bits)),
-            Correction("select", (3, self.size), ring_bytes(ring_bits)),
+            Correction("tables", (self.lookups, self.size), self.table_dtype),
+            Correction("monomials", (self.size,), self.monomial_dtype),
+            Correction("trunc", (2, self.size), ring_dtype(ring_bits)),
+            Correction("select", (3, self.size), ring_dtype(ring_bits)),
         )
 
     def cost(self, ring_bits: int, rows: int) -> Cost:
@@ -234,7 +238,7 @@ class Input(Public):
 
     @property
     def size(self) -> int:
-        return math.prod(self.shape)
+        return math.prod(map(int, self.shape))
 
 
 class Output(Public):
@@ -305,6 +309,4 @@ class Plan(Public):
 
 def canonical_json(value: object) -> bytes:
     """Sorted keys, no spaces, no NaN; what is hashed and signed."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -56,9 +56,7 @@ class Stream:
         # Each part carries its type and length: no two addresses encode alike.
         parts = (*self._address, name)
         info = b"".join(
-            (b"i" if isinstance(part, int) else b"s")
-            + len(text := str(part).encode()).to_bytes(4, "little")
-            + text
+            (b"i" if isinstance(part, int) else b"s") + len(text := str(part).encode()).to_bytes(4, "little") + text
             for part in parts
         )
         return HKDFExpand(SHA256(), 16, b"moiety/v1 stream" + info).derive(self._seed)

@@ -15,82 +15,120 @@ class ProblemType(Enum):
     """name = (URN suffix, HTTP status, title, hint)."""
 
     MALFORMED = (
-        "malformed", 400, "The message is not well formed",
+        "malformed",
+        400,
+        "The message is not well formed",
         "Send it with the moiety client of the same version; a proxy may have cut or changed it.",
     )
     INVALID_INPUT = (
-        "invalid-input", 422, "The input does not fit the model",
+        "invalid-input",
+        422,
+        "The input does not fit the model",
         "Compare it with the shape, type and range in the model's catalogue entry.",
     )
     SEALED_FOR_ANOTHER = (
-        "sealed-for-another", 400, "The envelope cannot be opened here",
+        "sealed-for-another",
+        400,
+        "The envelope cannot be opened here",
         "It was sealed for another party, model or request, or was changed on the way. Read the catalogue again.",
     )
     UNAUTHORIZED = (
-        "unauthorized", 401, "The credential is missing or not known",
+        "unauthorized",
+        401,
+        "The credential is missing or not known",
         "Set the credential of this link in both roles' settings.",
     )
     FORBIDDEN = (
-        "forbidden", 403, "This role may not do that",
+        "forbidden",
+        403,
+        "This role may not do that",
         "Each link has a credential of its own; check which one is used.",
     )
     NOT_FOUND = ("not-found", 404, "There is nothing at this address", "Check the path.")
     METHOD_NOT_ALLOWED = ("method-not-allowed", 405, "This address does not take that method", "See /docs.")
     UNKNOWN_MODEL = (
-        "unknown-model", 404, "The model is not served here",
+        "unknown-model",
+        404,
+        "The model is not served here",
         "Ask the catalogue which models there are; the owner may have published a new version.",
     )
     UNKNOWN_LEASE = (
-        "unknown-lease", 404, "The lease is not known, or ended when the provider restarted",
+        "unknown-lease",
+        404,
+        "The lease is not known, or ended when the provider restarted",
         "Open a new lease.",
     )
     REQUEST_CONFLICT = (
-        "request-conflict", 409, "This request id was used with other content",
+        "request-conflict",
+        409,
+        "This request id was used with other content",
         "Use a fresh request id for every prediction.",
     )
     UPLOAD_CONFLICT = (
-        "upload-conflict", 409, "This upload id was used before",
+        "upload-conflict",
+        409,
+        "This upload id was used before",
         "Publish again: every upload gets a new id.",
     )
     UPLOAD_INCOMPLETE = (
-        "upload-incomplete", 409, "Only half of the model has arrived",
+        "upload-incomplete",
+        409,
+        "Only half of the model has arrived",
         "Upload to bob first, then to alice; or publish again.",
     )
     ALREADY_ISSUED = (
-        "already-issued", 409, "This randomness was issued before and will never be issued again",
+        "already-issued",
+        409,
+        "This randomness was issued before and will never be issued again",
         "Ask for the next bundle.",
     )
     ROW_USED = (
-        "row-used", 409, "A row of randomness was named that is used up or was never there",
+        "row-used",
+        409,
+        "A row of randomness was named that is used up or was never there",
         "Nothing was opened. Send the request again.",
     )
     TOO_LARGE = (
-        "too-large", 413, "The body is larger than this address takes",
+        "too-large",
+        413,
+        "The body is larger than this address takes",
         "Send fewer inputs at a time; the catalogue entry says how many.",
     )
     LENGTH_REQUIRED = (
-        "length-required", 411, "The body's length is not announced",
+        "length-required",
+        411,
+        "The body's length is not announced",
         "Send a Content-Length; chunked bodies are not taken.",
     )
     ENCODING_REFUSED = (
-        "encoding-refused", 415, "Compressed bodies are not taken",
+        "encoding-refused",
+        415,
+        "Compressed bodies are not taken",
         "Send the body without Content-Encoding: sealed data does not compress.",
     )
     PEER_UNAVAILABLE = (
-        "peer-unavailable", 503, "The other party cannot be reached or broke off",
+        "peer-unavailable",
+        503,
+        "The other party cannot be reached or broke off",
         "The randomness of this run was thrown away. Try again shortly.",
     )
     PROVIDER_UNAVAILABLE = (
-        "provider-unavailable", 503, "The crypto provider cannot be reached",
+        "provider-unavailable",
+        503,
+        "The crypto provider cannot be reached",
         "Start the crypto provider, or check its address in the party's settings.",
     )
     RANDOMNESS_EXHAUSTED = (
-        "randomness-exhausted", 503, "No prepared randomness is left for this model",
+        "randomness-exhausted",
+        503,
+        "No prepared randomness is left for this model",
         "Try again shortly: the pool refills from the crypto provider.",
     )
     OVERLOADED = ("overloaded", 503, "Too many requests are under way", "Try again shortly.")
     INTERNAL = (
-        "internal", 500, "Something went wrong inside",
+        "internal",
+        500,
+        "Something went wrong inside",
         "Look for the request id in the logs of the service.",
     )
 

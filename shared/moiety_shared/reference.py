@@ -6,16 +6,15 @@ dithers that a private run made public, it reproduces that run's outputs exactly
 
 from collections.abc import Callable, Mapping
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from moiety_shared.plan import Linear, Plan, ReLU, Truncate
-from moiety_shared.ring import Ring
+from moiety_shared.ring import Array, Ring
 
-Dither = Callable[[str, Tensor], Tensor]
+Dither = Callable[[str, Array], Array]
 
 
-def dither_of(opened: Tensor, frac_bits: int) -> Tensor:
+def dither_of(opened: Array, frac_bits: int) -> Array:
     """u = 2^f - 1 - (y^ mod 2^f) of an opened value."""
     return (1 << frac_bits) - 1 - (opened & ((1 << frac_bits) - 1))
 
@@ -25,12 +24,12 @@ def midpoint(frac_bits: int) -> int:
     return (1 << frac_bits) // 2
 
 
-def truncate(y: Tensor, frac_bits: int, dither: Tensor | int) -> Tensor:
+def truncate(y: Array, frac_bits: int, dither: Array | int) -> Array:
     """floor((y + dither) / 2^f) for signed y, without overflow."""
-    return ((y.to(torch.int64) + dither) >> frac_bits).to(y.dtype)
+    return ((y.astype(np.int64) + dither) >> frac_bits).astype(y.dtype)
 
 
-def run(plan: Plan, x: Tensor, weights: Mapping[str, Tensor], dither: Dither | None = None) -> Tensor:
+def run(plan: Plan, x: Array, weights: Mapping[str, Array], dither: Dither | None = None) -> Array:
     """The plan on encoded inputs x (rows, input size) and encoded weights by "layer.weight".
 
     `dither(layer name, y)` gives each truncation's dither; without it, rounding is to nearest.
@@ -41,12 +40,12 @@ def run(plan: Plan, x: Tensor, weights: Mapping[str, Tensor], dither: Dither | N
         value = wires[layer.input]
         match layer:
             case Linear():
-                out = ring.matmul(value, weights[f"{layer.name}.weight"].t())
+                out = ring.matmul(value, weights[f"{layer.name}.weight"])
                 if layer.bias:
                     out = ring.wrap(out + weights[f"{layer.name}.bias"])
             case ReLU() | Truncate():
                 u = dither(layer.name, value) if dither else midpoint(layer.frac_bits)
                 out = truncate(ring.signed(value), layer.frac_bits, u)
-                out = out.clamp(min=0) if isinstance(layer, ReLU) else out
+                out = np.maximum(out, 0) if isinstance(layer, ReLU) else out
         wires[layer.name] = out
     return wires[plan.output.wire]

@@ -83,9 +83,7 @@ class PrivateKey:
         mlkem = MLKEM768PrivateKey.from_seed_bytes(raw[:_MLKEM_SEED])
         x25519 = X25519PrivateKey.from_private_bytes(raw[_MLKEM_SEED:])
         self._key = MLKEM768X25519PrivateKey(mlkem, x25519)
-        self.public = PublicKey(
-            mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
-        )
+        self.public = PublicKey(mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw())
 
     @classmethod
     def generate(cls) -> "PrivateKey":

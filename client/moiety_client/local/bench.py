@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
+from moiety_shared.service import http
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -28,7 +29,6 @@ from moiety_client.client import Client
 from moiety_client.exchange import Sealer
 from moiety_client.local import mnist
 from moiety_client.local.deployment import Deployment, DeploymentError, free_port, fresh
-from moiety_shared.service import http
 
 _ADDED_MS = 10.0
 
@@ -88,9 +88,7 @@ def _measure(root: Path, pixels: mnist.Pixels, seconds: float, console: Console)
 
 
 class _Bench:
-    def __init__(
-        self, deployment: Deployment, client: Client, pixels: mnist.Pixels, console: Console
-    ) -> None:
+    def __init__(self, deployment: Deployment, client: Client, pixels: mnist.Pixels, console: Console) -> None:
         self.deployment, self.client, self.pixels, self.console = deployment, client, pixels, console
         self.upload_id = client.model("mnist").upload_id
         self.forward = _torch_forward()

@@ -85,9 +85,7 @@ def _show(report: dict[str, float], picture: Path, console: Console) -> None:
     table.add_row("images", f"{images}")
     table.add_row("right", f"{int(report['correct'])} ({report['correct'] / images:.2%})")
     table.add_row("same label as float inference", f"{int(report['agree'])} ({report['agree'] / images:.2%})")
-    table.add_row(
-        "a request took", f"{report['latency_ms_p50']:.2f} ms (p50), {report['latency_ms_p95']:.2f} ms (p95)"
-    )
+    table.add_row("a request took", f"{report['latency_ms_p50']:.2f} ms (p50), {report['latency_ms_p95']:.2f} ms (p95)")
     table.add_row("rounds between alice and bob", f"{int(report['rounds'])}")
     table.add_row("each party sent, an image", f"{report['online_bytes_per_image_per_party']:,.0f} bytes")
     table.add_row("the crypto provider sent, an image", f"{report['offline_bytes_per_image']:,.0f} bytes")

@@ -17,9 +17,7 @@ def run(root: Path, base_port: int) -> int:
     deployment = Deployment(root, {role: base_port + offset for role, offset in _OFFSETS.items()})
     try:
         with console.status("starting five processes"):
-            deployment.start(
-                lambda role: console.print(f"[green]ready[/]  {role:16} {deployment.url(role)}")
-            )
+            deployment.start(lambda role: console.print(f"[green]ready[/]  {role:16} {deployment.url(role)}"))
         path = deployment.write_environment()
         console.print(f"\nPublish the MNIST network:   [bold]. {path} && moiety publish[/]")
         console.print(f"Private prediction:          [bold]. {path} && moiety predict mnist digit.png[/]")

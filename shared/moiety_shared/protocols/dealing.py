@@ -1,44 +1,32 @@
 """Free shares, fixed shares and masks: where both sides of a protocol's randomness come from.
 
 `Dealer` expands both parties' streams; `Holder` expands one and reads the corrections. A protocol's `deal` and
-`prepare` name the same tensors on either, so the two cannot drift apart:
+`prepare` name the same arrays on either, so the two cannot drift apart:
 
     mask(name)   a uniform r = [r]_0 + [r]_1, both halves from the streams: costs nothing to send
     fix(name)    a value the dealer decides: [v]_0 is party 0's stream, [v]_1 = v - [v]_0 travels as correction
 
-All tensors have the row first: (rows, *shape).
+All arrays have the row first: (rows, *shape).
 """
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from moiety_shared.ring import Ring
-
-_NUMPY: dict[torch.dtype, type[np.generic]] = {
-    torch.uint8: np.uint8,
-    torch.int16: np.int16,
-    torch.int32: np.int32,
-    torch.int64: np.int64,
-}
+from moiety_shared.ring import Array, Ring
 
 
 class Source(Protocol):
     """Anything that yields uniform words by name: a `prg.Stream`, or a test's enumeration."""
 
-    def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
+    def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array: ...
 
 
-def draw(source: Source, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(source.words(name, shape, _NUMPY[dtype]))
-
-
-def uniform(ring: Ring, source: Source, name: str, shape: tuple[int, ...]) -> Tensor:
+def uniform(ring: Ring, source: Source, name: str, shape: tuple[int, ...]) -> Array:
     """Uniform ring elements."""
-    return ring.wrap(draw(source, name, shape, ring.dtype))
+    return ring.wrap(source.words(name, shape, ring.dtype))
 
 
 class Dealer:
@@ -47,52 +35,49 @@ class Dealer:
     def __init__(self, ring: Ring, rows: int, alice: Source, bob: Source, own: Source) -> None:
         self.ring = ring
         self.rows = rows
-        self.corrections: dict[str, Tensor] = {}
+        self.corrections: dict[str, Array] = {}
         self._alice, self._bob, self._own = alice, bob, own
 
-    def mask(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def mask(self, name: str, shape: tuple[int, ...]) -> Array:
         """A uniform mask (rows, *shape) that the parties share freely."""
-        halves = (uniform(self.ring, party, name, (self.rows, *shape)) for party in (self._alice, self._bob))
-        return self.ring.wrap(sum(halves, torch.zeros((), dtype=self.ring.dtype)))
+        one, other = (uniform(self.ring, party, name, (self.rows, *shape)) for party in (self._alice, self._bob))
+        return self.ring.wrap(one + other)
 
-    def secret_bytes(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def secret_bytes(self, name: str, shape: tuple[int, ...]) -> Array:
         """Uniform bytes (rows, *shape) that only the dealer knows."""
-        return draw(self._own, name, (self.rows, *shape), torch.uint8)
+        return self._own.words(name, (self.rows, *shape), np.uint8)
 
-    def fix(self, name: str, value: Tensor) -> None:
+    def fix(self, name: str, value: Array) -> None:
         """Share `value` additively."""
-        share = uniform(self.ring, self._alice, name, tuple(value.shape))
-        self.corrections[name] = self.ring.wrap(value - share)
+        self.corrections[name] = self.ring.wrap(value - uniform(self.ring, self._alice, name, value.shape))
 
-    def fix_words(self, name: str, value: Tensor) -> None:
+    def fix_words(self, name: str, value: Array) -> None:
         """Share `value`, words of any integer type, by XOR."""
-        self.corrections[name] = value ^ draw(self._alice, name, tuple(value.shape), value.dtype)
+        self.corrections[name] = value ^ self._alice.words(name, value.shape, value.dtype)
 
 
 class Holder:
     """Party p's side of the same layer and bundle. Party 1 passes the corrections it was sent."""
 
-    def __init__(
-        self, ring: Ring, party: int, rows: int, stream: Source, corrections: dict[str, Tensor]
-    ) -> None:
+    def __init__(self, ring: Ring, party: int, rows: int, stream: Source, corrections: Mapping[str, Array]) -> None:
         self.ring = ring
         self.party = party
         self.rows = rows
         self._stream = stream
         self._corrections = corrections
 
-    def mask(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def mask(self, name: str, shape: tuple[int, ...]) -> Array:
         """[r]_p of a mask."""
         return uniform(self.ring, self._stream, name, (self.rows, *shape))
 
-    def fixed(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def fixed(self, name: str, shape: tuple[int, ...]) -> Array:
         """[v]_p of a value the dealer fixed."""
         if self.party == 1:
             return self._corrections[name]
         return uniform(self.ring, self._stream, name, (self.rows, *shape))
 
-    def fixed_words(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def fixed_words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """<v>_p of words the dealer fixed."""
         if self.party == 1:
             return self._corrections[name]
-        return draw(self._stream, name, (self.rows, *shape), dtype)
+        return self._stream.words(name, (self.rows, *shape), dtype)

@@ -4,11 +4,11 @@
 generator. Weights are dealt with per upload, bundles per row, runs per request.
 """
 
+import math
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from moiety_shared.plan import Correction, Linear, Plan, ReLU, Truncate
 from moiety_shared.prg import Stream
@@ -16,19 +16,17 @@ from moiety_shared.protocols import linear, relu, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.linear import Weights
 from moiety_shared.protocols.opening import Evaluation, Opening
-from moiety_shared.ring import Ring
+from moiety_shared.ring import Array, Ring
 
 Prepared = linear.Prepared | truncation.Prepared | relu.Prepared
 PreparedRows = dict[str, Prepared]
-
-WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def ring_of(plan: Plan) -> Ring:
     return Ring(plan.ring_bits)
 
 
-def weight_masks(plan: Plan, upload: Stream) -> dict[str, Tensor]:
+def weight_masks(plan: Plan, upload: Stream) -> dict[str, Array]:
     """[s]_p of every linear layer, from one party's upload stream."""
     ring = ring_of(plan)
     return {
@@ -39,8 +37,8 @@ def weight_masks(plan: Plan, upload: Stream) -> dict[str, Tensor]:
 
 
 def mask_model(
-    plan: Plan, party: int, shares: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-) -> Generator[Opening, Tensor, dict[str, Weights]]:
+    plan: Plan, party: int, shares: Mapping[str, Array], masks: Mapping[str, Array]
+) -> Generator[Opening, Array, dict[str, Weights]]:
     """Open every weight under its mask, once per upload. `shares` are [w]_p and [b]_p by "layer.weight"."""
     ring = ring_of(plan)
     weights = {}
@@ -53,11 +51,11 @@ def mask_model(
 def deal(
     plan: Plan,
     rows: int,
-    masks: Mapping[str, Tensor],
+    masks: Mapping[str, Array],
     alice: Stream,
     bob: Stream,
     own: Stream,
-) -> Iterator[tuple[Correction, Tensor]]:
+) -> Iterator[tuple[Correction, Array]]:
     """Deal one bundle of `rows` rows: every correction with its tensor (rows, *shape), in the plan's order.
 
     `masks` are the weight masks s; the streams are those of this bundle.
@@ -81,17 +79,16 @@ def bundle_bytes(plan: Plan, rows: int) -> int:
     return plan.cost(rows).offline_bytes
 
 
-def read_bundle(plan: Plan, rows: int, raw: bytearray) -> dict[str, dict[str, Tensor]]:
+def read_bundle(plan: Plan, rows: int, raw: bytearray) -> dict[str, dict[str, Array]]:
     """Views of a received bundle by layer and correction. Raises ValueError when the length is not the plan's."""
     if len(raw) != bundle_bytes(plan, rows):
         raise ValueError("a bundle has another length than its plan says")
     at = 0
-    layers: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, dict[str, Array]] = {}
     for layer in plan.layers:
         tensors = layers.setdefault(layer.name, {})
         for c in layer.corrections(plan.ring_bits):
-            count = rows * c.row_bytes // c.word_bytes
-            flat = torch.frombuffer(raw, dtype=WORD[c.word_bytes], count=count, offset=at)
+            flat = np.frombuffer(raw, dtype=c.dtype, count=rows * math.prod(c.shape), offset=at)
             tensors[c.name] = flat.reshape(rows, *c.shape)
             at += rows * c.row_bytes
     return layers
@@ -102,7 +99,7 @@ def prepare(
     party: int,
     rows: int,
     stream: Stream,
-    corrections: Mapping[str, dict[str, Tensor]],
+    corrections: Mapping[str, dict[str, Array]],
     weights: Mapping[str, Weights],
 ) -> PreparedRows:
     """All that party p can compute before the inputs exist. Party 0 passes no corrections."""
@@ -130,7 +127,7 @@ def stack(parts: list[PreparedRows]) -> PreparedRows:
     if len(parts) == 1:
         return parts[0]
     return {
-        name: type(first)(*(torch.cat(columns) for columns in zip(*(p[name] for p in parts), strict=True)))
+        name: type(first)(*(np.concatenate(columns) for columns in zip(*(p[name] for p in parts), strict=True)))
         for name, first in parts[0].items()
     }
 
@@ -139,9 +136,7 @@ def _each(value: Prepared, function: Any) -> Prepared:
     return type(value)(*map(function, value))
 
 
-def evaluate(
-    plan: Plan, party: int, x: Tensor, prepared: PreparedRows, weights: Mapping[str, Weights]
-) -> Evaluation:
+def evaluate(plan: Plan, party: int, x: Array, prepared: PreparedRows, weights: Mapping[str, Weights]) -> Evaluation:
     """[x]_p (rows, input size) to the output wire's share (rows, output size)."""
     ring = ring_of(plan)
     wires = {plan.input.name: x}

@@ -9,23 +9,21 @@ The sign that is compared is the sign of the truncated value itself, so the resu
 
 from typing import NamedTuple
 
-from torch import Tensor
-
 from moiety_shared.plan import ReLU
 from moiety_shared.protocols import select, sign, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening
-from moiety_shared.ring import Ring
+from moiety_shared.ring import Array, Ring
 
 
 class Prepared(NamedTuple):
     """[r]_p (rows, size), then what sign and select prepared."""
 
-    mask: Tensor
-    tables: Tensor
-    monomials: Tensor
-    kept: Tensor
-    change: Tensor
+    mask: Array
+    tables: Array
+    monomials: Array
+    kept: Array
+    change: Array
 
 
 def deal(dealer: Dealer, layer: ReLU) -> None:
@@ -40,15 +38,11 @@ def prepare(holder: Holder, layer: ReLU) -> Prepared:
     return Prepared(mask, *sign.prepare(holder, layer), *select.prepare(holder, layer.size, trunc))
 
 
-def evaluate(ring: Ring, party: int, layer: ReLU, y: Tensor, prepared: Prepared) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: ReLU, y: Array, prepared: Prepared) -> Evaluation:
     """[y]_p to [max(0, trunc(y))]_p, both (rows, size). Three openings."""
     opened = yield Opening(ring.wrap(y + prepared.mask), Kind.RING)
     known, carry = truncation.public_parts(ring, opened, layer.frac_bits)
-    masked_sign = yield from sign.evaluate(
-        party, layer, opened, sign.Prepared(prepared.tables, prepared.monomials)
-    )
+    masked_sign = yield from sign.evaluate(party, layer, opened, sign.Prepared(prepared.tables, prepared.monomials))
     return (
-        yield from select.evaluate(
-            ring, masked_sign, known, carry, select.Prepared(prepared.kept, prepared.change)
-        )
+        yield from select.evaluate(ring, masked_sign, known, carry, select.Prepared(prepared.kept, prepared.change))
     )

@@ -28,21 +28,19 @@ from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from moiety_shared.plan import ReLU
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Kind, Opening
-
-_WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+from moiety_shared.ring import Array
 
 
 class Prepared(NamedTuple):
     """<tables>_p (rows, 2D-1, size), LT tables first; <monomials>_p (rows, size)."""
 
-    tables: Tensor
-    monomials: Tensor
+    tables: Array
+    monomials: Array
 
 
 @cache
@@ -65,7 +63,7 @@ def _split(bits: int, digits: int) -> tuple[list[int], list[int]]:
 
 
 @cache
-def monomial_words(digits: int, word_bytes: int) -> Tensor:
+def monomial_words(digits: int, dtype: str) -> Array:
     """(2^(2D-1),): the monomials' values, for every setting of the mask bits."""
     words = []
     for bits in range(2 ** (2 * digits - 1)):
@@ -74,11 +72,11 @@ def monomial_words(digits: int, word_bytes: int) -> Tensor:
         for place, (i, s) in enumerate(monomials(digits), start=1):
             word |= ((i is None or a[i]) and all(e[j] for j in s)) << place
         words.append(word)
-    return torch.tensor(words, dtype=torch.int64).to(_WORD[word_bytes])
+    return np.array(words, dtype=dtype)
 
 
 @cache
-def coefficients(digits: int, word_bytes: int) -> Tensor:
+def coefficients(digits: int, dtype: str) -> Array:
     """(2^(2D-1),): which bits of the word to add up, for every setting of the opened bits."""
     words = []
     for bits in range(2 ** (2 * digits - 1)):
@@ -89,75 +87,63 @@ def coefficients(digits: int, word_bytes: int) -> Tensor:
 
         word = 1
         for place, (i, s) in enumerate(monomials(digits), start=1):
-            if i is not None:
-                value = rest(i, s)
-            else:
-                value = sum(p[low] & rest(low, s) for low in range(min(s))) & 1
-            word |= value << place
+            below = range(min(s, default=0))
+            word |= (rest(i, s) if i is not None else sum(p[low] & rest(low, s) for low in below) & 1) << place
         public = sum(p[i] & rest(i, frozenset()) for i in range(digits)) & 1
         word |= public << (len(monomials(digits)) + 1)
         words.append(word)
-    return torch.tensor(words, dtype=torch.int64).to(_WORD[word_bytes])
+    return np.array(words, dtype=dtype)
+
+
+def _digits(layer: ReLU, values: Array) -> Array:
+    """The digits of ring elements (rows, size), lowest first: (rows, D, size), in the tables' word type."""
+    digits = np.empty((len(values), len(layer.digits), layer.size), dtype=layer.table_dtype)
+    for i, (shift, width) in enumerate(layer.digits):
+        digits[:, i] = (values >> shift) & ((1 << width) - 1)
+    return digits
 
 
 @cache
-def _lookups(digits: tuple[tuple[int, int], ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Per look-up, (2D-1, 1) each: the digit's shift, its mask, and the place of the looked-up bit in its byte.
-    Every digit has a less-than table, all but the lowest an equality table."""
-    shifts, widths = zip(*digits, *digits[1:], strict=True)
-    columns = (shifts, [(1 << width) - 1 for width in widths], range(len(shifts)))
-    first, second, third = (torch.tensor(tuple(column), dtype=dtype)[:, None] for column in columns)
-    return first, second, third
+def _places(layer: ReLU) -> Array:
+    """Which bit of the byte each look-up fills, (2D-1, 1)."""
+    return np.arange(layer.lookups, dtype=layer.table_dtype)[:, None]
 
 
-def parity(words: Tensor) -> Tensor:
-    """XOR of all bits of each word, as uint8 0 or 1."""
-    words = words.clone()
-    for shift in (16, 8, 4, 2, 1):
-        if shift < words.element_size() * 8:
-            words ^= words >> shift
-    return (words & 1).to(torch.uint8)
-
-
-def deal(dealer: Dealer, layer: ReLU, r: Tensor) -> Tensor:
+def deal(dealer: Dealer, layer: ReLU, r: Array) -> Array:
     """Fix the tables and monomials for the mask r (rows, size) of y^; returns beta (rows, size) as 0 or 1."""
-    digits = len(layer.digits)
     secret = dealer.secret_bytes("masks", (layer.size,))
-    masks, beta = (secret & (2**layer.lookups - 1)).to(torch.int32), secret >> 7
-    word = _WORD[layer.table_bytes]
-    shifts, ones, _ = _lookups(layer.digits, r.dtype)
-    rho = ((r[:, None] >> shifts) & ones).to(torch.int64)
-    tables = torch.bitwise_left_shift(torch.ones((), dtype=torch.int64), rho)
-    tables[:, :digits] -= 1
-    flip = (masks[:, None] >> torch.arange(layer.lookups, dtype=torch.int32)[:, None]) & 1
-    dealer.fix_words("tables", tables.to(word) ^ -flip.to(word))
-    words = monomial_words(digits, layer.monomial_bytes)[masks]
-    constant = dealer.ring.bit(r, layer.range_bits).to(words.dtype) ^ beta.to(words.dtype)
+    masks, beta = secret & (2**layer.lookups - 1), secret >> 7
+    digits = _digits(layer, r)
+    equal = np.left_shift(1, digits, dtype=digits.dtype)
+    tables = np.concatenate((equal - 1, equal[:, 1:]), axis=1)
+    flip = (masks[:, None] >> _places(layer).astype(np.uint8)) & 1
+    tables ^= -flip.astype(tables.dtype)
+    dealer.fix_words("tables", tables)
+    words = monomial_words(len(layer.digits), layer.monomial_dtype)[masks]
+    constant = dealer.ring.bit(r, layer.range_bits).astype(np.uint8) ^ beta
     dealer.fix_words("monomials", words ^ constant)
     return beta
 
 
 def prepare(holder: Holder, layer: ReLU) -> Prepared:
-    tables = holder.fixed_words("tables", (layer.lookups, layer.size), _WORD[layer.table_bytes])
-    words = holder.fixed_words("monomials", (layer.size,), _WORD[layer.monomial_bytes])
-    one = torch.tensor(1 << (layer.monomials + 1)).to(words.dtype)
+    tables = holder.fixed_words("tables", (layer.lookups, layer.size), layer.table_dtype)
+    words = holder.fixed_words("monomials", (layer.size,), layer.monomial_dtype)
+    one = words.dtype.type(1 << (layer.monomials + 1))
     return Prepared(tables, words | one if holder.party == 1 else words & ~one)
 
 
-def evaluate(
-    party: int, layer: ReLU, opened: Tensor, prepared: Prepared
-) -> Generator[Opening, Tensor, Tensor]:
+def evaluate(party: int, layer: ReLU, opened: Array, prepared: Prepared) -> Generator[Opening, Array, Array]:
     """<sign xor beta>_p (rows, size) as uint8 0 or 1, from y^ (rows, size). One opening."""
-    shifts, ones, places = _lookups(layer.digits, opened.dtype)
-    digit = opened[:, None] >> shifts
-    digit &= ones
-    looked_up = prepared.tables >> digit.to(prepared.tables.dtype)
+    digits, count = _digits(layer, opened), len(layer.digits)
+    looked_up = np.empty_like(prepared.tables)
+    np.right_shift(prepared.tables[:, :count], digits, out=looked_up[:, :count])
+    np.right_shift(prepared.tables[:, count:], digits[:, 1:], out=looked_up[:, count:])
     looked_up &= 1
-    looked_up <<= places.to(looked_up.dtype)
-    bits = yield Opening(looked_up.sum(1, dtype=looked_up.dtype).to(torch.uint8), Kind.WORDS)
-    table = coefficients(len(layer.digits), layer.monomial_bytes)
-    chosen = torch.index_select(table, 0, bits.reshape(-1).to(torch.int32)).reshape(bits.shape)
-    sign = parity(prepared.monomials & chosen)
+    looked_up <<= _places(layer)
+    bits = yield Opening(np.bitwise_or.reduce(looked_up, axis=1).astype(np.uint8), Kind.WORDS)
+    words = coefficients(count, layer.monomial_dtype).take(bits, mode="clip")
+    words &= prepared.monomials
+    sign: Array = np.bitwise_count(words) & 1
     if party == 1:
-        sign ^= ((opened >> layer.range_bits) & 1).to(torch.uint8)
+        sign ^= ((opened >> layer.range_bits) & 1).astype(np.uint8)
     return sign

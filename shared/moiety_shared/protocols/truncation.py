@@ -14,32 +14,31 @@ so what the dealer fixes is rho = r >> f and mu = 2^(k-f) msb(r), and the rest i
 
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from moiety_shared.plan import Truncate
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening
-from moiety_shared.ring import Ring
+from moiety_shared.ring import Array, Ring
 
 
 class Prepared(NamedTuple):
     """[r]_p (rows, size) and ([rho]_p, [mu]_p) as (rows, 2, size)."""
 
-    mask: Tensor
-    trunc: Tensor
+    mask: Array
+    trunc: Array
 
 
-def deal_trunc(dealer: Dealer, r: Tensor, frac_bits: int) -> Tensor:
+def deal_trunc(dealer: Dealer, r: Array, frac_bits: int) -> Array:
     """Fix rho and mu for the mask r (rows, size); returns them, (rows, 2, size), for `select`."""
     ring = dealer.ring
-    mu = ring.wrap(ring.msb(r) << (ring.bits - frac_bits)) if frac_bits else torch.zeros_like(r)
-    trunc = torch.stack((ring.shift_right(r, frac_bits), mu), dim=1)
+    mu = ring.wrap(ring.msb(r) << (ring.bits - frac_bits)) if frac_bits else np.zeros_like(r)
+    trunc = np.stack((ring.shift_right(r, frac_bits), mu), axis=1)
     dealer.fix("trunc", trunc)
     return trunc
 
 
-def public_parts(ring: Ring, opened: Tensor, frac_bits: int) -> tuple[Tensor, Tensor]:
+def public_parts(ring: Ring, opened: Array, frac_bits: int) -> tuple[Array, Array]:
     """(known, carry) of the formula above, for y^ (rows, size)."""
     shifted = ring.wrap(opened + (1 << (ring.bits - 2)))
     known = ring.shift_right(shifted, frac_bits) - (1 << (ring.bits - 2 - frac_bits))
@@ -54,9 +53,9 @@ def prepare(holder: Holder, layer: Truncate) -> Prepared:
     return Prepared(holder.mask("value", (layer.size,)), holder.fixed("trunc", (2, layer.size)))
 
 
-def evaluate(ring: Ring, party: int, layer: Truncate, y: Tensor, prepared: Prepared) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: Truncate, y: Array, prepared: Prepared) -> Evaluation:
     """[y]_p to [trunc(y)]_p, both (rows, size). One opening."""
     opened = yield Opening(ring.wrap(y + prepared.mask), Kind.RING)
     known, carry = public_parts(ring, opened, layer.frac_bits)
-    rho, mu = prepared.trunc.unbind(1)
+    rho, mu = prepared.trunc[:, 0], prepared.trunc[:, 1]
     return ring.wrap(party * known - rho + carry * mu)

@@ -1,1 +1,1 @@
-"""The shell that every service stands in: settings, HTTP servers and clients, logs, the command. The only I/O in shared."""
+"""The shell every service stands in: settings, HTTP servers and clients, logs, the command. Shared's only I/O."""

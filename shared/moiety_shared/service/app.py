@@ -82,9 +82,7 @@ def problem_response(problem: Problem, request_id: str) -> Response:
     headers = {"retry-after": str(problem.retry_after)} if problem.retry_after is not None else {}
     if problem.kind is ProblemType.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(
-        problem.document(request_id), problem.kind.status, headers, media_type=PROBLEM_JSON
-    )
+    return JSONResponse(problem.document(request_id), problem.kind.status, headers, media_type=PROBLEM_JSON)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:

@@ -19,12 +19,8 @@ def client(base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIME
     return httpx.Client(base_url=base_url, headers=_headers(credential), timeout=timeout, trust_env=False)
 
 
-def async_client(
-    base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT
-) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=base_url, headers=_headers(credential), timeout=timeout, trust_env=False
-    )
+def async_client(base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=base_url, headers=_headers(credential), timeout=timeout, trust_env=False)
 
 
 def check(response: httpx.Response) -> httpx.Response:

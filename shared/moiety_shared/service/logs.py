@@ -9,10 +9,30 @@ from typing import Any
 import structlog
 
 ALLOWED = frozenset(
-    (
-        "event level timestamp role request_id method route status milliseconds rows bytes rounds "
-        "upload lease bundle stock problem where attempt peer url version"
-    ).split()
+    [
+        "event",
+        "level",
+        "timestamp",
+        "role",
+        "request_id",
+        "method",
+        "route",
+        "status",
+        "milliseconds",
+        "rows",
+        "bytes",
+        "rounds",
+        "upload",
+        "lease",
+        "bundle",
+        "stock",
+        "problem",
+        "where",
+        "attempt",
+        "peer",
+        "url",
+        "version",
+    ]
 )
 
 
@@ -22,9 +42,7 @@ def _allow(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> Muta
 
 def configure(role: str, log_format: str) -> None:
     """Set up logging for this process. Called once, by the process's command."""
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer() if log_format == "text" else structlog.processors.JSONRenderer()
-    )
+    renderer: Any = structlog.dev.ConsoleRenderer() if log_format == "text" else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
