@@ -55,14 +55,14 @@ class Sealer:
 
     def call(self, elements: RingArray) -> Call:
         """`elements` are encoded inputs (rows, input size), rows at most the entry's max_rows."""
-        seed = new_seed()
-        share = fixed_point.split(elements, Stream(seed, "input"))
-        result_keys = (new_seed(), new_seed())
+        seed, result_keys = new_seed(), (new_seed(), new_seed())
         request_id, rows = new_id(), len(elements)
-        packed = (
-            Secret(request_id, result_keys[0], rows, share.reshape(-1).view(np.uint8).data).pack(),
-            Secret(request_id, result_keys[1], rows, seed).pack(),
-        )
+        header = Secret(request_id, result_keys[0], rows, b"").header()
+        # alice's content is made in place: for a batch, every copy costs more than the cipher.
+        content = bytearray(len(header) + elements.nbytes)
+        content[: len(header)] = header
+        share = np.frombuffer(content, dtype=elements.dtype, offset=len(header)).reshape(elements.shape)
+        fixed_point.split(elements, Stream(seed, "input"), share)
         binding = Binding(
             self.entry.plan.digest,
             bytes.fromhex(self.entry.upload_id),
@@ -70,8 +70,8 @@ class Sealer:
             request_digest(request_id, rows, result_keys, seed),
         )
         envelopes = (
-            self._keys[0].seal(packed[0], binding.context("input", 0)),
-            self._keys[1].seal(packed[1], binding.context("input", 1)),
+            self._keys[0].seal(content, binding.context("input", 0)),
+            self._keys[1].seal(Secret(request_id, result_keys[1], rows, seed).pack(), binding.context("input", 1)),
         )
         body = Request(binding, rows, envelopes).pack()
         return Call(self.entry, binding, rows, body, share, seed, result_keys)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 from moiety_shared import fixed_point
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
@@ -108,7 +109,7 @@ class Helper:
         lane.in_run = True
         masks = graph.weight_masks(plan, Stream(seed, "upload"))
         session = graph.mask_model(plan, 1, shares, masks)
-        weights = await lane.drive(graph.ring_of(plan), session, self._party.online)
+        (weights,) = await lane.drive(graph.ring_of(plan), [session], self._party.online)
         self._party.store.put(upload_id, plan, weights)
         await lane.send(FrameKind.STORED)
         lane.in_run = False
@@ -124,10 +125,12 @@ class Helper:
             plan = model.plan
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.size), dtype)
-            session = graph.evaluate(plan, 1, share, prepared, model.weights)
-            output = await lane.drive(graph.ring_of(plan), session, self._party.online)
+            sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
+            outputs = await lane.drive(graph.ring_of(plan), sessions, self._party.online)
             context = request.binding.context("result", 1)
-            await lane.send(FrameKind.RESULT, seal_result(secret.result_key, output.tobytes(), context))
+            await lane.send(
+                FrameKind.RESULT, seal_result(secret.result_key, np.concatenate(outputs).tobytes(), context)
+            )
             lane.in_run = False
 
     async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows]:

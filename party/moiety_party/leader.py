@@ -91,7 +91,7 @@ class Leader:
             lane.in_run = True
             masks = graph.weight_masks(plan, Stream(await party.provider.upload_seed(upload_id, plan), "upload"))
             session = graph.mask_model(plan, 0, shares, masks)
-            weights = await lane.drive(graph.ring_of(plan), session, party.online)
+            (weights,) = await lane.drive(graph.ring_of(plan), [session], party.online)
             await lane.expect(FrameKind.STORED)
             party.store.put(upload_id, plan, weights)
             lane.in_run = False
@@ -131,10 +131,12 @@ class Leader:
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.size)
             rounds, sent = lane.rounds, lane.opening_bytes
-            session = graph.evaluate(plan, 0, share, prepared, model.weights)
-            output = await lane.drive(graph.ring_of(plan), session, self._party.online)
+            sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
+            outputs = await lane.drive(graph.ring_of(plan), sessions, self._party.online)
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
-            own = seal_result(secret.result_key, output.tobytes(), request.binding.context("result", 0))
+            own = seal_result(
+                secret.result_key, np.concatenate(outputs).tobytes(), request.binding.context("result", 0)
+            )
             theirs = bytes(await lane.expect(FrameKind.RESULT))
             lane.in_run = False
         return pack_result(request.binding.request_id, (own, theirs))

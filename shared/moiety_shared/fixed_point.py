@@ -46,11 +46,10 @@ def decode(elements: RingArray, *, frac_bits: int) -> npt.NDArray[np.float64]:
     return elements.astype(np.float64) * 2.0**-frac_bits
 
 
-def split(elements: RingArray, stream: Stream) -> RingArray:
-    """The share x - stream; the other share is the stream itself, so its seed stands for it."""
-    mask = stream.words("share", elements.shape, elements.dtype)
-    share: RingArray = np.subtract(elements, mask, out=mask)
-    return share
+def split(elements: RingArray, stream: Stream, out: RingArray) -> None:
+    """Write the share x - stream into `out`; the other share is the stream itself, so its seed stands for it."""
+    stream.fill("share", out)
+    np.subtract(elements, out, out=out)
 
 
 def join(one: RingArray, other: RingArray) -> RingArray:

@@ -36,21 +36,22 @@ class Stream:
         """The stream of the same seed one level further down."""
         return Stream(self._seed, *self._address, *address)
 
-    def words(
-        self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike
-    ) -> npt.NDArray[Any]:  # the dtype is the caller's
+    def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Uniform words of `dtype` (an integer type). Raises ValueError when the name was drawn before."""
+        out = np.empty(shape, dtype=dtype)
+        self.fill(name, out)
+        return out
+
+    def fill(self, name: str, out: npt.NDArray[Any]) -> None:
+        """The same into an existing contiguous array."""
         if name in self._drawn:
             raise ValueError(f"{name!r} was already drawn from this stream")
         self._drawn.add(name)
-        kind = np.dtype(dtype)
-        out = np.empty(shape, dtype=kind)
         target = out.reshape(-1).view(np.uint8).data
         encryptor = Cipher(algorithms.AES128(self._key(name)), modes.CTR(bytes(16))).encryptor()
         for start in range(0, len(target), len(_ZEROS)):
             part = target[start : start + len(_ZEROS)]
             encryptor.update_into(_ZEROS[: len(part)], part)
-        return out
 
     def _key(self, name: str) -> bytes:
         # Each part carries its type and length: no two addresses encode alike.

@@ -61,7 +61,7 @@ class PublicKey:
             raise ValueError(f"a sealing key has {_MLKEM_PUBLIC + _X25519} bytes, this one {len(raw)}")
         return cls(raw)
 
-    def seal(self, message: bytes, context: bytes) -> bytes:
+    def seal(self, message: bytes | bytearray, context: bytes) -> bytes:
         """`message` for the holder of the private key alone; opens only under the same context."""
         return _suite().encrypt(message, self._key, info=context)
 

@@ -64,7 +64,11 @@ class Secret:
     share: bytes | bytearray | memoryview
 
     def pack(self) -> bytes:
-        return b"".join((_SECRET.pack(b"MSH1", self.request_id, self.result_key, self.rows), self.share))
+        return b"".join((self.header(), self.share))
+
+    def header(self) -> bytes:
+        """What precedes the share."""
+        return _SECRET.pack(b"MSH1", self.request_id, self.result_key, self.rows)
 
     def __repr__(self) -> str:
         return f"Secret(rows={self.rows})"
@@ -107,7 +111,7 @@ def _output_size(plan: Plan) -> int:
 
 
 def request_digest(request_id: bytes, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:
-    """SHA-256 over the id and all that was drawn afresh for this content: names it, and ties its two envelopes together.
+    """SHA-256 over the id and all that was drawn afresh for this content: names it and ties its envelopes together.
 
     The share that the seed masks is left out on purpose: another content has another seed and other keys, and hashing
     400 KB would be a quarter of a batch's sealing time.
@@ -198,7 +202,7 @@ def unpack_upload(body: bytes) -> tuple[Plan, memoryview]:
 
 
 def pack_start(lease_id: str, first_row: int, request: Request) -> bytes:
-    """What the leader sends to begin a run: the first of the rows it takes, and the request without its own envelope."""
+    """What the leader sends to begin a run: its first row, and the request without its own envelope."""
     helpers = Request(request.binding, request.rows, (b"", request.envelopes[1]))
     return _START.pack(bytes.fromhex(lease_id), first_row) + helpers.pack()
 

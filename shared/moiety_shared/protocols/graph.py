@@ -21,6 +21,8 @@ from moiety_shared.ring import Array, Ring
 Prepared = linear.Prepared | truncation.Prepared | relu.Prepared
 PreparedRows = dict[str, Prepared]
 
+SLICE_ROWS = 64
+
 
 def ring_of(plan: Plan) -> Ring:
     return Ring(plan.ring_bits)
@@ -130,6 +132,21 @@ def stack(parts: list[PreparedRows]) -> PreparedRows:
         name: type(first)(*(np.concatenate(columns) for columns in zip(*(p[name] for p in parts), strict=True)))
         for name, first in parts[0].items()
     }
+
+
+def slices(rows: int) -> list[tuple[int, int]]:
+    """The batch in slices that take turns on the link: (first, end) rows. Both parties cut alike.
+
+    64 rows keep a layer's temporaries in the cache, and their packed bits fill whole bytes.
+    """
+    return [(at, min(at + SLICE_ROWS, rows)) for at in range(0, rows, SLICE_ROWS)]
+
+
+def evaluate_slices(
+    plan: Plan, party: int, x: Array, prepared: PreparedRows, weights: Mapping[str, Weights]
+) -> list[Evaluation]:
+    """`evaluate` for each slice of the rows of x."""
+    return [evaluate(plan, party, x[a:b], cut(prepared, a, b), weights) for a, b in slices(len(x))]
 
 
 def _each(value: Prepared, function: Any) -> Prepared:
