@@ -238,7 +238,8 @@ class Input(Public):
 
     @property
     def size(self) -> int:
-        return math.prod(map(int, self.shape))
+        size: int = math.prod(self.shape)
+        return size
 
 
 class Output(Public):

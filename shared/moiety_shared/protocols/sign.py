@@ -97,16 +97,18 @@ def coefficients(digits: int, dtype: str) -> Array:
 
 def _digits(layer: ReLU, values: Array) -> Array:
     """The digits of ring elements (rows, size), lowest first: (rows, D, size), in the tables' word type."""
+    word = np.uint16 if layer.range_bits - layer.frac_bits <= 16 else np.uint32
+    compared: Array = (values >> layer.frac_bits).astype(word)
     digits = np.empty((len(values), len(layer.digits), layer.size), dtype=layer.table_dtype)
-    for i, (shift, width) in enumerate(layer.digits):
-        digits[:, i] = (values >> shift) & ((1 << width) - 1)
+    for i, (start, width) in enumerate(layer.digits):
+        digits[:, i] = (compared >> (start - layer.frac_bits)) & ((1 << width) - 1)
     return digits
 
 
 @cache
-def _places(layer: ReLU) -> Array:
-    """Which bit of the byte each look-up fills, (2D-1, 1)."""
-    return np.arange(layer.lookups, dtype=layer.table_dtype)[:, None]
+def _places(lookups: int) -> Array:
+    """What each looked-up bit is worth in its byte, (2D-1, 1)."""
+    return (1 << np.arange(lookups, dtype=np.uint8))[:, None]
 
 
 def deal(dealer: Dealer, layer: ReLU, r: Array) -> Array:
@@ -116,7 +118,7 @@ def deal(dealer: Dealer, layer: ReLU, r: Array) -> Array:
     digits = _digits(layer, r)
     equal = np.left_shift(1, digits, dtype=digits.dtype)
     tables = np.concatenate((equal - 1, equal[:, 1:]), axis=1)
-    flip = (masks[:, None] >> _places(layer).astype(np.uint8)) & 1
+    flip = (masks[:, None] & _places(layer.lookups)) != 0
     tables ^= -flip.astype(tables.dtype)
     dealer.fix_words("tables", tables)
     words = monomial_words(len(layer.digits), layer.monomial_dtype)[masks]
@@ -134,13 +136,13 @@ def prepare(holder: Holder, layer: ReLU) -> Prepared:
 
 def evaluate(party: int, layer: ReLU, opened: Array, prepared: Prepared) -> Generator[Opening, Array, Array]:
     """<sign xor beta>_p (rows, size) as uint8 0 or 1, from y^ (rows, size). One opening."""
-    digits, count = _digits(layer, opened), len(layer.digits)
-    looked_up = np.empty_like(prepared.tables)
-    np.right_shift(prepared.tables[:, :count], digits, out=looked_up[:, :count])
-    np.right_shift(prepared.tables[:, count:], digits[:, 1:], out=looked_up[:, count:])
-    looked_up &= 1
-    looked_up <<= _places(layer)
-    bits = yield Opening(np.bitwise_or.reduce(looked_up, axis=1).astype(np.uint8), Kind.WORDS)
+    count = len(layer.digits)
+    place = np.left_shift(1, _digits(layer, opened), dtype=prepared.tables.dtype)
+    looked_up = np.empty(prepared.tables.shape, dtype=np.bool_)
+    np.not_equal(prepared.tables[:, :count] & place, 0, out=looked_up[:, :count])
+    np.not_equal(prepared.tables[:, count:] & place[:, 1:], 0, out=looked_up[:, count:])
+    worth = looked_up.view(np.uint8) * _places(layer.lookups)
+    bits = yield Opening(np.bitwise_or.reduce(worth, axis=1), Kind.WORDS)
     words = coefficients(count, layer.monomial_dtype).take(bits, mode="clip")
     words &= prepared.monomials
     sign: Array = np.bitwise_count(words) & 1

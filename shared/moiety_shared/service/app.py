@@ -178,6 +178,7 @@ def serve(app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20
         server_header=False,
         date_header=False,
         ws_max_size=max_message,
+        ws="websockets-sansio",  # half the round trip of the default here
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=10,
         timeout_keep_alive=75,
