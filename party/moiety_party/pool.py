@@ -44,6 +44,7 @@ class Pool:
         self._bundles: dict[int, _Bundle] = {}
         self._position = 0  # no row below it will be handed out in order again; it only rises
         self._made = 0  # bundles made or given up so far
+        self._wanted = 0  # somebody waits for the rows below this one
         self._last_use = 0.0
         self._changed = asyncio.Condition()
         self._filler = asyncio.create_task(self._fill())
@@ -56,11 +57,15 @@ class Pool:
 
     @property
     def full(self) -> bool:
-        return self._ahead + self.bundle_rows > self._target
+        return self._ahead + self.bundle_rows > self._target and not self._short
 
     @property
     def _ahead(self) -> int:
         return self._made * self.bundle_rows - self._position
+
+    @property
+    def _short(self) -> bool:
+        return self._made * self.bundle_rows < self._wanted
 
     async def close(self) -> None:
         self._filler.cancel()
@@ -76,7 +81,7 @@ class Pool:
         Raises RANDOMNESS_EXHAUSTED when they do not come.
         """
         async with self._changed:
-            await self._wait_for(lambda: self._next_run(count) is not None)
+            await self._wait_for(lambda: self._next_run(count) is not None, self._position + count)
             first = self._next_run(count)
             if first is None:
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
@@ -89,7 +94,7 @@ class Pool:
             end = first + count
             if first < 0 or count < 1 or end > self._position + 2 * self._target:
                 raise Problem(ProblemType.ROW_USED)
-            await self._wait_for(lambda: self._made * self.bundle_rows >= end)
+            await self._wait_for(lambda: self._made * self.bundle_rows >= end, end)
             if self._made * self.bundle_rows < end:
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
             if not all(self._available(*piece) for piece in self._pieces(first, count)):
@@ -101,7 +106,9 @@ class Pool:
         for number in bundles:
             self._bundles.pop(number, None)
 
-    async def _wait_for(self, condition: Callable[[], bool]) -> None:
+    async def _wait_for(self, condition: Callable[[], bool], end: int) -> None:
+        self._wanted = max(self._wanted, end)
+        self._changed.notify_all()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WAIT_SECONDS):
                 await self._changed.wait_for(lambda: condition() or self.lost)
@@ -151,7 +158,7 @@ class Pool:
 
     async def _quiet(self) -> None:
         """Return in a moment without runs, or as soon as half of the rows are gone."""
-        while self._ahead > self._target // 2:
+        while self._ahead > self._target // 2 and not self._short:
             left = self._last_use + _QUIET_SECONDS - time.monotonic()
             if left <= 0:
                 return

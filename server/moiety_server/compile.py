@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from moiety_server.ranges import Affine, chain_bounds
 
+_COMPARED_BITS = 20  # four digits of five bits
+_MOST_FRAC_BITS = 30
 _HEADROOM = 1.01  # for what rounding adds; _verify checks it exactly
 
 
@@ -58,9 +60,10 @@ def compile_model(model: nn.Module, calibration: Tensor, *, low: float, high: fl
     value = rows
     for index, ((weight, bias), bound) in enumerate(zip(affine, bounds, strict=True)):
         last = index == len(affine) - 1
-        splits.append(_split_bits(ring, index, weight, value, bound, signed_room=1 if last else 2))
+        before = bounds[index - 1] if index else 0.0
+        splits.append(_split_bits(ring, index, weight, value, bound, before, signed_room=1 if last else 2))
         value = (value @ weight.t() + bias).clamp(min=0)
-    plan = _plan(ring, linears, splits, tuple(calibration.shape[1:]), low, high)
+    plan = _plan(ring, linears, splits, bounds, tuple(calibration.shape[1:]), low, high)
     weights: dict[str, Array] = {}
     for layer, (weight, bias), (f_in, f_w) in zip(
         (x for x in plan.layers if isinstance(x, Linear)), affine, splits, strict=True
@@ -93,9 +96,10 @@ def _chain(model: nn.Module) -> list[nn.Linear]:
 
 
 def _split_bits(
-    ring: Ring, index: int, weight: Tensor, value: Tensor, bound: float, signed_room: int
+    ring: Ring, index: int, weight: Tensor, value: Tensor, bound: float, before: float, signed_room: int
 ) -> tuple[int, int]:
-    """(f_in, f_w) with bound * 2^(f_in + f_w) < 2^(k - signed_room)."""
+    """(f_in, f_w) with bound * 2^(f_in + f_w) < 2^(k - signed_room). `before` bounds what the ReLU in between reads:
+    it compares 20 bits at most, so before * 2^f_in < 2^20."""
     total = math.floor(ring.bits - signed_room - math.log2(bound * _HEADROOM))
     if total < 8:
         raise NotServable(
@@ -105,14 +109,18 @@ def _split_bits(
     row_norm = float(weight.norm(dim=1).max())
     input_norm = float(value.norm(dim=1).square().mean().sqrt())
     lean = math.log2(max(input_norm, 1e-9) / max(row_norm, 1e-9))
-    f_in = min(max(round((total - lean) / 2), 2), total - 2)
-    return f_in, total - f_in
+    most = _COMPARED_BITS - math.ceil(math.log2(before * _HEADROOM)) - 1 if before else _MOST_FRAC_BITS
+    f_in = min(max(round((total - lean) / 2), 2), total - 2, most)
+    if f_in < 1:
+        raise NotServable(f"the layer before linear layer {index} reaches {before:.3g}: scale its weights down")
+    return f_in, min(total - f_in, _MOST_FRAC_BITS)
 
 
 def _plan(
     ring: Ring,
     linears: list[nn.Linear],
     splits: list[tuple[int, int]],
+    bounds: list[float],
     shape: tuple[int, ...],
     low: float,
     high: float,
@@ -133,7 +141,8 @@ def _plan(
         )
         wire = name
         if index + 1 < len(linears):
-            truncated, top = f_in + f_w - splits[index + 1][0], ring.bits - 2
+            truncated = f_in + f_w - splits[index + 1][0]
+            top = math.ceil(math.log2(bounds[index] * _HEADROOM * 2.0 ** (f_in + f_w) + 2.0**truncated))
             wire = f"relu{index + 1}"
             layers.append(
                 ReLU(
@@ -171,7 +180,10 @@ def _verify(ring: Ring, plan: Plan, weights: Mapping[str, Array], low: float, hi
     for index, ((lower, upper), (matrix, _)) in enumerate(zip(boxes, rounded, strict=True)):
         slack = matrix.abs() @ slack  # ReLU is 1-Lipschitz: truncation errors grow by |W| at most
         largest = float((torch.maximum(-lower, upper) + slack).max()) * 2.0 ** scales[index]
-        if largest >= 2.0 ** (ring.bits - (2 if index < len(relus) else 1)):
+        limit = 2.0 ** (ring.bits - 1)
+        if index < len(relus):  # whose upper end leaves room for the dither
+            limit = 2.0 ** relus[index].range_bits - 2.0 ** relus[index].frac_bits
+        if largest >= limit:
             raise NotServable(f"layer {linears[index].name!r} could overflow; declare a smaller input range")
         if index < len(relus):
             slack = slack + 2.0 ** -(scales[index] - relus[index].frac_bits)

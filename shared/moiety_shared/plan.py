@@ -142,8 +142,8 @@ class Truncate(Public):
 class ReLU(Public):
     """max(0, floor((y + dither) / 2^frac_bits)): ReLU and truncation in one. 3 rounds.
 
-    `range_bits` is B with |y| < 2^B guaranteed (B <= k - 2): the sign is compared on bits frac_bits .. B - 1 only,
-    cut into digits of at most `digit_bits` bits.
+    `range_bits` is B with -2^B <= y <= 2^B - 2^frac_bits guaranteed (B <= k - 2; the upper end leaves room for the
+    dither): the sign is compared on bits frac_bits .. B - 1 only, cut into digits of at most `digit_bits` bits.
     """
 
     op: Literal["relu"] = "relu"

@@ -1,6 +1,6 @@
 """The sign of an opened value, by table look-up of its digits.
 
-With y^ = y + r open and |y| < 2^B, the sign of floor((y + u) / 2^f) (truncation's own result) is
+With y^ = y + r open and -2^B <= y <= 2^B - 2^f, the sign of floor((y + u) / 2^f) (truncation's own result) is
 
     sign = bit_B(y^) xor bit_B(r) xor [low(y^) < low(r)]          low = bits f .. B-1
 

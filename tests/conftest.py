@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+from moiety_server import samples
+from moiety_shared.catalogue import Entry, Party, Preprocessing
+from moiety_shared.sealing import PrivateKey
+
+
+@pytest.fixture(scope="session")
+def party_keys() -> tuple[PrivateKey, PrivateKey]:
+    return PrivateKey.generate(), PrivateKey.generate()
+
+
+@pytest.fixture(scope="session")
+def entry(party_keys: tuple[PrivateKey, PrivateKey]) -> Entry:
+    """A catalogue entry of the MNIST network, its parties at addresses where nobody listens."""
+    names = ("alice", "bob")
+    return Entry(
+        name="mnist",
+        version=1,
+        upload_id="00" * 16,
+        plan=samples.compile_mnist().plan,
+        parties=tuple(  # type: ignore[arg-type]
+            Party(name=n, url="http://127.0.0.1:9", sealing_key=k.public.text())
+            for n, k in zip(names, party_keys, strict=True)
+        ),
+        max_rows=512,
+        preprocessing=Preprocessing(channels=1, size=(28, 28), mean=(0.1307,), std=(0.3081,)),
+        classes=tuple("0123456789"),
+    )
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Real MNIST test images (512, 28, 28) and labels."""
+    images, labels = samples.images()
+    return images.numpy(), labels.numpy()

@@ -1,0 +1,263 @@
+"""Randomness happens once: the provider's ledger, its HTTP interface, and the parties' pools."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from moiety_crypto_provider.app import build
+from moiety_crypto_provider.dealer import Dealer
+from moiety_crypto_provider.ledger import Ledger
+from moiety_crypto_provider.settings import ProviderSettings
+from moiety_party.pool import Pool
+from moiety_shared.catalogue import Entry
+from moiety_shared.plan import Plan
+from moiety_shared.prg import new_seed
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols import graph, linear
+from moiety_shared.protocols.graph import PreparedRows
+from pydantic import SecretStr
+
+from tests.asgi import InProcess
+
+ALICE, BOB = {"authorization": "Bearer alice-secret"}, {"authorization": "Bearer bob-secret"}
+
+
+@pytest.fixture
+def plan(entry: Entry) -> Plan:
+    return entry.plan
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> InProcess:
+    settings = ProviderSettings(
+        data_dir=tmp_path, alice_credential=SecretStr("alice-secret"), bob_credential=SecretStr("bob-secret")
+    )
+    return InProcess(build(settings))
+
+
+def register(provider: InProcess, plan: Plan) -> str:
+    upload_id = secrets.token_hex(16)
+    body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
+    seeds = [provider.post("/v1/uploads", json=body, headers=who).json()["seed"] for who in (ALICE, BOB)]
+    assert seeds[0] != seeds[1]
+    return upload_id
+
+
+def kind(response: object) -> ProblemType:
+    return Problem.from_document(response.json()).kind  # type: ignore[attr-defined]
+
+
+def test_a_bundle_is_issued_once_and_has_the_stated_length(provider: InProcess, plan: Plan) -> None:
+    upload_id = register(provider, plan)
+    lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 8}, headers=ALICE).json()
+    joined = provider.post(f"/v1/leases/{lease['lease_id']}/join", headers=BOB).json()
+    assert joined["seed"] != lease["seed"]
+    url = f"/v1/leases/{lease['lease_id']}/bundles"
+    bundle = provider.post(f"{url}/0", headers=BOB)
+    assert len(bundle.content) == graph.bundle_bytes(plan, 8) == int(bundle.headers["content-length"])
+    assert kind(provider.post(f"{url}/0", headers=BOB)) is ProblemType.ALREADY_ISSUED
+    assert provider.post(f"{url}/4", headers=BOB).is_success
+    assert kind(provider.post(f"{url}/3", headers=BOB)) is ProblemType.ALREADY_ISSUED
+    assert provider.post(f"{url}/5", headers=BOB).content != bundle.content
+
+
+def test_each_seed_goes_to_its_party_once(provider: InProcess, plan: Plan) -> None:
+    upload_id = register(provider, plan)
+    body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
+    assert kind(provider.post("/v1/uploads", json=body, headers=ALICE)) is ProblemType.ALREADY_ISSUED
+    lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=ALICE).json()
+    url = f"/v1/leases/{lease['lease_id']}"
+    assert kind(provider.post(f"{url}/join", headers=ALICE)) is ProblemType.FORBIDDEN
+    assert kind(provider.post(f"{url}/bundles/0", headers=ALICE)) is ProblemType.FORBIDDEN
+    assert (
+        kind(provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=BOB))
+        is ProblemType.FORBIDDEN
+    )
+    assert provider.post(f"{url}/join", headers=BOB).is_success
+    assert kind(provider.post(f"{url}/join", headers=BOB)) is ProblemType.ALREADY_ISSUED
+
+
+def test_both_parties_must_register_the_same_plan(provider: InProcess, plan: Plan) -> None:
+    upload_id = secrets.token_hex(16)
+    provider.post("/v1/uploads", json={"upload_id": upload_id, "plan": plan.model_dump(mode="json")}, headers=ALICE)
+    other = plan.model_copy(update={"output": plan.output.model_copy(update={"frac_bits": 3})})
+    answer = provider.post(
+        "/v1/uploads", json={"upload_id": upload_id, "plan": other.model_dump(mode="json")}, headers=BOB
+    )
+    assert kind(answer) is ProblemType.UPLOAD_CONFLICT
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic alice-secret"}])
+def test_strangers_get_nothing(provider: InProcess, plan: Plan, headers: dict[str, str]) -> None:
+    for path in ("/v1/uploads", "/v1/leases", "/v1/leases/x/join", "/v1/leases/x/bundles/0"):
+        answer = provider.post(path, json={"upload_id": "0" * 32, "rows": 1, "plan": {}}, headers=headers)
+        assert answer.status_code == 401 and kind(answer) is ProblemType.UNAUTHORIZED
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    yield b"x"
+
+
+def test_bad_requests_are_problem_documents_without_the_input(provider: InProcess) -> None:
+    for body in ({"upload_id": "marker-4711", "rows": 1}, {"rows": "marker-4711"}, ["marker-4711"]):
+        answer = provider.post("/v1/leases", json=body, headers=ALICE)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert kind(answer) is ProblemType.INVALID_INPUT and "marker-4711" not in answer.text
+    assert kind(provider.post("/v1/leases/unknown/bundles/0", headers=BOB)) is ProblemType.UNKNOWN_LEASE
+    assert kind(provider.get("/nowhere")) is ProblemType.NOT_FOUND
+    assert kind(provider.get("/v1/leases")) is ProblemType.METHOD_NOT_ALLOWED
+    large = provider.post("/v1/leases", content=b"x" * (1 << 21), headers=ALICE)
+    assert large.status_code == 413
+    packed = provider.post("/v1/leases", content=b"x", headers=ALICE | {"content-encoding": "gzip"})
+    assert kind(packed) is ProblemType.ENCODING_REFUSED
+    chunked = provider.post("/v1/leases", content=chunks(), headers=ALICE)
+    assert kind(chunked) is ProblemType.LENGTH_REQUIRED
+
+
+def test_what_was_issued_is_remembered_across_a_restart(tmp_path: Path, plan: Plan) -> None:
+    path, upload_id = tmp_path / "ledger.sqlite", secrets.token_hex(16)
+    first = Dealer(Ledger(path), 1 << 26)
+    seeds = [first.register_upload(upload_id, plan, party) for party in (0, 1)]
+    lease = first.open_lease(upload_id, 4)
+    first.bundle(lease.lease_id, 0)
+    again = Ledger(path)
+    assert again.upload(upload_id)[1:] == tuple(seeds), "the weights' masks stay what they were"
+    with pytest.raises(Problem, match="issued before"):
+        again.issue_bundle(lease.lease_id, 0)
+    with pytest.raises(Problem) as caught:
+        Dealer(again, 1 << 26).bundle(lease.lease_id, 1)
+    assert caught.value.kind is ProblemType.UNKNOWN_LEASE, "a lease ends with the process that opened it"
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_too_large_a_bundle_is_refused(tmp_path: Path, plan: Plan) -> None:
+    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite"), 1 << 16)
+    upload_id = secrets.token_hex(16)
+    dealer.register_upload(upload_id, plan, 0)
+    with pytest.raises(Problem) as caught:
+        dealer.open_lease(upload_id, 64)
+    assert caught.value.kind is ProblemType.TOO_LARGE
+
+
+# Pools
+
+ROWS = 8
+
+
+def rows_of(number: int) -> PreparedRows:
+    """Rows that say who they are: bundle * ROWS + index."""
+    values = np.arange(number * ROWS, (number + 1) * ROWS)[:, None]
+    return {"layer": linear.Prepared(values, values)}
+
+
+def numbers(prepared: PreparedRows) -> list[int]:
+    return [int(n) for n in prepared["layer"].mask[:, 0]]
+
+
+@asynccontextmanager
+async def pool(target: int = 32, fail: dict[int, ProblemType] | None = None) -> AsyncIterator[Pool]:
+    failures = fail if fail is not None else {}
+
+    async def make(number: int) -> PreparedRows:
+        if number in failures:
+            raise Problem(
+                failures.pop(number) if failures[number] is ProblemType.PROVIDER_UNAVAILABLE else failures[number]
+            )
+        return rows_of(number)
+
+    made = Pool("lease", ROWS, target, make)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def test_rows_leave_the_pool_in_order_and_once() -> None:
+    async def run() -> None:
+        async with pool() as alice, pool() as bob:
+            seen: list[int] = []
+            for count in (1, 3, 8, 5, 20, 1, 16, 7):
+                first, mine = await alice.take(count)
+                theirs = await bob.claim(first, count)
+                assert numbers(mine) == numbers(theirs) == list(range(first, first + count))
+                seen += numbers(mine)
+            assert seen == list(range(len(seen)))
+            for first in (0, 5, len(seen) - 1):
+                with pytest.raises(Problem) as caught:
+                    await bob.claim(first, 1)
+                assert caught.value.kind is ProblemType.ROW_USED
+
+    asyncio.run(run())
+
+
+def test_claims_may_arrive_out_of_order_but_never_twice() -> None:
+    async def run() -> None:
+        async with pool() as bob:
+            assert numbers(await bob.claim(10, 4)) == [10, 11, 12, 13]
+            assert numbers(await bob.claim(2, 8)) == list(range(2, 10))
+            for first, count in ((9, 2), (13, 1), (0, 3), (-1, 1), (0, 0), (10**9, 1)):
+                with pytest.raises(Problem) as caught:
+                    await bob.claim(first, count)
+                assert caught.value.kind is ProblemType.ROW_USED
+            assert numbers(await bob.claim(0, 2)) == [0, 1], "a refused claim takes nothing"
+
+    asyncio.run(run())
+
+
+def test_a_bundle_that_never_arrives_is_skipped_by_both() -> None:
+    async def run() -> None:
+        async with pool() as alice, pool(fail={1: ProblemType.ALREADY_ISSUED}) as bob:
+            first, _ = await alice.take(6)
+            await bob.claim(first, 6)
+            first, _ = await alice.take(6)
+            with pytest.raises(Problem):
+                await bob.claim(first, 6)
+            alice.skip(bob.gaps)
+            first, mine = await alice.take(6)
+            assert first == 16 and numbers(mine) == numbers(await bob.claim(first, 6))
+
+    asyncio.run(run())
+
+
+def test_the_same_bundle_is_asked_for_again_while_the_provider_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moiety_party.pool._RETRY_SECONDS", 0.01)
+
+    async def run() -> None:
+        async with pool(fail={0: ProblemType.PROVIDER_UNAVAILABLE}) as bob:
+            assert numbers(await bob.claim(0, 3)) == [0, 1, 2] and bob.gaps == []
+
+    asyncio.run(run())
+
+
+def test_a_pool_without_its_lease_gives_what_it_has_and_then_says_so() -> None:
+    async def run() -> None:
+        async with pool(fail={2: ProblemType.UNKNOWN_LEASE}) as alice:
+            assert len(numbers((await alice.take(16))[1])) == 16
+            with pytest.raises(Problem) as caught:
+                await alice.take(1)
+            assert caught.value.kind is ProblemType.RANDOMNESS_EXHAUSTED and alice.lost
+
+    asyncio.run(run())
+
+
+def test_rows_that_were_lost_on_the_way_do_not_pile_up() -> None:
+    async def run() -> None:
+        async with pool(target=16) as bob:
+            for first in range(0, 400, 20):  # the leader took more than it named
+                await bob.claim(first, 4)
+                await asyncio.sleep(0.001)
+            assert bob.stock <= 24 and len(bob._bundles) <= 6
+
+    asyncio.run(run())
+
+
+def test_seeds_are_not_shown(plan: Plan, tmp_path: Path) -> None:
+    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite"), 1 << 26)
+    upload_id = secrets.token_hex(16)
+    dealer.register_upload(upload_id, plan, 0)
+    lease = dealer.open_lease(upload_id, 1)
+    assert repr(lease.alice) not in repr(lease) and len(new_seed()) == 32
