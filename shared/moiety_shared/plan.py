@@ -189,8 +189,8 @@ class ReLU(Public):
     @property
     def monomials(self) -> int:
         """Products of the dealer's mask bits that the sign polynomial needs; see protocols.sign."""
-        digits = len(self.digits)
-        return (2**digits - 1) + (2 ** (digits - 1) - 1)
+        whole, upper = 1 << len(self.digits), 1 << (len(self.digits) - 1)
+        return (whole - 1) + (upper - 1)
 
     @property
     def monomial_dtype(self) -> str:
