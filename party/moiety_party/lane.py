@@ -20,7 +20,7 @@ Outcome = TypeVar("Outcome")
 
 _POLLS = 40  # turns of the event loop, about half a millisecond
 
-INLINE_WORK = 4_000_000  # multiply-adds that may hold up the event loop: a fraction of a millisecond
+INLINE_WORK = 32_000_000  # multiply-adds that may hold up the event loop: one or two milliseconds
 
 
 class Link(Protocol):
@@ -165,6 +165,7 @@ class Lane:
                     outcomes.append(step.outcome)
                     continue
                 await self._open(step, sent)
+                await asyncio.sleep(0)  # lets it out before the next slice computes
                 sent += 1
                 steps.append(step)
             openings = steps
