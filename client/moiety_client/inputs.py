@@ -9,6 +9,8 @@ from moiety_shared.plan import Plan
 
 from moiety_client.errors import InvalidInput
 
+_STEP = 16
+
 
 def encode(entry: Entry, images: npt.ArrayLike) -> RingArray:
     """uint8 arrays are pictures and get the model's own preprocessing; float arrays are the model's input as it is.
@@ -48,10 +50,13 @@ def _encode_pictures(plan: Plan, how: Preprocessing, pictures: npt.NDArray[np.ui
     levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
     mean, std = (np.array(values, dtype=np.float32) for values in (how.mean, how.std))
     table = _encode(plan, (levels - mean) / std)
-    if how.channels == 1:
-        return np.take(table[:, 0], stack.reshape(len(stack), -1))
-    channels = [np.take(table[:, c], stack[:, c].reshape(len(stack), -1)) for c in range(how.channels)]
-    return np.concatenate(channels, axis=1)
+    flat = stack.reshape(len(stack), how.channels, -1)
+    encoded = np.empty(flat.shape, dtype=table.dtype)
+    for channel in range(how.channels):
+        column = np.ascontiguousarray(table[:, channel])
+        for at in range(0, len(flat), _STEP):  # a few at a time: take's own copies of the indices stay small
+            encoded[at : at + _STEP, channel] = column.take(flat[at : at + _STEP, channel], mode="clip")
+    return encoded.reshape(len(stack), -1)
 
 
 def _pictures(pictures: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

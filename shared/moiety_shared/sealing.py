@@ -95,7 +95,7 @@ class PrivateKey:
     def open(self, envelope: bytes | memoryview, context: bytes) -> bytes:
         """The message. Raises Problem SEALED_FOR_ANOTHER when key, context or any bit differs."""
         try:
-            return _suite().decrypt(bytes(envelope), self._key, info=context)
+            return _suite().decrypt(envelope, self._key, info=context)
         except (InvalidTag, ValueError) as error:
             raise Problem(ProblemType.SEALED_FOR_ANOTHER) from error
 
@@ -108,6 +108,6 @@ def seal_result(key: bytes, message: bytes, context: bytes) -> bytes:
 def open_result(key: bytes, sealed: bytes | memoryview, context: bytes) -> bytes:
     """Raises Problem SEALED_FOR_ANOTHER when it was not sealed with this key in this context."""
     try:
-        return AESGCM(key).decrypt(bytes(12), bytes(sealed), context)
+        return AESGCM(key).decrypt(bytes(12), sealed, context)
     except InvalidTag as error:
         raise Problem(ProblemType.SEALED_FOR_ANOTHER, "a result share") from error

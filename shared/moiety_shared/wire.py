@@ -61,7 +61,7 @@ class Secret:
     request_id: bytes
     result_key: bytes
     rows: int
-    share: bytes | bytearray | memoryview
+    share: bytes | memoryview
 
     def pack(self) -> bytes:
         return b"".join((self.header(), self.share))
@@ -80,7 +80,7 @@ class Secret:
         magic, request_id, key, own_rows = _SECRET.unpack_from(raw)
         if magic != b"MSH1" or request_id != binding.request_id or own_rows != rows:
             raise malformed("an envelope's content does not belong to this request")
-        return cls(request_id, key, own_rows, bytearray(memoryview(raw)[_SECRET.size :]))
+        return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :])
 
 
 def share_bytes(plan: Plan, party: int, rows: int) -> int:
