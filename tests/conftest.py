@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from moiety_server import samples
 from moiety_shared.catalogue import Entry, Party, Preprocessing
 from moiety_shared.sealing import PrivateKey

@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.errors import (

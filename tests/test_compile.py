@@ -4,11 +4,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
+
 from moiety_server import network, samples
 from moiety_server.compile import NotServable, compile_model
 from moiety_server.ranges import chain_bounds
 from moiety_shared.plan import Linear, ReLU
-from torch import nn
 
 
 def chain(*sizes: int, seed: int = 0) -> nn.Sequential:

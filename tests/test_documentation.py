@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from pydantic_settings import BaseSettings
+
 from moiety_client.settings import ClientSettings
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party.settings import PartySettings
 from moiety_server.settings import ServerSettings
 from moiety_shared.problems import ProblemType
-from pydantic_settings import BaseSettings
 
 DOCS = Path(__file__).parent.parent / "docs"
 

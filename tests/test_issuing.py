@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
+
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.dealer import Dealer
 from moiety_crypto_provider.ledger import Ledger
@@ -19,8 +21,6 @@ from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph, linear
 from moiety_shared.protocols.graph import PreparedRows
-from pydantic import SecretStr
-
 from tests.asgi import InProcess
 
 ALICE, BOB = {"authorization": "Bearer alice-secret"}, {"authorization": "Bearer bob-secret"}

@@ -18,10 +18,9 @@ def register(app: typer.Typer) -> None:
 
 def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
-    from moiety_shared.service import app, logs
-
     from moiety_client.settings import ClientSettings
     from moiety_client.sidecar import build
+    from moiety_shared.service import app, logs
 
     settings = ClientSettings()
     logs.configure("client", settings.log_format)

@@ -20,14 +20,14 @@ import anyio
 import httpx
 import numpy as np
 import numpy.typing as npt
-from moiety_shared.catalogue import BadSignature, Entry, SignedEntry
-from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import http
-from moiety_shared.wire import MEDIA_TYPE
 
 from moiety_client import inputs
 from moiety_client.errors import CatalogueError, UntrustedEntry, from_problem
 from moiety_client.exchange import Call, Sealer
+from moiety_shared.catalogue import BadSignature, Entry, SignedEntry
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import http
+from moiety_shared.wire import MEDIA_TYPE
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from moiety_client.errors import ResultRejected
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
@@ -11,8 +13,6 @@ from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem
 from moiety_shared.sealing import PublicKey, open_result
 from moiety_shared.wire import Binding, Request, Secret, new_id, request_digest, unpack_result
-
-from moiety_client.errors import ResultRejected
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import numpy.typing as npt
+
+from moiety_client.errors import InvalidInput
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry, Preprocessing
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.plan import Plan
-
-from moiety_client.errors import InvalidInput
 
 _STEP = 16
 

@@ -1,8 +1,9 @@
 """Settings of the client and its sidecar: `MOIETY_CLIENT_*`."""
 
-from moiety_shared.service.settings import ServiceSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+
+from moiety_shared.service.settings import ServiceSettings
 
 
 class ClientSettings(ServiceSettings):

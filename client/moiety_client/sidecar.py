@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import FastAPI
-from moiety_shared.plan import Public
-from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.app import create_app
 from pydantic import Field
 
 from moiety_client.client import AsyncClient
 from moiety_client.errors import FromProblem, InvalidInput, MoietyError, UnknownModel
 from moiety_client.settings import ClientSettings
+from moiety_shared.plan import Public
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.app import create_app
 
 _MAX_BODY = 1 << 26
 _DTYPES = {"UINT8": np.uint8, "FP32": np.float32, "FP64": np.float64}

@@ -6,17 +6,17 @@ from typing import Annotated
 import torch
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from moiety_crypto_provider.dealer import Dealer
+from moiety_crypto_provider.ledger import Ledger
+from moiety_crypto_provider.settings import ProviderSettings
 from moiety_shared.catalogue import Hex16
 from moiety_shared.plan import Plan, Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import bearer, create_app
 from moiety_shared.service.logs import log
 from moiety_shared.service.settings import matches
-from pydantic import Field
-
-from moiety_crypto_provider.dealer import Dealer
-from moiety_crypto_provider.ledger import Ledger
-from moiety_crypto_provider.settings import ProviderSettings
 
 
 class UploadRequest(Public):

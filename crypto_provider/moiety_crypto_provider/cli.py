@@ -9,10 +9,9 @@ def register(app: typer.Typer) -> None:
 
 def provider() -> None:
     """Run the crypto provider. Settings: MOIETY_PROVIDER_* (see docs/settings.md)."""
-    from moiety_shared.service import app, logs
-
     from moiety_crypto_provider.app import build
     from moiety_crypto_provider.settings import ProviderSettings
+    from moiety_shared.service import app, logs
 
     settings = ProviderSettings()
     logs.configure("crypto_provider", settings.log_format)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+from moiety_crypto_provider.ledger import Ledger
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.ring import Array
-
-from moiety_crypto_provider.ledger import Ledger
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,8 +3,6 @@
 import contextlib
 from pathlib import Path
 
-from moiety_shared.plan import Plan
-from moiety_shared.problems import Problem, ProblemType
 from sqlalchemy import (
     Column,
     Integer,
@@ -21,6 +19,9 @@ from sqlalchemy import (
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from moiety_shared.plan import Plan
+from moiety_shared.problems import Problem, ProblemType
 
 _metadata = MetaData()
 _uploads = Table(

@@ -1,8 +1,9 @@
 """Settings of the crypto provider: `MOIETY_PROVIDER_*`."""
 
-from moiety_shared.service.settings import ServiceSettings
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
+
+from moiety_shared.service.settings import ServiceSettings
 
 
 class ProviderSettings(ServiceSettings):

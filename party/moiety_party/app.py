@@ -6,18 +6,18 @@ from typing import Annotated
 
 import torch
 from fastapi import Depends, FastAPI, Path, Request, Response, WebSocket
-from moiety_shared.plan import Public
-from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.app import bearer, create_app, require
-from moiety_shared.service.logs import log
-from moiety_shared.service.settings import matches
-from moiety_shared.wire import MEDIA_TYPE, request_bytes, unpack_upload
 
 from moiety_party.helper import Helper
 from moiety_party.lane import Lane, ServerLink
 from moiety_party.leader import Leader
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
+from moiety_shared.plan import Public
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.app import bearer, create_app, require
+from moiety_shared.service.logs import log
+from moiety_shared.service.settings import matches
+from moiety_shared.wire import MEDIA_TYPE, request_bytes, unpack_upload
 
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 _SMALL = 1 << 16

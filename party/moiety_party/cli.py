@@ -13,11 +13,10 @@ def party(
     role: Literal["alice", "bob"] = typer.Argument(..., help="alice leads and faces the clients; bob helps."),
 ) -> None:
     """Run a computing party. Settings: MOIETY_PARTY_* (see docs/settings.md)."""
-    from moiety_shared.service import app, logs, memory
-
     from moiety_party.app import build
     from moiety_party.lane import MAX_FRAME
     from moiety_party.settings import PartySettings
+    from moiety_shared.service import app, logs, memory
 
     settings = PartySettings(role=role)
     logs.configure(role, settings.log_format)

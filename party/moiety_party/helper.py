@@ -3,6 +3,10 @@
 import asyncio
 
 import numpy as np
+
+from moiety_party.lane import Lane, read_json
+from moiety_party.party import Party
+from moiety_party.store import Model, read_shares
 from moiety_shared import fixed_point
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
@@ -13,10 +17,6 @@ from moiety_shared.ring import Array
 from moiety_shared.sealing import seal_result
 from moiety_shared.service.logs import log, where
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start, upload_context
-
-from moiety_party.lane import Lane, read_json
-from moiety_party.party import Party
-from moiety_party.store import Model, read_shares
 
 VERSION = 1
 _MAX_PENDING = 4

@@ -2,23 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import WebSocketException
+
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Opening, combine, to_wire
 from moiety_shared.ring import Array, Ring
 from moiety_shared.wire import Frame, FrameKind, malformed
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import WebSocketException
 
 MAX_FRAME = 1 << 28  # bytes; an opening of the largest layer must fit
 Outcome = TypeVar("Outcome")
-
-_POLLS = 40  # turns of the event loop, about half a millisecond
 
 INLINE_WORK = 32_000_000  # multiply-adds that may hold up the event loop: one or two milliseconds
 
@@ -105,25 +104,11 @@ class Lane:
 
     async def recv(self) -> Frame:
         """The next frame. Raises Refused, with the peer's problem, when it is FAILED."""
-        frame = Frame.unpack(await self._soon(self._link.recv()))
+        frame = Frame.unpack(await self._link.recv())
         if frame.kind is FrameKind.FAILED:
             problem = Problem.from_document(read_json(frame))
             raise Refused(problem.kind, problem.detail)
         return frame
-
-    async def _soon(self, message: Coroutine[Any, Any, bytes]) -> bytes:
-        """The peer's message, looked for again and again for a moment before this process goes to sleep.
-
-        Being woken costs 0.1 to 0.4 ms on a virtual machine, more than a step of the protocol; a run waits five times.
-        """
-        if not self.in_run:
-            return await message
-        task = asyncio.ensure_future(message)
-        for _ in range(_POLLS):
-            if task.done():
-                break
-            await asyncio.sleep(0)
-        return await task
 
     async def expect(self, kind: FrameKind, number: int = 0) -> memoryview | bytes:
         """The payload of the next frame, which must be of that kind and number."""

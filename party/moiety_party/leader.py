@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import websockets
+
+from moiety_party.helper import VERSION
+from moiety_party.lane import MAX_FRAME, ClientLink, Lane, Refused
+from moiety_party.party import Party
+from moiety_party.pool import Pool
+from moiety_party.requests import Requests
+from moiety_party.store import Model, read_shares
 from moiety_shared import fixed_point
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
@@ -24,13 +31,6 @@ from moiety_shared.wire import (
     share_bytes,
     upload_context,
 )
-
-from moiety_party.helper import VERSION
-from moiety_party.lane import MAX_FRAME, ClientLink, Lane, Refused
-from moiety_party.party import Party
-from moiety_party.pool import Pool
-from moiety_party.requests import Requests
-from moiety_party.store import Model, read_shares
 
 _PING_SECONDS = 1.0
 _CONNECT_SECONDS = 3.0

@@ -9,17 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from moiety_party.pool import Pool
+from moiety_party.provider import LeaseGrant, Provider
+from moiety_party.settings import PartySettings
+from moiety_party.store import Model, ModelStore
 from moiety_shared.prg import Stream
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import http
-
-from moiety_party.pool import Pool
-from moiety_party.provider import LeaseGrant, Provider
-from moiety_party.settings import PartySettings
-from moiety_party.store import Model, ModelStore
 
 P = ParamSpec("P")
 T = TypeVar("T")

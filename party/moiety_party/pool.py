@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows, cut, stack
 from moiety_shared.service.logs import log, where

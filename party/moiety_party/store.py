@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
 from moiety_shared.plan import Plan, ring_dtype
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.linear import Weights
 from moiety_shared.ring import Array
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 from fastapi import FastAPI
+
+from moiety_server.settings import ServerSettings
 from moiety_shared.catalogue import SignedEntry
 from moiety_shared.plan import Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import create_app
-
-from moiety_server.settings import ServerSettings
 
 
 class Summary(Public):

@@ -15,10 +15,9 @@ def register(app: typer.Typer) -> None:
 
 def server() -> None:
     """Run the model owner's catalogue. Settings: MOIETY_SERVER_* (see docs/settings.md)."""
-    from moiety_shared.service import app, logs
-
     from moiety_server.catalogue import build
     from moiety_server.settings import ServerSettings
+    from moiety_shared.service import app, logs
 
     settings = ServerSettings()
     logs.configure("server", settings.log_format)
@@ -53,11 +52,10 @@ def publish(
 
     Prints the entry's name, version and the owner's public key, which clients pin.
     """
-    from moiety_shared.problems import Problem
-
     from moiety_server import samples
     from moiety_server.publish import Publisher
     from moiety_server.settings import ServerSettings
+    from moiety_shared.problems import Problem
 
     try:
         signed = samples.publish_mnist(

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from moiety_shared import reference
-from moiety_shared.plan import Input, Linear, Output, Plan, ReLU
-from moiety_shared.ring import Array, Ring
 from torch import Tensor, nn
 
 from moiety_server.ranges import Affine, chain_bounds
+from moiety_shared import reference
+from moiety_shared.plan import Input, Linear, Output, Plan, ReLU
+from moiety_shared.ring import Array, Ring
 
 _COMPARED_BITS = 20  # four digits of five bits
 _MOST_FRAC_BITS = 30

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors.numpy import save
+
+from moiety_server.catalogue import Catalogue
+from moiety_server.compile import Compiled
+from moiety_server.settings import ServerSettings
 from moiety_shared.catalogue import Entry, Party, Preprocessing, SignedEntry, sign
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
@@ -16,11 +21,6 @@ from moiety_shared.ring import Array
 from moiety_shared.sealing import PublicKey
 from moiety_shared.service import http
 from moiety_shared.wire import pack_upload, upload_context
-from safetensors.numpy import save
-
-from moiety_server.catalogue import Catalogue
-from moiety_server.compile import Compiled
-from moiety_server.settings import ServerSettings
 
 _POLL_SECONDS = 0.1
 

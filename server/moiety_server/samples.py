@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from moiety_shared.catalogue import Preprocessing, SignedEntry
 from safetensors.torch import load_file
 from torch import Tensor
 
 from moiety_server import network
 from moiety_server.compile import Compiled, compile_model
 from moiety_server.publish import Publisher
+from moiety_shared.catalogue import Preprocessing, SignedEntry
 
 FOLDER = Path(__file__).parent / "models"
 LOW, HIGH = (0 - network.MEAN) / network.STD, (1 - network.MEAN) / network.STD

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from moiety_shared.service.settings import ServiceSettings
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
+
+from moiety_shared.service.settings import ServiceSettings
 
 
 class ServerSettings(ServiceSettings):

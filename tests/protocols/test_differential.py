@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moiety_server import network, samples
 from moiety_server.compile import encode_rows
 from moiety_shared import reference

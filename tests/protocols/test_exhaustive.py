@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from moiety_shared import reference
 from moiety_shared.plan import Linear, ReLU, Truncate
 from moiety_shared.protocols import linear, relu, sign, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import lockstep
 from moiety_shared.ring import Array, Ring
-
 from tests.protocols.enumeration import Leak, Tape, assert_same_views, grid, histogram
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from moiety_client.client import Client
 from moiety_client.local.deployment import Deployment
 

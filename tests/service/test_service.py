@@ -10,6 +10,7 @@ from dataclasses import replace
 import httpx
 import numpy as np
 import pytest
+
 from moiety_client import inputs
 from moiety_client.client import AsyncClient, Client
 from moiety_client.errors import UnknownModel

@@ -19,7 +19,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
-from moiety_shared.service import http
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -29,6 +28,7 @@ from moiety_client.client import Client
 from moiety_client.exchange import Sealer
 from moiety_client.local import mnist
 from moiety_client.local.deployment import Deployment, DeploymentError, free_port, fresh
+from moiety_shared.service import http
 
 _ADDED_MS = 10.0
 

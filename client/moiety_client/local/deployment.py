@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+
 from moiety_shared.service import http
 
 ROLES = ("crypto_provider", "bob", "alice", "server", "client")

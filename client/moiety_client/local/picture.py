@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from moiety_shared.fixed_point import RingArray
 from PIL import Image, ImageDraw, ImageFont
 
 from moiety_client.local.mnist import Pixels
+from moiety_shared.fixed_point import RingArray
 
 _SCALE, _MARGIN, _TITLE = 10, 24, 64
 
