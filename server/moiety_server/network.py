@@ -7,7 +7,6 @@ import torch
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision import datasets
 
 MEAN, STD = 0.1307, 0.3081
 
@@ -23,6 +22,8 @@ def normalise(pixels: Tensor) -> Tensor:
 
 def read_mnist(data_dir: Path, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
     """Pixels uint8 (n, 28, 28) and labels int64 (n,). Raises FileNotFoundError with a hint when they are not there."""
+    from torchvision import datasets  # the extra `train`; publishing does without
+
     try:
         data = datasets.MNIST(str(data_dir), train=train, download=download)
     except RuntimeError as error:
