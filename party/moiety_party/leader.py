@@ -20,6 +20,7 @@ from moiety_shared.prg import Stream
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.sealing import seal_result
+from moiety_shared.service import http
 from moiety_shared.service.logs import log, where
 from moiety_shared.wire import (
     FrameKind,
@@ -190,6 +191,7 @@ class Leader:
             )
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             raise Problem(ProblemType.PEER_UNAVAILABLE) from error
+        socket.transport.get_extra_info("socket").setsockopt(*http.SOCKET_BUFFER)
         lane = Lane(ClientLink(socket))
         await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
         hello = await lane.expect_json(FrameKind.HELLO)

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
+from moiety_shared.service.http import SOCKET_BUFFER
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.settings import ServiceSettings, matches
 
@@ -172,7 +173,7 @@ def serve(app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20
     """
     gc.collect()
     gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -186,3 +187,6 @@ def serve(app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20
         timeout_graceful_shutdown=10,
         timeout_keep_alive=75,
     )
+    listener = config.bind_socket()
+    listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
+    uvicorn.Server(config).run(sockets=[listener])
