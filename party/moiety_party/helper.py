@@ -116,15 +116,8 @@ class Helper:
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
         async with asyncio.timeout(self._party.settings.run_seconds):
-            lane.in_run = True
-            lease_id, first, request = unpack_start(payload)
-            try:
-                model, secret, prepared = await self._accept(lease_id, first, request)
-            except Problem:
-                for number in range(len(graph.slices(request.rows))):  # already on their way
-                    await lane.expect(FrameKind.OPENING, number)
-                lane.in_run = False
-                raise
+            lane.in_run = True  # the leader's first openings are on their way already
+            model, request, secret, prepared = await self._accept(payload)
             plan = model.plan
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.size), dtype)
@@ -136,9 +129,10 @@ class Helper:
             )
             lane.in_run = False
 
-    async def _accept(self, lease_id: str, first: int, request: Request) -> tuple[Model, Secret, PreparedRows]:
+    async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows]:
         """Everything is checked before a row is claimed."""
         party = self._party
+        lease_id, first, request = unpack_start(payload)
         model = party.store.get(request.binding.upload_id.hex())
         plan, rows = model.plan, request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.settings.max_rows:
@@ -148,4 +142,4 @@ class Helper:
         pool = party.pool(model.upload_id)
         if pool.lease_id != lease_id:
             raise Problem(ProblemType.ROW_USED, "another lease")
-        return model, secret, await pool.claim(first, rows)
+        return model, request, secret, await pool.claim(first, rows)

@@ -1,6 +1,7 @@
 """The peer link: frames over a WebSocket, one session at a time, and the driving of a run's openings over it."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Generator, Sequence
 from concurrent.futures import Executor
@@ -12,13 +13,14 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.opening import Opening, combine, to_wire
+from moiety_shared.protocols.opening import Opening, combine, to_wire, wire_bytes
 from moiety_shared.ring import Array, Ring
 from moiety_shared.wire import Frame, FrameKind, malformed
 
 MAX_FRAME = 1 << 28  # bytes; an opening of the largest layer must fit
 Outcome = TypeVar("Outcome")
 
+_SMALL_BYTES = 48_000
 INLINE_WORK = 32_000_000  # multiply-adds that may hold up the event loop: one or two milliseconds
 
 
@@ -130,36 +132,58 @@ class Lane:
 
         They take turns, so that one computes while another's opening travels; each opening is sent before the peer's
         is awaited. Steps with much work run in `executor`, so that the event loop goes on serving meanwhile.
-        Sets `in_run` once the peer takes part; the caller resets it when the session is over.
         """
         outcomes: list[Outcome] = []
         openings = [next(session) for session in sessions]
         sent = received = 0
-        for opening in openings:
-            await self._open(opening, sent)
+        for frame in _frames(openings):
+            await self._open(frame, sent)
             sent += 1
         while openings:
             self.rounds += 1
-            steps = []
-            for session, opening in zip(sessions, openings, strict=True):
-                peer = await self.expect(FrameKind.OPENING, received & 0xFFFF)
-                self.in_run = True
+            turns, steps = iter(sessions), []
+            for frame in _frames(openings):
+                peer = memoryview(await self.expect(FrameKind.OPENING, received & 0xFFFF))
                 received += 1
-                step = await _advance(ring, session, opening, peer, executor)
-                if isinstance(step, _Done):
-                    outcomes.append(step.outcome)
-                    continue
-                await self._open(step, sent)
-                await asyncio.sleep(0)  # lets it out before the next slice computes
+                for opening, part in zip(frame, _parts(frame, peer), strict=True):
+                    step = await _advance(ring, next(turns), opening, part, executor)
+                    if isinstance(step, _Done):
+                        outcomes.append(step.outcome)
+                        continue
+                    steps.append(step)
+                    if not _small(steps[0]):
+                        await self._open([step], sent)
+                        await asyncio.sleep(0)  # lets it out before the next slice computes
+                        sent += 1
+            if steps and _small(steps[0]):
+                await self._open(steps, sent)
                 sent += 1
-                steps.append(step)
             openings = steps
         return outcomes
 
-    async def _open(self, opening: Opening, number: int) -> None:
-        share = to_wire(opening).data
+    async def _open(self, openings: Sequence[Opening], number: int) -> None:
+        share = b"".join(to_wire(opening).data for opening in openings)
         await self.send(FrameKind.OPENING, share, number & 0xFFFF)
         self.opening_bytes += len(share)
+
+
+def _small(opening: Opening) -> bool:
+    """Whether the slices of this round share one frame: a frame costs more than its bytes. The first slice decides."""
+    return wire_bytes(opening) <= _SMALL_BYTES
+
+
+def _frames(openings: Sequence[Opening]) -> list[Sequence[Opening]]:
+    """A round's openings by frame."""
+    return [openings] if _small(openings[0]) else [[opening] for opening in openings]
+
+
+def _parts(openings: Sequence[Opening], payload: memoryview) -> list[memoryview]:
+    """A frame's payload by opening. Raises Problem MALFORMED when it is not exactly that long."""
+    sizes = [wire_bytes(opening) for opening in openings]
+    if len(payload) != sum(sizes):
+        raise malformed(f"openings of {sum(sizes)} bytes arrived with {len(payload)}")
+    ends = list(itertools.accumulate(sizes))
+    return [payload[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class Leader:
     # Predictions
 
     async def predict(self, body: bytes) -> tuple[bytes, RunStats]:
-        """A client's request to both sealed result shares. Nothing is opened before everything was checked."""
+        """A client's request to both sealed result shares."""
         request = Request.unpack(body)
         model = self._party.store.get(request.binding.upload_id.hex())
         request.check(model.plan, self._party.settings.max_rows)
@@ -110,37 +110,37 @@ class Leader:
         return await self._requests.once(request.binding, lambda: self._attempt(model, request, stats)), stats
 
     async def _attempt(self, model: Model, request: Request, stats: RunStats) -> bytes:
-        binding, rows, party = request.binding, request.rows, self._party
-        envelope = request.envelopes[0]
-        opened = await party.work(len(envelope), party.key.open, envelope, binding.context("input", 0))
-        secret = Secret.unpack(opened, binding, rows, share_bytes(model.plan, 0, rows))
         try:
-            return await self._run(model, request, secret, stats)
+            return await self._run(model, request, stats)
         except Problem as problem:
             if problem.kind not in _START_AGAIN:
                 raise
             log().info("run again", problem=problem.kind.name, upload=model.upload_id)
             await self._check_leases()
-            return await self._run(model, request, secret, stats)
+            return await self._run(model, request, stats)
 
-    async def _run(self, model: Model, request: Request, secret: Secret, stats: RunStats) -> bytes:
-        plan, rows = model.plan, request.rows
+    async def _run(self, model: Model, request: Request, stats: RunStats) -> bytes:
+        plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
         async with self._lane() as lane:
             pool = await self._lease(lane, model)
             first, prepared = await pool.take(rows)
+            lane.in_run = True
             await lane.send(FrameKind.START, pack_start(pool.lease_id, first, request))
+            await asyncio.sleep(0)  # lets it out
+            # Both open their envelopes at the same time. A request that cannot be opened has burnt its rows.
+            envelope, context = request.envelopes[0], binding.context("input", 0)
+            opened = await party.work(len(envelope), party.key.open, envelope, context)
+            secret = Secret.unpack(opened, binding, rows, share_bytes(plan, 0, rows))
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.size)
             rounds, sent = lane.rounds, lane.opening_bytes
             sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
-            outputs = await lane.drive(graph.ring_of(plan), sessions, self._party.online)
+            outputs = await lane.drive(graph.ring_of(plan), sessions, party.online)
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
-            own = seal_result(
-                secret.result_key, np.concatenate(outputs).tobytes(), request.binding.context("result", 0)
-            )
+            own = seal_result(secret.result_key, np.concatenate(outputs).tobytes(), binding.context("result", 0))
             theirs = bytes(await lane.expect(FrameKind.RESULT))
             lane.in_run = False
-        return pack_result(request.binding.request_id, (own, theirs))
+        return pack_result(binding.request_id, (own, theirs))
 
     # Lanes and leases
 

@@ -132,9 +132,9 @@ class _Bench:
         images = self.pixels[:128]
         calls: list[float] = []
         floats: list[float] = []
-        for _ in range(6):
+        for _ in range(8):
             self.warm()
-            for _ in range(7):  # stays above half of the pool: no refill runs beside
+            for _ in range(6):  # stays above half of the pool: no refill runs beside
                 calls.append(_timed(lambda: self.client.predict("mnist", images)))
             floats.extend(_timed(lambda: self.forward(images)) for _ in range(20))
         call, plain = statistics.median(calls), statistics.median(floats)
