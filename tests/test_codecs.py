@@ -132,9 +132,11 @@ def test_a_result_opens_with_its_key_only() -> None:
     key = new_seed()
     sealed = seal_result(key, b"result", b"context")
     assert open_result(key, sealed, b"context") == b"result"
-    for other, context in ((new_seed(), b"context"), (key, b"other")):
+    again = seal_result(key, b"result", b"context")
+    assert again[12:] != sealed[12:], "a repeated run must not repeat the key stream"
+    for other, text, context in ((new_seed(), sealed, b"context"), (key, sealed, b"other"), (key, b"", b"context")):
         with pytest.raises(Problem):
-            open_result(other, sealed, context)
+            open_result(other, text, context)
 
 
 def test_an_entry_is_trusted_by_its_signature(entry: Entry) -> None:

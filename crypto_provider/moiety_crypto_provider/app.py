@@ -4,7 +4,7 @@ import base64
 from typing import Annotated
 
 import torch
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
@@ -86,7 +86,7 @@ def build(settings: ProviderSettings) -> FastAPI:
         summary="One bundle of corrections for bob, once",
         response_class=StreamingResponse,
     )
-    def bundle(lease_id: str, number: int, who: Caller) -> StreamingResponse:
+    def bundle(lease_id: str, number: Annotated[int, Path(ge=0, le=1 << 31)], who: Caller) -> StreamingResponse:
         only(1, who)
         length, content = dealer.bundle(lease_id, number)
         return StreamingResponse(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.wire import Binding
 
-_MAX_KEPT = 4096
+_MAX_KEPT_BYTES = 1 << 25
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Requests:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._kept = 0  # bytes of finished results
 
     async def once(self, binding: Binding, run: Callable[[], Awaitable[bytes]]) -> bytes:
         """`run()`, or its result from before. A request that failed may be tried again."""
@@ -37,7 +38,9 @@ class Requests:
         result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._entries[binding.request_id] = _Entry(binding.request_digest, result, time.monotonic() + self._seconds)
         try:
-            result.set_result(await run())
+            answer = await run()
+            result.set_result(answer)
+            self._kept += len(answer)
         except BaseException as error:
             self._entries.pop(binding.request_id, None)
             failure = error if isinstance(error, Problem) else Problem(ProblemType.INTERNAL)
@@ -51,6 +54,7 @@ class Requests:
         while self._entries:
             oldest = next(iter(self._entries.values()))
             done = oldest.result.done()
-            if not (done and (oldest.expires < now or len(self._entries) > _MAX_KEPT)):
+            if not (done and (oldest.expires < now or self._kept > _MAX_KEPT_BYTES)):
                 return
             self._entries.popitem(last=False)
+            self._kept -= len(oldest.result.result())

@@ -5,11 +5,13 @@ single-shot form has no associated data, so the context goes into `info`.
 
 Back to the client: AES-256-GCM under a key that the client drew for this request alone and put into that party's
 envelope (as Oblivious HTTP, RFC 9458, does with an exported key). No public-key operation is on the way back, and the
-relaying party cannot read what the other one returns. A key seals once, so its nonce is constant.
+relaying party cannot read what the other one returns. Nonces are random: a run that broke off at its very end is run
+again, and then a party seals a second, different share under the same key.
 """
 
 import base64
 import hashlib
+import secrets
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,8 +32,9 @@ from cryptography.hazmat.primitives.hpke import (
 from moiety_shared.problems import Problem, ProblemType
 
 SEAL_OVERHEAD = 1136  # bytes: the encapsulated key (1088 + 32) and the tag (16)
-RESULT_OVERHEAD = 16  # bytes: the tag
+RESULT_OVERHEAD = 28  # bytes: the nonce (12) and the tag (16)
 RESULT_KEY_BYTES = 32
+_NONCE = 12
 _MLKEM_PUBLIC, _MLKEM_SEED, _X25519 = 1184, 64, 32
 
 
@@ -101,13 +104,14 @@ class PrivateKey:
 
 
 def seal_result(key: bytes, message: bytes, context: bytes) -> bytes:
-    """Seal to the client. `key` must never seal anything else."""
-    return AESGCM(key).encrypt(bytes(12), message, context)
+    """Seal to the client under the key that it drew for this request and party."""
+    nonce = secrets.token_bytes(_NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, message, context)
 
 
 def open_result(key: bytes, sealed: bytes | memoryview, context: bytes) -> bytes:
     """Raises Problem SEALED_FOR_ANOTHER when it was not sealed with this key in this context."""
     try:
-        return AESGCM(key).decrypt(bytes(12), sealed, context)
-    except InvalidTag as error:
+        return AESGCM(key).decrypt(bytes(sealed[:_NONCE]), sealed[_NONCE:], context)
+    except (InvalidTag, ValueError) as error:
         raise Problem(ProblemType.SEALED_FOR_ANOTHER, "a result share") from error
