@@ -132,6 +132,7 @@ class Deployment:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is ours to pass on
             )
+        _give_cores(role, self.processes[role].pid)
 
     def wait(self, role: str, path: str = "/health/live") -> None:
         """Until the role answers at `path`."""
@@ -202,6 +203,19 @@ class Deployment:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
         return path
+
+
+def _give_cores(role: str, pid: int) -> None:
+    """alice and bob compute at the same time: each gets half of the cores for itself.
+
+    Left to the scheduler they are often woken on one core; measured on two, the first batches after a pause took 23 ms
+    instead of 17.
+    """
+    parties = ("alice", "bob")
+    if role in parties and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) >= len(parties):
+            os.sched_setaffinity(pid, cores[parties.index(role) :: len(parties)])
 
 
 @contextmanager
