@@ -15,7 +15,7 @@ from websockets.exceptions import WebSocketException
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Opening, combine, to_wire, wire_bytes
 from moiety_shared.ring import Array, Ring
-from moiety_shared.wire import Frame, FrameKind, malformed
+from moiety_shared.wire import Frame, FrameKind, malformed, pack_frame
 
 MAX_FRAME = 1 << 28  # bytes; an opening of the largest layer must fit
 Outcome = TypeVar("Outcome")
@@ -96,8 +96,8 @@ class Lane:
         self.opening_bytes = 0
         self.sent_bytes = 0
 
-    async def send(self, kind: FrameKind, payload: bytes | memoryview = b"", number: int = 0) -> None:
-        message = Frame(kind, payload, number).pack()
+    async def send(self, kind: FrameKind, *payload: bytes | memoryview, number: int = 0) -> None:
+        message = pack_frame(kind, number, *payload)
         self.sent_bytes += len(message)
         await self._link.send(message)
 
@@ -162,9 +162,9 @@ class Lane:
         return outcomes
 
     async def _open(self, openings: Sequence[Opening], number: int) -> None:
-        share = b"".join(to_wire(opening).data for opening in openings)
-        await self.send(FrameKind.OPENING, share, number & 0xFFFF)
-        self.opening_bytes += len(share)
+        shares = [to_wire(opening).data for opening in openings]
+        await self.send(FrameKind.OPENING, *shares, number=number & 0xFFFF)
+        self.opening_bytes += sum(len(share) for share in shares)
 
 
 def _small(opening: Opening) -> bool:

@@ -237,7 +237,7 @@ class Frame:
     number: int = 0
 
     def pack(self) -> bytes:
-        return b"".join((_FRAME.pack(self.kind, self.number, len(self.payload)), self.payload))
+        return pack_frame(self.kind, self.number, self.payload)
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Frame":
@@ -252,4 +252,6 @@ class Frame:
             raise malformed("a frame of an unknown kind") from None
 
 
-FRAME_OVERHEAD = _FRAME.size
+def pack_frame(kind: FrameKind, number: int, *parts: bytes | memoryview) -> bytes:
+    """A frame whose payload is the parts after one another, copied once."""
+    return b"".join((_FRAME.pack(kind, number, sum(len(part) for part in parts)), *parts))
