@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from moiety_server.settings import ServerSettings
 from moiety_shared.catalogue import SignedEntry
-from moiety_shared.plan import Public
+from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import create_app
 

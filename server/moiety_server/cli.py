@@ -1,16 +1,21 @@
 """`moiety server`, `moiety train`, `moiety publish`."""
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from moiety_server.compile import Reveal as RevealKind
 
 
 def register(app: typer.Typer) -> None:
     app.command("server", rich_help_panel="Roles")(server)
     app.command("train", rich_help_panel="Model owner")(train)
     app.command("publish", rich_help_panel="Model owner")(publish)
+    app.command("inspect", rich_help_panel="Model owner")(inspect)
 
 
 def server() -> None:
@@ -25,43 +30,147 @@ def server() -> None:
 
 
 def train(
-    out: Annotated[Path, typer.Option(help="Where to write the weights (safetensors).")] = Path("mnist.safetensors"),
+    network: Annotated[str, typer.Option(help="Which: mnist, mnist-deep, lenet or mobile.")] = "mnist",
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the weights; default: the network's name with .safetensors.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, max=20, help="Passes over the 60,000 training images.")] = 10,
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw; default MOIETY_SERVER_MNIST_DIR.")] = None,
     download: Annotated[bool, typer.Option(help="Let torchvision download MNIST if it is not there.")] = True,
 ) -> None:
-    """Train the MNIST network with plain PyTorch and write its weights."""
-    from moiety_server import network
+    """Train one of the MNIST networks with plain PyTorch and write its weights."""
+    from moiety_server import network as zoo
     from moiety_server.settings import ServerSettings
 
+    if network not in zoo.NETWORKS:
+        raise typer.BadParameter(f"there are {', '.join(zoo.NETWORKS)}", param_hint="--network")
     folder = data or ServerSettings().mnist_dir
-    model = network.train(*network.read_mnist(folder, train=True, download=download), epochs=epochs)
-    accuracy = network.accuracy(model, *network.read_mnist(folder, train=False, download=download))
-    network.save(model, out)
-    print(f"{out}: {accuracy:.2%} of the 10,000 test images right")
+    model = zoo.train(network, *zoo.read_mnist(folder, train=True, download=download), epochs=epochs)
+    accuracy = zoo.accuracy(model, *zoo.read_mnist(folder, train=False, download=download), network)
+    path = out or Path(f"{network}.safetensors")
+    zoo.save(model, path)
+    print(f"{path}: {accuracy:.2%} of the 10,000 test images right")
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="mnist, mnist-deep, lenet or mobile (shipped, trained); torchvision:NAME; FILE.onnx; or module:function, "
+        "your own function that returns a torch.nn.Module."
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(help="The model's weights (safetensors).")]
+Pretrained = Annotated[bool, typer.Option(help="torchvision: download its weights.")]
+Calibration = Annotated[
+    Path | None, typer.Option(help="Real inputs (n, ...), .npy or .safetensors: scales are chosen on them.")
+]
+Low = Annotated[float | None, typer.Option(help="Least value an input may have. Default: what the data shows.")]
+High = Annotated[float | None, typer.Option(help="Largest value an input may have.")]
+Reveal = Annotated[
+    str, typer.Option(help="What the client learns: logits, labels (nothing but the --top labels), or count.")
+]
+Top = Annotated[int, typer.Option(min=1, max=255, help="With --reveal labels: how many, in order.")]
+RingBits = Annotated[int | None, typer.Option("--ring", help="32 or 64 bits. Default: 32 if that is fine enough.")]
+Headroom = Annotated[
+    float,
+    typer.Option(min=1, help="How far beyond the calibration data a wire may go where no bound can be proved."),
+]
 
 
 def publish(
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="The network's weights (safetensors); default: the trained ones we ship."),
-    ] = None,
-    name: Annotated[str, typer.Option(help="What clients call the model.")] = "mnist",
+    model: Model = "mnist",
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    calibration: Calibration = None,
+    low: Low = None,
+    high: High = None,
+    reveal: Reveal = "logits",
+    top: Top = 1,
+    ring: RingBits = None,
+    headroom: Headroom = 4.0,
+    name: Annotated[str, typer.Option(help="What clients call the model. Default: its own name.")] = "",
 ) -> None:
-    """Share the MNIST network's weights between alice and bob, and publish its signed catalogue entry.
+    """Compile a model, share its weights between alice and bob, and publish its signed catalogue entry.
 
     Prints the entry's name, version and the owner's public key, which clients pin.
     """
-    from moiety_server import samples
+    from moiety_server import sources
+    from moiety_server.ir import NotServable
     from moiety_server.publish import Publisher
     from moiety_server.settings import ServerSettings
     from moiety_shared.problems import Problem
 
+    def say(step: str) -> None:
+        print(step, file=sys.stderr)
+
     try:
-        signed = samples.publish_mnist(
-            Publisher(ServerSettings()), name, weights, lambda step: print(step, file=sys.stderr)
+        source = sources.load(
+            model, weights=weights, pretrained=pretrained, calibration=calibration, low=low, high=high
         )
+        say(f"compiling {source.name}")
+        compiled = source.compile(reveal=_reveal(reveal), top=top, ring_bits=ring, headroom=headroom)
+        say(
+            f"ring of {compiled.plan.ring_bits} bits; expected error of an output {compiled.error:.2g}, "
+            f"{compiled.error / max(compiled.spread, 1e-12):.2%} of their spread"
+        )
+        signed = Publisher(ServerSettings()).publish(
+            name or source.name,
+            compiled,
+            preprocessing=source.preprocessing,
+            classes=source.classes,
+            description=source.description,
+            progress=say,
+        )
+    except NotServable as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
     except Problem as problem:
         print(f"{problem}\n{problem.kind.hint}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{signed.entry.name} {signed.entry.version} {signed.owner_key}")
+
+
+def inspect(
+    model: Model = "mnist",
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    calibration: Calibration = None,
+    low: Low = None,
+    high: High = None,
+    reveal: Reveal = "logits",
+    top: Top = 1,
+    ring: RingBits = None,
+    headroom: Headroom = 4.0,
+    chart: Annotated[Path | None, typer.Option(help="Write a chart of the layers' costs here (PNG).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """What a model will cost: rounds, bytes and work of each layer, and how long a call takes. Nothing is shared."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from moiety_server import inspection, sources
+    from moiety_server.ir import NotServable
+
+    try:
+        source = sources.load(
+            model, weights=weights, pretrained=pretrained, calibration=calibration, low=low, high=high
+        )
+        compiled = source.compile(reveal=_reveal(reveal), top=top, ring_bits=ring, headroom=headroom)
+    except NotServable as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    found = inspection.inspect(source.name, compiled)
+    if chart is not None:
+        inspection.draw(found, chart)
+        print(f"chart: {chart}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        inspection.show(found, Console())
+
+
+def _reveal(text: str) -> "RevealKind":
+    if text not in ("logits", "labels", "count"):
+        raise typer.BadParameter("logits, labels or count", param_hint="--reveal")
+    return text  # type: ignore[return-value]

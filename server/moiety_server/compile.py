@@ -1,192 +1,120 @@
-"""From a torch model to a public plan and its encoded weights.
+"""From the float graph to a public plan and its encoded weights.
 
-Scales are chosen so that nothing inside the declared input range can overflow (ranges.py), then each linear layer's
-bits are divided between its input and its weights so that the expected rounding error is least:
-
-    input error  ~ 2^-f_in  * largest row norm of the weights
-    weight error ~ 2^-f_w   * typical norm of the input (from the calibration data)
+Ranges first (ranges.py), then scales (scales.py), then one pass that writes each node as layers of the plan (emit.py),
+and last the check: the plan is run in plain fixed point on the calibration data and compared with the model.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moiety_server.ranges import Affine, chain_bounds
+from moiety_server import ir, ranges, scales
+from moiety_server.emit import Emitter
+from moiety_server.ir import NotServable
+from moiety_server.scales import Precision
+from moiety_server.trace import trace
 from moiety_shared import reference
-from moiety_shared.plan import Input, Linear, Output, Plan, ReLU
+from moiety_shared.layers import Conv, Linear
+from moiety_shared.plan import Plan
 from moiety_shared.ring import Array, Ring
 
-_COMPARED_BITS = 20  # four digits of five bits
-_MOST_FRAC_BITS = 30
-_HEADROOM = 1.01  # for what rounding adds; _verify checks it exactly
-
-
-class NotServable(ValueError):
-    """The model cannot be served as it is; says which layer and what to do instead."""
+Reveal = Literal["logits", "labels", "count"]
+# What is tried, best first: bits of the ring, how much wider than measured a proved range may be, and the error, as a
+# part of the outputs' spread, up to which that is good enough.
+_ATTEMPTS = ((32, math.inf, 0.003), (32, 16.0, 0.01), (64, math.inf, 0.003), (64, 256.0, math.inf))
+_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A plan and the ring elements that go with it, by "layer.weight". `error` is the largest difference of an
-    output from float inference on the calibration data, in real units."""
+    """A plan and the ring elements that go with it, by "layer.weight".
+
+    `error` is the largest difference of an output from float inference on the calibration data, in real units, `spread`
+    the outputs' standard deviation there, `agreement` the share of inputs with the same largest output. `origins` names
+    the user's layer for each layer of the plan; `measured` the layers whose range rests on calibration data.
+    """
 
     plan: Plan
-    weights: Mapping[str, Array]
+    weights: Mapping[str, Array] = field(repr=False)
     error: float
+    spread: float
+    agreement: float
+    origins: Mapping[str, str]
+    measured: frozenset[str]
 
 
-def compile_model(model: nn.Module, calibration: Tensor, *, low: float, high: float, ring_bits: int = 32) -> Compiled:
-    """A chain of Linear and ReLU layers (with Flatten, Dropout, Identity anywhere) to a plan.
-
-    `calibration` is real input, float32 (n, ...); `low` and `high` are the range that inputs may have.
-    Raises NotServable for any other layer, or when the ring cannot hold the values.
-    """
-    linears = _chain(model)
-    affine: list[Affine] = [
-        (
-            m.weight.detach().double(),
-            (torch.zeros(m.out_features) if m.bias is None else m.bias.detach()).double(),
-        )
-        for m in linears
-    ]
-    bounds = [float(torch.maximum(-lo, hi).max()) for lo, hi in chain_bounds(affine, low, high)]
-    rows = calibration.flatten(1).double()
-    ring = Ring(ring_bits)
-    splits: list[tuple[int, int]] = []
-    value = rows
-    for index, ((weight, bias), bound) in enumerate(zip(affine, bounds, strict=True)):
-        last = index == len(affine) - 1
-        before = bounds[index - 1] if index else 0.0
-        splits.append(_split_bits(ring, index, weight, value, bound, before, signed_room=1 if last else 2))
-        value = (value @ weight.t() + bias).clamp(min=0)
-    plan = _plan(ring, linears, splits, bounds, tuple(calibration.shape[1:]), low, high)
-    weights: dict[str, Array] = {}
-    for layer, (weight, bias), (f_in, f_w) in zip(
-        (x for x in plan.layers if isinstance(x, Linear)), affine, splits, strict=True
-    ):
-        weights[f"{layer.name}.weight"] = np.rint(weight.numpy() * 2.0**f_w).astype(ring.dtype)
-        if layer.bias:
-            weights[f"{layer.name}.bias"] = np.rint(bias.numpy() * 2.0 ** (f_in + f_w)).astype(ring.dtype)
-    _verify(ring, plan, weights, low, high)
-    return Compiled(plan, weights, _error(plan, weights, model, calibration))
-
-
-def _chain(model: nn.Module) -> list[nn.Linear]:
-    linears: list[nn.Linear] = []
-    expects_relu = False
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and not expects_relu:
-            linears.append(module)
-            expects_relu = True
-        elif isinstance(module, nn.ReLU) and expects_relu:
-            expects_relu = False
-        elif not isinstance(module, nn.Sequential | nn.Flatten | nn.Dropout | nn.Identity):
-            kind = type(module).__name__
-            raise NotServable(
-                f"layer {name!r} ({kind}) cannot be served at this place: use a chain of Linear and ReLU layers "
-                "that begins and ends with Linear"
-            )
-    if not expects_relu:
-        raise NotServable("the model must end with a Linear layer")
-    return linears
-
-
-def _split_bits(
-    ring: Ring, index: int, weight: Tensor, value: Tensor, bound: float, before: float, signed_room: int
-) -> tuple[int, int]:
-    """(f_in, f_w) with bound * 2^(f_in + f_w) < 2^(k - signed_room). `before` bounds what the ReLU in between reads:
-    it compares 20 bits at most, so before * 2^f_in < 2^20."""
-    total = math.floor(ring.bits - signed_room - math.log2(bound * _HEADROOM))
-    if total < 8:
-        raise NotServable(
-            f"linear layer {index} can reach {bound:.3g}, too much for a {ring.bits}-bit ring with any precision: "
-            "declare a smaller input range, scale the weights down, or use a 64-bit ring"
-        )
-    row_norm = float(weight.norm(dim=1).max())
-    input_norm = float(value.norm(dim=1).square().mean().sqrt())
-    lean = math.log2(max(input_norm, 1e-9) / max(row_norm, 1e-9))
-    most = _COMPARED_BITS - math.ceil(math.log2(before * _HEADROOM)) - 1 if before else _MOST_FRAC_BITS
-    f_in = min(max(round((total - lean) / 2), 2), total - 2, most)
-    if f_in < 1:
-        raise NotServable(f"the layer before linear layer {index} reaches {before:.3g}: scale its weights down")
-    return f_in, min(total - f_in, _MOST_FRAC_BITS)
-
-
-def _plan(
-    ring: Ring,
-    linears: list[nn.Linear],
-    splits: list[tuple[int, int]],
-    bounds: list[float],
-    shape: tuple[int, ...],
+def compile_model(
+    model: nn.Module | ir.Graph,
+    calibration: Tensor,
+    *,
     low: float,
     high: float,
-) -> Plan:
-    layers: list[Linear | ReLU] = []
-    wire = "input"
-    for index, (module, (f_in, f_w)) in enumerate(zip(linears, splits, strict=True)):
-        name = f"linear{index + 1}"
-        layers.append(
-            Linear(
-                name=name,
-                input=wire,
-                in_features=module.in_features,
-                out_features=module.out_features,
-                weight_frac_bits=f_w,
-                bias=module.bias is not None,
-            )
-        )
-        wire = name
-        if index + 1 < len(linears):
-            truncated = f_in + f_w - splits[index + 1][0]
-            top = math.ceil(math.log2(bounds[index] * _HEADROOM * 2.0 ** (f_in + f_w) + 2.0**truncated))
-            wire = f"relu{index + 1}"
-            layers.append(
-                ReLU(
-                    name=wire,
-                    input=name,
-                    size=module.out_features,
-                    frac_bits=truncated,
-                    range_bits=top,
-                    digit_bits=max(1, math.ceil((top - truncated) / 4)),
-                )
-            )
-    return Plan(
-        ring_bits=32 if ring.bits == 32 else 64,
-        input=Input(shape=shape, frac_bits=splits[0][0], low=low, high=high),
-        layers=tuple(layers),
-        output=Output(wire=wire, shape=(linears[-1].out_features,), frac_bits=sum(splits[-1])),
+    reveal: Reveal = "logits",
+    top: int = 1,
+    ring_bits: int | None = None,
+    headroom: float = 4.0,
+) -> Compiled:
+    """A plan for a model as it stands, in its inference mode.
+
+    `calibration` is real input, float32 (n, ...); `low` and `high` bound the values that inputs may have; `reveal` is
+    what the client learns: all outputs, the `top` labels, or how many of its own labels are right. The ring has 32 bits
+    unless that is too coarse. `headroom` is how far beyond the calibration data a wire may go where no bound is proved.
+
+    Raises NotServable, before anything is shared, for what cannot be served exactly.
+    """
+    graph = model if isinstance(model, ir.Graph) else trace(model, calibration[:2])
+    analysis, exact = ranges.analyse(graph, calibration, low=low, high=high), _outputs(graph, calibration)
+    last: Compiled | NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")
+    for bits, affordable, tolerated in _ATTEMPTS:
+        if ring_bits not in (None, bits):
+            continue
+        known = analysis.ranges(graph, affordable=affordable, headroom=headroom)
+        try:
+            compiled = _compile(graph, known, calibration, exact, (low, high), bits, reveal, top)
+        except NotServable as error:
+            last = error if isinstance(last, NotServable) else last
+            continue
+        if compiled.error <= tolerated * compiled.spread:
+            return compiled
+        last = compiled if isinstance(last, NotServable) or compiled.error < last.error else last
+    if isinstance(last, NotServable):
+        raise last
+    return last
+
+
+def _compile(
+    graph: ir.Graph,
+    known: Mapping[str, ranges.Range],
+    calibration: Tensor,
+    exact: Array,
+    limits: tuple[float, float],
+    bits: int,
+    reveal: Reveal,
+    top: int,
+) -> Compiled:
+    precision = Precision.of(bits)
+    emitter = Emitter(graph, known, scales.choose(graph, known, precision), precision, limits)
+    logits = emitter.logits()
+    if not any(isinstance(layer, Linear | Conv) for layer in logits.layers):
+        raise NotServable("the model has no weights to hide: there is nothing to serve privately")
+    got = _run(logits, emitter.weights, encode_rows(logits, calibration))
+    plan = logits if reveal == "logits" else emitter.revealing(reveal, top)
+    flat = exact.reshape(len(exact), -1)
+    return Compiled(
+        plan,
+        dict(emitter.weights),
+        error=float(np.abs(exact - got).max()),
+        spread=float(exact.std()),
+        agreement=float((flat.argmax(axis=1) == got.reshape(flat.shape).argmax(axis=1)).mean()),
+        origins=emitter.origins,
+        measured=frozenset(emitter.measured),
     )
-
-
-def _verify(ring: Ring, plan: Plan, weights: Mapping[str, Array], low: float, high: float) -> None:
-    """Raises NotServable unless no input in the range can overflow, with every rounding taken at its worst."""
-    linears = [layer for layer in plan.layers if isinstance(layer, Linear)]
-    relus = [layer for layer in plan.layers if isinstance(layer, ReLU)]
-    f_in, scales, rounded = plan.input.frac_bits, [], []
-    for index, layer in enumerate(linears):
-        scale = f_in + layer.weight_frac_bits
-        weight = weights[f"{layer.name}.weight"] * 2.0**-layer.weight_frac_bits
-        bias = weights.get(f"{layer.name}.bias", np.zeros(layer.out_features)) * 2.0**-scale
-        rounded.append((torch.from_numpy(weight), torch.from_numpy(bias)))
-        scales.append(scale)
-        f_in = scale - relus[index].frac_bits if index < len(relus) else f_in
-    half = 2.0**-plan.input.frac_bits
-    slack = torch.zeros(linears[0].in_features, dtype=torch.float64)
-    boxes = chain_bounds(rounded, low - half, high + half)
-    for index, ((lower, upper), (matrix, _)) in enumerate(zip(boxes, rounded, strict=True)):
-        slack = matrix.abs() @ slack  # ReLU is 1-Lipschitz: truncation errors grow by |W| at most
-        largest = float((torch.maximum(-lower, upper) + slack).max()) * 2.0 ** scales[index]
-        limit = 2.0 ** (ring.bits - 1)
-        if index < len(relus):  # whose upper end leaves room for the dither
-            limit = 2.0 ** relus[index].range_bits - 2.0 ** relus[index].frac_bits
-        if largest >= limit:
-            raise NotServable(f"layer {linears[index].name!r} could overflow; declare a smaller input range")
-        if index < len(relus):
-            slack = slack + 2.0 ** -(scales[index] - relus[index].frac_bits)
 
 
 def encode_rows(plan: Plan, rows: Tensor) -> Array:
@@ -194,8 +122,20 @@ def encode_rows(plan: Plan, rows: Tensor) -> Array:
     return np.rint(rows.flatten(1).double().numpy() * 2.0**plan.input.frac_bits).astype(Ring(plan.ring_bits).dtype)
 
 
+def _run(plan: Plan, weights: Mapping[str, Array], x: Array) -> Array:
+    step = max(1, min(_ROWS_AT_ONCE, plan.slice_rows))
+    parts = [reference.run(plan, x[at : at + step], weights) for at in range(0, len(x), step)]
+    return np.concatenate(parts).astype(np.float64) * plan.output.scale
+
+
 @torch.inference_mode()
-def _error(plan: Plan, weights: Mapping[str, Array], model: nn.Module, calibration: Tensor) -> float:
-    exact = model(calibration).double().numpy()
-    got = reference.run(plan, encode_rows(plan, calibration), weights) * 2.0**-plan.output.frac_bits
-    return float(np.abs(exact - got).max())
+def _outputs(graph: ir.Graph, calibration: Tensor) -> Array:
+    parts = [graph.run(part)[graph.output] for part in torch.split(calibration, ranges.rows_at_once(graph))]
+    return torch.cat(parts).double().numpy()
+
+
+def load_onnx(path: Path) -> ir.Graph:
+    """The graph of an ONNX file. Needs the extra `onnx`."""
+    from moiety_server.onnx_import import read_onnx
+
+    return read_onnx(path)

@@ -1,45 +1,148 @@
-"""Sound bounds on every wire of a chain of linear and ReLU layers, from the declared input range alone.
+"""How large every wire can get: proved from the declared input range, measured on calibration data, or both.
 
-Backward linear relaxation (CROWN, Zhang et al. 2018): each ReLU is enclosed by two lines, and the enclosure is carried
-back to the input box. For the first layer the bound is exact; deeper it is tighter than interval arithmetic
-(1,460 instead of 2,480 on the logits of the MNIST network), which buys fractional bits. No input inside the range
-can exceed these bounds, so no ring element can overflow.
+Interval arithmetic over the graph is sound but widens with depth: a few layers in, it exceeds what really occurs by
+more bits than there are to give away. So a wire's range is the proved one where that costs little precision, and else
+the measured one with head-room; `compile` reports which. An input of the declared range that exceeds a measured range
+by more than the head-room is the one case in which an output can be wrong.
 """
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Affine = tuple[Tensor, Tensor]
-"""Weight (out, in) and bias (out,), float64."""
+from moiety_server import ir
 
 Box = tuple[Tensor, Tensor]
-"""Lower and upper bounds of each element."""
+"""Lower and upper bound of every element, float64 (1, *shape)."""
+
+_VALUES_AT_ONCE = 30_000_000
 
 
-def chain_bounds(layers: list[Affine], low: float, high: float) -> list[Box]:
-    """Bounds on the output of each linear layer; between any two of them stands a ReLU."""
-    boxes: list[Box] = []
-    for depth in range(len(layers)):
-        upper = _upper(layers[: depth + 1], boxes, low, high, sign=1.0)
-        lower = -_upper(layers[: depth + 1], boxes, low, high, sign=-1.0)
-        boxes.append((lower, upper))
-    return boxes
+@dataclass(frozen=True)
+class Range:
+    """Bounds of one wire's values in real units, and the root of their measured mean square."""
+
+    low: float
+    high: float
+    rms: float
+    proved: bool
+
+    @property
+    def reach(self) -> float:
+        """Largest magnitude; never zero."""
+        return max(abs(self.low), abs(self.high), 1e-9)
 
 
-def _upper(layers: list[Affine], boxes: list[Box], low: float, high: float, sign: float) -> Tensor:
-    """Upper bounds on sign * (output of the last layer), given bounds on the layers before it."""
-    weight, bias = layers[-1]
-    slope, offset = sign * weight, sign * bias
-    for (earlier_weight, earlier_bias), (lower, upper) in zip(reversed(layers[:-1]), reversed(boxes), strict=True):
-        # relu(z) <= chord from (lower, 0) to (upper, upper); relu(z) >= z or 0, whichever cuts off less
-        width = (upper - lower).clamp(min=1e-30)
-        chord = (upper / width).where(lower < 0, torch.ones_like(upper)).where(upper > 0, torch.zeros_like(upper))
-        lift = (-lower * chord).where((lower < 0) & (upper > 0), torch.zeros_like(upper))
-        below = (upper > -lower).to(slope.dtype)
-        rising, falling = slope.clamp(min=0), slope.clamp(max=0)
-        offset = offset + rising @ lift
-        slope = rising * chord + falling * below
-        offset = offset + slope @ earlier_bias
-        slope = slope @ earlier_weight
-    centre, radius = (high + low) / 2, (high - low) / 2
-    return offset + slope.sum(dim=1) * centre + slope.abs().sum(dim=1) * radius
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of every wire: measured (least, most, root mean square) and proved (least, most)."""
+
+    measured: Mapping[str, tuple[float, float, float]]
+    proved: Mapping[str, tuple[float, float]]
+
+    def ranges(self, graph: ir.Graph, *, affordable: float, headroom: float) -> dict[str, Range]:
+        """The proved range of each wire where it is at most `affordable` times as wide as the measured one, else the
+        measured one times `headroom`."""
+        ranges: dict[str, Range] = {}
+        for node in graph.nodes:
+            (least, most, rms), (lower, upper) = self.measured[node.name], self.proved[node.name]
+            sure = max(abs(lower), abs(upper)) <= affordable * max(abs(least), abs(most)) or not node.inputs
+            if not sure:
+                room = headroom * max(abs(least), abs(most))
+                lower, upper = max(lower, -room if least < 0 else 0.0), min(upper, room if most > 0 else 0.0)
+            ranges[node.name] = Range(lower, upper, rms, sure and all(ranges[name].proved for name in node.inputs))
+        return ranges
+
+
+def analyse(graph: ir.Graph, calibration: Tensor, *, low: float, high: float) -> Analysis:
+    """Measure and prove. `calibration` is real input (n, ...); `low` and `high` bound each of its values.
+
+    Raises NotServable when the calibration data lies outside of the declared range or yields no finite outputs.
+    """
+    grace = 1e-5 * (high - low)  # float32 pixels at the very ends
+    if not low - grace <= float(calibration.min()) <= float(calibration.max()) <= high + grace:
+        raise ir.NotServable(f"the calibration data lies outside of the declared input range {low:g} to {high:g}")
+    measured = _measure(graph, calibration)
+    for node in graph.nodes:
+        if not math.isfinite(sum(measured[node.name])):
+            raise ir.NotServable(f"{node.origin}: yields NaN or infinity on the calibration data")
+    return Analysis(measured, _prove(graph, low, high))
+
+
+def _measure(graph: ir.Graph, calibration: Tensor) -> dict[str, tuple[float, float, float]]:
+    """Least, most and root mean square of every wire on the calibration data."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for part in torch.split(calibration, rows_at_once(graph)):
+        for name, wire in graph.run(part).items():
+            square = float(wire.square().mean()) * len(wire) / len(calibration)
+            found.setdefault(name, []).append((float(wire.min()), float(wire.max()), square))
+    return {
+        name: (min(p[0] for p in parts), max(p[1] for p in parts), math.sqrt(sum(p[2] for p in parts)))
+        for name, parts in found.items()
+    }
+
+
+def rows_at_once(graph: ir.Graph) -> int:
+    """Inputs whose wires fit into memory together."""
+    return max(1, _VALUES_AT_ONCE // sum(math.prod(node.shape) for node in graph.nodes))
+
+
+@torch.inference_mode()
+def _prove(graph: ir.Graph, low: float, high: float) -> dict[str, tuple[float, float]]:
+    last = {name: node.name for node in graph.nodes for name in node.inputs}
+    boxes: dict[str, Box] = {}
+    bounds: dict[str, tuple[float, float]] = {}
+    for node in graph.nodes:
+        if not node.inputs:
+            box = (torch.full((1, *node.shape), low).double(), torch.full((1, *node.shape), high).double())
+        else:
+            box = _interval(_double(node), [boxes[name] for name in node.inputs])
+        boxes[node.name] = box
+        bounds[node.name] = float(box[0].min()), float(box[1].max())
+        for name in node.inputs:
+            if last[name] == node.name:
+                boxes.pop(name, None)
+    return bounds
+
+
+def _double(node: ir.Node) -> ir.Node:
+    tensors: dict[str, Any] = {key: value.double() for key, value in vars(node).items() if isinstance(value, Tensor)}
+    return replace(node, **tensors) if tensors else node
+
+
+def _interval(node: ir.Node, x: list[Box]) -> Box:
+    """Bounds on a node's output from those on its inputs."""
+    match node:
+        case ir.Linear() | ir.Conv():
+            middle, radius = (x[0][1] + x[0][0]) / 2, (x[0][1] - x[0][0]) / 2
+            centre = node.forward(middle)
+            spread = replace(node, weight=node.weight.abs(), bias=None).forward(radius)
+            return centre - spread, centre + spread
+        case ir.Add():
+            signed = [box if f >= 0 else box[::-1] for box, f in zip(x, node.factors, strict=True)]
+            return node.forward(*(box[0] for box in signed)), node.forward(*(box[1] for box in signed))
+        case ir.Scale() if node.factor < 0:
+            return node.forward(x[0][1]), node.forward(x[0][0])
+        case ir.Mul():
+            ends = torch.stack([a * b for a in x[0] for b in x[1]])
+            return ends.amin(dim=0), ends.amax(dim=0)
+        case ir.Smooth():
+            # All of them fall, if anywhere, only before they rise: the least value is at an end or the lowest point.
+            first, second = (node.forward(side) for side in x[0])
+            grid = torch.linspace(-8, 8, 4097, dtype=torch.float64)
+            inside = (x[0][0] < 0) & torch.tensor(node.function in ("silu", "gelu", "gelu_tanh"))
+            lowest = torch.where(inside, node.forward(grid).min(), math.inf)
+            return torch.minimum(torch.minimum(first, second), lowest), torch.maximum(first, second)
+        case _:  # the others are monotone in each input
+            return node.forward(*(box[0] for box in x)), node.forward(*(box[1] for box in x))
+
+
+def of_products(ranges: Mapping[str, Range], node: ir.Linear | ir.Conv) -> tuple[float, float]:
+    """(typical norm of what one output reads, largest norm of a row of weights)."""
+    transposed = isinstance(node, ir.Conv) and node.transposed
+    rows = (node.weight.transpose(0, 1) if transposed else node.weight).flatten(1)
+    return ranges[node.inputs[0]].rms * math.sqrt(rows.shape[1]), float(rows.norm(dim=1).max())

@@ -7,7 +7,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, field_validator
 
-from moiety_shared.plan import Name, Plan, Public, canonical_json
+from moiety_shared.layers import Name, Public
+from moiety_shared.plan import Plan, canonical_json
 from moiety_shared.sealing import PublicKey
 
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]

@@ -8,256 +8,118 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
-Size = Annotated[int, Field(gt=0, le=2**31)]
-FracBits = Annotated[int, Field(ge=0, le=60)]
+from moiety_shared.layers import (
+    MAX_ELEMENTS,
+    Bias,
+    Conv,
+    Cost,
+    Linear,
+    MaxPool,
+    Mul,
+    Name,
+    Open,
+    Public,
+    ReLU,
+    Shape,
+    Table,
+    TopK,
+    Truncate,
+    Wire,
+    ring_bytes,
+)
+from moiety_shared.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
 
+LABELS = "labels"  # the wire of the client's one-hot labels in a private evaluation
+_SLICE_VALUES = 1 << 17
+_MAX_SLICE_ROWS = 64
 
-class Public(BaseModel):
-    """Base of every public model: immutable, and unknown members are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-@dataclass(frozen=True)
-class Correction:
-    """One array that the dealer sends to party 1: `shape` words of numpy type `dtype` for each row."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a layer or plan costs for some number of rows.
-
-    `online_bytes` is what each party sends; `offline_bytes` is what the dealer sends (to party 1 only);
-    `multiply_adds` are the ring multiplications of one online matrix product.
-    """
-
-    rounds: int = 0
-    online_bytes: int = 0
-    offline_bytes: int = 0
-    multiply_adds: int = 0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.rounds + other.rounds,
-            self.online_bytes + other.online_bytes,
-            self.offline_bytes + other.offline_bytes,
-            self.multiply_adds + other.multiply_adds,
-        )
-
-
-def ring_dtype(ring_bits: int) -> str:
-    """The numpy type of a ring element, in memory and on the wire."""
-    return "<i4" if ring_bits <= 32 else "<i8"
-
-
-def ring_bytes(ring_bits: int) -> int:
-    """Bytes of one ring element."""
-    return np.dtype(ring_dtype(ring_bits)).itemsize
-
-
-def _packed(bits: int) -> int:
-    return (bits + 7) // 8
-
-
-class Linear(Public):
-    """y = x W^T + b. Opens its input (1 round); the scale of y is that of x plus `weight_frac_bits`."""
-
-    op: Literal["linear"] = "linear"
-    name: Name
-    input: Name
-    in_features: Size
-    out_features: Size
-    weight_frac_bits: FracBits
-    bias: bool = True
-
-    @property
-    def input_size(self) -> int:
-        return self.in_features
-
-    @property
-    def output_size(self) -> int:
-        return self.out_features
-
-    def weights(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the secret tensors: the weight as torch lays it out, (out, in), and the bias."""
-        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
-        return shapes | {"bias": (self.out_features,)} if self.bias else shapes
-
-    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (Correction("product", (self.out_features,), ring_dtype(ring_bits)),)
-
-    def cost(self, ring_bits: int, rows: int) -> Cost:
-        return Cost(
-            rounds=1,
-            online_bytes=rows * self.in_features * ring_bytes(ring_bits),
-            offline_bytes=rows * sum(c.row_bytes for c in self.corrections(ring_bits)),
-            multiply_adds=rows * self.in_features * self.out_features,
-        )
-
-
-class Truncate(Public):
-    """floor((y + dither) / 2^frac_bits), the dither public. Needs |y| < 2^(k-2). 1 round."""
-
-    op: Literal["truncate"] = "truncate"
-    name: Name
-    input: Name
-    size: Size
-    frac_bits: FracBits
-
-    @property
-    def input_size(self) -> int:
-        return self.size
-
-    @property
-    def output_size(self) -> int:
-        return self.size
-
-    def weights(self) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (Correction("trunc", (2, self.size), ring_dtype(ring_bits)),)
-
-    def cost(self, ring_bits: int, rows: int) -> Cost:
-        offline = rows * sum(c.row_bytes for c in self.corrections(ring_bits))
-        return Cost(rounds=1, online_bytes=rows * self.size * ring_bytes(ring_bits), offline_bytes=offline)
-
-
-class ReLU(Public):
-    """max(0, floor((y + dither) / 2^frac_bits)): ReLU and truncation in one. 3 rounds.
-
-    `range_bits` is B with -2^B <= y <= 2^B - 2^frac_bits guaranteed (B <= k - 2; the upper end leaves room for the
-    dither): the sign is compared on bits frac_bits .. B - 1 only, cut into digits of at most `digit_bits` bits.
-    """
-
-    op: Literal["relu"] = "relu"
-    name: Name
-    input: Name
-    size: Size
-    frac_bits: FracBits
-    range_bits: Annotated[int, Field(ge=1, le=62)]
-    digit_bits: Annotated[int, Field(ge=1, le=5)] = 5
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.range_bits <= self.frac_bits:
-            raise ValueError("range_bits must exceed frac_bits: nothing would be left to compare")
-        if len(self.digits) > 4:
-            raise ValueError("more than 4 digits: the opened bits of a wire would not fit one byte")
-        return self
-
-    @property
-    def input_size(self) -> int:
-        return self.size
-
-    @property
-    def output_size(self) -> int:
-        return self.size
-
-    @property
-    def digits(self) -> tuple[tuple[int, int], ...]:
-        """(lowest bit, number of bits) of each digit, lowest digit first."""
-        starts = range(self.frac_bits, self.range_bits, self.digit_bits)
-        return tuple((at, min(self.digit_bits, self.range_bits - at)) for at in starts)
-
-    @property
-    def lookups(self) -> int:
-        """One-time tables per wire: a less-than table per digit, an equality table per digit but the lowest."""
-        return 2 * len(self.digits) - 1
-
-    @property
-    def table_dtype(self) -> str:
-        """The word that holds one table of 2^digit_bits bits."""
-        return f"<u{max(1, 2**self.digit_bits // 8)}"
-
-    @property
-    def monomials(self) -> int:
-        """Products of the dealer's mask bits that the sign polynomial needs; see protocols.sign."""
-        whole, upper = 1 << len(self.digits), 1 << (len(self.digits) - 1)
-        return (whole - 1) + (upper - 1)
-
-    @property
-    def monomial_dtype(self) -> str:
-        """The word that holds the monomials, the constant and the public part's place."""
-        return "<u1" if self.monomials + 2 <= 8 else "<u2" if self.monomials + 2 <= 16 else "<u4"
-
-    def weights(self) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (
-            Correction("tables", (self.lookups, self.size), self.table_dtype),
-            Correction("monomials", (self.size,), self.monomial_dtype),
-            Correction("trunc", (2, self.size), ring_dtype(ring_bits)),
-            Correction("select", (3, self.size), ring_dtype(ring_bits)),
-        )
-
-    def cost(self, ring_bits: int, rows: int) -> Cost:
-        wires = rows * self.size
-        return Cost(
-            rounds=3,
-            # the masked value, one byte of looked-up bits, one packed bit
-            online_bytes=wires * ring_bytes(ring_bits) + wires + _packed(wires),
-            offline_bytes=rows * sum(c.row_bytes for c in self.corrections(ring_bits)),
-        )
-
-
-Layer = Annotated[Linear | Truncate | ReLU, Field(discriminator="op")]
+AnyLayer = Annotated[
+    Open
+    | Linear
+    | Conv
+    | Mul
+    | Bias
+    | Truncate
+    | ReLU
+    | MaxPool
+    | TopK
+    | Table
+    | Reshape
+    | Permute
+    | Slice
+    | Pad
+    | Upsample
+    | Sum
+    | SumPool
+    | Concat
+    | Combine,
+    Field(discriminator="op"),
+]
 
 
 class Input(Public):
-    """What the client shares: `shape` values between `low` and `high`, at `frac_bits` fractional bits."""
+    """What the client shares: `shape` values between `low` and `high`, at `frac_bits` fractional bits; for a private
+    evaluation also the one-hot row of each input's label among `classes`."""
 
     name: Name = "input"
-    shape: tuple[Size, ...] = Field(min_length=1, max_length=8)
-    frac_bits: FracBits
+    shape: Shape
+    frac_bits: Annotated[int, Field(ge=0, le=60)]
     low: float
     high: float
+    classes: Annotated[int, Field(ge=2, le=2048)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.low < self.high:
             raise ValueError("the input range is empty")
+        if self.name == LABELS:
+            raise ValueError(f"{LABELS!r} is the name of another wire")
         return self
 
     @property
     def size(self) -> int:
-        size: int = math.prod(self.shape)
-        return size
+        """Values of one input, without its label."""
+        return math.prod(self.shape)
+
+    @property
+    def shared_size(self) -> int:
+        """Ring elements of one input, with its label."""
+        return self.size + (self.classes or 0)
 
 
 class Output(Public):
-    """Which wire goes back to the client, its shape, and the scale to decode it at."""
+    """Which wire goes back to the client, and what its ring elements are worth.
+
+    logits: additive shares; times `scale` they are the model's outputs, to which the client applies `final`.
+    labels: XOR shares of a byte for each class, the rank from 1 to `top`, or 0.
+    count: one additive share for the whole request: how many of its inputs were labelled right.
+    """
 
     wire: Name
-    shape: tuple[Size, ...] = Field(min_length=1, max_length=8)
-    frac_bits: FracBits
-    kind: Literal["logits"] = "logits"
+    shape: Shape
+    kind: Literal["logits", "labels", "count"] = "logits"
+    scale: float = Field(1.0, gt=0)
+    final: Literal["none", "softmax", "log_softmax"] = "none"
+    top: Annotated[int, Field(ge=1, le=255)] = 1
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
 
 class Plan(Public):
-    """A graph of layers in the order they run. Each layer reads a wire that is named before it."""
+    """A graph of layers in the order they run. Each layer reads wires that are named before it."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     ring_bits: Literal[32, 64]
     input: Input
-    layers: tuple[Layer, ...] = Field(min_length=1, max_length=10_000)
+    layers: tuple[AnyLayer, ...] = Field(min_length=1, max_length=10_000)
     output: Output
 
     @model_validator(mode="after")
@@ -265,24 +127,43 @@ class Plan(Public):
         limit = 2.0 ** (self.ring_bits - 1)
         if max(abs(self.input.low), abs(self.input.high)) * 2.0**self.input.frac_bits >= limit:
             raise ValueError("the input range does not fit the ring")
-        sizes = {self.input.name: self.input.size}
-        for layer in self.layers:
-            if layer.name in sizes:
-                raise ValueError(f"two wires are called {layer.name!r}")
-            if layer.input not in sizes:
-                raise ValueError(f"layer {layer.name!r} reads {layer.input!r}, which is not made before it")
-            if layer.input_size != sizes[layer.input]:
-                raise ValueError(
-                    f"layer {layer.name!r} reads {layer.input_size} values, {layer.input!r} has {sizes[layer.input]}"
-                )
-            if isinstance(layer, ReLU) and layer.range_bits > self.ring_bits - 2:
-                raise ValueError(f"layer {layer.name!r}: range_bits is at most {self.ring_bits - 2}")
-            if isinstance(layer, Truncate) and layer.frac_bits >= self.ring_bits - 2:
-                raise ValueError(f"layer {layer.name!r}: frac_bits is below {self.ring_bits - 2}")
-            sizes[layer.name] = layer.output_size
-        if sizes.get(self.output.wire) != math.prod(self.output.shape):
+        wire = self.wires.get(self.output.wire)
+        if wire is None or math.prod(wire.shape) != self.output.size:
             raise ValueError("the output's wire does not exist or has another size than its shape")
+        expected = (8, "words") if self.output.kind == "labels" else (self.ring_bits, "share")
+        if (wire.bits, wire.kind) != expected:
+            raise ValueError(f"the output's wire cannot be given out as {self.output.kind}")
         return self
+
+    @cached_property
+    def wires(self) -> dict[str, Wire]:
+        """Every wire by name. Raises ValueError at the first layer that does not fit what it reads."""
+        wires = {self.input.name: Wire(self.input.shape, self.ring_bits)}
+        if self.input.classes:
+            wires[LABELS] = Wire((self.input.classes,), self.ring_bits)
+        for layer in self.layers:
+            if layer.name in wires:
+                raise ValueError(f"two wires are called {layer.name!r}")
+            missing = [name for name in layer.reads if name not in wires]
+            if missing:
+                raise ValueError(f"layer {layer.name!r} reads {missing[0]!r}, which is not made before it")
+            inputs = tuple(wires[name] for name in layer.reads)
+            if tuple(wire.shape for wire in inputs) != layer.input_shapes:
+                raise ValueError(f"layer {layer.name!r} reads wires of other shapes than it states")
+            try:
+                wires[layer.name] = layer.output(inputs, self.ring_bits)
+            except ValueError as error:
+                raise ValueError(f"layer {layer.name!r} {error}") from None
+            if math.prod(layer.output_shape) > MAX_ELEMENTS or min(layer.output_shape) < 1:
+                raise ValueError(f"layer {layer.name!r} has no size that could be computed")
+        return wires
+
+    @cached_property
+    def last_reader(self) -> dict[str, str]:
+        """The layer after which a wire is needed no more, by wire; the output has none."""
+        readers = {name: layer.name for layer in self.layers for name in layer.reads}
+        readers.pop(self.output.wire, None)
+        return readers
 
     def canonical(self) -> bytes:
         """The one JSON text of this plan: sorted keys, no spaces, UTF-8."""
@@ -299,13 +180,53 @@ class Plan(Public):
             for name, shape in layer.weights().items():
                 yield f"{layer.name}.{name}", shape
 
+    @cached_property
+    def slice_rows(self) -> int:
+        """Rows that are evaluated together: a power of two, so that a layer's temporaries stay near the cache."""
+        largest = max(max(math.prod(wire.shape) for wire in self.wires.values()), 1)
+        return 1 << min(max(_SLICE_VALUES // largest, 1), _MAX_SLICE_ROWS).bit_length() - 1
+
+    def slices(self, rows: int) -> list[tuple[int, int]]:
+        """The batch in slices that take turns on the link: (first, end) rows. Both parties cut alike."""
+        return [(at, min(at + self.slice_rows, rows)) for at in range(0, rows, self.slice_rows)]
+
+    @cached_property
+    def rounds(self) -> int:
+        """Openings that follow one another; layers that do not wait for each other share theirs."""
+        done = dict.fromkeys((self.input.name, LABELS), 0)
+        for layer in self.layers:
+            done[layer.name] = max(done[name] for name in layer.reads) + len(layer.openings(self.ring_bits, 1))
+        return max(done.values())
+
     def costs(self, rows: int) -> dict[str, Cost]:
-        """Cost of each layer for `rows` inputs."""
-        return {layer.name: layer.cost(self.ring_bits, rows) for layer in self.layers}
+        """Cost of each layer for `rows` inputs; its rounds are its own, whatever they are shared with."""
+        slices = [end - first for first, end in self.slices(rows)]
+        return {
+            layer.name: replace(
+                sum((layer.cost(self.ring_bits, count) for count in slices), Cost()),
+                rounds=len(layer.openings(self.ring_bits, 1)),
+            )
+            for layer in self.layers
+        }
 
     def cost(self, rows: int) -> Cost:
         """Cost of one run over `rows` inputs: what each party sends, what the dealer sent before."""
-        return sum(self.costs(rows).values(), Cost())
+        return replace(sum(self.costs(rows).values(), Cost()), rounds=self.rounds)
+
+    @cached_property
+    def bundle_row_bytes(self) -> int:
+        """What the dealer sends for one row."""
+        return sum(c.row_bytes for layer in self.layers for c in layer.corrections(self.ring_bits))
+
+    @property
+    def input_row_bytes(self) -> int:
+        return self.input.shared_size * ring_bytes(self.ring_bits)
+
+    def output_bytes(self, rows: int) -> int:
+        """One party's share of a request's result."""
+        if self.output.kind == "count":
+            return self.output.size * ring_bytes(self.ring_bits)
+        return rows * self.output.size * (1 if self.output.kind == "labels" else ring_bytes(self.ring_bits))
 
 
 def canonical_json(value: object) -> bytes:

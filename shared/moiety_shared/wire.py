@@ -12,7 +12,7 @@ from enum import IntEnum
 
 from pydantic import ValidationError
 
-from moiety_shared.plan import Plan, ring_bytes
+from moiety_shared.plan import Plan
 from moiety_shared.prg import SEED_BYTES
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import RESULT_OVERHEAD, SEAL_OVERHEAD
@@ -85,7 +85,7 @@ class Secret:
 
 def share_bytes(plan: Plan, party: int, rows: int) -> int:
     """Length of party p's input share."""
-    return SEED_BYTES if party == 1 else rows * plan.input.size * ring_bytes(plan.ring_bits)
+    return SEED_BYTES if party == 1 else rows * plan.input_row_bytes
 
 
 def envelope_bytes(plan: Plan, party: int, rows: int) -> int:
@@ -99,15 +99,7 @@ def request_bytes(plan: Plan, rows: int) -> int:
 
 def result_bytes(plan: Plan, rows: int) -> int:
     """Length of one sealed result share."""
-    elements = rows * _output_size(plan)
-    return elements * ring_bytes(plan.ring_bits) + RESULT_OVERHEAD
-
-
-def _output_size(plan: Plan) -> int:
-    size = 1
-    for side in plan.output.shape:
-        size *= side
-    return size
+    return plan.output_bytes(rows) + RESULT_OVERHEAD
 
 
 def request_digest(request_id: bytes, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:

@@ -38,18 +38,25 @@ class Dealer:
         self.corrections: dict[str, Array] = {}
         self._alice, self._bob, self._own = alice, bob, own
 
-    def mask(self, name: str, shape: tuple[int, ...]) -> Array:
-        """A uniform mask (rows, *shape) that the parties share freely."""
-        one, other = (uniform(self.ring, party, name, (self.rows, *shape)) for party in (self._alice, self._bob))
-        return self.ring.wrap(one + other)
+    def mask(self, name: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
+        """A uniform mask (rows, *shape) that the parties share freely; in the plan's ring unless another is named."""
+        ring = ring or self.ring
+        one, other = (uniform(ring, party, name, (self.rows, *shape)) for party in (self._alice, self._bob))
+        return ring.wrap(one + other)
+
+    def mask_words(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Uniform bytes (rows, *shape) that the parties share freely, by XOR."""
+        one, other = (party.words(name, (self.rows, *shape), np.uint8) for party in (self._alice, self._bob))
+        return one ^ other
 
     def secret_bytes(self, name: str, shape: tuple[int, ...]) -> Array:
         """Uniform bytes (rows, *shape) that only the dealer knows."""
         return self._own.words(name, (self.rows, *shape), np.uint8)
 
-    def fix(self, name: str, value: Array) -> None:
+    def fix(self, name: str, value: Array, ring: Ring | None = None) -> None:
         """Share `value` additively."""
-        self.corrections[name] = self.ring.wrap(value - uniform(self.ring, self._alice, name, value.shape))
+        ring = ring or self.ring
+        self.corrections[name] = ring.wrap(value - uniform(ring, self._alice, name, value.shape))
 
     def fix_words(self, name: str, value: Array) -> None:
         """Share `value`, words of any integer type, by XOR."""
@@ -66,15 +73,19 @@ class Holder:
         self._stream = stream
         self._corrections = corrections
 
-    def mask(self, name: str, shape: tuple[int, ...]) -> Array:
+    def mask(self, name: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
         """[r]_p of a mask."""
-        return uniform(self.ring, self._stream, name, (self.rows, *shape))
+        return uniform(ring or self.ring, self._stream, name, (self.rows, *shape))
 
-    def fixed(self, name: str, shape: tuple[int, ...]) -> Array:
+    def mask_words(self, name: str, shape: tuple[int, ...]) -> Array:
+        """<r>_p of bytes."""
+        return self._stream.words(name, (self.rows, *shape), np.uint8)
+
+    def fixed(self, name: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
         """[v]_p of a value the dealer fixed."""
         if self.party == 1:
             return self._corrections[name]
-        return uniform(self.ring, self._stream, name, (self.rows, *shape))
+        return uniform(ring or self.ring, self._stream, name, (self.rows, *shape))
 
     def fixed_words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """<v>_p of words the dealer fixed."""

@@ -1,27 +1,47 @@
-"""Whole plans: the protocols of each layer, one after the other. No I/O, randomness passed in.
+"""Whole plans: the protocols of each layer over the graph. No I/O, randomness passed in.
 
-`deal` yields layer by layer so that a bundle can be streamed; `evaluate` chains the layers' openings into one
-generator. Weights are dealt with per upload, bundles per row, runs per request.
+`deal` yields layer by layer and `Preparation` takes layer by layer, so that a bundle can be streamed; `evaluate` runs
+every layer as soon as its inputs are there and lets those that run side by side share their rounds. Weights are dealt
+with per upload, bundles per row, runs per request.
 """
 
 import math
 from collections.abc import Generator, Iterator, Mapping
-from typing import Any
+from typing import cast
 
 import numpy as np
 
-from moiety_shared.plan import Correction, Linear, Plan, ReLU, Truncate
+from moiety_shared.layers import (
+    Bias,
+    Conv,
+    Correction,
+    Layer,
+    Linear,
+    MaxPool,
+    Mul,
+    Open,
+    ReLU,
+    Table,
+    TopK,
+    Truncate,
+)
+from moiety_shared.local import Local
+from moiety_shared.plan import LABELS, Plan
 from moiety_shared.prg import Stream
-from moiety_shared.protocols import linear, relu, truncation
+from moiety_shared.protocols import max_pool, product, reduce, relu, table, top_k, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
-from moiety_shared.protocols.linear import Weights
-from moiety_shared.protocols.opening import Evaluation, Opening
+from moiety_shared.protocols.opening import Opening, Round, Session, alone
+from moiety_shared.protocols.product import Opened, Weights
 from moiety_shared.ring import Array, Ring
 
-Prepared = linear.Prepared | truncation.Prepared | relu.Prepared
-PreparedRows = dict[str, Prepared]
+PreparedRows = dict[str, tuple[Array, ...]]
+"""What each layer prepared, rows first."""
 
-SLICE_ROWS = 64
+_COMPARISON_WORK = 100  # one comparison costs about as much as that many multiply-adds
+
+_GONE = np.zeros(0, dtype=np.int32)  # stands where a wire was that nobody reads again
+
+_Running = list[tuple[Layer, Generator[Opening, Array, Array | Opened], Opening]]
 
 
 def ring_of(plan: Plan) -> Ring:
@@ -29,24 +49,29 @@ def ring_of(plan: Plan) -> Ring:
 
 
 def weight_masks(plan: Plan, upload: Stream) -> dict[str, Array]:
-    """[s]_p of every linear layer, from one party's upload stream."""
+    """[s]_p of every weighted layer, from one party's upload stream."""
     ring = ring_of(plan)
     return {
-        layer.name: linear.weight_mask(ring, upload.at(layer.name), layer)
+        layer.name: product.weight_mask(ring, upload.at(layer.name), layer)
         for layer in plan.layers
-        if isinstance(layer, Linear)
+        if isinstance(layer, Linear | Conv)
     }
 
 
 def mask_model(
     plan: Plan, party: int, shares: Mapping[str, Array], masks: Mapping[str, Array]
-) -> Generator[Opening, Array, dict[str, Weights]]:
+) -> Session[dict[str, Weights]]:
     """Open every weight under its mask, once per upload. `shares` are [w]_p and [b]_p by "layer.weight"."""
     ring = ring_of(plan)
     weights = {}
-    for name, mask in masks.items():
-        bias = shares.get(f"{name}.bias")
-        weights[name] = yield from linear.mask_weights(ring, party, shares[f"{name}.weight"], mask, bias)
+    for layer in plan.layers:
+        bias = shares.get(f"{layer.name}.bias")
+        if isinstance(layer, Bias):
+            weights[layer.name] = Weights(None, None, bias)
+        elif isinstance(layer, Linear | Conv):
+            weight, mask = shares[f"{layer.name}.weight"], masks[layer.name]
+            session = product.mask_weights(ring, party, weight, mask, bias)
+            weights[layer.name] = yield from alone(session)
     return weights
 
 
@@ -62,66 +87,89 @@ def deal(
 
     `masks` are the weight masks s; the streams are those of this bundle.
     """
-    ring = ring_of(plan)
+    ring, opened = ring_of(plan), dict[str, Array]()
     for layer in plan.layers:
         dealer = Dealer(ring, rows, alice.at(layer.name), bob.at(layer.name), own.at(layer.name))
         match layer:
-            case Linear():
-                linear.deal(dealer, layer, masks[layer.name])
+            case Open():
+                opened[layer.name] = product.deal_open(dealer, layer)
+            case Linear() | Conv():
+                product.deal(dealer, layer, opened[layer.input], masks[layer.name])
+            case Mul():
+                product.deal_mul(dealer, layer, opened[layer.left], opened[layer.right])
             case ReLU():
                 relu.deal(dealer, layer)
+            case MaxPool():
+                max_pool.deal(dealer, layer)
             case Truncate():
                 truncation.deal(dealer, layer)
+            case Table():
+                table.deal(dealer, layer)
+            case TopK():
+                top_k.deal(dealer, layer)
+        for name in layer.reads:
+            if plan.last_reader.get(name) == layer.name:
+                opened.pop(name, None)
         for correction in layer.corrections(plan.ring_bits):
-            yield correction, dealer.corrections[correction.name]
+            yield correction, dealer.corrections.pop(correction.name)
 
 
-def bundle_bytes(plan: Plan, rows: int) -> int:
-    """Length of one bundle on the wire."""
-    return plan.cost(rows).offline_bytes
+class Preparation:
+    """All that party p can compute before the inputs exist, layer by layer. `rows_ready` is complete after the last."""
 
+    def __init__(self, plan: Plan, party: int, rows: int, stream: Stream, weights: Mapping[str, Weights]) -> None:
+        self.plan = plan
+        self.rows = rows
+        self.ready: PreparedRows = {}
+        self._party, self._stream, self._weights = party, stream, weights
 
-def read_bundle(plan: Plan, rows: int, raw: bytearray) -> dict[str, dict[str, Array]]:
-    """Views of a received bundle by layer and correction. Raises ValueError when the length is not the plan's."""
-    if len(raw) != bundle_bytes(plan, rows):
-        raise ValueError("a bundle has another length than its plan says")
-    at = 0
-    layers: dict[str, dict[str, Array]] = {}
-    for layer in plan.layers:
-        tensors = layers.setdefault(layer.name, {})
-        for c in layer.corrections(plan.ring_bits):
-            flat = np.frombuffer(raw, dtype=c.dtype, count=rows * math.prod(c.shape), offset=at)
-            tensors[c.name] = flat.reshape(rows, *c.shape)
-            at += rows * c.row_bytes
-    return layers
+    def wanted(self, layer: Layer) -> int:
+        """Bytes of the layer's corrections; none are sent to party 0."""
+        if self._party == 0:
+            return 0
+        return self.rows * sum(c.row_bytes for c in layer.corrections(self.plan.ring_bits))
 
+    def add(self, layer: Layer, raw: bytes | bytearray) -> None:
+        """Prepare one layer; party 1 passes its corrections, which the result may go on referring to.
 
-def prepare(
-    plan: Plan,
-    party: int,
-    rows: int,
-    stream: Stream,
-    corrections: Mapping[str, dict[str, Array]],
-    weights: Mapping[str, Weights],
-) -> PreparedRows:
-    """All that party p can compute before the inputs exist. Party 0 passes no corrections."""
-    ring = ring_of(plan)
-    prepared: PreparedRows = {}
-    for layer in plan.layers:
-        holder = Holder(ring, party, rows, stream.at(layer.name), corrections.get(layer.name, {}))
+        Raises ValueError when their length is not the plan's.
+        """
+        corrections = _views(layer.corrections(self.plan.ring_bits), self.rows, raw) if self._party == 1 else {}
+        holder = Holder(ring_of(self.plan), self._party, self.rows, self._stream.at(layer.name), corrections)
         match layer:
-            case Linear():
-                prepared[layer.name] = linear.prepare(holder, layer, weights[layer.name])
+            case Open():
+                self.ready[layer.name] = product.prepare_open(holder, layer)
+            case Linear() | Conv():
+                (mask,) = self.ready[layer.input]
+                self.ready[layer.name] = product.prepare(holder, layer, mask, self._weights[layer.name])
+            case Mul():
+                self.ready[layer.name] = product.prepare_mul(holder, layer)
             case ReLU():
-                prepared[layer.name] = relu.prepare(holder, layer)
+                self.ready[layer.name] = relu.prepare(holder, layer)
+            case MaxPool():
+                self.ready[layer.name] = max_pool.prepare(holder, layer)
             case Truncate():
-                prepared[layer.name] = truncation.prepare(holder, layer)
-    return prepared
+                self.ready[layer.name] = truncation.prepare(holder, layer)
+            case Table():
+                self.ready[layer.name] = table.prepare(holder, layer)
+            case TopK():
+                self.ready[layer.name] = top_k.prepare(holder, layer)
+
+
+def _views(corrections: tuple[Correction, ...], rows: int, raw: bytes | bytearray) -> dict[str, Array]:
+    if len(raw) != rows * sum(c.row_bytes for c in corrections):
+        raise ValueError("corrections have another length than their plan says")
+    views, at = {}, 0
+    for c in corrections:
+        flat = np.frombuffer(raw, dtype=c.dtype, count=rows * math.prod(c.shape), offset=at)
+        views[c.name] = flat.reshape(rows, *c.shape)
+        at += rows * c.row_bytes
+    return views
 
 
 def cut(prepared: PreparedRows, start: int, stop: int) -> PreparedRows:
     """Views of rows start .. stop - 1."""
-    return {name: _each(value, lambda t: t[start:stop]) for name, value in prepared.items()}
+    return {name: _like(value, (t[start:stop] for t in value)) for name, value in prepared.items()}
 
 
 def stack(parts: list[PreparedRows]) -> PreparedRows:
@@ -129,44 +177,136 @@ def stack(parts: list[PreparedRows]) -> PreparedRows:
     if len(parts) == 1:
         return parts[0]
     return {
-        name: type(first)(*(np.concatenate(columns) for columns in zip(*(p[name] for p in parts), strict=True)))
+        name: _like(first, (np.concatenate(columns) for columns in zip(*(p[name] for p in parts), strict=True)))
         for name, first in parts[0].items()
     }
 
 
-def slices(rows: int) -> list[tuple[int, int]]:
-    """The batch in slices that take turns on the link: (first, end) rows. Both parties cut alike.
-
-    64 rows keep a layer's temporaries in the cache, and their packed bits fill whole bytes.
-    """
-    return [(at, min(at + SLICE_ROWS, rows)) for at in range(0, rows, SLICE_ROWS)]
+def _like(value: tuple[Array, ...], arrays: Iterator[Array]) -> tuple[Array, ...]:
+    return type(value)(*arrays)
 
 
 def evaluate_slices(
     plan: Plan, party: int, x: Array, prepared: PreparedRows, weights: Mapping[str, Weights]
-) -> list[Evaluation]:
+) -> list[Session[Array]]:
     """`evaluate` for each slice of the rows of x."""
-    return [evaluate(plan, party, x[a:b], cut(prepared, a, b), weights) for a, b in slices(len(x))]
+    return [evaluate(plan, party, x[a:b], cut(prepared, a, b), weights) for a, b in plan.slices(len(x))]
 
 
-def _each(value: Prepared, function: Any) -> Prepared:
-    return type(value)(*map(function, value))
+def evaluate(
+    plan: Plan, party: int, x: Array, prepared: PreparedRows, weights: Mapping[str, Weights]
+) -> Session[Array]:
+    """[x]_p (rows, values of one input and its label) to the output wire's share (rows, *shape).
+
+    Takes the layers out of `prepared` as it goes, so that a large run frees what it has used.
+    """
+    wires: dict[str, Array | Opened] = {plan.input.name: x[:, : plan.input.size].reshape(-1, *plan.input.shape)}
+    if plan.input.classes:
+        wires[LABELS] = x[:, plan.input.size :]
+    run = _Run(plan, party, prepared, weights, wires)
+    waiting = list(plan.layers)
+    running: _Running = []
+    while True:
+        # Layers without openings may make others ready, those too at once: the plan's order takes one pass.
+        for layer in waiting:
+            if all(name in wires for name in layer.reads):
+                run.start(layer, running)
+        waiting = [layer for layer in waiting if layer.name not in run.started]
+        if not running:
+            break
+        openings = tuple(opening for *_, opening in running)
+        values = yield Round(openings, run.work([layer for layer, *_ in running], len(x)))
+        now, running = running, []
+        for (resumed, generator, _), value in zip(now, values, strict=True):
+            run.resume(resumed, generator, value, running)
+    result = wires[plan.output.wire]
+    assert not isinstance(result, Opened)  # noqa: S101  the plan's own check
+    return result
 
 
-def evaluate(plan: Plan, party: int, x: Array, prepared: PreparedRows, weights: Mapping[str, Weights]) -> Evaluation:
-    """[x]_p (rows, input size) to the output wire's share (rows, output size)."""
-    ring = ring_of(plan)
-    wires = {plan.input.name: x}
-    for layer in plan.layers:
-        value, ready = wires[layer.input], prepared[layer.name]
+class _Run:
+    """The wires of one evaluation, and how each layer makes its own."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        party: int,
+        prepared: PreparedRows,
+        weights: Mapping[str, Weights],
+        wires: dict[str, Array | Opened],
+    ) -> None:
+        self.plan, self.party, self.prepared, self.weights, self.wires = plan, party, prepared, weights, wires
+        self.ring = ring_of(plan)
+        self.started: set[str] = set()
+        self._readers = {name: sum(name in layer.reads for layer in plan.layers) for name in plan.wires}
+        self._readers[plan.output.wire] += 1
+
+    def start(self, layer: Layer, running: _Running) -> None:
+        self.started.add(layer.name)
+        generator = self._generator(layer)
+        if generator is None:
+            self._finish(layer, self._at_once(layer))
+        else:
+            running.append((layer, generator, next(generator)))
+
+    def resume(
+        self, layer: Layer, generator: Generator[Opening, Array, Array | Opened], value: Array, running: _Running
+    ) -> None:
+        try:
+            running.append((layer, generator, generator.send(value)))
+        except StopIteration as stop:
+            self._finish(layer, stop.value)
+
+    def work(self, layers: list[Layer], rows: int) -> int:
+        """About how many operations follow when these layers' openings are open."""
+        names = {layer.name for layer in layers}
+        products = sum(layer.multiply_adds for layer in self.plan.layers if names.intersection(layer.reads))
+        return rows * (products + _COMPARISON_WORK * sum(layer.comparisons for layer in layers))
+
+    def _finish(self, layer: Layer, value: Array | Opened) -> None:
+        self.wires[layer.name] = value
+        self.prepared.pop(layer.name, None)
+        for name in set(layer.reads):
+            self._readers[name] -= 1
+            if not self._readers[name]:
+                self.wires[name] = _GONE
+
+    def _share(self, name: str) -> Array:
+        return cast(Array, self.wires[name])
+
+    def _opened(self, name: str) -> Opened:
+        return cast(Opened, self.wires[name])
+
+    def _generator(self, layer: Layer) -> Generator[Opening, Array, Array | Opened] | None:
+        """The layer's openings, or None when it has none."""
+        ring, party, ready = self.ring, self.party, self.prepared.get(layer.name)
         match layer, ready:
-            case Linear(), linear.Prepared():
-                out = yield from linear.evaluate(ring, layer, value, ready, weights[layer.name])
+            case Open(), product.PreparedOpen():
+                return product.evaluate_open(ring, self._share(layer.input), ready)
             case ReLU(), relu.Prepared():
-                out = yield from relu.evaluate(ring, party, layer, value, ready)
+                return relu.evaluate(ring, party, layer, self._share(layer.input), ready)
+            case MaxPool(), max_pool.Prepared():
+                return max_pool.evaluate(reduce.opened_ring(layer), party, layer, self._share(layer.input), ready)
             case Truncate(), truncation.Prepared():
-                out = yield from truncation.evaluate(ring, party, layer, value, ready)
+                return truncation.evaluate(ring, party, layer, self._share(layer.input), ready)
+            case Table(), table.Prepared():
+                return table.evaluate(ring, party, layer, self._share(layer.input), ready)
+            case TopK(), top_k.Prepared():
+                return top_k.evaluate(party, layer, self._share(layer.input), ready)
+        return None
+
+    def _at_once(self, layer: Layer) -> Array:
+        match layer, self.prepared.get(layer.name):
+            case ((Linear() | Conv()), product.Prepared() as ready):
+                return product.evaluate(self.ring, layer, self._opened(layer.input), ready, self.weights[layer.name])
+            case Mul(), product.Prepared() as ready:
+                return product.evaluate_mul(
+                    self.ring, self.party, self._opened(layer.left), self._opened(layer.right), ready
+                )
+            case Bias(), _:
+                return self.ring.wrap(self._share(layer.input) + self.weights[layer.name].bias)
+            case Local(), _:
+                ring = Ring(self.plan.wires[layer.reads[0]].bits)
+                return ring.wrap(layer.apply(*(self._share(name) for name in layer.reads)))
             case _:
-                raise TypeError(f"layer {layer.name!r} was prepared for another protocol")
-        wires[layer.name] = out
-    return wires[plan.output.wire]
+                raise TypeError(f"layer {layer.name!r} was not prepared")

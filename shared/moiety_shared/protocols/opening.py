@@ -1,17 +1,21 @@
 """Openings: the only messages the parties exchange while they compute.
 
-`evaluate` yields an Opening and receives the opened array. Whoever drives it moves the bytes: a WebSocket lane
-between two hosts, or `lockstep` below inside one process. Both parties' bytes are sent before either is needed.
+A protocol's `evaluate` yields an Opening and receives the opened array; a whole plan yields the openings of one round
+together. Whoever drives them moves the bytes: a WebSocket lane between two hosts, or `lockstep` below inside one
+process. Both parties' bytes are sent before either is needed.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from moiety_shared.ring import Array, Ring
+
+Result = TypeVar("Result")
 
 
 class Kind(Enum):
@@ -24,15 +28,31 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A share to open. `work` is the number of multiply-adds that follow once it is open: a driver that must
-    not block can move a large one off its event loop."""
+    """A share to open; `ring` is where a RING share lives."""
 
     share: Array
     kind: Kind
+    ring: Ring | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Openings that travel together. `work` estimates the operations that follow once they are open: a driver that
+    must not block can move a large round off its event loop."""
+
+    openings: tuple[Opening, ...]
     work: int = 0
+
+    @property
+    def wire_bytes(self) -> int:
+        return sum(wire_bytes(opening) for opening in self.openings)
 
 
 Evaluation = Generator[Opening, Array, Array]
+"""One protocol's run at one party."""
+
+Session = Generator[Round, list[Array], Result]
+"""A plan's."""
 
 
 def to_wire(opening: Opening) -> npt.NDArray[np.uint8]:
@@ -42,7 +62,7 @@ def to_wire(opening: Opening) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(opening.share).reshape(-1).view(np.uint8)
 
 
-def combine(ring: Ring, opening: Opening, peer: bytes | memoryview) -> Array:
+def combine(opening: Opening, peer: bytes | memoryview) -> Array:
     """The opened array, from one's own share and the peer's bytes.
 
     Raises ValueError when the peer sent another number of bytes than the share needs.
@@ -54,7 +74,7 @@ def combine(ring: Ring, opening: Opening, peer: bytes | memoryview) -> Array:
     if opening.kind is Kind.BITS:
         return share ^ np.unpackbits(theirs, count=share.size, bitorder="little").reshape(share.shape)
     other = theirs.view(share.dtype).reshape(share.shape)
-    return share ^ other if opening.kind is Kind.WORDS else ring.wrap(share + other)
+    return share ^ other if opening.ring is None else opening.ring.wrap(share + other)
 
 
 def wire_bytes(opening: Opening) -> int:
@@ -62,23 +82,35 @@ def wire_bytes(opening: Opening) -> int:
     return (opening.share.size + 7) // 8 if opening.kind is Kind.BITS else opening.share.nbytes
 
 
+def alone(evaluation: Generator[Opening, Array, Result]) -> Session[Result]:
+    """One protocol as a session of its own."""
+    opening = next(evaluation)
+    while True:
+        (opened,) = yield Round((opening,))
+        try:
+            opening = evaluation.send(opened)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
 def lockstep(
-    ring: Ring,
-    alice: Evaluation,
-    bob: Evaluation,
+    alice: Session[Result],
+    bob: Session[Result],
     watch: Callable[[Opening, Array], None] | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Result, Result]:
     """Drive both parties in one process; `watch` sees each of alice's openings with the opened value.
 
-    Returns the two output shares. Raises RuntimeError when the parties fall out of step.
+    Returns the two outcomes. Raises RuntimeError when the parties fall out of step.
     """
     mine, theirs = next(alice), next(bob)
     while True:
-        opened = combine(ring, mine, to_wire(theirs).tobytes())
-        again = combine(ring, theirs, to_wire(mine).tobytes())
+        pairs: Sequence[tuple[Opening, Opening]] = list(zip(mine.openings, theirs.openings, strict=True))
+        opened = [combine(a, to_wire(b).tobytes()) for a, b in pairs]
+        again = [combine(b, to_wire(a).tobytes()) for a, b in pairs]
         if watch is not None:
-            watch(mine, opened)
-        done: list[Array] = []
+            for opening, value in zip(mine.openings, opened, strict=True):
+                watch(opening, value)
+        done: list[Any] = []
         try:
             mine = alice.send(opened)
         except StopIteration as stop:

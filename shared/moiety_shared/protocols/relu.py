@@ -1,48 +1,66 @@
-"""ReLU and truncation in one: max(0, floor((y + u) / 2^f)), three rounds.
+"""ReLU, its clipped kin and truncation in one: the sum over hinges h of +-max(0, t - h). Three rounds.
 
-    1. open y^ = y + r             (one ring element a wire)   gives truncation's public parts, and the digits
-    2. open the looked-up bits     (one byte a wire)           gives shares of the masked sign        sign.py
-    3. open the masked sign        (one bit a wire)            keeps or drops the truncated value     select.py
+    1. open t^ = t + r             (q bits a wire)                 t is truncated by being opened      reduce.py
+    2. open the looked-up bits     (one byte a hinge and wire)     gives shares of the masked signs    sign.py
+    3. open the masked signs       (one bit)                       keeps or drops the lifted values    select.py
 
-The sign that is compared is the sign of the truncated value itself, so the result is never negative.
+t - h is open as t^ - h under the same mask; each hinge has tables and mask bits of its own. The sign that is compared
+is the sign of the truncated value itself, so no term is ever negative.
 """
 
 from typing import NamedTuple
 
-from moiety_shared.plan import ReLU
-from moiety_shared.protocols import select, sign, truncation
+import numpy as np
+
+from moiety_shared.layers import ReLU
+from moiety_shared.protocols import reduce, select, sign, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
-from moiety_shared.protocols.opening import Evaluation, Kind, Opening
+from moiety_shared.protocols.opening import Evaluation
 from moiety_shared.ring import Array, Ring
 
 
 class Prepared(NamedTuple):
-    """[r]_p (rows, size), then what sign and select prepared."""
+    """[r]_p (rows, size) mod 2^q; sign's tables and monomials; ([rho]_p, [mu]_p); select's shares."""
 
     mask: Array
     tables: Array
     monomials: Array
-    kept: Array
-    change: Array
+    lift: Array
+    select: Array
+
+
+def _each_hinge(layer: ReLU, values: Array) -> Array:
+    """(..., size) repeated for every hinge: (..., hinges * size)."""
+    return values if len(layer.hinges) == 1 else np.concatenate((values,) * len(layer.hinges), axis=-1)
 
 
 def deal(dealer: Dealer, layer: ReLU) -> None:
-    r = dealer.mask("value", (layer.size,))
-    beta = sign.deal(dealer, layer, r)
-    select.deal(dealer, beta, truncation.deal_trunc(dealer, r, layer.frac_bits))
+    ring = reduce.opened_ring(layer)
+    r = dealer.mask("value", (layer.size,), ring)
+    beta = sign.deal(dealer, layer, _each_hinge(layer, r))
+    lift = truncation.deal_lift(dealer, ring, r)
+    select.deal(dealer, beta, _each_hinge(layer, lift), dealer.ring)
 
 
 def prepare(holder: Holder, layer: ReLU) -> Prepared:
-    mask = holder.mask("value", (layer.size,))
-    trunc = holder.fixed("trunc", (2, layer.size))
-    return Prepared(mask, *sign.prepare(holder, layer), *select.prepare(holder, layer.size, trunc))
+    mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
+    tables, monomials = sign.prepare(holder, layer)
+    lift = holder.fixed("lift", (2, layer.size))
+    return Prepared(mask, tables, monomials, lift, holder.fixed("select", (3, layer.comparisons)))
 
 
-def evaluate(ring: Ring, party: int, layer: ReLU, y: Array, prepared: Prepared) -> Evaluation:
-    """[y]_p to [max(0, trunc(y))]_p, both (rows, size). Three openings."""
-    opened = yield Opening(ring.wrap(y + prepared.mask), Kind.RING)
-    known, carry = truncation.public_parts(ring, opened, layer.frac_bits)
-    masked_sign = yield from sign.evaluate(party, layer, opened, sign.Prepared(prepared.tables, prepared.monomials))
-    return (
-        yield from select.evaluate(ring, masked_sign, known, carry, select.Prepared(prepared.kept, prepared.change))
-    )
+def evaluate(ring: Ring, party: int, layer: ReLU, x: Array, prepared: Prepared) -> Evaluation:
+    """[x]_p to the sum of the hinges' shares, both (rows, *shape). Three openings."""
+    opened = yield reduce.opening(layer, party, x, prepared.mask)
+    small = reduce.opened_ring(layer)
+    if layer.hinges != (0,):
+        opened = np.concatenate([small.wrap(opened - opened.dtype.type(h)) for h in layer.hinges], axis=1)
+    masked = yield from sign.evaluate(party, layer, opened, prepared.tables, prepared.monomials)
+    known, carry = truncation.public_parts(small, ring, opened)
+    t = truncation.lifted(ring, party, known, carry, _each_hinge(layer, prepared.lift))
+    kept = yield from select.evaluate(ring, masked, t, known, carry, prepared.select)
+    hinges = kept.reshape(len(kept), len(layer.hinges), *x.shape[1:])
+    total = hinges[:, 0]
+    for index in range(1, len(layer.hinges)):
+        total = total - hinges[:, index] if index % 2 else total + hinges[:, index]
+    return ring.wrap(total)

@@ -1,53 +1,49 @@
-"""Select: d * t for a secret bit d and a secret value t = known - rho + carry * mu (truncation's form).
+"""Select: d * t for a secret bit d and a secret t = known - rho + carry * mu (truncation's form).
 
-The sign b arrives as XOR shares of b^ = b xor beta. It is opened (1 round), and with d = 1 - b, d^ = 1 - b^:
+The sign b arrives as XOR shares of b^ = b xor beta, which is opened (1 round). d = 1 - b, so
 
-    d = d^ xor beta,   d t = d^ (t - beta t) + (1 - d^) beta t
+    b^ = 0:   d = 1 - beta   d t = t - beta t
+    b^ = 1:   d = beta       d t =     beta t
 
-beta t = beta known - beta rho + carry beta mu is linear in what the dealer fixes: beta, beta rho, beta mu.
+and beta t = beta known - beta rho + carry beta mu is linear in what the dealer fixes: beta, beta rho, beta mu. Where t
+need not be lifted (max), mu and carry are left out.
 """
 
 from collections.abc import Generator
-from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols.dealing import Dealer
 from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.ring import Array, Ring
 
 
-class Prepared(NamedTuple):
-    """Shares of the factors of (known, 1, carry), (rows, 3, size): for b^ = 0, and what b^ = 1 adds to them."""
-
-    kept: Array
-    change: Array
-
-
-def deal(dealer: Dealer, beta: Array, trunc: Array) -> None:
-    """`beta` (rows, size) of 0 and 1; `trunc` = (rho, mu) as (rows, 2, size)."""
-    factor = beta.astype(dealer.ring.dtype)[:, None]
-    dealer.fix("select", np.concatenate((factor, factor * trunc), axis=1))
-
-
-def prepare(holder: Holder, size: int, trunc: Array) -> Prepared:
-    """`trunc` is the party's share of (rho, mu), (rows, 2, size)."""
-    ring = holder.ring
-    select = holder.fixed("select", (3, size))
-    signs = np.array([1, -1, 1], dtype=ring.dtype)[:, None]
-    whole = np.concatenate((np.full_like(select[:, :1], holder.party), trunc), axis=1)
-    dropped, kept = signs * select, signs * (whole - select)
-    return Prepared(ring.wrap(kept), ring.wrap(dropped - kept))
+def deal(dealer: Dealer, beta: Array, terms: Array, ring: Ring) -> None:
+    """`beta` (rows, n) of 0 and 1; `terms` = (rho,) or (rho, mu) as (rows, 1 or 2, n) of `ring`."""
+    factor = beta.astype(ring.dtype)[:, None]
+    select = np.empty((len(beta), 1 + terms.shape[1], beta.shape[1]), dtype=ring.dtype)
+    select[:, :1] = factor
+    np.multiply(terms, factor, out=select[:, 1:])
+    dealer.fix("select", select, ring)
 
 
 def evaluate(
-    ring: Ring, sign: Array, known: Array, carry: Array, prepared: Prepared
+    ring: Ring, sign: Array, t: Array, known: Array, carry: Array | None, select: Array
 ) -> Generator[Opening, Array, Array]:
-    """[d t]_p (rows, size) from <b^>_p (rows, size; uint8). `known` and `carry` are public. One opening."""
+    """[d t]_p (rows, n) from <b^>_p (rows, n; uint8), [t]_p and [beta], [beta rho], [beta mu] as (rows, 2 or 3, n).
+
+    `known` and `carry` are public. One opening.
+    """
     opened = yield Opening(sign, Kind.BITS)
-    factors: Array = opened.astype(ring.dtype)[:, None] * prepared.change
-    factors += prepared.kept
-    kept: Array = factors[:, 0] * known
-    kept += factors[:, 1]
-    kept += factors[:, 2] * carry
+    b: Array = opened.astype(ring.dtype)
+    product = select[:, 0] * known
+    product -= select[:, 1]
+    if carry is not None:
+        product += carry * select[:, 2]
+    b -= 1
+    kept = t & b  # b^ = 0 keeps t
+    b += b
+    b += 1  # -1 for b^ = 0, else 1
+    product *= b
+    kept += product
     return ring.wrap(kept)

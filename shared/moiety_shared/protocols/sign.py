@@ -1,11 +1,11 @@
 """The sign of an opened value, by table look-up of its digits.
 
-With y^ = y + r open and -2^B <= y <= 2^B - 2^f, the sign of floor((y + u) / 2^f) (truncation's own result) is
+With t^ = t + r open mod 2^q and -2^B <= t < 2^B, B < q, the sign of t is
 
-    sign = bit_B(y^) xor bit_B(r) xor [low(y^) < low(r)]          low = bits f .. B-1
+    sign = bit_B(t^) xor bit_B(r) xor [low(t^) < low(r)]          low = bits 0 .. B-1
 
 Cut `low` into digits, lowest first. For each digit the dealer knows rho = r's digit and makes two one-time tables,
-indexed by the digit of y^, one word each:
+indexed by the digit of t^, one word each:
 
     LT = (1 << rho) - 1   bit v says v < rho             EQ = 1 << rho   bit v says v = rho   (not for the lowest)
 
@@ -16,31 +16,25 @@ p_i = lt_i xor a_i and q_j = eq_j xor e_j: 2D - 1 bits, one round. Then
 
 is a multilinear polynomial in the masks with public coefficients. The dealer XOR-shares its monomials, one word a wire:
 
-    bit 0                    the constant: bit_B(r) xor beta, beta being select's mask
+    bit 0                    the constant: bit_B(r) xor beta, beta being the sign's mask
     bits 1 .. M              a_i * PROD_{j in S} e_j, and PROD_{j in S} e_j for non-empty S
     bit M + 1                1, held by party 1: carries the public part
 
 so a party's share of the masked sign b^ = sign xor beta is parity(word & COEFFICIENTS[opened bits]).
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cache
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.plan import ReLU
+from moiety_shared.layers import Comparison
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.ring import Array
 
-
-class Prepared(NamedTuple):
-    """<tables>_p (rows, 2D-1, size), LT tables first; <monomials>_p (rows, size)."""
-
-    tables: Array
-    monomials: Array
+_BLOCK = 1 << 15
 
 
 @cache
@@ -95,13 +89,12 @@ def coefficients(digits: int, dtype: str) -> Array:
     return np.array(words, dtype=dtype)
 
 
-def _digits(layer: ReLU, values: Array) -> Array:
-    """The digits of ring elements (rows, size), lowest first: (rows, D, size), in the tables' word type."""
-    word = np.uint16 if layer.range_bits - layer.frac_bits <= 16 else np.uint32
-    compared: Array = (values >> layer.frac_bits).astype(word)
-    digits = np.empty((len(values), len(layer.digits), layer.size), dtype=layer.table_dtype)
+def _digits(layer: Comparison, values: Array) -> Array:
+    """The digits of ring elements (rows, n), lowest first: (rows, D, n), in the tables' word type."""
+    unsigned = values.view(f"u{values.itemsize}")
+    digits = np.empty((len(values), len(layer.digits), values.shape[1]), dtype=layer.table_dtype)
     for i, (start, width) in enumerate(layer.digits):
-        digits[:, i] = (compared >> (start - layer.frac_bits)) & ((1 << width) - 1)
+        np.bitwise_and(unsigned >> start if start else unsigned, (1 << width) - 1, out=digits[:, i], casting="unsafe")
     return digits
 
 
@@ -111,41 +104,65 @@ def _places(lookups: int) -> Array:
     return (1 << np.arange(lookups, dtype=np.uint8))[:, None]
 
 
-def deal(dealer: Dealer, layer: ReLU, r: Array) -> Array:
-    """Fix the tables and monomials for the mask r (rows, size) of y^; returns beta (rows, size) as 0 or 1."""
-    secret = dealer.secret_bytes("masks", (layer.size,))
+def deal(dealer: Dealer, layer: Comparison, r: Array) -> Array:
+    """Fix the tables and monomials for the masks r (rows, n) of t^; returns beta (rows, n) as 0 or 1."""
+    secret = dealer.secret_bytes("masks", (r.shape[1],))
     masks, beta = secret & (2**layer.lookups - 1), secret >> 7
-    digits = _digits(layer, r)
-    equal = np.left_shift(1, digits, dtype=digits.dtype)
-    tables = np.concatenate((equal - 1, equal[:, 1:]), axis=1)
-    flip = (masks[:, None] & _places(layer.lookups)) != 0
-    tables ^= -flip.astype(tables.dtype)
+    tables = np.empty((len(r), layer.lookups, r.shape[1]), dtype=layer.table_dtype)
+    words = np.empty(r.shape, dtype=layer.monomial_dtype)
+    for part in _blocks(r):
+        digits = _digits(layer, r[:, part])
+        equal = np.left_shift(1, digits, dtype=digits.dtype)
+        less, same = np.split(tables[:, :, part], [len(layer.digits)], axis=1)
+        np.subtract(equal, 1, out=less)
+        same[:] = equal[:, 1:]
+        flip = (masks[:, None, part] & _places(layer.lookups)) != 0
+        tables[:, :, part] ^= -flip.astype(tables.dtype)
+        constant = dealer.ring.bit(r[:, part], layer.range_bits).astype(np.uint8) ^ beta[:, part]
+        words[:, part] = monomial_words(len(layer.digits), layer.monomial_dtype)[masks[:, part]] ^ constant
     dealer.fix_words("tables", tables)
-    words = monomial_words(len(layer.digits), layer.monomial_dtype)[masks]
-    constant = dealer.ring.bit(r, layer.range_bits).astype(np.uint8) ^ beta
-    dealer.fix_words("monomials", words ^ constant)
+    dealer.fix_words("monomials", words)
     return beta
 
 
-def prepare(holder: Holder, layer: ReLU) -> Prepared:
-    tables = holder.fixed_words("tables", (layer.lookups, layer.size), layer.table_dtype)
-    words = holder.fixed_words("monomials", (layer.size,), layer.monomial_dtype)
+def prepare(holder: Holder, layer: Comparison) -> tuple[Array, Array]:
+    """<tables>_p (rows, 2D-1, n), LT tables first; <monomials>_p (rows, n)."""
+    tables = holder.fixed_words("tables", (layer.lookups, layer.comparisons), layer.table_dtype)
+    words = holder.fixed_words("monomials", (layer.comparisons,), layer.monomial_dtype)
     one = words.dtype.type(1 << (layer.monomials + 1))
-    return Prepared(tables, words | one if holder.party == 1 else words & ~one)
+    return tables, words | one if holder.party == 1 else words & ~one
 
 
-def evaluate(party: int, layer: ReLU, opened: Array, prepared: Prepared) -> Generator[Opening, Array, Array]:
-    """<sign xor beta>_p (rows, size) as uint8 0 or 1, from y^ (rows, size). One opening."""
-    count = len(layer.digits)
-    place = np.left_shift(1, _digits(layer, opened), dtype=prepared.tables.dtype)
-    looked_up = np.empty(prepared.tables.shape, dtype=np.bool_)
-    np.not_equal(prepared.tables[:, :count] & place, 0, out=looked_up[:, :count])
-    np.not_equal(prepared.tables[:, count:] & place[:, 1:], 0, out=looked_up[:, count:])
-    worth = looked_up.view(np.uint8) * _places(layer.lookups)
-    bits = yield Opening(np.bitwise_or.reduce(worth, axis=1), Kind.WORDS)
-    words = coefficients(count, layer.monomial_dtype).take(bits, mode="clip")
-    words &= prepared.monomials
-    sign: Array = np.bitwise_count(words) & 1
-    if party == 1:
-        sign ^= ((opened >> layer.range_bits) & 1).astype(np.uint8)
+def evaluate(
+    party: int, layer: Comparison, opened: Array, tables: Array, monomials: Array
+) -> Generator[Opening, Array, Array]:
+    """<sign xor beta>_p (rows, n) as uint8 0 or 1, from t^ (rows, n). One opening."""
+    looked_up = np.empty(opened.shape, dtype=np.uint8)
+    for part in _blocks(opened):
+        _look_up(layer, opened[:, part], tables[:, :, part], looked_up[:, part])
+    bits = yield Opening(looked_up, Kind.WORDS)
+    table, sign = coefficients(len(layer.digits), layer.monomial_dtype), np.empty(opened.shape, dtype=np.uint8)
+    for part in _blocks(opened):
+        words = table.take(bits[:, part], mode="clip")
+        words &= monomials[:, part]
+        np.bitwise_and(np.bitwise_count(words), 1, out=sign[:, part])
+        if party == 1:
+            sign[:, part] ^= ((opened[:, part] >> layer.range_bits) & 1).astype(np.uint8)
     return sign
+
+
+def _look_up(layer: Comparison, opened: Array, tables: Array, out: Array) -> None:
+    """The masked table bits of each comparison as one byte."""
+    count = len(layer.digits)
+    place = np.left_shift(1, _digits(layer, opened), dtype=tables.dtype)
+    found = np.empty(tables.shape, dtype=np.bool_)
+    np.not_equal(tables[:, :count] & place, 0, out=found[:, :count])
+    np.not_equal(tables[:, count:] & place[:, 1:], 0, out=found[:, count:])
+    np.bitwise_or.reduce(found.view(np.uint8) * _places(layer.lookups), axis=1, out=out)
+
+
+def _blocks(values: Array) -> Iterator[slice]:
+    """Columns of (rows, n) in parts whose temporaries stay in the cache."""
+    rows, n = values.shape
+    step = max(_BLOCK // rows, 1)
+    return (slice(at, at + step) for at in range(0, n, step))

@@ -1,61 +1,74 @@
-"""Truncation, exact for the functionality it states.
+"""Lifting: from an opened t^ = t + r mod 2^q back to shares of t in the plan's ring. With it, truncation.
 
-For |y| < 2^(k-2), with y^ = y + r opened and u = 2^f - 1 - (y^ mod 2^f), which is public, uniform and independent of y:
+As integers in 0 .. 2^q - 1, t^ - r is t or, when the sum wrapped, t - 2^q. For 0 <= t < 2^(q-1) the sum wraps exactly
+when msb(r) = 1 and msb(t^) = 0, so in the ring
 
-    trunc(y) = floor((y + u) / 2^f)
+    t  =  t^  -  r  +  (1 - msb(t^)) * 2^q msb(r)
+       = known - rho +      carry    *     mu
 
-Let y' = y + 2^(k-2), which is positive and below 2^(k-1). y'^ = y' + r wraps exactly when msb(r) = 1 and msb(y'^) = 0:
-
-    trunc(y) = (y'^ >> f) - 2^(k-2-f)  -  (r >> f)  +  (1 - msb(y'^)) * 2^(k-f) msb(r)
-             =        known            -    rho     +      carry      *       mu
-
-so what the dealer fixes is rho = r >> f and mu = 2^(k-f) msb(r), and the rest is local.
+where the dealer fixes rho = r and mu = 2^q msb(r), and the rest is local. Truncate takes |t| < 2^(q-2): it adds
+2^(q-2) to t^ first and takes it off the result again.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.plan import Truncate
+from moiety_shared.layers import Truncate
+from moiety_shared.protocols import reduce
 from moiety_shared.protocols.dealing import Dealer, Holder
-from moiety_shared.protocols.opening import Evaluation, Kind, Opening
+from moiety_shared.protocols.opening import Evaluation
 from moiety_shared.ring import Array, Ring
 
 
 class Prepared(NamedTuple):
-    """[r]_p (rows, size) and ([rho]_p, [mu]_p) as (rows, 2, size)."""
+    """[r]_p (rows, size) mod 2^q, and ([rho]_p, [mu]_p) as (rows, 2, size) in the plan's ring."""
 
     mask: Array
-    trunc: Array
+    lift: Array
 
 
-def deal_trunc(dealer: Dealer, r: Array, frac_bits: int) -> Array:
+def deal_lift(dealer: Dealer, opened: Ring, r: Array) -> Array:
     """Fix rho and mu for the mask r (rows, size); returns them, (rows, 2, size), for `select`."""
     ring = dealer.ring
-    mu = ring.wrap(ring.msb(r) << (ring.bits - frac_bits)) if frac_bits else np.zeros_like(r)
-    trunc = np.stack((ring.shift_right(r, frac_bits), mu), axis=1)
-    dealer.fix("trunc", trunc)
-    return trunc
+    lift = np.empty((len(r), 2, r.shape[1]), dtype=ring.dtype)
+    lift[:, 0] = opened.lift(r, ring)
+    lift[:, 1] = ring.wrap((lift[:, 0] >> (opened.bits - 1)) << opened.bits) if opened.bits < ring.bits else 0
+    dealer.fix("lift", lift)
+    return lift
 
 
-def public_parts(ring: Ring, opened: Array, frac_bits: int) -> tuple[Array, Array]:
-    """(known, carry) of the formula above, for y^ (rows, size)."""
-    shifted = ring.wrap(opened + (1 << (ring.bits - 2)))
-    known = ring.shift_right(shifted, frac_bits) - (1 << (ring.bits - 2 - frac_bits))
-    return known, 1 - ring.msb(shifted)
+def public_parts(opened_ring: Ring, ring: Ring, opened: Array) -> tuple[Array, Array]:
+    """(known, carry) of the formula above, for t^ (rows, size), as elements of the plan's ring."""
+    known = opened_ring.lift(opened, ring)
+    return known, 1 - ring.bit(known, opened_ring.bits - 1)
+
+
+def lifted(ring: Ring, party: int, known: Array, carry: Array, lift: Array) -> Array:
+    """[t]_p (rows, size), not wrapped."""
+    share = carry * lift[:, 1]
+    share -= lift[:, 0]
+    if party == 1:
+        share += known
+    return share
 
 
 def deal(dealer: Dealer, layer: Truncate) -> None:
-    deal_trunc(dealer, dealer.mask("value", (layer.size,)), layer.frac_bits)
+    ring = reduce.opened_ring(layer)
+    deal_lift(dealer, ring, dealer.mask("value", (layer.size,), ring))
 
 
 def prepare(holder: Holder, layer: Truncate) -> Prepared:
-    return Prepared(holder.mask("value", (layer.size,)), holder.fixed("trunc", (2, layer.size)))
+    mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
+    return Prepared(mask, holder.fixed("lift", (2, layer.size)))
 
 
-def evaluate(ring: Ring, party: int, layer: Truncate, y: Array, prepared: Prepared) -> Evaluation:
-    """[y]_p to [trunc(y)]_p, both (rows, size). One opening."""
-    opened = yield Opening(ring.wrap(y + prepared.mask), Kind.RING)
-    known, carry = public_parts(ring, opened, layer.frac_bits)
-    rho, mu = prepared.trunc[:, 0], prepared.trunc[:, 1]
-    return ring.wrap(party * known - rho + carry * mu)
+def evaluate(ring: Ring, party: int, layer: Truncate, x: Array, prepared: Prepared) -> Evaluation:
+    """[x]_p to [t]_p, both (rows, *shape). One opening."""
+    opened = yield reduce.opening(layer, party, x, prepared.mask)
+    small, middle = reduce.opened_ring(layer), 1 << (layer.opened_bits - 2)
+    known, carry = public_parts(small, ring, small.wrap(opened + opened.dtype.type(middle)))
+    share = lifted(ring, party, known, carry, prepared.lift)
+    if party == 1:
+        share -= middle
+    return ring.wrap(share).reshape(x.shape)

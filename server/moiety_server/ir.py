@@ -1,0 +1,274 @@
+"""The model between its framework and the plan: a short list of float operations on tensors with the batch first.
+
+Front ends (torch.export, ONNX) produce it, `compile` turns it into a plan. Every node can compute itself in torch, so
+the graph that is compiled is the graph that was calibrated, and a front end is tested by comparing `run` with the
+model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+
+
+class NotServable(ValueError):
+    """The model cannot be served as it is; says which layer, where in the user's code, and what to do instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One operation. `shape` is its output's without the batch; `origin` is the layer's name and, where known, the line
+    of the user's code, for messages."""
+
+    name: str
+    inputs: tuple[str, ...]
+    shape: Shape
+    origin: str
+
+    def forward(self, *x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input(Node):
+    inputs: tuple[str, ...] = ()
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Node):
+    """Over the last axis. `weight` (out, in), `bias` (out,) or None; both are secrets."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return F.linear(x[0], self.weight, self.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv(Node):
+    """2-d convolution over (C, H, W); `weight` as torch lays it out: (out, in / groups, kh, kw), and for a transposed
+    one (in, out / groups, kh, kw). A per-channel scale and shift is one with groups = C and a 1 x 1 kernel."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    transposed: bool = False
+    output_padding: Pair = (0, 0)
+
+    def forward(self, *x: Tensor) -> Tensor:
+        if self.transposed:
+            return F.conv_transpose2d(
+                x[0], self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            )
+        return F.conv2d(x[0], self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bias(Node):
+    """Adds a secret constant that broadcasts against the input's shape."""
+
+    value: Tensor
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0] + self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clamp(Node):
+    """min(max(x, low), high); ReLU is low = 0, high = None. The limits are public, part of the architecture."""
+
+    low: float
+    high: float | None = None
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0].clamp(self.low, self.high)
+
+
+SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "elu": F.elu,
+    "softplus": F.softplus,
+    "exp": torch.exp,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smooth(Node):
+    """A smooth function of one value: one of SMOOTH. `alpha` is ELU's, `beta` softplus's."""
+
+    function: str
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def forward(self, *x: Tensor) -> Tensor:
+        if self.function == "elu":
+            return F.elu(x[0], self.alpha)
+        if self.function == "softplus":
+            return F.softplus(x[0], self.beta)
+        return SMOOTH[self.function](x[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool(Node):
+    """Over (C, H, W). Padding is -infinity; the output's size comes from `shape`, so ceil_mode needs no flag: windows
+    may hang over the lower and right edge."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+
+    def forward(self, *x: Tensor) -> Tensor:
+        ceil = self.shape[1:] != tuple(
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(x[0].shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        )
+        return F.max_pool2d(x[0], self.kernel, self.stride, self.padding, self.dilation, ceil)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumPool(Node):
+    """Sum over windows of (C, H, W), zero padding; an average pool is one with a Scale behind it."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return F.avg_pool2d(x[0], self.kernel, self.stride, self.padding, divisor_override=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(Node):
+    """Sum over some axes (counted without the batch), which are dropped."""
+
+    axes: tuple[int, ...]
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0].sum(dim=tuple(axis + 1 for axis in self.axes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Node):
+    """Multiplies by one public number, such as 1 / 49 of an average pool. Costs nothing: it changes a scale."""
+
+    factor: float
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0] * self.factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Node):
+    """Sum of two or more wires with public signs or small integer factors; inputs broadcast to `shape`."""
+
+    factors: tuple[int, ...]
+
+    def forward(self, *x: Tensor) -> Tensor:
+        total = sum(f * v for f, v in zip(self.factors, x, strict=True))
+        assert isinstance(total, Tensor)  # noqa: S101  there are at least two inputs
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mul(Node):
+    """Product of two secret wires, broadcast to `shape`. Both inputs may be the same wire."""
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0] * x[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reshape(Node):
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0].reshape(len(x[0]), *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Permute(Node):
+    """`order` of the axes, counted without the batch."""
+
+    order: tuple[int, ...]
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0].permute(0, *(axis + 1 for axis in self.order))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice(Node):
+    """start : stop : step along one axis (counted without the batch); 0 <= start < stop, step >= 1."""
+
+    axis: int
+    start: int
+    stop: int
+    step: int = 1
+
+    def forward(self, *x: Tensor) -> Tensor:
+        index = (slice(None),) * (self.axis + 1) + (slice(self.start, self.stop, self.step),)
+        return x[0][index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat(Node):
+    """Along one axis, counted without the batch."""
+
+    axis: int
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return torch.cat(x, dim=self.axis + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(Node):
+    """Zeros: `before` and `after` for each axis."""
+
+    before: Shape
+    after: Shape
+
+    def forward(self, *x: Tensor) -> Tensor:
+        pairs = [n for both in zip(reversed(self.before), reversed(self.after), strict=True) for n in both]
+        return F.pad(x[0], pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsample(Node):
+    """Nearest neighbour over (C, H, W) by whole factors."""
+
+    factors: Pair
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0].repeat_interleave(self.factors[0], dim=2).repeat_interleave(self.factors[1], dim=3)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in the order they run; the first is the Input. `final` is what the client does to the output."""
+
+    nodes: Sequence[Node]
+    output: str
+    final: Literal["none", "softmax", "log_softmax"] = "none"
+
+    @torch.inference_mode()
+    def run(self, x: Tensor) -> dict[str, Tensor]:
+        """Every wire's value on inputs (n, ...), by node name."""
+        values: dict[str, Tensor] = {}
+        for node in self.nodes:
+            values[node.name] = node.forward(*([x] if isinstance(node, Input) else [values[i] for i in node.inputs]))
+        return values

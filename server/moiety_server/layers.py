@@ -1,0 +1,199 @@
+"""Layers that are several nodes of the IR: activations, pools, norms, products with constants.
+
+Both front ends build them here, so that a hard swish from ONNX is the one from torch. Where an exact form takes fewer
+comparisons it is the one used: a leaky ReLU has one ReLU, as relu(-x) = relu(x) - x.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from moiety_server import ir
+from moiety_server.builder import Builder
+from moiety_server.ir import Pair
+
+
+def leaky_relu(b: Builder, x: ir.Node, slope: float) -> ir.Node:
+    return _two_slopes(b, x, lambda negative: b.scale(negative, slope))
+
+
+def prelu(b: Builder, x: ir.Node, slope: Tensor) -> ir.Node:
+    """`slope` broadcasts against x (without the batch)."""
+    return _two_slopes(b, x, lambda negative: b.affine(negative, scale=slope))
+
+
+def _two_slopes(b: Builder, x: ir.Node, scaled: Callable[[ir.Node], ir.Node]) -> ir.Node:
+    positive = b.relu(x)
+    return b.combine((positive, scaled(b.combine((positive, x), (1, -1)))), (1, -1))
+
+
+def hardsigmoid(b: Builder, x: ir.Node) -> ir.Node:
+    return b.scale(b.clamp(b.shift(x, 3.0), 0.0, 6.0), 1 / 6)
+
+
+def hardswish(b: Builder, x: ir.Node) -> ir.Node:
+    return b.mul(x, hardsigmoid(b, x))
+
+
+def batch_norm(
+    b: Builder, x: ir.Node, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> ir.Node:
+    """With the running statistics, over the first axis behind the batch."""
+    b.require(x.shape[:1] == tuple(mean.shape), f"normalises {len(mean)} channels, got {x.shape}")
+    scale = (variance.double() + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.double()
+    shape = (-1,) + (1,) * (len(x.shape) - 1)
+    return b.affine(x, scale.reshape(shape), shift.reshape(shape))
+
+
+def power(b: Builder, x: ir.Node, exponent: float) -> ir.Node:
+    b.require(exponent in (1, 2, 3, 4), f"raises to the power {exponent}", "only whole powers from 1 to 4 are products")
+    if exponent == 4:
+        return power(b, power(b, x, 2), 2)
+    result = x
+    for _ in range(int(exponent) - 1):
+        result = b.mul(result, x)
+    return result
+
+
+def mean(b: Builder, x: ir.Node, axes: Sequence[int]) -> ir.Node:
+    return b.scale(b.sum(x, axes), 1 / math.prod(x.shape[axis] for axis in axes))
+
+
+def keep(b: Builder, reduced: ir.Node, x: ir.Node, axes: Sequence[int]) -> ir.Node:
+    """The axes of x that were reduced, back with size one."""
+    return b.reshape(reduced, [1 if axis in axes else n for axis, n in enumerate(x.shape)])
+
+
+def pooled_size(
+    size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1), ceil: bool = False
+) -> Pair:
+    """Of a pool's output. Rounded up, but no window may start in the padding behind the input."""
+    height, width = (_windows(*of_one, ceil) for of_one in zip(size, kernel, stride, padding, dilation, strict=True))
+    return height, width
+
+
+def _windows(n: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
+    room = n + 2 * padding - dilation * (kernel - 1) - 1
+    count = (-(-room // stride) if ceil else room // stride) + 1
+    return count - 1 if ceil and (count - 1) * stride >= n + padding else count
+
+
+def max_pool(
+    b: Builder,
+    x: ir.Node,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    ceil: bool = False,
+) -> ir.Node:
+    b.planes(x, "a max pool")
+    size = pooled_size(x.shape[1:], kernel, stride, padding, dilation, ceil)
+    return b.max_pool(x, size, kernel, stride, padding, dilation)
+
+
+def avg_pool(
+    b: Builder,
+    x: ir.Node,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    ceil: bool = False,
+    count_padding: bool = True,
+    divisor: int | None = None,
+) -> ir.Node:
+    """A sum pool, scaled; where windows at the border are divided by less, by a constant for each position."""
+    b.planes(x, "an average pool")
+    size = pooled_size(x.shape[1:], kernel, stride, padding, ceil=ceil)
+    reach = [(m - 1) * s + k for m, s, k in zip(size, stride, kernel, strict=True)]
+    behind = [r - n - p for r, n, p in zip(reach, x.shape[1:], padding, strict=True)]
+    if all(extra <= p for extra, p in zip(behind, padding, strict=True)):
+        summed = b.sum_pool(x, kernel, stride, padding)
+    else:
+        padded = b.pad(x, (0, *padding), (0, *(max(0, extra) for extra in behind)))
+        summed = b.sum_pool(padded, kernel, stride)
+    rows, columns = (
+        _counts(n, m, k, s, p, count_padding)
+        for n, m, k, s, p in zip(x.shape[1:], size, kernel, stride, padding, strict=True)
+    )
+    counts = torch.outer(rows, columns) if divisor is None else torch.full(size, divisor, dtype=torch.float64)
+    if (counts == counts[0, 0]).all():
+        return b.scale(summed, 1 / float(counts[0, 0]))
+    return b.affine(summed, scale=counts.reciprocal()[None])
+
+
+def _counts(n: int, windows: int, kernel: int, stride: int, padding: int, count_padding: bool) -> Tensor:
+    """How many positions of one axis each window divides by; what hangs over beyond the padding never counts."""
+    low, high = (-padding, n + padding) if count_padding else (0, n)
+    starts = torch.arange(windows) * stride - padding
+    return ((starts + kernel).clamp(max=high) - starts.clamp(min=low)).double()
+
+
+def adaptive_avg_pool(b: Builder, x: ir.Node, size: Pair) -> ir.Node:
+    if size == (1, 1):
+        return keep(b, mean(b, x, (1, 2)), x, (1, 2))
+    repeats = tuple(m // n for m, n in zip(size, x.shape[1:], strict=True))
+    if all(r >= 1 and r * n == m for r, n, m in zip(repeats, x.shape[1:], size, strict=True)):
+        return b.upsample(x, (repeats[0], repeats[1]))
+    return _adaptive(b, x, size, lambda x, kernel, stride: avg_pool(b, x, kernel, stride))
+
+
+def adaptive_max_pool(b: Builder, x: ir.Node, size: Pair) -> ir.Node:
+    return _adaptive(b, x, size, lambda x, kernel, stride: max_pool(b, x, kernel, stride))
+
+
+def _adaptive(b: Builder, x: ir.Node, size: Pair, pool: Callable[[ir.Node, Pair, Pair], ir.Node]) -> ir.Node:
+    """A plain pool along each axis whose windows are of one size and distance, else one pool for each window."""
+    b.planes(x, "an adaptive pool")
+    if x.shape[1:] == size:
+        return x
+    kernels, strides = [1, 1], [1, 1]
+    for axis, (n, m) in enumerate(zip(x.shape[1:], size, strict=True)):
+        windows = [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
+        lengths = {stop - start for start, stop in windows}
+        steps = {later[0] - earlier[0] for earlier, later in pairwise(windows)} or {1}
+        if len(lengths) == len(steps) == 1 and min(steps) >= 1:
+            kernels[axis], strides[axis] = lengths.pop(), steps.pop()
+            continue
+        parts = [b.slice(x, axis + 1, start, stop) for start, stop in windows]
+        whole = [(part.shape[1], 1) if axis == 0 else (1, part.shape[2]) for part in parts]
+        x = b.concat(
+            [part if k == (1, 1) else pool(part, k, k) for part, k in zip(parts, whole, strict=True)], axis + 1
+        )
+    kernel, stride = (kernels[0], kernels[1]), (strides[0], strides[1])
+    return x if kernel == stride == (1, 1) else pool(x, kernel, stride)
+
+
+def flat(b: Builder, x: ir.Node, apply: Callable[[ir.Node], ir.Node]) -> ir.Node:
+    """A layer over (C, L) as one over (C, 1, L)."""
+    b.require(len(x.shape) == 2, f"a 1-d layer needs (batch, C, L), got {x.shape} behind the batch")
+    y = apply(b.reshape(x, (x.shape[0], 1, x.shape[1])))
+    return b.reshape(y, (y.shape[0], y.shape[2]))
+
+
+def matmul(b: Builder, x: ir.Node, matrix: Tensor) -> ir.Node:
+    return b.linear(x, matrix.T)
+
+
+def constant_minus(b: Builder, constant: Tensor, x: ir.Node) -> ir.Node:
+    return b.affine(b.scale(x, -1.0), shift=constant)
+
+
+def split(b: Builder, x: ir.Node, sizes: Sequence[int], axis: int) -> list[ir.Node]:
+    limits = [0]
+    for size in sizes:
+        limits.append(limits[-1] + size)
+    return [b.slice(x, axis, start, stop) for start, stop in pairwise(limits)]
+
+
+def stack(b: Builder, parts: Sequence[ir.Node], axis: int) -> ir.Node:
+    shape = [*parts[0].shape[:axis], 1, *parts[0].shape[axis:]]
+    return b.concat([b.reshape(part, shape) for part in parts], axis)

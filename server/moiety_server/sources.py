@@ -1,0 +1,178 @@
+"""Where a model comes from: what `moiety publish` and `moiety inspect` take as MODEL.
+
+mnist, mnist-deep, lenet, mobile     the trained networks we ship
+torchvision:resnet18                 an architecture of torchvision's, with --weights FILE or --pretrained
+model.onnx                           an ONNX file
+package.module:function              your own: a function that returns the torch.nn.Module, ready for inference
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from moiety_server import ir, network, samples
+from moiety_server.compile import Compiled, Reveal, compile_model, load_onnx
+from moiety_server.ir import NotServable
+from moiety_shared.catalogue import Preprocessing
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model with the data it is calibrated on, and what its catalogue entry says of its inputs."""
+
+    name: str
+    model: nn.Module | ir.Graph
+    calibration: Tensor
+    low: float
+    high: float
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = ()
+    description: str = ""
+
+    def compile(
+        self, *, reveal: Reveal = "logits", top: int = 1, ring_bits: int | None = None, headroom: float = 4.0
+    ) -> Compiled:
+        """See compile_model."""
+        return compile_model(
+            self.model,
+            self.calibration,
+            low=self.low,
+            high=self.high,
+            reveal=reveal,
+            top=top,
+            ring_bits=ring_bits,
+            headroom=headroom,
+        )
+
+
+def load(
+    what: str,
+    *,
+    weights: Path | None = None,
+    pretrained: bool = False,
+    calibration: Path | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Source:
+    """The model that `what` names. Raises NotServable with what to do when it cannot be had."""
+    source = _shipped(what, weights) if what in network.NETWORKS else _other(what, weights, pretrained, calibration)
+    if calibration is not None:
+        source = replace(source, calibration=read_calibration(calibration))
+    if (low is None) != (high is None):
+        raise NotServable("state both ends of the input range: --low and --high")
+    if low is not None and high is not None:
+        source = replace(source, low=low, high=high)
+    return source
+
+
+def read_calibration(path: Path) -> Tensor:
+    """Inputs (n, ...) as float32, from a .npy file or the only tensor of a .safetensors file."""
+    try:
+        if path.suffix == ".npy":
+            array = torch.from_numpy(np.load(path, allow_pickle=False))
+        else:
+            (array,) = load_file(str(path)).values()
+    except (OSError, ValueError) as error:
+        raise NotServable(
+            f"{path.name} cannot be read as calibration data ({error}): pass a .npy file, or a .safetensors file with "
+            "one tensor, of inputs (n, ...)"
+        ) from error
+    if not array.is_floating_point() or array.ndim < 2:
+        raise NotServable("calibration data is real model input, floats of shape (n, ...), as the model is called with")
+    return array.float()
+
+
+def _shipped(name: str, weights: Path | None) -> Source:
+    kind = network.NETWORKS[name]
+    pixels, _ = samples.images()
+    return Source(
+        name=name,
+        model=network.load(weights or samples.FOLDER / f"{name}.safetensors", name),
+        calibration=network.normalise(pixels, name),
+        low=(0 - network.MEAN) / network.STD,
+        high=(1 - network.MEAN) / network.STD,
+        preprocessing=Preprocessing(channels=1, size=(28, 28), mean=(network.MEAN,), std=(network.STD,)),
+        classes=tuple(str(digit) for digit in range(10)),
+        description=kind.description,
+    )
+
+
+def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path | None) -> Source:
+    if calibration is None:
+        raise NotServable(
+            f"{what!r} needs --calibration FILE: a few real inputs, from which scales are chosen. With their own come "
+            + ", ".join(network.NETWORKS)
+        )
+    inputs = read_calibration(calibration)
+    least, most = float(inputs.min()), float(inputs.max())
+    if what.startswith("torchvision:"):
+        name = what.removeprefix("torchvision:")
+        model = torchvision_model(name, pretrained)
+        # From black to white, normalised as torchvision's weights have it.
+        ends = [(v - m) / s for v in (0, 1) for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+        return Source(
+            name=name,
+            model=_with_weights(model, weights),
+            calibration=inputs,
+            low=min(*ends, least),
+            high=max(*ends, most),
+            preprocessing=Preprocessing(
+                channels=3, size=(inputs.shape[-2], inputs.shape[-1]), mean=IMAGENET_MEAN, std=IMAGENET_STD
+            ),
+            description=f"torchvision's {name}",
+        )
+    path = Path(what)
+    if path.suffix == ".onnx":
+        return Source(path.stem.lower(), load_onnx(path), inputs, least, most, description=f"from {path.name}")
+    module, _, function = what.partition(":")
+    if not function:
+        raise NotServable(f"there is no model {what!r}: see `moiety publish --help` for what can be named")
+    return Source(function.lower(), _with_weights(_own(module, function)(), weights), inputs, least, most)
+
+
+def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:
+    """An architecture by its name. Pretrained weights are torchvision's own download."""
+    from torchvision import models  # the extra `train`
+
+    if name not in models.list_models(module=models):
+        raise NotServable(f"torchvision has no classification model {name!r}")
+    weights = models.get_model_weights(name).DEFAULT if pretrained else None
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") and weights is None else {}
+    try:
+        model: nn.Module = models.get_model(name, weights=weights, **options)
+    except OSError as error:
+        raise NotServable(
+            f"the weights of {name} cannot be downloaded here ({error}): pass --weights FILE (safetensors)"
+        ) from error
+    return model.train(False)
+
+
+def _own(module: str, function: str) -> Callable[[], nn.Module]:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Callable[[], nn.Module] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise NotServable(f"{module}:{function} cannot be imported: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return found
+
+
+def _with_weights(model: nn.Module, weights: Path | None) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise NotServable(f"the function returned {type(model).__name__}, not a torch.nn.Module")
+    if weights is not None:
+        try:
+            model.load_state_dict(load_file(str(weights)))
+        except (OSError, RuntimeError) as error:
+            raise NotServable(f"{weights.name} does not fit the model: {error}") from error
+    return model.train(False)

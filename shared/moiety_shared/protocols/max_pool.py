@@ -1,0 +1,124 @@
+"""Max pooling: a knock-out over each window, max(a, b) = b + d (a - b) with d = 1 where a - b >= 0.
+
+All inputs are opened once as t^ = t + r mod 2^q, which truncates them; from there on everything is exact, mod 2^q. The
+first level's differences are open already, a^ - b^ under the mask r_a - r_b; each later level opens its own. Columns
+first, then rows: a 3 x 3 window costs 2 comparisons along each instead of 8. A window's missing places repeat one of
+its own.
+
+Per level: open the differences (the first: the inputs), the looked-up bits, the masked signs. Three rounds.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from moiety_shared.layers import MaxPool
+from moiety_shared.protocols import reduce, select, sign
+from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols.opening import Evaluation, Kind, Opening
+from moiety_shared.ring import Array, Ring
+
+
+class Level(NamedTuple):
+    """Positions among the values still in play: those compared, and those that wait for the next level."""
+
+    left: Array
+    right: Array
+    rest: Array
+
+
+class Prepared(NamedTuple):
+    """[r]_p (rows, size); the masks of all differences [R]_p (rows, comparisons); sign's tables and monomials; [beta]_p
+    and [beta R]_p (rows, 2, comparisons). All but sign's mod 2^q."""
+
+    mask: Array
+    differences: Array
+    tables: Array
+    monomials: Array
+    select: Array
+
+
+@cache
+def knock_out(layer: MaxPool) -> tuple[Level, ...]:
+    """The levels in order. After one, the winners come first and those that waited behind them."""
+    channels, height, width = layer.shape
+    grid = np.arange(layer.size).reshape(layer.shape)
+    columns = _taps(width, layer.output_size[1], layer.kernel[1], layer.stride[1], layer.padding[1], layer.dilation[1])
+    first = _levels([grid[:, :, c] for c in columns])
+    if first:
+        grid = np.arange(channels * height * layer.output_size[1]).reshape(channels, height, -1)
+    else:
+        grid = grid[:, :, columns[0]]
+    rows = _taps(height, layer.output_size[0], layer.kernel[0], layer.stride[0], layer.padding[0], layer.dilation[0])
+    return (*first, *_levels([grid[:, r] for r in rows]))
+
+
+def _taps(size: int, places: int, kernel: int, stride: int, padding: int, dilation: int) -> list[Array]:
+    """For each tap of the window, where it reads at every place; inside of the input always."""
+    at = np.arange(places) * stride - padding
+    taps = [at + k * dilation for k in range(kernel)]
+    inside = [(tap >= 0) & (tap < size) for tap in taps]
+    valid = np.select(inside, taps)  # the first tap that is inside stands in for those that are not
+    return [np.where(ok, tap, valid) for ok, tap in zip(inside, taps, strict=True)]
+
+
+def _levels(taps: Sequence[Array]) -> list[Level]:
+    alive = [tap.reshape(-1) for tap in taps]
+    nothing = np.zeros(0, dtype=np.int64)
+    levels = []
+    while len(alive) > 1:
+        pairs = len(alive) // 2
+        odd = alive[2 * pairs :]
+        left, right = np.concatenate(alive[0 : 2 * pairs : 2]), np.concatenate(alive[1 : 2 * pairs : 2])
+        levels.append(Level(left, right, odd[0] if odd else nothing))
+        alive = np.split(np.arange(len(left) + sum(map(len, odd))), pairs + len(odd))
+    return levels
+
+
+def _differences(layer: MaxPool, source: Dealer | Holder, r: Array) -> Array:
+    """The masks of all differences: of the first level r_a - r_b, of the others fresh ones."""
+    ring, (first, *_) = reduce.opened_ring(layer), knock_out(layer)
+    fresh = source.mask("differences", (layer.comparisons - len(first.left),), ring)
+    return np.concatenate((ring.wrap(r[:, first.left] - r[:, first.right]), fresh), axis=1)
+
+
+def deal(dealer: Dealer, layer: MaxPool) -> None:
+    ring = reduce.opened_ring(layer)
+    differences = _differences(layer, dealer, dealer.mask("value", (layer.size,), ring))
+    beta = sign.deal(dealer, layer, differences)
+    select.deal(dealer, beta, differences[:, None], ring)
+
+
+def prepare(holder: Holder, layer: MaxPool) -> Prepared:
+    ring = reduce.opened_ring(layer)
+    mask = holder.mask("value", (layer.size,), ring)
+    differences = _differences(layer, holder, mask)
+    return Prepared(
+        mask, differences, *sign.prepare(holder, layer), holder.fixed("select", (2, layer.comparisons), ring)
+    )
+
+
+def evaluate(ring: Ring, party: int, layer: MaxPool, x: Array, prepared: Prepared) -> Evaluation:
+    """[x]_p (rows, C, H, W) to [max]_p (rows, C, H', W') mod 2^q. `ring` is Z_{2^q}."""
+    opened = yield reduce.opening(layer, party, x, prepared.mask)
+    values = ring.wrap(opened - prepared.mask) if party == 1 else ring.wrap(-prepared.mask)
+    at = 0
+    for level in knock_out(layer):
+        part = slice(at, at + len(level.left))
+        masks, right = prepared.differences[:, part], values.take(level.right, axis=1)
+        if at == 0:
+            difference = ring.wrap(opened.take(level.left, axis=1) - opened.take(level.right, axis=1))
+        else:
+            share = values.take(level.left, axis=1) - right
+            difference = yield Opening(ring.wrap(share + masks), Kind.RING, ring)
+        masked = yield from sign.evaluate(
+            party, layer, difference, prepared.tables[:, :, part], prepared.monomials[:, part]
+        )
+        mine = difference - masks if party == 1 else -masks
+        won = yield from select.evaluate(ring, masked, mine, difference, None, prepared.select[:, :, part])
+        winners = ring.wrap(won + right)
+        values = np.concatenate((winners, values.take(level.rest, axis=1)), axis=1) if len(level.rest) else winners
+        at = part.stop
+    return values.reshape(len(x), *layer.output_shape)

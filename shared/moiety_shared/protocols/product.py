@@ -1,0 +1,126 @@
+"""Secret products: matrix products, convolutions, and the product of two wires. Bilinear, so all alike.
+
+Open:                     x^ = x + r is opened under a free mask (1 round) and serves any number of products.
+
+Linear and Conv, y = x * w + b, with * the matrix product or the convolution:
+    Upload (once per model):  w^ = w + s is opened, s derived from the upload id.  V_p = p w^ - [s]_p.
+    Bundle (per row):         the dealer fixes c = r * s.
+    Online:                   y = (x^ - r) * (w^ - s) = x^ * (w^ - s) - r * w^ + r * s,  so
+                              [y]_p = x^ * V_p - [r]_p * w^ + [c]_p + [b]_p.
+    Everything after the first product is known before the input is: online there is one plaintext-sized product.
+
+Mul, y = x z, both opened:    the dealer fixes c = r t for the masks r of x and t of z, and
+                              [y]_p = p x^ z^ - x^ [t]_p - [r]_p z^ + [c]_p   (Beaver, 1991).
+"""
+
+from collections.abc import Generator
+from typing import NamedTuple
+
+import numpy as np
+
+from moiety_shared.layers import Conv, Linear, Mul, Open
+from moiety_shared.protocols.dealing import Dealer, Holder, Source, uniform
+from moiety_shared.protocols.opening import Kind, Opening
+from moiety_shared.ring import Array, Ring
+
+Weighted = Linear | Conv
+
+
+class Weights(NamedTuple):
+    """One layer's secret constants at party p: `masked` is w^, the same at both; `local` is V_p; `bias` is [b]_p. A
+    Bias layer has no more than that."""
+
+    masked: Array | None
+    local: Array | None
+    bias: Array | None
+
+
+class Opened(NamedTuple):
+    """A wire that products read: x^ (rows, *shape), and [r]_p of the same shape."""
+
+    value: Array
+    mask: Array
+
+
+class PreparedOpen(NamedTuple):
+    """[r]_p (rows, *shape)."""
+
+    mask: Array
+
+
+class Prepared(NamedTuple):
+    """What is added to the online product, (rows, *output shape)."""
+
+    offset: Array
+
+
+def times(ring: Ring, layer: Weighted, x: Array, weight: Array) -> Array:
+    """x * w: (rows, *shape) to (rows, *output shape)."""
+    if isinstance(layer, Conv):
+        return ring.conv(layer, x, weight)
+    return ring.matmul(x.reshape(-1, layer.shape[-1]), weight).reshape(len(x), *layer.output_shape)
+
+
+def weight_mask(ring: Ring, source: Source, layer: Weighted) -> Array:
+    """[s]_p, from party p's stream for this upload and layer."""
+    return uniform(ring, source, "weight", layer.weights()["weight"])
+
+
+def mask_weights(
+    ring: Ring, party: int, weight: Array, mask: Array, bias: Array | None
+) -> Generator[Opening, Array, Weights]:
+    """Open w^ from shares [w]_p and [s]_p. Runs once per upload: a second opening of another w under the same s would
+    reveal the difference of the two."""
+    masked = yield Opening(ring.wrap(weight + mask), Kind.RING, ring)
+    return Weights(masked, ring.wrap(party * masked - mask), bias)
+
+
+def deal_open(dealer: Dealer, layer: Open) -> Array:
+    return dealer.mask("input", layer.shape)
+
+
+def prepare_open(holder: Holder, layer: Open) -> PreparedOpen:
+    return PreparedOpen(holder.mask("input", layer.shape))
+
+
+def evaluate_open(ring: Ring, x: Array, prepared: PreparedOpen) -> Generator[Opening, Array, Opened]:
+    """[x]_p (rows, *shape) to x^. One opening."""
+    opened = yield Opening(ring.wrap(x + prepared.mask), Kind.RING, ring)
+    return Opened(opened, prepared.mask)
+
+
+def deal(dealer: Dealer, layer: Weighted, r: Array, s: Array) -> None:
+    """`r` is the opened wire's mask (rows, *shape), `s` the weights'."""
+    dealer.fix("product", times(dealer.ring, layer, r, s))
+
+
+def prepare(holder: Holder, layer: Weighted, mask: Array, weights: Weights) -> Prepared:
+    """`mask` is [r]_p."""
+    assert weights.masked is not None  # noqa: S101  a weighted layer's
+    offset = holder.fixed("product", layer.output_shape) - times(holder.ring, layer, mask, weights.masked)
+    if weights.bias is not None:
+        offset += weights.bias.reshape(-1, 1, 1) if isinstance(layer, Conv) else weights.bias
+    return Prepared(holder.ring.wrap(offset))
+
+
+def evaluate(ring: Ring, layer: Weighted, x: Opened, prepared: Prepared, weights: Weights) -> Array:
+    """x^ to [y]_p (rows, *output shape), without an opening."""
+    assert weights.local is not None  # noqa: S101  a weighted layer's
+    y = times(ring, layer, x.value, weights.local)
+    y += prepared.offset
+    return ring.wrap(y)
+
+
+def deal_mul(dealer: Dealer, layer: Mul, r: Array, t: Array) -> None:
+    """`r` and `t` are the masks of the left and the right wire."""
+    dealer.fix("product", np.broadcast_to(r * t, (dealer.rows, *layer.output_shape)))
+
+
+def prepare_mul(holder: Holder, layer: Mul) -> Prepared:
+    return Prepared(holder.fixed("product", layer.output_shape))
+
+
+def evaluate_mul(ring: Ring, party: int, x: Opened, z: Opened, prepared: Prepared) -> Array:
+    """x^ and z^ to [x z]_p, without an opening."""
+    left = z.value - z.mask if party == 1 else -z.mask  # [z]_p
+    return ring.wrap(x.value * left - x.mask * z.value + prepared.offset)

@@ -1,0 +1,108 @@
+"""Smooth functions: several public functions of a short value t mod 2^m, all from one one-time one-hot row.
+
+    1. open t^ = t + r mod 2^m      m <= 8 bits: the input is truncated to so few by being opened
+    2. open the masked output bits  f_i(t) xor beta_i
+
+The dealer XOR-shares the one-hot row e of r: 2^m bits, whatever the functions are. t = t^ - r, so bit i of f(t) is the
+parity of e & F_i where F_i, the public word with f's bit i for every r, rotates with t^. A bit becomes a ring element
+with the dealer's beta_i: f_i = b^_i + (1 - 2 b^_i) beta_i, and the places add up.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from moiety_shared.layers import Table
+from moiety_shared.protocols import reduce
+from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols.opening import Evaluation, Kind, Opening
+from moiety_shared.ring import Array, Ring
+
+_BLOCK = 1 << 14
+
+
+class Prepared(NamedTuple):
+    """[r]_p (rows, size) mod 2^m; <e>_p (rows, words, size); <beta>_p (rows, bits, size) as bytes of 0 and 1, and
+    [beta]_p (rows, bits, size) in the plan's ring."""
+
+    mask: Array
+    one_hot: Array
+    masks: Array
+    beta: Array
+
+
+@cache
+def rotated_bits(layer: Table) -> Array:
+    """(bits, 2^m, words): for each output bit and each t^, the word whose bit r is that of f(t^ - r)."""
+    size = 1 << layer.opened_bits
+    places = np.arange(size)
+    index = (places[:, None] - places[None, :]) % size  # [t^, r]
+    rows = []
+    for values, width in zip(layer.values, layer.widths, strict=True):
+        stored = np.array(values, dtype=np.int64) - min(values)
+        rows += [((stored >> bit) & 1)[index] for bit in range(width)]
+    packed = np.packbits(np.array(rows, dtype=np.uint8), axis=2, bitorder="little")
+    return np.ascontiguousarray(packed).view(layer.word_dtype)
+
+
+def reference(layer: Table, t: Array) -> Array:
+    """The functionality on plain values (rows, *shape): (rows, functions, *shape)."""
+    index = t & ((1 << layer.opened_bits) - 1)
+    return np.stack([np.array(values, dtype=np.int64)[index] for values in layer.values], axis=1)
+
+
+def deal(dealer: Dealer, layer: Table) -> None:
+    small = reduce.opened_ring(layer)
+    r = dealer.mask("value", (layer.size,), small).astype(np.uint64)
+    word = np.dtype(layer.word_dtype).itemsize * 8
+    one_hot = np.zeros((dealer.rows, layer.words, layer.size), dtype=layer.word_dtype)
+    for index in range(layer.words):
+        bit = np.left_shift(np.uint64(1), r % word).astype(layer.word_dtype)
+        one_hot[:, index] = np.where(r // word == index, bit, 0)
+    dealer.fix_words("one_hot", one_hot)
+    beta = dealer.mask_words("masks", (sum(layer.widths), layer.size)) & 1
+    dealer.fix("beta", beta.astype(dealer.ring.dtype))
+
+
+def prepare(holder: Holder, layer: Table) -> Prepared:
+    bits = sum(layer.widths)
+    return Prepared(
+        holder.mask("value", (layer.size,), reduce.opened_ring(layer)),
+        holder.fixed_words("one_hot", (layer.words, layer.size), layer.word_dtype),
+        holder.mask_words("masks", (bits, layer.size)) & 1,
+        holder.fixed("beta", (bits, layer.size)),
+    )
+
+
+def evaluate(ring: Ring, party: int, layer: Table, x: Array, prepared: Prepared) -> Evaluation:
+    """[x]_p (rows, *shape) to [f(t)]_p (rows, functions, *shape). Two openings."""
+    opened = yield reduce.opening(layer, party, x, prepared.mask)
+    rows, size = opened.shape
+    bits = yield Opening(_look_up(layer, opened, prepared), Kind.BITS)
+    out = np.zeros((rows, len(layer.values), size), dtype=ring.dtype)
+    at = 0
+    for index, (values, width) in enumerate(zip(layer.values, layer.widths, strict=True)):
+        for place in range(width):
+            public: Array = bits[:, at].astype(ring.dtype)
+            share: Array = (1 - 2 * public) * prepared.beta[:, at]
+            out[:, index] += (share + party * public) << place
+            at += 1
+        if party == 1:
+            out[:, index] += min(values)
+    return ring.wrap(out).reshape(rows, len(layer.values), *x.shape[1:])
+
+
+def _look_up(layer: Table, opened: Array, prepared: Prepared) -> Array:
+    """<f_i(t) xor beta_i>_p (rows, bits, size)."""
+    table = rotated_bits(layer)
+    out = prepared.masks.copy()
+    step = max(_BLOCK // len(opened), 1)
+    for at in range(0, opened.shape[1], step):
+        part = slice(at, at + step)
+        for bit in range(len(table)):
+            for word in range(layer.words):
+                public = table[bit, :, word].take(opened[:, part], mode="wrap")
+                public &= prepared.one_hot[:, word, part]
+                out[:, bit, part] ^= np.bitwise_count(public) & 1
+    return out

@@ -1,0 +1,94 @@
+"""Which values are the largest, without showing any: all pairs are compared at once, and a rank is what a value lost.
+
+    1. open t^ = t + r              every difference t^_i - t^_j is open with it, under r_i - r_j
+    2. open the looked-up bits      of all n (n - 1) / 2 pairs i < j                                   sign.py
+    3. open the masked signs        b^ = b xor beta, b = [t_i < t_j]: exact on t, ties to the lower index
+       b = b^ + (1 - 2 b^) beta is local with shares of beta; rank_i = sum of what i lost, 0 .. n - 1
+    4. open rank^ = rank + r'       mod 2^w, and look it up in a one-time table that is rotated by r'
+
+The table's entry is the output: shared bytes for the client alone ("words"), or ring elements to go on with ("share").
+Exactly one value has each rank, so nothing but the k places is told.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from moiety_shared.layers import TopK
+from moiety_shared.protocols import reduce, sign
+from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols.opening import Evaluation, Kind, Opening
+from moiety_shared.ring import Array, Ring
+
+
+class Prepared(NamedTuple):
+    """[r]_p (rows, n); sign's tables and monomials, [beta]_p (rows, pairs) mod 2^w; [r']_p (rows, n) mod 2^w; the table
+    (rows, 2^w, n)."""
+
+    mask: Array
+    tables: Array
+    monomials: Array
+    beta: Array
+    rank_mask: Array
+    ranks: Array
+
+
+@cache
+def pairs(n: int) -> tuple[Array, Array]:
+    """(i, j) of all i < j."""
+    left, right = np.triu_indices(n, 1)
+    return left, right
+
+
+def reference(layer: TopK, t: Array) -> Array:
+    """The functionality on plain values (rows, n)."""
+    order = np.argsort(-t.astype(np.int64), axis=1, kind="stable")
+    ranks = np.argsort(order, axis=1, kind="stable")
+    return _result(layer, ranks)
+
+
+def _result(layer: TopK, ranks: Array) -> Array:
+    places: Array = ranks == 0 if layer.result == "share" else np.where(ranks < layer.k, ranks + 1, 0)
+    return places.astype(np.int64 if layer.result == "share" else np.uint8)
+
+
+def deal(dealer: Dealer, layer: TopK) -> None:
+    small, (left, right) = Ring(layer.rank_bits), pairs(layer.size)
+    r = dealer.mask("value", (layer.size,), reduce.opened_ring(layer))
+    beta = sign.deal(dealer, layer, reduce.opened_ring(layer).wrap(r[:, left] - r[:, right]))
+    dealer.fix("beta", beta.astype(small.dtype), small)
+    shift = dealer.mask("rank", (layer.size,), small)
+    place = np.arange(1 << layer.rank_bits, dtype=small.dtype)[:, None]
+    table = _result(layer, small.wrap(place - shift[:, None]))
+    if layer.result == "words":
+        dealer.fix_words("ranks", table)
+    else:
+        dealer.fix("ranks", table.astype(dealer.ring.dtype))
+
+
+def prepare(holder: Holder, layer: TopK) -> Prepared:
+    small, shape = Ring(layer.rank_bits), (1 << layer.rank_bits, layer.size)
+    mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
+    tables, monomials = sign.prepare(holder, layer)
+    beta = holder.fixed("beta", (layer.comparisons,), small)
+    rank_mask = holder.mask("rank", (layer.size,), small)
+    words = layer.result == "words"
+    ranks = holder.fixed_words("ranks", shape, np.uint8) if words else holder.fixed("ranks", shape)
+    return Prepared(mask, tables, monomials, beta, rank_mask, ranks)
+
+
+def evaluate(party: int, layer: TopK, x: Array, prepared: Prepared) -> Evaluation:
+    """[x]_p (rows, n) to <place>_p (rows, n) as bytes, or to shares. Four openings."""
+    opened = yield reduce.opening(layer, party, x, prepared.mask)
+    small, (left, right) = Ring(layer.rank_bits), pairs(layer.size)
+    difference = reduce.opened_ring(layer).wrap(opened[:, left] - opened[:, right])
+    masked = yield from sign.evaluate(party, layer, difference, prepared.tables, prepared.monomials)
+    signs = yield Opening(masked, Kind.BITS)
+    public: Array = signs.astype(small.dtype)
+    less: Array = (1 - 2 * public) * prepared.beta + party * public
+    rank = np.zeros(x.shape, dtype=small.dtype)
+    for i in range(layer.size):
+        rank[:, i] = less[:, left == i].sum(axis=1) + (party - less[:, right == i]).sum(axis=1)
+    rotated = yield Opening(small.wrap(rank + prepared.rank_mask), Kind.RING, small)
+    return np.take_along_axis(prepared.ranks, rotated[:, None].astype(np.int64), axis=1)[:, 0]

@@ -1,0 +1,99 @@
+"""A dealer and two parties in one process, over real streams."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from moiety_shared import reference
+from moiety_shared.layers import Opened
+from moiety_shared.plan import Plan
+from moiety_shared.prg import Stream, new_seed
+from moiety_shared.protocols import graph, reduce
+from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.protocols.opening import Opening, lockstep, wire_bytes
+from moiety_shared.ring import Array
+
+
+@contextmanager
+def recorded_dithers() -> Iterator[dict[str, Array]]:
+    """The dithers that alice's shares hold, by layer, of all that runs meanwhile."""
+    original, found = reduce.reduce_share, dict[str, Array]()
+
+    def recording(layer: Opened, party: int, x: Array) -> Array:
+        if party == 0:
+            found[layer.name] = reduce.dither_of(layer, x)
+        return original(layer, party, x)
+
+    reduce.reduce_share = recording
+    try:
+        yield found
+    finally:
+        reduce.reduce_share = original
+
+
+def bundle(plan: Plan, rows: int, masks: Mapping[str, Array], seeds: list[bytes]) -> dict[str, bytearray]:
+    """What the dealer sends, by layer."""
+    dealt = graph.deal(plan, rows, masks, *(Stream(seed) for seed in seeds))
+    raw = {layer.name: bytearray() for layer in plan.layers}
+    for layer in plan.layers:
+        for stated in layer.corrections(plan.ring_bits):
+            correction, array = next(dealt)
+            assert correction == stated and array.shape == (rows, *correction.shape)
+            raw[layer.name] += array.astype(correction.dtype, copy=False).tobytes()
+    assert next(dealt, None) is None
+    assert sum(map(len, raw.values())) == rows * plan.bundle_row_bytes == plan.cost(rows).offline_bytes
+    return raw
+
+
+def prepare(
+    plan: Plan, party: int, rows: int, seed: bytes, raw: dict[str, bytearray], weights: Mapping[str, graph.Weights]
+) -> PreparedRows:
+    preparation = graph.Preparation(plan, party, rows, Stream(seed), weights)
+    for layer in plan.layers:
+        assert preparation.wanted(layer) == (len(raw[layer.name]) if party else 0)
+        preparation.add(layer, raw[layer.name] if party else b"")
+    return preparation.ready
+
+
+class Run:
+    """One model, masked once; `outputs` runs it on encoded inputs with fresh rows."""
+
+    def __init__(self, plan: Plan, weights: Mapping[str, Array]) -> None:
+        self.plan, self.weights, self.ring = plan, weights, graph.ring_of(plan)
+        uploads = [Stream(new_seed(), "upload") for _ in range(2)]
+        masks = [graph.weight_masks(plan, upload) for upload in uploads]
+        self.masks = {name: self.ring.wrap(mask + masks[1][name]) for name, mask in masks[0].items()}
+        one = {name: self.random(w.shape) for name, w in weights.items()}
+        other = {name: w - one[name] for name, w in weights.items()}
+        sessions = [graph.mask_model(plan, p, s, masks[p]) for p, s in enumerate((one, other))]
+        self.models = lockstep(*sessions) if weights else ({}, {})
+        self.opened: list[tuple[Opening, Array]] = []
+        self.dithers: dict[str, Array] = {}
+
+    def random(self, shape: tuple[int, ...]) -> Array:
+        return Stream(new_seed()).words("random", shape, self.ring.dtype)
+
+    def outputs(self, x: Array) -> Array:
+        """(rows, values of one input and its label) to the output wire, in the clear."""
+        rows, plan = len(x), self.plan
+        seeds = [new_seed() for _ in range(3)]
+        raw = bundle(plan, rows, self.masks, seeds)
+        x0 = self.random(x.shape)
+        sessions = []
+        for p, share in enumerate((x0, x - x0)):
+            prepared = prepare(plan, p, rows, seeds[p], raw, self.models[p])
+            sessions.append(graph.evaluate(plan, p, share, prepared, self.models[p]))
+        self.opened.clear()
+        with recorded_dithers() as self.dithers:
+            out = lockstep(*sessions, lambda o, v: self.opened.append((o, v)))
+        return out[0] ^ out[1] if plan.output.kind == "labels" else self.ring.wrap(out[0] + out[1])
+
+    def assert_bit_exact(self, x: Array) -> Array:
+        """Equal to the plain evaluator under the same dithers, at the stated cost. Returns the output."""
+        got = self.outputs(x)
+        expected = reference.run(self.plan, x, self.weights, lambda name, _: self.dithers[name])
+        assert got.shape == expected.shape and np.array_equal(got, expected)
+        cost = sum((layer.cost(self.plan.ring_bits, len(x)).online_bytes for layer in self.plan.layers), 0)
+        assert sum(wire_bytes(opening) for opening, _ in self.opened) == cost
+        return got
