@@ -154,7 +154,7 @@ class Builder:
             all(len(shape) <= max(1, len(x.shape)) for shape in shapes),
             f"{shapes} does not broadcast against {x.shape}",
         )
-        x = self.expand(x, torch.broadcast_shapes(x.shape, *shapes))
+        x = self.expand(x, _broadcast(x.shape, *shapes))
 
         def full(value: Tensor | None) -> Tensor | None:
             return value if value is None else value.reshape((1,) * (len(x.shape) - value.dim()) + tuple(value.shape))
@@ -202,7 +202,8 @@ class Builder:
         """Multiplies by a public number; one Scale behind another becomes one."""
         self.require(math.isfinite(factor), f"multiplies by {factor}")
         if isinstance(x, ir.Scale):
-            x, factor = self.nodes[x.inputs[0]], factor * x.factor
+            factor *= x.factor
+            x = self.nodes[x.inputs[0]]
         return x if factor == 1 else self._add(ir.Scale(**self._head(x.shape, x), factor=float(factor)))
 
     def shift(self, x: ir.Node, value: float) -> ir.Node:
@@ -230,7 +231,7 @@ class Builder:
             f"combines tensors of different dimensions: {' and '.join(str(x.shape) for x in terms)} behind the batch",
             "give both the same number of dimensions with unsqueeze or view",
         )
-        return tuple(torch.broadcast_shapes(*(x.shape for x in terms)))
+        return _broadcast(*(x.shape for x in terms))
 
     def reshape(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
         self.require(
@@ -271,11 +272,11 @@ class Builder:
         """Zeros; a negative number cuts off, as in torch."""
         for axis, (low, high) in enumerate(zip(before, after, strict=True)):
             x = self.slice(x, axis, max(0, -low), x.shape[axis] - max(0, -high))
-        low, high = tuple(max(0, n) for n in before), tuple(max(0, n) for n in after)
-        if not any(low + high):
+        front, back = tuple(max(0, n) for n in before), tuple(max(0, n) for n in after)
+        if not any(front + back):
             return x
-        shape = [b + n + a for b, n, a in zip(low, x.shape, high, strict=True)]
-        return self._add(ir.Pad(**self._head(shape, x), before=low, after=high))
+        shape = [f + n + b for f, n, b in zip(front, x.shape, back, strict=True)]
+        return self._add(ir.Pad(**self._head(shape, x), before=front, after=back))
 
     def upsample(self, x: ir.Node, factors: Pair) -> ir.Node:
         self.planes(x, "an upsampling")
@@ -290,3 +291,7 @@ class Builder:
                 self.require(x.shape[axis] == 1, f"{x.shape} does not broadcast to {tuple(shape)}")
                 x = self.concat([x] * n, axis)
         return x
+
+
+def _broadcast(*shapes: Shape) -> Shape:
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]

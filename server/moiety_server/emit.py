@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moiety_server import ir, smooth
+from moiety_server import ir, ranges, smooth
 from moiety_server.ir import NotServable
 from moiety_server.ranges import Range
 from moiety_server.scales import Precision, Scales, fitting
@@ -20,6 +20,10 @@ from moiety_shared.ring import Array, Ring
 
 _MOST_FRAC_BITS = 30
 _FEWEST_WEIGHT_BITS = 5
+_FEWEST_VALUE_BITS = 7
+_NEEDLESS_BITS = 4  # more than that of an input that nobody wants are taken from it, for the weights
+_COARSE = 2.0**-10
+_FEWEST_OPENED = 4
 _RANKED_BITS = 20  # compared for a label: four digits of five bits
 
 
@@ -131,30 +135,42 @@ class Emitter:
         self._add(layer)
         return replace(wire, name=layer.name, shape=layer.output_shape, **changes)  # type: ignore[arg-type]
 
-    def _cut(self, wire: Wire, bits: int) -> Wire:
-        """The wire truncated to magnitudes below 2^bits, in the plan's ring."""
-        frac = min(wire.frac, fitting(wire.reach, bits))
-        self._demand(frac >= fitting(wire.reach, 4), "holds too small a part of its range to be cut")
-        opened = min(self._precision.opened, wire.bits - (wire.frac - frac))
+    def _cut(self, wire: Wire, wanted: float) -> Wire:
+        """The wire truncated to what products can read, or to the fractional bits that they want, in the plan's ring."""
+        frac = min(wire.frac, fitting(wire.reach, self._precision.short))
+        if wire.bits == self._ring.bits:
+            useful = math.ceil(min(wanted + math.log2(wire.factor), 60)) + 1
+            frac = min(frac, max(useful, fitting(wire.reach, _FEWEST_VALUE_BITS)))
+        return self._at_most(wire, frac, "cut") if frac < wire.frac else self._truncated(wire, frac, "cut")
+
+    def _at_most(self, wire: Wire, frac: int, suffix: str = "low") -> Wire:
+        """The wire with no more fractional bits than that."""
+        while wire.frac > frac:
+            wire = self._truncated(wire, max(frac, wire.frac - wire.bits + _FEWEST_OPENED), suffix)
+        return wire
+
+    def _truncated(self, wire: Wire, frac: int, suffix: str) -> Wire:
+        shift = wire.frac - frac
         layer = plan_layers.Truncate(
-            name=self._name(wire, "cut"),
+            name=self._name(wire, suffix),
             input=wire.name,
             shape=wire.shape,
-            shift=wire.frac - frac,
-            opened_bits=opened,
+            shift=shift,
+            opened_bits=min(self._precision.opened, wire.bits - shift),
         )
         return self._after(wire, layer, frac=frac, bits=self._ring.bits)
 
     def _in_ring(self, wire: Wire) -> Wire:
         return wire if wire.bits == self._ring.bits else self._small(wire)
 
-    def _small(self, wire: Wire) -> Wire:
+    def _small(self, wire: Wire, wanted: float = math.inf) -> Wire:
         """The wire in the plan's ring at magnitudes that products can read; each is cut once."""
         short = wire.reach * 2.0**wire.frac < 2.0 ** (self._precision.compared + 1)
-        if short and wire.bits == self._ring.bits:
+        needless = wire.frac - (wanted + math.log2(wire.factor))
+        if short and wire.bits == self._ring.bits and needless <= _NEEDLESS_BITS:
             return wire
         if wire.name not in self._short:
-            self._short[wire.name] = self._cut(wire, self._precision.short)
+            self._short[wire.name] = self._cut(wire, wanted)
         return self._short[wire.name]
 
     def _open(self, wire: Wire) -> str:
@@ -194,7 +210,7 @@ class Emitter:
                 frac = min(frac, max(math.ceil(min(self._scales.wanted[node.name], 60)), 1))
                 return Wire(node.name, node.shape, self._ring.bits, max(frac, 0), 1.0, low, high)
             case ir.Linear() | ir.Conv():
-                return self._product(node, self._small(x[0]))
+                return self._product(node, self._small(x[0], self._scales.wanted[node.inputs[0]]))
             case ir.Clamp():
                 return self._clamp(node, x[0])
             case ir.MaxPool():
@@ -244,8 +260,9 @@ class Emitter:
         frac = min(self._scales.total[node.name], x.frac + _MOST_FRAC_BITS)
         largest = float(node.weight.abs().max()) * x.factor
         frac = min(frac, x.frac + fitting(max(largest, 1e-9), self._ring.bits - 2))
-        needed = largest * 2.0 ** (frac - x.frac)
-        self._demand(needed >= 2.0**_FEWEST_WEIGHT_BITS or largest == 0, f"can reach {max(-low, high):.3g}, too much")
+        coarse = ranges.of_products(self._known, node)[0] * 2.0 ** (x.frac - frac - 1)  # what rounding the weights does
+        fine = largest * 2.0 ** (frac - x.frac) >= 2.0**_FEWEST_WEIGHT_BITS or coarse <= _COARSE * max(-low, high)
+        self._demand(fine, f"can reach {max(-low, high):.3g}, too much")
         self.weights[f"{node.name}.weight"] = self._encode(node.weight, x.factor * 2.0 ** (frac - x.frac))
         if node.bias is not None:
             self.weights[f"{node.name}.bias"] = self._encode(node.bias, 2.0**frac)
@@ -273,7 +290,7 @@ class Emitter:
         if x.bits < self._ring.bits:
             self._demand(frac == x.frac, "would be cut twice")
         wanted = self._scales.wanted[node.name] + math.log2(x.factor)
-        useful = max(math.ceil(min(wanted, 60)), fitting(x.reach, 6)) + 1
+        useful = max(math.ceil(min(wanted, 60)), fitting(x.reach, _FEWEST_VALUE_BITS - 1)) + 1
         frac = frac if x.bits < self._ring.bits else min(frac, useful)
         self._demand(frac >= fitting(x.reach, 4), "would keep less than four bits of what it compares")
         return frac
@@ -292,7 +309,8 @@ class Emitter:
 
     def _clamp(self, node: ir.Clamp, x: Wire) -> Wire:
         low, high = self._bounds(node)
-        limits = [node.low] if node.high is None else [node.low, node.high]
+        # A limit that the wire's range does not reach needs no comparison.
+        limits = [node.low] if node.high is None or node.high >= x.high else [node.low, node.high]
         farthest = max(max(abs(x.low - h), abs(x.high - h)) for h in limits) / x.factor
         frac = self._fraction(node, x, max(farthest, x.reach), self._precision.compared)
         layer = plan_layers.ReLU(
@@ -338,11 +356,12 @@ class Emitter:
             return x
         most = fitting(reach, self._ring.bits - 1)
         given = [self._in_ring(w) for w in x]
-        given = [w if w.frac <= most and w.factor == 1 else self._small(w) for w in given]
+        given = [w if w.frac <= most and w.factor == 1 else self._at_most(self._small(w), most) for w in given]
         frac = min(max(w.frac for w in given), most)
         if any(w.factor != 1 for w in given):  # whole factors stand in for others: room for their precision
             frac = min(most, max(frac, max(w.frac for w in given) + self._precision.short))
-        self._demand(all(w.frac <= frac for w in given), "adds values whose ranges lie too far apart")
+        frac = min(frac, min(w.frac for w in given) + self._ring.bits - 4)
+        given = [self._at_most(w, frac) for w in given]
         return [self._rescaled(node, w, frac, index) for index, w in enumerate(given)]
 
     def _rescaled(self, node: ir.Node, wire: Wire, frac: int, index: int) -> Wire:
@@ -381,8 +400,8 @@ class Emitter:
     def _sum_of(self, node: ir.Sum | ir.SumPool, x: Wire) -> Wire:
         low, high = self._bounds(node)
         if not _fits(x, max(abs(low), abs(high))):
-            x = self._small(x)
-            self._demand(_fits(x, max(abs(low), abs(high))), "adds up more than fits")
+            most = fitting(max(abs(low), abs(high)) / x.factor, self._ring.bits - 2)
+            x = self._at_most(self._small(x), most)
         head = {"name": node.name, "input": x.name, "shape": x.shape}
         layer: AnyLayer
         if isinstance(node, ir.Sum):
@@ -393,7 +412,7 @@ class Emitter:
 
     def _bias(self, name: str, x: Wire, value: Tensor, low: float, high: float) -> Wire:
         if not _fits(x, max(abs(low), abs(high))):
-            x = self._small(x)
+            x = self._at_most(self._small(x), fitting(max(abs(low), abs(high)) / x.factor, self._ring.bits - 2))
         self.weights[f"{name}.bias"] = self._encode(value, 1 / x.unit)
         layer = plan_layers.Bias(name=name, input=x.name, shape=x.shape, bias_shape=tuple(value.shape))
         return self._after(x, layer, low=low, high=high)
@@ -401,7 +420,9 @@ class Emitter:
     def _smooth(self, node: ir.Smooth, x: Wire) -> Wire:
         """f(x) = a[s] + b[s] x with the line looked up by s, the upper bits of x; see smooth.py."""
         low, high = self._bounds(node)
-        lines = smooth.lines(node, x.reach * x.factor, x.unit, x.frac)
+        most = fitting(max(abs(low), abs(high), 1e-9), self._ring.bits - 2) - smooth.SLOPE_BITS
+        frac = min(x.frac, fitting(x.reach, self._precision.short), most)
+        lines = smooth.lines(node, x.low, x.high, x.factor, x.frac, frac + smooth.SLOPE_BITS)
         table = plan_layers.Table(
             name=self._name(replace(x, name=node.name), "line"),
             input=x.name,
@@ -412,7 +433,7 @@ class Emitter:
         )
         self._demand(lines.shift + lines.index_bits <= x.bits, "opens more bits than there are")
         self._add(table)
-        small = self._small(x)
+        small = self._at_most(self._small(x), frac)
         both = Wire(table.name, table.output_shape, self._ring.bits, 0, 1.0, 0, 1)
         offset, slope = (self._plane(both, index, name) for index, name in enumerate(("offset", "slope")))
         product = plan_layers.Mul(
@@ -423,8 +444,7 @@ class Emitter:
             right_shape=x.shape,
         )
         self._add(product)
-        lift = small.frac + smooth.SLOPE_BITS - smooth.OFFSET_BITS
-        self._demand(lift >= 0, "is too coarse to be looked up")
+        lift = small.frac + smooth.SLOPE_BITS - lines.offset_bits
         layer = local.Combine(
             name=node.name, inputs=(product.name, offset.name), shapes=(x.shape,) * 2, factors=(1, 1 << lift)
         )

@@ -72,6 +72,15 @@ def keep(b: Builder, reduced: ir.Node, x: ir.Node, axes: Sequence[int]) -> ir.No
     return b.reshape(reduced, [1 if axis in axes else n for axis, n in enumerate(x.shape)])
 
 
+def largest(b: Builder, x: ir.Node, axes: Sequence[int]) -> ir.Node:
+    """The maximum over some axes, which are dropped: a max pool over all of them, flattened."""
+    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
+    shape = [x.shape[axis] for axis in kept]
+    size = math.prod(x.shape[axis] for axis in axes)
+    planes = b.reshape(b.permute(x, [*kept, *axes]), (1, math.prod(shape), size))
+    return b.reshape(max_pool(b, planes, (1, size), (1, size)), shape)
+
+
 def pooled_size(
     size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1), ceil: bool = False
 ) -> Pair:

@@ -6,7 +6,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import torch
 from torch import fx, nn
@@ -71,7 +71,7 @@ def of_exception(error: BaseException, model: nn.Module) -> str:
     return f"{place}, {line}" if line else place
 
 
-def _frames(tb: TracebackType | None) -> Iterable[tuple[object, int]]:
+def _frames(tb: TracebackType | None) -> Iterable[tuple[FrameType, int]]:
     return traceback.walk_tb(tb)
 
 

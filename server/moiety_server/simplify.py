@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -159,33 +159,34 @@ def _lowered(node: ir.Node) -> Iterator[ir.Node]:
     if not isinstance(node, Affine):
         yield node
         return
-    head, shape = {"origin": node.origin}, node.shape
+    shape, origin = node.shape, node.origin
     if node.scale is None:
         assert node.shift is not None  # noqa: S101  it does something
-        yield ir.Bias(**head, name=node.name, inputs=node.inputs, shape=shape, value=node.shift)
+        yield ir.Bias(origin=origin, name=node.name, inputs=node.inputs, shape=shape, value=node.shift)
         return
     # All axes up to the last one along which it differs become the channels.
     last = max(
         (i for v in (node.scale, node.shift) if v is not None for i, n in enumerate(v.shape) if n > 1), default=0
     )
     channels = math.prod(shape[: last + 1])
-    scale, shift = (
-        v if v is None else v.reshape(v.shape[: last + 1]).expand(shape[: last + 1]).reshape(channels)
-        for v in (node.scale, node.shift)
-    )
+
+    def spread(value: Tensor) -> Tensor:
+        return value.reshape(value.shape[: last + 1]).expand(shape[: last + 1]).reshape(channels)
+
+    weight, shift = spread(node.scale).reshape(-1, 1, 1, 1), None if node.shift is None else spread(node.shift)
     planes = shape if last == 0 and len(shape) == 3 else (channels, math.prod(shape[last + 1 :]), 1)
     inputs, name, reshaped = node.inputs, node.name, planes != shape
     if reshaped:
-        yield ir.Reshape(**head, name=f"{node.name}-in", inputs=inputs, shape=planes)
+        yield ir.Reshape(origin=origin, name=f"{node.name}-in", inputs=inputs, shape=planes)
         inputs, name = (f"{node.name}-in",), f"{node.name}-conv"
-    yield ir.Conv(
-        **head, name=name, inputs=inputs, shape=planes, weight=scale.reshape(-1, 1, 1, 1), bias=shift, groups=channels
-    )
+    yield ir.Conv(origin=origin, name=name, inputs=inputs, shape=planes, weight=weight, bias=shift, groups=channels)
     if reshaped:
-        yield ir.Reshape(**head, name=node.name, inputs=(name,), shape=shape)
+        yield ir.Reshape(origin=origin, name=node.name, inputs=(name,), shape=shape)
 
 
 def _single(node: ir.Node) -> ir.Node:
     """Its secrets in float32, detached from the model, whatever they were computed in."""
-    secrets = {k: v.detach().float().contiguous() for k, v in vars(node).items() if isinstance(v, Tensor)}
+    secrets: dict[str, Any] = {
+        k: v.detach().float().contiguous() for k, v in vars(node).items() if isinstance(v, Tensor)
+    }
     return replace(node, **secrets) if secrets else node

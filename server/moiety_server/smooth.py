@@ -13,10 +13,10 @@ import torch
 
 from moiety_server import ir
 
-OFFSET_BITS = 12
-SLOPE_BITS = 8
-_STEP = -3  # steps of 2^-3 are fine enough
-_MOST_INDEX_BITS = 8
+_OFFSET_BITS = 13  # of magnitude
+SLOPE_BITS = 11
+_STEP = -5  # steps of 2^-5 are fine enough
+_MOST_INDEX_BITS = 10
 _PLACES = 33
 
 
@@ -24,23 +24,27 @@ _PLACES = 33
 class Lines:
     """`shift` low bits of x are dropped, `index_bits` of what remains name the line, two's complement.
 
-    Offsets have OFFSET_BITS fractional bits; slopes SLOPE_BITS, and carry the wire's factor.
+    Offsets have `offset_bits` fractional bits; slopes SLOPE_BITS, and carry the wire's factor.
     """
 
     shift: int
     index_bits: int
+    offset_bits: int
     offsets: tuple[int, ...]
     slopes: tuple[int, ...]
 
 
-def lines(node: ir.Smooth, reach: float, unit: float, frac: int) -> Lines:
-    """For inputs up to `reach` in ring elements worth `unit` = factor * 2^-frac each."""
-    widest = math.ceil(math.log2(reach * 1.01)) + 1 - _MOST_INDEX_BITS  # both signs in 2^8 steps
-    exponent = max(_STEP, widest)
-    factor = unit * 2.0**frac
+def lines(node: ir.Smooth, low: float, high: float, factor: float, frac: int, result_frac: int) -> Lines:
+    """For inputs between `low` and `high`, in ring elements worth factor * 2^-frac each; the result has `result_frac` bits,
+    and the offsets no more."""
+    reach = max(abs(low), abs(high), 1e-9)
+    reach /= factor
+    widest = math.ceil(math.log2(reach * 1.01)) + 1 - _MOST_INDEX_BITS  # both signs in 2^10 steps
+    # At least 32 steps on either side: what is small all over is bent on a small scale.
+    exponent = max(min(_STEP - math.floor(math.log2(factor)), math.floor(math.log2(reach)) - 5), widest)
     shift = max(frac + exponent, 0)
     step = 2.0 ** (shift - frac) * factor
-    index_bits = min(max(math.ceil(math.log2(reach * 1.01 / step + 1)) + 1, 2), _MOST_INDEX_BITS)
+    index_bits = min(max(math.ceil(math.log2(reach * factor * 1.01 / step + 1)) + 1, 2), _MOST_INDEX_BITS)
     size = 1 << index_bits
     index = np.arange(size)
     centres = np.where(index < size // 2, index, index - size) * step
@@ -52,7 +56,10 @@ def lines(node: ir.Smooth, reach: float, unit: float, frac: int) -> Lines:
     mean_y = (y * weight).sum(axis=1) / weight.sum()
     from_x, from_y = x - mean_x[:, None], y - mean_y[:, None]
     slope = (weight * from_x * from_y).sum(axis=1) / (weight * from_x**2).sum(axis=1)
-    slopes = np.rint(slope * factor * 2.0**SLOPE_BITS)
+    used = (centres >= low - 2 * step) & (centres <= high + 2 * step)
+    slopes = np.rint(np.where(used, slope, 0) * factor * 2.0**SLOPE_BITS)
     # The offset makes up for the slope's rounding at the centre.
-    offsets = np.rint((mean_y - slopes / 2.0**SLOPE_BITS / factor * mean_x) * 2.0**OFFSET_BITS)
-    return Lines(shift, index_bits, tuple(int(v) for v in offsets), tuple(int(v) for v in slopes))
+    offset = np.where(used, mean_y - slopes / 2.0**SLOPE_BITS / factor * mean_x, 0)
+    offset_bits = min(math.floor(_OFFSET_BITS - math.log2(max(float(np.abs(offset).max()), 1e-12))), result_frac)
+    offsets = np.rint(offset * 2.0**offset_bits)
+    return Lines(shift, index_bits, offset_bits, tuple(int(v) for v in offsets), tuple(int(v) for v in slopes))

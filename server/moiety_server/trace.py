@@ -11,18 +11,20 @@ but not decomposed: hardswish, pools and linear layers are still themselves, and
 import inspect
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch._decomp import get_decompositions
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from moiety_server import ir
-from moiety_server.aten import EITHER_SIDE, OPS, RESHAPES
+from moiety_server.aten import EITHER_SIDE, OPS, RESHAPES, REWRITTEN
 from moiety_server.builder import Builder
 from moiety_server.hints import hint_for
 from moiety_server.ir import NotServable
@@ -89,7 +91,8 @@ def _exported(model: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         with _predicting(model), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, (example,), strict=False).run_decompositions({})
+            program: ExportedProgram = torch.export.export(model, (example,), strict=False)
+            program = program.run_decompositions(_rewritten())
     except Exception as error:
         text = without_paths(str(error)) or type(error).__name__
         hint = next((hint for key, hint in _EXPORT_HINTS.items() if key in str(error).lower()), "")
@@ -128,12 +131,15 @@ class _Walk:
 
     def _last(self) -> tuple[fx.Node, Final]:
         """The node whose value is served, and what the client makes of it."""
-        outputs = pytree.tree_leaves(self._program.graph.output_node().args[0])
+        specs = self._program.graph_signature.output_specs
+        values = pytree.tree_leaves(self._program.graph.output_node().args[0], is_leaf=lambda leaf: leaf is None)
+        # An input that the model overwrites is among the values as well.
+        outputs = [v for spec, v in zip(specs, values, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
         if len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
             raise NotServable(
                 f"the model: has {len(outputs)} outputs. Instead: return one tensor, or concatenate them to one"
             )
-        node = outputs[0]
+        node: Any = outputs[0]
         while _name(node) in RESHAPES and _shape(node) == _shape(node.args[0]):
             node = node.args[0]
         if _name(node) in _FINAL and node.args[1] in (1, 1 - len(_shape(node))):
@@ -154,7 +160,7 @@ class _Walk:
             return self._item(node)
         origin, name, b = Origin(node), _name(node), self._builder
         b.scope, b.origin = origin.scope, str(origin)
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        if node.op != "call_function" or not isinstance(node.target, OpOverload):
             b.refuse(f"{origin.operation} is not served", hint_for(origin.layers, name))
         arguments = self._arguments(node)
         leaves = pytree.tree_leaves(arguments, is_leaf=lambda leaf: isinstance(leaf, ir.Node))
@@ -176,18 +182,17 @@ class _Walk:
         return result
 
     def _item(self, node: fx.Node) -> Any:
-        values, index = self._values[node.args[0]], node.args[1]
+        source, index = cast(tuple[fx.Node, int], node.args)
+        values = self._values[source]
         if index >= len(values):
             self._builder.refuse("its indices or its second result are used", "only the values are served")
         return values[index]
 
     def _arguments(self, node: fx.Node) -> list[Any]:
         """In the schema's order, defaults filled in, nodes replaced by their values."""
-        given = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False)) | node.kwargs
-        return [
-            fx.map_arg(given.get(a.name, a.default_value), self._values.__getitem__)
-            for a in node.target._schema.arguments
-        ]
+        schema = cast(OpOverload, node.target)._schema.arguments
+        given = dict(zip((a.name for a in schema), node.args, strict=False)) | node.kwargs
+        return [fx.map_arg(given.get(a.name, a.default_value), self._values.__getitem__) for a in schema]
 
     def _check_wire(self, node: fx.Node, origin: Origin) -> None:
         """What depends on the input has floats and starts with the batch."""
@@ -198,9 +203,16 @@ class _Walk:
             self._builder.refuse(f"{origin.operation} makes {kind}", hint_for(origin.layers, "gt"))
         if value.dim() < 1 or len(value) != self._batch:
             self._builder.refuse(
-                f"{origin.operation} gives {tuple(value.shape)}, whose first dimension is not the batch of {self._batch}",
+                f"{origin.operation} gives {tuple(value.shape)}, which does not start with the batch of {self._batch}",
                 hint_for(origin.layers, "batch"),
             )
+
+
+def _rewritten() -> dict[OpOverload, Callable[..., Any]]:
+    overloads = {op: getattr(torch.ops.aten, op.partition(".")[0]) for op in REWRITTEN}
+    operations = [getattr(packet, op.partition(".")[2] or "default") for op, packet in overloads.items()]
+    table = get_decompositions(operations)
+    return {op: table.get(op, op.decompose) for op in operations}
 
 
 def _name(node: Any) -> str:
@@ -211,7 +223,7 @@ def _shape(node: Any) -> ir.Shape:
     return tuple(node.meta["val"].shape)
 
 
-def _constant(target: torch._ops.OpOverload, arguments: list[Any]) -> Any:
+def _constant(target: OpOverload, arguments: list[Any]) -> Any:
     """Of parameters and buffers alone, in float64."""
     names = target._schema.arguments
     double = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, arguments)

@@ -23,7 +23,7 @@ Image = tuple[Size, Size, Size]
 """Channels, height, width."""
 Pair = tuple[Size, Size]
 Pads = tuple[Count, Count]
-Shift = Annotated[int, Field(ge=0, le=60)]
+Shift = Annotated[int, Field(ge=0, le=62)]
 Bits = Annotated[int, Field(ge=2, le=64)]
 
 MAX_ELEMENTS = 1 << 31
@@ -514,7 +514,7 @@ class Table(Opened):
     """Public functions of t mod 2^opened_bits, looked up at once: the wire (functions, *shape). 2 rounds."""
 
     op: Literal["table"] = "table"
-    opened_bits: Annotated[int, Field(ge=2, le=8)]
+    opened_bits: Annotated[int, Field(ge=2, le=10)]
     values: tuple[tuple[int, ...], ...] = Field(min_length=1, max_length=4)
 
     @model_validator(mode="after")

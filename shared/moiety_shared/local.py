@@ -204,7 +204,7 @@ class Combine(Local):
     op: Literal["combine"] = "combine"
     inputs: tuple[Name, ...] = Field(min_length=1, max_length=256)
     shapes: tuple[Shape, ...]
-    factors: tuple[Annotated[int, Field(ge=-(2**31), lt=2**31)], ...]
+    factors: tuple[Annotated[int, Field(ge=-(2**62), le=2**62)], ...]
 
     @model_validator(mode="after")
     def _check(self) -> Self:

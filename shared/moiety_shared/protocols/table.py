@@ -1,6 +1,6 @@
 """Smooth functions: several public functions of a short value t mod 2^m, all from one one-time one-hot row.
 
-    1. open t^ = t + r mod 2^m      m <= 8 bits: the input is truncated to so few by being opened
+    1. open t^ = t + r mod 2^m      m <= 10 bits: the input is truncated to so few by being opened
     2. open the masked output bits  f_i(t) xor beta_i
 
 The dealer XOR-shares the one-hot row e of r: 2^m bits, whatever the functions are. t = t^ - r, so bit i of f(t) is the
