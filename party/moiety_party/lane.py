@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,15 +13,20 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.opening import Opening, combine, to_wire, wire_bytes
-from moiety_shared.ring import Array, Ring
+from moiety_shared.protocols.opening import Round, Session, combine, to_wire, wire_bytes
 from moiety_shared.wire import Frame, FrameKind, malformed, pack_frame
 
-MAX_FRAME = 1 << 28  # bytes; an opening of the largest layer must fit
-Outcome = TypeVar("Outcome")
+MAX_MESSAGE = 1 << 25
+"""Bytes that a WebSocket message holds at most."""
+INLINE_WORK = 32_000_000
+"""Multiply-adds that may hold up the event loop: one or two milliseconds."""
 
+_PART_BYTES = 1 << 23  # an opening that is longer is sent in parts
 _SMALL_BYTES = 48_000
-INLINE_WORK = 32_000_000  # multiply-adds that may hold up the event loop: one or two milliseconds
+_INLINE_BYTES = 1 << 22  # more than this is combined off the event loop
+
+Outcome = TypeVar("Outcome")
+Numbers = Iterator[int]
 
 
 class Link(Protocol):
@@ -126,27 +131,32 @@ class Lane:
         await self._link.close()
 
     async def drive(
-        self, ring: Ring, sessions: Sequence[Generator[Opening, Array, Outcome]], executor: Executor
+        self, sessions: Sequence[Session[Outcome]], executor: Executor, *, inline_work: int = INLINE_WORK
     ) -> list[Outcome]:
-        """Run one party's generators to their ends, all of one length: slices of one batch.
+        """Run one party's sessions to their ends, all of one length: slices of one batch.
 
         They take turns, so that one computes while another's opening travels; each opening is sent before the peer's
-        is awaited. Steps with much work run in `executor`, so that the event loop goes on serving meanwhile.
+        is awaited. Steps with more than `inline_work` run in `executor`, so that the event loop goes on serving
+        meanwhile.
         """
         outcomes: list[Outcome] = []
-        openings = [next(session) for session in sessions]
-        sent = received = 0
-        for frame in _frames(openings):
-            await self._open(frame, sent)
-            sent += 1
-        while openings:
+        sent, received = itertools.count(), itertools.count()
+        rounds: list[Round] = []
+        for session in sessions:
+            step = await _advance(session, None, b"", executor, inline_work)
+            if isinstance(step, _Done):
+                outcomes.append(step.outcome)
+            else:
+                rounds.append(step)
+        for group in _groups(rounds):
+            await self._open(group, sent)
+        while rounds:
             self.rounds += 1
-            turns, steps = iter(sessions), []
-            for frame in _frames(openings):
-                peer = memoryview(await self.expect(FrameKind.OPENING, received & 0xFFFF))
-                received += 1
-                for opening, part in zip(frame, _parts(frame, peer), strict=True):
-                    step = await _advance(ring, next(turns), opening, part, executor)
+            turns, steps = iter(sessions), list[Round]()
+            for group in _groups(rounds):
+                peer = await self._opened(group, received)
+                for opened, part in zip(group, _cut(peer, [r.wire_bytes for r in group]), strict=True):
+                    step = await _advance(next(turns), opened, part, executor, inline_work)
                     if isinstance(step, _Done):
                         outcomes.append(step.outcome)
                         continue
@@ -154,36 +164,64 @@ class Lane:
                     if not _small(steps[0]):
                         await self._open([step], sent)
                         await asyncio.sleep(0)  # lets it out before the next slice computes
-                        sent += 1
             if steps and _small(steps[0]):
                 await self._open(steps, sent)
-                sent += 1
-            openings = steps
+            rounds = steps
         return outcomes
 
-    async def _open(self, openings: Sequence[Opening], number: int) -> None:
-        shares = [to_wire(opening).data for opening in openings]
-        await self.send(FrameKind.OPENING, *shares, number=number & 0xFFFF)
-        self.opening_bytes += sum(len(share) for share in shares)
+    async def _open(self, rounds: Sequence[Round], numbers: Numbers) -> None:
+        shares = [to_wire(opening).data for r in rounds for opening in r.openings]
+        for parts in _parts(shares):
+            await self.send(FrameKind.OPENING, *parts, number=next(numbers) & 0xFFFF)
+        self.opening_bytes += sum(map(len, shares))
+
+    async def _opened(self, rounds: Sequence[Round], numbers: Numbers) -> memoryview:
+        """The peer's shares of the same openings. Raises Problem MALFORMED when they are not exactly that long."""
+        size = sum(r.wire_bytes for r in rounds)
+        if size <= _PART_BYTES:
+            return memoryview(await self._part(size, numbers))
+        whole = bytearray(size)
+        for at in range(0, size, _PART_BYTES):
+            end = min(at + _PART_BYTES, size)
+            whole[at:end] = await self._part(end - at, numbers)
+        return memoryview(whole)
+
+    async def _part(self, size: int, numbers: Numbers) -> memoryview | bytes:
+        part = await self.expect(FrameKind.OPENING, next(numbers) & 0xFFFF)
+        if len(part) != size:
+            raise malformed(f"openings of {size} bytes arrived with {len(part)}")
+        return part
 
 
-def _small(opening: Opening) -> bool:
+def _small(first: Round) -> bool:
     """Whether the slices of this round share one frame: a frame costs more than its bytes. The first slice decides."""
-    return wire_bytes(opening) <= _SMALL_BYTES
+    return first.wire_bytes <= _SMALL_BYTES
 
 
-def _frames(openings: Sequence[Opening]) -> list[Sequence[Opening]]:
-    """A round's openings by frame."""
-    return [openings] if _small(openings[0]) else [[opening] for opening in openings]
+def _groups(rounds: list[Round]) -> list[list[Round]]:
+    """What the slices open by frame, or by sequence of frames."""
+    return [rounds] if rounds and _small(rounds[0]) else [[r] for r in rounds]
 
 
-def _parts(openings: Sequence[Opening], payload: memoryview) -> list[memoryview]:
-    """A frame's payload by opening. Raises Problem MALFORMED when it is not exactly that long."""
-    sizes = [wire_bytes(opening) for opening in openings]
-    if len(payload) != sum(sizes):
-        raise malformed(f"openings of {sum(sizes)} bytes arrived with {len(payload)}")
-    ends = list(itertools.accumulate(sizes))
-    return [payload[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+def _parts(shares: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """The shares' bytes after one another, in frames of `_PART_BYTES` and a last one."""
+    frame, left = list[memoryview](), _PART_BYTES
+    for share in shares:
+        rest = share
+        while len(rest) > left:
+            frame.append(rest[:left])
+            yield frame
+            rest, frame, left = rest[left:], [], _PART_BYTES
+        frame.append(rest)
+        left -= len(rest)
+    yield frame
+
+
+def _cut(whole: memoryview, sizes: Sequence[int]) -> Iterator[memoryview]:
+    at = 0
+    for size in sizes:
+        yield whole[at : at + size]
+        at += size
 
 
 @dataclass(frozen=True)
@@ -192,23 +230,21 @@ class _Done(Generic[Outcome]):
 
 
 async def _advance(
-    ring: Ring,
-    session: Generator[Opening, Array, Outcome],
-    opening: Opening,
-    peer: bytes | memoryview,
-    executor: Executor,
-) -> "Opening | _Done[Outcome]":
-    def step() -> "Opening | _Done[Outcome]":
+    session: Session[Outcome], opened: Round | None, peer: bytes | memoryview, executor: Executor, inline_work: int
+) -> "Round | _Done[Outcome]":
+    """The session's next round, from the peer's shares of the one before; of none at its start."""
+
+    def step() -> "Round | _Done[Outcome]":
         try:
-            return session.send(opened)
+            if opened is None:
+                return next(session)
+            parts = _cut(memoryview(peer), [wire_bytes(opening) for opening in opened.openings])
+            return session.send([combine(opening, part) for opening, part in zip(opened.openings, parts, strict=True)])
         except StopIteration as stop:  # cannot cross an executor
             return _Done(stop.value)
 
-    try:
-        opened = combine(ring, opening, peer)
-    except ValueError as error:
-        raise malformed(str(error)) from None
-    if opening.work <= INLINE_WORK:
+    work, size = (opened.work, opened.wire_bytes) if opened else (0, 0)
+    if work <= inline_work and size <= _INLINE_BYTES:
         return step()
     return await asyncio.get_running_loop().run_in_executor(executor, step)
 

@@ -6,8 +6,8 @@ node where it depends on the input, else a constant: a parameter, a buffer or wh
 
 from collections.abc import Callable
 
-from moiety_server import aten_ops as ops
 from moiety_server import ir, layers
+from moiety_server import operations as ops
 from moiety_server.builder import Builder
 
 Result = ir.Node | list[ir.Node]
@@ -23,7 +23,7 @@ RESHAPES = {
 REWRITTEN = {
     *("movedim.int", "movedim.intlist", "moveaxis.int", "swapdims", "swapaxes", "expand_as", "hsplit.int"),
     *("tensor_split.sections", "tensor_split.indices", "unsafe_chunk"),
-    *("channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "glu", "addcmul", "mv", "mish"),
+    *("channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "glu", "addcmul", "mv"),
 }
 # What may have a constant on its left.
 EITHER_SIDE = {
@@ -95,7 +95,8 @@ OPS: dict[str, Callable[..., Result]] = {
     "gelu": lambda b, x, approximate: b.smooth(x, "gelu" if approximate == "none" else "gelu_tanh"),
     "elu": ops.elu,
     "selu": lambda b, x: ops.elu(b, x, 1.6732632423543772, 1.0507009873554805),
-    "celu": lambda b, x, alpha: b.scale(b.smooth(b.scale(x, 1 / alpha), "elu"), alpha),
+    "celu": layers.celu,
+    "mish": layers.mish,
     "softplus": ops.softplus,
     "log_sigmoid": lambda b, x: b.scale(b.smooth(b.scale(x, -1.0), "softplus"), -1.0),
     "expand": ops.expand,

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from moiety_server import ir
-from moiety_server.builder import Builder
+from moiety_server.builder import Affine, Builder
 from moiety_server.ir import Pair
+
+ERF = "erf"  # a Smooth function that only stands for itself until the product that makes it a GELU
 
 
 def leaky_relu(b: Builder, x: ir.Node, slope: float) -> ir.Node:
@@ -30,12 +32,48 @@ def _two_slopes(b: Builder, x: ir.Node, scaled: Callable[[ir.Node], ir.Node]) ->
     return b.combine((positive, scaled(b.combine((positive, x), (1, -1)))), (1, -1))
 
 
-def hardsigmoid(b: Builder, x: ir.Node) -> ir.Node:
-    return b.scale(b.clamp(b.shift(x, 3.0), 0.0, 6.0), 1 / 6)
+def hardsigmoid(b: Builder, x: ir.Node, slope: float = 1 / 6, middle: float = 0.5) -> ir.Node:
+    """min(max(slope * x + middle, 0), 1), multiplied last: a public factor costs nothing."""
+    b.require(slope > 0, f"a hard sigmoid of slope {slope}")
+    return b.scale(b.clamp(b.shift(x, middle / slope), 0.0, 1 / slope), slope)
 
 
 def hardswish(b: Builder, x: ir.Node) -> ir.Node:
     return b.mul(x, hardsigmoid(b, x))
+
+
+def celu(b: Builder, x: ir.Node, alpha: float) -> ir.Node:
+    return b.scale(b.smooth(b.scale(x, 1 / alpha), "elu"), alpha)
+
+
+def mish(b: Builder, x: ir.Node) -> ir.Node:
+    return b.mul(x, b.smooth(b.smooth(x, "softplus"), "tanh"))
+
+
+def product(b: Builder, x: ir.Node, y: ir.Node) -> ir.Node:
+    """Of two wires, or the smooth function that it is written out: x * sigmoid(x), x * (1 + erf(x / sqrt(2))) / 2."""
+    for value, gate in ((x, y), (y, x)):
+        if isinstance(gate, ir.Smooth) and gate.function == "sigmoid" and gate.inputs == (value.name,):
+            return b.smooth(value, "silu")
+        (value, factor), (gate, other) = _unscaled(b, value), _unscaled(b, gate)
+        if _is_gaussian(b, gate, value):
+            return b.scale(b.smooth(value, "gelu"), 2 * factor * other)
+    return b.mul(x, y)
+
+
+def _unscaled(b: Builder, x: ir.Node) -> tuple[ir.Node, float]:
+    return (b.nodes[x.inputs[0]], x.factor) if isinstance(x, ir.Scale) else (x, 1.0)
+
+
+def _is_gaussian(b: Builder, gate: ir.Node, value: ir.Node) -> bool:
+    """Is it 1 + erf(value / sqrt(2))?"""
+    if not (isinstance(gate, Affine) and gate.scale is None and gate.shift is not None):
+        return False
+    error = b.nodes[gate.inputs[0]]
+    if gate.shift.numel() != 1 or gate.shift.item() != 1 or not isinstance(error, ir.Smooth) or error.function != ERF:
+        return False
+    source, factor = _unscaled(b, b.nodes[error.inputs[0]])
+    return source is value and math.isclose(factor, math.sqrt(0.5), rel_tol=1e-5)
 
 
 def batch_norm(
@@ -82,17 +120,26 @@ def largest(b: Builder, x: ir.Node, axes: Sequence[int]) -> ir.Node:
 
 
 def pooled_size(
-    size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1), ceil: bool = False
+    size: Sequence[int],
+    kernel: Pair,
+    stride: Pair,
+    before: Pair,
+    after: Pair,
+    dilation: Pair = (1, 1),
+    ceil: bool = False,
 ) -> Pair:
     """Of a pool's output. Rounded up, but no window may start in the padding behind the input."""
-    height, width = (_windows(*of_one, ceil) for of_one in zip(size, kernel, stride, padding, dilation, strict=True))
+    height, width = (
+        _windows(n, d * (k - 1) + 1, s, low, high, ceil)
+        for n, k, s, low, high, d in zip(size, kernel, stride, before, after, dilation, strict=True)
+    )
     return height, width
 
 
-def _windows(n: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
-    room = n + 2 * padding - dilation * (kernel - 1) - 1
+def _windows(n: int, reach: int, stride: int, before: int, after: int, ceil: bool) -> int:
+    room = n + before + after - reach
     count = (-(-room // stride) if ceil else room // stride) + 1
-    return count - 1 if ceil and (count - 1) * stride >= n + padding else count
+    return count - 1 if ceil and (count - 1) * stride >= n + before else count
 
 
 def max_pool(
@@ -103,9 +150,13 @@ def max_pool(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     ceil: bool = False,
+    after: Pair | None = None,
 ) -> ir.Node:
+    """`after` is the padding behind where it differs."""
     b.planes(x, "a max pool")
-    size = pooled_size(x.shape[1:], kernel, stride, padding, dilation, ceil)
+    size = pooled_size(x.shape[1:], kernel, stride, padding, after or padding, dilation, ceil)
+    plain = [pooled_size(x.shape[1:], kernel, stride, padding, padding, dilation, up) for up in (False, True)]
+    b.require(size in plain, f"a max pool padded by {padding} and {after}", "pad both sides alike")
     return b.max_pool(x, size, kernel, stride, padding, dilation)
 
 
@@ -118,20 +169,22 @@ def avg_pool(
     ceil: bool = False,
     count_padding: bool = True,
     divisor: int | None = None,
+    after: Pair | None = None,
 ) -> ir.Node:
     """A sum pool, scaled; where windows at the border are divided by less, by a constant for each position."""
     b.planes(x, "an average pool")
-    size = pooled_size(x.shape[1:], kernel, stride, padding, ceil=ceil)
-    reach = [(m - 1) * s + k for m, s, k in zip(size, stride, kernel, strict=True)]
-    behind = [r - n - p for r, n, p in zip(reach, x.shape[1:], padding, strict=True)]
-    if all(extra <= p for extra, p in zip(behind, padding, strict=True)):
+    after = after or padding
+    size = pooled_size(x.shape[1:], kernel, stride, padding, after, ceil=ceil)
+    in_torch = all(2 * p <= k for p, k in zip(padding, kernel, strict=True))
+    if in_torch and pooled_size(x.shape[1:], kernel, stride, padding, padding) == size:
         summed = b.sum_pool(x, kernel, stride, padding)
-    else:
-        padded = b.pad(x, (0, *padding), (0, *(max(0, extra) for extra in behind)))
-        summed = b.sum_pool(padded, kernel, stride)
+    else:  # as far as the last window reaches
+        reach = [(m - 1) * s + k for m, s, k in zip(size, stride, kernel, strict=True)]
+        behind = [max(0, r - n - p) for r, n, p in zip(reach, x.shape[1:], padding, strict=True)]
+        summed = b.sum_pool(b.pad(x, (0, *padding), (0, *behind)), kernel, stride)
     rows, columns = (
-        _counts(n, m, k, s, p, count_padding)
-        for n, m, k, s, p in zip(x.shape[1:], size, kernel, stride, padding, strict=True)
+        _counts(n, m, k, s, low, high, count_padding)
+        for n, m, k, s, low, high in zip(x.shape[1:], size, kernel, stride, padding, after, strict=True)
     )
     counts = torch.outer(rows, columns) if divisor is None else torch.full(size, divisor, dtype=torch.float64)
     if (counts == counts[0, 0]).all():
@@ -139,10 +192,10 @@ def avg_pool(
     return b.affine(summed, scale=counts.reciprocal()[None])
 
 
-def _counts(n: int, windows: int, kernel: int, stride: int, padding: int, count_padding: bool) -> Tensor:
+def _counts(n: int, windows: int, kernel: int, stride: int, before: int, after: int, count_padding: bool) -> Tensor:
     """How many positions of one axis each window divides by; what hangs over beyond the padding never counts."""
-    low, high = (-padding, n + padding) if count_padding else (0, n)
-    starts = torch.arange(windows) * stride - padding
+    low, high = (-before, n + after) if count_padding else (0, n)
+    starts = torch.arange(windows) * stride - before
     return ((starts + kernel).clamp(max=high) - starts.clamp(min=low)).double()
 
 

@@ -41,9 +41,9 @@ def encode(values: npt.ArrayLike, *, frac_bits: int, ring_bits: int, low: float,
     return encoded
 
 
-def decode(elements: RingArray, *, frac_bits: int) -> npt.NDArray[np.float64]:
-    """elements / 2^frac_bits, the two's-complement reading."""
-    return elements.astype(np.float64) * 2.0**-frac_bits
+def decode(elements: RingArray, *, scale: float) -> npt.NDArray[np.float64]:
+    """elements * scale, the two's-complement reading."""
+    return elements.astype(np.float64) * scale
 
 
 def split(elements: RingArray, stream: Stream, out: RingArray) -> None:

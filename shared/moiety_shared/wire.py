@@ -98,7 +98,7 @@ def request_bytes(plan: Plan, rows: int) -> int:
 
 
 def result_bytes(plan: Plan, rows: int) -> int:
-    """Length of one sealed result share."""
+    """Length of one sealed result share of a request with that many rows."""
     return plan.output_bytes(rows) + RESULT_OVERHEAD
 
 
@@ -144,8 +144,10 @@ class Request:
         """Raises unless the request is one for this plan with 1 to max_rows rows and the lengths that go with it."""
         if self.binding.plan_digest != plan.digest:
             raise Problem(ProblemType.UNKNOWN_MODEL, "the request was made for another plan of this model")
-        if not 1 <= self.rows <= max_rows:
-            raise Problem(ProblemType.INVALID_INPUT, f"a request has 1 to {max_rows} inputs")
+        if self.rows < 1:
+            raise Problem(ProblemType.INVALID_INPUT, "a request has at least one input")
+        if self.rows > max_rows:
+            raise Problem(ProblemType.TOO_LARGE, f"inputs per request for this model: at most {max_rows}")
         for party, envelope in enumerate(self.envelopes):
             if len(envelope) != envelope_bytes(plan, party, self.rows):
                 raise malformed("an envelope has another length than its plan says")
@@ -179,7 +181,7 @@ def pack_upload(plan: Plan, envelope: bytes) -> bytes:
     return b"".join((_UPLOAD.pack(b"MUP1", len(text)), text, envelope))
 
 
-def unpack_upload(body: bytes) -> tuple[Plan, memoryview]:
+def unpack_upload(body: bytes | bytearray) -> tuple[Plan, memoryview]:
     """The plan and the envelope of an upload."""
     if len(body) < _UPLOAD.size:
         raise malformed("the upload is shorter than its header")
@@ -212,11 +214,11 @@ class FrameKind(IntEnum):
     HELLO = 1  # B: JSON; version and boot id
     LEASE = 2  # L: JSON; a lease to join
     JOINED = 3  # H: JSON; the lease is joined
-    PING = 4  # L: JSON; which models are served
-    STOCK = 5  # H: JSON; rows in stock per model
+    PING = 4  # L: JSON; the rows that are wanted of a model, if any
+    STOCK = 5  # H: JSON; rows made and in stock per model
     MASK = 6  # B: JSON; mask this upload's weights now; the helper answers alike when it holds its half
     START = 7  # L: a run: its rows, request header and bob's envelope; the first OPENING follows unasked
-    OPENING = 8  # B: a share
+    OPENING = 8  # B: shares of one round, or the next part of them when they are long
     RESULT = 9  # H: the sealed result share
     STORED = 10  # H: the upload is safe on disk
     FAILED = 11  # B: JSON; a problem document: the session is over

@@ -1,6 +1,6 @@
-"""The ATen operations that differ from a node of the IR: how they count axes, what their arguments mean.
+"""Operations as frameworks have them: axes counted with the batch, constants on either side, sizes for one or two axes.
 
-Each takes the arguments of its schema, for the table in `aten`.
+Those of one framework alone are in its table, `aten` or `onnx_ops`.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,29 +26,29 @@ def across(value: int | Sequence[int], across: int) -> Pair:
     return across, pair(value)[0]
 
 
-def _axis(b: Builder, x: ir.Node, dim: int, what: str, extra: int = 0) -> int:
+def axis(b: Builder, x: ir.Node, dim: int, what: str, extra: int = 0) -> int:
     """Counted without the batch, of a tensor of so many axes more."""
-    axis = dim % (len(x.shape) + 1 + extra) - 1
-    b.require(axis >= 0, f"{what} the batch", "each input of a batch has to be computed by itself")
-    return axis
+    index = dim % (len(x.shape) + 1 + extra) - 1
+    b.require(index >= 0, f"{what} the batch", "each input of a batch has to be computed by itself")
+    return index
 
 
 def _axes(b: Builder, x: ir.Node, dims: int | Sequence[int] | None, what: str) -> list[int]:
     listed = [dims] if isinstance(dims, int) else dims or range(len(x.shape) + 1)
-    return sorted({_axis(b, x, dim, what) for dim in listed})
+    return sorted({axis(b, x, dim, what) for dim in listed})
 
 
-def _secret(b: Builder, value: Value | None, what: str) -> Tensor:
+def secret(b: Builder, value: Value | None, what: str) -> Tensor:
     if not isinstance(value, Tensor):
         b.refuse(f"{what} is computed from the input", "only parameters, buffers and constants can be one")
     return value
 
 
-def _optional(b: Builder, value: Value | None, what: str) -> Tensor | None:
-    return None if value is None else _secret(b, value, what)
+def optional(b: Builder, value: Value | None, what: str) -> Tensor | None:
+    return None if value is None else secret(b, value, what)
 
 
-def _aligned(b: Builder, constant: Tensor, x: ir.Node) -> Tensor:
+def aligned(b: Builder, constant: Tensor, x: ir.Node) -> Tensor:
     """Without the axis that meets the batch."""
     if constant.dim() <= len(x.shape):
         return constant
@@ -71,17 +71,17 @@ def add(b: Builder, x: Value | float, y: Value | float, alpha: float = 1) -> ir.
         x, y, alpha = b.scale(y, alpha), x, 1
     if not isinstance(x, ir.Node) or isinstance(y, ir.Node):
         b.refuse("adds constants")
-    return b.affine(x, shift=alpha * _aligned(b, y, x)) if isinstance(y, Tensor) else b.shift(x, alpha * y)
+    return b.affine(x, shift=alpha * aligned(b, y, x)) if isinstance(y, Tensor) else b.shift(x, alpha * y)
 
 
 def mul(b: Builder, x: Value | float, y: Value | float) -> ir.Node:
     if isinstance(x, ir.Node) and isinstance(y, ir.Node):
-        return b.mul(x, y)
+        return layers.product(b, x, y)
     if isinstance(y, ir.Node):
         x, y = y, x
     if not isinstance(x, ir.Node) or isinstance(y, ir.Node):
         b.refuse("multiplies constants")
-    return b.affine(x, scale=_aligned(b, y, x)) if isinstance(y, Tensor) else b.scale(x, y)
+    return b.affine(x, scale=aligned(b, y, x)) if isinstance(y, Tensor) else b.scale(x, y)
 
 
 def div(b: Builder, x: Value | float, y: Value | float) -> ir.Node:
@@ -115,7 +115,7 @@ def addmm(b: Builder, bias: Value, x: Value, matrix: Value, beta: float, alpha: 
 def conv2d(
     b: Builder, x: ir.Node, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> ir.Node:
-    kernel, shift = _secret(b, weight, "a kernel"), _optional(b, bias, "a bias")
+    kernel, shift = secret(b, weight, "a kernel"), optional(b, bias, "a bias")
     b.planes(x, "Conv2d")
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(pair(dilation), kernel.shape[2:], strict=True)]
@@ -130,7 +130,7 @@ def conv2d(
 def conv1d(
     b: Builder, x: ir.Node, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> ir.Node:
-    kernel = _secret(b, weight, "a kernel")[:, :, None]
+    kernel = secret(b, weight, "a kernel")[:, :, None]
     padding = padding if isinstance(padding, str) else across(padding, 0)
     rest = (across(stride, 1), padding, across(dilation, 1), groups)
     return layers.flat(b, x, lambda x: conv2d(b, x, kernel, bias, *rest))
@@ -147,7 +147,7 @@ def conv_transpose2d(
     groups: int,
     d: Any,
 ) -> ir.Node:
-    kernel, shift = _secret(b, weight, "a kernel"), _optional(b, bias, "a bias")
+    kernel, shift = secret(b, weight, "a kernel"), optional(b, bias, "a bias")
     return b.conv_transpose(x, kernel, shift, pair(stride), pair(padding), pair(extra), groups, pair(d))
 
 
@@ -162,7 +162,7 @@ def conv_transpose1d(
     groups: int,
     d: Any,
 ) -> ir.Node:
-    kernel = _secret(b, weight, "a kernel")[:, :, None]
+    kernel = secret(b, weight, "a kernel")[:, :, None]
     rest = (across(stride, 1), across(padding, 0), across(extra, 0), groups, across(d, 1))
     return layers.flat(b, x, lambda x: conv_transpose2d(b, x, kernel, bias, *rest))
 
@@ -239,8 +239,8 @@ def expand(b: Builder, x: ir.Node, size: Sequence[int], *_: bool) -> ir.Node:
 
 def repeat(b: Builder, x: ir.Node, times: Sequence[int]) -> ir.Node:
     b.require(len(times) == len(x.shape) + 1 and times[0] == 1, "repeats the batch")
-    for axis, n in enumerate(times[1:]):
-        x = b.concat([x] * n, axis)
+    for along, n in enumerate(times[1:]):
+        x = b.concat([x] * n, along)
     return x
 
 
@@ -258,12 +258,12 @@ def transpose(b: Builder, x: ir.Node, first: int, second: int) -> ir.Node:
 
 def cat(b: Builder, parts: Sequence[Value], dim: int) -> ir.Node:
     nodes = _wires(b, parts)
-    return b.concat(nodes, _axis(b, nodes[0], dim, "concatenates along"))
+    return b.concat(nodes, axis(b, nodes[0], dim, "concatenates along"))
 
 
 def stack(b: Builder, parts: Sequence[Value], dim: int) -> ir.Node:
     nodes = _wires(b, parts)
-    return layers.stack(b, nodes, _axis(b, nodes[0], dim, "stacks along", extra=1))
+    return layers.stack(b, nodes, axis(b, nodes[0], dim, "stacks along", extra=1))
 
 
 def _wires(b: Builder, parts: Sequence[Value]) -> list[ir.Node]:
@@ -275,14 +275,14 @@ def _wires(b: Builder, parts: Sequence[Value]) -> list[ir.Node]:
 def slice_(b: Builder, x: ir.Node, dim: int, start: int | None, stop: int | None, step: int) -> ir.Node:
     if dim % (len(x.shape) + 1) == 0 and not start and (stop or 0) >= 1 << 31 and step == 1:
         return x
-    axis = _axis(b, x, dim, "slices")
-    return b.slice(x, axis, *slice(start, stop, step).indices(x.shape[axis]))
+    along = axis(b, x, dim, "slices")
+    return b.slice(x, along, *slice(start, stop, step).indices(x.shape[along]))
 
 
 def select(b: Builder, x: ir.Node, dim: int, index: int) -> ir.Node:
-    axis = _axis(b, x, dim, "selects from")
-    index %= x.shape[axis]
-    return b.reshape(b.slice(x, axis, index, index + 1), x.shape[:axis] + x.shape[axis + 1 :])
+    along = axis(b, x, dim, "selects from")
+    index %= x.shape[along]
+    return b.reshape(b.slice(x, along, index, index + 1), x.shape[:along] + x.shape[along + 1 :])
 
 
 def narrow(b: Builder, x: ir.Node, dim: int, start: int, length: int) -> ir.Node:
@@ -290,18 +290,18 @@ def narrow(b: Builder, x: ir.Node, dim: int, start: int, length: int) -> ir.Node
 
 
 def split(b: Builder, x: ir.Node, size: int | Sequence[int], dim: int) -> list[ir.Node]:
-    axis = _axis(b, x, dim, "splits")
-    n = x.shape[axis]
+    along = axis(b, x, dim, "splits")
+    n = x.shape[along]
     sizes = [min(size, n - start) for start in range(0, n, size)] if isinstance(size, int) else size
-    return layers.split(b, x, sizes, axis)
+    return layers.split(b, x, sizes, along)
 
 
 def chunk(b: Builder, x: ir.Node, chunks: int, dim: int) -> list[ir.Node]:
-    return split(b, x, -(-x.shape[_axis(b, x, dim, "splits")] // chunks), dim)
+    return split(b, x, -(-x.shape[axis(b, x, dim, "splits")] // chunks), dim)
 
 
 def unbind(b: Builder, x: ir.Node, dim: int) -> list[ir.Node]:
-    return [select(b, x, dim, i) for i in range(x.shape[_axis(b, x, dim, "splits")])]
+    return [select(b, x, dim, i) for i in range(x.shape[axis(b, x, dim, "splits")])]
 
 
 def pad(b: Builder, x: ir.Node, sizes: Sequence[int], value: float | None = 0.0) -> ir.Node:
@@ -327,7 +327,7 @@ def clamp(b: Builder, x: ir.Node, low: Any = None, high: Any = None) -> ir.Node:
 
 
 def prelu(b: Builder, x: ir.Node, slope: Value) -> ir.Node:
-    weight = _secret(b, slope, "a slope")
+    weight = secret(b, slope, "a slope")
     return layers.prelu(b, x, weight.reshape(-1, *(1,) * (len(x.shape) - 1)))
 
 
@@ -344,8 +344,8 @@ def elu(b: Builder, x: ir.Node, alpha: float, scale: float = 1.0, input_scale: f
 def norm(
     b: Builder, x: ir.Node, weight: Value | None, bias: Value | None, mean: Value, variance: Value, _: float, eps: float
 ) -> list[ir.Node]:
-    statistics = (_secret(b, mean, "a mean"), _secret(b, variance, "a variance"))
-    return [layers.batch_norm(b, x, _optional(b, weight, "a scale"), _optional(b, bias, "a shift"), *statistics, eps)]
+    statistics = (secret(b, mean, "a mean"), secret(b, variance, "a variance"))
+    return [layers.batch_norm(b, x, optional(b, weight, "a scale"), optional(b, bias, "a shift"), *statistics, eps)]
 
 
 def smooth(function: str) -> Callable[[Builder, ir.Node], ir.Node]:
