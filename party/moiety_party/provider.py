@@ -1,7 +1,7 @@
 """A party's view of the crypto provider."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -9,6 +9,9 @@ import httpx
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
+
+_BUNDLE_TIMEOUT = httpx.Timeout(30, read=300)
+"""Seconds; between two reads the provider may deal a large layer."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,35 @@ class Provider:
     async def join_lease(self, lease_id: str) -> LeaseGrant:
         return self._grant(await self._post(f"/v1/leases/{lease_id}/join", {}))
 
-    async def bundle(self, lease_id: str, number: int, length: int) -> bytearray:
-        """Exactly `length` bytes, or a Problem; the announced length is checked before the body is read."""
-        content = bytearray(length)
-        at = 0
+    async def bundle(self, lease_id: str, number: int, sizes: Sequence[int]) -> AsyncGenerator[bytearray, None]:
+        """The bundle in parts of `sizes` bytes, each as soon as it is here. It can be asked for once.
+
+        Raises a Problem unless it is exactly that long; the announced length is checked before the body is read.
+        """
+        url = f"/v1/leases/{lease_id}/bundles/{number}"
         try:
-            url = f"/v1/leases/{lease_id}/bundles/{number}"
-            async with self._client.stream("POST", url) as response:
+            async with self._client.stream("POST", url, timeout=_BUNDLE_TIMEOUT) as response:
                 if not response.is_success:
                     await response.aread()
                     http.check(response)
-                if response.headers.get("content-length") != str(length):
+                if response.headers.get("content-length") != str(sum(sizes)):
                     raise Problem(ProblemType.MALFORMED, "a bundle has another length than its plan says")
-                async for chunk in response.aiter_raw():
-                    content[at : at + len(chunk)] = chunk
-                    at += len(chunk)
+                chunks = response.aiter_raw()
+                rest = memoryview(b"")
+                for size in sizes:
+                    part, at = bytearray(size), 0
+                    while at < size:
+                        rest = rest or memoryview(await anext(chunks, b""))
+                        if not rest:
+                            raise Problem(ProblemType.MALFORMED, "a bundle was cut short")
+                        taken = min(len(rest), size - at)
+                        part[at : at + taken] = rest[:taken]
+                        rest, at = rest[taken:], at + taken
+                    yield part
+                if rest or await anext(chunks, b""):
+                    raise Problem(ProblemType.MALFORMED, "a bundle is longer than its plan says")
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
-        if at != length or len(content) != length:
-            raise Problem(ProblemType.MALFORMED, "a bundle was cut short")
-        return content
 
     async def _post(self, path: str, body: Mapping[str, object]) -> dict[str, str]:
         try:

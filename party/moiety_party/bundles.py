@@ -1,0 +1,76 @@
+"""Preparing a bundle: layer by layer, in the offline thread, at bob while the next layer is still on its way.
+
+The raw bundle is never here as a whole. Small layers are prepared together, and other models' steps come in between, so
+that neither a tiny model pays for the steps nor a large one holds up the others.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Executor
+from contextlib import aclosing
+
+from moiety_party.provider import LeaseGrant, Provider
+from moiety_party.store import Model
+from moiety_shared.layers import Layer
+from moiety_shared.plan import Plan
+from moiety_shared.prg import Stream
+from moiety_shared.protocols.graph import Preparation, PreparedRows
+
+_STEP_BYTES = 1 << 20
+
+
+async def prepare_bundle(
+    model: Model, party: int, grant: LeaseGrant, number: int, provider: Provider, offline: Executor
+) -> PreparedRows:
+    """Bundle `number` of a lease, ready for use. bob's is fetched from the provider: that can be done once."""
+    loop = asyncio.get_running_loop()
+    stream = Stream(grant.seed, "bundle", number)
+    preparation = Preparation(model.plan, party, grant.rows, stream, model.weights)
+    steps = _steps(model.plan, grant.rows)
+    pending: asyncio.Future[None] | None = None
+    try:
+        async with aclosing(_corrections(preparation, steps, grant, number, provider)) as received:
+            async for step, raw in received:
+                if pending is not None:
+                    await pending
+                pending = loop.run_in_executor(offline, _prepare, preparation, step, raw)
+        if pending is not None:
+            await pending
+    finally:
+        if pending is not None:
+            pending.cancel()
+    return preparation.ready
+
+
+def _prepare(preparation: Preparation, layers: Sequence[Layer], raw: Sequence[bytes | bytearray]) -> None:
+    for layer, corrections in zip(layers, raw, strict=True):
+        preparation.add(layer, corrections)
+
+
+async def _corrections(
+    preparation: Preparation, steps: Sequence[Sequence[Layer]], grant: LeaseGrant, number: int, provider: Provider
+) -> AsyncGenerator[tuple[Sequence[Layer], list[bytes | bytearray]], None]:
+    """What is prepared together, with the corrections of each layer; without any at alice, who is sent none."""
+    sizes = [preparation.wanted(layer) for step in steps for layer in step]
+    if not any(sizes):
+        for step in steps:
+            yield step, [b""] * len(step)
+        return
+    async with aclosing(provider.bundle(grant.lease_id, number, sizes)) as parts:
+        for step in steps:
+            yield step, [await anext(parts) for _ in step]
+        async for _ in parts:  # there is none; at its end the stream is checked once more
+            pass
+
+
+def _steps(plan: Plan, rows: int) -> list[list[Layer]]:
+    """The layers in order, joined until they have about `_STEP_BYTES` of corrections."""
+    steps: list[list[Layer]] = [[]]
+    size = 0
+    for layer in plan.layers:
+        steps[-1].append(layer)
+        size += rows * sum(c.row_bytes for c in layer.corrections(plan.ring_bits))
+        if size >= _STEP_BYTES:
+            steps.append([])
+            size = 0
+    return [step for step in steps if step]
