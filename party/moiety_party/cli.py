@@ -14,11 +14,11 @@ def party(
 ) -> None:
     """Run a computing party. Settings: MOIETY_PARTY_* (see docs/settings.md)."""
     from moiety_party.app import build
-    from moiety_party.lane import MAX_FRAME
+    from moiety_party.lane import MAX_MESSAGE
     from moiety_party.settings import PartySettings
     from moiety_shared.service import app, logs, memory
 
     settings = PartySettings(role=role)
     logs.configure(role, settings.log_format)
     memory.keep_freed_pages()
-    app.serve(build(settings), settings, max_message=MAX_FRAME)
+    app.serve(build(settings), settings, max_message=MAX_MESSAGE)

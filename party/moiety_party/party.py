@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from moiety_party.bundles import prepare_bundle
 from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.settings import PartySettings
 from moiety_party.store import Model, ModelStore
-from moiety_shared.prg import Stream
+from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import http
@@ -62,38 +62,49 @@ class Party:
         """Call it here if `size` bytes are few, else in a thread."""
         if size <= INLINE_BYTES:
             return function(*args, **kwargs)
+        return await self.away(function, *args, **kwargs)
+
+    async def away(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.online, lambda: function(*args, **kwargs))
 
-    def bundle_rows_for(self, model: Model) -> int:
-        """Rows of a bundle of about `bundle_bytes`: a power of two, so that usual batches divide it."""
-        rows = self.settings.bundle_bytes // max(1, graph.bundle_bytes(model.plan, 1))
-        return max(1, min(1 << max(rows, 1).bit_length() - 1, _MAX_BUNDLE_ROWS))
+    def max_rows(self, plan: Plan) -> int:
+        """Inputs of one request: all of its rows are in memory."""
+        return min(self.settings.max_rows, self._affordable_rows(plan))
+
+    def bundle_rows_for(self, plan: Plan) -> int:
+        """Rows of a bundle of about `bundle_bytes`: a power of two, so that usual batches divide it, and two bundles at
+        least in a pool of more than one row."""
+        rows = min(self.settings.bundle_bytes // max(plan.bundle_row_bytes, 1), self._pool_rows(plan) // 2)
+        return min(1 << max(rows, 1).bit_length() - 1, _MAX_BUNDLE_ROWS)
+
+    def _pool_rows(self, plan: Plan) -> int:
+        return min(self.settings.pool_rows, self._affordable_rows(plan))
+
+    def _affordable_rows(self, plan: Plan) -> int:
+        return max(self.settings.pool_bytes // max(plan.bundle_row_bytes, 1), 1)
 
     async def open_pool(self, model: Model, grant: LeaseGrant) -> Pool:
         """Start a pool under a new lease; the rows of the old one are thrown away."""
         await self.drop_pool(model.upload_id)
 
         async def make(number: int) -> PreparedRows:
-            corrections = {}
-            if self.settings.party == 1:
-                length = graph.bundle_bytes(model.plan, grant.rows)
-                raw = await self.provider.bundle(grant.lease_id, number, length)
-                self.bundle_bytes += length
+            party = self.settings.party
+            prepared = await prepare_bundle(model, party, grant, number, self.provider, self._offline)
+            if party == 1:
+                self.bundle_bytes += grant.rows * model.plan.bundle_row_bytes
                 self.bundle_rows += grant.rows
-                corrections = graph.read_bundle(model.plan, grant.rows, raw)
-            return await asyncio.get_running_loop().run_in_executor(
-                self._offline,
-                graph.prepare,
-                model.plan,
-                self.settings.party,
-                grant.rows,
-                Stream(grant.seed, "bundle", number),
-                corrections,
-                model.weights,
-            )
+            return prepared
 
-        pool = Pool(grant.lease_id, grant.rows, self.settings.pool_rows, make)
+        pool = Pool(
+            grant.lease_id,
+            grant.rows,
+            make,
+            target=self._pool_rows(model.plan),
+            spread=self.settings.lanes * self.max_rows(model.plan),
+            claim_seconds=self.settings.run_seconds / 2,
+        )
         self.pools[model.upload_id] = pool
         return pool
 

@@ -22,7 +22,7 @@ Make = Callable[[int], Awaitable[PreparedRows]]
 """Prepares the bundle of that number."""
 
 _RETRY_SECONDS = 1.0
-_WAIT_SECONDS = 5.0  # for rows that are being made
+_WAIT_SECONDS = 5.0  # for the next rows: whoever asked can come again
 _QUIET_SECONDS = 0.2
 
 
@@ -33,17 +33,25 @@ class _Bundle:
 
 
 class Pool:
-    """Keeps up to `target` rows ready, in bundles of `bundle_rows`; refills in quiet moments, and always below half."""
+    """Keeps up to `target` rows ready, in bundles of `bundle_rows`; refills in quiet moments, and always below half.
 
-    def __init__(self, lease_id: str, bundle_rows: int, target: int, make: Make) -> None:
+    It grows beyond the target while somebody waits for more. Runs side by side name rows at most `spread` apart. A
+    claim waits `claim_seconds` at most: the leader's rows are burnt if it fails.
+    """
+
+    def __init__(
+        self, lease_id: str, bundle_rows: int, make: Make, *, target: int, spread: int, claim_seconds: float
+    ) -> None:
         self.lease_id = lease_id
         self.bundle_rows = bundle_rows
         self.lost = False  # the provider forgot the lease: what is left can be used, no more will come
         self.gaps: list[int] = []  # bundles that were issued but did not arrive
-        self._target = max(target, 2 * bundle_rows)
+        self._target = max(target, bundle_rows)
+        self.spread = max(self._target, spread)
+        self._claim_seconds = claim_seconds
         self._make = make
         self._bundles: dict[int, _Bundle] = {}
-        self._position = 0  # no row below it will be handed out in order again; it only rises
+        self._position = 0  # only rises
         self._made = 0  # bundles made or given up so far
         self._wanted = 0  # somebody waits for the rows below this one
         self._last_use = 0.0
@@ -57,16 +65,26 @@ class Pool:
         return sum(int(b.unused.sum()) for number, b in self._bundles.items() if number >= first)
 
     @property
+    def position(self) -> int:
+        """No row below it is handed out in order again."""
+        return self._position
+
+    @property
+    def made(self) -> int:
+        """Rows below this one were made, or given up."""
+        return self._made * self.bundle_rows
+
+    @property
     def full(self) -> bool:
         return self._ahead + self.bundle_rows > self._target and not self._short
 
     @property
     def _ahead(self) -> int:
-        return self._made * self.bundle_rows - self._position
+        return self.made - self._position
 
     @property
     def _short(self) -> bool:
-        return self._made * self.bundle_rows < self._wanted
+        return self.made < self._wanted
 
     async def close(self) -> None:
         self._filler.cancel()
@@ -82,21 +100,34 @@ class Pool:
         Raises RANDOMNESS_EXHAUSTED when they do not come.
         """
         async with self._changed:
-            await self._wait_for(lambda: self._next_run(count) is not None, self._position + count)
+            await self._wait_for(lambda: self._next_run(count) is not None or self._want(count), _WAIT_SECONDS)
             first = self._next_run(count)
             if first is None:
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
             return first, self._remove(first, count)
+
+    async def want(self, count: int) -> int:
+        """Have the next `count` rows made. Returns where they end."""
+        async with self._changed:
+            self._want(count)
+            return self._end(count)
+
+    async def want_until(self, end: int) -> None:
+        """Have the rows made that the leader is about to name."""
+        async with self._changed:
+            if end <= self._position + 2 * self.spread:
+                self._want_until(end)
 
     async def claim(self, first: int, count: int) -> PreparedRows:
         """The rows that the leader named. Raises ROW_USED, and removes nothing, unless all are here and unused;
         RANDOMNESS_EXHAUSTED when they are still to be made and do not come."""
         async with self._changed:
             end = first + count
-            if first < 0 or count < 1 or end > self._position + 2 * self._target:
+            if first < 0 or count < 1 or end > self._position + 2 * self.spread:
                 raise Problem(ProblemType.ROW_USED)
-            await self._wait_for(lambda: self._made * self.bundle_rows >= end, end)
-            if self._made * self.bundle_rows < end:
+            self._want_until(end)
+            await self._wait_for(lambda: self.made >= end, self._claim_seconds)
+            if self.made < end:
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
             if not all(self._available(*piece) for piece in self._pieces(first, count)):
                 raise Problem(ProblemType.ROW_USED)
@@ -106,12 +137,33 @@ class Pool:
         """Drop bundles that the other party never got."""
         for number in bundles:
             self._bundles.pop(number, None)
+        self._pass_gaps()
 
-    async def _wait_for(self, condition: Callable[[], bool], end: int) -> None:
-        self._wanted = max(self._wanted, end)
-        self._changed.notify_all()
+    def _want(self, count: int) -> bool:
+        """False, so that it can stand in a condition."""
+        self._want_until(self._end(count))
+        return False
+
+    def _want_until(self, end: int) -> None:
+        if end > self._wanted:
+            self._wanted = end
+            self._changed.notify_all()
+
+    def _end(self, count: int) -> int:
+        """Where the next `count` rows end, if they begin at or after the last gap."""
+        number, oldest = self._made, self._position // self.bundle_rows
+        while number > oldest and number - 1 in self._bundles:
+            number -= 1
+        return max(number * self.bundle_rows, self._position) + count
+
+    def _pass_gaps(self) -> None:
+        """Move the position over bundles that never came, so that others are made in their place."""
+        while self._position < self.made and self._position // self.bundle_rows not in self._bundles:
+            self._position = (self._position // self.bundle_rows + 1) * self.bundle_rows
+
+    async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_WAIT_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._changed.wait_for(lambda: condition() or self.lost)
 
     def _pieces(self, first: int, count: int) -> list[tuple[int, int, int]]:
@@ -142,7 +194,7 @@ class Pool:
             parts.append(cut(bundle.prepared, start, stop))
         self._position = max(self._position, first + count)
         # Runs on other lanes may still name rows a little below the position; what is further back was lost.
-        oldest = self._position - self._target
+        oldest = self._position - self.spread
         for number in list(self._bundles):
             if not self._bundles[number].unused.any() or (number + 1) * self.bundle_rows <= oldest:
                 del self._bundles[number]
@@ -183,6 +235,7 @@ class Pool:
             if gone:
                 self.gaps.append(number)
             self._made = number + int(prepared is not None or gone)
+            self._pass_gaps()
             self._changed.notify_all()
         if prepared is None and not gone and not self.lost:
             await asyncio.sleep(_RETRY_SECONDS)

@@ -23,11 +23,17 @@ class PartySettings(ServiceSettings):
         ge=1,
         description="Rows of randomness kept ready per model; refilled in quiet moments, and at once below half of it.",
     )
+    pool_bytes: int = Field(
+        1 << 30,
+        gt=0,
+        description="The same in bytes of corrections: of a model with large rows fewer are kept, and one at least. "
+        "It limits the inputs in one request too.",
+    )
     bundle_bytes: int = Field(
         1 << 23, gt=0, description="alice: about how much the provider deals at a time, in bytes."
     )
-    max_rows: int = Field(512, ge=1, description="Inputs in one request at most.")
-    max_upload_bytes: int = Field(1 << 29, gt=0, description="Largest model share taken, in bytes.")
+    max_rows: int = Field(512, ge=1, description="Inputs in one request at most, for models with small rows.")
+    max_upload_bytes: int = Field(1 << 31, gt=0, description="Largest model share taken, in bytes.")
     lanes: int = Field(4, ge=1, description="alice: runs with bob at the same time.")
     max_waiting: int = Field(64, ge=1, description="alice: requests that may wait for a lane.")
     run_seconds: float = Field(60.0, gt=0, description="How long one run may take, from start to result.")

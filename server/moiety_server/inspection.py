@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -188,37 +189,36 @@ def inspect(name: str, compiled: Compiled, batches: tuple[int, ...] = (1, 32)) -
 
 def show(found: Inspection, console: Console) -> None:
     """The table on a terminal. Layers that only move values are left out."""
-    table = Table(title=f"{found.model}: what one input costs", title_style="bold")
+    table = Table(title=f"{found.model}: what one input costs", title_style="bold", box=SIMPLE, collapse_padding=True)
     for column in ("layer", "what", "shape"):
-        table.add_column(column, overflow="fold")
-    for column in ("ring", "cut", "rounds", "online", "from the provider", "multiply-adds", "range"):
-        table.add_column(column, justify="right")
+        table.add_column(column, no_wrap=True)
+    for column in ("bits", "rounds", "online", "provider", "products", "range"):
+        table.add_column(column, justify="right", no_wrap=True)
     for line in found.layers:
         if line.rounds or line.multiply_adds:
-            cut = "" if line.shift is None else f"{line.shift}, {line.opened_bits} opened"
             table.add_row(
                 line.name,
                 line.op,
-                " x ".join(map(str, line.shape)),
-                str(line.ring_bits),
-                cut,
+                "x".join(map(str, line.shape)),
+                str(line.opened_bits or line.ring_bits),
                 str(line.rounds or ""),
-                size(line.online_bytes),
-                size(line.provider_bytes),
-                f"{line.multiply_adds:,}" if line.multiply_adds else "",
+                size(line.online_bytes) if line.online_bytes else "",
+                size(line.provider_bytes) if line.provider_bytes else "",
+                count(line.multiply_adds),
                 line.range,
             )
     total = found.total
     table.add_section()
     table.add_row(
-        "all", "", "", "", "", str(total.rounds), size(total.online_bytes), size(total.offline_bytes),
-        f"{total.multiply_adds:,}", "", style="bold",
+        "all", "", "", "", str(total.rounds), size(total.online_bytes), size(total.offline_bytes),
+        count(total.multiply_adds), "", style="bold",
     )  # fmt: skip
     console.print(table)
     console.print(
         f"{found.weights:,} secret weights in a ring of {found.ring_bits} bits. On the calibration data: largest error "
         f"of an output {found.expected_error:.2g} ({found.expected_error / max(found.output_spread, 1e-12):.2%} of "
-        f"their spread), same label {found.agreement:.2%}."
+        f"their spread), same label {found.agreement:.2%}. Bits are those that are opened; a range is proved from the "
+        "declared input range, or measured on the calibration data with head-room."
     )
     times = Table("inputs in a call", *(str(link) for link in found.seconds), title="predicted time of a call")
     for rows in next(iter(found.seconds.values())):
@@ -255,13 +255,22 @@ def draw(found: Inspection, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def size(count: float) -> str:
+def size(number: float) -> str:
     """Bytes for people."""
     for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.2f} GB"
+
+
+def count(number: float) -> str:
+    """Multiply-adds for people."""
+    for unit in ("", " k", " M"):
+        if number < 1000:
+            return f"{number:.0f}{unit}" if number else ""
+        number /= 1000
+    return f"{number:.2f} G"
 
 
 def duration(seconds: float) -> str:

@@ -1,16 +1,12 @@
 """Randomness that is enumerated instead of drawn: every row of a batch is one assignment of all of it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from moiety_shared.ring import Array
-
-
-def grid(*sizes: int) -> list[Array]:
-    """All combinations of 0 .. size-1, one flat column for each size."""
-    return [axis.reshape(-1) for axis in np.indices(sizes, dtype=np.int64)]
 
 
 @dataclass
@@ -31,23 +27,59 @@ class Tape:
         return self.columns[name].reshape(shape).astype(dtype)
 
 
-def histogram(*columns: Array, bits: int | tuple[int, ...]) -> Array:
-    """How often each combination of the columns occurs; a column's values have `bits` bits at most."""
-    widths = (bits,) * len(columns) if isinstance(bits, int) else bits
-    code = np.zeros(columns[0].size, dtype=np.int64)
-    for column, width in zip(columns, widths, strict=True):
-        assert column.min() >= 0 and column.max() < 1 << width
-        code = (code << width) | column.reshape(-1).astype(np.int64)
-    return np.bincount(code, minlength=1 << sum(widths)).astype(np.int32)
+@dataclass(frozen=True)
+class Axis:
+    """`count` words of `bits` bits, which somebody's stream yields under a name."""
+
+    name: str
+    count: int
+    bits: int
+
+
+def enumerate_axes(axes: Iterable[Axis]) -> list[Array]:
+    """Every combination of the words of all axes: one (rows, count) array for each axis."""
+    widths = [(axis.count, axis.bits) for axis in axes]
+    index = np.arange(1 << sum(count * bits for count, bits in widths), dtype=np.int64)
+    columns, at = [], 0
+    for count, bits in widths:
+        places = at + bits * np.arange(count)
+        columns.append((index[:, None] >> places) & ((1 << bits) - 1))
+        at += count * bits
+    return columns
+
+
+Column = tuple[Array, int]
+"""Something a party sees, (rows, ...), and how many bits each of its words has."""
+
+
+def histogram(columns: Iterable[Column]) -> Array:
+    """How often each combination of what a party sees occurs."""
+    code, width = np.zeros(1, dtype=np.int64), 0
+    for column, bits in columns:
+        assert column.min() >= 0 and column.max() < 1 << bits
+        for word in column.reshape(len(column), -1).T.astype(np.int64):
+            code, width = (code << bits) | word, width + bits
+    return np.bincount(code, minlength=1 << width).astype(np.int32)
 
 
 class Leak(AssertionError):
     """Two secrets give a party different views."""
 
 
-def assert_same_views(views: dict[object, Array]) -> None:
-    """Raises Leak unless the histogram is the same for every secret."""
-    first = next(iter(views.values()))
-    for secret, view in views.items():
-        if not np.array_equal(view, first):
-            raise Leak(f"the view for secret {secret} differs")
+@dataclass
+class Views:
+    """What one party sees, secret by secret."""
+
+    party: str
+    first: Array | None = None
+
+    def add(self, secret: object, seen: Array) -> None:
+        """Raises Leak when the histogram is not that of the secrets before."""
+        if self.first is None:
+            self.first = seen
+        if not np.array_equal(self.first, seen):
+            raise Leak(f"what {self.party} sees for secret {secret} differs")
+
+    def assert_uniform(self) -> None:
+        """Every view occurs, and all equally often."""
+        assert self.first is not None and self.first.min() == self.first.max() > 0

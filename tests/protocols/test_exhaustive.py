@@ -1,280 +1,683 @@
 """On tiny rings: all inputs, all randomness. The result is exactly the functionality's, and what a party sees is
 distributed alike for every secret. Then the same tests with a bug planted: they must notice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pytest
 
-from moiety_shared import reference
-from moiety_shared.plan import Linear, ReLU, Truncate
-from moiety_shared.protocols import linear, relu, sign, truncation
-from moiety_shared.protocols.dealing import Dealer, Holder
-from moiety_shared.protocols.opening import lockstep
+from moiety_shared.layers import Comparison, Conv, Linear, MaxPool, Mul, Open, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.protocols import max_pool, reduce, relu, select, sign, table, top_k, truncation
+from moiety_shared.protocols import product as products
+from moiety_shared.protocols.dealing import Dealer, Holder, uniform
+from moiety_shared.protocols.opening import Evaluation, Kind, Opening, alone, lockstep
 from moiety_shared.ring import Array, Ring
-from tests.protocols.enumeration import Leak, Tape, assert_same_views, grid, histogram
+from tests.protocols.enumeration import Axis, Column, Leak, Tape, Views, enumerate_axes, histogram
+
+PROTOCOLS: dict[type[Opened], Any] = {
+    Truncate: truncation,
+    ReLU: relu,
+    MaxPool: max_pool,
+    TopK: top_k,
+    Table: table,
+}
 
 
-def signed_range(bits: int) -> range:
-    return range(-(1 << bits), 1 << bits)
+@dataclass(frozen=True)
+class Case:
+    """A layer in the ring Z_{2^k}, and what is enumerated.
+
+    `share_bits` are the low bits of alice's shares of the input that take every value: k, or just those that hold the
+    dither. `alice` and `bob` name words of their streams, among them alice's shares of what the dealer fixes; what is
+    not named is zero, and is not looked at. The dealer's own secret bits are enumerated always.
+    """
+
+    k: int
+    layer: Opened
+    share_bits: int
+    alice: tuple[Axis, ...]
+    bob: tuple[Axis, ...] = ()
+    only: tuple[int, ...] | None = None
+
+    @property
+    def secrets(self) -> Iterator[tuple[int, ...]]:
+        """All inputs whose values are in the layer's stated range under every dither."""
+        half, low = 1 << (self.k - 1), (1 << self.layer.shift) - 1
+        for secret in product(self.only or range(-half, half), repeat=self.layer.size):
+            ends = [((x >> self.layer.shift), (x + low) >> self.layer.shift) for x in secret]
+            if all(in_range(self.k, self.layer, t) for t in product(*ends)):
+                yield secret
 
 
-# Truncation: every share, every correction, every opening.
+def in_range(k: int, layer: Opened, t: tuple[int, ...]) -> bool:
+    """What the layers state about the values they are given."""
+    match layer:
+        case Truncate():
+            middle = 1 << (layer.opened_bits - 2)
+            return layer.opened_bits == k or all(-middle <= value < middle for value in t)
+        case ReLU():
+            compared = [value - h for value in t for h in layer.hinges]
+        case MaxPool() | TopK():
+            compared = [a - b for a, b in combinations(t, 2)]
+        case _:
+            return True
+    return all(-(1 << layer.range_bits) <= v < 1 << layer.range_bits for v in compared)
 
 
-def truncation_views(k: int, f: int) -> tuple[dict[object, Array], dict[object, Array]]:
-    ring, layer = Ring(k), Truncate(name="t", input="x", size=1, frac_bits=f)
-    r0, r1, t0, t1, y0 = grid(*[1 << k] * 5)
-    alice_views: dict[object, Array] = {}
-    bob_views: dict[object, Array] = {}
-    for y in signed_range(k - 2):
-        rows = len(r0)
-        trunc = np.stack((t0, t1), axis=1)
-        dealer = Dealer(ring, rows, Tape({"value": r0, "trunc": trunc}), Tape({"value": r1}), Tape())
-        truncation.deal(dealer, layer)
-        alice = Holder(ring, 0, rows, Tape({"value": r0, "trunc": trunc}), {})
-        bob = Holder(ring, 1, rows, Tape({"value": r1}), dealer.corrections)
-        prepared = [truncation.prepare(holder, layer) for holder in (alice, bob)]
-        share_0 = y0.astype(np.int32)[:, None]
-        share_1 = ring.wrap(np.int32(y) - share_0)
-        opened: list[Array] = []
-        out = lockstep(
-            ring,
-            truncation.evaluate(ring, 0, layer, share_0, prepared[0]),
-            truncation.evaluate(ring, 1, layer, share_1, prepared[1]),
-            lambda _, value: opened.append(value),  # noqa: B023
+def functionality(layer: Opened, t: Array) -> Array:
+    """The layer's definition, on true integers (rows, *shape). A pool's window is its whole input here."""
+    match layer:
+        case Truncate():
+            return t
+        case ReLU():
+            terms = [np.where(t > h, t - h, 0) for h in layer.hinges]
+            return np.asarray(sum(terms[::2]) - sum(terms[1::2]))
+        case MaxPool():
+            return t.max(axis=(2, 3), keepdims=True)
+        case Table():
+            return np.stack([np.array(values)[t % 2**layer.opened_bits] for values in layer.values], axis=1)
+        case TopK():
+            places = np.arange(layer.size)
+            ahead = (t[:, None] > t[:, :, None]) | ((t[:, None] == t[:, :, None]) & (places < places[:, None]))
+            rank = ahead.sum(axis=2)
+            return (rank == 0) * 1 if layer.result == "share" else np.where(rank < layer.k, rank + 1, 0)
+    raise TypeError(layer.op)  # type: ignore[attr-defined]
+
+
+def enumerated(case: Case) -> tuple[Array, dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """alice's shares of the input, and the columns of alice's, bob's and the dealer's own streams."""
+    comparisons, lookups = 0, 0
+    if isinstance(case.layer, Comparison):
+        comparisons, lookups = case.layer.comparisons, case.layer.lookups
+    own = Axis("masks", comparisons, lookups + 1)
+    axes = (Axis("x", case.layer.size, case.share_bits), own, *case.alice, *case.bob)
+    share, bits, *columns = enumerate_axes(axes)
+    masks = (bits & ((1 << lookups) - 1)) | bits >> lookups << 7  # as sign.py lays the bits out in a byte
+    names = [axis.name for axis in case.alice], [axis.name for axis in case.bob]
+    ends = dict(zip(names[0], columns, strict=False)), dict(zip(names[1], columns[len(names[0]) :], strict=True))
+    return share, *ends, {"masks": masks} if comparisons else {}
+
+
+def evaluation(ring: Ring, party: int, layer: Opened, x: Array, prepared: Any) -> Evaluation:
+    match layer:
+        case MaxPool():
+            return max_pool.evaluate(reduce.opened_ring(layer), party, layer, x, prepared)
+        case TopK():
+            return top_k.evaluate(party, layer, x, prepared)
+        case _:
+            return PROTOCOLS[type(layer)].evaluate(ring, party, layer, x, prepared)  # type: ignore[no-any-return]
+
+
+def seen_bits(layer: Opened, opening: Opening) -> int:
+    """How many bits an opened word has."""
+    if opening.kind is Kind.RING:
+        assert opening.ring is not None
+        return opening.ring.bits
+    return layer.lookups if isinstance(layer, Comparison) and opening.kind is Kind.WORDS else 1
+
+
+def check(case: Case, *, private: bool = True) -> None:
+    """Every result is right; every party's view is uniform, whatever the secret."""
+    ring, layer, protocol = Ring(case.k), case.layer, PROTOCOLS[type(case.layer)]
+    share, of_alice, of_bob, own = enumerated(case)
+    rows = len(share)
+    dealer = Dealer(ring, rows, Tape(of_alice), Tape(of_bob), Tape(own))
+    protocol.deal(dealer, layer)
+    holders = Holder(ring, 0, rows, Tape(of_alice), {}), Holder(ring, 1, rows, Tape(of_bob), dealer.corrections)
+    prepared = [protocol.prepare(holder, layer) for holder in holders]
+    shape = (rows, *layer.shape)
+    x0 = share.astype(ring.dtype)
+    low = (1 << layer.shift) - 1
+    views = Views("alice"), Views("bob")
+    for secret in case.secrets:
+        x = np.array(secret, dtype=ring.dtype)
+        x1 = ring.wrap(x - x0)
+        opened: list[Column] = []
+        shares = lockstep(
+            alone(evaluation(ring, 0, layer, x0.reshape(shape), prepared[0])),
+            alone(evaluation(ring, 1, layer, x1.reshape(shape), prepared[1])),
+            lambda opening, value: opened.append((value, seen_bits(layer, opening))),  # noqa: B023
         )
-        result = ring.signed(ring.wrap(out[0] + out[1]))
-        dither = reference.dither_of(opened[0], f)
-        assert np.array_equal(result, reference.truncate(np.full_like(result, y), f, dither))
-        alice_views[y] = histogram(share_0, r0, t0, t1, opened[0], bits=k)
-        corrections = dealer.corrections["trunc"]
-        bob_views[y] = histogram(share_1, r1, corrections[:, 0], corrections[:, 1], opened[0], bits=k)
-    return alice_views, bob_views
+        t = ((x.astype(np.int64) + (low - (share & low))) >> layer.shift).reshape(shape)
+        expected = functionality(layer, t)
+        if isinstance(layer, TopK) and layer.result == "words":
+            result = shares[0] ^ shares[1]
+        else:
+            given = reduce.opened_ring(layer) if isinstance(layer, MaxPool) else ring
+            result, expected = given.wrap(shares[0] + shares[1]), expected & ((1 << given.bits) - 1)
+        assert result.shape == expected.shape and np.array_equal(result, expected), f"wrong for {secret}"
+        if private:
+            known = (1 << case.share_bits) - 1
+            fixed = [axis for axis in case.alice if axis.name in dealer.corrections]
+            corrections = [(dealer.corrections[axis.name], axis.bits) for axis in fixed]
+            alices = [(of_alice[axis.name], axis.bits) for axis in case.alice]
+            bobs = [(of_bob[axis.name], axis.bits) for axis in case.bob]
+            views[0].add(secret, histogram([(x0 & known, case.share_bits), *alices, *opened]))
+            views[1].add(secret, histogram([(x1 & known, case.share_bits), *bobs, *corrections, *opened]))
+    if private:
+        for view in views:
+            view.assert_uniform()
 
 
-@pytest.mark.parametrize(("k", "f"), [(4, 1), (4, 2), (3, 1)])
-def test_truncation_is_exact_and_private(k: int, f: int) -> None:
-    for views in truncation_views(k, f):
-        assert_same_views(views)
+def truncate(shift: int, opened_bits: int) -> Truncate:
+    return Truncate(name="t", input="x", shape=(1,), shift=shift, opened_bits=opened_bits)
 
 
-def test_truncation_without_its_mask_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Dealer, "mask", no_mask(Dealer.mask))
-    monkeypatch.setattr(Holder, "mask", no_mask(Holder.mask))
+def wide(k: int, layer: Truncate) -> Case:
+    """Every bit of everything that either party ever holds."""
+    q = layer.opened_bits
+    return Case(k, layer, k, (Axis("value", 1, q), Axis("lift", 2, k)), (Axis("value", 1, q),))
+
+
+def compared(k: int, layer: Opened, share_bits: int, *, both: bool = False, only: Any = None, **names: int) -> Case:
+    """The masks of the values, of alice or of both, and alice's words of the named masks."""
+    mask = Axis("value", layer.size, layer.opened_bits)
+    small = layer.rank_bits if isinstance(layer, TopK) else layer.opened_bits
+    others = tuple(Axis(name, count, small) for name, count in names.items())
+    return Case(k, layer, share_bits, (mask, *others), (mask,) if both else (), only)
+
+
+def hinged(shift: int, q: int, B: int, digit: int, hinges: tuple[int, ...] = (0,)) -> ReLU:
+    return ReLU(
+        name="r", input="x", shape=(1,), shift=shift, opened_bits=q, range_bits=B, digit_bits=digit, hinges=hinges
+    )
+
+
+def pool(shape: tuple[int, int], shift: int, q: int, B: int, digit: int) -> MaxPool:
+    return MaxPool(
+        name="m",
+        input="x",
+        shape=(1, *shape),
+        kernel=shape,
+        stride=shape,
+        output_size=(1, 1),
+        shift=shift,
+        opened_bits=q,
+        range_bits=B,
+        digit_bits=digit,
+    )
+
+
+def ranked(n: int, result: Any, shift: int, q: int, B: int, digit: int, k: int = 1) -> TopK:
+    return TopK(
+        name="k",
+        input="x",
+        shape=(n,),
+        shift=shift,
+        opened_bits=q,
+        range_bits=B,
+        digit_bits=digit,
+        k=k,
+        result=result,
+    )
+
+
+def looked_up(shift: int, m: int, *values: tuple[int, ...]) -> Table:
+    return Table(name="f", input="x", shape=(1,), shift=shift, opened_bits=m, values=values)
+
+
+def table_case(k: int, layer: Table, *, full: bool = False) -> Case:
+    """The masks of value and output bits of both; in full also all that the dealer fixes."""
+    masks = Axis("value", 1, layer.opened_bits), Axis("masks", sum(layer.widths), 1)
+    fixed = Axis("one_hot", layer.words, 1 << layer.opened_bits), Axis("beta", sum(layer.widths), k)
+    return Case(k, layer, k, (*masks, *fixed) if full else masks, masks)
+
+
+CASES = {
+    "truncate: 3 of 4 bits": wide(4, truncate(1, 3)),
+    "truncate: 2 of 4 bits": wide(4, truncate(2, 2)),
+    "truncate: the middle bits": wide(4, truncate(1, 2)),
+    "truncate: the low bits": wide(4, truncate(0, 3)),
+    "truncate: nothing to lift": wide(4, truncate(0, 4)),
+    "truncate: a large shift": wide(5, truncate(3, 2)),
+    "relu: 1 digit of 3 bits": compared(6, hinged(2, 4, 3, 3), 6, both=True),
+    "relu: 1 digit, the smallest range": compared(4, hinged(1, 2, 1, 1), 4, both=True),
+    "relu: 2 digits of 1 bit": compared(5, hinged(1, 3, 2, 1), 5, both=True),
+    "relu: 2 digits of 2 bits": compared(6, hinged(0, 6, 4, 2), 0),
+    "relu: a short top digit": compared(5, hinged(1, 4, 3, 2), 5, both=True),
+    "relu: 3 digits": compared(4, hinged(0, 4, 3, 1), 4, both=True),
+    "relu: 4 digits": compared(6, hinged(1, 5, 4, 1), 1),
+    "relu: range below what is opened": compared(7, hinged(2, 5, 3, 2), 2, both=True),
+    "relu: nothing to lift": compared(4, hinged(0, 4, 3, 2), 4, both=True),
+    "relu: two hinges": compared(5, hinged(1, 4, 3, 3, (-1, 2)), 5, both=True),
+    "relu: two hinges, 2 digits": compared(4, hinged(0, 4, 3, 2, (-1, 2)), 0, both=True),
+    "relu: hinges in no order": compared(5, hinged(0, 4, 3, 3, (2, -1, 0)), 0, both=True),
+    "relu: a hinge above the range of what is opened": compared(6, hinged(0, 4, 3, 3, (5,)), 0, both=True),
+    "pool: 1 x 2": compared(4, pool((1, 2), 1, 3, 2, 2), 4),
+    "pool: 1 x 2, 2 digits": compared(3, pool((1, 2), 0, 3, 2, 1), 0, both=True),
+    "pool: 2 x 1": compared(3, pool((2, 1), 0, 3, 2, 2), 3),
+    "pool: 1 x 3": compared(4, pool((1, 3), 0, 3, 2, 2), 0, only=range(-3, 2), differences=1),
+    "pool: 2 x 2": compared(3, pool((2, 2), 1, 2, 1, 1), 1, only=range(-2, 3), differences=1),
+    "top 1 of 2, words": compared(4, ranked(2, "words", 1, 3, 2, 2), 1, rank=2),
+    "top 2 of 2, words": compared(3, ranked(2, "words", 0, 3, 2, 1, 2), 0, rank=2),
+    "top 1 of 2, share": compared(3, ranked(2, "share", 0, 3, 2, 1), 0, rank=2),
+    "top 1 of 3, share": compared(3, ranked(3, "share", 0, 2, 1, 1), 0, only=(-1, 0, 1), rank=3),
+    "top 2 of 3, words": compared(3, ranked(3, "words", 0, 2, 1, 1, 2), 0, only=(-1, 0, 1), rank=3),
+    "table: 2 bits, all there is": table_case(3, looked_up(1, 2, (0, 1, 1, 0)), full=True),
+    "table: 2 bits": table_case(4, looked_up(2, 2, (-1, 2, 1, 0))),
+    "table: 3 bits, two functions": table_case(4, looked_up(1, 3, (5, 2, 4, 3, 5, 5, 3, 2), (0, -1, 0, 0, -1, 0, 0, 0))),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exact_and_private(name: str) -> None:
+    check(CASES[name])
+
+
+@pytest.mark.parametrize("result", ["words", "share"])
+def test_top_k_of_any_three_values_is_exact(result: str) -> None:
+    check(compared(3, ranked(3, result, 0, 3, 2, 2, 2), 0), private=False)
+
+
+def test_truncate_states_the_largest_range_it_can() -> None:
+    """One value more at either end, and some mask gives a wrong result."""
+    case = CASES["truncate: the low bits"]
+    assert [*case.secrets] == [(x,) for x in range(-2, 2)]
+    for x in (-3, 2):
+        with pytest.raises(AssertionError, match="wrong for"):
+            check(Beyond(*vars(case).values(), beyond=x))
+
+
+@dataclass(frozen=True)
+class Beyond(Case):
+    beyond: int = 0
+
+    @property
+    def secrets(self) -> Iterator[tuple[int, ...]]:
+        yield (self.beyond,)
+
+
+# Planted bugs. Each is named for what it leaves out; the test that is run is the one above.
+
+Patch = pytest.MonkeyPatch
+
+
+def change_masks(patch: Patch, name: str, change: Callable[[Array], Array]) -> None:
+    """Of dealer and parties alike, so that results stay right."""
+    for side in (Dealer, Holder):
+
+        def mask(self: Any, n: str, *rest: Any, original: Any = side.mask) -> Array:
+            found = original(self, n, *rest)
+            return change(found) if n == name else found
+
+        patch.setattr(side, "mask", mask)
+
+
+def no_mask(name: str) -> Callable[[Patch], None]:
+    return lambda patch: change_masks(patch, name, np.zeros_like)
+
+
+def one_mask(name: str) -> Callable[[Patch], None]:
+    """The first value's mask for all of them."""
+    return lambda patch: change_masks(patch, name, lambda r: np.repeat(r[:, :1], r.shape[1], 1))
+
+
+def half_a_mask(name: str) -> Callable[[Patch], None]:
+    """alice's half alone, which she knows."""
+
+    def plant(patch: Patch) -> None:
+        def dealers(self: Any, n: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
+            return uniform(ring or self.ring, self._alice, n, (self.rows, *shape))
+
+        def parties(self: Any, n: str, *rest: Any, original: Any = Holder.mask) -> Array:
+            return original(self, n, *rest) * (1 - self.party)
+
+        patch.setattr(Dealer, "mask", dealers)
+        patch.setattr(Holder, "mask", parties)
+        assert name == "value"
+
+    return plant
+
+
+def mask_bits(kept: int) -> Callable[[Patch], None]:
+    """Only some of a comparison's secret bits: a, then e, and beta on top."""
+    original = Dealer.secret_bytes
+    return lambda patch: patch.setattr(Dealer, "secret_bytes", lambda *given: original(*given) & np.uint8(kept))
+
+
+def one_set_of_bits(patch: Patch) -> None:
+    """The first comparison's secret bits for all."""
+    original = Dealer.secret_bytes
+    patch.setattr(Dealer, "secret_bytes", lambda *given: np.repeat(original(*given)[:, :1], given[2][0], 1))
+
+
+def output_masks(change: Callable[[Array], Array]) -> Callable[[Patch], None]:
+    def plant(patch: Patch) -> None:
+        for side in (Dealer, Holder):
+            original = side.mask_words
+            patch.setattr(side, "mask_words", lambda *given, original=original: change(original(*given)))
+
+    return plant
+
+
+def value_masks_again(patch: Patch) -> None:
+    """A pool's later differences under masks of its inputs."""
+    original = max_pool._differences
+
+    def differences(layer: MaxPool, source: Any, r: Array) -> Array:
+        found = original(layer, source, r)
+        fresh = layer.comparisons - layer.levels[0]
+        return np.concatenate((found[:, : layer.levels[0]], r[:, :fresh]), axis=1)
+
+    patch.setattr(max_pool, "_differences", differences)
+
+
+def wrong(name: str, change: Callable[[Array], Array]) -> Callable[[Patch], None]:
+    """The dealer fixes another value."""
+
+    def plant(patch: Patch) -> None:
+        for method in ("fix", "fix_words"):
+
+            def fix(self: Any, n: str, value: Array, *rest: Any, original: Any = getattr(Dealer, method)) -> None:
+                original(self, n, change(value.copy()) if n == name else value, *rest)
+
+            patch.setattr(Dealer, method, fix)
+
+    return plant
+
+
+def bare(name: str) -> Callable[[Patch], None]:
+    """bob is sent the value itself, and alice's share of it is nothing."""
+
+    def plant(patch: Patch) -> None:
+        for method, other in (("fix", "fixed"), ("fix_words", "fixed_words")):
+
+            def fix(self: Any, n: str, value: Array, *rest: Any, original: Any = getattr(Dealer, method)) -> None:
+                original(self, n, value, *rest)
+                if n == name:
+                    self.corrections[n] = value
+
+            def fixed(self: Any, n: str, *rest: Any, original: Any = getattr(Holder, other)) -> Array:
+                found = original(self, n, *rest)
+                return np.zeros_like(found) if n == name and self.party == 0 else found
+
+            patch.setattr(Dealer, method, fix)
+            patch.setattr(Holder, other, fixed)
+
+    return plant
+
+
+def no_beta_in_select(patch: Patch) -> None:
+    original = select.deal
+    patch.setattr(select, "deal", lambda dealer, beta, *rest: original(dealer, beta * 0, *rest))
+
+
+def no_monomial(bit: int) -> Callable[[Patch], None]:
+    original = sign.monomial_words
+    return lambda patch: patch.setattr(sign, "monomial_words", lambda *given: original(*given) & ~np.uint8(1 << bit))
+
+
+def without_row(row: int) -> Callable[[Array], Array]:
+    def change(value: Array) -> Array:
+        value[:, row] = 0
+        return value
+
+    return change
+
+
+LEAKS: list[tuple[str, str, Callable[[Patch], None]]] = [
+    ("truncate: 3 of 4 bits", "no mask", no_mask("value")),
+    ("truncate: 3 of 4 bits", "half a mask", half_a_mask("value")),
+    ("truncate: 3 of 4 bits", "half a mask, of one bit less", lambda p: change_masks(p, "value", lambda r: r & 3)),
+    ("truncate: 3 of 4 bits", "bare rho and mu", bare("lift")),
+    ("relu: 2 digits of 1 bit", "no mask", no_mask("value")),
+    ("relu: 2 digits of 1 bit", "half a mask", half_a_mask("value")),
+    ("relu: 2 digits of 1 bit", "no a_0", mask_bits(0xFE)),
+    ("relu: 2 digits of 1 bit", "no a_1", mask_bits(0xFD)),
+    ("relu: 2 digits of 1 bit", "no e_1", mask_bits(0xFB)),
+    ("relu: 2 digits of 1 bit", "no beta", mask_bits(0x7F)),
+    ("relu: 4 digits", "no e_2", mask_bits(0xDF)),
+    ("relu: 4 digits", "no e_3", mask_bits(0xBF)),
+    ("relu: two hinges", "no beta", mask_bits(0x7F)),
+    ("relu: two hinges", "one set of bits", one_set_of_bits),
+    ("pool: 1 x 2", "no mask", no_mask("value")),
+    ("pool: 1 x 2", "one mask", one_mask("value")),
+    ("pool: 1 x 2", "no a", mask_bits(0x80)),
+    ("pool: 1 x 2", "no beta", mask_bits(0x7F)),
+    ("pool: 1 x 3", "no mask for the differences", no_mask("differences")),
+    ("pool: 1 x 3", "masks used again", value_masks_again),
+    ("pool: 1 x 3", "one set of bits", one_set_of_bits),
+    ("pool: 2 x 2", "no mask for the differences", no_mask("differences")),
+    ("top 2 of 2, words", "no mask", no_mask("value")),
+    ("top 2 of 2, words", "one mask", one_mask("value")),
+    ("top 2 of 2, words", "no e_1", mask_bits(0xFB)),
+    ("top 2 of 2, words", "no beta", mask_bits(0x7F)),
+    ("top 2 of 2, words", "no mask for the ranks", no_mask("rank")),
+    ("top 2 of 3, words", "one set of bits", one_set_of_bits),
+    ("top 1 of 3, share", "no mask for the ranks", no_mask("rank")),
+    ("top 1 of 3, share", "one mask for the ranks", one_mask("rank")),
+    ("table: 2 bits, all there is", "no mask", no_mask("value")),
+    ("table: 2 bits, all there is", "half a mask", half_a_mask("value")),
+    ("table: 2 bits, all there is", "no output mask", output_masks(np.zeros_like)),
+    ("table: 2 bits, all there is", "a bare one-hot row", bare("one_hot")),
+    ("table: 2 bits, all there is", "bare beta", bare("beta")),
+    ("table: 3 bits, two functions", "one output mask", output_masks(lambda b: np.repeat(b[:, :1], b.shape[1], 1))),
+]
+ERRORS: list[tuple[str, str, Callable[[Patch], None]]] = [
+    ("truncate: 3 of 4 bits", "no rho", wrong("lift", without_row(0))),
+    ("truncate: 3 of 4 bits", "no mu", wrong("lift", without_row(1))),
+    *(("relu: 2 digits of 1 bit", f"no monomial {bit}", no_monomial(bit)) for bit in range(1, 5)),
+    *(("relu: 2 digits of 1 bit", f"table word {bit}", wrong("tables", lambda v, b=bit: v ^ (1 << b))) for bit in (0, 1)),
+    ("relu: 2 digits of 1 bit", "a wrong constant", wrong("monomials", lambda v: v ^ 1)),
+    ("relu: 2 digits of 1 bit", "no beta in select", no_beta_in_select),
+    *(("relu: 2 digits of 1 bit", f"select without {row}", wrong("select", without_row(row))) for row in range(3)),
+    ("relu: 2 digits of 1 bit", "no mu", wrong("lift", without_row(1))),
+    ("pool: 1 x 3", "no beta in select", no_beta_in_select),
+    *(("pool: 1 x 3", f"select without {row}", wrong("select", without_row(row))) for row in range(2)),
+    ("top 2 of 2, words", "no beta in the ranks", wrong("beta", np.zeros_like)),
+    ("top 2 of 2, words", "a wrong table", wrong("ranks", lambda v: np.roll(v, 1, axis=1))),
+    ("top 1 of 2, share", "a wrong table", wrong("ranks", lambda v: np.roll(v, 1, axis=1))),
+    ("table: 2 bits", "a wrong one-hot row", wrong("one_hot", lambda v: v ^ 3)),
+    ("table: 2 bits", "no beta", wrong("beta", np.zeros_like)),
+]
+
+
+def ids(bugs: list[tuple[str, str, Callable[[Patch], None]]]) -> list[str]:
+    return [f"{case} - {bug}" for case, bug, _ in bugs]
+
+
+@pytest.mark.parametrize(("name", "bug", "plant"), LEAKS, ids=ids(LEAKS))
+def test_a_leak_is_noticed(monkeypatch: Patch, name: str, bug: str, plant: Callable[[Patch], None]) -> None:
+    plant(monkeypatch)
     with pytest.raises(Leak):
-        for views in truncation_views(4, 1):
-            assert_same_views(views)
+        check(CASES[name])
 
 
-def no_mask(original: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda self, name, shape: np.zeros_like(original(self, name, shape))
+@pytest.mark.parametrize(("name", "bug", "plant"), ERRORS, ids=ids(ERRORS))
+def test_a_wrong_result_is_noticed(monkeypatch: Patch, name: str, bug: str, plant: Callable[[Patch], None]) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="wrong for"):
+        check(CASES[name])
 
 
 # A mask used for two wires: only a pair of wires can show it.
 
-
-def pair_views(k: int) -> dict[object, Array]:
-    ring, layer = Ring(k), Truncate(name="t", input="x", size=2, frac_bits=1)
-    r = np.stack(grid(1 << k, 1 << k), axis=1)
-    views: dict[object, Array] = {}
-    for a in signed_range(k - 2):
-        for b in signed_range(k - 2):
-            dealer = Dealer(ring, len(r), Tape({"value": r}), Tape(), Tape())
-            mask = dealer.mask("value", (2,))
-            opened = ring.wrap(np.array([[a, b]], dtype=np.int32) + mask)
-            views[a, b] = histogram(opened[:, 0], opened[:, 1], bits=k)
-    assert layer.size == 2
-    return views
+PAIR = Case(3, Truncate(name="t", input="x", shape=(2,), shift=1, opened_bits=2), 3, (Axis("value", 2, 2),))
 
 
 def test_two_wires_under_two_masks_are_private() -> None:
-    assert_same_views(pair_views(4))
+    check(PAIR)
 
 
-def test_one_mask_for_two_wires_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Dealer.mask
-    monkeypatch.setattr(Dealer, "mask", lambda self, name, shape: np.repeat(original(self, name, shape)[:, :1], 2, 1))
+def test_one_mask_for_two_wires_is_noticed(monkeypatch: Patch) -> None:
+    one_mask("value")(monkeypatch)
     with pytest.raises(Leak):
-        assert_same_views(pair_views(4))
+        check(PAIR)
 
 
-# ReLU: every mask of the wire and every bit that only the dealer knows.
+# Linear and Conv: weights and inputs, both shared, everything each party sees.
 
-RELUS = [
-    pytest.param(6, ReLU(name="r", input="x", size=1, frac_bits=2, range_bits=4, digit_bits=1), id="2 digits of 1 bit"),
-    pytest.param(
-        6, ReLU(name="r", input="x", size=1, frac_bits=0, range_bits=4, digit_bits=2), id="2 digits of 2 bits"
-    ),
-    pytest.param(6, ReLU(name="r", input="x", size=1, frac_bits=1, range_bits=4, digit_bits=2), id="a short top digit"),
-    pytest.param(5, ReLU(name="r", input="x", size=1, frac_bits=0, range_bits=3, digit_bits=1), id="3 digits"),
-    pytest.param(6, ReLU(name="r", input="x", size=1, frac_bits=0, range_bits=4, digit_bits=1), id="4 digits"),
-    pytest.param(
-        7, ReLU(name="r", input="x", size=1, frac_bits=2, range_bits=4, digit_bits=2), id="range below the ring"
-    ),
-    pytest.param(8, ReLU(name="r", input="x", size=1, frac_bits=3, range_bits=6, digit_bits=3), id="1 digit of 3 bits"),
-]
+LINEAR = Linear(name="l", input="o", shape=(1,), out_features=1, bias=False)
+CONV = Conv(name="l", input="o", shape=(1, 1, 1), out_channels=1, kernel=(1, 1), bias=False)
+TRANSPOSED = CONV.model_copy(update={"transposed": True})
 
 
-def relu_views(k: int, layer: ReLU) -> dict[object, Array]:
-    """What is opened, for every input; what else the parties hold are one-time shares (see below)."""
-    ring = Ring(k)
-    r, secret = grid(1 << k, 256)
-    rows = len(r)
-    views: dict[object, Array] = {}
-    for y in range(-(1 << layer.range_bits), (1 << layer.range_bits) - (1 << layer.frac_bits) + 1):
-        dealer = Dealer(ring, rows, Tape({"value": r}), Tape(), Tape({"masks": secret}))
-        relu.deal(dealer, layer)
-        prepared = [
-            relu.prepare(Holder(ring, 0, rows, Tape({"value": r}), {}), layer),
-            relu.prepare(Holder(ring, 1, rows, Tape(), dealer.corrections), layer),
-        ]
-        share = ring.wrap(np.full((rows, 1), y, dtype=np.int32))
-        opened: list[Array] = []
-        out = lockstep(
-            ring,
-            relu.evaluate(ring, 0, layer, share, prepared[0]),
-            relu.evaluate(ring, 1, layer, np.zeros_like(share), prepared[1]),
-            lambda _, value: opened.append(value),  # noqa: B023
-        )
-        result = ring.signed(ring.wrap(out[0] + out[1]))
-        dither = reference.dither_of(opened[0], layer.frac_bits)
-        expected = np.maximum(reference.truncate(np.full_like(result, y), layer.frac_bits, dither), 0)
-        assert np.array_equal(result, expected), f"wrong for {y}"
-        views[y] = histogram(*opened, bits=(k, layer.lookups, 1))
-    return views
-
-
-@pytest.mark.parametrize(("k", "layer"), RELUS)
-def test_relu_is_exact_and_what_is_opened_is_uniform(k: int, layer: ReLU) -> None:
-    views = relu_views(k, layer)
-    assert_same_views(views)
-    counts = views[0][views[0] > 0]
-    assert len(counts) == 2 ** (k + layer.lookups + 1), "every view occurs"
-    assert len(set(counts.tolist())) == 1, "and all equally often"
-
-
-@pytest.mark.parametrize("kept", [0x7F, 0x80, 0xFE], ids=["no beta", "no a and e", "no a_0"])
-def test_relu_with_a_mask_bit_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    original = Dealer.secret_bytes
-    monkeypatch.setattr(Dealer, "secret_bytes", lambda self, name, shape: original(self, name, shape) & np.uint8(kept))
-    k, layer = RELUS[0].values
-    with pytest.raises(Leak):
-        assert_same_views(relu_views(k, layer))  # type: ignore[arg-type]
-
-
-def test_relu_with_a_wrong_table_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = sign.monomial_words
-    monkeypatch.setattr(sign, "monomial_words", lambda digits, dtype: original(digits, dtype) & ~np.uint8(2))
-    k, layer = RELUS[0].values
-    with pytest.raises(AssertionError, match="wrong for"):
-        relu_views(k, layer)  # type: ignore[arg-type]
-
-
-def test_every_correction_of_relu_is_hidden_by_words_of_its_own() -> None:
-    """bob's corrections are value - word or value xor word, with a word of alice's stream that is used for nothing
-    else: whatever the value, each correction takes every value once as the word does."""
-    ring, layer = Ring(4), RELUS[0].values[1]
-    assert isinstance(layer, ReLU)
-    shapes = {c.name: c.shape for c in layer.corrections(4)}
-    r, word = grid(16, 16)
-    for name, shape in shapes.items():
-        size = int(np.prod(shape))
-        column = np.repeat(word[:, None], size, axis=1)
-        tape = Tape({"value": r, name: column})
-        dealer = Dealer(ring, len(r), tape, Tape(), Tape({"masks": r * 11 % 256}))
-        relu.deal(dealer, layer)
-        assert sorted(tape.drawn) == sorted([*shapes, "value"]), "each name once"
-        low = dealer.corrections[name].reshape(16, 16, size) & 15
-        for wire in range(size):
-            assert (np.sort(low[:, :, wire], axis=1) == np.arange(16)).all(), name
-
-
-# Linear: weights and inputs, both shared, everything each party sees.
-
-
-def linear_views(k: int) -> tuple[dict[object, Array], dict[object, Array]]:
-    ring = Ring(k)
-    layer = Linear(name="l", input="x", in_features=1, out_features=1, weight_frac_bits=0, bias=False)
+def check_weighted(k: int, layer: products.Weighted) -> None:
     size = 1 << k
-    r0, r1, c0, x0 = grid(size, size, size, size)
-    rows = len(r0)
-    alice_views: dict[object, Array] = {}
-    bob_views: dict[object, Array] = {}
-    for x in range(size):
-        for w in range(size):
-            seen: list[list[Array]] = [[], []]
-            for s0 in range(size):
-                for s1 in range(size):
-                    for w0 in range(size):
-                        collect_linear(ring, layer, (x, w), (s0, s1, w0), (r0, r1, c0, x0), seen)
-            assert len(seen[0]) == size**3
-            alice_views[x, w] = np.sum(seen[0], axis=0)
-            bob_views[x, w] = np.sum(seen[1], axis=0)
-    assert rows == size**4
-    return alice_views, bob_views
+    columns = enumerate_axes([Axis(name, 1, k) for name in ("r0", "r1", "c0", "x0")])
+    views = Views("alice"), Views("bob")
+    for x, w in product(range(size), repeat=2):
+        seen: list[Array] = []
+        for model in product(range(size), repeat=3):
+            histograms = weighted_histograms(Ring(k), layer, x, w, model, columns)
+            seen = [a + b for a, b in zip(seen, histograms, strict=True)] if seen else histograms
+        for view, found in zip(views, seen, strict=True):
+            view.add((x, w), found)
 
 
-def collect_linear(
-    ring: Ring,
-    layer: Linear,
-    secrets: tuple[int, int],
-    weights: tuple[int, int, int],
-    columns: tuple[Array, Array, Array, Array],
-    seen: list[list[Array]],
-) -> None:
-    def one(value: int) -> Array:
-        return np.array([[value]], dtype=np.int32)
+def weighted_histograms(
+    ring: Ring, layer: products.Weighted, x: int, w: int, model: tuple[int, int, int], columns: list[Array]
+) -> list[Array]:
+    (s0, s1, w0), (r0, r1, c0, x0), rows, bits = model, columns, len(columns[0]), ring.bits
+    opening = Open(name="o", input="input", shape=layer.shape)
 
-    (x, w), (s0, s1, w0), (r0, r1, c0, x0) = secrets, weights, columns
-    rows, w1 = len(r0), (w - w0) % (1 << ring.bits)
-    models = lockstep_weights(ring, (one(w0), one(w1)), (one(s0), one(s1)))
-    dealer = Dealer(ring, rows, Tape({"input": r0, "product": c0}), Tape({"input": r1}), Tape())
-    linear.deal(dealer, layer, ring.wrap(one(s0) + one(s1)))
-    prepared = [
-        linear.prepare(Holder(ring, 0, rows, Tape({"input": r0, "product": c0}), {}), layer, models[0]),
-        linear.prepare(Holder(ring, 1, rows, Tape({"input": r1}), dealer.corrections), layer, models[1]),
+    def weight(value: int) -> Array:
+        return ring.wrap(np.full(layer.weights()["weight"], value, dtype=ring.dtype))
+
+    shares, masks = (weight(w0), weight(w - w0)), (weight(s0), weight(s1))
+    models = lockstep(*(alone(products.mask_weights(ring, p, shares[p], masks[p], None)) for p in (0, 1)))
+    dealer = Dealer(ring, rows, Tape({"product": c0}), Tape(), Tape())
+    inputs = Tape({"input": r0}), Tape({"input": r1})
+    mask = products.deal_open(Dealer(ring, rows, *inputs, Tape()), opening)
+    products.deal(dealer, layer, mask, ring.wrap(masks[0] + masks[1]))
+    x1 = ring.wrap(np.int16(x) - x0.astype(ring.dtype))
+    given = x0.astype(ring.dtype).reshape(rows, *layer.shape), x1.reshape(rows, *layer.shape)
+    outs: list[Array] = []
+    holders = Holder(ring, 0, rows, Tape({"product": c0}), {}), Holder(ring, 1, rows, Tape(), dealer.corrections)
+    ready = [
+        products.prepare_open(Holder(ring, p, rows, Tape(dict(input=r)), {}), opening) for p, r in enumerate((r0, r1))
     ]
-    share_0 = x0.astype(np.int32)[:, None]
-    share_1 = ring.wrap(np.int32(x) - share_0)
-    opened: list[Array] = []
-    out = lockstep(
-        ring,
-        linear.evaluate(ring, layer, share_0, prepared[0], models[0]),
-        linear.evaluate(ring, layer, share_1, prepared[1], models[1]),
-        lambda _, value: opened.append(value),
-    )
-    assert (ring.wrap(out[0] + out[1]) == x * w % (1 << ring.bits)).all()
+    wires = lockstep(*(alone(products.evaluate_open(ring, given[p], ready[p])) for p in (0, 1)))
+    for wire, holder, model_share in zip(wires, holders, models, strict=True):
+        prepared = products.prepare(holder, layer, wire.mask, model_share)
+        outs.append(products.evaluate(ring, layer, wire, prepared, model_share))
+    assert (ring.wrap(outs[0] + outs[1]) == x * w % (1 << bits)).all(), f"wrong for {x} * {w}"
 
-    def constant(value: int) -> Array:
-        return np.full(rows, value)
+    def constant(value: Any) -> Array:
+        return np.full(rows, int(np.reshape(value, -1)[0]), dtype=np.int64)
 
-    masked = constant(int(models[0].masked[0, 0]))
-    bits = ring.bits
-    seen[0].append(histogram(constant(w0), constant(s0), masked, share_0, r0, c0, opened[0], bits=bits))
-    c1 = dealer.corrections["product"]
-    seen[1].append(histogram(constant(w1), constant(s1), masked, share_1, r1, c1, opened[0], bits=bits))
+    masked = constant(models[0].masked)
+    opened = wires[0].value
+    alice = (constant(shares[0]), constant(s0), masked, x0, r0, c0, opened)
+    bob = (constant(shares[1]), constant(s1), masked, x1, r1, dealer.corrections["product"], opened)
+    return [histogram([(column, bits) for column in view]) for view in (alice, bob)]
 
 
-def lockstep_weights(
-    ring: Ring, shares: tuple[Array, Array], masks: tuple[Array, Array]
-) -> tuple[linear.Weights, linear.Weights]:
-    sessions = [linear.mask_weights(ring, p, shares[p], masks[p], None) for p in (0, 1)]
-    return lockstep(ring, *sessions)  # type: ignore[arg-type, return-value]
+WEIGHTED = pytest.mark.parametrize("layer", [LINEAR, CONV, TRANSPOSED], ids=["linear", "conv", "transposed"])
 
 
-def test_linear_is_exact_and_private() -> None:
-    for views in linear_views(2):
-        assert_same_views(views)
+@WEIGHTED
+def test_linear_is_exact_and_private(layer: products.Weighted) -> None:
+    check_weighted(2, layer)
 
 
-def test_linear_without_its_weight_mask_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = linear.mask_weights
+def no_weight_mask(patch: Patch) -> None:
+    original = products.mask_weights
+    patch.setattr(products, "mask_weights", lambda ring, p, w, s, b: original(ring, p, w, s * 0, b))
+    deal = products.deal
+    patch.setattr(products, "deal", lambda dealer, layer, r, s: deal(dealer, layer, r, s * 0))
 
-    def bare(ring: Ring, party: int, weight: Array, mask: Array, bias: Array | None):  # type: ignore[no-untyped-def]
-        return original(ring, party, weight, mask * 0, bias)
 
-    monkeypatch.setattr(linear, "mask_weights", bare)
-    with pytest.raises(AssertionError):
-        for views in linear_views(2):
-            assert_same_views(views)
+@pytest.mark.parametrize(
+    "plant",
+    [no_weight_mask, no_mask("input"), half_a_mask("value"), bare("product")],
+    ids=["no weight mask", "no mask", "half a mask", "a bare correction"],
+)
+@pytest.mark.parametrize("layer", [LINEAR, CONV], ids=["linear", "conv"])
+def test_linear_that_leaks_is_noticed(
+    monkeypatch: Patch, layer: products.Weighted, plant: Callable[[Patch], None]
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Leak):
+        check_weighted(2, layer)
+
+
+def test_linear_with_a_wrong_correction_is_noticed(monkeypatch: Patch) -> None:
+    wrong("product", lambda value: value + 1)(monkeypatch)
+    with pytest.raises(AssertionError, match="wrong for"):
+        check_weighted(2, LINEAR)
+
+
+# Mul, and a wire that is opened once and read by two products.
+
+
+def check_products(k: int, pairs: tuple[tuple[int, int], ...], *, same_mask: bool = False) -> None:
+    """Wires 0 and 1 are opened; the products of the pairs are then local."""
+    ring, wires = Ring(k), (0, 1)
+    each = ("x0", "r0", "r1")
+    columns = enumerate_axes([*(Axis(n, 1, k) for _ in wires for n in each), *(Axis("c", 1, k) for _ in pairs)])
+    inputs = [dict(zip(each, columns[3 * i :], strict=False)) for i in wires]
+    if same_mask:
+        inputs[1] |= {"r0": inputs[0]["r0"], "r1": inputs[0]["r1"]}
+    fixed, rows = columns[6:], len(columns[0])
+    opening = Open(name="o", input="x", shape=(1,))
+    layers = [
+        Mul(name="m", left=f"o{a}", right=f"o{b}", left_shape=(1,), right_shape=(1,)) for a, b in pairs
+    ]
+    tapes = [(Tape({"input": i["r0"]}), Tape({"input": i["r1"]})) for i in inputs]
+    masks = [products.deal_open(Dealer(ring, rows, *tape, Tape()), opening) for tape in tapes]
+    ready: list[tuple[products.Prepared, products.Prepared]] = []
+    corrections = []
+    for layer, (a, b), c in zip(layers, pairs, fixed, strict=True):
+        dealer = Dealer(ring, rows, Tape({"product": c}), Tape(), Tape())
+        products.deal_mul(dealer, layer, masks[a], masks[b])
+        corrections.append(dealer.corrections["product"])
+        holders = Holder(ring, 0, rows, Tape({"product": c}), {}), Holder(ring, 1, rows, Tape(), dealer.corrections)
+        ready.append(tuple(products.prepare_mul(holder, layer) for holder in holders))  # type: ignore[arg-type]
+    views = Views("alice"), Views("bob")
+    for secret in product(range(1 << k), repeat=2):
+        opened, shares = [], []
+        for x, given in zip(secret, inputs, strict=True):
+            x0 = given["x0"].astype(ring.dtype)
+            shares.append((x0, ring.wrap(np.int16(x) - x0)))
+            sessions = []
+            for p in (0, 1):
+                holder = Holder(ring, p, rows, Tape({"input": given[f"r{p}"]}), {})
+                prepared = products.prepare_open(holder, opening)
+                sessions.append(alone(products.evaluate_open(ring, shares[-1][p], prepared)))
+            opened.append(lockstep(*sessions))
+        for layer, (a, b), prepared in zip(layers, pairs, ready, strict=True):
+            out = [products.evaluate_mul(ring, p, opened[a][p], opened[b][p], prepared[p]) for p in (0, 1)]
+            assert layer.op == "mul"
+            assert (ring.wrap(out[0] + out[1]) == secret[a] * secret[b] % (1 << k)).all(), f"wrong for {secret}"
+        for p, view in enumerate(views):
+            mine = [column for i in wires for column in (shares[i][p], inputs[i][f"r{p}"], opened[i][p].value)]
+            view.add(secret, histogram([(column, k) for column in (*mine, *(corrections if p else fixed))]))
+    for view in views:
+        view.assert_uniform()
+
+
+PAIRS = pytest.mark.parametrize("pairs", [((0, 1),), ((0, 0),), ((0, 1), (0, 0))], ids=["x z", "x x", "both"])
+
+
+@PAIRS
+def test_products_are_exact_and_private(pairs: tuple[tuple[int, int], ...]) -> None:
+    check_products(2, pairs)
+
+
+@PAIRS
+@pytest.mark.parametrize(
+    "plant",
+    [no_mask("input"), half_a_mask("value"), bare("product")],
+    ids=["no mask", "half a mask", "a bare correction"],
+)
+def test_products_that_leak_are_noticed(
+    monkeypatch: Patch, pairs: tuple[tuple[int, int], ...], plant: Callable[[Patch], None]
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Leak):
+        check_products(2, pairs)
+
+
+def test_one_mask_for_both_factors_is_noticed() -> None:
+    with pytest.raises(Leak):
+        check_products(2, ((0, 1),), same_mask=True)
+
+
+def test_a_product_with_a_wrong_correction_is_noticed(monkeypatch: Patch) -> None:
+    wrong("product", lambda value: value + 1)(monkeypatch)
+    with pytest.raises(AssertionError, match="wrong for"):
+        check_products(2, ((0, 1),))

@@ -51,7 +51,9 @@ class Row:
         return cls(what, round(value, 4), asked, value >= asked)
 
 
-def run(data: Path | None, seconds: float, root: Path, as_json: bool) -> int:
+def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool) -> int:
+    from moiety_client.local import vision
+
     console = Console(stderr=True)
     data = data or Path(os.environ.get("MOIETY_SERVER_MNIST_DIR", "data"))
     try:
@@ -61,7 +63,10 @@ def run(data: Path | None, seconds: float, root: Path, as_json: bool) -> int:
         return 1
     try:
         with fresh(root):
-            rows = list(_measure(root, pixels, seconds, console))
+            measure = (
+                vision.measure(root, pixels, console) if suite == "vision" else _measure(root, pixels, seconds, console)
+            )
+            rows = list(measure)
     except DeploymentError as error:
         console.print(f"[red]{error}[/]")
         return 1
@@ -91,7 +96,7 @@ class _Bench:
     def __init__(self, deployment: Deployment, client: Client, pixels: mnist.Pixels, console: Console) -> None:
         self.deployment, self.client, self.pixels, self.console = deployment, client, pixels, console
         self.upload_id = client.model("mnist").upload_id
-        self.forward = _torch_forward()
+        self.forward = torch_forward()
 
     def warm(self) -> None:
         self.deployment.wait_full(self.upload_id)
@@ -115,14 +120,14 @@ class _Bench:
         one = self.pixels[:1]
         sealer = Sealer(self.client.model("mnist"))
         body = sealer.call(inputs.encode(sealer.entry, one)).body
-        with _echo_server() as url, http.client(url) as echo:
+        with echo_server() as url, http.client(url) as echo:
             calls: list[float] = []
             posts: list[float] = []
             for _ in range(5):
                 self.warm()
                 for _ in range(60):
-                    calls.append(_timed(lambda: self.client.predict("mnist", one)))
-                    posts.append(_timed(lambda: echo.post("/echo", content=body)))
+                    calls.append(timed(lambda: self.client.predict("mnist", one)))
+                    posts.append(timed(lambda: echo.post("/echo", content=body)))
         call, post = statistics.median(calls[20:]), statistics.median(posts[20:])
         self._say(f"one image {call * 1e3:.2f} ms, one POST {post * 1e3:.2f} ms")
         yield Row.at_most("one image / one httpx POST of the same bytes: at most", call / post, 5)
@@ -136,8 +141,8 @@ class _Bench:
             self.warm()
             self.client.predict("mnist", images)  # the first one after a pause finds cold caches
             for _ in range(5):  # stays above half of the pool: no refill runs beside
-                calls.append(_timed(lambda: self.client.predict("mnist", images)))
-            floats.extend(_timed(lambda: self.forward(images)) for _ in range(20))
+                calls.append(timed(lambda: self.client.predict("mnist", images)))
+            floats.extend(timed(lambda: self.forward(images)) for _ in range(20))
         call, plain = statistics.median(calls), statistics.median(floats)
         self._say(f"batch of 128 {call * 1e3:.2f} ms, torch float32 {plain * 1e3:.2f} ms")
         yield Row.at_most("128 images / torch float32 on one thread: at most", call / plain, 11)
@@ -145,7 +150,7 @@ class _Bench:
     def sustained(self, seconds: float) -> Iterator[Row]:
         """Batches of 128 for a while, the provider refilling the pool at the same time."""
         images = self.pixels[:128]
-        plain = statistics.median(_timed(lambda: self.forward(images)) for _ in range(50))
+        plain = statistics.median(timed(lambda: self.forward(images)) for _ in range(50))
         done, started = 0, time.perf_counter()
         while time.perf_counter() - started < seconds:
             self.client.predict("mnist", images)
@@ -190,31 +195,38 @@ def _distant(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row
         key = deployment.publish()
         with Client(url["server"], owner_key=key) as client:
             deployment.wait_full(client.model("mnist").upload_id)
-            calls = [_timed(lambda: client.predict("mnist", pixels[:1])) for _ in range(60)]
+            calls = [timed(lambda: client.predict("mnist", pixels[:1])) for _ in range(60)]
     call = statistics.median(calls[10:]) * 1e3
     console.print(f"[dim]one image with 10 ms on every link {call:.1f} ms[/]")
     yield Row.at_most("one image with 10 ms on every link / 10 ms: at most", call / _ADDED_MS, 7)
 
 
-def _timed(function: Callable[[], object]) -> float:
+def timed(function: Callable[[], object]) -> float:
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
-def _torch_forward() -> Callable[[mnist.Pixels], np.ndarray]:
+def torch_forward(name: str = "mnist") -> Callable[[mnist.Pixels], np.ndarray]:
     """The owner's float inference: torch, float32, one thread."""
     import torch
     from safetensors.torch import load_file
+    from torch import nn
 
     torch.set_num_threads(1)
-    model = torch.nn.Sequential(torch.nn.Linear(784, 500), torch.nn.ReLU(), torch.nn.Linear(500, 10))
-    model.load_state_dict(load_file(str(mnist.model_folder() / "mnist.safetensors")))
+    if name == "lenet":
+        stages = (nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2))
+        model = nn.Sequential(*stages, nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))
+        shape = (-1, 1, 28, 28)
+    else:
+        model = nn.Sequential(nn.Linear(784, 500), nn.ReLU(), nn.Linear(500, 10))
+        shape = (-1, 784)
+    model.load_state_dict(load_file(str(mnist.model_folder() / f"{name}.safetensors")))
     cache: dict[int, torch.Tensor] = {}
 
     def forward(pixels: mnist.Pixels) -> np.ndarray:
         if id(pixels) not in cache:  # the forward pass is timed, not the normalisation
-            flat = torch.from_numpy(pixels.copy()).reshape(len(pixels), -1).float()
+            flat = torch.from_numpy(pixels.copy()).reshape(shape).float()
             cache[id(pixels)] = (flat / 255 - float(mnist.MEAN)) / float(mnist.STD)
         with torch.inference_mode():
             result: np.ndarray = model(cache[id(pixels)]).numpy()
@@ -224,7 +236,7 @@ def _torch_forward() -> Callable[[mnist.Pixels], np.ndarray]:
 
 
 @contextmanager
-def _echo_server() -> Iterator[str]:
+def echo_server() -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with _process("moiety_client.local.echo", str(port)), http.client(url) as client:
