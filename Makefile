@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-zoo check bench clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
 test: $(VENV)/.installed
 	$(BIN)/pytest
+
+# Whole architectures at 224 x 224: half an hour and more.
+test-zoo: $(VENV)/.installed
+	$(BIN)/pytest -m zoo --no-header -rA
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -405,6 +405,15 @@ class Counting(nn.Module):
         return x * 2
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x)[0][:, -1]
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -426,7 +435,7 @@ REFUSED: dict[str, tuple[Any, tuple[int, ...], list[str]]] = {
     "local response norm": (within(nn.LocalResponseNorm(2)), (4, 3, 3), ["LocalResponseNorm", "use BatchNorm"]),
     "batch statistics": (nn.BatchNorm2d(4, track_running_stats=False), (4, 3, 3), ["running ones"]),
     "attention": (Attention(), (5, 8), ["attention (MultiheadAttention)", "serve a convolutional"]),
-    "lstm": (nn.LSTM(3, 4), (5, 3), ["LSTM", "recurrent"]),
+    "lstm": (Recurrent(), (5, 3), ["lstm (LSTM)", "recurrent"]),
     "branch": (Branching(), (3,), ["Branching", "test_trace.py:", "if x.sum() > 0:", "control flow"]),
     "two inputs": (Two(), (3,), ["Two", "several inputs (x, y)"]),
     "two outputs": (lambda x: (x, x + 1), (3,), ["2 outputs"]),
@@ -438,19 +447,20 @@ REFUSED: dict[str, tuple[Any, tuple[int, ...], list[str]]] = {
     "softmax inside": (lambda x: x.softmax(1) * 2, (3,), ["softmax", "last operation"]),
     "softmax elsewhere": (lambda x: x.softmax(2), (3, 3), ["softmax", "last operation"]),
     "3d": (nn.Conv3d(1, 1, 1), (1, 2, 2, 2), ["Conv3d", "only 1-d and 2-d"]),
-    "no batch": (nn.Conv2d(2, 3, 1), (5, 5), ["Conv2d", "the shape the model was made for"]),
+    "no batch": (nn.Conv2d(2, 3, 1), (5, 5), ["Conv2d", "start with the batch"]),
     "features": (nn.Linear(4, 2), (3,), ["Linear", "the shape the model was made for"]),
     "fixed batch": (lambda x: x.view(1, 3) + 1, (3,), ["view", "do not write the batch size"]),
     "batch flattened": (lambda x: x.flatten(), (3,), ["does not start with the batch", "x.flatten(1)"]),
     "batch moved": (lambda x: x.transpose(0, 1).relu().transpose(0, 1), (3,), ["transpose"]),
     "batch averaged": (lambda x: x - x.mean(0, keepdim=True), (3,), ["mean"]),
     "batch sliced": (lambda x: x[:1] + x, (3,), ["slice"]),
-    "batch picked": (lambda x: x[0] + x, (3,), ["x[0] + x"]),
+    "batch picked": (lambda x: x[0] + x, (3,), ["select", "start with the batch"]),
     "batch in a constant": (lambda x: x + torch.arange(6.0).view(2, 3), (3,), ["batch"]),
     "batch concatenated": (lambda x: torch.cat([x, x]), (3,), ["cat"]),
     "divide by a wire": (lambda x: x / (x.abs() + 1), (3,), ["abs"]),
     "divide by a sigmoid": (lambda x: 2 / x.sigmoid(), (3,), ["reciprocal", "divide by numbers"]),
-    "compare": (lambda x: torch.where(x > 0, x, 2 * x), (3,), ["torch.where(x > 0", "secret values"]),
+    "compare": (lambda x: torch.where(x > 0, x, 2 * x), (3,), ["gt", "secret values"]),
+    "erf": (lambda x: torch.erf(x) * x, (3,), ["erf", "gelu"]),
     "argmax": (lambda x: x.argmax(1), (3,), ["argmax", "secret values"]),
     "sqrt": (lambda x: x.sqrt(), (3,), ["sqrt", "divide by numbers"]),
     "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (1, 3, 3), ["mode='nearest'"]),

@@ -17,7 +17,7 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import bearer, create_app, require
 from moiety_shared.service.logs import log
 from moiety_shared.service.settings import matches
-from moiety_shared.wire import MEDIA_TYPE, request_bytes, unpack_upload
+from moiety_shared.wire import MEDIA_TYPE, malformed, request_bytes
 
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 _SMALL = 1 << 16
@@ -26,7 +26,6 @@ _SMALL = 1 << 16
 class PublicKeys(Public):
     role: str
     sealing_key: str
-    max_rows: int
 
 
 class ModelState(Public):
@@ -34,6 +33,7 @@ class ModelState(Public):
 
     upload_id: str
     state: str
+    max_rows: int
     rows_ready: int
     pool_full: bool
     bundle_rows: int
@@ -66,7 +66,7 @@ def build(settings: PartySettings) -> FastAPI:
 
     def body_limit(path: str) -> int:
         if path == "/v1/predictions":
-            sizes = [request_bytes(m.plan, settings.max_rows) for m in party.store.all()]
+            sizes = [request_bytes(m.plan, party.max_rows(m.plan)) for m in party.store.all()]
             return max(sizes, default=_SMALL)
         return settings.max_upload_bytes if path.startswith("/v1/models/") else _SMALL
 
@@ -77,14 +77,13 @@ def build(settings: PartySettings) -> FastAPI:
 
     @app.get("/v1/keys", summary="This party's public sealing key")
     async def keys() -> PublicKeys:
-        return PublicKeys(role=settings.role, sealing_key=party.key.public.text(), max_rows=settings.max_rows)
+        return PublicKeys(role=settings.role, sealing_key=party.key.public.text())
 
     @app.put("/v1/models/{upload_id}", status_code=201, dependencies=[Depends(owner)], summary="A model's share")
     async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
-        body = await request.body()
-        plan, envelope = unpack_upload(body)
-        state = await running().put_model(upload_id, plan, envelope)
-        log().info("upload", upload=upload_id, bytes=len(body))
+        plan, shares = await party.read_upload(upload_id, await _body(request))
+        state = await running().put_model(upload_id, plan, shares)
+        log().info("upload", upload=upload_id, state=state)
         return {"upload_id": upload_id, "state": state}
 
     @app.get("/v1/models/{upload_id}", dependencies=[Depends(owner)], summary="How an upload is doing")
@@ -94,6 +93,7 @@ def build(settings: PartySettings) -> FastAPI:
         return ModelState(
             upload_id=model.upload_id,
             state="ready" if pool and pool.stock else "preparing",
+            max_rows=party.max_rows(model.plan),
             rows_ready=pool.stock if pool else 0,
             pool_full=pool.full if pool else False,
             bundle_rows=party.bundle_rows,
@@ -127,3 +127,14 @@ def build(settings: PartySettings) -> FastAPI:
             await helper.serve(Lane(ServerLink(socket)))
 
     return app
+
+
+async def _body(request: Request) -> bytearray:
+    """The body, in one piece from the start: a model's share is large."""
+    body, at = bytearray(int(request.headers.get("content-length", "0"))), 0
+    async for chunk in request.stream():
+        body[at : at + len(chunk)] = chunk
+        at += len(chunk)
+    if at != len(body):
+        raise malformed("the body has another length than was announced")
+    return body

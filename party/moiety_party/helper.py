@@ -2,11 +2,11 @@
 
 import asyncio
 
-import numpy as np
-
 from moiety_party.lane import Lane, read_json
+from moiety_party.masking import masking
 from moiety_party.party import Party
-from moiety_party.store import Model, read_shares
+from moiety_party.results import result_share
+from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
@@ -16,9 +16,9 @@ from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
 from moiety_shared.sealing import seal_result
 from moiety_shared.service.logs import log, where
-from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start, upload_context
+from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
 
-VERSION = 1
+VERSION = 2
 _MAX_PENDING = 4
 
 
@@ -37,15 +37,13 @@ class Helper:
         if any(pool.stock == 0 for pool in self._party.pools.values()):
             raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
 
-    async def put_model(self, upload_id: str, plan: Plan, envelope: memoryview) -> str:
+    async def put_model(self, upload_id: str, plan: Plan, shares: dict[str, Array]) -> str:
         """Keep the owner's half in memory until the leader starts the masking."""
-        if upload_id in self._party.store or upload_id in self._pending:
+        if upload_id in self._pending:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
-        context = upload_context(plan, bytes.fromhex(upload_id), 1)
-        raw = await self._party.work(len(envelope), self._party.key.open, envelope, context)
         while len(self._pending) >= _MAX_PENDING:
             self._pending.pop(next(iter(self._pending)))
-        self._pending[upload_id] = (plan, read_shares(plan, raw))
+        self._pending[upload_id] = (plan, shares)
         return "waiting for the leader"
 
     async def serve(self, lane: Lane) -> None:
@@ -74,12 +72,7 @@ class Helper:
     async def _session(self, lane: Lane, frame: Frame) -> None:
         match frame.kind:
             case FrameKind.PING:
-                pools = self._party.pools.items()
-                stock = {
-                    upload: {"lease": p.lease_id, "rows": p.stock, "lost": p.lost, "gaps": p.gaps}
-                    for upload, p in pools
-                }
-                await lane.send_json(FrameKind.STOCK, stock)
+                await lane.send_json(FrameKind.STOCK, await self._stock(read_json(frame)))
             case FrameKind.LEASE:
                 await self._join(lane, read_json(frame))
             case FrameKind.MASK:
@@ -88,6 +81,17 @@ class Helper:
                 await self._run(lane, bytes(frame.payload))
             case _:
                 raise malformed(f"a session cannot begin with {frame.kind.name}")
+
+    async def _stock(self, wanted: dict[str, object]) -> dict[str, object]:
+        """What each pool has, after the leader said which rows it will need."""
+        pools = self._party.pools
+        for upload_id, end in wanted.items():
+            if upload_id in pools and isinstance(end, int):
+                await pools[upload_id].want_until(end)
+        return {
+            upload: {"lease": p.lease_id, "position": p.position, "made": p.made, "lost": p.lost, "gaps": p.gaps}
+            for upload, p in pools.items()
+        }
 
     async def _join(self, lane: Lane, lease: dict[str, object]) -> None:
         model = self._party.store.get(str(lease.get("upload")))
@@ -107,10 +111,10 @@ class Helper:
         seed = await self._party.provider.upload_seed(upload_id, plan)
         await lane.send_json(FrameKind.MASK, {})
         lane.in_run = True
-        masks = graph.weight_masks(plan, Stream(seed, "upload"))
-        session = graph.mask_model(plan, 1, shares, masks)
-        (weights,) = await lane.drive(graph.ring_of(plan), [session], self._party.online)
-        self._party.store.put(upload_id, plan, weights)
+        session = masking(plan, 1, shares, seed)
+        del shares
+        (weights,) = await lane.drive([session], self._party.online, inline_work=-1)
+        await self._party.away(self._party.store.put, upload_id, plan, weights)
         await lane.send(FrameKind.STORED)
         lane.in_run = False
 
@@ -120,13 +124,12 @@ class Helper:
             model, request, secret, prepared = await self._accept(payload)
             plan = model.plan
             dtype = fixed_point.ring_dtype(plan.ring_bits)
-            share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.size), dtype)
+            share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
             sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
-            outputs = await lane.drive(graph.ring_of(plan), sessions, self._party.online)
-            context = request.binding.context("result", 1)
-            await lane.send(
-                FrameKind.RESULT, seal_result(secret.result_key, np.concatenate(outputs).tobytes(), context)
-            )
+            del prepared  # the sessions let go of what they have used
+            outputs = await lane.drive(sessions, self._party.online)
+            result = seal_result(secret.result_key, result_share(plan, outputs), request.binding.context("result", 1))
+            await lane.send(FrameKind.RESULT, result)
             lane.in_run = False
 
     async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows]:
@@ -135,7 +138,7 @@ class Helper:
         lease_id, first, request = unpack_start(payload)
         model = party.store.get(request.binding.upload_id.hex())
         plan, rows = model.plan, request.rows
-        if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.settings.max_rows:
+        if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):
             raise malformed("the leader's request does not fit the model")
         opened = party.key.open(request.envelopes[1], request.binding.context("input", 1))
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))

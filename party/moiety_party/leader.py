@@ -1,24 +1,29 @@
 """alice: faces the clients, holds the lanes to bob, opens the leases."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import websockets
 
 from moiety_party.helper import VERSION
-from moiety_party.lane import MAX_FRAME, ClientLink, Lane, Refused
+from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Refused
+from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.requests import Requests
-from moiety_party.store import Model, read_shares
+from moiety_party.results import result_share
+from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
+from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.ring import Array
 from moiety_shared.sealing import seal_result
 from moiety_shared.service import http
 from moiety_shared.service.logs import log, where
@@ -30,12 +35,12 @@ from moiety_shared.wire import (
     pack_result,
     pack_start,
     share_bytes,
-    upload_context,
 )
 
 _PING_SECONDS = 1.0
 _CONNECT_SECONDS = 3.0
-_PING_INTERVAL, _PING_TIMEOUT = 5.0, 20.0  # seconds; a helper that computes or waits for rows reads nothing meanwhile
+_PING_INTERVAL = 5.0
+_WAIT_SECONDS, _POLL_SECONDS = 5.0, 0.1  # for rows that bob is still preparing
 # A lane that broke while idle, or a lease that ended at one side: one more run, with fresh rows, may do.
 _START_AGAIN = (ProblemType.PEER_UNAVAILABLE, ProblemType.RANDOMNESS_EXHAUSTED, ProblemType.ROW_USED)
 
@@ -79,22 +84,18 @@ class Leader:
 
     # Models
 
-    async def put_model(self, upload_id: str, plan: Plan, envelope: memoryview) -> str:
+    async def put_model(self, upload_id: str, plan: Plan, shares: dict[str, Array]) -> str:
         """Mask the weights with bob, who must hold his half already; durable at both when this returns."""
         party = self._party
-        if upload_id in party.store:
-            raise Problem(ProblemType.UPLOAD_CONFLICT)
-        context = upload_context(plan, bytes.fromhex(upload_id), 0)
-        shares = read_shares(plan, await party.work(len(envelope), party.key.open, envelope, context))
         async with self._lane() as lane:
             await lane.send_json(FrameKind.MASK, {"upload": upload_id, "plan": plan.digest.hex()})
             await lane.expect(FrameKind.MASK)
             lane.in_run = True
-            masks = graph.weight_masks(plan, Stream(await party.provider.upload_seed(upload_id, plan), "upload"))
-            session = graph.mask_model(plan, 0, shares, masks)
-            (weights,) = await lane.drive(graph.ring_of(plan), [session], party.online)
+            session = masking(plan, 0, shares, await party.provider.upload_seed(upload_id, plan))
+            del shares
+            (weights,) = await lane.drive([session], party.online, inline_work=-1)
             await lane.expect(FrameKind.STORED)
-            party.store.put(upload_id, plan, weights)
+            await party.away(party.store.put, upload_id, plan, weights)
             lane.in_run = False
         self._wake.set()
         return "ready"
@@ -105,7 +106,7 @@ class Leader:
         """A client's request to both sealed result shares."""
         request = Request.unpack(body)
         model = self._party.store.get(request.binding.upload_id.hex())
-        request.check(model.plan, self._party.settings.max_rows)
+        request.check(model.plan, self._party.max_rows(model.plan))
         stats = RunStats()
         return await self._requests.once(request.binding, lambda: self._attempt(model, request, stats)), stats
 
@@ -123,7 +124,7 @@ class Leader:
         plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
         async with self._lane() as lane:
             pool = await self._lease(lane, model)
-            first, prepared = await pool.take(rows)
+            first, prepared = await self._take(lane, model, pool, rows)
             lane.in_run = True
             await lane.send(FrameKind.START, pack_start(pool.lease_id, first, request))
             await asyncio.sleep(0)  # lets it out
@@ -132,15 +133,30 @@ class Leader:
             opened = await party.work(len(envelope), party.key.open, envelope, context)
             secret = Secret.unpack(opened, binding, rows, share_bytes(plan, 0, rows))
             dtype = fixed_point.ring_dtype(plan.ring_bits)
-            share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.size)
+            share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.shared_size)
             rounds, sent = lane.rounds, lane.opening_bytes
             sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
-            outputs = await lane.drive(graph.ring_of(plan), sessions, party.online)
+            del prepared  # the sessions let go of what they have used
+            outputs = await lane.drive(sessions, party.online)
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
-            own = seal_result(secret.result_key, np.concatenate(outputs).tobytes(), binding.context("result", 0))
+            own = seal_result(secret.result_key, result_share(plan, outputs), binding.context("result", 0))
             theirs = bytes(await lane.expect(FrameKind.RESULT))
             lane.in_run = False
         return pack_result(binding.request_id, (own, theirs))
+
+    async def _take(self, lane: Lane, model: Model, pool: Pool, rows: int) -> tuple[int, PreparedRows]:
+        """The next rows. Where each is a bundle of its own, bob must have his first: they are too dear to be burnt."""
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while pool.bundle_rows == 1:
+            end = await pool.want(rows)
+            await lane.send_json(FrameKind.PING, {model.upload_id: end})
+            theirs = (await lane.expect_json(FrameKind.STOCK)).get(model.upload_id, {})
+            if theirs.get("lease") != pool.lease_id or int(theirs["made"]) >= end:
+                break
+            if time.monotonic() > deadline:
+                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED, "bob's is still being prepared")
+            await asyncio.sleep(_POLL_SECONDS)
+        return await pool.take(rows)
 
     # Lanes and leases
 
@@ -183,11 +199,14 @@ class Leader:
                 additional_headers={"authorization": f"Bearer {credential}"},
                 compression=None,
                 proxy=None,
-                max_size=MAX_FRAME,
+                max_size=MAX_MESSAGE,
+                # What bob sends is read at once, a round ahead at most: he never waits for alice, so neither deadlocks.
+                max_queue=None,
+                write_limit=MAX_MESSAGE,
                 open_timeout=_CONNECT_SECONDS,
                 close_timeout=0.5,
                 ping_interval=_PING_INTERVAL,
-                ping_timeout=_PING_TIMEOUT,
+                ping_timeout=settings.run_seconds,  # a helper that computes or waits for rows reads nothing meanwhile
             )
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             raise Problem(ProblemType.PEER_UNAVAILABLE) from error
@@ -212,7 +231,7 @@ class Leader:
             pool = self._party.pools.get(model.upload_id)
             if pool is not None:
                 return pool
-            rows = self._party.bundle_rows_for(model)
+            rows = self._party.bundle_rows_for(model.plan)
             grant = await self._party.provider.open_lease(model.upload_id, rows)
             await lane.send_json(FrameKind.LEASE, {"upload": model.upload_id, "lease": grant.lease_id})
             await lane.expect(FrameKind.JOINED)
@@ -241,9 +260,15 @@ class Leader:
             stock = await lane.expect_json(FrameKind.STOCK)
             for model in self._party.store.all():
                 pool, theirs = before.get(model.upload_id), stock.get(model.upload_id, {})
-                stale = pool is not None and (theirs.get("lease") != pool.lease_id or theirs.get("lost"))
-                if stale and self._party.pools.get(model.upload_id) is pool:
+                if pool is not None and _is_stale(pool, theirs) and self._party.pools.get(model.upload_id) is pool:
                     await self._party.drop_pool(model.upload_id)
                 elif pool is not None:
                     pool.skip(theirs.get("gaps", []))
                 await self._lease(lane, model)
+
+
+def _is_stale(pool: Pool, theirs: dict[str, Any]) -> bool:
+    """Whether bob's pool is another one, gets no more rows, or waits for too many that alice has burnt."""
+    if theirs.get("lease") != pool.lease_id or theirs.get("lost"):
+        return True
+    return pool.position - int(theirs["position"]) > pool.spread

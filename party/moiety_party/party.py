@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from moiety_party.bundles import prepare_bundle
+from moiety_party.masking import read_shares
 from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.settings import PartySettings
@@ -17,8 +18,10 @@ from moiety_party.store import Model, ModelStore
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.ring import Array
 from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import http
+from moiety_shared.wire import unpack_upload, upload_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,6 +71,16 @@ class Party:
         """Call it in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.online, lambda: function(*args, **kwargs))
+
+    async def read_upload(self, upload_id: str, body: bytes | bytearray) -> tuple[Plan, dict[str, Array]]:
+        """The plan and this party's weight shares. What was read is let go of before the next copy is made."""
+        if upload_id in self.store:
+            raise Problem(ProblemType.UPLOAD_CONFLICT)
+        plan, envelope = unpack_upload(body)
+        context = upload_context(plan, bytes.fromhex(upload_id), self.settings.party)
+        raw = await self.work(len(envelope), self.key.open, envelope, context)
+        del body, envelope
+        return plan, await self.away(read_shares, plan, raw)
 
     def max_rows(self, plan: Plan) -> int:
         """Inputs of one request: all of its rows are in memory."""

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load_file, save_file
 
-from moiety_shared.plan import Plan, ring_dtype
+from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.linear import Weights
+from moiety_shared.protocols.product import Weights
 from moiety_shared.ring import Array
 
 
@@ -24,20 +23,6 @@ class Model:
     upload_id: str
     plan: Plan
     weights: Mapping[str, Weights] = field(repr=False)
-
-
-def read_shares(plan: Plan, raw: bytes) -> dict[str, Array]:
-    """Weight shares out of a safetensors blob. Raises MALFORMED unless names, shapes, type are the plan's."""
-    expected = dict(plan.weights())
-    try:
-        tensors = load(raw)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise Problem(ProblemType.MALFORMED, "the weights are not a safetensors file") from error
-    if {name: tuple(t.shape) for name, t in tensors.items()} != expected:
-        raise Problem(ProblemType.MALFORMED, "the weights' names or shapes are not those of the plan")
-    if any(t.dtype != ring_dtype(plan.ring_bits) for t in tensors.values()):
-        raise Problem(ProblemType.MALFORMED, "the weights are not ring elements of the plan's size")
-    return tensors
 
 
 class ModelStore:
@@ -65,7 +50,7 @@ class ModelStore:
     def put(self, upload_id: str, plan: Plan, weights: Mapping[str, Weights]) -> Model:
         """Durable when this returns. Raises Problem UPLOAD_CONFLICT when the id is taken."""
         target, partial = self._root / upload_id, self._root / f"{upload_id}.partial"
-        if upload_id in self:
+        if upload_id in self or partial.exists():
             raise Problem(ProblemType.UPLOAD_CONFLICT)
         partial.mkdir(mode=0o700)
         tensors = {
@@ -74,8 +59,11 @@ class ModelStore:
             for part, tensor in w._asdict().items()
             if tensor is not None
         }
-        for name, content in (("plan.json", plan.canonical()), ("weights.safetensors", save(tensors))):
-            _write(partial / name, content)
+        (partial / "plan.json").write_bytes(plan.canonical())
+        save_file(tensors, partial / "weights.safetensors")
+        for written in partial.iterdir():
+            written.chmod(0o600)
+            _sync(written)
         _sync(partial)
         partial.rename(target)
         _sync(self._root)
@@ -86,22 +74,15 @@ class ModelStore:
     def _read(folder: Path) -> Model:
         plan = Plan.model_validate(json.loads((folder / "plan.json").read_bytes()))
         parts: dict[str, dict[str, Array]] = {}
-        for name, tensor in load((folder / "weights.safetensors").read_bytes()).items():
+        for name, tensor in load_file(folder / "weights.safetensors").items():
             layer, part = name.split("/")
             parts.setdefault(layer, {})[part] = tensor
-        weights = {layer: Weights(p["masked"], p["local"], p.get("bias")) for layer, p in parts.items()}
+        weights = {layer: Weights(p.get("masked"), p.get("local"), p.get("bias")) for layer, p in parts.items()}
         return Model(folder.name, plan, weights)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -92,6 +92,7 @@ OPS: dict[str, Callable[..., Result]] = {
     "hardsigmoid": layers.hardsigmoid,
     "hardswish": layers.hardswish,
     **{name: ops.smooth(name) for name in ("sigmoid", "tanh", "silu", "exp")},
+    "erf": ops.smooth(layers.ERF),
     "gelu": lambda b, x, approximate: b.smooth(x, "gelu" if approximate == "none" else "gelu_tanh"),
     "elu": ops.elu,
     "selu": lambda b, x: ops.elu(b, x, 1.6732632423543772, 1.0507009873554805),

@@ -110,7 +110,7 @@ def predicted_seconds(plan: Plan, rows: int, link: Link, machine: Machine) -> fl
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One line of the table, for one input. `range` is "proved", "measured", or "" where nothing can overflow."""
+    """One line of the table, for one input. `range` is "proved", "data" (measured on it), or "" where nothing can overflow."""
 
     name: str
     op: str
@@ -166,7 +166,7 @@ def inspect(name: str, compiled: Compiled, batches: tuple[int, ...] = (1, 32)) -
                 provider_bytes=cost.offline_bytes,
                 multiply_adds=cost.multiply_adds,
                 comparisons=cost.comparisons,
-                range="" if isinstance(layer, Local) else "measured" if measured else "proved",
+                range="" if isinstance(layer, Local) else "data" if measured else "proved",
             )
         )
     seconds = {
@@ -192,7 +192,7 @@ def show(found: Inspection, console: Console) -> None:
     table = Table(title=f"{found.model}: what one input costs", title_style="bold", box=SIMPLE, collapse_padding=True)
     for column in ("layer", "what", "shape"):
         table.add_column(column, no_wrap=True)
-    for column in ("bits", "rounds", "online", "provider", "products", "range"):
+    for column in ("bits", "rounds", "online", "provider", "mul-adds", "range"):
         table.add_column(column, justify="right", no_wrap=True)
     for line in found.layers:
         if line.rounds or line.multiply_adds:

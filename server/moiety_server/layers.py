@@ -15,7 +15,7 @@ from moiety_server import ir
 from moiety_server.builder import Affine, Builder
 from moiety_server.ir import Pair
 
-ERF = "erf"  # a Smooth function that only stands for itself until the product that makes it a GELU
+ERF = "erf"  # no Smooth of the IR: it stands until the product that makes it a GELU, and is refused if none does
 
 
 def leaky_relu(b: Builder, x: ir.Node, slope: float) -> ir.Node:

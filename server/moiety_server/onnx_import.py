@@ -20,7 +20,6 @@ from moiety_server import ir
 from moiety_server.builder import Builder
 from moiety_server.hints import hint_for
 from moiety_server.ir import NotServable
-from moiety_server.layers import ERF
 from moiety_server.onnx_ops import OPS, Call
 from moiety_server.operations import Value
 from moiety_server.origin import without_paths
@@ -103,11 +102,7 @@ class _Walk:
         output = self._values.get(last)
         if not isinstance(output, ir.Node):
             raise NotServable("the model: its output does not depend on its input")
-        graph = finish(self._builder.nodes.values(), output.name, final)
-        for smooth in graph.nodes:
-            if isinstance(smooth, ir.Smooth) and smooth.function == ERF:
-                raise NotServable(f"{smooth.origin}: Erf is served only within a GELU. Instead: " + hint_for("", "erf"))
-        return graph
+        return finish(self._builder.nodes.values(), output.name, final)
 
     def _last(self) -> tuple[str, Final]:
         """The wire that is served, and what the client makes of it."""

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from moiety_server import ir
 from moiety_server.builder import Affine
+from moiety_server.hints import hint_for
+from moiety_server.ir import NotServable
 
 Final = Literal["none", "softmax", "log_softmax"]
 
@@ -21,6 +23,9 @@ Final = Literal["none", "softmax", "log_softmax"]
 def finish(nodes: Iterable[ir.Node], output: str, final: Final = "none") -> ir.Graph:
     """The graph to compile, of the nodes a front end made."""
     live = _alive({node.name: node for node in nodes}, output)
+    for node in live.values():
+        if isinstance(node, ir.Smooth) and node.function not in ir.SMOOTH:
+            raise NotServable(f"{node.origin}: {node.function} is not served. Instead: {hint_for('', node.function)}")
     merging = _Merging(live, output)
     return ir.Graph(tuple(_single(part) for n in merging.done.values() for part in _lowered(n)), merging.output, final)
 
@@ -52,18 +57,17 @@ class _Merging:
         if before is None or self._readers[before.name] != 1:
             self.done[node.name] = node
             return node.name
+        source = self.done[before.inputs[0]] if before.inputs else before
+        if isinstance(before, ir.Reshape) and isinstance(node, ir.Reshape) and source.shape == node.shape:
+            del self.done[before.name]
+            self._readers[source.name] += self._readers[node.name] - 1
+            return source.name
         if joined := _joined(before, node):
             self.done[before.name] = joined
             self._readers[before.name] = self._readers[node.name]
             return before.name
-        if isinstance(before, ir.Reshape | ir.Clamp):
-            source = self.done[before.inputs[0]]
-            if isinstance(before, ir.Reshape) and isinstance(node, ir.Reshape) and source.shape == node.shape:
-                del self.done[before.name]
-                self._readers[source.name] += self._readers[node.name] - 1
-                return source.name
-            if first := _first(before, node, source):
-                return self._swap(before, first, node.shape)
+        if first := _first(before, node, source):
+            return self._swap(before, first, node.shape)
         self.done[node.name] = node
         return node.name
 

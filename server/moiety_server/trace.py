@@ -41,7 +41,7 @@ _FINAL: dict[str, Final] = {
 _EXPORT_HINTS = {
     "data-dependent": "control flow must not depend on the values of tensors; relu, clamp and max pools are served",
     "is invalid for input": "do not write the batch size into the model: x.view(x.size(0), -1) or x.flatten(1)",
-    "cannot be multiplied": "the example has to have the shape the model was made for",
+    "reduction dim": "the example has to have the shape the model was made for",
     "size of tensor": "the example has to have the shape the model was made for",
     "channels": "the example has to have the shape the model was made for, its batch first",
 }

@@ -32,7 +32,8 @@ class Case:
 
     `share_bits` are the low bits of alice's shares of the input that take every value: k, or just those that hold the
     dither. `alice` and `bob` name words of their streams, among them alice's shares of what the dealer fixes; what is
-    not named is zero, and is not looked at. The dealer's own secret bits are enumerated always.
+    not named is zero, and is not looked at. The dealer's own secret bits are enumerated always. Where bob's halves of
+    the masks are not, alice's stand for the whole mask, which neither party knows.
     """
 
     k: int
@@ -153,7 +154,7 @@ def check(case: Case, *, private: bool = True) -> None:
             known = (1 << case.share_bits) - 1
             fixed = [axis for axis in case.alice if axis.name in dealer.corrections]
             corrections = [(dealer.corrections[axis.name], axis.bits) for axis in fixed]
-            alices = [(of_alice[axis.name], axis.bits) for axis in case.alice]
+            alices = [(of_alice[axis.name], axis.bits) for axis in case.alice if case.bob]
             bobs = [(of_bob[axis.name], axis.bits) for axis in case.bob]
             views[0].add(secret, histogram([(x0 & known, case.share_bits), *alices, *opened]))
             views[1].add(secret, histogram([(x1 & known, case.share_bits), *bobs, *corrections, *opened]))

@@ -1,0 +1,123 @@
+"""Architectures of torchvision's, privately and in float: each kind of block small, whole ones by `make test-zoo`."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import (
+    densenet,
+    efficientnet,
+    mobilenetv2,
+    mobilenetv3,
+    resnet,
+    shufflenetv2,
+    squeezenet,
+)
+from torchvision.models.googlenet import Inception
+from torchvision.ops.misc import SqueezeExcitation
+
+from moiety_server.compile import compile_model, encode_rows
+from moiety_server.sources import torchvision_model
+from tests.protocols.running import Run
+
+
+class Headed(nn.Module):
+    """A block on 8 channels with a stem in front and a classifier behind."""
+
+    def __init__(self, block: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.block = block
+        self.head = nn.Linear(channels, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(x)).mean(dim=(2, 3)))
+
+
+def _v3(kind: str) -> nn.Module:
+    config = mobilenetv3.InvertedResidualConfig(8, 3, 16, 8, True, kind, 1, 1, 1.0)
+    return mobilenetv3.InvertedResidual(config, nn.BatchNorm2d)
+
+
+def _mbconv() -> nn.Module:
+    config = efficientnet.MBConvConfig(4, 3, 1, 8, 8, 1)
+    return efficientnet.MBConv(config, 0.0, nn.BatchNorm2d, SqueezeExcitation)
+
+
+BLOCKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "basic": (lambda: resnet.BasicBlock(8, 8), 8),
+    "bottleneck": (lambda: resnet.Bottleneck(8, 4, 2, nn.Sequential(nn.Conv2d(8, 16, 1, 2), nn.BatchNorm2d(16))), 16),
+    "dense": (lambda: densenet._DenseBlock(2, 8, 2, 4, 0.0), 16),
+    "transition": (lambda: densenet._Transition(8, 4), 4),
+    "inverted residual": (lambda: mobilenetv2.InvertedResidual(8, 8, 1, 3), 8),
+    "squeeze and excitation, relu": (lambda: _v3("RE"), 8),
+    "squeeze and excitation, hardswish": (lambda: _v3("HS"), 8),
+    "mbconv, silu": (_mbconv, 8),
+    "inception": (lambda: Inception(8, 4, 4, 4, 4, 4, 4), 16),
+    "fire": (lambda: squeezenet.Fire(8, 4, 6, 6), 12),
+    "shuffle": (lambda: shufflenetv2.InvertedResidual(8, 8, 1), 8),
+}
+
+
+@torch.no_grad()
+def with_statistics(model: nn.Module, x: Tensor) -> nn.Module:
+    """Batch norms as after training: their means and variances are those of real activations."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+        norm.train()
+    model(x)
+    return model.train(False)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_kind_of_block_runs_privately_as_in_float(name: str) -> None:
+    torch.manual_seed(0)
+    build, channels = BLOCKS[name]
+    x = torch.rand(32, 3, 14, 14) * 2 - 1
+    model = with_statistics(Headed(build(), channels).train(False), x)
+    compiled = compile_model(model, x, low=-1, high=1)
+    run = Run(compiled.plan, compiled.weights)
+    got = run.assert_bit_exact(encode_rows(compiled.plan, x)) * compiled.plan.output.scale
+    with torch.inference_mode():
+        exact = model(x).double().numpy()
+    assert np.abs(got - exact).max() < 0.02 * exact.std()
+
+
+ARCHITECTURES = [
+    "resnet18",
+    "resnet50",
+    "vgg16",
+    "alexnet",
+    "squeezenet1_1",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+]
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_architecture_runs_privately_as_in_float(name: str) -> None:
+    """20 random pictures: the same label, and outputs within 2 % of their spread."""
+    torch.manual_seed(0)
+    model = torchvision_model(name)
+    x = torch.randn(24, 3, 224, 224).clamp(-2.5, 2.5)
+    if name == "efficientnet_b0":  # without statistics its outputs vanish: 1e-14
+        model = with_statistics(model, x[:8])
+    compiled = compile_model(model, x[:4], low=-2.5, high=2.5)
+    run = Run(compiled.plan, compiled.weights)
+    pictures = x[4:]
+    with torch.inference_mode():
+        exact = torch.cat([model(picture[None]) for picture in pictures]).double().numpy()
+    rows = encode_rows(compiled.plan, pictures)
+    got = np.concatenate([run.outputs(row[None]) for row in rows]) * compiled.plan.output.scale
+    error = np.abs(got - exact).max() / exact.std()
+    print(f"{name}: ring {compiled.plan.ring_bits}, largest error {error:.3%} of the spread")
+    assert (got.argmax(axis=1) == exact.argmax(axis=1)).all()
+    assert error < 0.02
