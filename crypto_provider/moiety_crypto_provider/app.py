@@ -12,11 +12,14 @@ from moiety_crypto_provider.dealer import Dealer
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_shared.catalogue import Hex16
-from moiety_shared.plan import Plan, Public
+from moiety_shared.layers import Public
+from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import bearer, create_app
 from moiety_shared.service.logs import log
 from moiety_shared.service.settings import matches
+
+_PLAN_BYTES, _SMALL_BYTES = 1 << 25, 1 << 20
 
 
 class UploadRequest(Public):
@@ -47,7 +50,7 @@ def build(settings: ProviderSettings) -> FastAPI:
     """The app. One torch thread: two dealers side by side are quicker than one on two cores."""
     torch.set_num_threads(1)
     dealer = Dealer(Ledger(settings.private_dir() / "ledger.sqlite"), settings.max_bundle_bytes)
-    app = create_app("crypto provider")
+    app = create_app("crypto provider", body_limit=lambda path: _PLAN_BYTES if path == "/v1/uploads" else _SMALL_BYTES)
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""

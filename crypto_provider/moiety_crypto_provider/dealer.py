@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.ring import Array
+
+_JOINED_BYTES = 1 << 20  # arrays that are shorter go together: every chunk is a turn of the thread pool
+_CHUNK_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +39,7 @@ class Dealer:
         self._max_bundle_bytes = max_bundle_bytes
         self._leases: dict[str, Lease] = {}
         # An upload's weight masks, expanded: what every bundle of it is dealt against.
-        self._masks = lru_cache(maxsize=8)(self._expand_masks)
+        self._masks = lru_cache(maxsize=2)(self._expand_masks)
 
     def register_upload(self, upload_id: str, plan: Plan, party: int) -> bytes:
         """Party p's 32-byte seed for the weight masks of this upload."""
@@ -44,7 +48,7 @@ class Dealer:
     def open_lease(self, upload_id: str, rows: int) -> Lease:
         """A lease of bundles of `rows` rows. alice's."""
         plan, _ = self._masks(upload_id)
-        if rows < 1 or graph.bundle_bytes(plan, rows) > self._max_bundle_bytes:
+        if rows < 1 or rows * plan.bundle_row_bytes > self._max_bundle_bytes:
             raise Problem(ProblemType.TOO_LARGE, f"a bundle has at most {self._max_bundle_bytes} bytes")
         lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed(), new_seed())
         self._ledger.open_lease(lease.lease_id, upload_id)
@@ -57,15 +61,14 @@ class Dealer:
         self._ledger.join_lease(lease_id)
         return lease
 
-    def bundle(self, lease_id: str, number: int) -> tuple[int, Iterator[memoryview]]:
+    def bundle(self, lease_id: str, number: int) -> tuple[int, Iterator[bytes | memoryview]]:
         """Length and content of bundle `number`, now issued: it never will be again, whatever becomes of it."""
         lease = self._lease(lease_id)
         plan, masks = self._masks(lease.upload_id)
         self._ledger.issue_bundle(lease_id, number)
         streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob, lease.own))
-        corrections = graph.deal(plan, lease.rows, masks, *streams)
-        content = (np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for _, array in corrections)
-        return graph.bundle_bytes(plan, lease.rows), content
+        dealt = graph.deal(plan, lease.rows, masks, *streams)
+        return lease.rows * plan.bundle_row_bytes, chunks(map(itemgetter(1), dealt))
 
     def _lease(self, lease_id: str) -> Lease:
         if lease_id not in self._leases:
@@ -77,3 +80,24 @@ class Dealer:
         ring = graph.ring_of(plan)
         halves = [graph.weight_masks(plan, Stream(seed, "upload")) for seed in (seed_0, seed_1)]
         return plan, {name: ring.wrap(mask + halves[1][name]) for name, mask in halves[0].items()}
+
+
+def chunks(arrays: Iterator[Array]) -> Iterator[bytes | memoryview]:
+    """The arrays' bytes after one another, in pieces of a size that is good to send. None is kept once it is sent."""
+    joined = bytearray()
+    for array in arrays:
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        del array
+        for at in range(0, len(content), _CHUNK_BYTES):
+            part = content[at : at + _CHUNK_BYTES]
+            if len(part) < _JOINED_BYTES:
+                joined += part
+            if joined and (len(part) >= _JOINED_BYTES or len(joined) >= _JOINED_BYTES):
+                yield bytes(joined)
+                joined.clear()
+            if len(part) >= _JOINED_BYTES:
+                yield part
+            del part
+        del content
+    if joined:
+        yield bytes(joined)

@@ -13,5 +13,5 @@ class ProviderSettings(ServiceSettings):
     alice_credential: SecretStr = Field(SecretStr(""), description="What alice presents. Required.")
     bob_credential: SecretStr = Field(SecretStr(""), description="What bob presents. Required.")
     max_bundle_bytes: int = Field(
-        1 << 26, gt=0, description="Largest bundle dealt; a lease that asks for more rows is refused."
+        1 << 32, gt=0, description="Largest bundle dealt; a lease that asks for more rows is refused."
     )

@@ -12,7 +12,7 @@ from moiety_party.lane import Lane, ServerLink
 from moiety_party.leader import Leader
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
-from moiety_shared.plan import Public
+from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import bearer, create_app, require
 from moiety_shared.service.logs import log

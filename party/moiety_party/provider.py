@@ -61,14 +61,17 @@ class Provider:
                 for size in sizes:
                     part, at = bytearray(size), 0
                     while at < size:
-                        rest = rest or memoryview(await anext(chunks, b""))
+                        if not rest:
+                            chunk: bytes = await anext(chunks, b"")
+                            rest = memoryview(chunk)
                         if not rest:
                             raise Problem(ProblemType.MALFORMED, "a bundle was cut short")
                         taken = min(len(rest), size - at)
                         part[at : at + taken] = rest[:taken]
                         rest, at = rest[taken:], at + taken
                     yield part
-                if rest or await anext(chunks, b""):
+                more: bytes = await anext(chunks, b"")
+                if rest or more:
                     raise Problem(ProblemType.MALFORMED, "a bundle is longer than its plan says")
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error

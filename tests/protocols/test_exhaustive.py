@@ -251,7 +251,7 @@ CASES = {
     "pool: 1 x 2, 2 digits": compared(3, pool((1, 2), 0, 3, 2, 1), 0, both=True),
     "pool: 2 x 1": compared(3, pool((2, 1), 0, 3, 2, 2), 3),
     "pool: 1 x 3": compared(4, pool((1, 3), 0, 3, 2, 2), 0, only=range(-3, 2), differences=1),
-    "pool: 2 x 2": compared(3, pool((2, 2), 1, 2, 1, 1), 1, only=range(-2, 3), differences=1),
+    "pool: 2 x 2": compared(3, pool((2, 2), 0, 2, 1, 1), 0, only=range(-2, 3), differences=1),
     "top 1 of 2, words": compared(4, ranked(2, "words", 1, 3, 2, 2), 1, rank=2),
     "top 2 of 2, words": compared(3, ranked(2, "words", 0, 3, 2, 1, 2), 0, rank=2),
     "top 1 of 2, share": compared(3, ranked(2, "share", 0, 3, 2, 1), 0, rank=2),
@@ -259,7 +259,9 @@ CASES = {
     "top 2 of 3, words": compared(3, ranked(3, "words", 0, 2, 1, 1, 2), 0, only=(-1, 0, 1), rank=3),
     "table: 2 bits, all there is": table_case(3, looked_up(1, 2, (0, 1, 1, 0)), full=True),
     "table: 2 bits": table_case(4, looked_up(2, 2, (-1, 2, 1, 0))),
-    "table: 3 bits, two functions": table_case(4, looked_up(1, 3, (5, 2, 4, 3, 5, 5, 3, 2), (0, -1, 0, 0, -1, 0, 0, 0))),
+    "table: 3 bits, two functions": table_case(
+        4, looked_up(1, 3, (5, 2, 4, 3, 5, 5, 3, 2), (0, -1, 0, 0, -1, 0, 0, 0))
+    ),
 }
 
 
@@ -386,10 +388,17 @@ def bare(name: str) -> Callable[[Patch], None]:
     def plant(patch: Patch) -> None:
         for method, other in (("fix", "fixed"), ("fix_words", "fixed_words")):
 
-            def fix(self: Any, n: str, value: Array, *rest: Any, original: Any = getattr(Dealer, method)) -> None:
+            def fix(
+                self: Any,
+                n: str,
+                value: Array,
+                *rest: Any,
+                method: str = method,
+                original: Any = getattr(Dealer, method),
+            ) -> None:
                 original(self, n, value, *rest)
                 if n == name:
-                    self.corrections[n] = value
+                    self.corrections[n] = (*rest, self.ring)[0].wrap(value) if method == "fix" else value
 
             def fixed(self: Any, n: str, *rest: Any, original: Any = getattr(Holder, other)) -> Array:
                 found = original(self, n, *rest)
@@ -422,7 +431,7 @@ def without_row(row: int) -> Callable[[Array], Array]:
 LEAKS: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("truncate: 3 of 4 bits", "no mask", no_mask("value")),
     ("truncate: 3 of 4 bits", "half a mask", half_a_mask("value")),
-    ("truncate: 3 of 4 bits", "half a mask, of one bit less", lambda p: change_masks(p, "value", lambda r: r & 3)),
+    ("truncate: 3 of 4 bits", "even masks", lambda p: change_masks(p, "value", lambda r: r * 2 % 8)),
     ("truncate: 3 of 4 bits", "bare rho and mu", bare("lift")),
     ("relu: 2 digits of 1 bit", "no mask", no_mask("value")),
     ("relu: 2 digits of 1 bit", "half a mask", half_a_mask("value")),
@@ -461,7 +470,10 @@ ERRORS: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("truncate: 3 of 4 bits", "no rho", wrong("lift", without_row(0))),
     ("truncate: 3 of 4 bits", "no mu", wrong("lift", without_row(1))),
     *(("relu: 2 digits of 1 bit", f"no monomial {bit}", no_monomial(bit)) for bit in range(1, 5)),
-    *(("relu: 2 digits of 1 bit", f"table word {bit}", wrong("tables", lambda v, b=bit: v ^ (1 << b))) for bit in (0, 1)),
+    *(
+        ("relu: 2 digits of 1 bit", f"table word {bit}", wrong("tables", lambda v, b=bit: v ^ (1 << b)))
+        for bit in (0, 1)
+    ),
     ("relu: 2 digits of 1 bit", "a wrong constant", wrong("monomials", lambda v: v ^ 1)),
     ("relu: 2 digits of 1 bit", "no beta in select", no_beta_in_select),
     *(("relu: 2 digits of 1 bit", f"select without {row}", wrong("select", without_row(row))) for row in range(3)),
@@ -513,7 +525,6 @@ def test_one_mask_for_two_wires_is_noticed(monkeypatch: Patch) -> None:
 
 LINEAR = Linear(name="l", input="o", shape=(1,), out_features=1, bias=False)
 CONV = Conv(name="l", input="o", shape=(1, 1, 1), out_channels=1, kernel=(1, 1), bias=False)
-TRANSPOSED = CONV.model_copy(update={"transposed": True})
 
 
 def check_weighted(k: int, layer: products.Weighted) -> None:
@@ -567,10 +578,7 @@ def weighted_histograms(
     return [histogram([(column, bits) for column in view]) for view in (alice, bob)]
 
 
-WEIGHTED = pytest.mark.parametrize("layer", [LINEAR, CONV, TRANSPOSED], ids=["linear", "conv", "transposed"])
-
-
-@WEIGHTED
+@pytest.mark.parametrize("layer", [LINEAR, CONV], ids=["linear", "conv"])
 def test_linear_is_exact_and_private(layer: products.Weighted) -> None:
     check_weighted(2, layer)
 
@@ -615,9 +623,7 @@ def check_products(k: int, pairs: tuple[tuple[int, int], ...], *, same_mask: boo
         inputs[1] |= {"r0": inputs[0]["r0"], "r1": inputs[0]["r1"]}
     fixed, rows = columns[6:], len(columns[0])
     opening = Open(name="o", input="x", shape=(1,))
-    layers = [
-        Mul(name="m", left=f"o{a}", right=f"o{b}", left_shape=(1,), right_shape=(1,)) for a, b in pairs
-    ]
+    layers = [Mul(name="m", left=f"o{a}", right=f"o{b}", left_shape=(1,), right_shape=(1,)) for a, b in pairs]
     tapes = [(Tape({"input": i["r0"]}), Tape({"input": i["r1"]})) for i in inputs]
     masks = [products.deal_open(Dealer(ring, rows, *tape, Tape()), opening) for tape in tapes]
     ready: list[tuple[products.Prepared, products.Prepared]] = []
