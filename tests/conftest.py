@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from moiety_server import samples
+from moiety_server import samples, sources
 from moiety_shared.catalogue import Entry, Party, Preprocessing
 from moiety_shared.sealing import PrivateKey
 
@@ -19,7 +19,7 @@ def entry(party_keys: tuple[PrivateKey, PrivateKey]) -> Entry:
         name="mnist",
         version=1,
         upload_id="00" * 16,
-        plan=samples.compile_mnist().plan,
+        plan=sources.load("mnist").compile().plan,
         parties=tuple(  # type: ignore[arg-type]
             Party(name=n, url="http://127.0.0.1:9", sealing_key=k.public.text())
             for n, k in zip(names, party_keys, strict=True)

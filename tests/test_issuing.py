@@ -19,7 +19,7 @@ from moiety_shared.catalogue import Entry
 from moiety_shared.plan import Plan
 from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols import graph, linear
+from moiety_shared.protocols import product
 from moiety_shared.protocols.graph import PreparedRows
 from tests.asgi import InProcess
 
@@ -58,7 +58,7 @@ def test_a_bundle_is_issued_once_and_has_the_stated_length(provider: InProcess, 
     assert joined["seed"] != lease["seed"]
     url = f"/v1/leases/{lease['lease_id']}/bundles"
     bundle = provider.post(f"{url}/0", headers=BOB)
-    assert len(bundle.content) == graph.bundle_bytes(plan, 8) == int(bundle.headers["content-length"])
+    assert len(bundle.content) == 8 * plan.bundle_row_bytes == int(bundle.headers["content-length"])
     assert kind(provider.post(f"{url}/0", headers=BOB)) is ProblemType.ALREADY_ISSUED
     assert provider.post(f"{url}/4", headers=BOB).is_success
     assert kind(provider.post(f"{url}/3", headers=BOB)) is ProblemType.ALREADY_ISSUED
@@ -84,7 +84,7 @@ def test_each_seed_goes_to_its_party_once(provider: InProcess, plan: Plan) -> No
 def test_both_parties_must_register_the_same_plan(provider: InProcess, plan: Plan) -> None:
     upload_id = secrets.token_hex(16)
     provider.post("/v1/uploads", json={"upload_id": upload_id, "plan": plan.model_dump(mode="json")}, headers=ALICE)
-    other = plan.model_copy(update={"output": plan.output.model_copy(update={"frac_bits": 3})})
+    other = plan.model_copy(update={"output": plan.output.model_copy(update={"scale": 3.0})})
     answer = provider.post(
         "/v1/uploads", json={"upload_id": upload_id, "plan": other.model_dump(mode="json")}, headers=BOB
     )
@@ -148,18 +148,20 @@ def test_too_large_a_bundle_is_refused(tmp_path: Path, plan: Plan) -> None:
 ROWS = 8
 
 
-def rows_of(number: int) -> PreparedRows:
-    """Rows that say who they are: bundle * ROWS + index."""
-    values = np.arange(number * ROWS, (number + 1) * ROWS)[:, None]
-    return {"layer": linear.Prepared(values, values)}
+def rows_of(number: int, size: int) -> PreparedRows:
+    """Rows that say who they are: bundle * size + index."""
+    values = np.arange(number * size, (number + 1) * size)[:, None]
+    return {"layer": product.Prepared(values)}
 
 
 def numbers(prepared: PreparedRows) -> list[int]:
-    return [int(n) for n in prepared["layer"].mask[:, 0]]
+    return [int(n) for n in prepared["layer"][0][:, 0]]
 
 
 @asynccontextmanager
-async def pool(target: int = 32, fail: dict[int, ProblemType] | None = None) -> AsyncIterator[Pool]:
+async def pool(
+    target: int = 32, fail: dict[int, ProblemType] | None = None, size: int = ROWS, spread: int = 0
+) -> AsyncIterator[Pool]:
     failures = fail if fail is not None else {}
 
     async def make(number: int) -> PreparedRows:
@@ -167,9 +169,10 @@ async def pool(target: int = 32, fail: dict[int, ProblemType] | None = None) -> 
             raise Problem(
                 failures.pop(number) if failures[number] is ProblemType.PROVIDER_UNAVAILABLE else failures[number]
             )
-        return rows_of(number)
+        await asyncio.sleep(0)
+        return rows_of(number, size)
 
-    made = Pool("lease", ROWS, target, make)
+    made = Pool("lease", size, make, target=target, spread=spread, claim_seconds=5)
     try:
         yield made
     finally:

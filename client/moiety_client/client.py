@@ -1,8 +1,9 @@
-"""The SDK: `Client(catalogue_url).predict(model, images)` and its async twin.
+"""The SDK: `Client(catalogue_url)` with `predict` and `evaluate`, and its async twin.
 
     with Client("http://127.0.0.1:7700", owner_key="…") as client:
         answer = client.predict("mnist", images)     # uint8 pictures or float inputs
         answer.labels, answer.outputs
+        client.evaluate("mnist-accuracy", images, labels).accuracy     # of a model that is published to be evaluated
 
 The input is split and sealed here, the answer is opened here; nothing in between can read either. A call that got no
 answer is sent again with the same id until `timeout`: the parties run it once.
@@ -10,11 +11,11 @@ answer is sent again with the same id until `timeout`: the parties run it once.
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 import httpx
@@ -22,32 +23,55 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_client import inputs
-from moiety_client.errors import CatalogueError, UntrustedEntry, from_problem
+from moiety_client.errors import CatalogueError, LabelsOnly, UntrustedEntry, from_problem
 from moiety_client.exchange import Call, Sealer
 from moiety_shared.catalogue import BadSignature, Entry, SignedEntry
+from moiety_shared.fixed_point import RingArray
+from moiety_shared.plan import Output
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
 from moiety_shared.wire import MEDIA_TYPE
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """Outputs of a model, in the order of the inputs.
+    """What a model says of each input, in the order of the inputs.
 
     `rounds` and `online_bytes` are what the parties counted: rounds of one run, and ring payload each party sent.
     """
 
-    outputs: npt.NDArray[np.float64]
+    _output: Output
+    _values: npt.NDArray[Any] = field(repr=False)
     classes: tuple[str, ...]
     rounds: int
     online_bytes: int
     seconds: float
 
     @property
+    def outputs(self) -> npt.NDArray[np.float64]:
+        """The model's outputs, (n, *output shape). Raises LabelsOnly when its owner gives out labels alone."""
+        if self._output.kind != "logits":
+            raise LabelsOnly("this model gives no outputs, only which classes are likeliest: read `labels` or `top`")
+        return self._values
+
+    @property
     def labels(self) -> npt.NDArray[np.int64]:
         """The most likely class of each input, (n,)."""
-        labels: npt.NDArray[np.int64] = self.outputs.reshape(len(self.outputs), -1).argmax(axis=1)
+        if self._output.kind == "labels":
+            return self.top[:, 0]
+        labels: npt.NDArray[np.int64] = self._values.reshape(len(self._values), -1).argmax(axis=1)
         return labels
+
+    @property
+    def top(self) -> npt.NDArray[np.int64]:
+        """Classes from the most likely one down, (n, k): as many as the model tells."""
+        flat = self._values.reshape(len(self._values), -1)
+        if self._output.kind == "logits":
+            return np.argsort(-flat, axis=1, kind="stable")
+        ranked = np.argsort(np.where(flat == 0, 256, flat.astype(np.int64)), axis=1, kind="stable")
+        return ranked[:, : self._output.top]
 
     @property
     def names(self) -> list[str]:
@@ -56,10 +80,33 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _Answer:
-    outputs: npt.NDArray[np.float64]
+class Evaluation:
+    """How a model did on labelled inputs that nobody saw."""
+
+    correct: int
+    total: int
     rounds: int
     online_bytes: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+
+@dataclass(frozen=True)
+class _Answer:
+    values: npt.NDArray[Any]
+    rounds: int
+    online_bytes: int
+
+
+@dataclass(frozen=True)
+class _Task(Generic[Result]):
+    """What a method of the client asks for: the elements it sends, and what it makes of the answers."""
+
+    encode: Callable[[Entry], RingArray]
+    finish: Callable[[Entry, RingArray, list[_Answer], float], Result]
 
 
 class _Core:
@@ -94,14 +141,20 @@ class _Core:
         )
 
     @staticmethod
-    def _join(entry: Entry, answers: list[_Answer], started: float) -> Prediction:
-        return Prediction(
-            np.concatenate([a.outputs for a in answers]),
-            entry.classes,
-            max(a.rounds for a in answers),
-            sum(a.online_bytes for a in answers),
-            time.perf_counter() - started,
-        )
+    def _prediction(images: npt.ArrayLike) -> _Task[Prediction]:
+        def finish(entry: Entry, _: RingArray, answers: list[_Answer], started: float) -> Prediction:
+            values = np.concatenate([a.values for a in answers])
+            return Prediction(entry.plan.output, values, entry.classes, *_counted(answers, started))
+
+        return _Task(lambda entry: inputs.encode(entry, images), finish)
+
+    @staticmethod
+    def _evaluation(images: npt.ArrayLike, labels: npt.ArrayLike) -> _Task[Evaluation]:
+        def finish(_: Entry, elements: RingArray, answers: list[_Answer], started: float) -> Evaluation:
+            correct = sum(int(a.values.sum()) for a in answers)
+            return Evaluation(correct, len(elements), *_counted(answers, started))
+
+        return _Task(lambda entry: inputs.encode_labelled(entry, images, labels), finish)
 
     @staticmethod
     def _request(call: Call) -> dict[str, Any]:
@@ -118,6 +171,12 @@ class _Core:
         if problem.retry_after is None or time.monotonic() + pause > deadline:
             raise from_problem(problem) from None
         return pause
+
+
+def _counted(answers: list[_Answer], started: float) -> tuple[int, int, float]:
+    """Rounds of one run, bytes of all, seconds."""
+    rounds, sent = max(a.rounds for a in answers), sum(a.online_bytes for a in answers)
+    return rounds, sent, time.perf_counter() - started
 
 
 @contextmanager
@@ -172,20 +231,28 @@ class Client(_Core):
 
         Raises InvalidInput before anything is sent, else the errors of `moiety_client.errors`.
         """
+        return self._ask(model, self._prediction(images))
+
+    def evaluate(self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike) -> Evaluation:
+        """How many inputs a model that is published for this labels as `labels` (ints, one for each) says.
+
+        Nobody but the caller learns the number. More inputs than the entry's `max_rows` go in several requests, and
+        the caller learns the count of each. Raises as `predict` does.
+        """
+        return self._ask(model, self._evaluation(images, labels))
+
+    def _ask(self, model: str, task: _Task[Result]) -> Result:
         started = time.perf_counter()
         deadline = time.monotonic() + self._timeout
         for refresh in (False, True):  # the model may have been republished since the entry was read
             sealer = self._sealer(model, refresh)
+            elements = task.encode(sealer.entry)
             try:
-                return self._predict(sealer, images, started, deadline)
+                answers = [self._send(call, deadline) for call in sealer.calls(elements)]
+                return task.finish(sealer.entry, elements, answers, started)
             except Problem as problem:
                 unknown = problem
         raise from_problem(unknown)
-
-    def _predict(self, sealer: Sealer, images: npt.ArrayLike, started: float, deadline: float) -> Prediction:
-        elements = inputs.encode(sealer.entry, images)
-        answers = [self._send(call, deadline) for call in sealer.calls(elements)]
-        return self._join(sealer.entry, answers, started)
 
     def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:
@@ -231,20 +298,24 @@ class AsyncClient(_Core):
 
     async def predict(self, model: str, images: npt.ArrayLike) -> Prediction:
         """See Client.predict."""
+        return await self._ask(model, self._prediction(images))
+
+    async def evaluate(self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike) -> Evaluation:
+        """See Client.evaluate."""
+        return await self._ask(model, self._evaluation(images, labels))
+
+    async def _ask(self, model: str, task: _Task[Result]) -> Result:
         started = time.perf_counter()
         deadline = time.monotonic() + self._timeout
         for refresh in (False, True):  # the model may have been republished since the entry was read
             sealer = await self._sealer(model, refresh)
+            elements = task.encode(sealer.entry)
             try:
-                return await self._predict(sealer, images, started, deadline)
+                answers = [await self._send(call, deadline) for call in sealer.calls(elements)]
+                return task.finish(sealer.entry, elements, answers, started)
             except Problem as problem:
                 unknown = problem
         raise from_problem(unknown)
-
-    async def _predict(self, sealer: Sealer, images: npt.ArrayLike, started: float, deadline: float) -> Prediction:
-        elements = inputs.encode(sealer.entry, images)
-        answers = [await self._send(call, deadline) for call in sealer.calls(elements)]
-        return self._join(sealer.entry, answers, started)
 
     async def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:

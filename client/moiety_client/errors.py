@@ -7,6 +7,7 @@ MoietyError
 │   └── UntrustedEntry       the entry is not signed by the key you pinned
 ├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
 ├── RequestRefused           a party will not do this; `problem` says which rule
+├── LabelsOnly               the model gives no outputs, by its owner's choice
 └── ResultRejected           an answer came back that is not ours, or was changed on the way
 """
 
@@ -35,6 +36,10 @@ class UntrustedEntry(CatalogueError):
 
 class ResultRejected(MoietyError):
     """The answer is not one to this request."""
+
+
+class LabelsOnly(MoietyError):
+    """The model tells which classes are likeliest, and no more."""
 
 
 class FromProblem(MoietyError):

@@ -1,6 +1,7 @@
 """One prediction without any I/O: split and seal an input, open and join the answer."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ from moiety_client.errors import ResultRejected
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
+from moiety_shared.plan import Output
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem
 from moiety_shared.sealing import PublicKey, open_result
@@ -31,8 +33,12 @@ class Call:
         """What bob expands his seed to; for showing, the client itself never needs it."""
         return Stream(self.bob_seed, "input").words("share", self.alice_share.shape, self.alice_share.dtype)
 
-    def open(self, answer: bytes) -> npt.NDArray[np.float64]:
-        """The outputs (rows, *output shape). Raises ResultRejected for anything but an answer to this call."""
+    def open(self, answer: bytes) -> npt.NDArray[Any]:
+        """What the plan gives out; raises ResultRejected for anything but an answer to this call.
+
+        logits: the model's own outputs, (rows, *output shape). labels: each class's rank from 1, or 0, likewise.
+        count: how many of the call's inputs were labelled right, (1,).
+        """
         plan = self.entry.plan
         try:
             sealed = unpack_result(answer, self.binding.request_id, plan, self.rows)
@@ -41,9 +47,24 @@ class Call:
             raise ResultRejected(
                 f"the answer does not belong to this request or was changed on the way ({problem.kind.title})"
             ) from problem
+        if plan.output.kind == "labels":
+            ranks = [np.frombuffer(r, dtype=np.uint8) for r in raw]
+            return (ranks[0] ^ ranks[1]).reshape(self.rows, *plan.output.shape)
         shares = [np.frombuffer(r, dtype=fixed_point.ring_dtype(plan.ring_bits)) for r in raw]
-        outputs = fixed_point.decode(fixed_point.join(*shares), frac_bits=plan.output.frac_bits)
-        return outputs.reshape(self.rows, *plan.output.shape)
+        elements = fixed_point.join(*shares)
+        if plan.output.kind == "count":
+            return elements.astype(np.int64)
+        outputs = fixed_point.decode(elements, scale=plan.output.scale).reshape(self.rows, *plan.output.shape)
+        return _final(plan.output, outputs)
+
+
+def _final(output: Output, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What the model does last, over the first axis of each output."""
+    if output.final == "none":
+        return logits
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logarithms if output.final == "log_softmax" else np.exp(logarithms)
 
 
 class Sealer:
@@ -54,7 +75,7 @@ class Sealer:
         self._keys = [PublicKey.from_text(party.sealing_key) for party in entry.parties]
 
     def call(self, elements: RingArray) -> Call:
-        """`elements` are encoded inputs (rows, input size), rows at most the entry's max_rows."""
+        """`elements` are encoded inputs (rows, their ring elements), rows at most the entry's max_rows."""
         seed, result_keys = new_seed(), (new_seed(), new_seed())
         request_id, rows = new_id(), len(elements)
         header = Secret(request_id, result_keys[0], rows, b"").header()

@@ -1,4 +1,4 @@
-"""From what people have to what the plan takes: encoded ring elements (n, input size)."""
+"""From what people have to what the plan takes: encoded ring elements, a row for each input."""
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,28 @@ def encode(entry: Entry, images: npt.ArrayLike) -> RingArray:
 
     One input or a stack of them. Raises InvalidInput, whose text never contains a value.
     """
+    if entry.plan.input.classes:
+        raise InvalidInput(f"model {entry.name!r} only counts right answers: call evaluate with images and labels")
+    return _encode_inputs(entry, images)
+
+
+def encode_labelled(entry: Entry, images: npt.ArrayLike, labels: npt.ArrayLike) -> RingArray:
+    """The same for a private evaluation: each input is followed by the one-hot row of its label, an int below the
+    number of classes."""
+    classes = entry.plan.input.classes
+    if not classes or entry.plan.output.kind != "count":
+        raise InvalidInput(f"model {entry.name!r} is not published for evaluation: call predict")
+    elements = _encode_inputs(entry, images)
+    given = np.atleast_1d(np.asarray(labels))
+    if given.dtype.kind not in "iu" or given.shape != (len(elements),):
+        raise InvalidInput(f"pass one integer label for each of the {len(elements)} inputs")
+    if given.min() < 0 or given.max() >= classes:
+        raise InvalidInput(f"labels are classes from 0 to {classes - 1}")
+    one_hot = given[:, None] == np.arange(classes)
+    return np.concatenate((elements, one_hot.astype(elements.dtype)), axis=1)
+
+
+def _encode_inputs(entry: Entry, images: npt.ArrayLike) -> RingArray:
     array = np.asarray(images)
     plan = entry.plan
     if array.dtype == np.uint8:
@@ -46,6 +68,8 @@ def _encode_pictures(plan: Plan, how: Preprocessing, pictures: npt.NDArray[np.ui
         pictures = pictures[..., 0]
     shape = how.size if how.channels == 1 else (*how.size, how.channels)
     stack = np.moveaxis(_pictures(pictures, shape), -1, 1) if how.channels > 1 else _pictures(pictures, shape)
+    if stack[0].size != plan.input.size:
+        raise InvalidInput("the catalogue entry's preprocessing does not make the model's input: tell its owner")
     # 256 values per channel: encode those once and look every pixel up.
     levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
     mean, std = (np.array(values, dtype=np.float32) for values in (how.mean, how.std))

@@ -4,22 +4,31 @@ Paths and bodies follow the Open Inference Protocol v2 (KServe, Triton), JSON fo
 arrives here is plaintext, and it is split and sealed before it leaves.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from fastapi import FastAPI
 from pydantic import Field
 
-from moiety_client.client import AsyncClient
+from moiety_client.client import AsyncClient, Prediction
 from moiety_client.errors import FromProblem, InvalidInput, MoietyError, UnknownModel
 from moiety_client.settings import ClientSettings
-from moiety_shared.plan import Public
+from moiety_shared.layers import Public
+from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import create_app
 
 _MAX_BODY = 1 << 26
+Datatype = Literal["INT64", "FP64", "BYTES"]
+_VALUES: dict[str, Callable[[Prediction], npt.NDArray[Any]]] = {
+    "label": lambda answer: answer.labels,
+    "labels": lambda answer: answer.labels,
+    "top": lambda answer: answer.top,
+    "output": lambda answer: answer.outputs,
+}
 _DTYPES = {"UINT8": np.uint8, "FP32": np.float32, "FP64": np.float64}
 
 
@@ -40,7 +49,7 @@ class InferRequest(Public):
 class Output(Public):
     name: str
     shape: tuple[int, ...]
-    datatype: Literal["INT64", "FP64", "BYTES"]
+    datatype: Datatype
     data: list[Any]
 
 
@@ -77,10 +86,7 @@ def build(settings: ClientSettings) -> FastAPI:
             "versions": [str(entry.version)],
             "platform": "moiety",
             "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, *shape]}],
-            "outputs": [
-                {"name": "label", "datatype": "INT64", "shape": [-1]},
-                {"name": "output", "datatype": "FP64", "shape": [-1, *entry.plan.output.shape]},
-            ],
+            "outputs": [{"name": n, "datatype": t, "shape": [-1, *s]} for n, t, s in _outputs(entry.plan)],
         }
 
     @app.post("/v2/models/{name}/infer", tags=["v2"], summary="A private prediction")
@@ -92,21 +98,30 @@ def build(settings: ClientSettings) -> FastAPI:
             raise Problem(ProblemType.INVALID_INPUT, "the data do not fit the shape and datatype given") from None
         try:
             answer = await client.predict(name, array)
-            version = (await client.model(name)).version
+            entry = await client.model(name)
         except MoietyError as error:
             raise _problem(error) from error
-        labels, outputs = answer.labels, answer.outputs
+        tensors = ((n, t, _VALUES[n](answer)) for n, t, _ in _outputs(entry.plan))
         return InferResponse(
             model_name=name,
-            model_version=str(version),
+            model_version=str(entry.version),
             id=body.id,
-            outputs=(
-                Output(name="label", shape=labels.shape, datatype="INT64", data=labels.tolist()),
-                Output(name="output", shape=outputs.shape, datatype="FP64", data=outputs.ravel().tolist()),
+            outputs=tuple(
+                Output(name=n, shape=values.shape, datatype=t, data=values.ravel().tolist()) for n, t, values in tensors
             ),
         )
 
     return app
+
+
+def _outputs(plan: Plan) -> tuple[tuple[str, Datatype, tuple[int, ...]], ...]:
+    """Name, type and shape of each output of a model. One that counts right answers is not for this protocol."""
+    match plan.output.kind:
+        case "logits":
+            return ("label", "INT64", ()), ("output", "FP64", plan.output.shape)
+        case "labels":
+            return ("labels", "INT64", ()), ("top", "INT64", (plan.output.top,))
+    return ()
 
 
 def _problem(error: MoietyError) -> Problem:

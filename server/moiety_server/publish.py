@@ -86,7 +86,7 @@ class Publisher:
                 Party(name="alice", url=self._settings.alice_url, sealing_key=keys[0]["sealing_key"]),
                 Party(name="bob", url=self._settings.bob_url, sealing_key=keys[1]["sealing_key"]),
             ),
-            max_rows=min(int(k["max_rows"]) for k in keys),
+            max_rows=min(int(self._get(p, f"/v1/models/{upload_id}").json()["max_rows"]) for p in (0, 1)),
             preprocessing=preprocessing,
             classes=classes,
             description=description,

@@ -164,9 +164,9 @@ class _Walk:
             b.refuse(f"{origin.operation} is not served", hint_for(origin.layers, name))
         arguments = self._arguments(node)
         leaves = pytree.tree_leaves(arguments, is_leaf=lambda leaf: isinstance(leaf, ir.Node))
-        if torch.Tag.nondeterministic_seeded in node.target.tags and name not in RESHAPES:
-            b.refuse(f"{origin.operation} draws random numbers", hint_for("", name))
         if not any(isinstance(leaf, ir.Node) for leaf in leaves):
+            if torch.Tag.nondeterministic_seeded in node.target.tags:
+                b.refuse(f"{origin.operation} draws random numbers", hint_for("", name))
             return _constant(node.target, arguments)
         self._check_wire(node, origin)
         if name in RESHAPES:

@@ -2,20 +2,35 @@
 distributed alike for every secret. Then the same tests with a bug planted: they must notice."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations, product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import torch
 
 from moiety_shared.layers import Comparison, Conv, Linear, MaxPool, Mul, Open, Opened, ReLU, Table, TopK, Truncate
-from moiety_shared.protocols import max_pool, reduce, relu, select, sign, table, top_k, truncation
+from moiety_shared.local import Reshape
+from moiety_shared.plan import Input, Output, Plan
+from moiety_shared.prg import Stream, new_seed
+from moiety_shared.protocols import graph, max_pool, reduce, relu, select, sign, table, top_k, truncation
 from moiety_shared.protocols import product as products
 from moiety_shared.protocols.dealing import Dealer, Holder, uniform
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening, alone, lockstep
 from moiety_shared.ring import Array, Ring
 from tests.protocols.enumeration import Axis, Column, Leak, Tape, Views, enumerate_axes, histogram
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Thousands of products of one number each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 PROTOCOLS: dict[type[Opened], Any] = {
     Truncate: truncation,
@@ -275,22 +290,26 @@ def test_top_k_of_any_three_values_is_exact(result: str) -> None:
     check(compared(3, ranked(3, result, 0, 3, 2, 2, 2), 0), private=False)
 
 
-def test_truncate_states_the_largest_range_it_can() -> None:
-    """One value more at either end, and some mask gives a wrong result."""
-    case = CASES["truncate: the low bits"]
-    assert [*case.secrets] == [(x,) for x in range(-2, 2)]
-    for x in (-3, 2):
-        with pytest.raises(AssertionError, match="wrong for"):
-            check(Beyond(*vars(case).values(), beyond=x))
-
-
 @dataclass(frozen=True)
-class Beyond(Case):
-    beyond: int = 0
+class At(Case):
+    """One secret, whether it is in range or not."""
+
+    secret: int = 0
 
     @property
     def secrets(self) -> Iterator[tuple[int, ...]]:
-        yield (self.beyond,)
+        yield (self.secret,)
+
+
+@pytest.mark.parametrize(("secret", "exact"), [(-3, False), (-2, True), (2, True), (3, False)])
+def test_where_truncation_ends(secret: int, exact: bool) -> None:
+    """|t| <= 2^(q - 2) is lifted right under every mask; further out some mask gives a wrong result."""
+    case = At(*vars(CASES["truncate: the low bits"]).values(), secret=secret)
+    if exact:
+        check(case)
+    else:
+        with pytest.raises(AssertionError, match="wrong for"):
+            check(case)
 
 
 # Planted bugs. Each is named for what it leaves out; the test that is run is the one above.
@@ -318,21 +337,15 @@ def one_mask(name: str) -> Callable[[Patch], None]:
     return lambda patch: change_masks(patch, name, lambda r: np.repeat(r[:, :1], r.shape[1], 1))
 
 
-def half_a_mask(name: str) -> Callable[[Patch], None]:
-    """alice's half alone, which she knows."""
+def half_a_mask(patch: Patch) -> None:
+    """alice's halves alone, which she knows."""
+    original = Holder.mask
 
-    def plant(patch: Patch) -> None:
-        def dealers(self: Any, n: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
-            return uniform(ring or self.ring, self._alice, n, (self.rows, *shape))
+    def mask(self: Any, n: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
+        return uniform(ring or self.ring, self._alice, n, (self.rows, *shape))
 
-        def parties(self: Any, n: str, *rest: Any, original: Any = Holder.mask) -> Array:
-            return original(self, n, *rest) * (1 - self.party)
-
-        patch.setattr(Dealer, "mask", dealers)
-        patch.setattr(Holder, "mask", parties)
-        assert name == "value"
-
-    return plant
+    patch.setattr(Dealer, "mask", mask)
+    patch.setattr(Holder, "mask", lambda self, *given: original(self, *given) * (1 - self.party))
 
 
 def mask_bits(kept: int) -> Callable[[Patch], None]:
@@ -373,8 +386,9 @@ def wrong(name: str, change: Callable[[Array], Array]) -> Callable[[Patch], None
 
     def plant(patch: Patch) -> None:
         for method in ("fix", "fix_words"):
+            original = getattr(Dealer, method)
 
-            def fix(self: Any, n: str, value: Array, *rest: Any, original: Any = getattr(Dealer, method)) -> None:
+            def fix(self: Any, n: str, value: Array, *rest: Any, original: Any = original) -> None:
                 original(self, n, change(value.copy()) if n == name else value, *rest)
 
             patch.setattr(Dealer, method, fix)
@@ -386,26 +400,26 @@ def bare(name: str) -> Callable[[Patch], None]:
     """bob is sent the value itself, and alice's share of it is nothing."""
 
     def plant(patch: Patch) -> None:
-        for method, other in (("fix", "fixed"), ("fix_words", "fixed_words")):
+        fixed, fixed_words = Holder.fixed, Holder.fixed_words
+        fix, fix_words = Dealer.fix, Dealer.fix_words
 
-            def fix(
-                self: Any,
-                n: str,
-                value: Array,
-                *rest: Any,
-                method: str = method,
-                original: Any = getattr(Dealer, method),
-            ) -> None:
-                original(self, n, value, *rest)
-                if n == name:
-                    self.corrections[n] = (*rest, self.ring)[0].wrap(value) if method == "fix" else value
+        def send(self: Any, n: str, value: Array, ring: Ring | None = None) -> None:
+            fix(self, n, value, ring)
+            if n == name:
+                self.corrections[n] = (ring or self.ring).wrap(value)
 
-            def fixed(self: Any, n: str, *rest: Any, original: Any = getattr(Holder, other)) -> Array:
-                found = original(self, n, *rest)
-                return np.zeros_like(found) if n == name and self.party == 0 else found
+        def send_words(self: Any, n: str, value: Array) -> None:
+            fix_words(self, n, value)
+            if n == name:
+                self.corrections[n] = value
 
-            patch.setattr(Dealer, method, fix)
-            patch.setattr(Holder, other, fixed)
+        def zero(original: Any) -> Any:
+            return lambda self, n, *rest: original(self, n, *rest) * (0 if n == name and self.party == 0 else 1)
+
+        patch.setattr(Dealer, "fix", send)
+        patch.setattr(Dealer, "fix_words", send_words)
+        patch.setattr(Holder, "fixed", zero(fixed))
+        patch.setattr(Holder, "fixed_words", zero(fixed_words))
 
     return plant
 
@@ -430,11 +444,11 @@ def without_row(row: int) -> Callable[[Array], Array]:
 
 LEAKS: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("truncate: 3 of 4 bits", "no mask", no_mask("value")),
-    ("truncate: 3 of 4 bits", "half a mask", half_a_mask("value")),
+    ("truncate: 3 of 4 bits", "half a mask", half_a_mask),
     ("truncate: 3 of 4 bits", "even masks", lambda p: change_masks(p, "value", lambda r: r * 2 % 8)),
     ("truncate: 3 of 4 bits", "bare rho and mu", bare("lift")),
     ("relu: 2 digits of 1 bit", "no mask", no_mask("value")),
-    ("relu: 2 digits of 1 bit", "half a mask", half_a_mask("value")),
+    ("relu: 2 digits of 1 bit", "half a mask", half_a_mask),
     ("relu: 2 digits of 1 bit", "no a_0", mask_bits(0xFE)),
     ("relu: 2 digits of 1 bit", "no a_1", mask_bits(0xFD)),
     ("relu: 2 digits of 1 bit", "no e_1", mask_bits(0xFB)),
@@ -460,7 +474,7 @@ LEAKS: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("top 1 of 3, share", "no mask for the ranks", no_mask("rank")),
     ("top 1 of 3, share", "one mask for the ranks", one_mask("rank")),
     ("table: 2 bits, all there is", "no mask", no_mask("value")),
-    ("table: 2 bits, all there is", "half a mask", half_a_mask("value")),
+    ("table: 2 bits, all there is", "half a mask", half_a_mask),
     ("table: 2 bits, all there is", "no output mask", output_masks(np.zeros_like)),
     ("table: 2 bits, all there is", "a bare one-hot row", bare("one_hot")),
     ("table: 2 bits, all there is", "bare beta", bare("beta")),
@@ -560,7 +574,7 @@ def weighted_histograms(
     outs: list[Array] = []
     holders = Holder(ring, 0, rows, Tape({"product": c0}), {}), Holder(ring, 1, rows, Tape(), dealer.corrections)
     ready = [
-        products.prepare_open(Holder(ring, p, rows, Tape(dict(input=r)), {}), opening) for p, r in enumerate((r0, r1))
+        products.prepare_open(Holder(ring, p, rows, Tape({"input": r}), {}), opening) for p, r in enumerate((r0, r1))
     ]
     wires = lockstep(*(alone(products.evaluate_open(ring, given[p], ready[p])) for p in (0, 1)))
     for wire, holder, model_share in zip(wires, holders, models, strict=True):
@@ -592,7 +606,7 @@ def no_weight_mask(patch: Patch) -> None:
 
 @pytest.mark.parametrize(
     "plant",
-    [no_weight_mask, no_mask("input"), half_a_mask("value"), bare("product")],
+    [no_weight_mask, no_mask("input"), half_a_mask, bare("product")],
     ids=["no weight mask", "no mask", "half a mask", "a bare correction"],
 )
 @pytest.mark.parametrize("layer", [LINEAR, CONV], ids=["linear", "conv"])
@@ -668,7 +682,7 @@ def test_products_are_exact_and_private(pairs: tuple[tuple[int, int], ...]) -> N
 @PAIRS
 @pytest.mark.parametrize(
     "plant",
-    [no_mask("input"), half_a_mask("value"), bare("product")],
+    [no_mask("input"), half_a_mask, bare("product")],
     ids=["no mask", "half a mask", "a bare correction"],
 )
 def test_products_that_leak_are_noticed(
@@ -688,3 +702,143 @@ def test_a_product_with_a_wrong_correction_is_noticed(monkeypatch: Patch) -> Non
     wrong("product", lambda value: value + 1)(monkeypatch)
     with pytest.raises(AssertionError, match="wrong for"):
         check_products(2, ((0, 1),))
+
+
+# What the dealer sends: each correction is a value under words of alice's stream that are used for nothing else. The
+# cases above enumerate what is opened; with this, what bob holds besides tells him nothing.
+
+IMAGE = (2, 2, 2)
+EVERY_KIND = Plan(
+    ring_bits=32,
+    input=Input(shape=IMAGE, frac_bits=4, low=-8, high=8),
+    layers=(
+        Open(name="o", input="input", shape=IMAGE),
+        Conv(name="conv", input="o", shape=IMAGE, out_channels=2, kernel=(1, 1)),
+        Mul(name="mul", left="o", right="o", left_shape=IMAGE, right_shape=IMAGE),
+        Linear(name="linear", input="o", shape=IMAGE, out_features=2, bias=False),
+        MaxPool(
+            name="pool",
+            input="conv",
+            shape=IMAGE,
+            kernel=(2, 2),
+            stride=(2, 2),
+            output_size=(1, 1),
+            shift=2,
+            opened_bits=16,
+            range_bits=14,
+        ),
+        ReLU(name="relu", input="pool", shape=(2, 1, 1), shift=1, opened_bits=12, range_bits=11, digit_bits=3),
+        ReLU(name="clip", input="mul", shape=IMAGE, shift=0, opened_bits=16, range_bits=7, hinges=(0, 5)),
+        Truncate(name="truncate", input="linear", shape=IMAGE, shift=4, opened_bits=20),
+        Table(name="table", input="relu", shape=(2, 1, 1), shift=0, opened_bits=7, values=(tuple(range(128)),)),
+        Reshape(name="flat", input="clip", shape=IMAGE, to=(8,)),
+        TopK(name="winner", input="flat", shape=(8,), shift=0, opened_bits=16, range_bits=12, result="share"),
+        TopK(name="places", input="winner", shape=(8,), shift=0, opened_bits=16, range_bits=12, k=3),
+    ),
+    output=Output(wire="places", shape=(8,), kind="labels"),
+)
+
+
+IN_SMALL_RINGS = {("winner", "beta"), ("places", "beta")}  # mod 8, the others fill their words
+
+
+@dataclass
+class Words:
+    """A `Stream` that notes what is drawn from it, and yields nothing but zeros under one address."""
+
+    seed: bytes
+    without: tuple[str, str] | None = None
+    address: str = ""
+    drawn: dict[tuple[str, str], tuple[tuple[int, ...], str]] = field(default_factory=dict)
+
+    def at(self, address: str) -> "Words":
+        return replace(self, address=address)
+
+    def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        where = self.address, name
+        assert where not in self.drawn, f"{where} drawn twice"
+        self.drawn[where] = shape, np.dtype(dtype).str
+        words = Stream(self.seed, self.address).words(name, shape, dtype)
+        return words * 0 if where == self.without else words
+
+
+def dealt(
+    seeds: list[bytes], rows: int, without: tuple[str, str] | None = None
+) -> tuple[dict[Any, Array], list[Words]]:
+    ring = graph.ring_of(EVERY_KIND)
+    masks = {
+        layer.name: Stream(seeds[0], "upload").words(layer.name, layer.weights()["weight"], ring.dtype)
+        for layer in EVERY_KIND.layers
+        if isinstance(layer, Linear | Conv)
+    }
+    streams = [Words(seed, without if at == 0 else None) for at, seed in enumerate(seeds)]
+    alice, bob, own = cast(list[Any], streams)
+    names = [(layer.name, c.name) for layer in EVERY_KIND.layers for c in layer.corrections(32)]
+    arrays = [array.copy() for _, array in graph.deal(EVERY_KIND, rows, masks, alice, bob, own)]
+    return dict(zip(names, arrays, strict=True)), streams
+
+
+def check_corrections() -> None:
+    """Without its words of alice's stream a correction is the value; with them value - word, or value xor word, and
+    no other correction depends on them. Party 0 draws the same words, and bob's stream has none of them."""
+    rows, seeds = 3, [new_seed() for _ in range(3)]
+    corrections, (alice, bob, own) = dealt(seeds, rows)
+    assert {kind for kind, *_ in corrections} >= {"conv", "mul", "linear", "pool", "relu", "clip", "truncate", "table"}
+    masks = {where for where in alice.drawn if where not in corrections}
+    assert masks == set(bob.drawn), "both halves of every mask, and bob's stream has nothing else"
+    assert not set(own.drawn) & set(corrections)
+    for where, correction in corrections.items():
+        values, _ = dealt(seeds, rows, where)
+        shape, dtype = alice.drawn[where]
+        words = Stream(seeds[0], where[0]).words(where[1], shape, dtype)
+        assert words.shape == correction.shape and words.dtype.itemsize == correction.itemsize
+        ring = Ring(3 if where in IN_SMALL_RINGS else 32)
+        hidden = ring.wrap(values[where] - words), values[where] ^ words
+        assert any(np.array_equal(correction, found) for found in hidden), f"{where} is not hidden"
+        for other in corrections:
+            assert other == where or np.array_equal(values[other], corrections[other]), f"{other} hides behind {where}"
+    holder = Words(seeds[0])
+    preparation = graph.Preparation(EVERY_KIND, 0, rows, cast(Any, holder), models())
+    for layer in EVERY_KIND.layers:
+        preparation.add(layer, b"")
+    assert holder.drawn == alice.drawn, "alice and the dealer draw alike"
+
+
+def models() -> dict[str, products.Weights]:
+    """Weights of zero: what alice draws does not depend on them."""
+    shapes = {layer.name: layer.weights() for layer in EVERY_KIND.layers if isinstance(layer, Linear | Conv)}
+    zeros = {name: np.zeros(shape["weight"], dtype=np.int32) for name, shape in shapes.items()}
+    return {name: products.Weights(zero, zero, None) for name, zero in zeros.items()}
+
+
+def test_every_correction_is_hidden_by_words_of_its_own() -> None:
+    check_corrections()
+
+
+@pytest.mark.parametrize("where", ["tables", "monomials", "lift", "select", "one_hot", "beta", "ranks", "product"])
+def test_a_correction_that_is_not_hidden_is_noticed(monkeypatch: Patch, where: str) -> None:
+    bare(where)(monkeypatch)
+    with pytest.raises(AssertionError, match="is not hidden"):
+        check_corrections()
+
+
+def test_one_word_for_a_whole_correction_is_noticed(monkeypatch: Patch) -> None:
+    def fix(self: Any, name: str, value: Array, ring: Ring | None = None) -> None:
+        words = uniform(ring or self.ring, self._alice, name, value.shape)
+        self.corrections[name] = (ring or self.ring).wrap(value - np.broadcast_to(words[:, :1], value.shape))
+
+    monkeypatch.setattr(Dealer, "fix", fix)
+    with pytest.raises(AssertionError, match="is not hidden"):
+        check_corrections()
+
+
+def test_one_word_for_two_corrections_is_noticed(monkeypatch: Patch) -> None:
+    """Here each behind words that mask a value as well."""
+
+    def fix(self: Any, name: str, value: Array, ring: Ring | None = None) -> None:
+        words = uniform(ring or self.ring, self._alice, "input" if name == "product" else "value", value.shape)
+        self.corrections[name] = (ring or self.ring).wrap(value - words)
+
+    monkeypatch.setattr(Dealer, "fix", fix)
+    with pytest.raises(AssertionError, match="drawn twice"):
+        check_corrections()

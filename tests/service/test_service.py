@@ -199,7 +199,8 @@ def test_garbage_and_cut_requests(deployment: Deployment, client: Client, digits
         (bytes(flipped), ProblemType.SEALED_FOR_ANOTHER),
         (rows_of(body, 2), ProblemType.MALFORMED),
         (rows_of(body, 0), ProblemType.INVALID_INPUT),
-        (rows_of(body, 2**32 - 1), ProblemType.INVALID_INPUT),
+        (rows_of(body, 201), ProblemType.TOO_LARGE),
+        (rows_of(body, 2**32 - 1), ProblemType.TOO_LARGE),
     ]
     for changed, expected in cases:
         assert kind(post(deployment, changed)) is expected

@@ -217,7 +217,7 @@ def torch_forward(name: str = "mnist") -> Callable[[mnist.Pixels], np.ndarray]:
     if name == "lenet":
         stages = (nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2))
         model = nn.Sequential(*stages, nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))
-        shape = (-1, 1, 28, 28)
+        shape: tuple[int, ...] = (-1, 1, 28, 28)
     else:
         model = nn.Sequential(nn.Linear(784, 500), nn.ReLU(), nn.Linear(500, 10))
         shape = (-1, 784)
