@@ -14,13 +14,16 @@ from moiety_crypto_provider.app import build
 from moiety_crypto_provider.dealer import Dealer
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.settings import ProviderSettings
+from moiety_party.party import Party
 from moiety_party.pool import Pool
+from moiety_party.settings import PartySettings
 from moiety_shared.catalogue import Entry
 from moiety_shared.plan import Plan
 from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import product
 from moiety_shared.protocols.graph import PreparedRows
+from tests import plans
 from tests.asgi import InProcess
 
 ALICE, BOB = {"authorization": "Bearer alice-secret"}, {"authorization": "Bearer bob-secret"}
@@ -256,6 +259,86 @@ def test_rows_that_were_lost_on_the_way_do_not_pile_up() -> None:
             assert bob.stock <= 24 and len(bob._bundles) <= 6
 
     asyncio.run(run())
+
+
+def test_a_pool_of_one_row_serves_runs_side_by_side() -> None:
+    """Whatever the order in which the rows are named, each reaches both parties once."""
+
+    async def run() -> None:
+        async with pool(target=1, size=1) as alice, pool(target=1, size=1, spread=12) as bob:
+            seen: list[int] = []
+
+            async def one(count: int, delay: float) -> None:
+                first, mine = await alice.take(count)
+                await asyncio.sleep(delay)
+                assert numbers(mine) == numbers(await bob.claim(first, count))
+                seen.extend(numbers(mine))
+
+            for _ in range(5):
+                await asyncio.gather(*(one(count, 0.004 * (4 - i)) for i, count in enumerate((1, 3, 1, 2))))
+            assert sorted(seen) == list(range(35)) and seen != sorted(seen)
+            await asyncio.sleep(0.01)
+            assert alice.stock == bob.stock == 1 and alice.full and bob.full
+            assert len(alice._bundles) == len(bob._bundles) == 1
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+def test_a_pool_makes_the_rows_that_are_wanted_of_it() -> None:
+    async def run() -> None:
+        async with pool(target=1, size=1, spread=8) as alice, pool(target=1, size=1, spread=8) as bob:
+            assert await alice.want(6) == 6
+            await bob.want_until(6)
+            await bob.want_until(10**9)  # nonsense is not followed
+            await asyncio.sleep(0.05)
+            assert (alice.made, bob.made) == (6, 6)
+            first, mine = await alice.take(6)
+            assert numbers(await bob.claim(first, 6)) == numbers(mine)
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+def test_a_pool_of_one_row_goes_on_after_a_bundle_that_never_came() -> None:
+    async def run() -> None:
+        lost = {0: ProblemType.ALREADY_ISSUED, 2: ProblemType.ALREADY_ISSUED}
+        async with pool(target=1, size=1) as alice, pool(target=1, size=1, spread=8, fail=lost) as bob:
+            await asyncio.sleep(0.01)
+            assert bob.gaps == [0] and bob.stock == 1, "another is made in its place"
+            alice.skip(bob.gaps)
+            end = await alice.want(2)
+            await bob.want_until(end)
+            await asyncio.sleep(0.01)
+            assert bob.gaps == [0, 2]
+            alice.skip(bob.gaps)
+            end = await alice.want(2)
+            await bob.want_until(end)
+            first, mine = await alice.take(2)
+            assert numbers(mine) == numbers(await bob.claim(first, 2)) == [3, 4]
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+@pytest.mark.parametrize(
+    ("pool_bytes", "expected"),
+    [(1 << 30, (512, 64, 2048)), (1 << 22, (32, 16, 32)), (1 << 18, (2, 1, 2)), (1000, (1, 1, 1))],
+)
+def test_rows_are_as_many_as_their_bytes_allow(tmp_path: Path, pool_bytes: int, expected: tuple[int, int, int]) -> None:
+    """Inputs in a request, rows in a bundle, rows ready."""
+    settings = PartySettings(data_dir=tmp_path, pool_bytes=pool_bytes)
+    plan = plans.logits()
+    wide = plan.model_copy(
+        update={"layers": (plan.layers[0], plan.layers[1].model_copy(update={"out_features": 1 << 15}))}
+    )
+    assert wide.bundle_row_bytes == 1 << 17
+
+    async def run() -> tuple[int, int, int]:
+        party = Party(settings)
+        try:
+            return party.max_rows(wide), party.bundle_rows_for(wide), party._pool_rows(wide)
+        finally:
+            await party.close()
+
+    assert asyncio.run(run()) == expected
 
 
 def test_seeds_are_not_shown(plan: Plan, tmp_path: Path) -> None:

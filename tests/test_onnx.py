@@ -49,7 +49,9 @@ def save(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(value.detach().numpy(), name) for name, value in (secrets or {}).items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("me", 1)], ir_version=8
+    )
     model = onnx.shape_inference.infer_shapes(model)
     for output in model.graph.output:  # a file has to name a shape
         if not output.type.tensor_type.HasField("shape"):
@@ -382,7 +384,7 @@ REFUSED: dict[str, tuple[Nodes, dict[str, Any], list[str]]] = {
     "two wires multiplied": ([node("MatMul", "x x")], {}, ["a matrix computed from the input"]),
     "batch moved": ([node("Transpose", "x")], {}, ["moves the batch"]),
     "batch flattened": ([node("Flatten", "x", axis=0)], {}, ["flattens the batch"]),
-    "batch reshaped": ([constant("s", [-1], np.int64), node("Reshape", "x s")], {}, ["start with the batch"]),
+    "batch reshaped": ([constant("s", [-1], np.int64), node("Reshape", "x s")], {}, ["mixes up the batch"]),
     "batch reduced": ([node("ReduceMean", "x", axes=[0])], {}, ["the batch"]),
     "linear resizing": ([constant("s", [1, 1, 2.0]), node("Resize", "x _ s", mode="linear")], {}, ["nearest"]),
     "half a resizing": ([constant("s", [1, 1, 1.5]), node("Resize", "x _ s", mode="nearest")], {}, ["whole factors"]),

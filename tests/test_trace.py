@@ -436,6 +436,8 @@ REFUSED: dict[str, tuple[Any, tuple[int, ...], list[str]]] = {
     "batch statistics": (nn.BatchNorm2d(4, track_running_stats=False), (4, 3, 3), ["running ones"]),
     "attention": (Attention(), (5, 8), ["attention (MultiheadAttention)", "serve a convolutional"]),
     "lstm": (Recurrent(), (5, 3), ["lstm (LSTM)", "recurrent"]),
+    "number in the model": (lambda x: x.reshape(2, 2, -1), (4,), ["does not start with the batch"]),
+    "complex": (lambda x: torch.fft.fft(x).real, (4,), ["before it is sent"]),
     "branch": (Branching(), (3,), ["Branching", "test_trace.py:", "if x.sum() > 0:", "control flow"]),
     "two inputs": (Two(), (3,), ["Two", "several inputs (x, y)"]),
     "two outputs": (lambda x: (x, x + 1), (3,), ["2 outputs"]),
@@ -484,7 +486,12 @@ def test_refused(name: str) -> None:
     assert all(fragment in message for fragment in fragments), message
 
 
-def test_only_floats_come_in() -> None:
+def test_only_floats_and_plain_modules_come_in() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.trace(nn.Linear(2, 3), torch.ones(1, 2))
+    with pytest.raises(NotServable, match="nn.Module it was made from"):
+        trace(script, torch.ones(1, 2))
     with pytest.raises(NotServable, match=r"torch\.int64.*embedding"):
         trace(nn.Embedding(5, 3), torch.zeros(1, 4, dtype=torch.int64))
 

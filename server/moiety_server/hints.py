@@ -23,7 +23,9 @@ _LAYERS = {
 _OPERATIONS = {
     r"(group|layer|instance|rms)_norm|cosine_similarity": _NORM,
     r"batch_norm": _LAYERS[r"batchnorm"],
-    r"attention|bmm|baddbmm|einsum": _ATTENTION,
+    r"attention|bmm|baddbmm": _ATTENTION,
+    r"einsum|bilinear\b": "write the product with a parameter as nn.Linear, or x @ parameter",
+    r"fft|stft|complex": "transform the input before it is sent",
     r"embedding": _LOOKUP,
     r"softmax": _LAYERS[r"softmax|softmin"],
     r"\b(std|var|(linalg_(vector_)?)?norm|var_mean|std_mean)\b": _NORM,
@@ -38,7 +40,6 @@ _OPERATIONS = {
     r"threshold|shrink": _COMPARE,
     r"logical|bitwise|isnan|masked|nonzero|round|floor|ceil|\bitem\b|local_scalar": _COMPARE,
     r"sqrt|reciprocal|\bdiv|\blog|pow": f"divide by numbers or parameters only; {_SMOOTH}",
-    r"fft|stft|complex": "transform the input before it is sent",
     r"index|gather|flip|roll|cumsum": "take slices with fixed limits and put them together with torch.cat",
     r"cond|while_loop|wrap": "control flow is not served; write the layers one after the other",
     r"softsign|sin|cos|erf|abs": _SMOOTH,

@@ -9,6 +9,7 @@ but not decomposed: hardswish, pools and linear layers are still themselves, and
 """
 
 import inspect
+import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ _FINAL: dict[str, Final] = {
     "log_softmax.int": "log_softmax",
     "_log_softmax": "log_softmax",
 }
+_BATCH = 13  # for an example of one: a size that no other dimension, and no number in the model, is likely to have
 # What export says in its own words, and what it means to who wrote the model.
 _EXPORT_HINTS = {
     "data-dependent": "control flow must not depend on the values of tensors; relu, clamp and max pools are served",
@@ -50,12 +52,14 @@ _EXPORT_HINTS = {
 def trace(model: nn.Module, example: Tensor) -> ir.Graph:
     """The model as it predicts (not as it trains), for inputs of the example's shape; its batch may be of any size."""
     _check_call(model, example)
-    if len(example) == 1:  # so that no other dimension is taken for the batch
-        example = example.repeat(2, *(1,) * (example.dim() - 1))
+    if len(example) == 1:
+        example = example.repeat(_BATCH, *(1,) * (example.dim() - 1))
     return _Walk(_exported(model, example), example).graph()
 
 
 def _check_call(model: nn.Module, example: Tensor) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NotServable("the model: is compiled to TorchScript. Instead: give the nn.Module it was made from")
     if not example.is_floating_point():
         raise NotServable(
             f"the model's input: is {example.dtype}, but only floats are served. Instead: " + hint_for("", "embedding")
@@ -87,10 +91,22 @@ def _predicting(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without torch's warnings, and without its log, which repeats in full what is about to be raised."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
+
+
 def _exported(model: nn.Module, example: Tensor) -> ExportedProgram:
     try:
-        with _predicting(model), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _predicting(model), _quietly(), torch.no_grad():
             program: ExportedProgram = torch.export.export(model, (example,), strict=False)
             program = program.run_decompositions(_rewritten())
     except Exception as error:
@@ -200,10 +216,10 @@ class _Walk:
         value = value[0] if isinstance(value, list | tuple) else value
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            self._builder.refuse(f"{origin.operation} makes {kind}", hint_for(origin.layers, "gt"))
+            self._builder.refuse(f"{origin.operation} makes {kind}", hint_for(origin.layers, f"{origin.operation} gt"))
         if value.dim() < 1 or len(value) != self._batch:
             self._builder.refuse(
-                f"{origin.operation} gives {tuple(value.shape)}, which does not start with the batch of {self._batch}",
+                f"{origin.operation} gives {tuple(value.shape)}, which does not start with the batch, here {self._batch}",
                 hint_for(origin.layers, "batch"),
             )
 

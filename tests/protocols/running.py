@@ -11,7 +11,7 @@ from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.protocols import graph, reduce
 from moiety_shared.protocols.graph import PreparedRows
-from moiety_shared.protocols.opening import Opening, lockstep, wire_bytes
+from moiety_shared.protocols.opening import Opening, Result, Session, lockstep, wire_bytes
 from moiety_shared.ring import Array
 
 
@@ -56,6 +56,15 @@ def prepare(
     return preparation.ready
 
 
+def without_rounds(session: Session[Result]) -> Result:
+    """The outcome of a session that opens nothing."""
+    try:
+        next(session)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise AssertionError("the session opens something")
+
+
 class Run:
     """One model, masked once; `outputs` runs it on encoded inputs with fresh rows."""
 
@@ -67,33 +76,60 @@ class Run:
         one = {name: self.random(w.shape) for name, w in weights.items()}
         other = {name: w - one[name] for name, w in weights.items()}
         sessions = [graph.mask_model(plan, p, s, masks[p]) for p, s in enumerate((one, other))]
-        self.models = lockstep(*sessions) if weights else ({}, {})
+        self.models = lockstep(*sessions) if self.masks else (without_rounds(sessions[0]), without_rounds(sessions[1]))
+        self.rounds = 0
         self.opened: list[tuple[Opening, Array]] = []
         self.dithers: dict[str, Array] = {}
 
     def random(self, shape: tuple[int, ...]) -> Array:
         return Stream(new_seed()).words("random", shape, self.ring.dtype)
 
-    def outputs(self, x: Array) -> Array:
-        """(rows, values of one input and its label) to the output wire, in the clear."""
-        rows, plan = len(x), self.plan
-        seeds = [new_seed() for _ in range(3)]
-        raw = bundle(plan, rows, self.masks, seeds)
+    def ready(self, x: Array) -> list[tuple[Array, PreparedRows]]:
+        """Each party's share of the inputs and its rows of a fresh bundle."""
+        rows, seeds = len(x), [new_seed() for _ in range(3)]
+        raw = bundle(self.plan, rows, self.masks, seeds)
         x0 = self.random(x.shape)
-        sessions = []
-        for p, share in enumerate((x0, x - x0)):
-            prepared = prepare(plan, p, rows, seeds[p], raw, self.models[p])
-            sessions.append(graph.evaluate(plan, p, share, prepared, self.models[p]))
+        prepared = [prepare(self.plan, p, rows, seeds[p], raw, self.models[p]) for p in (0, 1)]
+        return list(zip((x0, self.ring.wrap(x - x0)), prepared, strict=True))
+
+    def drive(self, alice: Session[Array], bob: Session[Array]) -> Array:
+        """Two sessions to the output in the clear; `opened`, `rounds` and `dithers` are theirs."""
+        self.rounds = 0
         self.opened.clear()
         with recorded_dithers() as self.dithers:
-            out = lockstep(*sessions, lambda o, v: self.opened.append((o, v)))
-        return out[0] ^ out[1] if plan.output.kind == "labels" else self.ring.wrap(out[0] + out[1])
+            if self.plan.rounds:
+                out = lockstep(self._counted(alice), bob, lambda o, v: self.opened.append((o, v)))
+            else:
+                out = without_rounds(alice), without_rounds(bob)
+        return out[0] ^ out[1] if self.plan.output.kind == "labels" else self.ring.wrap(out[0] + out[1])
+
+    def _counted(self, session: Session[Array]) -> Session[Array]:
+        sent = next(session)
+        while True:
+            self.rounds += 1
+            try:
+                sent = session.send((yield sent))
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+
+    def outputs(self, x: Array) -> Array:
+        """(rows, values of one input and its label) to the output wire, in the clear."""
+        sessions = [
+            graph.evaluate(self.plan, p, share, prepared, self.models[p])
+            for p, (share, prepared) in enumerate(self.ready(x))
+        ]
+        return self.drive(*sessions)
+
+    def expected(self, x: Array) -> Array:
+        """What the plain evaluator makes of the inputs under the dithers of the last run."""
+        return reference.run(self.plan, x, self.weights, lambda name, _: self.dithers[name])
 
     def assert_bit_exact(self, x: Array) -> Array:
         """Equal to the plain evaluator under the same dithers, at the stated cost. Returns the output."""
-        got = self.outputs(x)
-        expected = reference.run(self.plan, x, self.weights, lambda name, _: self.dithers[name])
-        assert got.shape == expected.shape and np.array_equal(got, expected)
-        cost = sum((layer.cost(self.plan.ring_bits, len(x)).online_bytes for layer in self.plan.layers), 0)
-        assert sum(wire_bytes(opening) for opening, _ in self.opened) == cost
+        got, expected = self.outputs(x), self.expected(x)
+        assert got.shape == expected.shape == (len(x), *self.plan.wires[self.plan.output.wire].shape)
+        assert np.array_equal(got, expected)
+        stated = [sent for layer in self.plan.layers for sent in layer.openings(self.plan.ring_bits, len(x))]
+        assert sorted(wire_bytes(opening) for opening, _ in self.opened) == sorted(stated)
+        assert self.rounds == self.plan.rounds == self.plan.cost(len(x)).rounds
         return got

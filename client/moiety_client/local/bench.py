@@ -44,11 +44,11 @@ class Row:
 
     @classmethod
     def at_most(cls, what: str, value: float, asked: float) -> "Row":
-        return cls(what, round(value, 4), asked, value <= asked)
+        return cls(what, round(float(value), 4), asked, bool(value <= asked))
 
     @classmethod
     def at_least(cls, what: str, value: float, asked: float) -> "Row":
-        return cls(what, round(value, 4), asked, value >= asked)
+        return cls(what, round(float(value), 4), asked, bool(value >= asked))
 
 
 def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool) -> int:

@@ -1,0 +1,75 @@
+"""Small plans by hand, with weights: for tests of what carries a run, not of what it computes."""
+
+import numpy as np
+
+from moiety_shared.layers import Linear, Mul, Open, ReLU, TopK
+from moiety_shared.local import Combine, Sum
+from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
+from moiety_shared.ring import Array
+
+CLASSES = 5
+SIZE = 4
+X = Input(name="x", shape=(SIZE,), frac_bits=4, low=-8, high=8)
+_SCORES: tuple[AnyLayer, ...] = (
+    Open(name="o", input="x", shape=(SIZE,)),
+    Linear(name="l", input="o", shape=(SIZE,), out_features=CLASSES),
+)
+
+
+def _top(**how: object) -> TopK:
+    common = {"name": "t", "input": "l", "shape": (CLASSES,), "shift": 0, "opened_bits": 18, "range_bits": 14}
+    return TopK.model_validate(common | how)
+
+
+def weights() -> dict[str, Array]:
+    """Of the linear layer: whole numbers, so that scores come out exactly."""
+    weight = np.arange(CLASSES * SIZE, dtype=np.int32).reshape(CLASSES, SIZE)
+    return {"l.weight": weight * 7 % 11 - 5, "l.bias": np.arange(CLASSES, dtype=np.int32)}
+
+
+def scores(x: Array) -> Array:
+    """The linear layer on encoded inputs."""
+    w = weights()
+    return x[:, :SIZE].astype(np.int64) @ w["l.weight"].T + w["l.bias"]
+
+
+def logits(final: str = "none") -> Plan:
+    output = {"wire": "l", "shape": (CLASSES,), "scale": 2.0**-4, "final": final}
+    return Plan(ring_bits=32, input=X, layers=_SCORES, output=Output.model_validate(output))
+
+
+def labels(top: int = 2) -> Plan:
+    output = Output(wire="t", shape=(CLASSES,), kind="labels", top=top)
+    return Plan(ring_bits=32, input=X, layers=(*_SCORES, _top(k=top)), output=output)
+
+
+def count() -> Plan:
+    layers: tuple[AnyLayer, ...] = (
+        *_SCORES,
+        _top(result="share"),
+        Open(name="guess", input="t", shape=(CLASSES,)),
+        Open(name="truth", input=LABELS, shape=(CLASSES,)),
+        Mul(name="hit", left="guess", right="truth", left_shape=(CLASSES,), right_shape=(CLASSES,)),
+        Sum(name="hits", input="hit", shape=(CLASSES,), axes=(0,)),
+    )
+    asked = X.model_copy(update={"classes": CLASSES})
+    return Plan(ring_bits=32, input=asked, layers=layers, output=Output(wire="hits", shape=(1,), kind="count"))
+
+
+def branches() -> Plan:
+    """Two layers that open side by side: relu(y) - 2 relu(y - 3), with y the scores."""
+
+    def relu(name: str, *hinges: int) -> ReLU:
+        return ReLU(
+            name=name, input="l", shape=(CLASSES,), shift=0, opened_bits=16, range_bits=12, hinges=hinges, digit_bits=4
+        )
+
+    shapes, sides = ((CLASSES,), (CLASSES,)), (relu("a", 0), relu("b", 3))
+    joined = Combine(name="sum", inputs=("a", "b"), shapes=shapes, factors=(1, -2))
+    return Plan(ring_bits=32, input=X, layers=(*_SCORES, *sides, joined), output=Output(wire="sum", shape=(CLASSES,)))
+
+
+def random_inputs(rows: int, seed: int = 0) -> Array:
+    """Encoded inputs inside of the range."""
+    words = np.arange(rows * SIZE, dtype=np.int64) * 2654435761 + seed * 97
+    return (words % 257 - 128).astype(np.int32).reshape(rows, SIZE)

@@ -1,0 +1,50 @@
+"""Rows that are dear: a pool of one row, and a request for each input."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moiety_client import inputs
+from moiety_client.client import AsyncClient, Client
+from moiety_client.exchange import Sealer
+from moiety_client.local import mnist
+from moiety_client.local.deployment import Deployment
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import http
+
+Digits = tuple[np.ndarray, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def scarce(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, str]]:
+    root: Path = tmp_path_factory.mktemp("scarce")
+    pools = {"POOL_BYTES": "30000"}  # one row of the MNIST network
+    with Deployment(root, extra={"alice": pools, "bob": pools}) as running:
+        yield running, running.publish()
+
+
+def test_one_row_at_a_time_serves_batches_and_many_clients(scarce: tuple[Deployment, str], digits: Digits) -> None:
+    deployment, key = scarce
+    expected = mnist.float_outputs(digits[0][:12]).argmax(axis=1)
+    with Client(deployment.url("server"), owner_key=key, timeout=60) as client:
+        entry = client.model("mnist")
+        assert entry.max_rows == 1
+        assert np.array_equal(client.predict("mnist", digits[0][:12]).labels, expected)
+        for role in ("alice", "bob"):
+            assert int(str(deployment.party_state(role, entry.upload_id)["rows_ready"])) <= 2
+
+        wide = Sealer(entry.model_copy(update={"max_rows": 2})).call(inputs.encode(entry, digits[0][:2]))
+    with http.client(deployment.url("alice")) as alice:
+        answer = alice.post("/v1/predictions", content=wide.body)
+        problem = Problem.from_document(answer.json())
+        assert problem.kind is ProblemType.TOO_LARGE
+
+    async def many() -> list[int]:
+        async with AsyncClient(deployment.url("server"), owner_key=key, timeout=60) as twin:
+            answers = await asyncio.gather(*(twin.predict("mnist", digits[0][i]) for i in range(12)))
+            return [int(answer.labels[0]) for answer in answers]
+
+    assert asyncio.run(many()) == expected.tolist()
