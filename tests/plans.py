@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from moiety_shared.layers import Linear, Mul, Open, ReLU, TopK
+from moiety_shared.layers import Linear, Mul, Open
 from moiety_shared.local import Combine, Sum
+from moiety_shared.lookups import ReLU, TopK
 from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
 from moiety_shared.ring import Array
 

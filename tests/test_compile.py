@@ -16,7 +16,8 @@ from moiety_server.compile import Compiled, compile_model, encode_rows
 from moiety_server.ir import NotServable
 from moiety_server.trace import trace
 from moiety_shared import reference
-from moiety_shared.layers import Linear, MaxPool, ReLU, TopK
+from moiety_shared.layers import Linear
+from moiety_shared.lookups import MaxPool, ReLU, TopK
 from tests.protocols.running import Run
 
 

@@ -39,6 +39,7 @@ from moiety_shared.wire import (
 
 _PING_SECONDS = 1.0
 _CONNECT_SECONDS = 3.0
+_MASKING_RUNS = 10  # a model's masking may take as long as so many runs
 _PING_INTERVAL = 5.0
 _WAIT_SECONDS, _POLL_SECONDS = 5.0, 0.1  # for rows that bob is still preparing
 # A lane that broke while idle, or a lease that ended at one side: one more run, with fresh rows, may do.
@@ -87,7 +88,7 @@ class Leader:
     async def put_model(self, upload_id: str, plan: Plan, shares: dict[str, Array]) -> str:
         """Mask the weights with bob, who must hold his half already; durable at both when this returns."""
         party = self._party
-        async with self._lane() as lane:
+        async with self._lane(_MASKING_RUNS * party.settings.run_seconds) as lane:
             await lane.send_json(FrameKind.MASK, {"upload": upload_id, "plan": plan.digest.hex()})
             await lane.expect(FrameKind.MASK)
             lane.in_run = True
@@ -161,8 +162,9 @@ class Leader:
     # Lanes and leases
 
     @asynccontextmanager
-    async def _lane(self) -> AsyncIterator[Lane]:
-        """A lane of one's own for one session. It goes back only if the session ended cleanly."""
+    async def _lane(self, seconds: float = 0) -> AsyncIterator[Lane]:
+        """A lane of one's own for one session, of `run_seconds` unless it may take longer. It goes back only if the
+        session ended cleanly."""
         if self._waiting >= self._party.settings.max_waiting:
             raise Problem(ProblemType.OVERLOADED)
         self._waiting += 1
@@ -173,7 +175,7 @@ class Leader:
         lane: Lane | None = None
         clean = False
         try:
-            async with asyncio.timeout(self._party.settings.run_seconds):
+            async with asyncio.timeout(seconds or self._party.settings.run_seconds):
                 lane = self._idle.pop() if self._idle else await self._connect()
                 try:
                     yield lane

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,44 +11,18 @@ from moiety_server import ir, ranges, smooth
 from moiety_server.ir import NotServable
 from moiety_server.ranges import Range
 from moiety_server.scales import Precision, Scales, fitting
+from moiety_server.wires import FEWEST_VALUE_BITS, Wire, Writer, fits
 from moiety_shared import layers as plan_layers
-from moiety_shared import local
-from moiety_shared.layers import Layer
+from moiety_shared import local, lookups
 from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
-from moiety_shared.ring import Array, Ring
 
 _MOST_FRAC_BITS = 30
 _FEWEST_WEIGHT_BITS = 5
-_FEWEST_VALUE_BITS = 7
-_NEEDLESS_BITS = 4  # more than that of an input that nobody wants are taken from it, for the weights
 _COARSE = 2.0**-10
-_FEWEST_OPENED = 4
 _RANKED_BITS = 20  # compared for a label: four digits of five bits
 
 
-@dataclass(frozen=True)
-class Wire:
-    """A wire of the plan: its ring elements times factor * 2^-frac are real values between low and high."""
-
-    name: str
-    shape: tuple[int, ...]
-    bits: int
-    frac: int
-    factor: float
-    low: float
-    high: float
-
-    @property
-    def unit(self) -> float:
-        return self.factor * 2.0**-self.frac
-
-    @property
-    def reach(self) -> float:
-        """Largest magnitude in units of `factor`, so that reach * 2^frac is the largest ring element."""
-        return max(abs(self.low), abs(self.high), 1e-9) / self.factor
-
-
-class Emitter:
+class Emitter(Writer):
     """One model at one precision. Raises NotServable where the ring is too small."""
 
     def __init__(
@@ -60,23 +33,17 @@ class Emitter:
         precision: Precision,
         limits: tuple[float, float],
     ) -> None:
-        self.layers: list[AnyLayer] = []
-        self.weights: dict[str, Array] = {}
-        self.origins: dict[str, str] = {}
+        super().__init__(precision, graph.nodes[0])
         self.measured: set[str] = set()
         self._graph, self._known, self._scales, self._limits = graph, known, scales, limits
-        self._precision, self._ring = precision, Ring(precision.ring_bits)
         self._wires: dict[str, Wire] = {}
-        self._short: dict[str, Wire] = {}
-        self._opened: dict[str, str] = {}
-        self._node: ir.Node = graph.nodes[0]
         for node in graph.nodes:
-            self._node = node
+            self.node = node
             self._wires[node.name] = self._write(node, [self._wires[name] for name in node.inputs])
 
     def logits(self) -> Plan:
         """The plan that gives all outputs."""
-        wire = self._in_ring(self._wires[self._graph.output])
+        wire = self.in_ring(self._wires[self._graph.output])
         output = Output(wire=wire.name, shape=wire.shape, scale=wire.unit, final=self._graph.final)
         return self._plan(self.layers, output)
 
@@ -86,9 +53,9 @@ class Emitter:
         classes = wire.shape[-1]
         if len(wire.shape) != 1 or not 2 <= classes <= 2048 or top >= classes:
             raise NotServable(f"labels need one output for each of 2 to 2048 classes, these are {wire.shape}")
-        self._node = self._graph.nodes[-1]
+        self.node = self._graph.nodes[-1]
         cut = max(0, wire.frac - fitting((wire.high - wire.low) / wire.factor, _RANKED_BITS))
-        kind = plan_layers.TopK(
+        kind = lookups.TopK(
             name="labels-top",
             input=wire.name,
             shape=(classes,),
@@ -100,16 +67,16 @@ class Emitter:
             result="words" if reveal == "labels" else "share",
         )
         start = len(self.layers)
-        self._add(kind)
+        self.add(kind)
         if reveal == "labels":
             output = Output(wire=kind.name, shape=(classes,), kind="labels", top=top)
         else:
-            sides = [self._open(Wire(name, (classes,), self._ring.bits, 0, 1.0, 0, 1)) for name in (kind.name, LABELS)]
+            sides = [self.open(Wire(name, (classes,), self.ring.bits, 0, 1.0, 0, 1)) for name in (kind.name, LABELS)]
             shape = (classes,)
-            self._add(
+            self.add(
                 plan_layers.Mul(name="labels-right", left=sides[0], right=sides[1], left_shape=shape, right_shape=shape)
             )
-            self._add(local.Sum(name="labels-count", input="labels-right", shape=shape, axes=(0,)))
+            self.add(local.Sum(name="labels-count", input="labels-right", shape=shape, axes=(0,)))
             output = Output(wire="labels-count", shape=(1,), kind="count")
         added, self.layers = self.layers, self.layers[:start]
         return self._plan(added, output, classes if reveal == "count" else None)
@@ -118,81 +85,8 @@ class Emitter:
         first = self._wires[self._graph.nodes[0].name]
         low, high = self._limits
         given = Input(name=first.name, shape=first.shape, frac_bits=first.frac, low=low, high=high, classes=classes)
-        bits = self._precision.ring_bits
+        bits = self.precision.ring_bits
         return Plan(ring_bits=32 if bits == 32 else 64, input=given, layers=tuple(layers), output=output)
-
-    # What nodes are made of
-
-    def _add(self, layer: AnyLayer) -> None:
-        self.layers.append(layer)
-        self.origins[layer.name] = self._node.origin
-
-    def _name(self, wire: Wire, suffix: str) -> str:
-        return f"{wire.name[: 63 - len(suffix)]}-{suffix}"
-
-    def _after(self, wire: Wire, layer: AnyLayer, **changes: object) -> Wire:
-        """The wire that `layer`, made of `wire`, yields; `changes` to its scale or range."""
-        self._add(layer)
-        return replace(wire, name=layer.name, shape=layer.output_shape, **changes)  # type: ignore[arg-type]
-
-    def _cut(self, wire: Wire, wanted: float) -> Wire:
-        """The wire truncated to what products can read, or to the fractional bits that they want, in the plan's ring."""
-        frac = min(wire.frac, fitting(wire.reach, self._precision.short))
-        if wire.bits == self._ring.bits:
-            useful = math.ceil(min(wanted + math.log2(wire.factor), 60)) + 1
-            frac = min(frac, max(useful, fitting(wire.reach, _FEWEST_VALUE_BITS)))
-        return self._at_most(wire, frac, "cut") if frac < wire.frac else self._truncated(wire, frac, "cut")
-
-    def _at_most(self, wire: Wire, frac: int, suffix: str = "low") -> Wire:
-        """The wire with no more fractional bits than that."""
-        while wire.frac > frac:
-            wire = self._truncated(wire, max(frac, wire.frac - wire.bits + _FEWEST_OPENED), suffix)
-        return wire
-
-    def _truncated(self, wire: Wire, frac: int, suffix: str) -> Wire:
-        shift = wire.frac - frac
-        layer = plan_layers.Truncate(
-            name=self._name(wire, suffix),
-            input=wire.name,
-            shape=wire.shape,
-            shift=shift,
-            opened_bits=min(self._precision.opened, wire.bits - shift),
-        )
-        return self._after(wire, layer, frac=frac, bits=self._ring.bits)
-
-    def _in_ring(self, wire: Wire) -> Wire:
-        return wire if wire.bits == self._ring.bits else self._small(wire)
-
-    def _small(self, wire: Wire, wanted: float = math.inf) -> Wire:
-        """The wire in the plan's ring at magnitudes that products can read; each is cut once."""
-        short = wire.reach * 2.0**wire.frac < 2.0 ** (self._precision.compared + 1)
-        needless = wire.frac - (wanted + math.log2(wire.factor))
-        if short and wire.bits == self._ring.bits and needless <= _NEEDLESS_BITS:
-            return wire
-        if wire.name not in self._short:
-            self._short[wire.name] = self._cut(wire, wanted)
-        return self._short[wire.name]
-
-    def _open(self, wire: Wire) -> str:
-        if wire.name not in self._opened:
-            layer = plan_layers.Open(name=self._name(wire, "open"), input=wire.name, shape=wire.shape)
-            self._add(layer)
-            self._opened[wire.name] = layer.name
-        return self._opened[wire.name]
-
-    def _demand(self, condition: bool, what: str) -> None:
-        if not condition:
-            raise NotServable(
-                f"{self._node.origin}: {what} in a {self._ring.bits}-bit ring; declare a smaller input range, scale "
-                "the weights down, or use a 64-bit ring"
-            )
-
-    def _encode(self, values: Tensor, scale: float) -> Array:
-        """round(values * scale) as ring elements."""
-        rounded = np.rint(values.detach().double().numpy() * scale)
-        self._demand(bool(np.isfinite(rounded).all()), "has weights that are NaN or infinite")
-        self._demand(float(np.abs(rounded).max(initial=0)) < 2.0 ** (self._ring.bits - 1), "has too large weights")
-        return rounded.astype(self._ring.dtype)
 
     def _bounds(self, node: ir.Node) -> tuple[float, float]:
         known = self._known[node.name]
@@ -206,11 +100,11 @@ class Emitter:
             self.measured.add(node.name)
         match node:
             case ir.Input():
-                frac = min(fitting(self._known[node.name].reach, self._precision.short), _MOST_FRAC_BITS)
+                frac = min(fitting(self._known[node.name].reach, self.precision.short), _MOST_FRAC_BITS)
                 frac = min(frac, max(math.ceil(min(self._scales.wanted[node.name], 60)), 1))
-                return Wire(node.name, node.shape, self._ring.bits, max(frac, 0), 1.0, low, high)
+                return Wire(node.name, node.shape, self.ring.bits, max(frac, 0), 1.0, low, high)
             case ir.Linear() | ir.Conv():
-                return self._product(node, self._small(x[0], self._scales.wanted[node.inputs[0]]))
+                return self._product(node, self.small(x[0], self._scales.wanted[node.inputs[0]]))
             case ir.Clamp():
                 return self._clamp(node, x[0])
             case ir.MaxPool():
@@ -218,7 +112,7 @@ class Emitter:
             case ir.Smooth():
                 return self._smooth(node, x[0])
             case ir.Mul():
-                return self._mul(node, self._small(x[0]), self._small(x[1]))
+                return self._mul(node, self.small(x[0]), self.small(x[1]))
             case ir.Add():
                 return self._sum(node, x)
             case ir.Concat():
@@ -229,15 +123,15 @@ class Emitter:
                     shapes=tuple(w.shape for w in aligned),
                     axis=node.axis,
                 )
-                return self._after(aligned[0], layer, low=low, high=high)
+                return self.after(aligned[0], layer, low=low, high=high)
             case ir.Scale():
                 return self._scaled(node, x[0])
             case ir.Bias():
-                return self._bias(node.name, self._in_ring(x[0]), node.value, low, high)
+                return self._bias(node.name, self.in_ring(x[0]), node.value, low, high)
             case ir.Sum() | ir.SumPool():
-                return self._sum_of(node, self._in_ring(x[0]))
+                return self._sum_of(node, self.in_ring(x[0]))
             case _:
-                return self._after(x[0], self._moved(node, x[0]), low=low, high=high)
+                return self.after(x[0], self._moved(node, x[0]), low=low, high=high)
 
     def _moved(self, node: ir.Node, x: Wire) -> AnyLayer:
         """Layers that only move values."""
@@ -259,14 +153,14 @@ class Emitter:
         low, high = self._bounds(node)
         frac = min(self._scales.total[node.name], x.frac + _MOST_FRAC_BITS)
         largest = float(node.weight.abs().max()) * x.factor
-        frac = min(frac, x.frac + fitting(max(largest, 1e-9), self._ring.bits - 2))
+        frac = min(frac, x.frac + fitting(max(largest, 1e-9), self.ring.bits - 2))
         coarse = ranges.of_products(self._known, node)[0] * 2.0 ** (x.frac - frac - 1)  # what rounding the weights does
         fine = largest * 2.0 ** (frac - x.frac) >= 2.0**_FEWEST_WEIGHT_BITS or coarse <= _COARSE * max(-low, high)
-        self._demand(fine, f"can reach {max(-low, high):.3g}, too much")
-        self.weights[f"{node.name}.weight"] = self._encode(node.weight, x.factor * 2.0 ** (frac - x.frac))
+        self.demand(fine, f"can reach {max(-low, high):.3g}, too much")
+        self.weights[f"{node.name}.weight"] = self.encode(node.weight, x.factor * 2.0 ** (frac - x.frac))
         if node.bias is not None:
-            self.weights[f"{node.name}.bias"] = self._encode(node.bias, 2.0**frac)
-        head = {"name": node.name, "input": self._open(x), "shape": x.shape, "bias": node.bias is not None}
+            self.weights[f"{node.name}.bias"] = self.encode(node.bias, 2.0**frac)
+        head = {"name": node.name, "input": self.open(x), "shape": x.shape, "bias": node.bias is not None}
         layer: plan_layers.Linear | plan_layers.Conv
         if isinstance(node, ir.Linear):
             layer = plan_layers.Linear(**head, out_features=node.shape[-1])
@@ -282,24 +176,24 @@ class Emitter:
                 transposed=node.transposed,
                 output_padding=node.output_padding,
             )
-        return self._after(x, layer, frac=frac, factor=1.0, low=low, high=high)
+        return self.after(x, layer, frac=frac, factor=1.0, low=low, high=high)
 
     def _fraction(self, node: ir.Node, x: Wire, reach: float, bits: int) -> int:
         """Fractional bits of what a comparison opens: no more than fit, or than its readers have use for."""
         frac = min(x.frac, fitting(reach, bits))
-        if x.bits < self._ring.bits:
-            self._demand(frac == x.frac, "would be cut twice")
+        if x.bits < self.ring.bits:
+            self.demand(frac == x.frac, "would be cut twice")
         wanted = self._scales.wanted[node.name] + math.log2(x.factor)
-        useful = max(math.ceil(min(wanted, 60)), fitting(x.reach, _FEWEST_VALUE_BITS - 1)) + 1
-        frac = frac if x.bits < self._ring.bits else min(frac, useful)
-        self._demand(frac >= fitting(x.reach, 4), "would keep less than four bits of what it compares")
+        useful = max(math.ceil(min(wanted, 60)), fitting(x.reach, FEWEST_VALUE_BITS - 1)) + 1
+        frac = frac if x.bits < self.ring.bits else min(frac, useful)
+        self.demand(frac >= fitting(x.reach, 4), "would keep less than four bits of what it compares")
         return frac
 
     def _comparison(self, x: Wire, frac: int, difference: float) -> dict[str, int]:
         """The attributes of a layer that compares values up to `difference` (in units of factor)."""
-        bits = min(max(math.ceil(math.log2(difference * 2.0**frac + 2)), 1), self._precision.opened - 1)
+        bits = min(max(math.ceil(math.log2(difference * 2.0**frac + 2)), 1), self.precision.opened - 1)
         digits = math.ceil(bits / (4 if bits <= 16 else 5))
-        opened = x.bits if x.bits < self._ring.bits else self._precision.opened
+        opened = x.bits if x.bits < self.ring.bits else self.precision.opened
         return {
             "shift": x.frac - frac,
             "opened_bits": min(opened, x.bits - (x.frac - frac)),
@@ -312,23 +206,23 @@ class Emitter:
         # A limit that the wire's range does not reach needs no comparison.
         limits = [node.low] if node.high is None or node.high >= x.high else [node.low, node.high]
         farthest = max(max(abs(x.low - h), abs(x.high - h)) for h in limits) / x.factor
-        frac = self._fraction(node, x, max(farthest, x.reach), self._precision.compared)
-        layer = plan_layers.ReLU(
+        frac = self._fraction(node, x, max(farthest, x.reach), self.precision.compared)
+        layer = lookups.ReLU(
             name=node.name,
             input=x.name,
             shape=x.shape,
             hinges=tuple(round(limit / x.factor * 2.0**frac) for limit in limits),
             **self._comparison(x, frac, max(farthest, x.reach)),
         )
-        wire = self._after(x, layer, frac=frac, bits=self._ring.bits, low=low - node.low, high=high - node.low)
+        wire = self.after(x, layer, frac=frac, bits=self.ring.bits, low=low - node.low, high=high - node.low)
         if node.low == 0:
             return wire
-        return self._bias(self._name(wire, "low"), wire, torch.tensor([node.low]), low, high)
+        return self._bias(self.name(wire, "low"), wire, torch.tensor([node.low]), low, high)
 
     def _max_pool(self, node: ir.MaxPool, x: Wire) -> Wire:
         low, high = self._bounds(node)
-        frac = self._fraction(node, x, max(x.reach, (x.high - x.low) / x.factor / 2), self._precision.short)
-        layer = plan_layers.MaxPool(
+        frac = self._fraction(node, x, max(x.reach, (x.high - x.low) / x.factor / 2), self.precision.short)
+        layer = lookups.MaxPool(
             name=node.name,
             input=x.name,
             shape=x.shape,
@@ -339,29 +233,29 @@ class Emitter:
             output_size=node.shape[1:],
             **self._comparison(x, frac, (x.high - x.low) / x.factor),
         )
-        return self._after(x, layer, frac=frac, bits=layer.opened_bits, low=low, high=high)
+        return self.after(x, layer, frac=frac, bits=layer.opened_bits, low=low, high=high)
 
     def _mul(self, node: ir.Mul, x: Wire, z: Wire) -> Wire:
         low, high = self._bounds(node)
         layer = plan_layers.Mul(
-            name=node.name, left=self._open(x), right=self._open(z), left_shape=x.shape, right_shape=z.shape
+            name=node.name, left=self.open(x), right=self.open(z), left_shape=x.shape, right_shape=z.shape
         )
-        return self._after(x, layer, frac=x.frac + z.frac, factor=x.factor * z.factor, low=low, high=high)
+        return self.after(x, layer, frac=x.frac + z.frac, factor=x.factor * z.factor, low=low, high=high)
 
     def _aligned(self, node: ir.Node, x: list[Wire], reach: float) -> list[Wire]:
         """Wires of one scale, at which `reach` fits the ring."""
-        if len({(w.frac, w.factor, w.bits) for w in x}) == 1 and (x[0].bits < self._ring.bits or _fits(x[0], reach)):
-            if x[0].bits < self._ring.bits and isinstance(node, ir.Add):
-                x = [self._in_ring(w) for w in x]
+        if len({(w.frac, w.factor, w.bits) for w in x}) == 1 and (x[0].bits < self.ring.bits or fits(x[0], reach)):
+            if x[0].bits < self.ring.bits and isinstance(node, ir.Add):
+                x = [self.in_ring(w) for w in x]
             return x
-        most = fitting(reach, self._ring.bits - 1)
-        given = [self._in_ring(w) for w in x]
-        given = [w if w.frac <= most and w.factor == 1 else self._at_most(self._small(w), most) for w in given]
+        most = fitting(reach, self.ring.bits - 1)
+        given = [self.in_ring(w) for w in x]
+        given = [w if w.frac <= most and w.factor == 1 else self.at_most(self.small(w), most) for w in given]
         frac = min(max(w.frac for w in given), most)
         if any(w.factor != 1 for w in given):  # whole factors stand in for others: room for their precision
-            frac = min(most, max(frac, max(w.frac for w in given) + self._precision.short))
-        frac = min(frac, min(w.frac for w in given) + self._ring.bits - 4)
-        given = [self._at_most(w, frac) for w in given]
+            frac = min(most, max(frac, max(w.frac for w in given) + self.precision.short))
+        frac = min(frac, min(w.frac for w in given) + self.ring.bits - 4)
+        given = [self.at_most(w, frac) for w in given]
         return [self._rescaled(node, w, frac, index) for index, w in enumerate(given)]
 
     def _rescaled(self, node: ir.Node, wire: Wire, frac: int, index: int) -> Wire:
@@ -371,7 +265,7 @@ class Emitter:
             return replace(wire, factor=1.0)
         name = f"{node.name[:58]}-by{index}"
         layer = local.Combine(name=name, inputs=(wire.name,), shapes=(wire.shape,), factors=(times,))
-        return self._after(wire, layer, frac=frac, factor=1.0)
+        return self.after(wire, layer, frac=frac, factor=1.0)
 
     def _sum(self, node: ir.Add, x: list[Wire]) -> Wire:
         low, high = self._bounds(node)
@@ -384,7 +278,7 @@ class Emitter:
             shapes=tuple(w.shape for w in aligned),
             factors=node.factors,
         )
-        return self._after(aligned[0], layer, low=low, high=high)
+        return self.after(aligned[0], layer, low=low, high=high)
 
     def _scaled(self, node: ir.Scale, x: Wire) -> Wire:
         low, high = self._bounds(node)
@@ -393,76 +287,68 @@ class Emitter:
             if exponent.is_integer() and x.frac - int(exponent) >= 0:
                 return replace(x, frac=x.frac - int(exponent), low=low, high=high)
             return replace(x, factor=x.factor * node.factor, low=low, high=high)
-        wire = self._in_ring(x)
+        wire = self.in_ring(x)
         layer = local.Combine(name=node.name, inputs=(wire.name,), shapes=(wire.shape,), factors=(-1,))
-        return self._after(wire, layer, factor=wire.factor * -node.factor, low=low, high=high)
+        return self.after(wire, layer, factor=wire.factor * -node.factor, low=low, high=high)
 
     def _sum_of(self, node: ir.Sum | ir.SumPool, x: Wire) -> Wire:
         low, high = self._bounds(node)
-        if not _fits(x, max(abs(low), abs(high))):
-            most = fitting(max(abs(low), abs(high)) / x.factor, self._ring.bits - 2)
-            x = self._at_most(self._small(x), most)
+        if not fits(x, max(abs(low), abs(high))):
+            most = fitting(max(abs(low), abs(high)) / x.factor, self.ring.bits - 2)
+            x = self.at_most(self.small(x), most)
         head = {"name": node.name, "input": x.name, "shape": x.shape}
         layer: AnyLayer
         if isinstance(node, ir.Sum):
             layer = local.Sum(**head, axes=node.axes)
         else:
             layer = local.SumPool(**head, kernel=node.kernel, stride=node.stride, padding=node.padding)
-        return self._after(x, layer, low=low, high=high)
+        return self.after(x, layer, low=low, high=high)
 
     def _bias(self, name: str, x: Wire, value: Tensor, low: float, high: float) -> Wire:
-        if not _fits(x, max(abs(low), abs(high))):
-            x = self._at_most(self._small(x), fitting(max(abs(low), abs(high)) / x.factor, self._ring.bits - 2))
-        self.weights[f"{name}.bias"] = self._encode(value, 1 / x.unit)
+        if not fits(x, max(abs(low), abs(high))):
+            x = self.at_most(self.small(x), fitting(max(abs(low), abs(high)) / x.factor, self.ring.bits - 2))
+        self.weights[f"{name}.bias"] = self.encode(value, 1 / x.unit)
         layer = plan_layers.Bias(name=name, input=x.name, shape=x.shape, bias_shape=tuple(value.shape))
-        return self._after(x, layer, low=low, high=high)
+        return self.after(x, layer, low=low, high=high)
 
     def _smooth(self, node: ir.Smooth, x: Wire) -> Wire:
         """f(x) = a[s] + b[s] x with the line looked up by s, the upper bits of x; see smooth.py."""
         low, high = self._bounds(node)
-        most = fitting(max(abs(low), abs(high), 1e-9), self._ring.bits - 2) - smooth.SLOPE_BITS
-        frac = min(x.frac, fitting(x.reach, self._precision.short), most)
+        most = fitting(max(abs(low), abs(high), 1e-9), self.ring.bits - 2) - smooth.SLOPE_BITS
+        frac = min(x.frac, fitting(x.reach, self.precision.short), most)
         lines = smooth.lines(node, x.low, x.high, x.factor, x.frac, frac + smooth.SLOPE_BITS)
-        table = plan_layers.Table(
-            name=self._name(replace(x, name=node.name), "line"),
+        table = lookups.Table(
+            name=self.name(replace(x, name=node.name), "line"),
             input=x.name,
             shape=x.shape,
             shift=lines.shift,
             opened_bits=lines.index_bits,
             values=(lines.offsets, lines.slopes),
         )
-        self._demand(lines.shift + lines.index_bits <= x.bits, "opens more bits than there are")
-        self._add(table)
-        small = self._at_most(self._small(x), frac)
-        both = Wire(table.name, table.output_shape, self._ring.bits, 0, 1.0, 0, 1)
+        self.demand(lines.shift + lines.index_bits <= x.bits, "opens more bits than there are")
+        self.add(table)
+        small = self.at_most(self.small(x), frac)
+        both = Wire(table.name, table.output_shape, self.ring.bits, 0, 1.0, 0, 1)
         offset, slope = (self._plane(both, index, name) for index, name in enumerate(("offset", "slope")))
         product = plan_layers.Mul(
-            name=self._name(replace(x, name=node.name), "slope-x"),
-            left=self._open(slope),
-            right=self._open(small),
+            name=self.name(replace(x, name=node.name), "slope-x"),
+            left=self.open(slope),
+            right=self.open(small),
             left_shape=x.shape,
             right_shape=x.shape,
         )
-        self._add(product)
+        self.add(product)
         lift = small.frac + smooth.SLOPE_BITS - lines.offset_bits
         layer = local.Combine(
             name=node.name, inputs=(product.name, offset.name), shapes=(x.shape,) * 2, factors=(1, 1 << lift)
         )
         # The slopes carry the factor of x, so that the product is in real units.
-        return self._after(small, layer, frac=small.frac + smooth.SLOPE_BITS, factor=1.0, low=low, high=high)
+        return self.after(small, layer, frac=small.frac + smooth.SLOPE_BITS, factor=1.0, low=low, high=high)
 
     def _plane(self, both: Wire, index: int, suffix: str) -> Wire:
         layer = local.Slice(
-            name=self._name(both, suffix), input=both.name, shape=both.shape, axis=0, start=index, stop=index + 1
+            name=self.name(both, suffix), input=both.name, shape=both.shape, axis=0, start=index, stop=index + 1
         )
-        plane = self._after(both, layer)
+        plane = self.after(both, layer)
         shaped = local.Reshape(name=f"{layer.name[:60]}-1", input=plane.name, shape=plane.shape, to=both.shape[1:])
-        return self._after(plane, shaped)
-
-
-def _fits(wire: Wire, reach: float) -> bool:
-    """Whether values up to `reach` (real) stay inside the wire's ring at its scale."""
-    return reach / wire.unit < 2.0 ** (wire.bits - 1) / 1.005
-
-
-__all__ = ["Emitter", "Layer", "Wire"]
+        return self.after(plane, shaped)

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from moiety_server.compile import Compiled
-from moiety_shared.layers import Conv, Cost, ReLU
+from moiety_shared.layers import Conv, Cost
 from moiety_shared.local import Local
+from moiety_shared.lookups import ReLU
 from moiety_shared.plan import Input, Output, Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.protocols import graph
@@ -110,7 +111,7 @@ def predicted_seconds(plan: Plan, rows: int, link: Link, machine: Machine) -> fl
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One line of the table, for one input. `range` is "proved", "data" (measured on it), or "" where nothing can overflow."""
+    """One line of the table, for one input. `range` is "proved", "data" (measured on it), or "" for local layers."""
 
     name: str
     op: str

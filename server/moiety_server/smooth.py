@@ -35,8 +35,8 @@ class Lines:
 
 
 def lines(node: ir.Smooth, low: float, high: float, factor: float, frac: int, result_frac: int) -> Lines:
-    """For inputs between `low` and `high`, in ring elements worth factor * 2^-frac each; the result has `result_frac` bits,
-    and the offsets no more."""
+    """For inputs between `low` and `high`, in ring elements worth factor * 2^-frac each; the result has `result_frac`
+    bits, and the offsets no more."""
     reach = max(abs(low), abs(high), 1e-9)
     reach /= factor
     widest = math.ceil(math.log2(reach * 1.01)) + 1 - _MOST_INDEX_BITS  # both signs in 2^10 steps

@@ -219,7 +219,7 @@ class _Walk:
             self._builder.refuse(f"{origin.operation} makes {kind}", hint_for(origin.layers, f"{origin.operation} gt"))
         if value.dim() < 1 or len(value) != self._batch:
             self._builder.refuse(
-                f"{origin.operation} gives {tuple(value.shape)}, which does not start with the batch, here {self._batch}",
+                f"{origin.operation} gives {tuple(value.shape)}, which does not start with the batch of {self._batch}",
                 hint_for(origin.layers, "batch"),
             )
 

@@ -20,20 +20,16 @@ from moiety_shared.layers import (
     Conv,
     Cost,
     Linear,
-    MaxPool,
     Mul,
     Name,
     Open,
     Public,
-    ReLU,
     Shape,
-    Table,
-    TopK,
-    Truncate,
     Wire,
     ring_bytes,
 )
 from moiety_shared.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
 
 LABELS = "labels"  # the wire of the client's one-hot labels in a private evaluation
 _SLICE_VALUES = 1 << 17

@@ -9,8 +9,9 @@ from typing import cast
 
 import numpy as np
 
-from moiety_shared.layers import Bias, Conv, Linear, MaxPool, Mul, Open, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.layers import Bias, Conv, Linear, Mul, Open
 from moiety_shared.local import Local
+from moiety_shared.lookups import MaxPool, Opened, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import LABELS, AnyLayer, Plan
 from moiety_shared.protocols import table, top_k
 from moiety_shared.protocols.product import times

@@ -3,29 +3,18 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from moiety_shared.layers import (
-    Bias,
-    Conv,
-    Linear,
-    MaxPool,
-    Mul,
-    Open,
-    ReLU,
-    Table,
-    TopK,
-    Truncate,
-    Wire,
-    ring_dtype,
-)
+from moiety_shared.layers import Bias, Conv, Linear, Mul, Open, Wire, ring_dtype
 from moiety_shared.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
 from moiety_shared.prg import Stream
-from moiety_shared.ring import Array
+from moiety_shared.ring import Array, Ring
 
 INPUT_BOUND = 128
 MOST_VALUES = 300
@@ -37,6 +26,19 @@ class Case:
     plan: Plan
     weights: dict[str, Array]
     x: Array
+
+
+@cache
+def torch_has_every_convolution(ring_bits: int) -> bool:
+    """torch has dilated and transposed convolutions for some integer types only."""
+    shape = (1, 2, 2)
+    ones = np.ones((1, *shape), dtype=ring_dtype(ring_bits)), np.ones((1, 1, 1, 1), dtype=ring_dtype(ring_bits))
+    try:
+        for more in ({"dilation": (2, 2)}, {"transposed": True}):
+            Ring(ring_bits).conv(Conv(name="c", input="o", shape=shape, out_channels=1, kernel=(1, 1), **more), *ones)
+    except NotImplementedError:
+        return False
+    return True
 
 
 @dataclass
@@ -125,12 +127,10 @@ class Growing:
             return
         channels, height, width = self.wires[name].shape
         groups = self.draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
-        transposed, kernel, stride, dilation = (
-            self.draw(st.booleans()),
-            self.pair(1, 3),
-            self.pair(1, 3),
-            self.pair(1, 2),
-        )
+        kernel, stride = self.pair(1, 3), self.pair(1, 3)
+        everything = torch_has_every_convolution(self.ring_bits)
+        transposed = everything and self.draw(st.booleans())
+        dilation = self.pair(1, 2) if everything else (1, 1)
         ends = [max(s, d) - 1 for s, d in zip(stride, dilation, strict=True)]
         padding = self.pair(0, 2)
         sides = list(zip((height, width), kernel, stride, padding, dilation, strict=True))
@@ -252,9 +252,11 @@ class Growing:
         padding = self.number(0, kernel[0] // 2), self.number(0, kernel[1] // 2)
         sizes = []
         for n, k, s, p, d in zip(shape[1:], kernel, stride, padding, dilation, strict=True):
-            windows = [start for start in range(-p, n, s) if any(0 <= start + j * d < n for j in range(k))]
-            assume(windows and windows[0] == -p and p <= d * (k - 1))
-            sizes.append(self.number(1, len(windows)))
+            starts = range(-p, n, s)
+            inside = [any(0 <= start + j * d < n for j in range(k)) for start in starts]
+            most = inside.index(False) if False in inside else len(inside)  # no window without a place inside
+            assume(most and p <= d * (k - 1))
+            sizes.append(self.number(1, most))
         assume(kernel[0] > 1 or sizes[0] == shape[1])
         shift, t = self.read(name, 12)
         layer = MaxPool(
@@ -411,7 +413,9 @@ class Growing:
         if len(flat) == 1:
             return flat[0]
         shapes = tuple(self.wires[n].shape for n in flat)
-        return self.add(Concat(name=self.name(), inputs=tuple(flat), shapes=shapes, axis=0), 0)
+        return self.add(
+            Concat(name=self.name(), inputs=tuple(flat), shapes=shapes, axis=0), max(self.bounds[n] for n in flat)
+        )
 
 
 def broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -451,7 +455,7 @@ def plans(draw: st.DrawFn, kind: str = "", most: int = 6) -> Case:
     words = kind == "words" or (not kind and draw(st.booleans()))
     if words:
         growing.top_k("words")
-        if growing.wires[growing.layers[-1].name].kind == "words":
+        if growing.layers and growing.wires[growing.layers[-1].name].kind == "words":
             wire = growing.layers[-1].name
         assume(kind != "words" or growing.wires[wire].kind == "words")
     assume(growing.layers)

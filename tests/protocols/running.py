@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from moiety_shared import reference
-from moiety_shared.layers import Opened
+from moiety_shared.lookups import Opened
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.protocols import graph, reduce

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from moiety_shared.layers import Comparison, Conv, Linear, MaxPool, Mul, Open, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.layers import Conv, Linear, Mul, Open
 from moiety_shared.local import Reshape
+from moiety_shared.lookups import Comparison, MaxPool, Opened, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import Input, Output, Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.protocols import graph, max_pool, reduce, relu, select, sign, table, top_k, truncation

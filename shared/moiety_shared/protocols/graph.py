@@ -11,21 +11,9 @@ from typing import cast
 
 import numpy as np
 
-from moiety_shared.layers import (
-    Bias,
-    Conv,
-    Correction,
-    Layer,
-    Linear,
-    MaxPool,
-    Mul,
-    Open,
-    ReLU,
-    Table,
-    TopK,
-    Truncate,
-)
+from moiety_shared.layers import Bias, Conv, Correction, Layer, Linear, Mul, Open
 from moiety_shared.local import Local
+from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import LABELS, Plan
 from moiety_shared.prg import Stream
 from moiety_shared.protocols import max_pool, product, reduce, relu, table, top_k, truncation

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.layers import ReLU
+from moiety_shared.lookups import ReLU
 from moiety_shared.protocols import reduce, select, sign, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation
