@@ -202,8 +202,7 @@ class TopK(Comparison):
     @property
     def rank_bits(self) -> int:
         """A rank is below the number of values."""
-        bits: int = (self.size - 1).bit_length()
-        return max(bits, 2)
+        return max((self.size - 1).bit_length(), 2)
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         wire = super().output(inputs, ring_bits)
@@ -252,7 +251,7 @@ class Table(Opened):
 
     @property
     def words(self) -> int:
-        return max(2**self.opened_bits // 64, 1)
+        return max((1 << self.opened_bits) // 64, 1)
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
         return (

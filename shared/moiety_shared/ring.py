@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from moiety_shared.layers import Conv
 
@@ -65,15 +66,15 @@ class Ring:
         return self.wrap((torch.from_numpy(a) @ torch.from_numpy(b).t()).numpy())
 
     def conv(self, layer: Conv, x: Array, weight: Array) -> Array:
-        """(n, C, H, W) to (n, out, H', W'), mod 2^k."""
-        given = torch.from_numpy(x), torch.from_numpy(weight)
+        """(n, C, H, W) to (n, out, H', W'), mod 2^k; the weight as torch lays it out."""
+        given, kernel = torch.from_numpy(x), torch.from_numpy(weight)
+        stride, padding = layer.stride, layer.padding
         if layer.transposed:
-            out = torch.nn.functional.conv_transpose2d(
-                *given, None, layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
-            )
-        else:
-            out = torch.nn.functional.conv2d(*given, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-        return self.wrap(out.numpy())
+            given, kernel = _spread(layer, given), _turned(layer, kernel)
+            stride, padding = (1, 1), (0, 0)
+        if layer.dilation != (1, 1):  # torch has no such integer convolution: zeros between the taps instead
+            kernel = _apart(kernel, layer.dilation)
+        return self.wrap(torch.nn.functional.conv2d(given, kernel, None, stride, padding, 1, layer.groups).numpy())
 
     def signed(self, x: Array) -> Array:
         """The two's-complement reading of x, in -2^(k-1) .. 2^(k-1) - 1."""
@@ -81,3 +82,29 @@ class Ring:
             return x
         negative: Array = (x >> (self.bits - 1)) << self.bits
         return x - negative
+
+
+def _apart(x: Tensor, steps: tuple[int, int]) -> Tensor:
+    """Zeros between the elements of the last two axes, so that they are `steps` apart."""
+    rows, columns = ((n - 1) * step + 1 for n, step in zip(x.shape[2:], steps, strict=True))
+    spread = x.new_zeros((*x.shape[:2], rows, columns))
+    spread[:, :, :: steps[0], :: steps[1]] = x
+    return spread
+
+
+def _spread(layer: Conv, x: Tensor) -> Tensor:
+    """The input over which a transposed convolution is an ordinary one: strides become zeros, padding is turned
+    round."""
+    spread = _apart(x, layer.stride)
+    rows, columns = (
+        (d * (k - 1) - p, d * (k - 1) - p + o)
+        for d, k, p, o in zip(layer.dilation, layer.kernel, layer.padding, layer.output_padding, strict=True)
+    )
+    return torch.nn.functional.pad(spread, (*columns, *rows))
+
+
+def _turned(layer: Conv, weight: Tensor) -> Tensor:
+    """The kernel that goes with it: (in, out / groups, kh, kw) to (out, in / groups, kh, kw), each tap mirrored."""
+    inputs, outputs = weight.shape[:2]
+    grouped = weight.reshape(layer.groups, inputs // layer.groups, outputs, *layer.kernel).transpose(1, 2)
+    return grouped.reshape(layer.groups * outputs, inputs // layer.groups, *layer.kernel).flip(2, 3)

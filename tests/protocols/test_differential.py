@@ -1,158 +1,226 @@
-"""Whole plans, bit for bit, against the plain fixed-point evaluator that is given the same dithers."""
-
-from itertools import pairwise
+"""Random plans of all layers, bit for bit against the plain evaluator that is given the same dithers."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from moiety_server import network, samples
-from moiety_server.compile import encode_rows
 from moiety_shared import reference
-from moiety_shared.plan import Input, Linear, Output, Plan, ReLU, Truncate
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.layers import Conv, Linear, Mul, Open
+from moiety_shared.local import Combine, Pad, Permute, Reshape, Sum, SumPool, Upsample
+from moiety_shared.lookups import MaxPool, ReLU, TopK, Truncate
+from moiety_shared.plan import Input, Output, Plan
 from moiety_shared.protocols import graph
-from moiety_shared.protocols.opening import Kind, Opening, lockstep, wire_bytes
-from moiety_shared.ring import Array
+from moiety_shared.protocols.opening import lockstep
+from moiety_shared.protocols.product import times
+from moiety_shared.ring import Ring
+from tests.protocols.growing import KINDS, Case, plans
+from tests.protocols.running import Run
+
+QUICK = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
 
 
-class Run:
-    """A dealer and two parties in one process, over real streams."""
-
-    def __init__(self, plan: Plan, weights: dict[str, Array]) -> None:
-        self.plan, self.weights, self.ring = plan, weights, graph.ring_of(plan)
-        uploads = [Stream(new_seed(), "upload") for _ in range(2)]
-        masks = [graph.weight_masks(plan, upload) for upload in uploads]
-        self.masks = {name: self.ring.wrap(mask + masks[1][name]) for name, mask in masks[0].items()}
-        one = {name: self.random(w.shape) for name, w in weights.items()}
-        other = {name: w - one[name] for name, w in weights.items()}
-        sessions = [graph.mask_model(plan, p, s, masks[p]) for p, s in enumerate((one, other))]
-        self.models = lockstep(self.ring, *sessions)  # type: ignore[arg-type]
-        self.opened: list[tuple[Opening, Array]] = []
-
-    def random(self, shape: tuple[int, ...]) -> Array:
-        return Stream(new_seed()).words("random", shape, self.ring.dtype)
-
-    def outputs(self, x: Array) -> Array:
-        rows, plan = len(x), self.plan
-        seeds = [new_seed() for _ in range(3)]
-        dealt = graph.deal(plan, rows, self.masks, *(Stream(seed) for seed in seeds))
-        raw = bytearray(b"".join(array.tobytes() for _, array in dealt))
-        assert len(raw) == plan.cost(rows).offline_bytes
-        corrections = [{}, graph.read_bundle(plan, rows, raw)]
-        x0 = self.random(x.shape)
-        sessions = []
-        for p, share in enumerate((x0, x - x0)):
-            model = self.models[p]
-            prepared = graph.prepare(plan, p, rows, Stream(seeds[p]), corrections[p], model)  # type: ignore[arg-type]
-            sessions.append(graph.evaluate(plan, p, share, prepared, model))  # type: ignore[arg-type]
-        self.opened.clear()
-        out = lockstep(self.ring, *sessions, lambda o, v: self.opened.append((o, v)))
-        return self.ring.wrap(out[0] + out[1])
-
-    def dithers(self) -> dict[str, Array]:
-        """The public dithers of the last run: the ring openings, in the order of the layers."""
-        ring_openings = iter([value for opening, value in self.opened if opening.kind is Kind.RING])
-        layers = {}
-        for layer in self.plan.layers:
-            value = next(ring_openings)
-            if isinstance(layer, ReLU | Truncate):
-                layers[layer.name] = reference.dither_of(value, layer.frac_bits)
-        return layers
+def checked(case: Case) -> Run:
+    run = Run(case.plan, case.weights)
+    run.assert_bit_exact(case.x)
+    assert run.rounds == case.plan.rounds
+    return run
 
 
-def assert_bit_exact(run: Run, x: Array) -> None:
-    got = run.outputs(x)
-    dithers = run.dithers()
-    assert np.array_equal(got, reference.run(run.plan, x, run.weights, lambda name, _: dithers[name]))
-    cost = run.plan.cost(len(x))
-    assert sum(wire_bytes(opening) for opening, _ in run.opened) == cost.online_bytes
-    assert len(run.opened) == cost.rounds
+@pytest.mark.parametrize("kind", [*KINDS, "words"])
+def test_random_plans_are_bit_exact(kind: str) -> None:
+    @QUICK
+    @given(plans(kind))
+    def run(case: Case) -> None:
+        checked(case)
+
+    run()
 
 
-@st.composite
-def chains(draw: st.DrawFn) -> tuple[Plan, dict[str, Array], Array]:
-    """Random chains of linear layers with ReLU or truncation between, with values that fit."""
-    bits = draw(st.sampled_from([32, 64]))
-    sizes = draw(st.lists(st.integers(1, 9), min_size=2, max_size=4))
-    rows = draw(st.integers(1, 5))
-    rng = Stream(draw(st.binary(min_size=32, max_size=32)))
-    layers: list[Linear | ReLU | Truncate] = []
-    weights: dict[str, Array] = {}
-    wire = "input"
-    for i, (a, b) in enumerate(pairwise(sizes)):
-        bias = draw(st.booleans())
-        layers.append(Linear(name=f"l{i}", input=wire, in_features=a, out_features=b, weight_frac_bits=4, bias=bias))
-        wire = f"l{i}"
-        for name, shape in layers[-1].weights().items():
-            weights[f"l{i}.{name}"] = rng.words(f"{name}{i}", shape, np.int32).astype(f"<i{bits // 8}") >> 26
-        if i + 2 < len(sizes):
-            f = draw(st.integers(0, 6))
-            if draw(st.booleans()):
-                m = draw(st.integers(3, 5))
-                top = draw(st.integers(max(18, f + 1), min(30, f + 4 * m)) if f + 4 * m >= 18 else st.just(f + 4 * m))
-                if top < 18:
-                    m, top = 5, 20
-                layers.append(ReLU(name=f"r{i}", input=wire, size=b, frac_bits=f, range_bits=top, digit_bits=m))
-            else:
-                layers.append(Truncate(name=f"r{i}", input=wire, size=b, frac_bits=f))
-            wire = f"r{i}"
-    plan = Plan(
-        ring_bits=bits,
-        input=Input(shape=(sizes[0],), frac_bits=4, low=-8, high=8),
-        layers=tuple(layers),
-        output=Output(wire=wire, shape=(sizes[-1],), frac_bits=8),
+def small_network() -> Plan:
+    shape = (1, 6, 6)
+    return Plan(
+        ring_bits=32,
+        input=Input(shape=shape, frac_bits=4, low=-8, high=8),
+        layers=(
+            Open(name="o", input="input", shape=shape),
+            Conv(name="c", input="o", shape=shape, out_channels=3, kernel=(3, 3)),
+            ReLU(name="r", input="c", shape=(3, 4, 4), shift=6, opened_bits=16, range_bits=12),
+            Reshape(name="f", input="r", shape=(3, 4, 4), to=(48,)),
+            Open(name="fo", input="f", shape=(48,)),
+            Linear(name="l", input="fo", shape=(48,), out_features=5),
+        ),
+        output=Output(wire="l", shape=(5,)),
     )
-    x = rng.words("x", (rows, sizes[0]), np.int32).astype(f"<i{bits // 8}") >> 28
-    return plan, weights, x
 
 
-@settings(max_examples=60, deadline=None)
-@given(chains())
-def test_random_chains_are_bit_exact(case: tuple[Plan, dict[str, Array], Array]) -> None:
-    plan, weights, x = case
-    assert_bit_exact(Run(plan, weights), x)
-
-
-@pytest.mark.parametrize("rows", [1, 7, 128])
-def test_the_mnist_network_is_bit_exact(rows: int) -> None:
-    compiled = samples.compile_mnist()
-    pixels, _ = samples.images()
-    run = Run(compiled.plan, dict(compiled.weights))
-    assert_bit_exact(run, encode_rows(compiled.plan, network.normalise(pixels[:rows])))
+def small_run(rows: int) -> tuple[Run, np.ndarray]:
+    plan = small_network()
+    rng = np.arange(1, 4000, dtype=np.int64) * 2654435761 % 4294967291
+    weights, at = {}, 0
+    for name, shape in plan.weights():
+        size = int(np.prod(shape))
+        weights[name] = (rng[at : at + size] % 64 - 32).astype(np.int32).reshape(shape)
+        at += size
+    x = (rng[: rows * 36] % 256 - 128).astype(np.int32).reshape(rows, 36)
+    return Run(plan, weights), x
 
 
 def test_a_wrong_dither_is_noticed() -> None:
-    compiled = samples.compile_mnist()
-    pixels, _ = samples.images()
-    run = Run(compiled.plan, dict(compiled.weights))
-    x = encode_rows(compiled.plan, network.normalise(pixels[:8]))
+    run, x = small_run(8)
     got = run.outputs(x)
-    dithers = run.dithers()
-    assert not np.array_equal(got, reference.run(run.plan, x, run.weights, lambda name, _: dithers[name] + 1024))
+    dithers = run.dithers
+    right, wrong = (
+        reference.run(run.plan, x, run.weights, lambda name, _: (dithers[name] + by) & 63)  # noqa: B023
+        for by in (0, 32)
+    )
+    assert np.array_equal(got, right) and not np.array_equal(got, wrong)
 
 
-def test_rows_of_a_bundle_are_independent_of_how_they_are_drawn() -> None:
-    """Cut and stacked rows compute the same: rows 5..8 as one run, or as part of a larger one."""
-    compiled = samples.compile_mnist()
-    plan, rows = compiled.plan, 16
-    run = Run(plan, dict(compiled.weights))
-    seeds = [new_seed() for _ in range(3)]
-    raw = bytearray(b"".join(a.tobytes() for _, a in graph.deal(plan, rows, run.masks, *(Stream(s) for s in seeds))))
-    corrections = [{}, graph.read_bundle(plan, rows, raw)]
-    pixels, _ = samples.images()
-    x = encode_rows(plan, network.normalise(pixels[:rows]))
-    x0 = run.random(x.shape)
-    outs = []
-    for first, end in ((0, rows), (5, 9)):
+def test_slices_and_cut_and_stacked_rows_compute_the_same() -> None:
+    run, x = small_run(11)
+    plan = run.plan
+    (share_0, prepared_0), (share_1, prepared_1) = run.ready(x)
+
+    def outputs(first: int, end: int, step: int) -> np.ndarray:
         sessions = []
-        for p, share in enumerate((x0, x - x0)):
-            whole = graph.prepare(plan, p, rows, Stream(seeds[p]), corrections[p], run.models[p])  # type: ignore[arg-type]
-            parts = [graph.cut(whole, at, min(at + 3, end)) for at in range(first, end, 3)]
-            sessions.append(
-                graph.evaluate(plan, p, share[first:end], graph.stack(parts), run.models[p])  # type: ignore[arg-type]
-            )
-        out = lockstep(run.ring, *sessions)
-        outs.append(out[0] + out[1])
-    assert np.array_equal(outs[0][5:9], outs[1])
+        for party, (share, prepared) in enumerate(((share_0, prepared_0), (share_1, prepared_1))):
+            parts = [graph.cut(prepared, at, min(at + step, end)) for at in range(first, end, step)]
+            rows = graph.stack(parts)
+            sessions.append(graph.evaluate(plan, party, share[first:end], dict(rows), run.models[party]))
+        a, b = lockstep(*sessions)
+        return a + b
+
+    whole = outputs(0, 11, 11)
+    assert np.array_equal(whole[5:9], outputs(5, 9, 3))
+    sliced = [
+        graph.evaluate_slices(plan, party, share, prepared, run.models[party])
+        for party, (share, prepared) in enumerate(((share_0, prepared_0), (share_1, prepared_1)))
+    ]
+    parts = [lockstep(a, b) for a, b in zip(*sliced, strict=True)]
+    assert np.array_equal(whole, np.concatenate([a + b for a, b in parts]))
+
+
+def test_layers_side_by_side_share_their_rounds() -> None:
+    shape = (4,)
+    branches = [
+        ReLU(name=f"r{i}", input="input", shape=shape, shift=0, opened_bits=16, range_bits=12) for i in range(3)
+    ]
+    layers = (*branches, Combine(name="s", inputs=("r0", "r1", "r2"), shapes=(shape,) * 3, factors=(1, 1, 1)))
+    plan = Plan(
+        ring_bits=32,
+        input=Input(shape=shape, frac_bits=4, low=-8, high=8),
+        layers=layers,
+        output=Output(wire="s", shape=shape),
+    )
+    run = checked(Case(plan, {}, np.array([[5, -5, 100, -1]], dtype=np.int32)))
+    assert plan.rounds == run.rounds == 3
+    assert sum(cost.rounds for cost in plan.costs(1).values()) == 9
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_products_are_torchs(data: st.DataObject) -> None:
+    n, g = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
+    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    kernel, stride, dilation = data.draw(pair), data.draw(pair), data.draw(pair)
+    layer = Conv(
+        name="c",
+        input="x",
+        shape=(2 * g, 9, 8),
+        out_channels=3 * g,
+        kernel=kernel,
+        stride=stride,
+        padding=(data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))),
+        dilation=dilation,
+        groups=g,
+        transposed=data.draw(st.booleans()),
+    )
+    numbers = torch.arange(n * 2 * g * 72).remainder(17).sub(8)
+    x = numbers.reshape(n, 2 * g, 9, 8)
+    shape = layer.weights()["weight"]
+    w = torch.arange(int(np.prod(shape))).remainder(11).sub(5).reshape(shape)
+    convolve = torch.nn.functional.conv_transpose2d if layer.transposed else torch.nn.functional.conv2d
+    options = {"stride": stride, "padding": layer.padding, "dilation": dilation, "groups": g}
+    expected = convolve(x.double(), w.double(), **options)
+    for bits, dtype in ((32, np.int32), (64, np.int64)):
+        got = times(Ring(bits), layer, x.numpy().astype(dtype), w.numpy().astype(dtype))
+        assert got.dtype == dtype and np.array_equal(got, expected.numpy())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_max_pools_are_torchs(data: st.DataObject) -> None:
+    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    kernel, stride = data.draw(pair), data.draw(pair)
+    padding = tuple(data.draw(st.integers(0, k // 2)) for k in kernel)
+    ceil = data.draw(st.booleans())
+    x = torch.arange(2 * 2 * 63).mul(37).remainder(101).sub(50).reshape(2, 2, 7, 9)
+    expected = torch.nn.functional.max_pool2d(x.float(), kernel, stride, padding, 1, ceil)
+    layer = MaxPool(
+        name="p",
+        input="x",
+        shape=(2, 7, 9),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        output_size=tuple(expected.shape[2:]),
+        shift=0,
+        opened_bits=16,
+        range_bits=8,
+    )
+    got = reference._max_pool(layer, x.numpy().astype(np.int16))
+    assert np.array_equal(got, expected.numpy())
+
+
+def test_local_layers_are_torchs() -> None:
+    x = torch.arange(2 * 3 * 35).mul(7).remainder(31).reshape(2, 3, 5, 7)
+    values, shape = x.numpy().astype(np.int32), (3, 5, 7)
+    pool = SumPool(name="p", input="x", shape=shape, kernel=(2, 3), stride=(2, 1), padding=(1, 1))
+    averaged = torch.nn.functional.avg_pool2d(x.float(), (2, 3), (2, 1), (1, 1), divisor_override=1)
+    assert np.array_equal(pool.apply(values), averaged.numpy())
+    up = Upsample(name="u", input="x", shape=shape, factors=(2, 3)).apply(values)
+    assert np.array_equal(up, torch.nn.functional.interpolate(x.float(), scale_factor=(2, 3)).numpy())
+    pad = Pad(name="d", input="x", shape=shape, before=(0, 1, 2), after=(0, 3, 4)).apply(values)
+    assert np.array_equal(pad, torch.nn.functional.pad(x, (2, 4, 1, 3)).numpy())
+    turned = Permute(name="t", input="x", shape=shape, order=(2, 0, 1)).apply(values)
+    assert np.array_equal(turned, x.permute(0, 3, 1, 2).numpy())
+    assert np.array_equal(Sum(name="s", input="x", shape=shape, axes=(1, 2)).apply(values), x.sum(dim=(2, 3)).numpy())
+
+
+def refused(*layers: object, output: Output | None = None) -> str:
+    with pytest.raises(ValidationError) as error:
+        Plan(
+            ring_bits=32,
+            input=Input(shape=(4,), frac_bits=4, low=-8, high=8),
+            layers=layers,  # type: ignore[arg-type]
+            output=output or Output(wire="last", shape=(4,)),
+        )
+    return str(error.value)
+
+
+def test_plans_that_do_not_fit_are_refused_by_the_layers_name() -> None:
+    opened = Open(name="o", input="input", shape=(4,))
+    square = Mul(name="last", left="o", right="o", left_shape=(4,), right_shape=(4,))
+    other_shape = Truncate(name="last", input="input", shape=(5,), shift=0, opened_bits=16)
+    too_many_bits = Truncate(name="last", input="input", shape=(4,), shift=20, opened_bits=16)
+    not_opened = Linear(name="last", input="input", shape=(4,), out_features=4)
+    not_a_share = Sum(name="last", input="o", shape=(4,), axes=())
+    assert "'last' reads wires of other shapes" in refused(other_shape)
+    assert "'last' opens more bits" in refused(too_many_bits)
+    assert "reads 'nobody'" in refused(Open(name="last", input="nobody", shape=(4,)))
+    assert "two wires are called 'o'" in refused(opened, opened, square)
+    assert "'last' reads wires that are opened" in refused(not_opened)
+    assert "reads shares of one ring" in refused(opened, not_a_share)
+    top = TopK(name="last", input="input", shape=(4,), shift=0, opened_bits=16, range_bits=12)
+    assert "cannot be given out as logits" in refused(top)
+    assert "cannot be given out as labels" in refused(
+        opened, square, output=Output(wire="last", shape=(4,), kind="labels")
+    )
+    assert "another size" in refused(opened, square, output=Output(wire="last", shape=(3,)))
+    with pytest.raises(ValidationError, match="range_bits is below"):
+        ReLU(name="r", input="x", shape=(1,), shift=0, opened_bits=8, range_bits=8)

@@ -1,4 +1,4 @@
-"""Rows that are dear: a pool of one row, and a request for each input."""
+"""Rows that are dear: a pool of one row, and a request for each input; and what else a model may be published for."""
 
 import asyncio
 from collections.abc import Iterator
@@ -48,3 +48,17 @@ def test_one_row_at_a_time_serves_batches_and_many_clients(scarce: tuple[Deploym
             return [int(answer.labels[0]) for answer in answers]
 
     assert asyncio.run(many()) == expected.tolist()
+
+
+def test_labels_and_counts_of_a_real_network(scarce: tuple[Deployment, str], digits: Digits) -> None:
+    deployment, key = scarce
+    outputs = mnist.float_outputs(digits[0][:6])
+    deployment.publish("--name", "labels", "--reveal", "labels", "--top", "3")
+    deployment.publish("--name", "count", "--reveal", "count")
+    with Client(deployment.url("server"), owner_key=key, timeout=60) as client:
+        answer = client.predict("labels", digits[0][:6])
+        assert np.array_equal(answer.top, np.argsort(-outputs, axis=1)[:, :3])
+        truth = digits[1][:6].astype(np.int64)
+        truth[0] += 1
+        result = client.evaluate("count", digits[0][:6], truth)
+        assert (result.correct, result.total) == (int((outputs.argmax(axis=1) == truth).sum()), 6)

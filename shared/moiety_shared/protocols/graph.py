@@ -231,8 +231,7 @@ class _Run:
 
     def start(self, layer: Layer, running: _Running) -> None:
         self.started.add(layer.name)
-        generator = self._generator(layer)
-        if generator is None:
+        if (generator := self._generator(layer)) is None:
             self._finish(layer, self._at_once(layer))
         else:
             running.append((layer, generator, next(generator)))
