@@ -291,7 +291,7 @@ class Growing:
 
     def table(self) -> None:
         if name := self.share():
-            m = self.number(2, 8)
+            m = self.number(2, 10)
             shift = self.number(0, min(self.wires[name].bits - m, 10)) if self.wires[name].bits >= m else 0
             assume(shift + m <= self.wires[name].bits)
             values = []
