@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from moiety_server import ir, network, ranges, samples, smooth, sources
 from moiety_server.compile import Compiled, compile_model, encode_rows
 from moiety_server.ir import NotServable
+from moiety_server.scales import Precision
 from moiety_server.trace import trace
 from moiety_shared import reference
 from moiety_shared.layers import Linear
@@ -135,7 +136,7 @@ def test_labels_and_counts_are_those_of_the_logits(reveal: str) -> None:
     assert right.sum() == sum(i % 3 != 0 for i in range(40))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.data())
 def test_random_convolutional_networks_agree_with_torch(data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 1 << 30)))
@@ -164,15 +165,16 @@ def test_random_convolutional_networks_agree_with_torch(data: st.DataObject) -> 
 def test_smooth_functions_are_close(function: str) -> None:
     node = ir.Smooth(name="f", inputs=("x",), shape=(1,), origin="", function=function)
     low, high = (-3.0, 3.0) if function == "exp" else (-9.0, 9.0)
-    lines = smooth.lines(node, low, high, 1.0, 24, 24)
+    of = smooth.parabolas(node, low, high, 1.0, 24, 10, Precision.of(32))
     x = np.linspace(low, high, 20_001)
     ring = np.rint(x * 2.0**24).astype(np.int64)
-    for dither in (0, (1 << lines.shift) - 1, (1 << lines.shift) // 3):
-        index = (ring + dither >> lines.shift) & ((1 << lines.index_bits) - 1)
-        got = np.array(lines.offsets)[index] * 2.0**-lines.offset_bits
-        got += np.array(lines.slopes)[index] * 2.0**-smooth.SLOPE_BITS * x
+    for dither in (0, (1 << of.shift) - 1, (1 << of.shift) // 3):
+        index = (ring + dither >> of.shift) & ((1 << of.index_bits) - 1)
+        got = np.array(of.curves)[index] * 2.0**-of.curve_bits * x + np.array(of.slopes)[index] * 2.0**-of.slope_bits
+        assert np.abs(got).max() <= of.steepest
+        got = np.array(of.offsets)[index] * 2.0**-of.offset_bits + got * x
         exact = node.forward(torch.from_numpy(x)).numpy()
-        assert np.abs(got - exact).max() < 0.001 * np.abs(exact).max() + 0.001
+        assert np.abs(got - exact).max() < 0.0005 * max(np.abs(exact).max(), 1)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from moiety_shared.ring import Array, Ring
 Reveal = Literal["logits", "labels", "count"]
 # What is tried, best first: bits of the ring, how much wider than measured a proved range may be, and the error, as a
 # part of the outputs' spread, up to which that is good enough.
-_ATTEMPTS = ((32, math.inf, 0.003), (32, 16.0, 0.01), (64, math.inf, 0.003), (64, 16.0, math.inf))
+_ATTEMPTS = ((32, 2.0**12, 0.003), (32, 16.0, 0.01), (64, 2.0**24, 0.003), (64, 16.0, math.inf))
 _ROWS_AT_ONCE = 64
 
 

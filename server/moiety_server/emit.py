@@ -248,7 +248,7 @@ class Emitter(Writer):
             if x[0].bits < self.ring.bits and isinstance(node, ir.Add):
                 x = [self.in_ring(w) for w in x]
             return x
-        most = fitting(reach, self.ring.bits - 1)
+        most = fitting(reach, self.ring.bits - 2)
         given = [self.in_ring(w) for w in x]
         given = [w if w.frac <= most and w.factor == 1 else self.at_most(self.small(w), most) for w in given]
         frac = min(max(w.frac for w in given), most)
@@ -269,9 +269,7 @@ class Emitter(Writer):
 
     def _sum(self, node: ir.Add, x: list[Wire]) -> Wire:
         low, high = self._bounds(node)
-        reach = sum(abs(f) * w.reach * w.factor for f, w in zip(node.factors, x, strict=True))
-        known = max(abs(low), abs(high))
-        aligned = self._aligned(node, x, max(known, *(w.reach * w.factor for w in x)) if known < reach else reach)
+        aligned = self._aligned(node, x, max(abs(low), abs(high), *(w.reach * w.factor for w in x)))
         layer = local.Combine(
             name=node.name,
             inputs=tuple(w.name for w in aligned),
@@ -312,38 +310,43 @@ class Emitter(Writer):
         return self.after(x, layer, low=low, high=high)
 
     def _smooth(self, node: ir.Smooth, x: Wire) -> Wire:
-        """f(x) = a[s] + b[s] x with the line looked up by s, the upper bits of x; see smooth.py."""
+        """f(x) = offset[s] + (slope[s] + curve[s] x) x, looked up by s, the upper bits of x; see smooth.py."""
         low, high = self._bounds(node)
-        most = fitting(max(abs(low), abs(high), 1e-9), self.ring.bits - 2) - smooth.SLOPE_BITS
-        frac = min(x.frac, fitting(x.reach, self.precision.short), most)
-        lines = smooth.lines(node, x.low, x.high, x.factor, x.frac, frac + smooth.SLOPE_BITS)
+        own = replace(x, name=node.name)
+        # The result has as many fractional bits as x and the steepness have together.
+        most = fitting(max(abs(low), abs(high), 1e-9), self.ring.bits - 2) - self.precision.short
+        short = min(x.frac, fitting(x.reach, self.precision.short), most)
+        of = smooth.parabolas(node, x.low, x.high, x.factor, x.frac, short, self.precision)
+        self.demand(of.shift + of.index_bits <= x.bits, "opens more bits than there are")
         table = lookups.Table(
-            name=self.name(replace(x, name=node.name), "line"),
+            name=self.name(own, "terms"),
             input=x.name,
             shape=x.shape,
-            shift=lines.shift,
-            opened_bits=lines.index_bits,
-            values=(lines.offsets, lines.slopes),
+            shift=of.shift,
+            opened_bits=of.index_bits,
+            values=(of.offsets, of.slopes, of.curves),
         )
-        self.demand(lines.shift + lines.index_bits <= x.bits, "opens more bits than there are")
         self.add(table)
-        small = self.at_most(self.small(x), frac)
-        both = Wire(table.name, table.output_shape, self.ring.bits, 0, 1.0, 0, 1)
-        offset, slope = (self._plane(both, index, name) for index, name in enumerate(("offset", "slope")))
-        product = plan_layers.Mul(
-            name=self.name(replace(x, name=node.name), "slope-x"),
-            left=self.open(slope),
-            right=self.open(small),
-            left_shape=x.shape,
-            right_shape=x.shape,
+        small = replace(self.at_most(self.small(x), short), factor=1.0)
+        terms = Wire(table.name, table.output_shape, self.ring.bits, 0, 1.0, 0, 1)
+        offset, slope, curve = (self._plane(terms, i, name) for i, name in enumerate(("offset", "slope", "curve")))
+        bent = self._times(self.name(own, "bent"), curve, small, of.curve_bits + small.frac)
+        steep = self._plus(self.name(own, "steep"), bent, slope, of.slope_bits)
+        steep = self.small(replace(steep, low=-of.steepest, high=of.steepest))
+        risen = self._times(self.name(own, "risen"), steep, small, steep.frac + small.frac)
+        return replace(self._plus(node.name, risen, offset, of.offset_bits), low=low, high=high)
+
+    def _times(self, name: str, x: Wire, z: Wire, frac: int) -> Wire:
+        layer = plan_layers.Mul(
+            name=name, left=self.open(x), right=self.open(z), left_shape=x.shape, right_shape=z.shape
         )
-        self.add(product)
-        lift = small.frac + smooth.SLOPE_BITS - lines.offset_bits
-        layer = local.Combine(
-            name=node.name, inputs=(product.name, offset.name), shapes=(x.shape,) * 2, factors=(1, 1 << lift)
-        )
-        # The slopes carry the factor of x, so that the product is in real units.
-        return self.after(small, layer, frac=small.frac + smooth.SLOPE_BITS, factor=1.0, low=low, high=high)
+        return self.after(x, layer, frac=frac)
+
+    def _plus(self, name: str, wire: Wire, term: Wire, bits: int) -> Wire:
+        """The wire plus a term of `bits` fractional bits, no more than its own."""
+        factors = (1, 1 << (wire.frac - bits))
+        layer = local.Combine(name=name, inputs=(wire.name, term.name), shapes=(wire.shape,) * 2, factors=factors)
+        return self.after(wire, layer)
 
     def _plane(self, both: Wire, index: int, suffix: str) -> Wire:
         layer = local.Slice(

@@ -83,12 +83,10 @@ class Writer:
 
     def truncated(self, wire: Wire, frac: int, suffix: str) -> Wire:
         shift = wire.frac - frac
+        opened = min(self.precision.opened, wire.bits - shift)
+        self.demand(wire.reach * 2.0**frac < 2.0 ** (opened - 2), "has a value that leaves no room to be cut")
         layer = lookups.Truncate(
-            name=self.name(wire, suffix),
-            input=wire.name,
-            shape=wire.shape,
-            shift=shift,
-            opened_bits=min(self.precision.opened, wire.bits - shift),
+            name=self.name(wire, suffix), input=wire.name, shape=wire.shape, shift=shift, opened_bits=opened
         )
         return self.after(wire, layer, frac=frac, bits=self.ring.bits)
 
@@ -128,5 +126,5 @@ class Writer:
 
 
 def fits(wire: Wire, reach: float) -> bool:
-    """Whether values up to `reach` (real) stay inside the wire's ring at its scale."""
-    return reach / wire.unit < 2.0 ** (wire.bits - 1) / 1.005
+    """Whether values up to `reach` (real) leave a bit of the wire's ring free at its scale, as what reads it needs."""
+    return reach / wire.unit < 2.0 ** (wire.bits - 2) / 1.005

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 from hypothesis import assume
@@ -14,10 +13,11 @@ from moiety_shared.local import Combine, Concat, Pad, Permute, Reshape, Slice, S
 from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
 from moiety_shared.prg import Stream
-from moiety_shared.ring import Array, Ring
+from moiety_shared.ring import Array
 
 INPUT_BOUND = 128
 MOST_VALUES = 300
+TABLE_BITS = next(int(bound.le) for bound in Table.model_fields["opened_bits"].metadata if hasattr(bound, "le"))
 OPENED_BITS = (4, 8, 12, 15, 16, 17, 20, 24, 31, 32, 33, 48, 63, 64)
 
 
@@ -26,19 +26,6 @@ class Case:
     plan: Plan
     weights: dict[str, Array]
     x: Array
-
-
-@cache
-def torch_has_every_convolution(ring_bits: int) -> bool:
-    """torch has dilated and transposed convolutions for some integer types only."""
-    shape = (1, 2, 2)
-    ones = np.ones((1, *shape), dtype=ring_dtype(ring_bits)), np.ones((1, 1, 1, 1), dtype=ring_dtype(ring_bits))
-    try:
-        for more in ({"dilation": (2, 2)}, {"transposed": True}):
-            Ring(ring_bits).conv(Conv(name="c", input="o", shape=shape, out_channels=1, kernel=(1, 1), **more), *ones)
-    except NotImplementedError:
-        return False
-    return True
 
 
 @dataclass
@@ -128,9 +115,8 @@ class Growing:
         channels, height, width = self.wires[name].shape
         groups = self.draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
         kernel, stride = self.pair(1, 3), self.pair(1, 3)
-        everything = torch_has_every_convolution(self.ring_bits)
-        transposed = everything and self.draw(st.booleans())
-        dilation = self.pair(1, 2) if everything else (1, 1)
+        transposed = self.draw(st.booleans())
+        dilation = self.pair(1, 2)
         ends = [max(s, d) - 1 for s, d in zip(stride, dilation, strict=True)]
         padding = self.pair(0, 2)
         sides = list(zip((height, width), kernel, stride, padding, dilation, strict=True))
@@ -291,7 +277,7 @@ class Growing:
 
     def table(self) -> None:
         if name := self.share():
-            m = self.number(2, 10)
+            m = self.number(2, TABLE_BITS)
             shift = self.number(0, min(self.wires[name].bits - m, 10)) if self.wires[name].bits >= m else 0
             assume(shift + m <= self.wires[name].bits)
             values = []
