@@ -112,9 +112,9 @@ class Emitter(Writer):
             case ir.Smooth():
                 return self._smooth(node, x[0])
             case ir.Mul():
-                return self._mul(node, self.small(x[0]), self.small(x[1]))
+                return self._mul(node, *(self.small(self._axes(node, wire, i)) for i, wire in enumerate(x)))
             case ir.Add():
-                return self._sum(node, x)
+                return self._sum(node, [self._axes(node, wire, i) for i, wire in enumerate(x)])
             case ir.Concat():
                 aligned = self._aligned(node, x, max(wire.reach * wire.factor for wire in x))
                 layer = local.Concat(
@@ -221,6 +221,8 @@ class Emitter(Writer):
 
     def _max_pool(self, node: ir.MaxPool, x: Wire) -> Wire:
         low, high = self._bounds(node)
+        if node.kernel == (1, 1):
+            return self._strided(node, x)
         frac = self._fraction(node, x, max(x.reach, (x.high - x.low) / x.factor / 2), self.precision.short)
         layer = lookups.MaxPool(
             name=node.name,
@@ -234,6 +236,26 @@ class Emitter(Writer):
             **self._comparison(x, frac, (x.high - x.low) / x.factor),
         )
         return self.after(x, layer, frac=frac, bits=layer.opened_bits, low=low, high=high)
+
+    def _strided(self, node: ir.MaxPool, x: Wire) -> Wire:
+        """A pool of single places: every so many rows and columns."""
+        self.demand(node.padding == (0, 0), "pads a pool of single places")
+        for axis, step in ((1, node.stride[0]), (2, node.stride[1])):
+            stop = (node.shape[axis] - 1) * step + 1
+            name = f"{node.name[:60]}-{axis}"
+            x = self.after(
+                x, local.Slice(name=name, input=x.name, shape=x.shape, axis=axis, start=0, stop=stop, step=step)
+            )
+        return x
+
+    def _axes(self, node: ir.Node, x: Wire, index: int) -> Wire:
+        """The wire with as many axes as the node's output, ones in front."""
+        missing = len(node.shape) - len(x.shape)
+        if not missing:
+            return x
+        to = (1,) * missing + x.shape
+        name = f"{node.name[:58]}-axes{index}"
+        return self.after(x, local.Reshape(name=name, input=x.name, shape=x.shape, to=to))
 
     def _mul(self, node: ir.Mul, x: Wire, z: Wire) -> Wire:
         low, high = self._bounds(node)

@@ -240,6 +240,8 @@ class Conv(Product, Unary):
             raise ValueError("the groups do not divide the channels")
         if min(self.output_shape) < 1:
             raise ValueError("the kernel is larger than the padded input")
+        if any(self.output_padding) and not self.transposed:
+            raise ValueError("only a transposed convolution has output padding")
         return self
 
     @cached_property
@@ -271,6 +273,13 @@ class Mul(Product):
     right: Name
     left_shape: Shape
     right_shape: Shape
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.left_shape) != len(self.right_shape):
+            raise ValueError("both wires have as many axes")
+        np.broadcast_shapes(self.left_shape, self.right_shape)
+        return self
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from moiety_shared.layers import Count, Image, Layer, Name, Pads, Pair, Shape, Unary
+from moiety_shared.layers import Count, Image, Layer, Name, Pads, Pair, Shape, Unary, Wire
 
 Array = npt.NDArray[Any]
 Axis = Annotated[int, Field(ge=0, lt=8)]
@@ -210,7 +210,16 @@ class Combine(Local):
     def _check(self) -> Self:
         if not len(self.shapes) == len(self.inputs) == len(self.factors):
             raise ValueError("a factor and a shape are stated for every input")
+        if len({len(shape) for shape in self.shapes}) != 1:
+            raise ValueError("all wires have as many axes")
+        np.broadcast_shapes(*self.shapes)
         return self
+
+    def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
+        wire = super().output(inputs, ring_bits)
+        if any(abs(factor) >> (wire.bits - 1) for factor in self.factors):
+            raise ValueError("multiplies by more than the ring holds")
+        return wire
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -109,6 +109,12 @@ class ReLU(Comparison):
     op: Literal["relu"] = "relu"
     hinges: tuple[int, ...] = Field((0,), min_length=1, max_length=8)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(not -(1 << (self.opened_bits - 1)) <= hinge < 1 << (self.opened_bits - 1) for hinge in self.hinges):
+            raise ValueError("a hinge lies beyond the opened bits")
+        return self
+
     @property
     def comparisons(self) -> int:
         return self.size * len(self.hinges)
@@ -139,8 +145,11 @@ class MaxPool(Comparison):
         for n, k, s, p, d, o in zip(
             self.shape[1:], self.kernel, self.stride, self.padding, self.dilation, self.output_size, strict=True
         ):
-            if 2 * p > k or (o - 1) * s - p >= n or p > d * (k - 1):
+            starts = (place * s - p for place in (0, o - 1))  # the windows at both ends reach farthest out
+            if 2 * p > k or not all(any(0 <= start + tap * d < n for tap in range(k)) for start in starts):
                 raise ValueError("a window of the pool lies outside of its input")
+        if self.kernel == (1, 1):
+            raise ValueError("a pool of one place has nothing to compare: take a slice")
         return self
 
     @property
@@ -154,6 +163,7 @@ class MaxPool(Comparison):
     def levels(self) -> tuple[int, ...]:
         """Comparisons of each level, of one row."""
         channels, height, _ = self.shape
+        height = height if self.kernel[0] > 1 else self.output_size[0]
         found: list[int] = []
         for taps, places in (
             (self.kernel[1], channels * height * self.output_size[1]),
@@ -195,6 +205,12 @@ class TopK(Comparison):
     k: Annotated[int, Field(ge=1, le=255)] = 1
     result: Literal["words", "share"] = "words"
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.result == "share" and self.k != 1:
+            raise ValueError("a share tells of the largest only: k is 1")
+        return self
+
     @property
     def comparisons(self) -> int:
         return self.size * (self.size - 1) // 2
@@ -231,6 +247,8 @@ class Table(Opened):
     def _check(self) -> Self:
         if any(len(values) != 1 << self.opened_bits for values in self.values):
             raise ValueError("a table has 2^opened_bits values")
+        if any(not -(1 << 62) < value < 1 << 62 for values in self.values for value in values):
+            raise ValueError("a table's values are below 2^62")
         if any(bits > 24 for bits in self.widths):
             raise ValueError("a table's values differ by less than 2^24")
         return self
@@ -239,6 +257,11 @@ class Table(Opened):
     def widths(self) -> tuple[int, ...]:
         """Bits of each function's values above its smallest one."""
         return tuple(max((max(values) - min(values)).bit_length(), 1) for values in self.values)
+
+    def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
+        if any(abs(value) >> (ring_bits - 1) for values in self.values for value in values):
+            raise ValueError("holds values that the ring does not")
+        return super().output(inputs, ring_bits)
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -46,12 +46,14 @@ def knock_out(layer: MaxPool) -> tuple[Level, ...]:
     channels, height, width = layer.shape
     grid = np.arange(layer.size).reshape(layer.shape)
     columns = _taps(width, layer.output_size[1], layer.kernel[1], layer.stride[1], layer.padding[1], layer.dilation[1])
+    rows = _taps(height, layer.output_size[0], layer.kernel[0], layer.stride[0], layer.padding[0], layer.dilation[0])
+    if layer.kernel[0] == 1:  # rows that no window reads drop out at once
+        return tuple(_levels([grid[:, rows[0]][:, :, c] for c in columns]))
     first = _levels([grid[:, :, c] for c in columns])
     if first:
         grid = np.arange(channels * height * layer.output_size[1]).reshape(channels, height, -1)
     else:
         grid = grid[:, :, columns[0]]
-    rows = _taps(height, layer.output_size[0], layer.kernel[0], layer.stride[0], layer.padding[0], layer.dilation[0])
     return (*first, *_levels([grid[:, r] for r in rows]))
 
 

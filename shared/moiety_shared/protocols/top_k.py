@@ -87,8 +87,9 @@ def evaluate(party: int, layer: TopK, x: Array, prepared: Prepared) -> Evaluatio
     signs = yield Opening(masked, Kind.BITS)
     public: Array = signs.astype(small.dtype)
     less: Array = (1 - 2 * public) * prepared.beta + party * public
-    rank = np.zeros(x.shape, dtype=small.dtype)
-    for i in range(layer.size):
-        rank[:, i] = less[:, left == i].sum(axis=1) + (party - less[:, right == i]).sum(axis=1)
+    lost = np.zeros((len(x), layer.size, layer.size), dtype=small.dtype)  # [i, j]: i lost to j
+    lost[:, left, right] = less
+    lost[:, right, left] = party - less
+    rank = lost.sum(axis=2, dtype=small.dtype)
     rotated = yield Opening(small.wrap(rank + prepared.rank_mask), Kind.RING, small)
     return np.take_along_axis(prepared.ranks, rotated[:, None].astype(np.int64), axis=1)[:, 0]
