@@ -54,6 +54,7 @@ class Pool:
         self._position = 0  # only rises
         self._made = 0  # bundles made or given up so far
         self._wanted = 0  # somebody waits for the rows below this one
+        self._failing = False  # the last bundle could not be had, and is asked for again
         self._last_use = 0.0
         self._changed = asyncio.Condition()
         self._filler = asyncio.create_task(self._fill())
@@ -126,7 +127,8 @@ class Pool:
             if first < 0 or count < 1 or end > self._position + 2 * self.spread:
                 raise Problem(ProblemType.ROW_USED)
             self._want_until(end)
-            await self._wait_for(lambda: self.made >= end, self._claim_seconds)
+            await self._wait_for(lambda: self.made >= end, _WAIT_SECONDS)
+            await self._wait_for(lambda: self.made >= end or self._failing, self._claim_seconds)
             if self.made < end:
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
             if not all(self._available(*piece) for piece in self._pieces(first, count)):
@@ -235,6 +237,7 @@ class Pool:
             if gone:
                 self.gaps.append(number)
             self._made = number + int(prepared is not None or gone)
+            self._failing = self._made == number
             self._pass_gaps()
             self._changed.notify_all()
         if prepared is None and not gone and not self.lost:
