@@ -23,14 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_client import inputs
-from moiety_client.errors import CatalogueError, LabelsOnly, UntrustedEntry, from_problem
+from moiety_client.errors import CatalogueError, InvalidInput, LabelsOnly, UntrustedEntry, from_problem
 from moiety_client.exchange import Call, Sealer
 from moiety_shared.catalogue import BadSignature, Entry, SignedEntry
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.plan import Output
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
-from moiety_shared.wire import MEDIA_TYPE
+from moiety_shared.wire import MEDIA_TYPE, Recipients
 
 Result = TypeVar("Result")
 
@@ -81,17 +81,22 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model did on labelled inputs that nobody saw."""
+    """How a model did on labelled inputs that nobody saw.
 
-    correct: int
+    `correct` is None where the number is the owner's alone; `for_owner` is what only the owner can open, one for each
+    request, to be handed on to `moiety count`.
+    """
+
+    correct: int | None
     total: int
     rounds: int
     online_bytes: int
     seconds: float
+    for_owner: tuple[bytes, ...] = ()
 
     @property
-    def accuracy(self) -> float:
-        return self.correct / self.total
+    def accuracy(self) -> float | None:
+        return None if self.correct is None else self.correct / self.total
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class _Answer:
     values: npt.NDArray[Any]
     rounds: int
     online_bytes: int
+    for_owner: bytes
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class _Task(Generic[Result]):
 
     encode: Callable[[Entry], RingArray]
     finish: Callable[[Entry, RingArray, list[_Answer], float], Result]
+    recipients: Recipients = Recipients.CLIENT
 
 
 class _Core:
@@ -138,6 +145,7 @@ class _Core:
             call.open(response.content),
             int(headers.get("moiety-rounds", 0)),
             int(headers.get("moiety-online-bytes", 0)),
+            call.for_owner(response.content),
         )
 
     @staticmethod
@@ -149,12 +157,24 @@ class _Core:
         return _Task(lambda entry: inputs.encode(entry, images), finish)
 
     @staticmethod
-    def _evaluation(images: npt.ArrayLike, labels: npt.ArrayLike) -> _Task[Evaluation]:
-        def finish(_: Entry, elements: RingArray, answers: list[_Answer], started: float) -> Evaluation:
-            correct = sum(int(a.values.sum()) for a in answers)
-            return Evaluation(correct, len(elements), *_counted(answers, started))
+    def _evaluation(images: npt.ArrayLike, labels: npt.ArrayLike, reveal_to: str) -> _Task[Evaluation]:
+        try:
+            recipients = Recipients.named(reveal_to)
+        except KeyError:
+            raise InvalidInput("a count is revealed to client, owner or both") from None
 
-        return _Task(lambda entry: inputs.encode_labelled(entry, images, labels), finish)
+        def encode(entry: Entry) -> RingArray:
+            if Recipients.OWNER in recipients and entry.plan.output.owner_key is None:
+                raise InvalidInput(f"model {entry.name!r} names no key of its owner: publish it with --reveal count")
+            return inputs.encode_labelled(entry, images, labels)
+
+        def finish(_: Entry, elements: RingArray, answers: list[_Answer], started: float) -> Evaluation:
+            ours = Recipients.CLIENT in recipients
+            correct = sum(int(a.values.sum()) for a in answers) if ours else None
+            tokens = tuple(a.for_owner for a in answers if a.for_owner)
+            return Evaluation(correct, len(elements), *_counted(answers, started), tokens)
+
+        return _Task(encode, finish, recipients)
 
     @staticmethod
     def _request(call: Call) -> dict[str, Any]:
@@ -233,13 +253,15 @@ class Client(_Core):
         """
         return self._ask(model, self._prediction(images))
 
-    def evaluate(self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike) -> Evaluation:
+    def evaluate(
+        self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike, *, reveal_to: str = "client"
+    ) -> Evaluation:
         """How many inputs a model that is published for this labels as `labels` (ints, one for each) says.
 
-        Nobody but the caller learns the number. More inputs than the entry's `max_rows` go in several requests, and
-        the caller learns the count of each. Raises as `predict` does.
+        `reveal_to` names who learns the number and nobody else does: client, owner or both. More inputs than the
+        entry's `max_rows` go in several requests, and the count of each is revealed. Raises as `predict` does.
         """
-        return self._ask(model, self._evaluation(images, labels))
+        return self._ask(model, self._evaluation(images, labels, reveal_to))
 
     def _ask(self, model: str, task: _Task[Result]) -> Result:
         started = time.perf_counter()
@@ -248,7 +270,7 @@ class Client(_Core):
             sealer = self._sealer(model, refresh)
             elements = task.encode(sealer.entry)
             try:
-                answers = [self._send(call, deadline) for call in sealer.calls(elements)]
+                answers = [self._send(call, deadline) for call in sealer.calls(elements, task.recipients)]
                 return task.finish(sealer.entry, elements, answers, started)
             except Problem as problem:
                 unknown = problem
@@ -300,9 +322,11 @@ class AsyncClient(_Core):
         """See Client.predict."""
         return await self._ask(model, self._prediction(images))
 
-    async def evaluate(self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike) -> Evaluation:
+    async def evaluate(
+        self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike, *, reveal_to: str = "client"
+    ) -> Evaluation:
         """See Client.evaluate."""
-        return await self._ask(model, self._evaluation(images, labels))
+        return await self._ask(model, self._evaluation(images, labels, reveal_to))
 
     async def _ask(self, model: str, task: _Task[Result]) -> Result:
         started = time.perf_counter()
@@ -311,7 +335,7 @@ class AsyncClient(_Core):
             sealer = await self._sealer(model, refresh)
             elements = task.encode(sealer.entry)
             try:
-                answers = [await self._send(call, deadline) for call in sealer.calls(elements)]
+                answers = [await self._send(call, deadline) for call in sealer.calls(elements, task.recipients)]
                 return task.finish(sealer.entry, elements, answers, started)
             except Problem as problem:
                 unknown = problem

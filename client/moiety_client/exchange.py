@@ -14,7 +14,17 @@ from moiety_shared.plan import Output
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem
 from moiety_shared.sealing import PublicKey, open_result
-from moiety_shared.wire import Binding, Request, Secret, new_id, request_digest, unpack_result
+from moiety_shared.wire import (
+    Binding,
+    OwnerCount,
+    Recipients,
+    Request,
+    Secret,
+    new_id,
+    request_digest,
+    result_bytes,
+    unpack_result,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +38,7 @@ class Call:
     alice_share: RingArray
     bob_seed: bytes
     _keys: tuple[bytes, bytes]
+    recipients: Recipients = Recipients.CLIENT
 
     def bob_share(self) -> RingArray:
         """What bob expands his seed to; for showing, the client itself never needs it."""
@@ -41,8 +52,11 @@ class Call:
         """
         plan = self.entry.plan
         try:
-            sealed = unpack_result(answer, self.binding.request_id, plan, self.rows)
-            raw = [open_result(self._keys[p], sealed[p], self.binding.context("result", p)) for p in (0, 1)]
+            sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
+            if Recipients.CLIENT not in self.recipients:
+                return np.zeros(0, dtype=np.int64)
+            own = result_bytes(plan, self.rows)
+            raw = [open_result(self._keys[p], sealed[p][:own], self.binding.context("result", p)) for p in (0, 1)]
         except Problem as problem:
             raise ResultRejected(
                 f"the answer does not belong to this request or was changed on the way ({problem.kind.title})"
@@ -56,6 +70,15 @@ class Call:
             return elements.astype(np.int64)
         outputs = fixed_point.decode(elements, scale=plan.output.scale).reshape(self.rows, *plan.output.shape)
         return _final(plan.output, outputs)
+
+    def for_owner(self, answer: bytes) -> bytes:
+        """What of an answer only the owner can open, to be handed on; empty when the request did not name the owner."""
+        if Recipients.OWNER not in self.recipients:
+            return b""
+        plan = self.entry.plan
+        sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
+        start = result_bytes(plan, self.rows, self.recipients) - result_bytes(plan, self.rows, Recipients.OWNER)
+        return OwnerCount(self.binding, (sealed[0][start:], sealed[1][start:])).pack()
 
 
 def _final(output: Output, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -74,11 +97,11 @@ class Sealer:
         self.entry = entry
         self._keys = [PublicKey.from_text(party.sealing_key) for party in entry.parties]
 
-    def call(self, elements: RingArray) -> Call:
+    def call(self, elements: RingArray, recipients: Recipients = Recipients.CLIENT) -> Call:
         """`elements` are encoded inputs (rows, their ring elements), rows at most the entry's max_rows."""
         seed, result_keys = new_seed(), (new_seed(), new_seed())
         request_id, rows = new_id(), len(elements)
-        header = Secret(request_id, result_keys[0], rows, b"").header()
+        header = Secret(request_id, result_keys[0], rows, b"", recipients).header()
         # alice's content is made in place: for a batch, every copy costs more than the cipher.
         content = bytearray(len(header) + elements.nbytes)
         content[: len(header)] = header
@@ -90,14 +113,15 @@ class Sealer:
             request_id,
             request_digest(request_id, rows, result_keys, seed),
         )
+        bobs = Secret(request_id, result_keys[1], rows, seed, recipients).pack()
         envelopes = (
             self._keys[0].seal(content, binding.context("input", 0)),
-            self._keys[1].seal(Secret(request_id, result_keys[1], rows, seed).pack(), binding.context("input", 1)),
+            self._keys[1].seal(bobs, binding.context("input", 1)),
         )
         body = Request(binding, rows, envelopes).pack()
-        return Call(self.entry, binding, rows, body, share, seed, result_keys)
+        return Call(self.entry, binding, rows, body, share, seed, result_keys, recipients)
 
-    def calls(self, elements: RingArray) -> list[Call]:
+    def calls(self, elements: RingArray, recipients: Recipients = Recipients.CLIENT) -> list[Call]:
         """One call for every max_rows inputs."""
         step = self.entry.max_rows
-        return [self.call(elements[at : at + step]) for at in range(0, len(elements), step)]
+        return [self.call(elements[at : at + step], recipients) for at in range(0, len(elements), step)]

@@ -5,7 +5,7 @@ import asyncio
 from moiety_party.lane import Lane, read_json
 from moiety_party.masking import masking
 from moiety_party.party import Party
-from moiety_party.results import result_share
+from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.plan import Plan
@@ -14,7 +14,6 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
-from moiety_shared.sealing import seal_result
 from moiety_shared.service.logs import log, where
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
 
@@ -128,7 +127,7 @@ class Helper:
             sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
             outputs = await lane.drive(sessions, self._party.online)
-            result = seal_result(secret.result_key, result_share(plan, outputs), request.binding.context("result", 1))
+            result = sealed_result(plan, 1, outputs, secret, request.binding)
             await lane.send(FrameKind.RESULT, result)
             lane.in_run = False
 
@@ -142,6 +141,7 @@ class Helper:
             raise malformed("the leader's request does not fit the model")
         opened = party.key.open(request.envelopes[1], request.binding.context("input", 1))
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
+        check_recipients(plan, secret)
         pool = party.pool(model.upload_id)
         if pool.lease_id != lease_id:
             raise Problem(ProblemType.ROW_USED, "another lease")

@@ -16,7 +16,7 @@ from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.requests import Requests
-from moiety_party.results import result_share
+from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.plan import Plan
@@ -24,7 +24,6 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
-from moiety_shared.sealing import seal_result
 from moiety_shared.service import http
 from moiety_shared.service.logs import log, where
 from moiety_shared.wire import (
@@ -133,6 +132,7 @@ class Leader:
             envelope, context = request.envelopes[0], binding.context("input", 0)
             opened = await party.work(len(envelope), party.key.open, envelope, context)
             secret = Secret.unpack(opened, binding, rows, share_bytes(plan, 0, rows))
+            check_recipients(plan, secret)
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.shared_size)
             rounds, sent = lane.rounds, lane.opening_bytes
@@ -140,7 +140,7 @@ class Leader:
             del prepared  # the sessions let go of what they have used
             outputs = await lane.drive(sessions, party.online)
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
-            own = seal_result(secret.result_key, result_share(plan, outputs), binding.context("result", 0))
+            own = sealed_result(plan, 0, outputs, secret, binding)
             theirs = bytes(await lane.expect(FrameKind.RESULT))
             lane.in_run = False
         return pack_result(binding.request_id, (own, theirs))

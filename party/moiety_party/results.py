@@ -6,6 +6,14 @@ import numpy as np
 
 from moiety_shared.plan import Plan
 from moiety_shared.ring import Array
+from moiety_shared.sealing import PublicKey, seal_result
+from moiety_shared.wire import Binding, Recipients, Secret, malformed
+
+
+def check_recipients(plan: Plan, secret: Secret) -> None:
+    """Raises MALFORMED when the request names a recipient whom the plan gives nothing."""
+    if Recipients.OWNER in secret.recipients and plan.output.owner_key is None:
+        raise malformed("the plan has no key of the owner, or gives out more than a count")
 
 
 def result_share(plan: Plan, outputs: Sequence[Array]) -> bytes:
@@ -17,3 +25,13 @@ def result_share(plan: Plan, outputs: Sequence[Array]) -> bytes:
     if plan.output.kind == "count":
         whole = whole.sum(axis=0, dtype=whole.dtype)
     return whole.tobytes()
+
+
+def sealed_result(plan: Plan, party: int, outputs: Sequence[Array], secret: Secret, binding: Binding) -> bytes:
+    """The same, sealed to each recipient: the client's first, then the owner's."""
+    share, sealed = result_share(plan, outputs), b""
+    if Recipients.CLIENT in secret.recipients:
+        sealed += seal_result(secret.result_key, share, binding.context("result", party))
+    if Recipients.OWNER in secret.recipients and plan.output.owner_key is not None:
+        sealed += PublicKey.from_text(plan.output.owner_key).seal(share, binding.context("count", party))
+    return sealed

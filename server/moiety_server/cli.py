@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command("server", rich_help_panel="Roles")(server)
     app.command("train", rich_help_panel="Model owner")(train)
     app.command("publish", rich_help_panel="Model owner")(publish)
+    app.command("count", rich_help_panel="Model owner")(count)
     app.command("inspect", rich_help_panel="Model owner")(inspect)
 
 
@@ -128,6 +129,25 @@ def publish(
         print(f"{problem}\n{problem.kind.hint}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{signed.entry.name} {signed.entry.version} {signed.owner_key}")
+
+
+def count(
+    model: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
+    files: Annotated[list[Path], typer.Argument(help="What clients handed on: Evaluation.for_owner, a file each.")],
+) -> None:
+    """How many labels were right in private evaluations whose number only the owner may read."""
+    from moiety_server.catalogue import Catalogue
+    from moiety_server.publish import open_count, sealing_key
+    from moiety_server.settings import ServerSettings
+    from moiety_shared.problems import Problem
+
+    folder = ServerSettings().private_dir()
+    try:
+        bits = Catalogue(folder).get(model).entry.plan.ring_bits
+        print(sum(open_count(sealing_key(folder), path.read_bytes(), bits) for path in files))
+    except (Problem, OSError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def inspect(

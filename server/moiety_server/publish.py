@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
 
@@ -14,13 +15,14 @@ from moiety_server.catalogue import Catalogue
 from moiety_server.compile import Compiled
 from moiety_server.settings import ServerSettings
 from moiety_shared.catalogue import Entry, Party, Preprocessing, SignedEntry, sign
+from moiety_shared.layers import ring_dtype
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.ring import Array
-from moiety_shared.sealing import PublicKey
+from moiety_shared.sealing import PrivateKey, PublicKey
 from moiety_shared.service import http
-from moiety_shared.wire import pack_upload, upload_context
+from moiety_shared.wire import OwnerCount, pack_upload, upload_context
 
 _POLL_SECONDS = 0.1
 
@@ -39,6 +41,23 @@ def signing_key(folder: Path) -> Ed25519PrivateKey:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(Ed25519PrivateKey.generate().private_bytes_raw())
     return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+
+
+def sealing_key(folder: Path) -> PrivateKey:
+    """The owner's other key, for counts that only the owner may read; made at first use."""
+    path = folder / "owner.sealing"
+    if not path.exists():
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(PrivateKey.generate().raw)
+    return PrivateKey(path.read_bytes())
+
+
+def open_count(key: PrivateKey, token: bytes, ring_bits: int) -> int:
+    """The number in what a client handed on. Raises Problem SEALED_FOR_ANOTHER or MALFORMED."""
+    count = OwnerCount.unpack(token)
+    dtype = ring_dtype(ring_bits)
+    shares = [key.open(count.envelopes[p], count.binding.context("count", p)) for p in (0, 1)]
+    return int((np.frombuffer(shares[0], dtype=dtype) + np.frombuffer(shares[1], dtype=dtype))[0])
 
 
 class Publisher:
@@ -65,7 +84,7 @@ class Publisher:
         progress: Callable[[str], None] = lambda _: None,
     ) -> SignedEntry:
         """Upload, wait for the first prepared randomness, and put the signed entry into the catalogue."""
-        plan = compiled.plan
+        plan = self._addressed(compiled.plan)
         keys = [self._get(party, "/v1/keys").json() for party in (0, 1)]
         if [k["role"] for k in keys] != ["alice", "bob"]:
             raise Problem(ProblemType.INVALID_INPUT, "alice's and bob's addresses are swapped in the settings")
@@ -94,6 +113,14 @@ class Publisher:
         signed = sign(entry, signing_key(self._settings.private_dir()))
         catalogue.put(signed)
         return signed
+
+    def _addressed(self, plan: Plan) -> Plan:
+        """A plan that counts names the owner's sealing key."""
+        if plan.output.kind != "count":
+            return plan
+        key = sealing_key(self._settings.private_dir()).public.text()
+        members = plan.model_dump()
+        return Plan.model_validate(members | {"output": members["output"] | {"owner_key": key}})
 
     def _upload(self, party: int, key: PublicKey, plan: Plan, upload_id: str, shares: dict[str, Array]) -> None:
         context = upload_context(plan, bytes.fromhex(upload_id), party)

@@ -94,7 +94,8 @@ class Output(Public):
 
     logits: additive shares; times `scale` they are the model's outputs, to which the client applies `final`.
     labels: XOR shares of a byte for each class, the rank from 1 to `top`, or 0.
-    count: one additive share for the whole request: how many of its inputs were labelled right.
+    count: one additive share for the whole request: how many of its inputs were labelled right. `owner_key` is the
+    owner's sealing key, for requests that let the owner read the number.
     """
 
     wire: Name
@@ -103,6 +104,13 @@ class Output(Public):
     scale: float = Field(1.0, gt=0)
     final: Literal["none", "softmax", "log_softmax"] = "none"
     top: Annotated[int, Field(ge=1, le=255)] = 1
+    owner_key: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.owner_key is not None and self.kind != "count":
+            raise ValueError("an owner reads nothing but counts")
+        return self
 
     @property
     def size(self) -> int:

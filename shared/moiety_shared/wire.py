@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import struct
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 from pydantic import ValidationError
 
@@ -22,7 +22,8 @@ ID_BYTES = 16
 DIGEST_BYTES = 32
 _REQUEST = struct.Struct("<4s16s32s16s32sIII")  # magic, upload, plan, request, digest, rows, two lengths
 _RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
-_SECRET = struct.Struct("<4s16s32sI")  # magic, request, result key, rows
+_SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, recipients
+_COUNT = struct.Struct("<4s16s32s16s32sI")  # magic, upload, plan, request, digest, length of the first
 _START = struct.Struct("<16sQ")  # lease, first row
 _UPLOAD = struct.Struct("<4sI")  # magic, length of the plan
 _FRAME = struct.Struct("<BxHI")  # kind, opening number, payload length
@@ -51,9 +52,21 @@ class Binding:
         return role + self.plan_digest + self.upload_id + self.request_id + self.request_digest
 
 
+class Recipients(IntFlag):
+    """Who may read a result. The owner only ever gets a count, and only where the plan names a key of theirs."""
+
+    CLIENT = 1
+    OWNER = 2
+
+    @classmethod
+    def named(cls, text: str) -> "Recipients":
+        """client, owner or both. Raises KeyError."""
+        return {"client": cls.CLIENT, "owner": cls.OWNER, "both": cls.CLIENT | cls.OWNER}[text]
+
+
 @dataclass(frozen=True)
 class Secret:
-    """What is inside an envelope: the key for the way back and a share of the input.
+    """What is inside an envelope: the key for the way back, who may read the result, and a share of the input.
 
     alice's share is the ring elements themselves; bob's is the seed of the stream that was subtracted.
     """
@@ -62,13 +75,14 @@ class Secret:
     result_key: bytes
     rows: int
     share: bytes | memoryview
+    recipients: Recipients = Recipients.CLIENT
 
     def pack(self) -> bytes:
         return b"".join((self.header(), self.share))
 
     def header(self) -> bytes:
         """What precedes the share."""
-        return _SECRET.pack(b"MSH1", self.request_id, self.result_key, self.rows)
+        return _SECRET.pack(b"MSH2", self.request_id, self.result_key, self.rows, self.recipients)
 
     def __repr__(self) -> str:
         return f"Secret(rows={self.rows})"
@@ -77,10 +91,10 @@ class Secret:
     def unpack(cls, raw: bytes, binding: Binding, rows: int, share_bytes: int) -> "Secret":
         if len(raw) != _SECRET.size + share_bytes:
             raise malformed("an envelope's content has another length than its plan says")
-        magic, request_id, key, own_rows = _SECRET.unpack_from(raw)
-        if magic != b"MSH1" or request_id != binding.request_id or own_rows != rows:
+        magic, request_id, key, own_rows, recipients = _SECRET.unpack_from(raw)
+        if magic != b"MSH2" or not 1 <= recipients <= 3 or request_id != binding.request_id or own_rows != rows:
             raise malformed("an envelope's content does not belong to this request")
-        return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :])
+        return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :], Recipients(recipients))
 
 
 def share_bytes(plan: Plan, party: int, rows: int) -> int:
@@ -97,9 +111,10 @@ def request_bytes(plan: Plan, rows: int) -> int:
     return _REQUEST.size + sum(envelope_bytes(plan, party, rows) for party in (0, 1))
 
 
-def result_bytes(plan: Plan, rows: int) -> int:
-    """Length of one sealed result share of a request with that many rows."""
-    return plan.output_bytes(rows) + RESULT_OVERHEAD
+def result_bytes(plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT) -> int:
+    """Length of one party's sealed result share: the client's, then the owner's."""
+    overheads = {Recipients.CLIENT: RESULT_OVERHEAD, Recipients.OWNER: SEAL_OVERHEAD}
+    return sum(plan.output_bytes(rows) + overheads[recipient] for recipient in recipients)
 
 
 def request_digest(request_id: bytes, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:
@@ -158,9 +173,11 @@ def pack_result(request_id: bytes, sealed: tuple[bytes, bytes]) -> bytes:
     return b"".join((_RESULT.pack(b"MRS1", request_id, len(sealed[0]), len(sealed[1])), *sealed))
 
 
-def unpack_result(body: bytes, request_id: bytes, plan: Plan, rows: int) -> tuple[memoryview, memoryview]:
+def unpack_result(
+    body: bytes, request_id: bytes, plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT
+) -> tuple[memoryview, memoryview]:
     """Both sealed shares, their lengths checked."""
-    expected = result_bytes(plan, rows)
+    expected = result_bytes(plan, rows, recipients)
     if len(body) != _RESULT.size + 2 * expected:
         raise malformed("the result has another length than its plan says")
     magic, own_id, first, second = _RESULT.unpack_from(body)
@@ -168,6 +185,30 @@ def unpack_result(body: bytes, request_id: bytes, plan: Plan, rows: int) -> tupl
         raise malformed("the result does not belong to this request")
     view = memoryview(body)[_RESULT.size :]
     return view[:expected], view[expected:]
+
+
+@dataclass(frozen=True)
+class OwnerCount:
+    """A count that only the owner can open, as the client hands it on: what it is bound to, and both parties'
+    envelopes."""
+
+    binding: Binding
+    envelopes: tuple[bytes | memoryview, bytes | memoryview]
+
+    def pack(self) -> bytes:
+        b = self.binding
+        head = _COUNT.pack(b"MCO1", b.upload_id, b.plan_digest, b.request_id, b.request_digest, len(self.envelopes[0]))
+        return b"".join((head, *self.envelopes))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "OwnerCount":
+        if len(raw) < _COUNT.size:
+            raise malformed("this is not a count for the owner")
+        magic, upload, plan, request, digest, first = _COUNT.unpack_from(raw)
+        view = memoryview(raw)[_COUNT.size :]
+        if magic != b"MCO1" or first > len(view):
+            raise malformed("this is not a count for the owner, or it was cut short")
+        return cls(Binding(plan, upload, request, digest), (view[:first], view[first:]))
 
 
 def upload_context(plan: Plan, upload_id: bytes, party: int) -> bytes:

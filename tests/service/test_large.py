@@ -1,6 +1,9 @@
 """Rows that are dear: a pool of one row, and a request for each input; and what else a model may be published for."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from moiety_client import inputs
 from moiety_client.client import AsyncClient, Client
+from moiety_client.errors import InvalidInput
 from moiety_client.exchange import Sealer
 from moiety_client.local import mnist
 from moiety_client.local.deployment import Deployment
@@ -62,3 +66,27 @@ def test_labels_and_counts_of_a_real_network(scarce: tuple[Deployment, str], dig
         truth[0] += 1
         result = client.evaluate("count", digits[0][:6], truth)
         assert (result.correct, result.total) == (int((outputs.argmax(axis=1) == truth).sum()), 6)
+
+
+def test_a_count_goes_to_whom_the_request_names(scarce: tuple[Deployment, str], digits: Digits, tmp_path: Path) -> None:
+    deployment, key = scarce
+    expected = mnist.float_outputs(digits[0][:4]).argmax(axis=1)
+    claimed = np.where(np.arange(4) == 1, (expected + 1) % 10, expected)
+    deployment.publish("--name", "shown", "--reveal", "count")
+    with Client(deployment.url("server"), owner_key=key, timeout=60) as client:
+        both = client.evaluate("shown", digits[0][:4], claimed, reveal_to="both")
+        owners = client.evaluate("shown", digits[0][:4], claimed, reveal_to="owner")
+        with pytest.raises(InvalidInput, match="client, owner or both"):
+            client.evaluate("shown", digits[0][:1], claimed[:1], reveal_to="everybody")
+    assert both.correct == 3 and both.accuracy == 0.75
+    assert owners.correct is None and owners.accuracy is None
+    for evaluation in (both, owners):
+        files = [tmp_path / f"{index}" for index in range(len(evaluation.for_owner))]
+        for path, token in zip(files, evaluation.for_owner, strict=True):
+            path.write_bytes(token)
+        command = [sys.executable, "-m", "moiety_shared.service.cli", "count", "shown", *map(str, files)]
+        environment = os.environ | deployment.settings("server")
+        assert subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout == "3\n"
+        changed = files[0].read_bytes()
+        files[0].write_bytes(changed[:-1] + bytes([changed[-1] ^ 1]))
+        assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 1
