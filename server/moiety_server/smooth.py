@@ -2,7 +2,7 @@
 
 The rounding to steps is dithered, so s is either neighbour of x; a parabola is fitted to f over both steps around s,
 each place weighted by how likely it is to be rounded there. Each coefficient is fitted after the ones above it were
-rounded. With 256 steps over -24 .. 24 all functions we know are met within 0.0005.
+rounded. With 512 steps over -24 .. 24 all functions we know are met within 0.0005.
 """
 
 import math
@@ -16,8 +16,8 @@ from moiety_server.scales import Precision, fitting
 from moiety_shared.ring import Array
 
 _BITS = 13  # of a coefficient
-_STEP = -4  # steps of 2^-4 are fine enough
-_MOST_INDEX_BITS = 8
+_STEP = -5  # steps of 2^-5 are fine enough
+_MOST_INDEX_BITS = 9
 _PLACES = 33
 
 
@@ -46,7 +46,7 @@ def parabolas(
     """For inputs between `low` and `high`, ring elements worth factor * 2^-frac each, that are multiplied at `short`
     fractional bits."""
     reach = max(abs(low), abs(high), 1e-9) / factor
-    widest = math.ceil(math.log2(reach * 1.01)) + 1 - _MOST_INDEX_BITS  # both signs in 2^8 steps
+    widest = math.ceil(math.log2(reach * 1.01)) + 1 - _MOST_INDEX_BITS  # both signs in 2^9 steps
     # At least 32 steps on either side: what is small all over is bent on a small scale.
     exponent = max(min(_STEP - math.floor(math.log2(factor)), math.floor(math.log2(reach)) - 5), widest)
     shift = max(frac + exponent, 0)
