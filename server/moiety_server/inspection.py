@@ -41,8 +41,8 @@ LINKS = (
     Link("LAN, 1 Gbit/s, 0.5 ms", 0.0005, 125e6),
     Link("WAN, 100 Mbit/s, 50 ms", 0.05, 12.5e6),
 )
-_CALL = 0.003  # seconds: a client's call and its answer, sealed and opened, without anything between
-_FRAME = 0.00025  # seconds: sending a frame, waking up, taking it apart
+_CALL = 0.002  # seconds: a client's call and its answer, sealed and opened, without anything between
+_FRAME = 0.00015  # seconds: sending a frame, waking up, taking it apart
 _BYTE = 1.2e-9  # seconds: a byte opened, added, copied
 
 
