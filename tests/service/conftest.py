@@ -15,12 +15,11 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     # Small pools: a restarted party is ready sooner.
     pools = {"POOL_ROWS": "512", "BUNDLE_BYTES": str(1 << 21), "MAX_ROWS": "200"}
     with Deployment(root, extra={"alice": pools, "bob": pools}) as running:
-        running.owner_key = running.publish()  # type: ignore[attr-defined]
+        running.publish()
         yield running
 
 
 @pytest.fixture
 def client(deployment: Deployment) -> Iterator[Client]:
-    key = deployment.owner_key  # type: ignore[attr-defined]
-    with Client(deployment.url("server"), owner_key=key, timeout=60) as made:
+    with deployment.client(timeout=60) as made:
         yield made

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moiety_client import inputs
-from moiety_client.client import AsyncClient, Client
+from moiety_client.client import AsyncClient
 from moiety_client.errors import InvalidInput
 from moiety_client.exchange import Sealer
 from moiety_client.local import mnist
@@ -33,7 +33,7 @@ def scarce(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deploymen
 def test_one_row_at_a_time_serves_batches_and_many_clients(scarce: tuple[Deployment, str], digits: Digits) -> None:
     deployment, key = scarce
     expected = mnist.float_outputs(digits[0][:12]).argmax(axis=1)
-    with Client(deployment.url("server"), owner_key=key, timeout=60) as client:
+    with deployment.client(timeout=60) as client:
         entry = client.model("mnist")
         assert entry.max_rows == 1
         assert np.array_equal(client.predict("mnist", digits[0][:12]).labels, expected)
@@ -55,11 +55,11 @@ def test_one_row_at_a_time_serves_batches_and_many_clients(scarce: tuple[Deploym
 
 
 def test_labels_and_counts_of_a_real_network(scarce: tuple[Deployment, str], digits: Digits) -> None:
-    deployment, key = scarce
+    deployment, _key = scarce
     outputs = mnist.float_outputs(digits[0][:6])
     deployment.publish("--name", "labels", "--reveal", "labels", "--top", "3")
     deployment.publish("--name", "count", "--reveal", "count")
-    with Client(deployment.url("server"), owner_key=key, timeout=60) as client:
+    with deployment.client(timeout=60) as client:
         answer = client.predict("labels", digits[0][:6])
         assert np.array_equal(answer.top, np.argsort(-outputs, axis=1)[:, :3])
         truth = digits[1][:6].astype(np.int64)
@@ -69,11 +69,11 @@ def test_labels_and_counts_of_a_real_network(scarce: tuple[Deployment, str], dig
 
 
 def test_a_count_goes_to_whom_the_request_names(scarce: tuple[Deployment, str], digits: Digits, tmp_path: Path) -> None:
-    deployment, key = scarce
+    deployment, _key = scarce
     expected = mnist.float_outputs(digits[0][:4]).argmax(axis=1)
     claimed = np.where(np.arange(4) == 1, (expected + 1) % 10, expected)
     deployment.publish("--name", "shown", "--reveal", "count")
-    with Client(deployment.url("server"), owner_key=key, timeout=60) as client:
+    with deployment.client(timeout=60) as client:
         both = client.evaluate("shown", digits[0][:4], claimed, reveal_to="both")
         owners = client.evaluate("shown", digits[0][:4], claimed, reveal_to="owner")
         with pytest.raises(InvalidInput, match="client, owner or both"):

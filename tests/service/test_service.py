@@ -79,7 +79,7 @@ def test_many_clients_at_once(deployment: Deployment, client: Client, digits: Di
     expected = mnist.float_outputs(digits[0][:64]).argmax(axis=1)
 
     def one(i: int) -> bool:
-        with Client(deployment.url("server"), owner_key=client._owner_key) as mine:
+        with deployment.client() as mine:
             at = i % 8 * 8
             return bool((mine.predict("mnist", digits[0][at : at + 8]).labels == expected[at : at + 8]).all())
 
@@ -284,7 +284,7 @@ def test_a_helper_that_dies_in_the_middle_of_runs(deployment: Deployment, client
     expected = mnist.float_outputs(digits[0][:200]).argmax(axis=1)
 
     def load(i: int) -> bool:
-        with Client(deployment.url("server"), owner_key=client._owner_key, timeout=60) as mine:
+        with deployment.client(timeout=60) as mine:
             return all((mine.predict("mnist", digits[0][:200]).labels == expected).all() for _ in range(6))
 
     with ThreadPoolExecutor(3) as threads:

@@ -18,6 +18,7 @@ from typing import Self
 
 import httpx
 
+from moiety_client.client import Client
 from moiety_shared.service import http
 
 ROLES = ("crypto_provider", "bob", "alice", "server", "client")
@@ -57,6 +58,7 @@ class Deployment:
     ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
+    owner_key: str = field(default="", init=False)
     _credentials: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -166,6 +168,10 @@ class Deployment:
             process.kill()
             process.wait()
 
+    def client(self, *, timeout: float = 30.0) -> Client:
+        """A client of the models published so far, with all that it needs to be let in."""
+        return Client(self.url("server"), owner_key=self.owner_key, timeout=timeout)
+
     def publish(self, *arguments: str, quiet: bool = True) -> str:
         """Run `moiety publish` as the owner; returns the owner's public key."""
         done = subprocess.run(
@@ -178,7 +184,8 @@ class Deployment:
         )
         if done.returncode != 0:
             raise DeploymentError(f"publishing failed: {done.stderr or ''}")
-        return done.stdout.split()[-1]
+        self.owner_key = done.stdout.split()[-1]
+        return self.owner_key
 
     def party_state(self, role: str, upload_id: str) -> dict[str, object]:
         """What a party says of an upload: rows ready, bytes received."""
