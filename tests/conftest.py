@@ -4,11 +4,21 @@ import pytest
 from moiety_server import samples, sources
 from moiety_shared.catalogue import Entry, Party, Preprocessing
 from moiety_shared.sealing import PrivateKey
+from moiety_shared.service import keys
+from moiety_shared.service.identity import LINKS, Identity
 
 
 @pytest.fixture(scope="session")
 def party_keys() -> tuple[PrivateKey, PrivateKey]:
     return PrivateKey.generate(), PrivateKey.generate()
+
+
+@pytest.fixture(scope="session")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
+    """Every role's secrets."""
+    root = tmp_path_factory.mktemp("keys")
+    keys.init(root, {})
+    return {role: Identity.load(root / role, role) for role in LINKS}
 
 
 @pytest.fixture(scope="session")

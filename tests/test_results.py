@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -41,7 +42,7 @@ class Service:
             upload_id="00" * 16,
             plan=plan,
             parties=tuple(  # type: ignore[arg-type]
-                Party(name=n, url="http://party", sealing_key=k.public.text()) for n, k in zip(names, keys, strict=True)
+                Party(name=n, url="https://p", sealing_key=k.public.text()) for n, k in zip(names, keys, strict=True)
             ),
             max_rows=100,
         )
@@ -78,12 +79,12 @@ class Service:
         return pack_result(binding.request_id, (sealed[0], sealed[1]))
 
     def client(self) -> Client:
-        made = Client("http://owner", owner_key=sign(self.entry, self.owner).owner_key)
+        made = Client("https://owner", owner_key=sign(self.entry, self.owner).owner_key)
         made._http = httpx.Client(transport=httpx.MockTransport(self))
         return made
 
     def async_client(self, *_: object, **__: object) -> AsyncClient:
-        made = AsyncClient("http://owner", owner_key=sign(self.entry, self.owner).owner_key)
+        made = AsyncClient("https://owner", owner_key=sign(self.entry, self.owner).owner_key)
         made._http = httpx.AsyncClient(transport=httpx.MockTransport(self))
         return made
 
@@ -198,7 +199,8 @@ def rest(monkeypatch: pytest.MonkeyPatch, party_keys: Keys) -> Iterator[list[InP
     """The sidecars of a model that gives logits, labels, a count."""
     made = []
     for plan in (plans.logits("softmax"), plans.labels(), plans.count()):
-        monkeypatch.setattr(sidecar, "AsyncClient", Service(plan, party_keys).async_client)
+        made_by = SimpleNamespace(from_access=Service(plan, party_keys).async_client)
+        monkeypatch.setattr(sidecar, "AsyncClient", made_by)
         made.append(InProcess(sidecar.build(ClientSettings())))
     yield made
 

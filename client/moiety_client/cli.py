@@ -18,20 +18,26 @@ def register(app: typer.Typer) -> None:
 
 def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
+    from moiety_client.errors import AccessFileError
     from moiety_client.settings import ClientSettings
     from moiety_client.sidecar import build
     from moiety_shared.service import app, logs
 
-    settings = ClientSettings()
-    logs.configure("client", settings.log_format)
-    app.serve(build(settings), settings)
+    try:
+        settings = ClientSettings()
+        logs.configure("client", settings.log_format)
+        app.serve(build(settings), settings)
+    except AccessFileError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
     image: Annotated[list[Path], typer.Argument(help="Picture files, of the size the model takes.")],
-    catalogue: Annotated[str, typer.Option(help="Default: MOIETY_CLIENT_CATALOGUE_URL.")] = "",
-    owner_key: Annotated[str, typer.Option(help="The owner's key. Default: MOIETY_CLIENT_OWNER_KEY.")] = "",
+    access: Annotated[
+        Path | None, typer.Option(help="The owner's access file. Default: MOIETY_CLIENT_ACCESS_FILE.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
     """Private predictions for picture files: prints a label for each."""
@@ -44,11 +50,7 @@ def predict(
 
     settings = ClientSettings()
     try:
-        with Client(
-            catalogue or settings.catalogue_url,
-            owner_key=owner_key or settings.owner_key,
-            timeout=settings.timeout,
-        ) as client:
+        with Client.from_access(access or settings.access_file, timeout=settings.timeout) as client:
             how = client.model(model).preprocessing
             mode = "RGB" if how and how.channels == 3 else "L"
             pictures = np.stack([np.asarray(Image.open(path).convert(mode)) for path in image])

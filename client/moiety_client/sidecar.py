@@ -13,7 +13,8 @@ import numpy.typing as npt
 from fastapi import FastAPI
 from pydantic import Field
 
-from moiety_client.client import AsyncClient, Prediction
+from moiety_client.answers import Prediction
+from moiety_client.client import AsyncClient
 from moiety_client.errors import FromProblem, InvalidInput, MoietyError, UnknownModel
 from moiety_client.settings import ClientSettings
 from moiety_shared.layers import Public
@@ -61,7 +62,7 @@ class InferResponse(Public):
 
 
 def build(settings: ClientSettings) -> FastAPI:
-    client = AsyncClient(settings.catalogue_url, owner_key=settings.owner_key, timeout=settings.timeout)
+    client = AsyncClient.from_access(settings.access_file, timeout=settings.timeout)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -16,8 +16,8 @@ from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import bearer, create_app
+from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
-from moiety_shared.service.settings import matches
 
 _PLAN_BYTES, _SMALL_BYTES = 1 << 25, 1 << 20
 
@@ -46,17 +46,17 @@ def _text(seed: bytes) -> str:
     return base64.b64encode(seed).decode()
 
 
-def build(settings: ProviderSettings) -> FastAPI:
+def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
     """The app. One torch thread: two dealers side by side are quicker than one on two cores."""
     torch.set_num_threads(1)
-    dealer = Dealer(Ledger(settings.private_dir() / "ledger.sqlite"), settings.max_bundle_bytes)
+    dealer = Dealer(Ledger(settings.private_dir() / "ledger.sqlite", identity.storage_key), settings.max_bundle_bytes)
     app = create_app("crypto provider", body_limit=lambda path: _PLAN_BYTES if path == "/v1/uploads" else _SMALL_BYTES)
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""
         presented = bearer(request)
-        is_alice = matches(settings.alice_credential, presented)
-        is_bob = matches(settings.bob_credential, presented)
+        is_alice = identity.accepts("alice", presented)
+        is_bob = identity.accepts("bob", presented)
         if not (is_alice or is_bob):
             raise Problem(ProblemType.UNAUTHORIZED)
         return int(is_bob)
@@ -70,6 +70,11 @@ def build(settings: ProviderSettings) -> FastAPI:
     @app.post("/v1/uploads", summary="A party's seed for the weight masks of an upload, once")
     def register_upload(body: UploadRequest, who: Caller) -> Seed:
         return Seed(seed=_text(dealer.register_upload(body.upload_id, body.plan, who)))
+
+    @app.delete("/v1/uploads/{upload_id}", status_code=204, summary="Wipe an upload's seeds")
+    def forget_upload(upload_id: Hex16, who: Caller) -> None:
+        dealer.forget_upload(upload_id)
+        log().info("forgotten", upload=upload_id)
 
     @app.post("/v1/leases", summary="alice opens a lease and gets her seed")
     def open_lease(body: LeaseRequest, who: Caller) -> LeaseGrant:

@@ -12,7 +12,11 @@ def provider() -> None:
     from moiety_crypto_provider.app import build
     from moiety_crypto_provider.settings import ProviderSettings
     from moiety_shared.service import app, logs
+    from moiety_shared.service.identity import Identity
+    from moiety_shared.service.starting import refusing
 
-    settings = ProviderSettings()
-    logs.configure("crypto_provider", settings.log_format)
-    app.serve(build(settings), settings)
+    with refusing():
+        settings = ProviderSettings()
+        identity = Identity.load(settings.keys_dir / "crypto_provider", "crypto_provider")
+        logs.configure("crypto_provider", settings.log_format)
+        app.serve(build(settings, identity), settings, tls=settings.tls(identity))

@@ -45,6 +45,13 @@ class Dealer:
         """Party p's 32-byte seed for the weight masks of this upload."""
         return self._ledger.issue_upload_seed(upload_id, plan, party, (new_seed(), new_seed()))
 
+    def forget_upload(self, upload_id: str) -> None:
+        """Wipe an upload's seeds. Its leases end; its id is never taken again."""
+        self._ledger.forget_upload(upload_id)
+        for lease in [lease for lease in self._leases.values() if lease.upload_id == upload_id]:
+            self._leases.pop(lease.lease_id, None)
+        self._masks.cache_clear()
+
     def open_lease(self, upload_id: str, rows: int) -> Lease:
         """A lease of bundles of `rows` rows. alice's."""
         plan, _ = self._masks(upload_id)

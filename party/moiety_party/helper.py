@@ -8,6 +8,7 @@ from moiety_party.party import Party
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
+from moiety_shared.catalogue import Manifest
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
 from moiety_shared.problems import Problem, ProblemType
@@ -17,7 +18,7 @@ from moiety_shared.ring import Array
 from moiety_shared.service.logs import log, where
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
 
-VERSION = 2
+VERSION = 3
 _MAX_PENDING = 4
 
 
@@ -26,7 +27,7 @@ class Helper:
 
     def __init__(self, party: Party) -> None:
         self._party = party
-        self._pending: dict[str, tuple[Plan, dict[str, Array]]] = {}
+        self._pending: dict[str, tuple[Manifest, Plan, dict[str, Array]]] = {}
 
     async def close(self) -> None:
         """Nothing of its own to close."""
@@ -36,13 +37,14 @@ class Helper:
         if any(pool.stock == 0 for pool in self._party.pools.values()):
             raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
 
-    async def put_model(self, upload_id: str, plan: Plan, shares: dict[str, Array]) -> str:
+    async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
         """Keep the owner's half in memory until the leader starts the masking."""
+        upload_id = manifest.upload_id
         if upload_id in self._pending:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
         while len(self._pending) >= _MAX_PENDING:
             self._pending.pop(next(iter(self._pending)))
-        self._pending[upload_id] = (plan, shares)
+        self._pending[upload_id] = (manifest, plan, shares)
         return "waiting for the leader"
 
     async def serve(self, lane: Lane) -> None:
@@ -104,7 +106,7 @@ class Helper:
         upload_id = str(what.get("upload"))
         if upload_id not in self._pending:
             raise Problem(ProblemType.UPLOAD_INCOMPLETE)
-        plan, shares = self._pending.pop(upload_id)
+        manifest, plan, shares = self._pending.pop(upload_id)
         if plan.digest.hex() != what.get("plan"):
             raise Problem(ProblemType.UPLOAD_CONFLICT, "the two halves have different plans")
         seed = await self._party.provider.upload_seed(upload_id, plan)
@@ -113,7 +115,7 @@ class Helper:
         session = masking(plan, 1, shares, seed)
         del shares
         (weights,) = await lane.drive([session], self._party.online, inline_work=-1)
-        await self._party.away(self._party.store.put, upload_id, plan, weights)
+        await self._party.away(self._party.store.put, Model(manifest, plan, weights))
         await lane.send(FrameKind.STORED)
         lane.in_run = False
 
@@ -134,12 +136,13 @@ class Helper:
     async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows]:
         """Everything is checked before a row is claimed."""
         party = self._party
-        lease_id, first, request = unpack_start(payload)
+        lease_id, first, token, request = unpack_start(payload)
         model = party.store.get(request.binding.upload_id.hex())
+        party.admission.admit(model, token)
         plan, rows = model.plan, request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):
             raise malformed("the leader's request does not fit the model")
-        opened = party.key.open(request.envelopes[1], request.binding.context("input", 1))
+        opened = party.identity.keyring.open(request.envelopes[1], request.binding.context("input", 1))
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
         check_recipients(plan, secret)
         pool = party.pool(model.upload_id)

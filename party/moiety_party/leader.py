@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import websockets
 
+from moiety_party.admission import ANYBODY
 from moiety_party.helper import VERSION
 from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Refused
 from moiety_party.masking import masking
@@ -19,6 +20,7 @@ from moiety_party.requests import Requests
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
+from moiety_shared.catalogue import Manifest
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
@@ -59,6 +61,8 @@ class Leader:
     def __init__(self, party: Party) -> None:
         self._party = party
         self._requests = Requests(party.settings.result_seconds)
+        secure = party.settings.peer_url.startswith("wss:")
+        self._tls = http.tls_context(party.identity.ca_file) if secure else None
         self._idle: list[Lane] = []
         self._free = asyncio.Semaphore(party.settings.lanes)
         self._waiting = 0
@@ -84,9 +88,9 @@ class Leader:
 
     # Models
 
-    async def put_model(self, upload_id: str, plan: Plan, shares: dict[str, Array]) -> str:
+    async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
         """Mask the weights with bob, who must hold his half already; durable at both when this returns."""
-        party = self._party
+        party, upload_id = self._party, manifest.upload_id
         async with self._lane(_MASKING_RUNS * party.settings.run_seconds) as lane:
             await lane.send_json(FrameKind.MASK, {"upload": upload_id, "plan": plan.digest.hex()})
             await lane.expect(FrameKind.MASK)
@@ -95,42 +99,57 @@ class Leader:
             del shares
             (weights,) = await lane.drive([session], party.online, inline_work=-1)
             await lane.expect(FrameKind.STORED)
-            await party.away(party.store.put, upload_id, plan, weights)
+            await party.away(party.store.put, Model(manifest, plan, weights))
             lane.in_run = False
         self._wake.set()
         return "ready"
 
     # Predictions
 
-    async def predict(self, body: bytes) -> tuple[bytes, RunStats]:
+    async def predict(self, body: bytes, token: str | None) -> tuple[bytes, RunStats]:
         """A client's request to both sealed result shares."""
+        party = self._party
         request = Request.unpack(body)
-        model = self._party.store.get(request.binding.upload_id.hex())
-        request.check(model.plan, self._party.max_rows(model.plan))
+        model = party.store.get(request.binding.upload_id.hex())
+        grant = party.admission.admit(model, token)
+        request.check(model.plan, party.max_rows(model.plan))
         stats = RunStats()
-        return await self._requests.once(request.binding, lambda: self._attempt(model, request, stats)), stats
 
-    async def _attempt(self, model: Model, request: Request, stats: RunStats) -> bytes:
+        async def run() -> bytes:
+            await party.admission.spend(model, grant, request.rows)
+            try:
+                return await self._attempt(model, request, token or "", stats)
+            except BaseException:
+                await party.admission.refund(model, grant, request.rows)
+                raise
+
+        subject = grant.subject if grant else ANYBODY
+        with party.audit.event(
+            "prediction", subject=subject, model=model.manifest.name, upload=model.upload_id, rows=request.rows
+        ):
+            return await self._requests.once(request.binding, subject, run), stats
+
+    async def _attempt(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
         try:
-            return await self._run(model, request, stats)
+            return await self._run(model, request, token, stats)
         except Problem as problem:
             if problem.kind not in _START_AGAIN:
                 raise
             log().info("run again", problem=problem.kind.name, upload=model.upload_id)
             await self._check_leases()
-            return await self._run(model, request, stats)
+            return await self._run(model, request, token, stats)
 
-    async def _run(self, model: Model, request: Request, stats: RunStats) -> bytes:
+    async def _run(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
         plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
         async with self._lane() as lane:
             pool = await self._lease(lane, model)
             first, prepared = await self._take(lane, model, pool, rows)
             lane.in_run = True
-            await lane.send(FrameKind.START, pack_start(pool.lease_id, first, request))
+            await lane.send(FrameKind.START, pack_start(pool.lease_id, first, token, request))
             await asyncio.sleep(0)  # lets it out
             # Both open their envelopes at the same time. A request that cannot be opened has burnt its rows.
             envelope, context = request.envelopes[0], binding.context("input", 0)
-            opened = await party.work(len(envelope), party.key.open, envelope, context)
+            opened = await party.work(len(envelope), party.identity.keyring.open, envelope, context)
             secret = Secret.unpack(opened, binding, rows, share_bytes(plan, 0, rows))
             check_recipients(plan, secret)
             dtype = fixed_point.ring_dtype(plan.ring_bits)
@@ -193,12 +212,12 @@ class Leader:
                 await lane.close()
 
     async def _connect(self) -> Lane:
-        settings = self._party.settings
-        credential = settings.peer_credential.get_secret_value()
+        settings, identity = self._party.settings, self._party.identity
         try:
             socket = await websockets.connect(
                 f"{settings.peer_url}/v1/peer",
-                additional_headers={"authorization": f"Bearer {credential}"},
+                additional_headers={"authorization": f"Bearer {identity.credential('bob')}"},
+                ssl=self._tls,
                 compression=None,
                 proxy=None,
                 max_size=MAX_MESSAGE,

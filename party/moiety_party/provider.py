@@ -37,6 +37,13 @@ class Provider:
         body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
         return base64.b64decode((await self._post("/v1/uploads", body))["seed"])
 
+    async def forget_upload(self, upload_id: str) -> None:
+        """The provider wipes the upload's seeds; nothing can be dealt for it any more."""
+        try:
+            http.check(await self._client.delete(f"/v1/uploads/{upload_id}"))
+        except httpx.HTTPError as error:
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
+
     async def open_lease(self, upload_id: str, rows: int) -> LeaseGrant:
         return self._grant(await self._post("/v1/leases", {"upload_id": upload_id, "rows": rows}))
 

@@ -32,17 +32,29 @@ class ProblemType(Enum):
         "The envelope cannot be opened here",
         "It was sealed for another party, model or request, or was changed on the way. Read the catalogue again.",
     )
+    KEY_RETIRED = (
+        "key-retired",
+        400,
+        "The envelope was sealed to a key that is not accepted any more",
+        "Read the model's catalogue entry again: it names the current keys.",
+    )
     UNAUTHORIZED = (
         "unauthorized",
         401,
-        "The credential is missing or not known",
-        "Set the credential of this link in both roles' settings.",
+        "The credential or token is missing, not known, or has expired",
+        "Clients: ask the model owner for a new token. Operators: each link has a credential of its own.",
     )
     FORBIDDEN = (
         "forbidden",
         403,
-        "This role may not do that",
-        "Each link has a credential of its own; check which one is used.",
+        "The credential or token does not allow that",
+        "Clients: ask the model owner what your token is for. Operators: check which link's credential is used.",
+    )
+    QUOTA_EXCEEDED = (
+        "quota-exceeded",
+        429,
+        "The token's quota is used up",
+        "Wait for the time that Retry-After says, or ask the model owner for a larger quota.",
     )
     NOT_FOUND = ("not-found", 404, "There is nothing at this address", "Check the path.")
     METHOD_NOT_ALLOWED = ("method-not-allowed", 405, "This address does not take that method", "See /docs.")
@@ -156,15 +168,16 @@ RETRY_AFTER_SECONDS = {
 class Problem(Exception):
     """One of the registered errors, with a detail that holds no secret."""
 
-    def __init__(self, kind: ProblemType, detail: str = "") -> None:
+    def __init__(self, kind: ProblemType, detail: str = "", *, retry_after: int | None = None) -> None:
         super().__init__(f"{kind.title}: {detail}" if detail else kind.title)
         self.kind = kind
         self.detail = detail
+        self._retry_after = retry_after
 
     @property
     def retry_after(self) -> int | None:
         """Seconds after which a repetition makes sense, if it does."""
-        return RETRY_AFTER_SECONDS.get(self.kind)
+        return RETRY_AFTER_SECONDS.get(self.kind) if self._retry_after is None else self._retry_after
 
     def document(self, instance: str = "") -> dict[str, Any]:
         """The RFC 9457 document. `instance` is the request id."""

@@ -81,8 +81,8 @@ def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool
 
 def _measure(root: Path, pixels: mnist.Pixels, seconds: float, console: Console) -> Iterator[Row]:
     with Deployment(root / "near") as near:
-        key = near.publish()
-        with Client(near.url("server"), owner_key=key) as client:
+        near.publish()
+        with near.client() as client:
             bench = _Bench(near, client, pixels, console)
             yield from bench.accuracy()
             yield from bench.single()
@@ -185,15 +185,15 @@ def _distant(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row
     deployment = Deployment(root)
     proxies = {role: free_port() for role in ("alice", "bob", "crypto_provider", "server")}
     pairs = [f"{port}:{deployment.ports[role]}" for role, port in proxies.items()]
-    url = {role: f"http://127.0.0.1:{port}" for role, port in proxies.items()}
+    url = {role: f"https://127.0.0.1:{port}" for role, port in proxies.items()}
     deployment.extra = {
         "alice": {"PROVIDER_URL": url["crypto_provider"], "PEER_URL": url["bob"].replace("http", "ws")},
         "bob": {"PROVIDER_URL": url["crypto_provider"]},
-        "server": {"ALICE_URL": url["alice"], "BOB_URL": url["bob"]},
+        "server": {"ALICE_URL": url["alice"], "BOB_URL": url["bob"], "URL": url["server"]},
     }
     with _process("moiety_client.local.delay", f"{_ADDED_MS:g}", *pairs), deployment:
-        key = deployment.publish()
-        with Client(url["server"], owner_key=key) as client:
+        deployment.publish()
+        with deployment.client() as client:
             deployment.wait_full(client.model("mnist").upload_id)
             calls = [timed(lambda: client.predict("mnist", pixels[:1])) for _ in range(60)]
     call = statistics.median(calls[10:]) * 1e3

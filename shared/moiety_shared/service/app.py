@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,7 +12,6 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.service.http import SOCKET_BUFFER
 from moiety_shared.service.logs import log, where
-from moiety_shared.service.settings import ServiceSettings, matches
+from moiety_shared.service.settings import ServiceSettings
 
 BodyLimit = Callable[[str], int]
 """Bytes that a path takes at most."""
@@ -72,12 +72,6 @@ def bearer(request: Request) -> str | None:
     """The credential that the caller presented, if any."""
     scheme, _, credential = request.headers.get("authorization", "").partition(" ")
     return credential if scheme.lower() == "bearer" and credential else None
-
-
-def require(secret: SecretStr, presented: str | None) -> None:
-    """Raises Problem UNAUTHORIZED unless the credential is that of the link."""
-    if not matches(secret, presented):
-        raise Problem(ProblemType.UNAUTHORIZED)
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
@@ -166,7 +160,9 @@ class _Gate:
             raise Problem(ProblemType.TOO_LARGE, f"at most {limit} bytes")
 
 
-def serve(app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20) -> None:
+def serve(
+    app: FastAPI, settings: ServiceSettings, *, tls: ssl.SSLContext | None = None, max_message: int = 1 << 20
+) -> None:
     """Run until SIGINT or SIGTERM; requests under way get ten seconds to finish.
 
     `max_message` is the largest WebSocket message in bytes.
@@ -186,6 +182,7 @@ def serve(app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=10,
         timeout_keep_alive=75,
+        ssl_context_factory=(lambda _config, _default: tls) if tls is not None else None,
     )
     listener = config.bind_socket()
     listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
