@@ -20,11 +20,11 @@ def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
     from moiety_client.settings import ClientSettings
     from moiety_client.sidecar import build
-    from moiety_shared.service import app, logs
+    from moiety_shared.service import logs, serving
 
     settings = ClientSettings()
     logs.configure("client", settings.log_format)
-    app.serve(build(settings), settings)
+    serving.serve(build(settings), settings)
 
 
 def predict(

@@ -11,8 +11,8 @@ def provider() -> None:
     """Run the crypto provider. Settings: MOIETY_PROVIDER_* (see docs/settings.md)."""
     from moiety_crypto_provider.app import build
     from moiety_crypto_provider.settings import ProviderSettings
-    from moiety_shared.service import app, logs
+    from moiety_shared.service import logs, serving
 
     settings = ProviderSettings()
     logs.configure("crypto_provider", settings.log_format)
-    app.serve(build(settings), settings)
+    serving.serve(build(settings), settings)

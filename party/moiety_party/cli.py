@@ -16,9 +16,9 @@ def party(
     from moiety_party.app import build
     from moiety_party.lane import MAX_MESSAGE
     from moiety_party.settings import PartySettings
-    from moiety_shared.service import app, logs, memory
+    from moiety_shared.service import logs, memory, serving
 
     settings = PartySettings(role=role)
     logs.configure(role, settings.log_format)
     memory.keep_freed_pages()
-    app.serve(build(settings), settings, max_message=MAX_MESSAGE)
+    serving.serve(build(settings), settings, max_message=MAX_MESSAGE)

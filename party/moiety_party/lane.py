@@ -252,7 +252,7 @@ async def _advance(
 def read_json(frame: Frame) -> dict[str, Any]:
     try:
         value = json.loads(bytes(frame.payload))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise malformed(f"{frame.kind.name} does not hold a JSON object")

@@ -23,11 +23,11 @@ def server() -> None:
     """Run the model owner's catalogue. Settings: MOIETY_SERVER_* (see docs/settings.md)."""
     from moiety_server.catalogue import build
     from moiety_server.settings import ServerSettings
-    from moiety_shared.service import app, logs
+    from moiety_shared.service import logs, serving
 
     settings = ServerSettings()
     logs.configure("server", settings.log_format)
-    app.serve(build(settings), settings)
+    serving.serve(build(settings), settings)
 
 
 def train(

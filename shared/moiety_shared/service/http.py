@@ -1,5 +1,6 @@
 """The one place that builds HTTP clients, and the one that reads their failures."""
 
+import contextlib
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -41,5 +42,6 @@ def check(response: httpx.Response) -> httpx.Response:
         return response
     document: Any = None
     if response.headers.get("content-type", "").startswith(PROBLEM_JSON):
-        document = response.json()
+        with contextlib.suppress(ValueError, RecursionError):
+            document = response.json()
     raise Problem.from_document(document)
