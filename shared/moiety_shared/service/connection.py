@@ -64,9 +64,9 @@ class Connection(HttpToolsProtocol):
             return
         if self._header_deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._await_header()  # whatever this is, an empty line or the rest of an old body: a header must follow
-        self._header_bytes += len(data) if self._in_header else 0
         super().data_received(data)
-        if self._in_header and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+        self._header_bytes += len(data) if self._in_header else 0
+        if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
             self._refuse(ProblemType.HEADERS_TOO_LARGE)
 
     # The parser's callbacks
@@ -127,6 +127,8 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
+        elif self._in_header and self._header_deadline is None:
+            self._await_header()  # its beginning came before the answer to the last one was out
 
     def timeout_keep_alive_handler(self) -> None:
         self._close()

@@ -55,15 +55,8 @@ class Server(uvicorn.Server):
         self.started = True
 
 
-def serve(
-    app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20, tls: ssl.SSLContext | None = None
-) -> None:
-    """Run until SIGINT or SIGTERM; requests under way get ten seconds to finish.
-
-    `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with.
-    """
-    gc.collect()
-    gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
+def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSLContext | None) -> Server:
+    """The server, not bound to its address yet."""
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -78,10 +71,24 @@ def serve(
         timeout_graceful_shutdown=10,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    listener = config.bind_socket()
+    config.load()
+    return Server(config, settings, tls)
+
+
+def serve(
+    app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20, tls: ssl.SSLContext | None = None
+) -> None:
+    """Run until SIGINT or SIGTERM; requests under way get ten seconds to finish.
+
+    `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with.
+    """
+    gc.collect()
+    gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
+    server = make(app, settings, max_message, tls)
+    listener = server.config.bind_socket()
     listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
     logging.getLogger(Connection.__module__).disabled = True  # what uvicorn would say of a connection: see `refused`
-    Server(config, settings, tls).run(sockets=[listener])
+    server.run(sockets=[listener])
 
 
 def _files() -> int:
