@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from starlette.responses import PlainTextResponse, Response
 
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import connection, gate, serving
+from moiety_shared.service import connection, gate, http, serving
 from moiety_shared.service.app import create_app
 from moiety_shared.service.settings import ServiceSettings
 from tests.asgi import InProcess
@@ -400,3 +400,11 @@ def test_readiness_is_asked_for_once_a_second() -> None:
 
     assert asyncio.run(run()) == [503] * 50
     assert asked == 1
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b"[1]", b'{"type": 1}', b"\xff"])
+def test_a_problem_document_that_is_none_is_a_problem_all_the_same(text: bytes) -> None:
+    answer = httpx.Response(500, headers={"content-type": "application/problem+json"}, content=text)
+    with pytest.raises(Problem) as caught:
+        http.check(answer)
+    assert caught.value.kind is ProblemType.INTERNAL

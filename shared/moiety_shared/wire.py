@@ -26,7 +26,7 @@ _SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, reci
 _COUNT = struct.Struct("<4s16s32s16s32sI")  # magic, upload, plan, request, digest, length of the first
 _START = struct.Struct("<16sQ")  # lease, first row
 _UPLOAD = struct.Struct("<4sI")  # magic, length of the plan
-_FRAME = struct.Struct("<BxHI")  # kind, opening number, payload length
+_FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
 
 
 def malformed(what: str) -> Problem:
@@ -230,9 +230,12 @@ def unpack_upload(body: bytes | bytearray) -> tuple[Plan, memoryview]:
     if magic != b"MUP1" or len(body) < _UPLOAD.size + length:
         raise malformed("this is not a model upload of version 1, or it was cut short")
     try:
-        plan = Plan.model_validate_json(body[_UPLOAD.size : _UPLOAD.size + length])
+        text = body[_UPLOAD.size : _UPLOAD.size + length]
+        plan = Plan.model_validate_json(text)
     except ValidationError as error:
         raise malformed(f"the plan is not valid: {error.error_count()} errors") from None
+    if plan.canonical() != text:
+        raise malformed("the plan is not in its canonical form")
     return plan, memoryview(body)[_UPLOAD.size + length :]
 
 
@@ -246,7 +249,10 @@ def unpack_start(payload: bytes) -> tuple[str, int, Request]:
     if len(payload) < _START.size:
         raise malformed("a START frame is shorter than its header")
     lease, first_row = _START.unpack_from(payload)
-    return lease.hex(), first_row, Request.unpack(payload[_START.size :])
+    request = Request.unpack(payload[_START.size :])
+    if len(request.envelopes[0]):
+        raise malformed("a START frame holds the leader's own envelope")
+    return lease.hex(), first_row, request
 
 
 class FrameKind(IntEnum):
@@ -278,8 +284,8 @@ class Frame:
     def unpack(cls, raw: bytes) -> "Frame":
         if len(raw) < _FRAME.size:
             raise malformed("a frame is shorter than its header")
-        kind, number, length = _FRAME.unpack_from(raw)
-        if length != len(raw) - _FRAME.size:
+        kind, zero, number, length = _FRAME.unpack_from(raw)
+        if zero or length != len(raw) - _FRAME.size:
             raise malformed("a frame's length is not what its header says")
         try:
             return cls(FrameKind(kind), memoryview(raw)[_FRAME.size :], number)
@@ -289,4 +295,4 @@ class Frame:
 
 def pack_frame(kind: FrameKind, number: int, *parts: bytes | memoryview) -> bytes:
     """A frame whose payload is the parts after one another, copied once."""
-    return b"".join((_FRAME.pack(kind, number, sum(len(part) for part in parts)), *parts))
+    return b"".join((_FRAME.pack(kind, 0, number, sum(len(part) for part in parts)), *parts))
