@@ -25,7 +25,7 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import connection, gate, http, serving
 from moiety_shared.service.app import create_app
 from moiety_shared.service.settings import ServiceSettings
-from tests.asgi import InProcess
+from tests.asgi import InProcess, listening
 
 GET = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
 LIMIT = 1 << 20
@@ -65,16 +65,9 @@ def app() -> FastAPI:
 @contextmanager
 def running(tls: ssl.SSLContext | None = None, **settings: float) -> Iterator[int]:
     """The port of a server in a thread."""
-    made = serving.make(app(), ServiceSettings.model_validate({"header_seconds": 0.4} | settings), 1 << 20, tls)
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=made.run, kwargs={"sockets": [listener]})
-    port = listener.getsockname()[1]
-    thread.start()
-    try:
-        yield port
-    finally:
-        made.should_exit = True
-        thread.join()
+    chosen = ServiceSettings.model_validate({"header_seconds": 0.4} | settings)
+    with listening(app(), chosen, tls) as at:
+        yield at
 
 
 @pytest.fixture(scope="module")

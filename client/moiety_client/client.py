@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -279,7 +280,7 @@ class Client(_Core):
     def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:
             with _catalogue_errors(self._catalogue):
-                return self._trust(self._http.get(f"{self._catalogue}/v1/models/{name}"))
+                return self._trust(self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
         return self._sealers[name]
 
     def _send(self, call: Call, deadline: float) -> _Answer:
@@ -344,7 +345,7 @@ class AsyncClient(_Core):
     async def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:
             with _catalogue_errors(self._catalogue):
-                return self._trust(await self._http.get(f"{self._catalogue}/v1/models/{name}"))
+                return self._trust(await self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
         return self._sealers[name]
 
     async def _send(self, call: Call, deadline: float) -> _Answer:

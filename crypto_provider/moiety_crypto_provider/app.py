@@ -15,7 +15,7 @@ from moiety_shared.catalogue import Hex16
 from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.app import bearer, create_app
+from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.logs import log
 from moiety_shared.service.settings import matches
 
@@ -71,23 +71,24 @@ def build(settings: ProviderSettings) -> FastAPI:
         guard=guard,
     )
     Caller = Annotated[int, Depends(caller)]
+    of_parties = [documented_bearer()]
 
     def only(party: int, who: int) -> None:
         if who != party:
             raise Problem(ProblemType.FORBIDDEN, "this is the other party's")
 
-    @app.post("/v1/uploads", summary="A party's seed for the weight masks of an upload, once")
+    @app.post("/v1/uploads", dependencies=of_parties, summary="A party's seed for the weight masks of an upload, once")
     def register_upload(body: UploadRequest, who: Caller) -> Seed:
         return Seed(seed=_text(dealer.register_upload(body.upload_id, body.plan, who)))
 
-    @app.post("/v1/leases", summary="alice opens a lease and gets her seed")
+    @app.post("/v1/leases", dependencies=of_parties, summary="alice opens a lease and gets her seed")
     def open_lease(body: LeaseRequest, who: Caller) -> LeaseGrant:
         only(0, who)
         lease = dealer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
         return LeaseGrant(seed=_text(lease.alice), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
 
-    @app.post("/v1/leases/{lease_id}/join", summary="bob joins a lease and gets his seed, once")
+    @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="bob joins a lease, once")
     def join_lease(lease_id: str, who: Caller) -> LeaseGrant:
         only(1, who)
         lease = dealer.join_lease(lease_id)
@@ -95,6 +96,7 @@ def build(settings: ProviderSettings) -> FastAPI:
 
     @app.post(
         "/v1/leases/{lease_id}/bundles/{number}",
+        dependencies=of_parties,
         summary="One bundle of corrections for bob, once",
         response_class=StreamingResponse,
     )

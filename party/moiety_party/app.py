@@ -14,7 +14,7 @@ from moiety_party.party import Party
 from moiety_party.settings import PartySettings
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.app import bearer, create_app, require
+from moiety_shared.service.app import bearer, create_app, documented_bearer, require
 from moiety_shared.service.logs import log
 from moiety_shared.service.settings import matches
 from moiety_shared.wire import MEDIA_TYPE, malformed, request_bytes
@@ -75,18 +75,20 @@ def build(settings: PartySettings) -> FastAPI:
     def owner(request: Request) -> None:
         require(settings.owner_credential, bearer(request))
 
+    of_owner = [documented_bearer(), Depends(owner)]
+
     @app.get("/v1/keys", summary="This party's public sealing key")
     async def keys() -> PublicKeys:
         return PublicKeys(role=settings.role, sealing_key=party.key.public.text())
 
-    @app.put("/v1/models/{upload_id}", status_code=201, dependencies=[Depends(owner)], summary="A model's share")
+    @app.put("/v1/models/{upload_id}", status_code=201, dependencies=of_owner, summary="A model's share")
     async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
         plan, shares = await party.read_upload(upload_id, await _body(request))
         state = await running().put_model(upload_id, plan, shares)
         log().info("upload", upload=upload_id, state=state)
         return {"upload_id": upload_id, "state": state}
 
-    @app.get("/v1/models/{upload_id}", dependencies=[Depends(owner)], summary="How an upload is doing")
+    @app.get("/v1/models/{upload_id}", dependencies=of_owner, summary="How an upload is doing")
     async def model_state(upload_id: UploadId) -> ModelState:
         model = party.store.get(upload_id)
         pool = party.pools.get(upload_id)

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 
@@ -76,6 +77,11 @@ def bearer(request: Request) -> str | None:
     """The credential that the caller presented, if any."""
     scheme, _, credential = request.headers.get("authorization", "").partition(" ")
     return credential if scheme.lower() == "bearer" and credential else None
+
+
+def documented_bearer() -> Any:
+    """A dependency that says in the OpenAPI document what `bearer` reads; it refuses nobody."""
+    return Depends(HTTPBearer(scheme_name="bearer", auto_error=False))
 
 
 def require(secret: SecretStr, presented: str | None) -> None:
