@@ -31,7 +31,7 @@ class Server(uvicorn.Server):
             Connection,
             config,
             self.server_state,
-            max_connections=min(settings.max_connections, _files() - _OWN_FILES),
+            max_connections=min(settings.max_connections, file_limit() - _OWN_FILES),
             header_seconds=settings.header_seconds,
         )
 
@@ -91,7 +91,7 @@ def serve(
     server.run(sockets=[listener])
 
 
-def _files() -> int:
+def file_limit() -> int:
     """Descriptors this process may have, raised to what the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
