@@ -112,7 +112,7 @@ def kind(answer: bytes) -> ProblemType:
         [bytes([octet]) for octet in GET + b"x: y\r\n" * 50],
         [b"\r\n"] * 999,
         [GET + b"\r\n", *[b"\r\n"] * 999],
-        [GET + b"\r\n", GET],
+        [GET + b"\r\n" + GET],
         [b"POST /echo HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n", *[b"x"] * 999],
     ],
     ids=[

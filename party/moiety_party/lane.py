@@ -1,6 +1,7 @@
 """The peer link: frames over a WebSocket, one session at a time, and the driving of a run's openings over it."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,8 @@ class ServerLink:
         return message.get("bytes") or b""
 
     async def close(self) -> None:
-        await self._socket.close()
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # closed by the other side already
+            await self._socket.close()
 
 
 class Refused(Problem):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from moiety_shared.layers import MAX_ELEMENTS
+from moiety_shared.lookups import _touches
 from moiety_shared.plan import Plan
 from tests import plans
 from tests.fuzz import targets
@@ -90,6 +91,11 @@ def test_sizes_in_a_plan_are_checked_and_never_used(layer: str, members: dict[st
     finally:
         tracemalloc.stop()
     assert caught.value.error_count() < 10 and peak < (1 << 20) + 64 * len(raw)
+
+
+@given(st.integers(-9, 20), st.integers(1, 9), st.integers(1, 5), st.integers(1, 9))
+def test_windows_are_found_without_trying_every_tap(start: int, taps: int, step: int, size: int) -> None:
+    assert _touches(start, taps, step, size) == any(0 <= start + tap * step < size for tap in range(taps))
 
 
 def test_weights_beyond_all_measure_are_refused() -> None:
