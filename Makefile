@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test test-zoo check bench clean
+.PHONY: demo test test-zoo fuzz check bench clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -14,6 +14,11 @@ test: $(VENV)/.installed
 # Whole architectures at 224 x 224: half an hour and more.
 test-zoo: $(VENV)/.installed
 	$(BIN)/pytest -m zoo --no-header -rA
+
+# Every parser against broken messages, FUZZ_SECONDS (60) each; a finding is left in tests/fuzz/corpus.
+fuzz: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --progress-bar off -e ".[fuzz]"
+	$(BIN)/python -m tests.fuzz
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from moiety_party import lane
+from moiety_party import helper, lane
 from moiety_party.lane import Lane
 from moiety_party.masking import masking
 from moiety_shared.plan import Plan
@@ -144,3 +144,20 @@ def test_prepared_rows_are_let_go_of_during_a_run() -> None:
     assert "o" in prepared
     session.send([np.zeros((2, plans.SIZE), np.int32)])
     assert "o" not in prepared and "l" not in prepared and "a" in prepared
+
+
+def test_a_leader_that_never_says_hello_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, "_HELLO_SECONDS", 0.05)
+
+    class Silent(Pipe):
+        closed = False
+
+        async def close(self) -> None:
+            self.closed = True
+
+    async def run() -> bool:
+        link = Silent(asyncio.Queue(), asyncio.Queue())
+        await asyncio.wait_for(helper.Helper(None).serve(Lane(link)), 20)  # type: ignore[arg-type]
+        return link.closed
+
+    assert asyncio.run(run())

@@ -21,12 +21,12 @@ def sidecar() -> None:
     from moiety_client.errors import AccessFileError
     from moiety_client.settings import ClientSettings
     from moiety_client.sidecar import build
-    from moiety_shared.service import app, logs
+    from moiety_shared.service import logs, serving
 
     try:
         settings = ClientSettings()
         logs.configure("client", settings.log_format)
-        app.serve(build(settings), settings)
+        serving.serve(build(settings), settings)
     except AccessFileError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
@@ -91,7 +91,10 @@ def demo(
 
 
 def bench(
-    suite: Annotated[str, typer.Option(help="mnist, or vision: LeNet, ResNet-18 and label-only output.")] = "mnist",
+    suite: Annotated[
+        str,
+        typer.Option(help="mnist; vision: LeNet, ResNet-18, label-only output; hostile: 1,000 hostile connections."),
+    ] = "mnist",
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,
     seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
     root: Annotated[Path, typer.Option(help="Folder for the data; emptied first.")] = Path(".moiety/bench"),
@@ -100,6 +103,6 @@ def bench(
     """Measure what this machine does, as ratios taken in one run, beside what was asked."""
     from moiety_client.local.bench import run
 
-    if suite not in ("mnist", "vision"):
-        raise typer.BadParameter("mnist or vision", param_hint="--suite")
+    if suite not in ("mnist", "vision", "hostile"):
+        raise typer.BadParameter("mnist, vision or hostile", param_hint="--suite")
     raise typer.Exit(run(suite, data, seconds, root, as_json))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import anyio
 import httpx
@@ -265,7 +265,7 @@ class Client(_Core):
     def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:
             with _catalogue_errors(self._catalogue):
-                return self._trust(self._http.get(f"{self._catalogue}/v1/models/{name}"))
+                return self._trust(self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
         return self._sealers[name]
 
     def _send(self, call: Call, deadline: float) -> _Answer:
@@ -342,7 +342,7 @@ class AsyncClient(_Core):
     async def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:
             with _catalogue_errors(self._catalogue):
-                return self._trust(await self._http.get(f"{self._catalogue}/v1/models/{name}"))
+                return self._trust(await self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
         return self._sealers[name]
 
     async def _send(self, call: Call, deadline: float) -> _Answer:

@@ -15,7 +15,7 @@ from moiety_shared.catalogue import Hex16
 from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.app import bearer, create_app
+from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
 
@@ -50,7 +50,6 @@ def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
     """The app. One torch thread: two dealers side by side are quicker than one on two cores."""
     torch.set_num_threads(1)
     dealer = Dealer(Ledger(settings.private_dir() / "ledger.sqlite", identity.storage_key), settings.max_bundle_bytes)
-    app = create_app("crypto provider", body_limit=lambda path: _PLAN_BYTES if path == "/v1/uploads" else _SMALL_BYTES)
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""
@@ -61,29 +60,40 @@ def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
             raise Problem(ProblemType.UNAUTHORIZED)
         return int(is_bob)
 
+    def guard(request: Request) -> None:
+        """Strangers' bodies are not read: a plan is large."""
+        if request.url.path.startswith("/v1/"):
+            caller(request)
+
+    app = create_app(
+        "crypto provider",
+        body_limit=lambda path: _PLAN_BYTES if path == "/v1/uploads" else _SMALL_BYTES,
+        guard=guard,
+    )
     Caller = Annotated[int, Depends(caller)]
+    of_parties = [documented_bearer()]
 
     def only(party: int, who: int) -> None:
         if who != party:
             raise Problem(ProblemType.FORBIDDEN, "this is the other party's")
 
-    @app.post("/v1/uploads", summary="A party's seed for the weight masks of an upload, once")
+    @app.post("/v1/uploads", dependencies=of_parties, summary="A party's seed for the weight masks of an upload, once")
     def register_upload(body: UploadRequest, who: Caller) -> Seed:
         return Seed(seed=_text(dealer.register_upload(body.upload_id, body.plan, who)))
 
-    @app.delete("/v1/uploads/{upload_id}", status_code=204, summary="Wipe an upload's seeds")
+    @app.delete("/v1/uploads/{upload_id}", status_code=204, dependencies=of_parties, summary="Wipe an upload's seeds")
     def forget_upload(upload_id: Hex16, who: Caller) -> None:
         dealer.forget_upload(upload_id)
         log().info("forgotten", upload=upload_id)
 
-    @app.post("/v1/leases", summary="alice opens a lease and gets her seed")
+    @app.post("/v1/leases", dependencies=of_parties, summary="alice opens a lease and gets her seed")
     def open_lease(body: LeaseRequest, who: Caller) -> LeaseGrant:
         only(0, who)
         lease = dealer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
         return LeaseGrant(seed=_text(lease.alice), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
 
-    @app.post("/v1/leases/{lease_id}/join", summary="bob joins a lease and gets his seed, once")
+    @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="bob joins a lease, once")
     def join_lease(lease_id: str, who: Caller) -> LeaseGrant:
         only(1, who)
         lease = dealer.join_lease(lease_id)
@@ -91,6 +101,7 @@ def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
 
     @app.post(
         "/v1/leases/{lease_id}/bundles/{number}",
+        dependencies=of_parties,
         summary="One bundle of corrections for bob, once",
         response_class=StreamingResponse,
     )

@@ -15,14 +15,15 @@ from moiety_party.party import Party
 from moiety_party.settings import PartySettings
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.app import bearer, create_app
+from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
 from moiety_shared.wire import MEDIA_TYPE, malformed, request_bytes
 
 _OWNER = "server"
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
-_SMALL = 1 << 16
+_MODELS, _REVOCATIONS = "/v1/models/", "/v1/revocations"
+_SMALL, _REVOCATION_BYTES = 1 << 16, 1 << 19
 
 
 class PublicKeys(Public):
@@ -76,19 +77,28 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
         if path == "/v1/predictions":
             sizes = [request_bytes(m.plan, party.max_rows(m.plan)) for m in party.store.all()]
             return max(sizes, default=_SMALL)
-        return settings.max_upload_bytes if path.startswith("/v1/models/") else _SMALL
-
-    app = create_app(f"party {settings.role}", lifespan=lifespan, body_limit=body_limit, ready=ready)
+        if path == _REVOCATIONS:
+            return _REVOCATION_BYTES
+        return settings.max_upload_bytes if path.startswith(_MODELS) else _SMALL
 
     def owner(request: Request) -> None:
         if not identity.accepts(_OWNER, bearer(request)):
             raise Problem(ProblemType.UNAUTHORIZED)
 
+    def guard(request: Request) -> None:
+        """Strangers' bodies are not read: a model is large."""
+        if request.url.path.startswith((_MODELS, _REVOCATIONS)):
+            owner(request)
+
+    app = create_app(f"party {settings.role}", lifespan=lifespan, body_limit=body_limit, ready=ready, guard=guard)
+
+    of_owner = [documented_bearer(), Depends(owner)]
+
     @app.get("/v1/keys", summary="This party's public sealing key")
     async def keys() -> PublicKeys:
         return PublicKeys(role=settings.role, sealing_key=identity.keyring.public.text())
 
-    @app.put("/v1/models/{upload_id}", status_code=201, dependencies=[Depends(owner)], summary="A model's share")
+    @app.put("/v1/models/{upload_id}", status_code=201, dependencies=of_owner, summary="A model's share")
     async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
         with party.audit.event("upload", subject=_OWNER, upload=upload_id):
             manifest, plan, shares = await party.read_upload(upload_id, await _body(request))
@@ -96,20 +106,18 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
         log().info("upload", upload=upload_id)
         return {"upload_id": upload_id, "state": state}
 
-    @app.delete(
-        "/v1/models/{upload_id}", status_code=204, dependencies=[Depends(owner)], summary="Wipe a model's share"
-    )
+    @app.delete("/v1/models/{upload_id}", status_code=204, dependencies=of_owner, summary="Wipe a model's share")
     async def delete_model(upload_id: UploadId) -> None:
         with party.audit.event("delete", subject=_OWNER, upload=upload_id):
             await party.delete_model(upload_id)
         log().info("deleted", upload=upload_id)
 
-    @app.put("/v1/revocations", status_code=204, dependencies=[Depends(owner)], summary="Revoke clients' tokens")
+    @app.put(_REVOCATIONS, status_code=204, dependencies=of_owner, summary="Revoke clients' tokens")
     async def revoke(body: Revocations) -> None:
         with party.audit.event("revoke", subject=_OWNER, rows=len(body.token_ids)):
             await party.away(party.state.revoke, body.token_ids)
 
-    @app.get("/v1/models/{upload_id}", dependencies=[Depends(owner)], summary="How an upload is doing")
+    @app.get("/v1/models/{upload_id}", dependencies=of_owner, summary="How an upload is doing")
     async def model_state(upload_id: UploadId) -> ModelState:
         model = party.store.get(upload_id)
         pool = party.pools.get(upload_id)
@@ -125,7 +133,12 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
 
     if settings.role == "alice":
 
-        @app.post("/v1/predictions", summary="A private prediction", response_class=Response)
+        @app.post(
+            "/v1/predictions",
+            summary="A private prediction, under a token of the model's owner unless the model is open",
+            response_class=Response,
+            openapi_extra={"security": [{"bearer": []}, {}]},
+        )
         async def predict(request: Request) -> Response:
             leader = running()
             assert isinstance(leader, Leader)  # noqa: S101  alice's role is Leader

@@ -20,6 +20,7 @@ from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, sha
 
 VERSION = 3
 _MAX_PENDING = 4
+_HELLO_SECONDS = 5.0
 
 
 class Helper:
@@ -50,7 +51,8 @@ class Helper:
     async def serve(self, lane: Lane) -> None:
         """Sessions until the lane ends. A Problem before a run's first opening is answered and the lane goes on."""
         try:
-            hello = await lane.expect_json(FrameKind.HELLO)
+            async with asyncio.timeout(_HELLO_SECONDS):
+                hello = await lane.expect_json(FrameKind.HELLO)
             if hello.get("version") != VERSION:
                 raise malformed("the leader speaks another version of the peer protocol")
             await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
@@ -65,6 +67,8 @@ class Helper:
         except Problem as problem:
             if problem.kind is not ProblemType.PEER_UNAVAILABLE:
                 log().warning("lane ended", problem=problem.kind.name)
+        except TimeoutError:
+            log().warning("lane ended", problem=ProblemType.REQUEST_TIMEOUT.name)
         except Exception as error:
             log().error("lane ended", where=where(error))
         finally:

@@ -1,6 +1,7 @@
 """The peer link: frames over a WebSocket, one session at a time, and the driving of a run's openings over it."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,8 @@ class ServerLink:
         return message.get("bytes") or b""
 
     async def close(self) -> None:
-        await self._socket.close()
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # closed by the other side already
+            await self._socket.close()
 
 
 class Refused(Problem):
@@ -252,7 +254,7 @@ async def _advance(
 def read_json(frame: Frame) -> dict[str, Any]:
     try:
         value = json.loads(bytes(frame.payload))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise malformed(f"{frame.kind.name} does not hold a JSON object")

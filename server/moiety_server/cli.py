@@ -26,7 +26,7 @@ def server() -> None:
     """Run the model owner's catalogue. Settings: MOIETY_SERVER_* (see docs/settings.md)."""
     from moiety_server.catalogue import build
     from moiety_server.settings import ServerSettings
-    from moiety_shared.service import app, logs
+    from moiety_shared.service import logs, serving
     from moiety_shared.service.identity import Identity
     from moiety_shared.service.starting import refusing
 
@@ -34,7 +34,7 @@ def server() -> None:
         settings = ServerSettings()
         identity = Identity.load(settings.keys_dir / "server", "server")
         logs.configure("server", settings.log_format)
-        app.serve(build(settings), settings, tls=settings.tls(identity))
+        serving.serve(build(settings), settings, tls=settings.tls(identity))
 
 
 def train(

@@ -106,6 +106,18 @@ class ProblemType(Enum):
         "The body is larger than this address takes",
         "Send fewer inputs at a time; the catalogue entry says how many.",
     )
+    REQUEST_TIMEOUT = (
+        "request-timeout",
+        408,
+        "The request took too long to arrive",
+        "Send it again over a quicker link; the connection was closed.",
+    )
+    HEADERS_TOO_LARGE = (
+        "headers-too-large",
+        431,
+        "The request's headers are too long or too many",
+        "Send fewer of them; a proxy may have added some.",
+    )
     LENGTH_REQUIRED = (
         "length-required",
         411,

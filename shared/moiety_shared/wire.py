@@ -28,7 +28,7 @@ _SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, reci
 _COUNT = struct.Struct("<4s16s32s16s32sI")  # magic, upload, plan, request, digest, length of the first
 _START = struct.Struct("<16sQH")  # lease, first row, length of the client's token
 _UPLOAD = struct.Struct("<4sII")  # magic, lengths of the manifest and of the plan
-_FRAME = struct.Struct("<BxHI")  # kind, opening number, payload length
+_FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
 
 
 def malformed(what: str) -> Problem:
@@ -235,12 +235,15 @@ def unpack_upload(body: bytes | bytearray) -> tuple[Manifest, Plan, memoryview]:
     if magic != b"MUP2" or len(body) < ends[1]:
         raise malformed("this is not a model upload of version 2, or it was cut short")
     try:
-        manifest = SignedManifest.model_validate_json(body[_UPLOAD.size : ends[0]]).verify()
-        plan = Plan.model_validate_json(body[ends[0] : ends[1]])
+        texts = body[_UPLOAD.size : ends[0]], body[ends[0] : ends[1]]
+        signed, plan = SignedManifest.model_validate_json(texts[0]), Plan.model_validate_json(texts[1])
+        manifest = signed.verify()
     except BadSignature as error:
         raise malformed(str(error)) from None
     except ValidationError as error:
         raise malformed(f"the manifest or the plan is not valid: {error.error_count()} errors") from None
+    if (signed.model_dump_json().encode(), plan.canonical()) != texts:
+        raise malformed("the manifest or the plan is not in its canonical form")
     if manifest.plan_digest != plan.digest.hex():
         raise malformed("the manifest is of another plan")
     return manifest, plan, memoryview(body)[ends[1] :]
@@ -264,7 +267,10 @@ def unpack_start(payload: bytes) -> tuple[str, int, str, Request]:
         token = payload[_START.size : end].decode("ascii")
     except UnicodeDecodeError:
         raise malformed("a token is not text") from None
-    return lease.hex(), first_row, token, Request.unpack(payload[end:])
+    request = Request.unpack(payload[end:])
+    if len(request.envelopes[0]):
+        raise malformed("a START frame holds the leader's own envelope")
+    return lease.hex(), first_row, token, request
 
 
 class FrameKind(IntEnum):
@@ -296,8 +302,8 @@ class Frame:
     def unpack(cls, raw: bytes) -> "Frame":
         if len(raw) < _FRAME.size:
             raise malformed("a frame is shorter than its header")
-        kind, number, length = _FRAME.unpack_from(raw)
-        if length != len(raw) - _FRAME.size:
+        kind, zero, number, length = _FRAME.unpack_from(raw)
+        if zero or length != len(raw) - _FRAME.size:
             raise malformed("a frame's length is not what its header says")
         try:
             return cls(FrameKind(kind), memoryview(raw)[_FRAME.size :], number)
@@ -307,4 +313,4 @@ class Frame:
 
 def pack_frame(kind: FrameKind, number: int, *parts: bytes | memoryview) -> bytes:
     """A frame whose payload is the parts after one another, copied once."""
-    return b"".join((_FRAME.pack(kind, number, sum(len(part) for part in parts)), *parts))
+    return b"".join((_FRAME.pack(kind, 0, number, sum(len(part) for part in parts)), *parts))

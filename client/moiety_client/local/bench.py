@@ -52,7 +52,7 @@ class Row:
 
 
 def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool) -> int:
-    from moiety_client.local import vision
+    from moiety_client.local import hostile, vision
 
     console = Console(stderr=True)
     data = data or Path(os.environ.get("MOIETY_SERVER_MNIST_DIR", "data"))
@@ -63,10 +63,12 @@ def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool
         return 1
     try:
         with fresh(root):
-            measure = (
-                vision.measure(root, pixels, console) if suite == "vision" else _measure(root, pixels, seconds, console)
-            )
-            rows = list(measure)
+            suites: dict[str, Callable[[], Iterator[Row]]] = {
+                "mnist": lambda: _measure(root, pixels, seconds, console),
+                "vision": lambda: vision.measure(root, pixels, console),
+                "hostile": lambda: hostile.measure(root, pixels, console),
+            }
+            rows = list(suites[suite]())
     except DeploymentError as error:
         console.print(f"[red]{error}[/]")
         return 1

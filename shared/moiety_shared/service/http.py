@@ -1,5 +1,6 @@
 """The one place that builds HTTP clients, and the one that reads their failures."""
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Mapping
@@ -56,5 +57,6 @@ def check(response: httpx.Response) -> httpx.Response:
         return response
     document: Any = None
     if response.headers.get("content-type", "").startswith(PROBLEM_JSON):
-        document = response.json()
+        with contextlib.suppress(ValueError, RecursionError):
+            document = response.json()
     raise Problem.from_document(document)

@@ -22,6 +22,13 @@ class ServiceSettings(BaseSettings):
     data_dir: Path = Field(Path(".moiety"), description="Folder for this role's state; created with mode 0700.")
     log_format: str = Field("json", pattern="^(json|text)$", description="`json` for machines, `text` for people.")
 
+    max_connections: int = Field(
+        1024, ge=1, description="Open connections at the same time; further ones are answered 503 and closed."
+    )
+    header_seconds: float = Field(
+        10.0, gt=0, description="How long a request's header may take to arrive; then the connection is cut off."
+    )
+
     def private_dir(self) -> Path:
         """The data folder, made if need be, closed to other users."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
