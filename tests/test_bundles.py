@@ -16,6 +16,7 @@ from moiety_party import bundles
 from moiety_party.bundles import prepare_bundle
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.store import Model
+from moiety_shared.integrity import TAG_BYTES, bundle_tag
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
@@ -33,10 +34,11 @@ class Dealt:
     def __init__(self, plan: Plan) -> None:
         run = Run(plan, plans.weights())
         self.plan, self.run = plan, run
-        self.grants = [LeaseGrant("ab", "00" * 16, ROWS, new_seed()) for _ in range(2)]
+        self.grants = [LeaseGrant("ab", "00" * 16, ROWS, new_seed(), new_seed()) for _ in range(2)]
         streams = (Stream(seed, "bundle", 7) for seed in (*(g.seed for g in self.grants), new_seed()))
         arrays = (array for _, array in graph.deal(plan, ROWS, run.masks, *streams))
-        self.content = b"".join(dealer.chunks(arrays))
+        tag = bundle_tag(self.grants[1].seed, "ab", 7)
+        self.content = b"".join(dealer.tagged(dealer.chunks(arrays), tag))
         self.asked = 0
 
     async def prepare(
@@ -88,7 +90,7 @@ def test_layers_are_prepared_from_chunks_of_any_size(
     monkeypatch: pytest.MonkeyPatch, dealt: Dealt, sizes: list[int], step: int
 ) -> None:
     monkeypatch.setattr(bundles, "_STEP_BYTES", step)
-    assert len(dealt.content) == ROWS * dealt.plan.bundle_row_bytes
+    assert len(dealt.content) == ROWS * dealt.plan.bundle_row_bytes + TAG_BYTES
     assert same(asyncio.run(dealt.prepare(1, cycle(sizes))), dealt.direct(1))
 
 

@@ -18,6 +18,7 @@ from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.settings import PartySettings
 from moiety_shared.catalogue import Entry
+from moiety_shared.integrity import TAG_BYTES
 from moiety_shared.plan import Plan
 from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
@@ -61,7 +62,7 @@ def test_a_bundle_is_issued_once_and_has_the_stated_length(provider: InProcess, 
     assert joined["seed"] != lease["seed"]
     url = f"/v1/leases/{lease['lease_id']}/bundles"
     bundle = provider.post(f"{url}/0", headers=BOB)
-    assert len(bundle.content) == 8 * plan.bundle_row_bytes == int(bundle.headers["content-length"])
+    assert len(bundle.content) == 8 * plan.bundle_row_bytes + TAG_BYTES == int(bundle.headers["content-length"])
     assert kind(provider.post(f"{url}/0", headers=BOB)) is ProblemType.ALREADY_ISSUED
     assert provider.post(f"{url}/4", headers=BOB).is_success
     assert kind(provider.post(f"{url}/3", headers=BOB)) is ProblemType.ALREADY_ISSUED
@@ -124,7 +125,7 @@ def test_bad_requests_are_problem_documents_without_the_input(provider: InProces
 def test_what_was_issued_is_remembered_across_a_restart(tmp_path: Path, plan: Plan) -> None:
     path, upload_id = tmp_path / "ledger.sqlite", secrets.token_hex(16)
     first = Dealer(Ledger(path), 1 << 26)
-    seeds = [first.register_upload(upload_id, plan, party) for party in (0, 1)]
+    seeds = [first.register_upload(upload_id, plan, party)[0] for party in (0, 1)]
     lease = first.open_lease(upload_id, 4)
     first.bundle(lease.lease_id, 0)
     again = Ledger(path)
@@ -175,7 +176,7 @@ async def pool(
         await asyncio.sleep(0)
         return rows_of(number, size)
 
-    made = Pool("lease", size, make, target=target, spread=spread, claim_seconds=5)
+    made = Pool("lease", b"", size, make, target=target, spread=spread, claim_seconds=5)
     try:
         yield made
     finally:

@@ -19,6 +19,7 @@ from moiety_party.requests import Requests
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
+from moiety_shared.integrity import TAG_BYTES, Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
@@ -91,10 +92,15 @@ class Leader:
             await lane.send_json(FrameKind.MASK, {"upload": upload_id, "plan": plan.digest.hex()})
             await lane.expect(FrameKind.MASK)
             lane.in_run = True
-            session = masking(plan, 0, shares, await party.provider.upload_seed(upload_id, plan))
+            grant = await party.provider.upload_seed(upload_id, plan)
+            session = masking(plan, 0, shares, grant.seed)
             del shares
-            (weights,) = await lane.drive([session], party.online, inline_work=-1)
-            await lane.expect(FrameKind.STORED)
+            transcript = Transcript(grant.check, bytes.fromhex(upload_id) + plan.digest)
+            (weights,) = await lane.drive([session], transcript, party.online, inline_work=-1)
+            # bob keeps nothing before he has compared, alice nothing before bob has it on his disk.
+            await lane.send(FrameKind.OPENED, transcript.of(0))
+            if not transcript.agrees(1, await lane.expect(FrameKind.STORED)):
+                raise Problem(ProblemType.OPENINGS_DIFFER)
             await party.away(party.store.put, upload_id, plan, weights)
             lane.in_run = False
         self._wake.set()
@@ -126,7 +132,8 @@ class Leader:
             pool = await self._lease(lane, model)
             first, prepared = await self._take(lane, model, pool, rows)
             lane.in_run = True
-            await lane.send(FrameKind.START, pack_start(pool.lease_id, first, request))
+            start = pack_start(pool.lease_id, first, request)
+            await lane.send(FrameKind.START, start)
             await asyncio.sleep(0)  # lets it out
             # Both open their envelopes at the same time. A request that cannot be opened has burnt its rows.
             envelope, context = request.envelopes[0], binding.context("input", 0)
@@ -138,10 +145,14 @@ class Leader:
             rounds, sent = lane.rounds, lane.opening_bytes
             sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
-            outputs = await lane.drive(sessions, party.online)
+            transcript = Transcript(pool.check, start)
+            outputs = await lane.drive(sessions, transcript, party.online)
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
             own = sealed_result(plan, 0, outputs, secret, binding)
-            theirs = bytes(await lane.expect(FrameKind.RESULT))
+            answer = memoryview(await lane.expect(FrameKind.RESULT))
+            said, theirs = answer[:TAG_BYTES], bytes(answer[TAG_BYTES:])
+            if not transcript.agrees(1, said, theirs):
+                raise Problem(ProblemType.OPENINGS_DIFFER)
             lane.in_run = False
         return pack_result(binding.request_id, (own, theirs))
 

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import httpx
+
 from moiety_party.bundles import prepare_bundle
 from moiety_party.masking import read_shares
 from moiety_party.pool import Pool
@@ -38,7 +40,8 @@ def _step_back() -> None:
 class Party:
     """Alice or bob, without the role's own part (leader.py, helper.py)."""
 
-    def __init__(self, settings: PartySettings) -> None:
+    def __init__(self, settings: PartySettings, provider: httpx.AsyncClient | None = None) -> None:
+        """`provider` is the way to the crypto provider, by default the one that the settings name."""
         self.settings = settings
         self.boot = secrets.token_hex(8)
         folder = settings.private_dir()
@@ -49,7 +52,7 @@ class Party:
         self.bundle_rows = 0
         self.online = ThreadPoolExecutor(settings.lanes, "online")
         self._offline = ThreadPoolExecutor(1, "offline", initializer=_step_back)
-        self._http = http.async_client(
+        self._http = provider or http.async_client(
             settings.provider_url, credential=settings.provider_credential.get_secret_value(), timeout=30
         )
         self.provider = Provider(self._http)
@@ -112,6 +115,7 @@ class Party:
 
         pool = Pool(
             grant.lease_id,
+            grant.check,
             grant.rows,
             make,
             target=self._pool_rows(model.plan),
