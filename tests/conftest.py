@@ -35,3 +35,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     """Real MNIST test images (512, 28, 28) and labels."""
     images, labels = samples.images()
     return images.numpy(), labels.numpy()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--steps", type=int, default=25, help="Length of the random simulations (tests/simulation).")

@@ -63,7 +63,7 @@ class Helper:
                         raise
         except Problem as problem:
             if problem.kind is not ProblemType.PEER_UNAVAILABLE or problem.detail:
-                log().warning("lane ended", problem=problem.kind.name, detail=problem.detail)
+                log().warning("lane ended", problem=problem.kind.name)
         except Exception as error:
             log().error("lane ended", where=where(error))
         finally:

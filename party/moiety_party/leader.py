@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +11,13 @@ import numpy as np
 import websockets
 
 from moiety_party.helper import VERSION
-from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Refused
+from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
 from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.requests import Requests
 from moiety_party.results import check_recipients, sealed_result
+from moiety_party.settings import PartySettings
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.integrity import TAG_BYTES, Transcript
@@ -54,11 +55,39 @@ class RunStats:
     opening_bytes: int = 0
 
 
+Connect = Callable[[PartySettings], Awaitable[Link]]
+
+
+async def connect(settings: PartySettings) -> Link:
+    """A WebSocket to the helper. Raises Problem PEER_UNAVAILABLE."""
+    credential = settings.peer_credential.get_secret_value()
+    try:
+        socket = await websockets.connect(
+            f"{settings.peer_url}/v1/peer",
+            additional_headers={"authorization": f"Bearer {credential}"},
+            compression=None,
+            proxy=None,
+            max_size=MAX_MESSAGE,
+            # What bob sends is read at once, a round ahead at most: he never waits for alice, so neither deadlocks.
+            max_queue=None,
+            write_limit=MAX_MESSAGE,
+            open_timeout=_CONNECT_SECONDS,
+            close_timeout=0.5,
+            ping_interval=_PING_INTERVAL,
+            ping_timeout=settings.run_seconds,  # a helper that computes or waits for rows reads nothing meanwhile
+        )
+    except (OSError, TimeoutError, websockets.WebSocketException) as error:
+        raise Problem(ProblemType.PEER_UNAVAILABLE) from error
+    socket.transport.get_extra_info("socket").setsockopt(*http.SOCKET_BUFFER)
+    return ClientLink(socket)
+
+
 class Leader:
     """The leader's side of every session kind, and what clients and the owner ask for."""
 
-    def __init__(self, party: Party) -> None:
+    def __init__(self, party: Party, connect: Connect = connect) -> None:
         self._party = party
+        self._dial = connect
         self._requests = Requests(party.settings.result_seconds)
         self._idle: list[Lane] = []
         self._free = asyncio.Semaphore(party.settings.lanes)
@@ -204,27 +233,7 @@ class Leader:
                 await lane.close()
 
     async def _connect(self) -> Lane:
-        settings = self._party.settings
-        credential = settings.peer_credential.get_secret_value()
-        try:
-            socket = await websockets.connect(
-                f"{settings.peer_url}/v1/peer",
-                additional_headers={"authorization": f"Bearer {credential}"},
-                compression=None,
-                proxy=None,
-                max_size=MAX_MESSAGE,
-                # What bob sends is read at once, a round ahead at most: he never waits for alice, so neither deadlocks.
-                max_queue=None,
-                write_limit=MAX_MESSAGE,
-                open_timeout=_CONNECT_SECONDS,
-                close_timeout=0.5,
-                ping_interval=_PING_INTERVAL,
-                ping_timeout=settings.run_seconds,  # a helper that computes or waits for rows reads nothing meanwhile
-            )
-        except (OSError, TimeoutError, websockets.WebSocketException) as error:
-            raise Problem(ProblemType.PEER_UNAVAILABLE) from error
-        socket.transport.get_extra_info("socket").setsockopt(*http.SOCKET_BUFFER)
-        lane = Lane(ClientLink(socket))
+        lane = Lane(await self._dial(self._party.settings))
         await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
         hello = await lane.expect_json(FrameKind.HELLO)
         boot = str(hello.get("boot"))

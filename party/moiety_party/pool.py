@@ -239,9 +239,7 @@ class Pool:
             self.lost = problem.kind is ProblemType.UNKNOWN_LEASE
             gone = problem.kind in (ProblemType.ALREADY_ISSUED, ProblemType.MALFORMED)
             pause = problem.kind is not ProblemType.ALREADY_ISSUED and not self.lost
-            log().warning(
-                "bundle failed", lease=self.lease_id, bundle=number, problem=problem.kind.name, detail=problem.detail
-            )
+            log().warning("bundle failed", lease=self.lease_id, bundle=number, problem=problem.kind.name)
         except Exception as error:
             pause = True
             log().error("bundle failed", lease=self.lease_id, bundle=number, where=where(error))

@@ -153,6 +153,7 @@ class ProblemType(Enum):
 
 # Problems that are gone by themselves after a moment: they carry Retry-After.
 RETRY_AFTER_SECONDS = {
+    ProblemType.ROW_USED: 1,
     ProblemType.PEER_UNAVAILABLE: 2,
     ProblemType.OPENINGS_DIFFER: 1,
     ProblemType.PROVIDER_UNAVAILABLE: 2,
