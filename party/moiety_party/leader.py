@@ -1,6 +1,7 @@
 """alice: faces the clients, holds the lanes to bob, opens the leases."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -270,10 +271,9 @@ class Leader:
             except Exception as error:
                 log().error("not ready", where=where(error))
             self._wake.clear()
-            try:
-                await asyncio.wait_for(self._wake.wait(), _PING_SECONDS)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):  # wait_for would lose a cancellation that comes with the event
+                async with asyncio.timeout(_PING_SECONDS):
+                    await self._wake.wait()
 
     async def _check_leases(self) -> None:
         async with self._lane() as lane:
