@@ -9,6 +9,7 @@ MoietyError
 ├── RequestRefused           a party will not do this; `problem` says which rule
 ├── LabelsOnly               the model gives no outputs, by its owner's choice
 └── ResultRejected           an answer came back that is not ours, or was changed on the way
+    └── CanaryFailed         an input whose answer is known got another one: so may have yours
 """
 
 from moiety_shared.problems import Problem, ProblemType
@@ -36,6 +37,10 @@ class UntrustedEntry(CatalogueError):
 
 class ResultRejected(MoietyError):
     """The answer is not one to this request."""
+
+
+class CanaryFailed(ResultRejected):
+    """Inputs whose answers are known came back with others; what came with them is not handed out."""
 
 
 class LabelsOnly(MoietyError):

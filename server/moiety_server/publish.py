@@ -11,6 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
 
+from moiety_server import canaries
 from moiety_server.catalogue import Catalogue
 from moiety_server.compile import Compiled
 from moiety_server.settings import ServerSettings
@@ -93,6 +94,8 @@ class Publisher:
         for party in (1, 0):  # bob first: the masking starts when alice has hers
             progress(f"uploading the share of {keys[party]['role']}")
             self._upload(party, PublicKey.from_text(keys[party]["sealing_key"]), plan, upload_id, shares[party])
+        progress("choosing canaries")
+        known = canaries.choose(compiled)
         progress("preparing randomness")
         self._wait(upload_id)
         catalogue = Catalogue(self._settings.private_dir())
@@ -109,6 +112,7 @@ class Publisher:
             preprocessing=preprocessing,
             classes=classes,
             description=description,
+            canaries=known,
         )
         signed = sign(entry, signing_key(self._settings.private_dir()))
         catalogue.put(signed)

@@ -7,6 +7,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, field_validator
 
+from moiety_shared.canary import MOST, Canary
 from moiety_shared.layers import Name, Public
 from moiety_shared.plan import Plan, canonical_json
 from moiety_shared.sealing import PublicKey
@@ -49,6 +50,7 @@ class Entry(Public):
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] = ()
     description: str = ""
+    canaries: tuple[Canary, ...] = Field((), max_length=MOST, description="inputs whose answers are known")
 
 
 class BadSignature(ValueError):

@@ -48,10 +48,10 @@ def simulate(root: Path, detector: Detector, scenario: Scenario, seconds: float 
     detector.check()
 
 
-async def attempt(w: World, x: np.ndarray = X, timeout: float = 1) -> bool:
+async def attempt(w: World, x: np.ndarray = X, seconds: float = 1) -> bool:
     """A prediction that may fail, but not be wrong."""
     try:
-        await w.predict(x, timeout)
+        await w.predict(x, seconds)
     except MoietyError:
         return False
     return True
@@ -100,8 +100,7 @@ def test_crash_in_the_middle_of_runs(root: Path, detector: Detector, role: Party
             (node,) = w.alices if role == "alice" else w.bobs
             w.at_frame = (w.frames + frame, node.crash)
             running = asyncio.gather(*(attempt(w) for _ in range(3)))
-            while node.alive:
-                await asyncio.sleep(0.005)
+            await node.ended.wait()
             await w.restart(role, crash=True)
             await running
 

@@ -1,5 +1,5 @@
-"""A whole deployment in one process: clients, alice, bob and the crypto provider, with links that can be cut, bytes that
-can be changed, parties that crash, come back from old copies of their folders, or live twice.
+"""A whole deployment in one process: clients, alice, bob and the crypto provider, with links that can be cut, bytes
+that can be changed, parties that crash, come back from old copies of their folders, or live twice.
 
 The parties' own code runs unchanged. Only what carries bytes is replaced: the peer link by queues, the provider's and
 the clients' connections by httpx transports. See test_invariants.py for what must hold.
@@ -61,7 +61,10 @@ class Wire:
 
     def __init__(self, world: "World") -> None:
         self.world = world
-        self.queues: tuple[asyncio.Queue[bytes | None], asyncio.Queue[bytes | None]] = (asyncio.Queue(), asyncio.Queue())
+        self.queues: tuple[asyncio.Queue[bytes | None], asyncio.Queue[bytes | None]] = (
+            asyncio.Queue(),
+            asyncio.Queue(),
+        )
         self.broken = False
 
     def cut(self) -> None:
@@ -144,6 +147,7 @@ class Node:
 
     def __init__(self, world: "World", role: Literal["alice", "bob"], folder: Path) -> None:
         self.world, self.folder, self.alive = world, folder, True
+        self.ended = asyncio.Event()
         settings = PartySettings(
             role=role,
             data_dir=folder,
@@ -181,7 +185,9 @@ class Node:
         return task
 
     async def put_model(self, upload_id: str, body: bytes) -> None:
-        plan, shares = await self.party.read_upload(upload_id, self.world.change(f"upload {self.party.settings.role}", body))
+        plan, shares = await self.party.read_upload(
+            upload_id, self.world.change(f"upload {self.party.settings.role}", body)
+        )
         role = self.leader or self.helper
         assert role is not None
         await role.put_model(upload_id, plan, shares)
@@ -189,6 +195,7 @@ class Node:
     def crash(self) -> None:
         """All that is under way ends where it is."""
         self.alive = False
+        self.ended.set()
         for wire in self.wires:
             wire.cut()
         for task in self.tasks:
@@ -344,16 +351,16 @@ class World:
         return upload_id
 
     @asynccontextmanager
-    async def client(self, timeout: float = 8) -> AsyncIterator[AsyncClient]:
-        made = AsyncClient("http://owner", owner_key=self.entry.owner_key, timeout=timeout)
+    async def client(self, seconds: float = 8) -> AsyncIterator[AsyncClient]:
+        made = AsyncClient("http://owner", owner_key=self.entry.owner_key, timeout=seconds)
         await made._http.aclose()
         made._http = httpx.AsyncClient(transport=FromClient(self))
         async with made:
             yield made
 
-    async def predict(self, x: Array, timeout: float = 8) -> None:
+    async def predict(self, x: Array, seconds: float = 8) -> None:
         """One client's prediction, which must be right if it comes."""
-        async with self.client(timeout) as client:
+        async with self.client(seconds) as client:
             answer = await client.predict("small", x / 16.0)
         check(x, answer.outputs)
 
