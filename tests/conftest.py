@@ -39,3 +39,4 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--steps", type=int, default=25, help="Length of the random simulations (tests/simulation).")
+    parser.addoption("--rewrite", action="store_true", help="Write docs/integrity.md instead of comparing with it.")

@@ -1,4 +1,4 @@
-"""Choosing canaries for a model: inputs of which float inference and the plan, however its rounding falls, say the same.
+"""Choosing canaries for a model: inputs of which float inference and the plan, however it rounds, say the same.
 
 What a canary is, and what it is for: moiety_shared/canary.py.
 """

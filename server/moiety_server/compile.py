@@ -37,8 +37,8 @@ class Compiled:
 
     `error` is the largest difference of an output from float inference on the calibration data, in real units, `spread`
     the outputs' standard deviation there, `agreement` the share of inputs with the same largest output. `origins` names
-    the user's layer for each layer of the plan; `measured` the layers whose range rests on calibration data. `logits` is
-    the plan up to the model's outputs, whatever of them is revealed, and `graph` the float model.
+    the user's layer for each layer of the plan; `measured` the layers whose range rests on calibration data. `logits`
+    is the plan up to the model's outputs, whatever of them is revealed, and `graph` the float model.
     """
 
     plan: Plan

@@ -36,7 +36,7 @@ class Canary(Public):
 
 
 def expand(seed: bytes, plan: Plan) -> RingArray:
-    """Uniform over the values that the plan's input range has in the ring. Whole numbers only: alike on every machine."""
+    """Uniform over the values of the plan's input range in the ring. Whole numbers only: alike on every machine."""
     low, high = (limit * 2.0**plan.input.frac_bits for limit in (plan.input.low, plan.input.high))
     least, values = int(np.ceil(low)), int(np.floor(high)) - int(np.ceil(low)) + 1
     words = Stream(seed, "canary").words("input", (plan.input.size,), np.uint64)

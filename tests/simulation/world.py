@@ -229,6 +229,9 @@ class FromClient(httpx.AsyncBaseTransport):
         except Problem as problem:
             content = json.dumps(problem.document()).encode()
             return httpx.Response(problem.kind.status, content=content, headers={"content-type": PROBLEM_JSON})
+        except (KeyError, ValueError, TypeError, AttributeError):  # what the app answers to anything unexpected
+            content = json.dumps(Problem(ProblemType.INTERNAL).document()).encode()
+            return httpx.Response(500, content=content, headers={"content-type": PROBLEM_JSON})
         except asyncio.CancelledError:
             raise httpx.RemoteProtocolError("alice went away", request=request) from None
         return httpx.Response(200, content=world.change("result", answer))
