@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test test-zoo check bench clean
+.PHONY: demo test test-zoo test-simulation docs-integrity check bench clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -14,6 +14,13 @@ test: $(VENV)/.installed
 # Whole architectures at 224 x 224: half an hour and more.
 test-zoo: $(VENV)/.installed
 	$(BIN)/pytest -m zoo --no-header -rA
+
+# The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/integrity.md.
+test-simulation: $(VENV)/.installed
+	$(BIN)/pytest tests/simulation --steps 300
+
+docs-integrity: $(VENV)/.installed
+	$(BIN)/pytest tests/simulation/test_flips.py --rewrite
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

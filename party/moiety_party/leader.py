@@ -45,7 +45,12 @@ _MASKING_RUNS = 10  # a model's masking may take as long as so many runs
 _PING_INTERVAL = 5.0
 _WAIT_SECONDS, _POLL_SECONDS = 5.0, 0.1  # for rows that bob is still preparing
 # A lane that broke while idle, or a lease that ended at one side: one more run, with fresh rows, may do.
-_START_AGAIN = (ProblemType.PEER_UNAVAILABLE, ProblemType.RANDOMNESS_EXHAUSTED, ProblemType.ROW_USED)
+_START_AGAIN = (
+    ProblemType.PEER_UNAVAILABLE,
+    ProblemType.RANDOMNESS_EXHAUSTED,
+    ProblemType.ROW_USED,
+    ProblemType.UNKNOWN_LEASE,
+)
 
 
 @dataclass

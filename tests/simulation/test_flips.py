@@ -5,7 +5,6 @@ holds the two together (`make docs-integrity` writes it anew).
 """
 
 import asyncio
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from tests.simulation.world import World, unchanged, world
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "integrity.md"
 X = plans.random_inputs(3)
+_HEAD = "| message | part | what happens |\n|---|---|---|\n"
 Span = tuple[int, int]
 Find = Callable[[bytes], Span]
 Occasion = Literal["prediction", "alice restarts", "nothing", "publishing", "bad request"]
@@ -75,6 +75,7 @@ class Case:
     find: Find
     on: Occasion = "prediction"
     nth: int = 0
+    flips: tuple[tuple[float, int], ...] = ((0.0, 0), (0.5, 2), (1.0, 1))  # where in the part, which bit
 
 
 def cases() -> Iterator[Case]:
@@ -92,7 +93,8 @@ def cases() -> Iterator[Case]:
     yield Case("result", "bob's share", sealed_result(1))
     yield Case("START of alice", "frame header", at(0, 8))
     yield Case("START of alice", "lease", at(8, 24))
-    yield Case("START of alice", "first row", at(24, 25))
+    yield Case("START of alice", "first row", at(24, 32), flips=((0.5, 0), (1.0, 7)))
+    yield Case("START of alice", "first row, to unused ones", at(24, 25), flips=((0.0, 4),))
     yield Case("START of alice", "request header", at(32, 144))
     yield Case("START of alice", "bob's envelope", at(144))
     for who in ("alice", "bob"):
@@ -231,7 +233,7 @@ async def found_in(root: Path, detector: Detector, patch: pytest.MonkeyPatch) ->
     patch.setattr(Problem, "__init__", noted)
     for number, case in enumerate(cases()):
         async with world(root / str(number), detector) as w:
-            for where, bit in ((0.0, 0), (0.5, 2), (1.0, 1)):
+            for where, bit in case.flips:
                 assert await answer(w) == "right"
                 flip = Flip(case, where, bit)
                 outcome = await happens(w, flip)
@@ -246,6 +248,16 @@ def test_one_flipped_bit(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
     rows = asyncio.run(asyncio.wait_for(found_in(root, detector, monkeypatch), 240))
-    print(json.dumps({" / ".join(k): v for k, v in rows.items()}, indent=1))
     assert not [row for row, outcomes in rows.items() if "wrong" in outcomes]
     detector.check()
+    text = DOCUMENT.read_text()
+    head, _, _ = text.partition(_HEAD)
+    found = head + _HEAD + "".join(_line(*row, outcomes) for row, outcomes in rows.items())
+    if pytestconfig.getoption("--rewrite"):
+        DOCUMENT.write_text(found)
+        return
+    assert text == found, "make docs-integrity writes what is found now"
+
+
+def _line(message: str, part: str, outcomes: list[str]) -> str:
+    return f"| {message} | {part} | {'; '.join(sorted(set(outcomes)))} |\n"
