@@ -112,6 +112,26 @@ def test_a_bundle_of_another_length_is_refused(dealt: Dealt, length: int, announ
     assert caught.value.kind is ProblemType.MALFORMED
 
 
+@pytest.mark.parametrize("place", [0, 1 / 3, 2 / 3, 1.0])
+def test_a_bundle_that_was_changed_is_refused_whole(dealt: Dealt, place: float) -> None:
+    wrong = Dealt(dealt.plan)
+    at = int(place * (len(wrong.content) - 1))
+    wrong.content = wrong.content[:at] + bytes([wrong.content[at] ^ 4]) + wrong.content[at + 1 :]
+    with pytest.raises(Problem, match="changed on its way") as caught:
+        asyncio.run(wrong.prepare(1))
+    assert caught.value.kind is ProblemType.MALFORMED
+
+
+def test_a_bundle_under_another_seed_or_number_is_refused(dealt: Dealt) -> None:
+    for lease, number in (("ab", 8), ("ac", 7)):
+        wrong = Dealt(dealt.plan)
+        tag = bundle_tag(wrong.grants[1].seed, lease, number)
+        tag.add(wrong.content[:-TAG_BYTES])
+        wrong.content = wrong.content[:-TAG_BYTES] + tag.of()
+        with pytest.raises(Problem, match="changed on its way"):
+            asyncio.run(wrong.prepare(1))
+
+
 def test_no_more_than_two_steps_are_on_their_way(monkeypatch: pytest.MonkeyPatch, dealt: Dealt) -> None:
     """The next is received while one is prepared, and then no more is read."""
     monkeypatch.setattr(bundles, "_STEP_BYTES", 1)

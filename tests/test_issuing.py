@@ -230,6 +230,27 @@ def test_a_bundle_that_never_arrives_is_skipped_by_both() -> None:
     asyncio.run(run())
 
 
+def test_a_bundle_that_came_changed_is_a_gap_and_never_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moiety_party.pool._RETRY_SECONDS", 0.01)
+    asked: list[int] = []
+
+    async def make(number: int) -> PreparedRows:
+        asked.append(number)
+        if number == 1:
+            raise Problem(ProblemType.MALFORMED)
+        return rows_of(number, ROWS)
+
+    async def run() -> None:
+        bob = Pool("lease", b"", ROWS, make, target=32, spread=0, claim_seconds=5)
+        assert numbers(await bob.claim(16, 3)) == [16, 17, 18] and bob.gaps == [1]
+        with pytest.raises(Problem):
+            await bob.claim(8, 1)
+        await bob.close()
+
+    asyncio.run(run())
+    assert asked == sorted(set(asked)) and 1 in asked
+
+
 def test_the_same_bundle_is_asked_for_again_while_the_provider_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moiety_party.pool._RETRY_SECONDS", 0.01)
 
