@@ -67,4 +67,6 @@ def _fits(entry: Entry, canary: Canary, answer: npt.NDArray[Any]) -> bool:
     flat = answer.ravel()
     if entry.plan.output.kind == "labels":
         return bool(flat[canary.label] == 1)
-    return int(flat.argmax()) == canary.label and bool(abs(flat[canary.label] - canary.top) <= canary.tolerance)
+    if int(flat.argmax()) != canary.label:
+        return False
+    return canary.top is None or bool(abs(flat[canary.label] - canary.top) <= canary.tolerance)

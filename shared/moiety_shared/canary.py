@@ -16,12 +16,12 @@ MOST = 16
 
 
 class Canary(Public):
-    """One input, as a public seed, and what the model says of it."""
+    """One input, as a public seed, and what the model says of it: no more than a client would be told."""
 
     seed: str = Field(description="32 bytes, hex; expands to the input")
     label: int = Field(ge=0, description="the most likely class")
-    top: float = Field(description="the largest output")
-    tolerance: float = Field(gt=0, description="how far the largest output of a private run may be from that")
+    top: float | None = Field(None, description="the largest output; of a model that gives outputs")
+    tolerance: float = Field(0.0, ge=0, description="how far the largest output of a private run may be from that")
 
     @field_validator("seed")
     @classmethod

@@ -61,6 +61,13 @@ def test_private_labels_equal_float_inference(client: Client, digits: Digits, ro
     assert (answer.rounds, answer.online_bytes) == (cost.rounds, cost.online_bytes), "formula and wire agree"
 
 
+def test_canaries_come_with_a_published_model(client: Client, digits: Digits) -> None:
+    assert len(client.model("mnist").canaries) == 16
+    for images in (digits[0][:1], digits[0][:220]):
+        answer = client.predict("mnist", images, canaries=5)
+        assert np.array_equal(answer.labels, mnist.float_outputs(images).argmax(axis=1))
+
+
 def test_more_images_than_a_request_takes(client: Client, digits: Digits) -> None:
     answer = client.predict("mnist", digits[0])
     assert np.array_equal(answer.labels, mnist.float_outputs(digits[0]).argmax(axis=1))
