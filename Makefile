@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test test-zoo fuzz check bench clean
+.PHONY: demo test test-zoo test-simulation docs-integrity fuzz check bench clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -19,6 +19,13 @@ test-zoo: $(VENV)/.installed
 fuzz: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --progress-bar off -e ".[fuzz]"
 	$(BIN)/python -m tests.fuzz
+
+# The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/integrity.md.
+test-simulation: $(VENV)/.installed
+	$(BIN)/pytest tests/simulation --steps 300
+
+docs-integrity: $(VENV)/.installed
+	$(BIN)/pytest tests/simulation/test_flips.py --rewrite
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -45,3 +45,8 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     """Real MNIST test images (512, 28, 28) and labels."""
     images, labels = samples.images()
     return images.numpy(), labels.numpy()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--steps", type=int, default=25, help="Length of the random simulations (tests/simulation).")
+    parser.addoption("--rewrite", action="store_true", help="Write docs/integrity.md instead of comparing with it.")

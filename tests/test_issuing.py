@@ -17,6 +17,7 @@ from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.settings import PartySettings
 from moiety_shared.catalogue import Entry
+from moiety_shared.integrity import TAG_BYTES
 from moiety_shared.plan import Plan
 from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
@@ -72,7 +73,7 @@ def test_a_bundle_is_issued_once_and_has_the_stated_length(
     assert joined["seed"] != lease["seed"]
     url = f"/v1/leases/{lease['lease_id']}/bundles"
     bundle = provider.post(f"{url}/0", headers=bob)
-    assert len(bundle.content) == 8 * plan.bundle_row_bytes == int(bundle.headers["content-length"])
+    assert len(bundle.content) == 8 * plan.bundle_row_bytes + TAG_BYTES == int(bundle.headers["content-length"])
     assert kind(provider.post(f"{url}/0", headers=bob)) is ProblemType.ALREADY_ISSUED
     assert provider.post(f"{url}/4", headers=bob).is_success
     assert kind(provider.post(f"{url}/3", headers=bob)) is ProblemType.ALREADY_ISSUED
@@ -141,7 +142,7 @@ def test_bad_requests_are_problem_documents_without_the_input(
 def test_what_was_issued_is_remembered_across_a_restart(tmp_path: Path, plan: Plan) -> None:
     path, upload_id = tmp_path / "ledger.sqlite", secrets.token_hex(16)
     first = Dealer(Ledger(path, KEY), 1 << 26)
-    seeds = [first.register_upload(upload_id, plan, party) for party in (0, 1)]
+    seeds = [first.register_upload(upload_id, plan, party)[0] for party in (0, 1)]
     lease = first.open_lease(upload_id, 4)
     first.bundle(lease.lease_id, 0)
     again = Ledger(path, KEY)
@@ -192,7 +193,7 @@ async def pool(
         await asyncio.sleep(0)
         return rows_of(number, size)
 
-    made = Pool("lease", size, make, target=target, spread=spread, claim_seconds=5)
+    made = Pool("lease", b"", size, make, target=target, spread=spread, claim_seconds=5)
     try:
         yield made
     finally:
@@ -244,6 +245,27 @@ def test_a_bundle_that_never_arrives_is_skipped_by_both() -> None:
             assert first == 16 and numbers(mine) == numbers(await bob.claim(first, 6))
 
     asyncio.run(run())
+
+
+def test_a_bundle_that_came_changed_is_a_gap_and_never_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moiety_party.pool._RETRY_SECONDS", 0.01)
+    asked: list[int] = []
+
+    async def make(number: int) -> PreparedRows:
+        asked.append(number)
+        if number == 1:
+            raise Problem(ProblemType.MALFORMED)
+        return rows_of(number, ROWS)
+
+    async def run() -> None:
+        bob = Pool("lease", b"", ROWS, make, target=32, spread=0, claim_seconds=5)
+        assert numbers(await bob.claim(16, 3)) == [16, 17, 18] and bob.gaps == [1]
+        with pytest.raises(Problem):
+            await bob.claim(8, 1)
+        await bob.close()
+
+    asyncio.run(run())
+    assert asked == sorted(set(asked)) and 1 in asked
 
 
 def test_the_same_bundle_is_asked_for_again_while_the_provider_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

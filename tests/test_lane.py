@@ -10,6 +10,7 @@ import pytest
 from moiety_party import helper, lane
 from moiety_party.lane import Lane
 from moiety_party.masking import masking
+from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
@@ -18,6 +19,8 @@ from moiety_shared.protocols.opening import Kind, Opening, Round, Session
 from moiety_shared.ring import Array, Ring
 from tests import plans
 from tests.protocols.running import Run, bundle, prepare
+
+CHECK = bytes(32)
 
 
 class Pipe:
@@ -50,7 +53,7 @@ def drive(alice: Sessions, bob: Sessions, inline_work: int = lane.INLINE_WORK) -
         lanes = [Lane(pipe) for pipe in pipes()]
         with ThreadPoolExecutor(2) as threads:
             both = (
-                end.drive(sessions, threads, inline_work=inline_work)
+                end.drive(sessions, Transcript(CHECK, b""), threads, inline_work=inline_work)
                 for end, sessions in zip(lanes, (alice, bob), strict=True)
             )
             return lanes, list(await asyncio.wait_for(asyncio.gather(*both), 20))
@@ -125,11 +128,12 @@ def test_openings_of_another_length_are_refused(size: int) -> None:
         alice, bob = pipes()
         end = Lane(bob)
         with ThreadPoolExecutor(1) as threads:
-            task = asyncio.create_task(end.drive([opening(lambda: np.zeros(10, np.int32), Ring(32))], threads))
+            session = opening(lambda: np.zeros(10, np.int32), Ring(32))
+            task = asyncio.create_task(end.drive([session], Transcript(CHECK, b""), threads))
             await Lane(alice).send(lane.FrameKind.OPENING, bytes(size))
             with pytest.raises(Problem) as caught:
                 await task
-            assert caught.value.kind is ProblemType.MALFORMED
+            assert caught.value.kind is ProblemType.PEER_UNAVAILABLE and "bytes" in caught.value.detail
 
     asyncio.run(run())
 

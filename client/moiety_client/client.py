@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from moiety_client import inputs
 from moiety_client.answers import Evaluation, Prediction
+from moiety_client.canaries import Canaries
 from moiety_client.errors import (
     AccessFileError,
     CatalogueError,
@@ -102,12 +103,18 @@ class _Core:
         )
 
     @staticmethod
-    def _prediction(images: npt.ArrayLike) -> _Task[Prediction]:
+    def _prediction(images: npt.ArrayLike, canaries: int) -> _Task[Prediction]:
+        among = Canaries(canaries)
+
         def finish(entry: Entry, _: RingArray, answers: list[_Answer], started: float) -> Prediction:
-            values = np.concatenate([a.values for a in answers])
+            values = among.checked(entry, np.concatenate([a.values for a in answers]))
             return Prediction(entry.plan.output, values, entry.classes, *_counted(answers, started))
 
-        return _Task(lambda entry: inputs.encode(entry, images), finish)
+        def encode(entry: Entry) -> RingArray:
+            among.check_offered(entry)
+            return among.mixed(entry, inputs.encode(entry, images))
+
+        return _Task(encode, finish)
 
     @staticmethod
     def _evaluation(images: npt.ArrayLike, labels: npt.ArrayLike, reveal_to: str) -> _Task[Evaluation]:
@@ -232,12 +239,15 @@ class Client(_Core):
         """The verified catalogue entry. Raises CatalogueError and its kinds."""
         return self._sealer(name, refresh).entry
 
-    def predict(self, model: str, images: npt.ArrayLike) -> Prediction:
+    def predict(self, model: str, images: npt.ArrayLike, *, canaries: int = 0) -> Prediction:
         """Private predictions for one input or a stack of them.
+
+        With `canaries`, so many inputs whose answers the owner has published are mixed among yours, where nobody but
+        you knows; CanaryFailed is raised if one of them comes back wrong. They cost what other inputs cost.
 
         Raises InvalidInput before anything is sent, else the errors of `moiety_client.errors`.
         """
-        return self._ask(model, self._prediction(images))
+        return self._ask(model, self._prediction(images, canaries))
 
     def evaluate(
         self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike, *, reveal_to: str = "client"
@@ -316,9 +326,9 @@ class AsyncClient(_Core):
         """See Client.model."""
         return (await self._sealer(name, refresh)).entry
 
-    async def predict(self, model: str, images: npt.ArrayLike) -> Prediction:
+    async def predict(self, model: str, images: npt.ArrayLike, *, canaries: int = 0) -> Prediction:
         """See Client.predict."""
-        return await self._ask(model, self._prediction(images))
+        return await self._ask(model, self._prediction(images, canaries))
 
     async def evaluate(
         self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike, *, reveal_to: str = "client"

@@ -13,6 +13,7 @@ MoietyError
 │   └── QuotaExceeded        the token's quota is used up; `retry_after` seconds until it is not
 ├── LabelsOnly               the model gives no outputs, by its owner's choice
 └── ResultRejected           an answer came back that is not ours, or was changed on the way
+    └── CanaryFailed         an input whose answer is known got another one: so may have yours
 """
 
 from moiety_shared.problems import Problem, ProblemType
@@ -48,6 +49,10 @@ class UntrustedEntry(CatalogueError):
 
 class ResultRejected(MoietyError):
     """The answer is not one to this request."""
+
+
+class CanaryFailed(ResultRejected):
+    """Inputs whose answers are known came back with others; what came with them is not handed out."""
 
 
 class LabelsOnly(MoietyError):

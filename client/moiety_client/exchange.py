@@ -10,7 +10,6 @@ from moiety_client.errors import ResultRejected
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.plan import Output
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem
 from moiety_shared.sealing import PublicKey, open_result
@@ -69,7 +68,7 @@ class Call:
         if plan.output.kind == "count":
             return elements.astype(np.int64)
         outputs = fixed_point.decode(elements, scale=plan.output.scale).reshape(self.rows, *plan.output.shape)
-        return _final(plan.output, outputs)
+        return fixed_point.finish(plan.output.final, outputs)
 
     def for_owner(self, answer: bytes) -> bytes:
         """What of an answer only the owner can open, to be handed on; empty when the request did not name the owner."""
@@ -79,15 +78,6 @@ class Call:
         sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
         start = result_bytes(plan, self.rows, self.recipients) - result_bytes(plan, self.rows, Recipients.OWNER)
         return OwnerCount(self.binding, (sealed[0][start:], sealed[1][start:])).pack()
-
-
-def _final(output: Output, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What the model does last, over the first axis of each output."""
-    if output.final == "none":
-        return logits
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logarithms if output.final == "log_softmax" else np.exp(logarithms)
 
 
 class Sealer:

@@ -8,10 +8,11 @@ from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from moiety_crypto_provider.dealer import Dealer
+from moiety_crypto_provider.dealer import Dealer, Lease
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_shared.catalogue import Hex16
+from moiety_shared.integrity import seed_tag
 from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
@@ -33,7 +34,9 @@ class LeaseRequest(Public):
 
 
 class Seed(Public):
-    seed: str = Field(description="32 bytes, base64")
+    seed: str = Field(description="32 bytes, base64; this party's alone")
+    check: str = Field(description="32 bytes, base64; both parties', for the tags of their transcripts")
+    tag: str = Field(description="32 bytes, base64; over all that the seed is for")
 
 
 class LeaseGrant(Seed):
@@ -42,8 +45,14 @@ class LeaseGrant(Seed):
     rows: int
 
 
-def _text(seed: bytes) -> str:
-    return base64.b64encode(seed).decode()
+def _seed(seed: bytes, check: bytes, *what: str) -> Seed:
+    texts = (base64.b64encode(raw).decode() for raw in (seed, check, seed_tag(seed, check, *what)))
+    return Seed(**dict(zip(("seed", "check", "tag"), texts, strict=True)))
+
+
+def _grant(lease: Lease, seed: bytes) -> LeaseGrant:
+    dealt = _seed(seed, lease.check, lease.lease_id, lease.upload_id, str(lease.rows))
+    return LeaseGrant(**dealt.model_dump(), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
 
 
 def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
@@ -79,7 +88,8 @@ def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
 
     @app.post("/v1/uploads", dependencies=of_parties, summary="A party's seed for the weight masks of an upload, once")
     def register_upload(body: UploadRequest, who: Caller) -> Seed:
-        return Seed(seed=_text(dealer.register_upload(body.upload_id, body.plan, who)))
+        seed, check = dealer.register_upload(body.upload_id, body.plan, who)
+        return _seed(seed, check, body.upload_id, body.plan.digest.hex())
 
     @app.delete("/v1/uploads/{upload_id}", status_code=204, dependencies=of_parties, summary="Wipe an upload's seeds")
     def forget_upload(upload_id: Hex16, who: Caller) -> None:
@@ -91,13 +101,13 @@ def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
         only(0, who)
         lease = dealer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
-        return LeaseGrant(seed=_text(lease.alice), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
+        return _grant(lease, lease.alice)
 
     @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="bob joins a lease, once")
     def join_lease(lease_id: str, who: Caller) -> LeaseGrant:
         only(1, who)
         lease = dealer.join_lease(lease_id)
-        return LeaseGrant(seed=_text(lease.bob), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
+        return _grant(lease, lease.bob)
 
     @app.post(
         "/v1/leases/{lease_id}/bundles/{number}",

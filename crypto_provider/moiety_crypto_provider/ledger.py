@@ -51,8 +51,10 @@ class Ledger:
         self._cipher = AESGCM(storage_key)
         _metadata.create_all(self._engine)
 
-    def issue_upload_seed(self, upload_id: str, plan: Plan, party: int, fresh: tuple[bytes, bytes]) -> bytes:
-        """Party p's seed for an upload's weight masks, once. `fresh` seeds are taken if the upload is new.
+    def issue_upload_seeds(
+        self, upload_id: str, plan: Plan, party: int, fresh: tuple[bytes, bytes]
+    ) -> tuple[bytes, bytes]:
+        """Both seeds for an upload's weight masks, once for party p. `fresh` seeds are taken if the upload is new.
 
         Raises UPLOAD_CONFLICT for another plan under the same id, ALREADY_ISSUED the second time.
         """
@@ -75,7 +77,7 @@ class Ledger:
             )
             if done.rowcount != 1:
                 raise Problem(ProblemType.ALREADY_ISSUED, "this party's seed of this upload")
-            return self._open(upload_id, party, row.seed_1 if party else row.seed_0)
+            return self._open(upload_id, 0, row.seed_0), self._open(upload_id, 1, row.seed_1)
 
     def upload(self, upload_id: str) -> tuple[Plan, bytes, bytes]:
         """The plan and both seeds. Raises UNKNOWN_MODEL."""

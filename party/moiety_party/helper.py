@@ -2,13 +2,14 @@
 
 import asyncio
 
-from moiety_party.lane import Lane, read_json
+from moiety_party.lane import Lane, garbled, read_json
 from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
+from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
 from moiety_shared.problems import Problem, ProblemType
@@ -65,7 +66,7 @@ class Helper:
                     if lane.in_run:
                         raise
         except Problem as problem:
-            if problem.kind is not ProblemType.PEER_UNAVAILABLE:
+            if problem.kind is not ProblemType.PEER_UNAVAILABLE or problem.detail:
                 log().warning("lane ended", problem=problem.kind.name)
         except TimeoutError:
             log().warning("lane ended", problem=ProblemType.REQUEST_TIMEOUT.name)
@@ -85,7 +86,7 @@ class Helper:
             case FrameKind.START:
                 await self._run(lane, bytes(frame.payload))
             case _:
-                raise malformed(f"a session cannot begin with {frame.kind.name}")
+                raise garbled(f"a session cannot begin with {frame.kind.name}")
 
     async def _stock(self, wanted: dict[str, object]) -> dict[str, object]:
         """What each pool has, after the leader said which rows it will need."""
@@ -113,32 +114,35 @@ class Helper:
         manifest, plan, shares = self._pending.pop(upload_id)
         if plan.digest.hex() != what.get("plan"):
             raise Problem(ProblemType.UPLOAD_CONFLICT, "the two halves have different plans")
-        seed = await self._party.provider.upload_seed(upload_id, plan)
+        grant = await self._party.provider.upload_seed(upload_id, plan)
         await lane.send_json(FrameKind.MASK, {})
         lane.in_run = True
-        session = masking(plan, 1, shares, seed)
+        session = masking(plan, 1, shares, grant.seed)
         del shares
-        (weights,) = await lane.drive([session], self._party.online, inline_work=-1)
+        transcript = Transcript(grant.check, bytes.fromhex(upload_id) + plan.digest)
+        (weights,) = await lane.drive([session], transcript, self._party.online, inline_work=-1)
+        if not transcript.agrees(0, await lane.expect(FrameKind.OPENED)):
+            raise Problem(ProblemType.OPENINGS_DIFFER)
         await self._party.away(self._party.store.put, Model(manifest, plan, weights))
-        await lane.send(FrameKind.STORED)
+        await lane.send(FrameKind.STORED, transcript.of(1))
         lane.in_run = False
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
         async with asyncio.timeout(self._party.settings.run_seconds):
             lane.in_run = True  # the leader's first openings are on their way already
-            model, request, secret, prepared = await self._accept(payload)
+            model, request, secret, prepared, transcript = await self._accept(payload)
             plan = model.plan
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
             sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
-            outputs = await lane.drive(sessions, self._party.online)
+            outputs = await lane.drive(sessions, transcript, self._party.online)
             result = sealed_result(plan, 1, outputs, secret, request.binding)
-            await lane.send(FrameKind.RESULT, result)
+            await lane.send(FrameKind.RESULT, transcript.of(1, result), result)
             lane.in_run = False
 
-    async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows]:
-        """Everything is checked before a row is claimed."""
+    async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows, Transcript]:
+        """Everything is checked before a row is claimed. The transcript begins with what alice sent, as it arrived."""
         party = self._party
         lease_id, first, token, request = unpack_start(payload)
         model = party.store.get(request.binding.upload_id.hex())
@@ -152,4 +156,4 @@ class Helper:
         pool = party.pool(model.upload_id)
         if pool.lease_id != lease_id:
             raise Problem(ProblemType.ROW_USED, "another lease")
-        return model, request, secret, await pool.claim(first, rows)
+        return model, request, secret, await pool.claim(first, rows), Transcript(pool.check, payload)

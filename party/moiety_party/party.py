@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+import httpx
+
 from moiety_party.admission import Admission
 from moiety_party.bundles import prepare_bundle
 from moiety_party.masking import read_shares
@@ -43,7 +45,8 @@ def _step_back() -> None:
 class Party:
     """Alice or bob, without the role's own part (leader.py, helper.py)."""
 
-    def __init__(self, settings: PartySettings, identity: Identity) -> None:
+    def __init__(self, settings: PartySettings, identity: Identity, provider: httpx.AsyncClient | None = None) -> None:
+        """`provider` is the way to the crypto provider, by default the one that the settings name."""
         self.settings = settings
         self.identity = identity
         self.boot = secrets.token_hex(8)
@@ -57,7 +60,8 @@ class Party:
         self.bundle_rows = 0
         self.online = ThreadPoolExecutor(settings.lanes, "online")
         self._offline = ThreadPoolExecutor(1, "offline", initializer=_step_back)
-        self._http = http.async_client(
+        self.tls = http.tls_context(identity.ca_file)
+        self._http = provider or http.async_client(
             settings.provider_url,
             credential=identity.credential("crypto_provider"),
             timeout=30,
@@ -139,6 +143,7 @@ class Party:
 
         pool = Pool(
             grant.lease_id,
+            grant.check,
             grant.rows,
             make,
             target=self._pool_rows(model.plan),

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
 
+from moiety_server import canaries
 from moiety_server.compile import Compiled
 from moiety_server.owner import NAMES, Owner
 from moiety_shared.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign, sign_manifest
@@ -57,25 +59,16 @@ def publish(
     parties = owner.parties()
     upload_id, version = secrets.token_hex(16), owner.catalogue.next_version(name)
     shares = split_weights(compiled.weights)
+    what = {"upload_id": upload_id, "name": name, "version": version, "access": access}
     with owner.audit.event("publish", subject="owner", model=name, upload=upload_id):
         owner.push_revocations()
         for party in (1, 0):  # bob first: the masking starts when alice has hers
             progress(f"uploading the share of {NAMES[party]}")
-            content = save(shares[party])
-            manifest = Manifest(
-                upload_id=upload_id,
-                name=name,
-                version=version,
-                party=party,
-                plan_digest=plan.digest.hex(),
-                share_digest=hashlib.sha256(content).hexdigest(),
-                access=access,
-                owner_key=key_text(owner.identity.signing_key.public_key()),
-            )
-            context = upload_context(plan, bytes.fromhex(upload_id), party)
-            envelope = PublicKey.from_text(parties[party].sealing_key).seal(content, context)
-            body = pack_upload(sign_manifest(manifest, owner.identity.signing_key), plan, envelope)
+            key = PublicKey.from_text(parties[party].sealing_key)
+            body = upload_body(what, plan, party, shares[party], owner.identity.signing_key, key)
             owner.call(party, "PUT", f"/v1/models/{upload_id}", content=body)
+        progress("choosing canaries")
+        known = canaries.choose(compiled)
         progress("preparing randomness")
         states = _wait(owner, upload_id)
         entry = Entry(
@@ -89,12 +82,37 @@ def publish(
             classes=classes,
             description=description,
             access=access,
+            canaries=known,
         )
         signed = sign(entry, owner.identity.signing_key)
         owner.catalogue.put(signed)
         if activate:
             owner.catalogue.activate(name, version)
     return signed
+
+
+def upload_body(
+    what: Mapping[str, object],
+    plan: Plan,
+    party: int,
+    shares: Mapping[str, Array],
+    signing_key: Ed25519PrivateKey,
+    sealing_key: PublicKey,
+) -> bytes:
+    """What one party is sent: a signed manifest, the plan, and that party's shares, sealed to it.
+
+    `what` are the manifest's upload_id, name, version and access.
+    """
+    content = save(dict(shares))
+    members = {
+        "party": party,
+        "plan_digest": plan.digest.hex(),
+        "share_digest": hashlib.sha256(content).hexdigest(),
+        "owner_key": key_text(signing_key.public_key()),
+    }
+    manifest = Manifest.model_validate({**what, **members})
+    envelope = sealing_key.seal(content, upload_context(plan, bytes.fromhex(manifest.upload_id), party))
+    return pack_upload(sign_manifest(manifest, signing_key), plan, envelope)
 
 
 def _addressed(plan: Plan, owner: Owner) -> Plan:

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, field_validator
 
 from moiety_shared import signing
+from moiety_shared.canary import MOST, Canary
 from moiety_shared.layers import Name, Public
 from moiety_shared.plan import Plan
 from moiety_shared.sealing import PublicKey
@@ -54,6 +55,7 @@ class Entry(Public):
     classes: tuple[str, ...] = ()
     description: str = ""
     access: Access = "token"
+    canaries: tuple[Canary, ...] = Field((), max_length=MOST, description="inputs whose answers are known")
 
 
 class SignedEntry(Public):

@@ -136,6 +136,13 @@ class ProblemType(Enum):
         "The other party cannot be reached or broke off",
         "The randomness of this run was thrown away. Try again shortly.",
     )
+    OPENINGS_DIFFER = (
+        "openings-differ",
+        503,
+        "The parties did not open the same values",
+        "Nothing was given out, and the randomness was thrown away. Try again; if it comes again, something changes "
+        "what travels between alice and bob.",
+    )
     PROVIDER_UNAVAILABLE = (
         "provider-unavailable",
         503,
@@ -170,7 +177,9 @@ class ProblemType(Enum):
 
 # Problems that are gone by themselves after a moment: they carry Retry-After.
 RETRY_AFTER_SECONDS = {
+    ProblemType.ROW_USED: 1,
     ProblemType.PEER_UNAVAILABLE: 2,
+    ProblemType.OPENINGS_DIFFER: 1,
     ProblemType.PROVIDER_UNAVAILABLE: 2,
     ProblemType.RANDOMNESS_EXHAUSTED: 1,
     ProblemType.OVERLOADED: 1,

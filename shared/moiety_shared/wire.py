@@ -284,9 +284,10 @@ class FrameKind(IntEnum):
     MASK = 6  # B: JSON; mask this upload's weights now; the helper answers alike when it holds its half
     START = 7  # L: a run: its rows, request header and bob's envelope; the first OPENING follows unasked
     OPENING = 8  # B: shares of one round, or the next part of them when they are long
-    RESULT = 9  # H: the sealed result share
-    STORED = 10  # H: the upload is safe on disk
+    RESULT = 9  # H: the tag over what was opened, and the sealed result share
+    STORED = 10  # H: the same tag; the upload is safe on disk
     FAILED = 11  # B: JSON; a problem document: the session is over
+    OPENED = 12  # L: the tag over what a masking opened; the helper stores nothing before it has compared
 
 
 @dataclass(frozen=True)

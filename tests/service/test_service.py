@@ -1,7 +1,6 @@
 """The whole service as its users meet it: five processes, HTTP, real digits, bad input, dying peers."""
 
 import asyncio
-import hashlib
 import json
 import signal
 import time
@@ -18,14 +17,13 @@ from moiety_client.errors import UnknownModel
 from moiety_client.exchange import Call, Sealer
 from moiety_client.local import mnist
 from moiety_client.local.deployment import Deployment
+from moiety_server.publish import upload_body
 from moiety_shared import wire
 from moiety_shared.access import Access
-from moiety_shared.catalogue import Manifest, sign_manifest
 from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
 from moiety_shared.service.identity import Identity
-from moiety_shared.signing import key_text
 from moiety_shared.wire import Binding, Request, Secret
 
 Digits = tuple[np.ndarray, np.ndarray]
@@ -69,6 +67,13 @@ def test_private_labels_equal_float_inference(client: Client, digits: Digits, ro
     assert np.abs(answer.outputs - expected).max() < 0.05
     cost = client.model("mnist").plan.cost(rows)
     assert (answer.rounds, answer.online_bytes) == (cost.rounds, cost.online_bytes), "formula and wire agree"
+
+
+def test_canaries_come_with_a_published_model(client: Client, digits: Digits) -> None:
+    assert len(client.model("mnist").canaries) == 16
+    for images in (digits[0][:1], digits[0][:220]):
+        answer = client.predict("mnist", images, canaries=5)
+        assert np.array_equal(answer.labels, mnist.float_outputs(images).argmax(axis=1))
 
 
 def test_more_images_than_a_request_takes(client: Client, digits: Digits) -> None:
@@ -262,25 +267,10 @@ def test_half_a_model_is_not_served(deployment: Deployment, client: Client, digi
 
 def half_upload(deployment: Deployment, client: Client, party: int, upload_id: str) -> bytes:
     """What the owner sends to one party, of a model of zeros."""
-    from safetensors.numpy import save
-
     plan, identity = client.model("mnist").plan, Identity.load(deployment.root / "keys" / "server", "server")
-    content = save({name: np.zeros(shape, np.int32) for name, shape in plan.weights()})
-    manifest = Manifest(
-        upload_id=upload_id,
-        name="zeros",
-        version=1,
-        party=party,
-        plan_digest=plan.digest.hex(),
-        share_digest=hashlib.sha256(content).hexdigest(),
-        owner_key=key_text(identity.signing_key.public_key()),
-    )
-    envelope = (
-        Sealer(client.model("mnist"))
-        ._keys[party]
-        .seal(content, wire.upload_context(plan, bytes.fromhex(upload_id), party))
-    )
-    return wire.pack_upload(sign_manifest(manifest, identity.signing_key), plan, envelope)
+    shares = {name: np.zeros(shape, np.int32) for name, shape in plan.weights()}
+    what = {"upload_id": upload_id, "name": "zeros", "version": 1}
+    return upload_body(what, plan, party, shares, identity.signing_key, Sealer(client.model("mnist"))._keys[party])
 
 
 # Dying peers
