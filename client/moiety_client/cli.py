@@ -19,12 +19,18 @@ def register(app: typer.Typer) -> None:
 def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
     from moiety_client.settings import ClientSettings
-    from moiety_client.sidecar import build
+    from moiety_client.sidecar import Exposed, Upstream, build
     from moiety_shared.service import app, logs
 
     settings = ClientSettings()
     logs.configure("client", settings.log_format)
-    app.serve(build(settings), settings)
+    upstream = Upstream(settings.catalogue_url, owner_key=settings.owner_key, timeout=settings.timeout)
+    try:
+        built = build(upstream, settings)
+    except Exposed as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    app.serve(built, settings)
 
 
 def predict(

@@ -1,7 +1,9 @@
 """Settings of the client and its sidecar: `MOIETY_CLIENT_*`."""
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from moiety_shared.service.settings import ServiceSettings
 
@@ -15,3 +17,14 @@ class ClientSettings(ServiceSettings):
         "", description="The owner's Ed25519 key, base64url. Without it the first key seen is trusted."
     )
     timeout: float = Field(30.0, gt=0, description="Seconds that a prediction may take, retries included.")
+    expose: bool = Field(
+        False, description="Let the sidecar listen on other addresses than loopback, to whoever connects."
+    )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names besides loopback's under which the sidecar may be asked, separated by commas."
+    )
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value

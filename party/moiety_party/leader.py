@@ -51,6 +51,7 @@ class RunStats:
 
     rounds: int = 0
     opening_bytes: int = 0
+    seconds: float = 0.0  # of the rounds alone
 
 
 class Leader:
@@ -138,7 +139,9 @@ class Leader:
             rounds, sent = lane.rounds, lane.opening_bytes
             sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
+            started = time.perf_counter()
             outputs = await lane.drive(sessions, party.online)
+            stats.seconds = time.perf_counter() - started
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
             own = sealed_result(plan, 0, outputs, secret, binding)
             theirs = bytes(await lane.expect(FrameKind.RESULT))
