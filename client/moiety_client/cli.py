@@ -95,7 +95,9 @@ def demo(
 
 
 def bench(
-    suite: Annotated[str, typer.Option(help="mnist, or vision: LeNet, ResNet-18 and label-only output.")] = "mnist",
+    suite: Annotated[
+        str, typer.Option(help="mnist; vision: LeNet, ResNet-18 and label-only output; sidecar: its REST interface.")
+    ] = "mnist",
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,
     seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
     root: Annotated[Path, typer.Option(help="Folder for the data; emptied first.")] = Path(".moiety/bench"),
@@ -104,6 +106,6 @@ def bench(
     """Measure what this machine does, as ratios taken in one run, beside what was asked."""
     from moiety_client.local.bench import run
 
-    if suite not in ("mnist", "vision"):
-        raise typer.BadParameter("mnist or vision", param_hint="--suite")
+    if suite not in ("mnist", "vision", "sidecar"):
+        raise typer.BadParameter("mnist, vision or sidecar", param_hint="--suite")
     raise typer.Exit(run(suite, data, seconds, root, as_json))

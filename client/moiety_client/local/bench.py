@@ -52,7 +52,7 @@ class Row:
 
 
 def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool) -> int:
-    from moiety_client.local import vision
+    from moiety_client.local import rest, vision
 
     console = Console(stderr=True)
     data = data or Path(os.environ.get("MOIETY_SERVER_MNIST_DIR", "data"))
@@ -63,10 +63,13 @@ def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool
         return 1
     try:
         with fresh(root):
-            measure = (
-                vision.measure(root, pixels, console) if suite == "vision" else _measure(root, pixels, seconds, console)
-            )
-            rows = list(measure)
+            match suite:
+                case "vision":
+                    rows = list(vision.measure(root, pixels, console))
+                case "sidecar":
+                    rows = list(rest.measure(root, pixels, console))
+                case _:
+                    rows = list(_measure(root, pixels, seconds, console))
     except DeploymentError as error:
         console.print(f"[red]{error}[/]")
         return 1

@@ -180,7 +180,7 @@ def schedule(plan: Plan) -> list[Round]:
         openings = layer.openings(plan.ring_bits, 1)
         for at, count in enumerate(openings, start):
             sent[at] += count
-            layers[at].append(layer.name)
+            layers[at].append(layer.name if layer.op in layer.name else f"{layer.name} ({layer.op})")
         done[layer.name] = start + len(openings)
     return [Round(bytes=count, layers=tuple(names)) for count, names in zip(sent, layers, strict=True)]
 

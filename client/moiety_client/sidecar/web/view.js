@@ -14,7 +14,7 @@ export function element(tag, { text, className, ...attributes } = {}, ...childre
 
 export const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms < 100 ? ms.toFixed(1) : Math.round(ms)} ms`;
 export const bytes = (n) => (n < 1000 ? `${n} B` : n < 1e6 ? `${(n / 1e3).toFixed(1)} KB` : `${(n / 1e6).toFixed(1)} MB`);
-const percent = (p) => `${(100 * p).toFixed(1)} %`;
+const percent = (p) => (p >= 0.9995 && p < 1 ? "> 99.9 %" : `${(100 * p).toFixed(1)} %`);
 
 export function showAnswer(shown, seconds) {
   const [best] = shown.top;
