@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from moiety_client.errors import ResultRejected, UntrustedEntry
-from moiety_client.sidecar.show import schedule
+from moiety_client.sidecar.show import _drawn, schedule
 from moiety_client.sidecar.upstream import problem_of
-from moiety_shared.catalogue import Entry
+from moiety_shared.catalogue import Entry, Preprocessing
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
 from tests.asgi import InProcess
@@ -241,6 +241,13 @@ def test_a_republished_model_is_shown(local: Local, sidecar: InProcess, digits: 
     assert sidecar.post("/v1/show/mnist", content=png(digits[0][0])).json()["label"] == "9"
     local.answers = [Problem(ProblemType.UNKNOWN_MODEL)] * 2
     assert sidecar.post("/v1/show/mnist", content=png(digits[0][0])).status_code == 404
+
+
+def test_a_coloured_share_is_laid_out_as_its_picture_is(entry: Entry) -> None:
+    how = Preprocessing(channels=3, size=(2, 2), mean=(0.0,) * 3, std=(1.0,) * 3)
+    planes = np.arange(12, dtype=np.int32)[None] << 24  # red's four, then green's, then blue's
+    drawn = base64.b64decode(_drawn(entry.model_copy(update={"preprocessing": how}), planes))
+    assert list(drawn) == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
 
 
 def test_the_schedule_has_the_plans_rounds_and_bytes(entry: Entry) -> None:
