@@ -206,7 +206,7 @@ def _no_answer() -> Iterator[None]:
         yield
     except httpx.HTTPError as error:
         raise Problem(
-            ProblemType.PEER_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
+            ProblemType.PARTY_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
         ) from error
 
 

@@ -130,6 +130,12 @@ class ProblemType(Enum):
         "The model owner's catalogue cannot be reached",
         "Start the model owner's server, or check MOIETY_CLIENT_CATALOGUE_URL.",
     )
+    PARTY_UNAVAILABLE = (
+        "party-unavailable",
+        503,
+        "The computing parties cannot be reached",
+        "Try again shortly; if it stays so, ask the model owner whether alice and bob are running.",
+    )
     PEER_UNAVAILABLE = (
         "peer-unavailable",
         503,
@@ -171,6 +177,7 @@ class ProblemType(Enum):
 # Problems that are gone by themselves after a moment: they carry Retry-After.
 RETRY_AFTER_SECONDS = {
     ProblemType.CATALOGUE_UNAVAILABLE: 2,
+    ProblemType.PARTY_UNAVAILABLE: 2,
     ProblemType.PEER_UNAVAILABLE: 2,
     ProblemType.PROVIDER_UNAVAILABLE: 2,
     ProblemType.RANDOMNESS_EXHAUSTED: 1,

@@ -137,7 +137,7 @@ WRONG: list[tuple[np.ndarray, str, dict[str, Any], str, str]] = [
     (np.zeros((1, 28, 27), np.uint8), "UINT8", {}, "422", "28 x 28"),
     (np.zeros((1, 783), np.float32), "FP32", {}, "422", "784"),
     (np.full((1, 784), 98765.25, np.float32), "FP32", {}, "422", "range"),
-    (np.full((1, 784), np.nan, np.float64), "FP64", {}, "422", "nan or infinity"),
+    (np.full((1, 784), np.nan, np.float64), "FP64", {}, "422", "NaN or infinity"),
     (np.zeros((1, 784), np.bool_), "BOOL", {}, "422", "datatype"),
     (np.zeros((1, 28, 28), np.uint8), "UINT8", {"model_version": "99"}, "404", "version"),
     (np.zeros((1, 28, 28), np.uint8), "UINT8", {"outputs": [InferRequestedOutput("other")]}, "422", "label, output"),

@@ -155,7 +155,7 @@ def test_services_that_are_down_are_said_in_words(page: Page, without_alice: Dep
     without_alice.stop_role("alice", signal.SIGKILL)
     page.get_by_role("button", name="Handwritten 3").click()
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("cannot be reached", timeout=20_000)
+    expect(alert).to_contain_text("The computing parties cannot be reached", timeout=20_000)
     expect(alert).to_contain_text("Try again shortly")
     expect(page.locator("#label")).to_be_hidden()
     without_alice.start_role("alice")

@@ -210,7 +210,7 @@ def _top(entry: Entry, answer: Prediction) -> list[Class]:
     return [
         Class(
             name=entry.classes[index] if entry.classes else str(index),
-            confidence=None if scores is None else round(float(scores[index]), 6),
+            confidence=None if scores is None else float(scores[index]),
         )
         for index in answer.top[0][:_LISTED].tolist()
     ]

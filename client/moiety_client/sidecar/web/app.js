@@ -121,7 +121,7 @@ async function take(blob, name, { invert } = {}) {
   }
   const grey = model().picture.channels === 1;
   $("invert").checked = grey && (invert ?? isDarkOnLight(picture));
-  $("invert-field").hidden = !grey;
+  $("invert-field").hidden = !grey || invert !== undefined;
   $("hint").hidden = true;
   source = { blob };
   const paper = grey && matchMedia("(prefers-color-scheme: light)").matches && !$("invert").checked;
