@@ -4,12 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test test-zoo test-simulation docs-integrity fuzz check bench clean
+.PHONY: demo test test-zoo test-simulation docs-integrity fuzz check bench browsers clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
 test: $(VENV)/.installed
 	$(BIN)/pytest
+
+# What the tests of the web page need: Debian's Chromium, and axe-core for what cannot see it. Node.js must be there.
+browsers: tests/web/node_modules/.installed
+	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq chromium; \
+	else echo "install chromium: sudo apt-get install chromium"; exit 1; fi
+
+tests/web/node_modules/.installed: tests/web/package-lock.json
+	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq npm; \
+	else echo "install npm: sudo apt-get install npm"; exit 1; fi
+	npm ci --prefix tests/web --no-audit --no-fund --silent
+	touch $@
 
 # Whole architectures at 224 x 224: half an hour and more.
 test-zoo: $(VENV)/.installed

@@ -20,16 +20,18 @@ def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
     from moiety_client.errors import AccessFileError
     from moiety_client.settings import ClientSettings
-    from moiety_client.sidecar import build
+    from moiety_client.sidecar import Exposed, Upstream, build
     from moiety_shared.service import logs, serving
 
     try:
         settings = ClientSettings()
         logs.configure("client", settings.log_format)
-        serving.serve(build(settings), settings)
-    except AccessFileError as error:
+        upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout)
+        built = build(upstream, settings)
+    except (AccessFileError, Exposed) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
+    serving.serve(built, settings)
 
 
 def predict(
@@ -93,7 +95,10 @@ def demo(
 def bench(
     suite: Annotated[
         str,
-        typer.Option(help="mnist; vision: LeNet, ResNet-18, label-only output; hostile: 1,000 hostile connections."),
+        typer.Option(
+            help="mnist; vision: LeNet, ResNet-18, label-only output; sidecar: its REST interface; "
+            "hostile: 1,000 hostile connections."
+        ),
     ] = "mnist",
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,
     seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
@@ -103,6 +108,6 @@ def bench(
     """Measure what this machine does, as ratios taken in one run, beside what was asked."""
     from moiety_client.local.bench import run
 
-    if suite not in ("mnist", "vision", "hostile"):
-        raise typer.BadParameter("mnist, vision or hostile", param_hint="--suite")
+    if suite not in ("mnist", "vision", "sidecar", "hostile"):
+        raise typer.BadParameter("mnist, vision, sidecar or hostile", param_hint="--suite")
     raise typer.Exit(run(suite, data, seconds, root, as_json))

@@ -185,7 +185,7 @@ def _no_answer() -> Iterator[None]:
         yield
     except httpx.HTTPError as error:
         raise Problem(
-            ProblemType.PEER_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
+            ProblemType.PARTY_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
         ) from error
 
 
@@ -356,11 +356,14 @@ class AsyncClient(_Core):
         return self._sealers[name]
 
     async def _send(self, call: Call, deadline: float) -> _Answer:
+        return self._read(call, await self._deliver(call, deadline))
+
+    async def _deliver(self, call: Call, deadline: float) -> httpx.Response:
         attempt = 0
         while True:
             try:
                 with _no_answer():
-                    return self._read(call, await self._http.post(**self._request(call)))
+                    return http.check(await self._http.post(**self._request(call)))
             except Problem as problem:
                 if problem.kind in _ENTRY_IS_OLD:
                     raise

@@ -1,9 +1,10 @@
 """Settings of the client and its sidecar: `MOIETY_CLIENT_*`."""
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from moiety_shared.service.settings import ServiceSettings
 
@@ -16,3 +17,14 @@ class ClientSettings(ServiceSettings):
         Path(".moiety/access.json"), description="What the model's owner handed out: addresses, keys, a token."
     )
     timeout: float = Field(30.0, gt=0, description="Seconds that a prediction may take, retries included.")
+    expose: bool = Field(
+        False, description="Let the sidecar listen on other addresses than loopback, to whoever connects."
+    )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names besides loopback's under which the sidecar may be asked, separated by commas."
+    )
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value

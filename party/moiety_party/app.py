@@ -146,6 +146,7 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
             headers = {
                 "moiety-rounds": str(stats.rounds),
                 "moiety-online-bytes": str(stats.opening_bytes),
+                "server-timing": f"rounds;dur={stats.seconds * 1e3:.3f}",
             }
             return Response(result, headers=headers, media_type=MEDIA_TYPE)
 

@@ -60,6 +60,7 @@ class RunStats:
 
     rounds: int = 0
     opening_bytes: int = 0
+    seconds: float = 0.0  # of the rounds alone
 
 
 Connect = Callable[[Party], Awaitable[Link]]
@@ -198,7 +199,9 @@ class Leader:
             sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
             transcript = Transcript(pool.check, start)
+            started = time.perf_counter()
             outputs = await lane.drive(sessions, transcript, party.online)
+            stats.seconds = time.perf_counter() - started
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
             own = sealed_result(plan, 0, outputs, secret, binding)
             answer = memoryview(await lane.expect(FrameKind.RESULT))

@@ -130,6 +130,36 @@ class ProblemType(Enum):
         "Compressed bodies are not taken",
         "Send the body without Content-Encoding: sealed data does not compress.",
     )
+    WRONG_HOST = (
+        "wrong-host",
+        421,
+        "The sidecar is not known under that name",
+        "Ask it as localhost, or list the name in MOIETY_CLIENT_HOSTS.",
+    )
+    CROSS_ORIGIN = (
+        "cross-origin",
+        403,
+        "Pages of other sites may not use the sidecar",
+        "Ask from its own page, or from a program that sends no Origin.",
+    )
+    UNTRUSTED = (
+        "untrusted",
+        502,
+        "The catalogue entry or the answer cannot be trusted",
+        "Ask the model owner for their key, and who changed the catalogue or the answer.",
+    )
+    CATALOGUE_UNAVAILABLE = (
+        "catalogue-unavailable",
+        503,
+        "The model owner's catalogue cannot be reached",
+        "Start the model owner's server, or check MOIETY_CLIENT_CATALOGUE_URL.",
+    )
+    PARTY_UNAVAILABLE = (
+        "party-unavailable",
+        503,
+        "The computing parties cannot be reached",
+        "Try again shortly; if it stays so, ask the model owner whether alice and bob are running.",
+    )
     PEER_UNAVAILABLE = (
         "peer-unavailable",
         503,
@@ -178,6 +208,8 @@ class ProblemType(Enum):
 # Problems that are gone by themselves after a moment: they carry Retry-After.
 RETRY_AFTER_SECONDS = {
     ProblemType.ROW_USED: 1,
+    ProblemType.CATALOGUE_UNAVAILABLE: 2,
+    ProblemType.PARTY_UNAVAILABLE: 2,
     ProblemType.PEER_UNAVAILABLE: 2,
     ProblemType.OPENINGS_DIFFER: 1,
     ProblemType.PROVIDER_UNAVAILABLE: 2,

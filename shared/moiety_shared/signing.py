@@ -46,4 +46,7 @@ def _base64(raw: bytes) -> str:
 
 
 def _unbase64(text: str) -> bytes:
-    return base64.b64decode(text, altchars=b"-_", validate=True)
+    raw = base64.b64decode(text, altchars=b"-_", validate=True)
+    if _base64(raw) != text:
+        raise ValueError("not the one spelling of these bytes")
+    return raw

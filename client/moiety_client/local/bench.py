@@ -52,7 +52,7 @@ class Row:
 
 
 def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool) -> int:
-    from moiety_client.local import hostile, vision
+    from moiety_client.local import hostile, rest, vision
 
     console = Console(stderr=True)
     data = data or Path(os.environ.get("MOIETY_SERVER_MNIST_DIR", "data"))
@@ -66,6 +66,7 @@ def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool
             suites: dict[str, Callable[[], Iterator[Row]]] = {
                 "mnist": lambda: _measure(root, pixels, seconds, console),
                 "vision": lambda: vision.measure(root, pixels, console),
+                "sidecar": lambda: rest.measure(root, pixels, console),
                 "hostile": lambda: hostile.measure(root, pixels, console),
             }
             rows = list(suites[suite]())

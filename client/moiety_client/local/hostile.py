@@ -129,6 +129,7 @@ class _Hostile:
 
     def __init__(self, urls: dict[str, str], entry: Entry, until: float, report: Report) -> None:
         self._urls, self._entry, self._until, self._report = urls, entry, until, report
+        self._tls = _unchecked()
         self._open = 0
         self._body = request_bytes(entry.plan, entry.max_rows)
 
@@ -153,9 +154,7 @@ class _Hostile:
         while time.monotonic() < self._until:
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._until - time.monotonic()):
-                    streams = await asyncio.open_connection(
-                        parts.hostname, parts.port, ssl=None if raw else _unchecked()
-                    )
+                    streams = await asyncio.open_connection(parts.hostname, parts.port, ssl=None if raw else self._tls)
                     self._opened(1)
                     try:
                         await kind(streams)
@@ -232,6 +231,6 @@ def _head(path: str, length: int) -> bytes:
 
 def _unchecked() -> ssl.SSLContext:
     """An attacker does not care whom it talks to."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
