@@ -58,8 +58,3 @@ $(VENV)/.installed: pyproject.toml
 
 clean:
 	rm -rf $(VENV) .moiety
-
-# The credentials of the links between the roles, for docker-compose.
-.env:
-	@umask 077; for link in ALICE_PROVIDER BOB_PROVIDER PEER ALICE_OWNER BOB_OWNER; do \
-	  echo "$$link=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))')"; done > $@

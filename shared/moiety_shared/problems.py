@@ -152,7 +152,7 @@ class ProblemType(Enum):
         "catalogue-unavailable",
         503,
         "The model owner's catalogue cannot be reached",
-        "Start the model owner's server, or check MOIETY_CLIENT_CATALOGUE_URL.",
+        "Start the model owner's server, or ask its owner for a new access file.",
     )
     PARTY_UNAVAILABLE = (
         "party-unavailable",

@@ -50,8 +50,13 @@ def request_envelope(party: int) -> Find:
     return find
 
 
+def upload_manifest(raw: bytes) -> Span:
+    return 12, 12 + int.from_bytes(raw[4:8], "little")
+
+
 def upload_plan(raw: bytes) -> Span:
-    return 8, 8 + int.from_bytes(raw[4:8], "little")
+    start = upload_manifest(raw)[1]
+    return start, start + int.from_bytes(raw[8:12], "little")
 
 
 def upload_envelope(raw: bytes) -> Span:
@@ -96,7 +101,7 @@ def cases() -> Iterator[Case]:
     yield Case("START of alice", "first row", at(24, 32), flips=((0.5, 0), (1.0, 7)))
     yield Case("START of alice", "first row, to unused ones", at(24, 25), flips=((0.0, 4),))
     yield Case("START of alice", "request header", at(32, 144))
-    yield Case("START of alice", "bob's envelope", at(144))
+    yield Case("START of alice", "bob's envelope", at(146))
     for who in ("alice", "bob"):
         yield Case(f"OPENING of {who}", "frame header", at(0, 8))
         yield Case(f"OPENING of {who}", "first round", at(8))
@@ -134,6 +139,7 @@ def _publishing() -> Iterator[Case]:
     on: Occasion = "publishing"
     for who in ("alice", "bob"):
         yield Case(f"upload {who}", "magic", at(0, 4), on)
+        yield Case(f"upload {who}", "manifest", upload_manifest, on)
         yield Case(f"upload {who}", "plan", upload_plan, on)
         yield Case(f"upload {who}", "envelope", upload_envelope, on)
     yield Case("uploads request", "upload", member("upload_id"), on)

@@ -27,7 +27,7 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 def init(root: Path, hosts: Mapping[str, Sequence[str]]) -> None:
     """Everything, under `root`. `hosts` are the names and addresses by which a role is called, besides its own name
     and this machine. Raises BadIdentity when there are keys already."""
-    if root.exists() and any(root.iterdir()):
+    if any(path.is_file() for path in root.rglob("*")):
         raise BadIdentity(f"{root} is not empty: keys are made once; `moiety keys renew` and `rotate` replace some")
     _folder(root)
     _make_ca(root / "ca")

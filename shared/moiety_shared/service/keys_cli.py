@@ -25,6 +25,7 @@ def init(
         list[str] | None,
         typer.Option(help="ROLE=NAME: a name or address by which others call that role; may be given often."),
     ] = None,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing where there are keys already.")] = False,
 ) -> None:
     """Make all that a deployment needs: a private CA, and a folder of secrets for each role.
 
@@ -34,6 +35,8 @@ def init(
     from moiety_shared.service import keys
     from moiety_shared.service.identity import LINKS, BadIdentity
 
+    if if_missing and (root / "server" / "role").exists():
+        return
     hosts: dict[str, list[str]] = {}
     for item in host or ():
         role, _, name = item.partition("=")
