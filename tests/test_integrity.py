@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from moiety_shared.integrity import TAG_BYTES, Tag, Transcript, check_key, is_seed_of, seed_tag
-from moiety_shared.prg import new_seed
+from moiety_shared.prg import Stream, new_seed
+from moiety_shared.protocols import graph
+from moiety_shared.protocols.opening import combine, to_wire
+from moiety_shared.ring import Array
+from tests import plans
+from tests.protocols.running import Run, bundle, prepare
 
 CHECK = bytes(range(32))
 OPENED = [np.arange(7, dtype=np.int32), np.ones((2, 3), np.uint8), np.arange(12, dtype=np.int16).reshape(3, 4)]
@@ -67,3 +72,25 @@ def test_a_seed_is_for_what_it_was_dealt_for() -> None:
     assert not is_seed_of(tag, seed, check, "lease", "9") and not is_seed_of(tag, new_seed(), check, "lease", "8")
     assert not is_seed_of(tag, seed, new_seed(), "lease", "8")
     assert check_key((seed, check), "lease") != check_key((seed, check), "upload")
+
+
+def test_why_the_peer_link_must_be_encrypted() -> None:
+    """Whoever records what alice and bob open, and learns the dealer's seeds, reads the input."""
+    plan, x = plans.logits(), plans.random_inputs(3)
+    run = Run(plan, plans.weights())
+    seeds = [new_seed() for _ in range(3)]
+    raw = bundle(plan, len(x), run.masks, seeds)
+    shares = run.random(x.shape)
+    sessions = [
+        graph.evaluate(plan, p, share, prepare(plan, p, len(x), seeds[p], raw, run.models[p]), run.models[p])
+        for p, share in enumerate((shares, run.ring.wrap(x - shares)))
+    ]
+    (ours,), (theirs,) = (next(session).openings for session in sessions)
+    recorded = combine(ours, to_wire(theirs).data)
+
+    def decoded(alice: bytes, bob: bytes) -> Array:
+        masks = [Stream(seed).at("o").words("input", x.shape, run.ring.dtype) for seed in (alice, bob)]
+        return run.ring.wrap(recorded.reshape(x.shape) - masks[0] - masks[1])
+
+    assert np.array_equal(decoded(seeds[0], seeds[1]), x), "the wiretap and the dealer together"
+    assert not (decoded(seeds[0], new_seed()) == x).any(), "the wiretap and alice alone"

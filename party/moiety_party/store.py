@@ -104,8 +104,8 @@ class ModelStore:
             for path in folder.glob("*.sealed"):
                 layer = path.stem.rpartition(".")[0]
                 parts.setdefault(layer, {}).update(load(_open(key, path.read_bytes(), _context(public, path.stem))))
-            layers = {name.rpartition(".")[0] for name, _ in plan.weights()}
-            if folder.name != manifest.upload_id or set(parts) != layers:
+            found = {f"{layer}.{part}" for layer, tensors in parts.items() for part in tensors}
+            if folder.name != manifest.upload_id or found != _parts(plan):
                 raise ValueError("not the files of its plan")
             weights = {layer: Weights(p.get("masked"), p.get("local"), p.get("bias")) for layer, p in parts.items()}
         except (OSError, ValueError, InvalidTag) as error:
@@ -114,6 +114,13 @@ class ModelStore:
                 "Restore it from a backup, or remove the folder and publish the model again"
             ) from None
         return Model(manifest, plan, weights)
+
+
+def _parts(plan: Plan) -> set[str]:
+    """What there is of each layer: "layer.part"."""
+    of = {"weight": ("masked", "local"), "bias": ("bias",)}
+    names = (name.rpartition(".") for name, _ in plan.weights())
+    return {f"{layer}.{part}" for layer, _, kind in names for part in of[kind]}
 
 
 def _context(public: Mapping[str, bytes], name: str) -> bytes:

@@ -205,6 +205,7 @@ class ProblemType(Enum):
         return next((kind for kind in cls if kind.urn == urn), cls.INTERNAL)
 
 
+_LONGEST_WAIT = 10**9
 # Problems that are gone by themselves after a moment: they carry Retry-After.
 RETRY_AFTER_SECONDS = {
     ProblemType.ROW_USED: 1,
@@ -243,6 +244,8 @@ class Problem(Exception):
             "error": str(self),
             "instance": f"urn:moiety:request:{instance}" if instance else "",
         }
+        if self.retry_after is not None:
+            members["retry_after"] = self.retry_after
         return {name: value for name, value in members.items() if value != ""}
 
     @classmethod
@@ -250,6 +253,10 @@ class Problem(Exception):
         """Read a document of a peer. Anything that is not one becomes INTERNAL."""
         if not isinstance(document, dict) or not isinstance(document.get("type"), str):
             return cls(ProblemType.INTERNAL, "the answer was not a problem document")
-        detail = document.get("detail")
+        detail, seconds = document.get("detail"), document.get("retry_after")
         kind = ProblemType.from_urn(document["type"])
-        return cls(kind, detail if isinstance(detail, str) and detail != kind.title else "")
+        return cls(
+            kind,
+            detail if isinstance(detail, str) and detail != kind.title else "",
+            retry_after=seconds if isinstance(seconds, int) and 0 <= seconds <= _LONGEST_WAIT else None,
+        )
