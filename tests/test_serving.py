@@ -232,6 +232,18 @@ def test_more_connections_than_allowed_are_refused() -> None:
         assert httpx.get(f"http://127.0.0.1:{at}/health/live").is_success
 
 
+def test_far_more_connections_than_allowed_are_closed_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "SPARE_CONNECTIONS", 2)
+    with running(certificate(tmp_path), max_connections=2) as at, contextlib.ExitStack() as peers:
+        for _ in range(4):  # none of them shakes hands
+            peers.enter_context(socket.create_connection(("127.0.0.1", at)))
+        threading.Event().wait(0.2)
+        with socket.create_connection(("127.0.0.1", at), timeout=2) as further:
+            assert until_closed(further) == b""
+
+
 def test_more_requests_than_allowed_are_refused_but_health_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "MAX_REQUESTS", 3)
 

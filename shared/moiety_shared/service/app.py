@@ -133,4 +133,4 @@ class _Readiness:
                     self._problem = problem
                 self._until = time.monotonic() + _READY_SECONDS
             if self._problem is not None:
-                raise Problem(self._problem.kind, self._problem.detail)
+                raise Problem(self._problem.kind, self._problem.detail, retry_after=self._problem.retry_after)

@@ -124,6 +124,7 @@ class Connection(HttpToolsProtocol):
             self._unread_deadline = None
 
     def on_response_complete(self) -> None:
+        self.cycle.body = bytearray()  # what of it nobody read
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()

@@ -31,7 +31,7 @@ BODY_SECONDS = 10.0
 BODY_RATE = 1 << 16
 """A body has `BODY_SECONDS`, and a second more for each `BODY_RATE` bytes that it announced."""
 
-HELD_BYTES = 1 << 26
+HELD_BYTES = 1 << 25
 """Bytes of bodies in memory at the same time, of each limit; two bodies of that limit at least."""
 
 _HEALTH = "/health/"

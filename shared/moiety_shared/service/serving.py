@@ -7,52 +7,98 @@ import logging
 import resource
 import socket
 import ssl
-from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from moiety_shared.service.connection import Connection
 from moiety_shared.service.http import SOCKET_BUFFER
+from moiety_shared.service.logs import log, where
 from moiety_shared.service.settings import ServiceSettings
 
 HANDSHAKE_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 75
+SPARE_CONNECTIONS = 32
+"""So many more than allowed are told so; what comes beyond them is closed without a word, before any TLS."""
+
 _OWN_FILES = 128  # descriptors that connections leave to everything else
+_ACCEPT_PAUSE = 0.1
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with connections that have deadlines, TLS handshakes among them."""
+    """uvicorn's server with connections that have deadlines, and no more of them than were asked for.
+
+    Those whose TLS handshake is under way count too, and cost as much.
+    """
 
     def __init__(self, config: uvicorn.Config, settings: ServiceSettings, tls: ssl.SSLContext | None) -> None:
         super().__init__(config)
         self._tls = tls
-        self._connection = partial(
-            Connection,
-            config,
-            self.server_state,
-            max_connections=min(settings.max_connections, file_limit() - _OWN_FILES),
-            header_seconds=settings.header_seconds,
-        )
+        self._max_connections = min(settings.max_connections, file_limit() - _OWN_FILES)
+        self._header_seconds = settings.header_seconds
+        self._arriving: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise SystemExit(uvicorn.config.STARTUP_FAILURE)
+        self.servers = []
+        for listener in sockets or []:
+            listener.listen(self.config.backlog)
+            listener.setblocking(False)
+            self.servers.append(_Listening(asyncio.create_task(self._accept(listener))))  # type: ignore[arg-type]
+        self.started = True
+
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        while True:
+            try:
+                peer, _ = await loop.sock_accept(listener)
+            except OSError as error:  # out of descriptors, or the peer is gone already
+                log().warning("refused", where=where(error))
+                await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            if len(self._arriving) + len(self.server_state.connections) >= self._max_connections + SPARE_CONNECTIONS:
+                peer.close()
+                continue
+            task = asyncio.create_task(self._connect(peer))
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
+
+    async def _connect(self, peer: socket.socket) -> None:
         seconds = HANDSHAKE_SECONDS if self._tls else None
-        self.servers = [
-            await loop.create_server(
-                lambda: self._connection(self.lifespan.state),
-                sock=listener,
-                backlog=self.config.backlog,
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._connection,
+                peer,
                 ssl=self._tls,
                 ssl_handshake_timeout=seconds,
                 ssl_shutdown_timeout=seconds,
             )
-            for listener in sockets or []
-        ]
-        self.started = True
+        except OSError:  # no TLS, or none in time: there is nobody to tell
+            peer.close()
+
+    def _connection(self) -> Connection:
+        return Connection(
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            max_connections=self._max_connections,
+            header_seconds=self._header_seconds,
+        )
+
+
+class _Listening:
+    """What uvicorn closes when it shuts down."""
+
+    def __init__(self, accepting: asyncio.Task[None]) -> None:
+        self._accepting = accepting
+
+    def close(self) -> None:
+        self._accepting.cancel()
+
+    async def wait_closed(self) -> None:
+        await asyncio.gather(self._accepting, return_exceptions=True)
 
 
 def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSLContext | None) -> Server:

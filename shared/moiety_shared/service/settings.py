@@ -23,7 +23,9 @@ class ServiceSettings(BaseSettings):
     log_format: str = Field("json", pattern="^(json|text)$", description="`json` for machines, `text` for people.")
 
     max_connections: int = Field(
-        1024, ge=1, description="Open connections at the same time; further ones are answered 503 and closed."
+        256,
+        ge=1,
+        description="Open connections at the same time; further ones are refused. With TLS one can take 0.7 MB.",
     )
     header_seconds: float = Field(
         10.0, gt=0, description="How long a request's header may take to arrive; then the connection is cut off."
