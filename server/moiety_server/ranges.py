@@ -137,6 +137,11 @@ def _interval(node: ir.Node, x: list[Box]) -> Box:
             inside = (x[0][0] < 0) & torch.tensor(node.function in ("silu", "gelu", "gelu_tanh"))
             lowest = torch.where(inside, node.forward(grid).min(), math.inf)
             return torch.minimum(torch.minimum(first, second), lowest), torch.maximum(first, second)
+        case ir.Decide(kind="equal"):
+            return torch.zeros_like(x[0][0]), torch.ones_like(x[0][0])
+        case ir.Argmax():
+            places = x[0][0].new_full((1, 1), x[0][0].shape[1] - 1)
+            return torch.zeros_like(places), places
         case _:  # the others are monotone in each input
             return node.forward(*(box[0] for box in x)), node.forward(*(box[1] for box in x))
 
