@@ -1,7 +1,7 @@
 """Comparisons whose outcome is a number of its own: 0 or 1, the place of the largest, or how values rank.
 
-A decision is a ReLU layer with neighbouring hinges: max(0, t - h) - max(0, t - h - 1) is 1 for t > h and else 0, exactly,
-because t is a whole number. So no protocol is added for them.
+A decision is a ReLU layer with neighbouring hinges: max(0, t - h) - max(0, t - h - 1) is 1 for t > h and else 0,
+exactly, because t is a whole number. So no protocol is added for them.
 """
 
 import math

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from moiety_server.catalogue import Catalogue
 from moiety_server.compile import Compiled
 from moiety_server.settings import ServerSettings
-from moiety_shared.catalogue import Entry, Party, Preprocessing, SignedEntry, sign
+from moiety_shared.catalogue import Entry, Party, Preprocessing, SignedEntry, public_text, sign
 from moiety_shared.layers import ring_dtype
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
@@ -72,6 +72,11 @@ class Publisher:
         self._clients = [
             http.client(url, credential=credential.get_secret_value(), timeout=120) for url, credential in links
         ]
+
+    @property
+    def owner_key(self) -> str:
+        """The key that clients pin, base64url."""
+        return public_text(signing_key(self._settings.private_dir()))
 
     def publish(
         self,

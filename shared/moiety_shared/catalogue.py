@@ -75,9 +75,14 @@ class SignedEntry(Public):
 def sign(entry: Entry, key: Ed25519PrivateKey) -> SignedEntry:
     return SignedEntry(
         entry=entry,
-        owner_key=_base64(key.public_key().public_bytes_raw()),
+        owner_key=public_text(key),
         signature=_base64(key.sign(_signed(entry))),
     )
+
+
+def public_text(key: Ed25519PrivateKey) -> str:
+    """The public half, as clients pin it: base64url."""
+    return _base64(key.public_key().public_bytes_raw())
 
 
 def _signed(entry: Entry) -> bytes:
