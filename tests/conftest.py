@@ -1,6 +1,10 @@
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from moiety_client.local.deployment import Deployment
 from moiety_server import samples, sources
 from moiety_shared.catalogue import Entry, Party, Preprocessing
 from moiety_shared.sealing import PrivateKey
@@ -35,3 +39,14 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     """Real MNIST test images (512, 28, 28) and labels."""
     images, labels = samples.images()
     return images.numpy(), labels.numpy()
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Five real processes, started once for all tests that need them."""
+    root: Path = tmp_path_factory.mktemp("moiety")
+    # Small pools: a restarted party is ready sooner.
+    pools = {"POOL_ROWS": "512", "BUNDLE_BYTES": str(1 << 21), "MAX_ROWS": "200"}
+    with Deployment(root, extra={"alice": pools, "bob": pools}) as running:
+        running.publish()
+        yield running

@@ -73,6 +73,10 @@ class Publisher:
             http.client(url, credential=credential.get_secret_value(), timeout=120) for url, credential in links
         ]
 
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
     @property
     def owner_key(self) -> str:
         """The key that clients pin, base64url."""

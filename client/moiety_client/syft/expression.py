@@ -144,10 +144,12 @@ def sums(root: Node) -> Sums | None:
             match part:
                 case Term():
                     terms.append(part)
-                case Tensor():
+                case Tensor() if part.numel() in (1, total.numel()):
                     total = total + part.double().reshape(root.shape if part.numel() > 1 else ())
                 case (share, inner):
                     open_.append((share, inner))
+                case _:  # a plain row, added to each of several
+                    return None
     return Sums(total, terms) if terms else None
 
 
@@ -171,7 +173,7 @@ def _parts(node: Node, factor: float) -> list[_Part] | None:
             return [(factor * number, first)]
         case "div", [int() | float() as number]:
             return [(factor / number, first)]
-        case ("sum" | "mean"), _:
+        case (("sum" | "mean"), _):
             return _over_rows(node, operation, factor)
     return [(factor, first)] if operation.name in _SAME else None
 

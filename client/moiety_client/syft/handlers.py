@@ -7,7 +7,7 @@ where the first one is the rows', and as if there were one more in front where t
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ def _secret(b: Builder, x: Operand) -> ir.Node:
 # Comparisons
 
 
-def _compare(kind: str, swapped: bool = False, negated: bool = False) -> Handler:
+def _compare(kind: Literal["greater", "not_less", "equal"], swapped: bool = False, negated: bool = False) -> Handler:
     def handler(b: Builder, at: At, x: Operand, y: Operand) -> ir.Node:
         read = at.operation.nodes
         whole = all(n.whole for n in read) and all(_is_whole(v) for v in (x, y) if not isinstance(v, ir.Node))
@@ -218,7 +218,9 @@ def _convolution(
 
 def _batch_norm(b: Builder, at: At, x: ir.Node, *rest: Any) -> Result:
     weight, bias, mean, variance, training, momentum, eps = rest
-    b.require(not training, "would normalise with the statistics of the secret batch", "model.eval() first")
+    b.require(
+        not training, "would normalise with the statistics of the secret batch", "call the model's eval method first"
+    )
     return ops.norm(b, x, weight, bias, mean, variance, momentum, eps)
 
 

@@ -36,15 +36,22 @@ class TorchHook:
 
 
 def _methods() -> list[tuple[type, str, Callable[..., Any]]]:
-    tensor = {"fix_precision": _fix, "fix_prec": _fix, "share": _share, "send": _send, "copy": Tensor.clone}
-    module = {
+    tensor: dict[str, Callable[..., Any]] = {
+        "fix_precision": _fix,
+        "fix_prec": _fix,
+        "share": _share,
+        "send": _send,
+        "copy": Tensor.clone,
+    }
+    module: dict[str, Callable[..., Any]] = {
         **dict.fromkeys(("fix_precision", "fix_prec"), _fix_module),
         **dict.fromkeys(("float_precision", "float_prec"), _float_module),
         "share": _share_module,
         "send": _send,
         "get": _get_module,
     }
-    return [(Tensor, *item) for item in tensor.items()] + [(nn.Module, *item) for item in module.items()]
+    added: list[tuple[type, dict[str, Callable[..., Any]]]] = [(Tensor, tensor), (nn.Module, module)]
+    return [(target, name, method) for target, methods in added for name, method in methods.items()]
 
 
 def _fix(self: Tensor, *, precision_fractional: int = DECIMALS, **_: object) -> FixedPrecisionTensor:
@@ -97,12 +104,12 @@ def _get_module(self: nn.Module) -> nn.Module:
 def _float_module(self: nn.Module) -> nn.Module:
     """An ordinary module again."""
     for module in self.modules():
-        for name, tensor in module._parameters.items():
-            if isinstance(tensor, FixedPrecisionTensor):
-                module._parameters[name] = nn.Parameter(tensor.float_precision())
-        for name, tensor in module._buffers.items():
-            if isinstance(tensor, FixedPrecisionTensor):
-                module._buffers[name] = tensor.float_precision()
+        for name, parameter in module._parameters.items():
+            if isinstance(parameter, FixedPrecisionTensor):
+                module._parameters[name] = nn.Parameter(parameter.float_precision())
+        for name, buffer in module._buffers.items():
+            if isinstance(buffer, FixedPrecisionTensor):
+                module._buffers[name] = buffer.float_precision()
     return self
 
 

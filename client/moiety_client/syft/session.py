@@ -43,6 +43,11 @@ class Services:
     publisher: Publisher
     client: Client
 
+    def close(self) -> None:
+        """The connections; the processes go on."""
+        self.publisher.close()
+        self.client.close()
+
     @classmethod
     def of(cls, deployment: Deployment) -> "Services":
         """Of a deployment that runs."""
@@ -90,6 +95,8 @@ class Session:
         def stop() -> None:
             if self._starting is not None:
                 self._starting.join()
+            if self._services is not None:
+                self._services.close()
             deployment.stop()
             shutil.rmtree(root, ignore_errors=True)
 
@@ -178,5 +185,3 @@ class Session:
             self._uploaded.add(name)
         found = services.client.total(name, x) if total else services.client.predict(name, x).outputs
         return torch.from_numpy(np.array(found, dtype=np.float64))
-
-

@@ -14,13 +14,13 @@ _INSTEAD = {
     "index.Tensor": "an index that is a tensor works on what you share yourself; on results take slices",
     "_softmax": "the largest output is the likeliest class: argmax; or get() the outputs and take the softmax then",
     "_log_softmax": "the largest output is the likeliest class: argmax; or get() the outputs and take it then",
-    "native_dropout": "it drops values at random: model.eval() first",
-    "bernoulli": "it draws random numbers: model.eval() first",
+    "native_dropout": "it drops values at random: call the model's eval method first",
+    "empty_like": "dropout draws random numbers: call the model's eval method first",
+    "bernoulli": "it draws random numbers: call the model's eval method first",
     "_local_scalar_dense": "get() it first if it may be known",
     "equal": "x.eq(y) compares element by element; get() what may be known",
     "sort": "argmax and max are served",
     "topk": "argmax and max are served",
-    "_to_copy": "whole numbers become floats, but secret floats cannot be rounded",
     "div": "divide by numbers and plain tensors",
 }
 

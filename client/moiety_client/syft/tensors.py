@@ -47,7 +47,7 @@ class FixedPrecisionTensor(Tensor):
     ) -> Any:
         if any(issubclass(kind, SharedTensor) for kind in types):
             return NotImplemented
-        made = super().__torch_function__(func, types, args, kwargs)
+        made = super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
         decimals = [t.precision_fractional for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, cls)]
         for tensor in pytree.tree_leaves(made):
             if isinstance(tensor, cls) and decimals:
@@ -91,11 +91,11 @@ class SharedTensor(Tensor):
 
     @staticmethod
     def __new__(cls, node: Node, meta: Tensor, session: Session) -> "SharedTensor":
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, meta.shape, strides=meta.stride(), dtype=meta.dtype, device="cpu"
+        made = Tensor._make_wrapper_subclass(
+            cls, meta.shape, strides=meta.stride(), dtype=meta.dtype, device=torch.device("cpu")
         )
         made._node, made._meta, made._session = node, meta, session
-        return cast(SharedTensor, made)
+        return made
 
     def __init__(self, node: Node, meta: Tensor, session: Session) -> None:
         pass
@@ -114,7 +114,7 @@ class SharedTensor(Tensor):
             return func(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return _recorded(func, args, kwargs or {})
@@ -201,7 +201,13 @@ def _recorded(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
             meta = func(*_mapped(args, _meta_of), **_mapped(kwargs, _meta_of))
     except (RuntimeError, NotImplementedError, IndexError) as error:
         raise Unsupported(f"{place}{name}: {str(error).splitlines()[0]}") from None
-    operation = Operation(func, tuple(_mapped(full, lambda t: t._node if isinstance(t, SharedTensor) else _plain(t))), place)
+    if name == "_to_copy" and not _is_wider(meta.dtype, secrets[0].dtype):
+        raise Unsupported(
+            f"{place}secrets of {secrets[0].dtype} cannot be rounded to {meta.dtype}. Instead: compare them"
+        )
+    operation = Operation(
+        func, tuple(_mapped(full, lambda t: t._node if isinstance(t, SharedTensor) else _plain(t))), place
+    )
     decimals = [t._node.fixed for t in secrets if t._node.fixed is not None]
     fixed = max(decimals) if decimals else None
     nodes = _moved(operation, fixed) if name in supported.MOVES else None
@@ -229,6 +235,11 @@ def _moved(operation: Operation, fixed: int | None) -> list[Node] | None:
     values = operation.target(*arguments[: _positional(operation.target)])
     parts = [values] if isinstance(values, Tensor) else list(values)
     return [known(part, read[0].dtype, fixed, read[0].parameter) for part in parts]
+
+
+def _is_wider(dtype: torch.dtype, of: torch.dtype) -> bool:
+    """Holds it all that `of` does? Bits become numbers, whole numbers floats; not the other way."""
+    return dtype.is_floating_point or (not of.is_floating_point and (dtype != torch.bool or of == torch.bool))
 
 
 def _positional(target: OpOverload) -> int:

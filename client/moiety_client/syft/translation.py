@@ -8,6 +8,7 @@ holds all that is secret.
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ _ELEMENTWISE = {
 }
 _ALL_AXES = {"sum": "sum.dim_IntList", "mean": "mean.dim", "max": "amax", "min": "amin"}
 _LEAST_BOUND, _LEAST_WHOLE_BOUND = 4.0, 256.0
+_INPUT_BITS = 18  # of a magnitude that is shared
+_MOST_WHOLE = 1 << _INPUT_BITS
 
 
 def bound_of(node: Node) -> float:
@@ -42,6 +45,8 @@ def bound_of(node: Node) -> float:
     if not math.isfinite(largest):
         raise ir.NotServable("a shared tensor contains NaN or infinity")
     bound = _LEAST_WHOLE_BOUND if node.whole else _LEAST_BOUND
+    if node.whole and largest > _MOST_WHOLE:
+        raise ir.NotServable(f"whole numbers beyond {_MOST_WHOLE} would not be exact. Instead: share floats")
     while largest > bound:
         bound *= 4
     return bound
@@ -106,7 +111,9 @@ class Expression:
     def values(self) -> Array:
         """What a request shares, (rows, values), all between -1 and 1: each tensor over its public bound."""
         rows = self.rows or 1
-        parts = [node.value.double().reshape(rows, -1) / bound_of(node) for node in self.inputs if node.value is not None]
+        parts = [
+            node.value.double().reshape(rows, -1) / bound_of(node) for node in self.inputs if node.value is not None
+        ]
         return torch.cat(parts, dim=1).numpy()
 
     def calibration(self, uniform: Array) -> Tensor:
@@ -130,6 +137,10 @@ class Expression:
         """Raises NotServable for what cannot be computed in this way."""
         if not self.inputs:
             raise ir.NotServable("nothing in it is secret data in rows")
+        for node in self.inputs:
+            unit = bound_of(node) * 2.0**-_INPUT_BITS
+            if not node.whole and unit > 10.0 ** -(node.fixed or 0):
+                warnings.warn(f"values up to {bound_of(node):g} are shared in steps of {unit:.2g}", stacklevel=2)
         return _Translation(self).result()
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class VirtualWorker:
     """A name for one of the roles. It holds nothing: there is no other process inside of this one."""
 
-    def __init__(self, hook: "TorchHook", id: str, **_: object) -> None:  # noqa: A002  the original's signature
+    def __init__(self, hook: "TorchHook", id: str, **_: object) -> None:
         self.hook, self.id = hook, id
 
     def __repr__(self) -> str:
