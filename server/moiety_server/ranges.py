@@ -44,6 +44,10 @@ class Analysis:
     measured: Mapping[str, tuple[float, float, float]]
     proved: Mapping[str, tuple[float, float]]
 
+    def sure(self) -> dict[str, Range]:
+        """The proved range of every wire, whatever the calibration data shows."""
+        return {name: Range(*self.proved[name], rms, True) for name, (_, _, rms) in self.measured.items()}
+
     def ranges(self, graph: ir.Graph, *, affordable: float, headroom: float) -> dict[str, Range]:
         """The proved range of each wire where it is at most `affordable` times as wide as the measured one, else the
         measured one times `headroom`."""

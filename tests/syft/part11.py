@@ -1,22 +1,37 @@
-"""PySyft's tutorial part 11, secure deep learning classification, with its import changed and nothing else.
+"""PySyft's tutorial "Part 11 - Secure Deep Learning Classification", cell by cell.
 
-The notebook's cells are functions here, so that a test can call them; `data`, `epochs` and `n_test_batches` are what
-the notebook has as constants.
+What is changed: the import of syft; the notebook's parameters (and the data's folder), which are arguments here; the
+name of the first `test`; and the last cell, which is ours and compares.
+
+    python -m tests.syft.part11 FOLDER_WITH_MNIST [EPOCHS] [BATCHES]
 """
 
 import sys
-import time
 
+data_dir = sys.argv[1]
+epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+n_test_batches = int(sys.argv[3]) if len(sys.argv) > 3 else 200
+
+# %%
 import torch
 import torch.nn as nn
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
+import torch.optim as optim  # noqa: F401
 from torchvision import datasets, transforms
 
-from moiety_client import syft as sy  # the original: import syft as sy
+# %%
+from moiety_client import syft as sy  # import syft as sy
+
+hook = sy.TorchHook(torch)
+client = sy.VirtualWorker(hook, id="client")
+bob = sy.VirtualWorker(hook, id="bob")
+alice = sy.VirtualWorker(hook, id="alice")
+crypto_provider = sy.VirtualWorker(hook, id="crypto_provider")
 
 
+# %%
 class Arguments:
-    def __init__(self, epochs):
+    def __init__(self):
         self.batch_size = 64
         self.test_batch_size = 50
         self.epochs = epochs
@@ -24,31 +39,45 @@ class Arguments:
         self.log_interval = 100
 
 
-def loaders(args, data):
-    train_loader = torch.utils.data.DataLoader(
-        datasets.MNIST(
-            data,
-            train=True,
-            transform=transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]),
-        ),
-        batch_size=args.batch_size,
-        shuffle=True,
+args = Arguments()
+
+# %%
+train_loader = torch.utils.data.DataLoader(
+    datasets.MNIST(
+        data_dir,
+        train=True,
+        download=True,
+        transform=transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]),
+    ),
+    batch_size=args.batch_size,
+    shuffle=True,
+)
+
+# %%
+test_loader = torch.utils.data.DataLoader(
+    datasets.MNIST(
+        data_dir,
+        train=False,
+        transform=transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]),
+    ),
+    batch_size=args.test_batch_size,
+    shuffle=True,
+)
+
+private_test_loader = []
+for data, target in test_loader:
+    private_test_loader.append(
+        (
+            data.fix_precision().share(alice, bob, crypto_provider=crypto_provider),
+            target.fix_precision().share(alice, bob, crypto_provider=crypto_provider),
+        )
     )
-    test_loader = torch.utils.data.DataLoader(
-        datasets.MNIST(
-            data,
-            train=False,
-            transform=transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]),
-        ),
-        batch_size=args.test_batch_size,
-        shuffle=True,
-    )
-    return train_loader, test_loader
 
 
+# %%
 class Net(nn.Module):
     def __init__(self):
-        super().__init__()
+        super(Net, self).__init__()
         self.fc1 = nn.Linear(784, 500)
         self.fc2 = nn.Linear(500, 10)
 
@@ -60,6 +89,7 @@ class Net(nn.Module):
         return x
 
 
+# %%
 def train(args, model, train_loader, optimizer, epoch):
     model.train()
     for batch_idx, (data, target) in enumerate(train_loader):
@@ -81,6 +111,15 @@ def train(args, model, train_loader, optimizer, epoch):
             )
 
 
+# %%
+model = Net()
+optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+
+for epoch in range(1, args.epochs + 1):
+    train(args, model, train_loader, optimizer, epoch)
+
+
+# %%
 def test_plain(args, model, test_loader):
     model.eval()
     test_loss = 0
@@ -102,11 +141,18 @@ def test_plain(args, model, test_loader):
     )
 
 
+# %%
+test_plain(args, model, test_loader)
+
+# %%
+model.fix_precision().share(alice, bob, crypto_provider=crypto_provider)
+
+
+# %%
 def test(args, model, test_loader):
     model.eval()
     n_correct_priv = 0
     n_total = 0
-    n_correct = 0
     with torch.no_grad():
         for data, target in test_loader:
             output = model(data)
@@ -116,53 +162,16 @@ def test(args, model, test_loader):
 
             n_correct = n_correct_priv.copy().get().float_precision().long().item()
 
-            print(
-                "Test set: Accuracy: {}/{} ({:.0f}%)".format(
-                    n_correct,
-                    n_total,
-                    100.0 * n_correct / n_total,
-                )
-            )
-    return n_correct
+            print("Test set: Accuracy: {}/{} ({:.0f}%)".format(n_correct, n_total, 100.0 * n_correct / n_total))
 
 
-def main(data="../data", epochs=10, n_test_batches=10):
-    hook = sy.TorchHook(torch)
-    sy.VirtualWorker(hook, id="client")
-    bob = sy.VirtualWorker(hook, id="bob")
-    alice = sy.VirtualWorker(hook, id="alice")
-    crypto_provider = sy.VirtualWorker(hook, id="crypto_provider")
-    args = Arguments(epochs)
-    train_loader, test_loader = loaders(args, data)
+# %%
+test(args, model, private_test_loader[:n_test_batches])
 
-    model = Net()
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-    for epoch in range(1, args.epochs + 1):
-        train(args, model, train_loader, optimizer, epoch)
-    test_plain(args, model, test_loader)
-
-    # The notebook shares before it trains. Here it comes after, so that all that is not plaintext is measured.
-    started = time.monotonic()
-    plain_test_loader, private_test_loader = [], []
-    for data, target in test_loader:
-        plain_test_loader.append((data, target))
-        private_test_loader.append(
-            (
-                data.fix_precision().share(alice, bob, crypto_provider=crypto_provider),
-                target.fix_precision().share(alice, bob, crypto_provider=crypto_provider),
-            )
-        )
-    n_plain = sum(
-        model(data).argmax(dim=1).eq(target).sum().item() for data, target in plain_test_loader[:n_test_batches]
-    )
-
-    model.fix_precision().share(alice, bob, crypto_provider=crypto_provider)
-    n_correct = test(args, model, private_test_loader[:n_test_batches])
-    print(
-        f"in the clear: {n_plain}; encrypted: {n_correct}; {time.monotonic() - started:.1f} s, five processes started"
-    )
-    return n_plain, n_correct
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:2], *(int(number) for number in sys.argv[2:4]))
+# %% Not in the notebook: model and data are taken back, and the same batches computed in the clear.
+model.get().float_precision()
+n_plain = 0
+for data, target in private_test_loader[:n_test_batches]:
+    pred = model(data.get().float_precision()).argmax(dim=1)
+    n_plain += pred.eq(target.get().float_precision()).sum().item()
+print(f"The same batches in the clear: {n_plain}")

@@ -42,7 +42,7 @@ def compile_expression(expression: Expression, *, total: bool) -> Program:
     translated = expression.translate()
     graph = translated.graph
     calibration = expression.calibration(_uniform(expression.size))
-    known = ranges.analyse(graph, calibration, low=-1.0, high=1.0).ranges(graph, affordable=float("inf"), headroom=1.0)
+    known = ranges.analyse(graph, calibration, low=-1.0, high=1.0).sure()
     precision = Precision.of(_RING_BITS)
     emitter = Emitter(graph, known, scales.choose(graph, known, precision), precision, (-1.0, 1.0))
     if not emitter.layers:
