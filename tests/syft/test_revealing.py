@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from moiety_client import exchange
 from moiety_client import syft as sy
+from moiety_client.local.deployment import Deployment, DeploymentError
 from tests.syft.conftest import Share
 
 
@@ -133,3 +134,34 @@ def test_the_hook_can_be_taken_off(services: sy.Services, hook: sy.TorchHook) ->
     finally:
         sy.TorchHook(torch, services=services)
     assert torch.tensor([0.1239]).fix_prec().float_prec().tolist() == pytest.approx([0.124])
+
+
+def test_processes_that_the_environment_names_are_used(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (deployment.settings("server") | deployment.settings("client")).items():
+        monkeypatch.setenv(name, value)
+    hook = sy.TorchHook(torch)
+    bob, alice, dealer = (sy.VirtualWorker(hook, id=name) for name in ("bob", "alice", "dealer"))
+    x = torch.tensor([1.5, 2.0]).fix_prec().share(bob, alice, crypto_provider=dealer)
+    assert (x * x).get().float_prec().tolist() == pytest.approx([2.25, 4.0], abs=1e-3)
+    hook.session.services().close()
+
+
+def test_processes_that_do_not_come_up_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: Deployment) -> None:
+        raise DeploymentError("alice does not answer")
+
+    monkeypatch.delenv("MOIETY_SERVER_ALICE_CREDENTIAL", raising=False)
+    monkeypatch.setattr(Deployment, "start", failing)
+    hook = sy.TorchHook(torch)
+    bob, alice, dealer = (sy.VirtualWorker(hook, id=name) for name in ("bob", "alice", "dealer"))
+    x = torch.tensor([1, 2]).share(bob, alice, crypto_provider=dealer)
+    for _ in range(2):
+        with pytest.raises(DeploymentError, match="alice"):
+            (x + 1).get()
+
+
+def test_tensors_of_two_hooks_do_not_mix(services: sy.Services, share: Share) -> None:
+    hook = sy.TorchHook(torch, services=services)
+    bob, alice, dealer = (sy.VirtualWorker(hook, id=name) for name in ("bob", "alice", "dealer"))
+    with pytest.raises(sy.Unsupported, match="different hooks"):
+        share(torch.tensor([1.0])) + torch.tensor([1.0]).fix_prec().share(bob, alice, crypto_provider=dealer)
