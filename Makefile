@@ -4,16 +4,41 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test test-zoo check bench clean
+.PHONY: demo test test-zoo test-simulation docs-integrity fuzz check bench browsers clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
 test: $(VENV)/.installed
 	$(BIN)/pytest
 
+# What the tests of the web page need: Debian's Chromium, and axe-core for what cannot see it. Node.js must be there.
+browsers: tests/web/node_modules/.installed
+	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq chromium; \
+	else echo "install chromium: sudo apt-get install chromium"; exit 1; fi
+
+tests/web/node_modules/.installed: tests/web/package-lock.json
+	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq npm; \
+	else echo "install npm: sudo apt-get install npm"; exit 1; fi
+	npm ci --prefix tests/web --no-audit --no-fund --silent
+	touch $@
+
 # Whole architectures at 224 x 224: half an hour and more.
 test-zoo: $(VENV)/.installed
 	$(BIN)/pytest -m zoo --no-header -rA
+
+# Every parser against broken messages, FUZZ_SECONDS (60) each; a finding is left in tests/fuzz/corpus.
+fuzz: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --progress-bar off -e ".[fuzz]"
+	$(BIN)/python -m tests.fuzz
+
+# The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/integrity.md.
+test-simulation: $(VENV)/.installed
+	$(BIN)/pytest tests/simulation --steps 300
+
+docs-integrity: $(VENV)/.installed
+	$(BIN)/pytest tests/simulation/test_flips.py --rewrite
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -33,8 +58,3 @@ $(VENV)/.installed: pyproject.toml
 
 clean:
 	rm -rf $(VENV) .moiety
-
-# The credentials of the links between the roles, for docker-compose.
-.env:
-	@umask 077; for link in ALICE_PROVIDER BOB_PROVIDER PEER ALICE_OWNER BOB_OWNER; do \
-	  echo "$$link=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))')"; done > $@

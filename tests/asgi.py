@@ -1,10 +1,18 @@
-"""An app without a socket, asked synchronously."""
+"""An app without a socket, asked synchronously; and one behind a real socket, in a thread."""
 
 import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
+
+from moiety_shared.service import serving
+from moiety_shared.service.settings import ServiceSettings
 
 
 class InProcess:
@@ -14,7 +22,7 @@ class InProcess:
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(app=self._app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await client.request(method, path, **options)
 
         return asyncio.run(ask())
@@ -24,3 +32,17 @@ class InProcess:
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self.request("POST", path, **options)
+
+
+@contextmanager
+def listening(app: FastAPI, settings: ServiceSettings, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """The port at which the app answers, lifespan and all."""
+    made = serving.make(app, settings, 1 << 20, tls)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=made.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        made.should_exit = True
+        thread.join()

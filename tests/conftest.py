@@ -1,18 +1,31 @@
+"""What several folders of tests share."""
+
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moiety_client.client import Client
 from moiety_client.local.deployment import Deployment
 from moiety_server import samples, sources
 from moiety_shared.catalogue import Entry, Party, Preprocessing
 from moiety_shared.sealing import PrivateKey
+from moiety_shared.service import keys
+from moiety_shared.service.identity import LINKS, Identity
 
 
 @pytest.fixture(scope="session")
 def party_keys() -> tuple[PrivateKey, PrivateKey]:
     return PrivateKey.generate(), PrivateKey.generate()
+
+
+@pytest.fixture(scope="session")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
+    """Every role's secrets."""
+    root = tmp_path_factory.mktemp("keys")
+    keys.init(root, {})
+    return {role: Identity.load(root / role, role) for role in LINKS}
 
 
 @pytest.fixture(scope="session")
@@ -41,12 +54,23 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return images.numpy(), labels.numpy()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--steps", type=int, default=25, help="Length of the random simulations (tests/simulation).")
+    parser.addoption("--rewrite", action="store_true", help="Write docs/integrity.md instead of comparing with it.")
+
+
 @pytest.fixture(scope="session")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Five real processes, started once for all tests that need them."""
+    """Five real processes, started once for all tests."""
     root: Path = tmp_path_factory.mktemp("moiety")
     # Small pools: a restarted party is ready sooner.
     pools = {"POOL_ROWS": "512", "BUNDLE_BYTES": str(1 << 21), "MAX_ROWS": "200"}
     with Deployment(root, extra={"alice": pools, "bob": pools}) as running:
         running.publish()
         yield running
+
+
+@pytest.fixture
+def client(deployment: Deployment) -> Iterator[Client]:
+    with deployment.client(timeout=60) as made:
+        yield made

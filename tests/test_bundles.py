@@ -16,6 +16,7 @@ from moiety_party import bundles
 from moiety_party.bundles import prepare_bundle
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.store import Model
+from moiety_shared.integrity import TAG_BYTES, bundle_tag
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
@@ -33,10 +34,11 @@ class Dealt:
     def __init__(self, plan: Plan) -> None:
         run = Run(plan, plans.weights())
         self.plan, self.run = plan, run
-        self.grants = [LeaseGrant("ab", "00" * 16, ROWS, new_seed()) for _ in range(2)]
+        self.grants = [LeaseGrant("ab", "00" * 16, ROWS, new_seed(), new_seed()) for _ in range(2)]
         streams = (Stream(seed, "bundle", 7) for seed in (*(g.seed for g in self.grants), new_seed()))
         arrays = (array for _, array in graph.deal(plan, ROWS, run.masks, *streams))
-        self.content = b"".join(dealer.chunks(arrays))
+        tag = bundle_tag(self.grants[1].seed, "ab", 7)
+        self.content = b"".join(dealer.tagged(dealer.chunks(arrays), tag))
         self.asked = 0
 
     async def prepare(
@@ -88,7 +90,7 @@ def test_layers_are_prepared_from_chunks_of_any_size(
     monkeypatch: pytest.MonkeyPatch, dealt: Dealt, sizes: list[int], step: int
 ) -> None:
     monkeypatch.setattr(bundles, "_STEP_BYTES", step)
-    assert len(dealt.content) == ROWS * dealt.plan.bundle_row_bytes
+    assert len(dealt.content) == ROWS * dealt.plan.bundle_row_bytes + TAG_BYTES
     assert same(asyncio.run(dealt.prepare(1, cycle(sizes))), dealt.direct(1))
 
 
@@ -108,6 +110,26 @@ def test_a_bundle_of_another_length_is_refused(dealt: Dealt, length: int, announ
     with pytest.raises(Problem) as caught:
         asyncio.run(wrong.prepare(1, cycle(sizes), right + announced))
     assert caught.value.kind is ProblemType.MALFORMED
+
+
+@pytest.mark.parametrize("place", [0, 1 / 3, 2 / 3, 1.0])
+def test_a_bundle_that_was_changed_is_refused_whole(dealt: Dealt, place: float) -> None:
+    wrong = Dealt(dealt.plan)
+    at = int(place * (len(wrong.content) - 1))
+    wrong.content = wrong.content[:at] + bytes([wrong.content[at] ^ 4]) + wrong.content[at + 1 :]
+    with pytest.raises(Problem, match="changed on its way") as caught:
+        asyncio.run(wrong.prepare(1))
+    assert caught.value.kind is ProblemType.MALFORMED
+
+
+def test_a_bundle_under_another_seed_or_number_is_refused(dealt: Dealt) -> None:
+    for lease, number in (("ab", 8), ("ac", 7)):
+        wrong = Dealt(dealt.plan)
+        tag = bundle_tag(wrong.grants[1].seed, lease, number)
+        tag.add(wrong.content[:-TAG_BYTES])
+        wrong.content = wrong.content[:-TAG_BYTES] + tag.of()
+        with pytest.raises(Problem, match="changed on its way"):
+            asyncio.run(wrong.prepare(1))
 
 
 def test_no_more_than_two_steps_are_on_their_way(monkeypatch: pytest.MonkeyPatch, dealt: Dealt) -> None:

@@ -71,7 +71,7 @@ class Parties:
         return pack_result(request.binding.request_id, (sealed[0], sealed[1]))
 
     def client(self, **options: object) -> Client:
-        client = Client("http://owner", owner_key=sign(self.entry, self.owner).owner_key, timeout=2, **options)  # type: ignore[arg-type]
+        client = Client("https://owner", owner_key=sign(self.entry, self.owner).owner_key, timeout=2, **options)  # type: ignore[arg-type]
         client._http = httpx.Client(transport=httpx.MockTransport(self))
         return client
 

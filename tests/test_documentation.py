@@ -1,5 +1,6 @@
 """What there is to set and to go wrong is written down."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,13 @@ def test_every_problem_is_documented() -> None:
     text = (DOCS / "problems.md").read_text()
     for kind in ProblemType:
         assert f"`{kind.urn}`" in text and kind.title in text and kind.hint in text, kind
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    tests = DOCS.parent / "tests"
+    rows = [row for row in (DOCS / "security.md").read_text().splitlines() if ".py" in row]
+    named = [name for row in rows for name in re.findall(r"`([\w/]+\.py(?:::\w+)?)`", row)]
+    assert len(named) >= 25
+    for name in named:
+        file, _, test = name.partition("::")
+        assert (tests / file).exists() and f"def {test}" in (tests / file).read_text(), name

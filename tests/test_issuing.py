@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydantic import SecretStr
 
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.dealer import Dealer
@@ -18,15 +17,17 @@ from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.settings import PartySettings
 from moiety_shared.catalogue import Entry
+from moiety_shared.integrity import TAG_BYTES
 from moiety_shared.plan import Plan
 from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import product
 from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.service.identity import Identity
 from tests import plans
 from tests.asgi import InProcess
 
-ALICE, BOB = {"authorization": "Bearer alice-secret"}, {"authorization": "Bearer bob-secret"}
+KEY = bytes(range(32))
 
 
 @pytest.fixture
@@ -35,17 +36,26 @@ def plan(entry: Entry) -> Plan:
 
 
 @pytest.fixture
-def provider(tmp_path: Path) -> InProcess:
-    settings = ProviderSettings(
-        data_dir=tmp_path, alice_credential=SecretStr("alice-secret"), bob_credential=SecretStr("bob-secret")
-    )
-    return InProcess(build(settings))
+def alice(identities: dict[str, Identity]) -> dict[str, str]:
+    """What alice presents to the provider."""
+    return {"authorization": f"Bearer {identities['alice'].credential('crypto_provider')}"}
 
 
-def register(provider: InProcess, plan: Plan) -> str:
+@pytest.fixture
+def bob(identities: dict[str, Identity]) -> dict[str, str]:
+    return {"authorization": f"Bearer {identities['bob'].credential('crypto_provider')}"}
+
+
+@pytest.fixture
+def provider(tmp_path: Path, identities: dict[str, Identity]) -> InProcess:
+    settings = ProviderSettings(data_dir=tmp_path)
+    return InProcess(build(settings, identities["crypto_provider"]))
+
+
+def register(provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]) -> str:
     upload_id = secrets.token_hex(16)
     body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
-    seeds = [provider.post("/v1/uploads", json=body, headers=who).json()["seed"] for who in (ALICE, BOB)]
+    seeds = [provider.post("/v1/uploads", json=body, headers=who).json()["seed"] for who in (alice, bob)]
     assert seeds[0] != seeds[1]
     return upload_id
 
@@ -54,42 +64,48 @@ def kind(response: object) -> ProblemType:
     return Problem.from_document(response.json()).kind  # type: ignore[attr-defined]
 
 
-def test_a_bundle_is_issued_once_and_has_the_stated_length(provider: InProcess, plan: Plan) -> None:
-    upload_id = register(provider, plan)
-    lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 8}, headers=ALICE).json()
-    joined = provider.post(f"/v1/leases/{lease['lease_id']}/join", headers=BOB).json()
+def test_a_bundle_is_issued_once_and_has_the_stated_length(
+    provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]
+) -> None:
+    upload_id = register(provider, plan, alice, bob)
+    lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 8}, headers=alice).json()
+    joined = provider.post(f"/v1/leases/{lease['lease_id']}/join", headers=bob).json()
     assert joined["seed"] != lease["seed"]
     url = f"/v1/leases/{lease['lease_id']}/bundles"
-    bundle = provider.post(f"{url}/0", headers=BOB)
-    assert len(bundle.content) == 8 * plan.bundle_row_bytes == int(bundle.headers["content-length"])
-    assert kind(provider.post(f"{url}/0", headers=BOB)) is ProblemType.ALREADY_ISSUED
-    assert provider.post(f"{url}/4", headers=BOB).is_success
-    assert kind(provider.post(f"{url}/3", headers=BOB)) is ProblemType.ALREADY_ISSUED
-    assert provider.post(f"{url}/5", headers=BOB).content != bundle.content
+    bundle = provider.post(f"{url}/0", headers=bob)
+    assert len(bundle.content) == 8 * plan.bundle_row_bytes + TAG_BYTES == int(bundle.headers["content-length"])
+    assert kind(provider.post(f"{url}/0", headers=bob)) is ProblemType.ALREADY_ISSUED
+    assert provider.post(f"{url}/4", headers=bob).is_success
+    assert kind(provider.post(f"{url}/3", headers=bob)) is ProblemType.ALREADY_ISSUED
+    assert provider.post(f"{url}/5", headers=bob).content != bundle.content
 
 
-def test_each_seed_goes_to_its_party_once(provider: InProcess, plan: Plan) -> None:
-    upload_id = register(provider, plan)
+def test_each_seed_goes_to_its_party_once(
+    provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]
+) -> None:
+    upload_id = register(provider, plan, alice, bob)
     body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
-    assert kind(provider.post("/v1/uploads", json=body, headers=ALICE)) is ProblemType.ALREADY_ISSUED
-    lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=ALICE).json()
+    assert kind(provider.post("/v1/uploads", json=body, headers=alice)) is ProblemType.ALREADY_ISSUED
+    lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=alice).json()
     url = f"/v1/leases/{lease['lease_id']}"
-    assert kind(provider.post(f"{url}/join", headers=ALICE)) is ProblemType.FORBIDDEN
-    assert kind(provider.post(f"{url}/bundles/0", headers=ALICE)) is ProblemType.FORBIDDEN
+    assert kind(provider.post(f"{url}/join", headers=alice)) is ProblemType.FORBIDDEN
+    assert kind(provider.post(f"{url}/bundles/0", headers=alice)) is ProblemType.FORBIDDEN
     assert (
-        kind(provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=BOB))
+        kind(provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=bob))
         is ProblemType.FORBIDDEN
     )
-    assert provider.post(f"{url}/join", headers=BOB).is_success
-    assert kind(provider.post(f"{url}/join", headers=BOB)) is ProblemType.ALREADY_ISSUED
+    assert provider.post(f"{url}/join", headers=bob).is_success
+    assert kind(provider.post(f"{url}/join", headers=bob)) is ProblemType.ALREADY_ISSUED
 
 
-def test_both_parties_must_register_the_same_plan(provider: InProcess, plan: Plan) -> None:
+def test_both_parties_must_register_the_same_plan(
+    provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]
+) -> None:
     upload_id = secrets.token_hex(16)
-    provider.post("/v1/uploads", json={"upload_id": upload_id, "plan": plan.model_dump(mode="json")}, headers=ALICE)
+    provider.post("/v1/uploads", json={"upload_id": upload_id, "plan": plan.model_dump(mode="json")}, headers=alice)
     other = plan.model_copy(update={"output": plan.output.model_copy(update={"scale": 3.0})})
     answer = provider.post(
-        "/v1/uploads", json={"upload_id": upload_id, "plan": other.model_dump(mode="json")}, headers=BOB
+        "/v1/uploads", json={"upload_id": upload_id, "plan": other.model_dump(mode="json")}, headers=bob
     )
     assert kind(answer) is ProblemType.UPLOAD_CONFLICT
 
@@ -105,29 +121,31 @@ async def chunks() -> AsyncIterator[bytes]:
     yield b"x"
 
 
-def test_bad_requests_are_problem_documents_without_the_input(provider: InProcess) -> None:
+def test_bad_requests_are_problem_documents_without_the_input(
+    provider: InProcess, alice: dict[str, str], bob: dict[str, str]
+) -> None:
     for body in ({"upload_id": "marker-4711", "rows": 1}, {"rows": "marker-4711"}, ["marker-4711"]):
-        answer = provider.post("/v1/leases", json=body, headers=ALICE)
+        answer = provider.post("/v1/leases", json=body, headers=alice)
         assert answer.headers["content-type"] == "application/problem+json"
         assert kind(answer) is ProblemType.INVALID_INPUT and "marker-4711" not in answer.text
-    assert kind(provider.post("/v1/leases/unknown/bundles/0", headers=BOB)) is ProblemType.UNKNOWN_LEASE
+    assert kind(provider.post("/v1/leases/unknown/bundles/0", headers=bob)) is ProblemType.UNKNOWN_LEASE
     assert kind(provider.get("/nowhere")) is ProblemType.NOT_FOUND
     assert kind(provider.get("/v1/leases")) is ProblemType.METHOD_NOT_ALLOWED
-    large = provider.post("/v1/leases", content=b"x" * (1 << 21), headers=ALICE)
+    large = provider.post("/v1/leases", content=b"x" * (1 << 21), headers=alice)
     assert large.status_code == 413
-    packed = provider.post("/v1/leases", content=b"x", headers=ALICE | {"content-encoding": "gzip"})
+    packed = provider.post("/v1/leases", content=b"x", headers=alice | {"content-encoding": "gzip"})
     assert kind(packed) is ProblemType.ENCODING_REFUSED
-    chunked = provider.post("/v1/leases", content=chunks(), headers=ALICE)
+    chunked = provider.post("/v1/leases", content=chunks(), headers=alice)
     assert kind(chunked) is ProblemType.LENGTH_REQUIRED
 
 
 def test_what_was_issued_is_remembered_across_a_restart(tmp_path: Path, plan: Plan) -> None:
     path, upload_id = tmp_path / "ledger.sqlite", secrets.token_hex(16)
-    first = Dealer(Ledger(path), 1 << 26)
-    seeds = [first.register_upload(upload_id, plan, party) for party in (0, 1)]
+    first = Dealer(Ledger(path, KEY), 1 << 26)
+    seeds = [first.register_upload(upload_id, plan, party)[0] for party in (0, 1)]
     lease = first.open_lease(upload_id, 4)
     first.bundle(lease.lease_id, 0)
-    again = Ledger(path)
+    again = Ledger(path, KEY)
     assert again.upload(upload_id)[1:] == tuple(seeds), "the weights' masks stay what they were"
     with pytest.raises(Problem, match="issued before"):
         again.issue_bundle(lease.lease_id, 0)
@@ -138,7 +156,7 @@ def test_what_was_issued_is_remembered_across_a_restart(tmp_path: Path, plan: Pl
 
 
 def test_too_large_a_bundle_is_refused(tmp_path: Path, plan: Plan) -> None:
-    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite"), 1 << 16)
+    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite", KEY), 1 << 16)
     upload_id = secrets.token_hex(16)
     dealer.register_upload(upload_id, plan, 0)
     with pytest.raises(Problem) as caught:
@@ -175,7 +193,7 @@ async def pool(
         await asyncio.sleep(0)
         return rows_of(number, size)
 
-    made = Pool("lease", size, make, target=target, spread=spread, claim_seconds=5)
+    made = Pool("lease", b"", size, make, target=target, spread=spread, claim_seconds=5)
     try:
         yield made
     finally:
@@ -227,6 +245,27 @@ def test_a_bundle_that_never_arrives_is_skipped_by_both() -> None:
             assert first == 16 and numbers(mine) == numbers(await bob.claim(first, 6))
 
     asyncio.run(run())
+
+
+def test_a_bundle_that_came_changed_is_a_gap_and_never_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moiety_party.pool._RETRY_SECONDS", 0.01)
+    asked: list[int] = []
+
+    async def make(number: int) -> PreparedRows:
+        asked.append(number)
+        if number == 1:
+            raise Problem(ProblemType.MALFORMED)
+        return rows_of(number, ROWS)
+
+    async def run() -> None:
+        bob = Pool("lease", b"", ROWS, make, target=32, spread=0, claim_seconds=5)
+        assert numbers(await bob.claim(16, 3)) == [16, 17, 18] and bob.gaps == [1]
+        with pytest.raises(Problem):
+            await bob.claim(8, 1)
+        await bob.close()
+
+    asyncio.run(run())
+    assert asked == sorted(set(asked)) and 1 in asked
 
 
 def test_the_same_bundle_is_asked_for_again_while_the_provider_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +361,9 @@ def test_a_pool_of_one_row_goes_on_after_a_bundle_that_never_came() -> None:
     ("pool_bytes", "expected"),
     [(1 << 30, (512, 64, 2048)), (1 << 22, (32, 16, 32)), (1 << 18, (2, 1, 2)), (1000, (1, 1, 1))],
 )
-def test_rows_are_as_many_as_their_bytes_allow(tmp_path: Path, pool_bytes: int, expected: tuple[int, int, int]) -> None:
+def test_rows_are_as_many_as_their_bytes_allow(
+    identities: dict[str, Identity], tmp_path: Path, pool_bytes: int, expected: tuple[int, int, int]
+) -> None:
     """Inputs in a request, rows in a bundle, rows ready."""
     settings = PartySettings(data_dir=tmp_path, pool_bytes=pool_bytes)
     plan = plans.logits()
@@ -332,7 +373,7 @@ def test_rows_are_as_many_as_their_bytes_allow(tmp_path: Path, pool_bytes: int, 
     assert wide.bundle_row_bytes == 1 << 17
 
     async def run() -> tuple[int, int, int]:
-        party = Party(settings)
+        party = Party(settings, identities["alice"])
         try:
             return party.max_rows(wide), party.bundle_rows_for(wide), party._pool_rows(wide)
         finally:
@@ -342,7 +383,7 @@ def test_rows_are_as_many_as_their_bytes_allow(tmp_path: Path, pool_bytes: int, 
 
 
 def test_seeds_are_not_shown(plan: Plan, tmp_path: Path) -> None:
-    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite"), 1 << 26)
+    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite", KEY), 1 << 26)
     upload_id = secrets.token_hex(16)
     dealer.register_upload(upload_id, plan, 0)
     lease = dealer.open_lease(upload_id, 1)

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from moiety_party import lane
+from moiety_party import helper, lane
 from moiety_party.lane import Lane
 from moiety_party.masking import masking
+from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
@@ -18,6 +19,8 @@ from moiety_shared.protocols.opening import Kind, Opening, Round, Session
 from moiety_shared.ring import Array, Ring
 from tests import plans
 from tests.protocols.running import Run, bundle, prepare
+
+CHECK = bytes(32)
 
 
 class Pipe:
@@ -50,7 +53,7 @@ def drive(alice: Sessions, bob: Sessions, inline_work: int = lane.INLINE_WORK) -
         lanes = [Lane(pipe) for pipe in pipes()]
         with ThreadPoolExecutor(2) as threads:
             both = (
-                end.drive(sessions, threads, inline_work=inline_work)
+                end.drive(sessions, Transcript(CHECK, b""), threads, inline_work=inline_work)
                 for end, sessions in zip(lanes, (alice, bob), strict=True)
             )
             return lanes, list(await asyncio.wait_for(asyncio.gather(*both), 20))
@@ -125,11 +128,12 @@ def test_openings_of_another_length_are_refused(size: int) -> None:
         alice, bob = pipes()
         end = Lane(bob)
         with ThreadPoolExecutor(1) as threads:
-            task = asyncio.create_task(end.drive([opening(lambda: np.zeros(10, np.int32), Ring(32))], threads))
+            session = opening(lambda: np.zeros(10, np.int32), Ring(32))
+            task = asyncio.create_task(end.drive([session], Transcript(CHECK, b""), threads))
             await Lane(alice).send(lane.FrameKind.OPENING, bytes(size))
             with pytest.raises(Problem) as caught:
                 await task
-            assert caught.value.kind is ProblemType.MALFORMED
+            assert caught.value.kind is ProblemType.PEER_UNAVAILABLE and "bytes" in caught.value.detail
 
     asyncio.run(run())
 
@@ -144,3 +148,20 @@ def test_prepared_rows_are_let_go_of_during_a_run() -> None:
     assert "o" in prepared
     session.send([np.zeros((2, plans.SIZE), np.int32)])
     assert "o" not in prepared and "l" not in prepared and "a" in prepared
+
+
+def test_a_leader_that_never_says_hello_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, "_HELLO_SECONDS", 0.05)
+
+    class Silent(Pipe):
+        closed = False
+
+        async def close(self) -> None:
+            self.closed = True
+
+    async def run() -> bool:
+        link = Silent(asyncio.Queue(), asyncio.Queue())
+        await asyncio.wait_for(helper.Helper(None).serve(Lane(link)), 20)  # type: ignore[arg-type]
+        return link.closed
+
+    assert asyncio.run(run())

@@ -24,10 +24,10 @@ def test_racing_copies_run_once_and_other_content_is_refused() -> None:
             await asyncio.sleep(0.01)
             return b"result"
 
-        answers = await asyncio.gather(*(kept.once(binding(1), compute) for _ in range(50)))
+        answers = await asyncio.gather(*(kept.once(binding(1), "me", compute) for _ in range(50)))
         assert set(answers) == {b"result"} and runs == 1
         with pytest.raises(Problem) as caught:
-            await kept.once(binding(1, b"d"), compute)
+            await kept.once(binding(1, b"d"), "me", compute)
         assert caught.value.kind is ProblemType.REQUEST_CONFLICT and runs == 1
 
     asyncio.run(run())
@@ -44,9 +44,9 @@ def test_a_failed_request_may_be_tried_again() -> None:
         async def succeed() -> bytes:
             return b"result"
 
-        results = await asyncio.gather(*(kept.once(binding(1), fail) for _ in range(3)), return_exceptions=True)
+        results = await asyncio.gather(*(kept.once(binding(1), "me", fail) for _ in range(3)), return_exceptions=True)
         assert all(isinstance(result, Problem) for result in results)
-        assert await kept.once(binding(1), succeed) == b"result"
+        assert await kept.once(binding(1), "me", succeed) == b"result"
 
     asyncio.run(run())
 
@@ -62,7 +62,7 @@ def test_results_expire_by_time_and_by_size(monkeypatch: pytest.MonkeyPatch) -> 
                 runs.append(number)
                 return bytes(30)
 
-            return await kept.once(binding(number), compute)
+            return await kept.once(binding(number), "me", compute)
 
         for number in range(20):
             await answer(number)
@@ -74,8 +74,8 @@ def test_results_expire_by_time_and_by_size(monkeypatch: pytest.MonkeyPatch) -> 
             runs.append(-1)
             return b"x"
 
-        await brief.once(binding(1), compute)
-        await brief.once(binding(1), compute)
+        await brief.once(binding(1), "me", compute)
+        await brief.once(binding(1), "me", compute)
         assert runs[-2:] == [-1, -1]
 
     asyncio.run(run())

@@ -9,10 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_client import client as sdk
-from moiety_client import exchange, inputs, sidecar
-from moiety_client.client import AsyncClient, Client
+from moiety_client import exchange, inputs
+from moiety_client.client import Client
 from moiety_client.errors import InvalidInput, LabelsOnly
 from moiety_client.settings import ClientSettings
+from moiety_client.sidecar import Upstream, build
 from moiety_party.results import result_share
 from moiety_shared.catalogue import Entry, Party, Preprocessing, sign
 from moiety_shared.plan import Plan
@@ -41,7 +42,7 @@ class Service:
             upload_id="00" * 16,
             plan=plan,
             parties=tuple(  # type: ignore[arg-type]
-                Party(name=n, url="http://party", sealing_key=k.public.text()) for n, k in zip(names, keys, strict=True)
+                Party(name=n, url="https://p", sealing_key=k.public.text()) for n, k in zip(names, keys, strict=True)
             ),
             max_rows=100,
         )
@@ -78,12 +79,12 @@ class Service:
         return pack_result(binding.request_id, (sealed[0], sealed[1]))
 
     def client(self) -> Client:
-        made = Client("http://owner", owner_key=sign(self.entry, self.owner).owner_key)
+        made = Client("https://owner", owner_key=sign(self.entry, self.owner).owner_key)
         made._http = httpx.Client(transport=httpx.MockTransport(self))
         return made
 
-    def async_client(self, *_: object, **__: object) -> AsyncClient:
-        made = AsyncClient("http://owner", owner_key=sign(self.entry, self.owner).owner_key)
+    def async_client(self) -> Upstream:
+        made = Upstream("https://owner", owner_key=sign(self.entry, self.owner).owner_key)
         made._http = httpx.AsyncClient(transport=httpx.MockTransport(self))
         return made
 
@@ -217,18 +218,17 @@ def test_a_model_is_asked_for_what_it_is_published_for(party_keys: Keys, x: Arra
 
 
 @pytest.fixture
-def rest(monkeypatch: pytest.MonkeyPatch, party_keys: Keys) -> Iterator[list[InProcess]]:
+def rest(party_keys: Keys) -> Iterator[list[InProcess]]:
     """The sidecars of a model that gives logits, labels, a count."""
     made = []
     for plan in (plans.logits("softmax"), plans.labels(), plans.count()):
-        monkeypatch.setattr(sidecar, "AsyncClient", Service(plan, party_keys).async_client)
-        made.append(InProcess(sidecar.build(ClientSettings())))
+        made.append(InProcess(build(Service(plan, party_keys).async_client(), ClientSettings())))
     yield made
 
 
 def test_the_sidecar_names_and_gives_what_the_model_gives(rest: list[InProcess], x: Array, order: np.ndarray) -> None:
     tensor = {"name": "input", "shape": [2, 4], "datatype": "FP64", "data": real(x[:2]).tolist()}
-    for app, names in zip(rest, (["label", "output"], ["labels", "top"], []), strict=True):
+    for app, names in zip(rest, (["label", "output", "confidence"], ["labels", "top"], []), strict=True):
         stated = app.get("/v2/models/small").json()["outputs"]
         assert [output["name"] for output in stated] == names
         answer = app.post("/v2/models/small/infer", json={"inputs": [tensor]})

@@ -1,5 +1,6 @@
 """The client: splits and seals inputs, opens and joins predictions. Needs no torch."""
 
-from moiety_client.client import AsyncClient, Client, Evaluation, Prediction
+from moiety_client.answers import Evaluation, Prediction
+from moiety_client.client import AsyncClient, Client
 
 __all__ = ["AsyncClient", "Client", "Evaluation", "Prediction"]

@@ -18,20 +18,28 @@ def register(app: typer.Typer) -> None:
 
 def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
+    from moiety_client.errors import AccessFileError
     from moiety_client.settings import ClientSettings
-    from moiety_client.sidecar import build
-    from moiety_shared.service import app, logs
+    from moiety_client.sidecar import Exposed, Upstream, build
+    from moiety_shared.service import logs, serving
 
-    settings = ClientSettings()
-    logs.configure("client", settings.log_format)
-    app.serve(build(settings), settings)
+    try:
+        settings = ClientSettings()
+        logs.configure("client", settings.log_format)
+        upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout)
+        built = build(upstream, settings)
+    except (AccessFileError, Exposed) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    serving.serve(built, settings)
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
     image: Annotated[list[Path], typer.Argument(help="Picture files, of the size the model takes.")],
-    catalogue: Annotated[str, typer.Option(help="Default: MOIETY_CLIENT_CATALOGUE_URL.")] = "",
-    owner_key: Annotated[str, typer.Option(help="The owner's key. Default: MOIETY_CLIENT_OWNER_KEY.")] = "",
+    access: Annotated[
+        Path | None, typer.Option(help="The owner's access file. Default: MOIETY_CLIENT_ACCESS_FILE.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
     """Private predictions for picture files: prints a label for each."""
@@ -44,11 +52,7 @@ def predict(
 
     settings = ClientSettings()
     try:
-        with Client(
-            catalogue or settings.catalogue_url,
-            owner_key=owner_key or settings.owner_key,
-            timeout=settings.timeout,
-        ) as client:
+        with Client.from_access(access or settings.access_file, timeout=settings.timeout) as client:
             how = client.model(model).preprocessing
             mode = "RGB" if how and how.channels == 3 else "L"
             pictures = np.stack([np.asarray(Image.open(path).convert(mode)) for path in image])
@@ -89,7 +93,13 @@ def demo(
 
 
 def bench(
-    suite: Annotated[str, typer.Option(help="mnist, or vision: LeNet, ResNet-18 and label-only output.")] = "mnist",
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="mnist; vision: LeNet, ResNet-18, label-only output; sidecar: its REST interface; "
+            "hostile: 1,000 hostile connections."
+        ),
+    ] = "mnist",
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,
     seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
     root: Annotated[Path, typer.Option(help="Folder for the data; emptied first.")] = Path(".moiety/bench"),
@@ -98,6 +108,6 @@ def bench(
     """Measure what this machine does, as ratios taken in one run, beside what was asked."""
     from moiety_client.local.bench import run
 
-    if suite not in ("mnist", "vision"):
-        raise typer.BadParameter("mnist or vision", param_hint="--suite")
+    if suite not in ("mnist", "vision", "sidecar", "hostile"):
+        raise typer.BadParameter("mnist, vision, sidecar or hostile", param_hint="--suite")
     raise typer.Exit(run(suite, data, seconds, root, as_json))

@@ -1,6 +1,6 @@
 """The SDK: `Client(catalogue_url)` with `predict` and `evaluate`, and its async twin.
 
-    with Client("http://127.0.0.1:7700", owner_key="…") as client:
+    with Client.from_access("access.json") as client:      # the file that the model's owner gave you
         answer = client.predict("mnist", images)     # uint8 pictures or float inputs
         answer.labels, answer.outputs
         client.evaluate("mnist-accuracy", images, labels).accuracy     # of a model that is published to be evaluated
@@ -13,9 +13,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote, urlsplit
 
 import anyio
 import httpx
@@ -23,80 +25,29 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_client import inputs
-from moiety_client.errors import CatalogueError, InvalidInput, LabelsOnly, UntrustedEntry, from_problem
+from moiety_client.answers import Evaluation, Prediction
+from moiety_client.canaries import Canaries
+from moiety_client.errors import (
+    AccessFileError,
+    CatalogueError,
+    InsecureAddress,
+    InvalidInput,
+    UntrustedEntry,
+    from_problem,
+)
 from moiety_client.exchange import Call, Sealer, added, joined
-from moiety_shared.catalogue import BadSignature, Entry, SignedEntry
+from moiety_shared.access import Access
+from moiety_shared.catalogue import Entry, SignedEntry
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.plan import Output
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
+from moiety_shared.service.settings import is_loopback
+from moiety_shared.signing import BadSignature
 from moiety_shared.wire import MEDIA_TYPE, Recipients
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of each input, in the order of the inputs.
-
-    `rounds` and `online_bytes` are what the parties counted: rounds of one run, and ring payload each party sent.
-    """
-
-    _output: Output
-    _values: npt.NDArray[Any] = field(repr=False)
-    classes: tuple[str, ...]
-    rounds: int
-    online_bytes: int
-    seconds: float
-
-    @property
-    def outputs(self) -> npt.NDArray[np.float64]:
-        """The model's outputs, (n, *output shape). Raises LabelsOnly when its owner gives out labels alone."""
-        if self._output.kind != "logits":
-            raise LabelsOnly("this model gives no outputs, only which classes are likeliest: read `labels` or `top`")
-        return self._values
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """The most likely class of each input, (n,)."""
-        if self._output.kind == "labels":
-            return self.top[:, 0]
-        labels: npt.NDArray[np.int64] = self._values.reshape(len(self._values), -1).argmax(axis=1)
-        return labels
-
-    @property
-    def top(self) -> npt.NDArray[np.int64]:
-        """Classes from the most likely one down, (n, k): as many as the model tells."""
-        flat = self._values.reshape(len(self._values), -1)
-        if self._output.kind == "logits":
-            return np.argsort(-flat, axis=1, kind="stable")
-        ranked = np.argsort(np.where(flat == 0, 256, flat.astype(np.int64)), axis=1, kind="stable")
-        return ranked[:, : self._output.top]
-
-    @property
-    def names(self) -> list[str]:
-        """The same as text, where the model names its classes."""
-        return [self.classes[i] if self.classes else str(i) for i in self.labels]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a model did on labelled inputs that nobody saw.
-
-    `correct` is None where the number is the owner's alone; `for_owner` is what only the owner can open, one for each
-    request, to be handed on to `moiety count`.
-    """
-
-    correct: int | None
-    total: int
-    rounds: int
-    online_bytes: int
-    seconds: float
-    for_owner: tuple[bytes, ...] = ()
-
-    @property
-    def accuracy(self) -> float | None:
-        return None if self.correct is None else self.correct / self.total
+# The model may have been republished, or a party's key replaced, since the entry was read.
+_ENTRY_IS_OLD = (ProblemType.UNKNOWN_MODEL, ProblemType.KEY_RETIRED)
 
 
 @dataclass(frozen=True)
@@ -119,8 +70,10 @@ class _Task(Generic[Result]):
 class _Core:
     """What both clients share: no I/O."""
 
-    def __init__(self, owner_key: str, timeout: float) -> None:
+    def __init__(self, catalogue_url: str, owner_key: str, token: str, timeout: float) -> None:
+        self._catalogue = _encrypted(catalogue_url, "the catalogue")
         self._owner_key = owner_key
+        self._token = token
         self._timeout = timeout
         self._sealers: dict[str, Sealer] = {}
 
@@ -135,6 +88,7 @@ class _Core:
             raise UntrustedEntry(
                 f"{error}: ask the owner for their key, and who changed the catalogue if it differs"
             ) from error
+        _encrypted(entry.parties[0].url, "alice")
         sealer = self._sealers[entry.name] = Sealer(entry)
         return sealer
 
@@ -149,12 +103,18 @@ class _Core:
         )
 
     @staticmethod
-    def _prediction(images: npt.ArrayLike) -> _Task[Prediction]:
+    def _prediction(images: npt.ArrayLike, canaries: int) -> _Task[Prediction]:
+        among = Canaries(canaries)
+
         def finish(entry: Entry, _: RingArray, answers: list[_Answer], started: float) -> Prediction:
-            values = np.concatenate([joined(entry.plan, a.shares) for a in answers])
+            values = among.checked(entry, np.concatenate([joined(entry.plan, a.shares) for a in answers]))
             return Prediction(entry.plan.output, values, entry.classes, *_counted(answers, started))
 
-        return _Task(lambda entry: inputs.encode(entry, images), finish)
+        def encode(entry: Entry) -> RingArray:
+            among.check_offered(entry)
+            return among.mixed(entry, inputs.encode(entry, images))
+
+        return _Task(encode, finish)
 
     @staticmethod
     def _evaluation(images: npt.ArrayLike, labels: npt.ArrayLike, reveal_to: str) -> _Task[Evaluation]:
@@ -187,19 +147,20 @@ class _Core:
 
         return _Task(encode, finish)
 
-    @staticmethod
-    def _request(call: Call) -> dict[str, Any]:
-        url = call.entry.parties[0].url
-        return {
-            "url": f"{url}/v1/predictions",
-            "content": call.body,
-            "headers": {"content-type": MEDIA_TYPE},
-        }
+    def _request(self, call: Call) -> dict[str, Any]:
+        headers = {"content-type": MEDIA_TYPE}
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
+        return {"url": f"{call.entry.parties[0].url}/v1/predictions", "content": call.body, "headers": headers}
 
     def _pause(self, problem: Problem, deadline: float, attempt: int) -> float:
         """Seconds until the next attempt. Raises the problem's exception when there is none."""
         pause = min(0.05 * 2.0**attempt, float(problem.retry_after or 0))
-        if problem.retry_after is None or time.monotonic() + pause > deadline:
+        if (
+            problem.retry_after is None
+            or problem.kind is ProblemType.QUOTA_EXCEEDED
+            or time.monotonic() + pause > deadline
+        ):
             raise from_problem(problem) from None
         return pause
 
@@ -207,6 +168,24 @@ class _Core:
 def _sum(entry: Entry, answers: list[_Answer]) -> npt.NDArray[Any]:
     """What the requests give together; what each gives is not looked at."""
     return joined(entry.plan, added([a.shares for a in answers]))
+
+
+def _encrypted(url: str, what: str) -> str:
+    """The URL without a slash at its end. Raises InsecureAddress for plain HTTP to another machine."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+        raise InsecureAddress(f"the address of {what} must begin with https://: a token must not travel in the clear")
+    return url.rstrip("/")
+
+
+def _access(file: Path | str) -> dict[str, Any]:
+    try:
+        access = Access.model_validate_json(Path(file).read_bytes())
+    except (OSError, ValueError) as error:
+        raise AccessFileError(
+            f"{file} is not an access file ({type(error).__name__}): ask the model's owner for one"
+        ) from None
+    return access.model_dump()
 
 
 def _counted(answers: list[_Answer], started: float) -> tuple[int, int, float]:
@@ -222,7 +201,7 @@ def _no_answer() -> Iterator[None]:
         yield
     except httpx.HTTPError as error:
         raise Problem(
-            ProblemType.PEER_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
+            ProblemType.PARTY_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
         ) from error
 
 
@@ -239,13 +218,27 @@ def _catalogue_errors(url: str) -> Iterator[None]:
 class Client(_Core):
     """The synchronous client. Keeps its connections; usable as a context manager.
 
-    `owner_key` pins the model owner; without it the first key seen is trusted, with a warning.
+    `owner_key` pins the model owner; without it the first key seen is trusted, with a warning. `token` lets the client
+    in, and `ca` (a file, or its PEM) is the deployment's CA if it is not one that this system trusts. The owner's
+    access file holds all of these: `Client.from_access("access.json")`.
     """
 
-    def __init__(self, catalogue_url: str, *, owner_key: str = "", timeout: float = 30.0) -> None:
-        super().__init__(owner_key, timeout)
-        self._catalogue = catalogue_url
-        self._http = http.client("", timeout=timeout)
+    def __init__(
+        self,
+        catalogue_url: str,
+        *,
+        owner_key: str = "",
+        token: str = "",
+        ca: Path | str | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        super().__init__(catalogue_url, owner_key, token, timeout)
+        self._http = http.client("", timeout=timeout, ca=ca)
+
+    @classmethod
+    def from_access(cls, file: Path | str, *, timeout: float = 30.0) -> Self:
+        """A client with what an owner's access file says. Raises AccessFileError."""
+        return cls(**_access(file), timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -262,12 +255,15 @@ class Client(_Core):
         """The verified catalogue entry. Raises CatalogueError and its kinds."""
         return self._sealer(name, refresh).entry
 
-    def predict(self, model: str, images: npt.ArrayLike) -> Prediction:
+    def predict(self, model: str, images: npt.ArrayLike, *, canaries: int = 0) -> Prediction:
         """Private predictions for one input or a stack of them.
+
+        With `canaries`, so many inputs whose answers the owner has published are mixed among yours, where nobody but
+        you knows; CanaryFailed is raised if one of them comes back wrong. They cost what other inputs cost.
 
         Raises InvalidInput before anything is sent, else the errors of `moiety_client.errors`.
         """
-        return self._ask(model, self._prediction(images))
+        return self._ask(model, self._prediction(images, canaries))
 
     def evaluate(
         self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike, *, reveal_to: str = "client"
@@ -290,7 +286,7 @@ class Client(_Core):
     def _ask(self, model: str, task: _Task[Result]) -> Result:
         started = time.perf_counter()
         deadline = time.monotonic() + self._timeout
-        for refresh in (False, True):  # the model may have been republished since the entry was read
+        for refresh in (False, True):
             sealer = self._sealer(model, refresh)
             elements = task.encode(sealer.entry)
             try:
@@ -303,7 +299,7 @@ class Client(_Core):
     def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:
             with _catalogue_errors(self._catalogue):
-                return self._trust(self._http.get(f"{self._catalogue}/v1/models/{name}"))
+                return self._trust(self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
         return self._sealers[name]
 
     def _send(self, call: Call, deadline: float) -> _Answer:
@@ -313,7 +309,7 @@ class Client(_Core):
                 with _no_answer():
                     return self._read(call, self._http.post(**self._request(call)))
             except Problem as problem:
-                if problem.kind is ProblemType.UNKNOWN_MODEL:
+                if problem.kind in _ENTRY_IS_OLD:
                     raise
                 time.sleep(self._pause(problem, deadline, attempt))
                 attempt += 1
@@ -322,10 +318,22 @@ class Client(_Core):
 class AsyncClient(_Core):
     """The asynchronous client: the same methods, awaited."""
 
-    def __init__(self, catalogue_url: str, *, owner_key: str = "", timeout: float = 30.0) -> None:
-        super().__init__(owner_key, timeout)
-        self._catalogue = catalogue_url
-        self._http = http.async_client("", timeout=timeout)
+    def __init__(
+        self,
+        catalogue_url: str,
+        *,
+        owner_key: str = "",
+        token: str = "",
+        ca: Path | str | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        super().__init__(catalogue_url, owner_key, token, timeout)
+        self._http = http.async_client("", timeout=timeout, ca=ca)
+
+    @classmethod
+    def from_access(cls, file: Path | str, *, timeout: float = 30.0) -> Self:
+        """See Client.from_access."""
+        return cls(**_access(file), timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -342,9 +350,9 @@ class AsyncClient(_Core):
         """See Client.model."""
         return (await self._sealer(name, refresh)).entry
 
-    async def predict(self, model: str, images: npt.ArrayLike) -> Prediction:
+    async def predict(self, model: str, images: npt.ArrayLike, *, canaries: int = 0) -> Prediction:
         """See Client.predict."""
-        return await self._ask(model, self._prediction(images))
+        return await self._ask(model, self._prediction(images, canaries))
 
     async def evaluate(
         self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike, *, reveal_to: str = "client"
@@ -359,7 +367,7 @@ class AsyncClient(_Core):
     async def _ask(self, model: str, task: _Task[Result]) -> Result:
         started = time.perf_counter()
         deadline = time.monotonic() + self._timeout
-        for refresh in (False, True):  # the model may have been republished since the entry was read
+        for refresh in (False, True):
             sealer = await self._sealer(model, refresh)
             elements = task.encode(sealer.entry)
             try:
@@ -372,17 +380,20 @@ class AsyncClient(_Core):
     async def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:
             with _catalogue_errors(self._catalogue):
-                return self._trust(await self._http.get(f"{self._catalogue}/v1/models/{name}"))
+                return self._trust(await self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
         return self._sealers[name]
 
     async def _send(self, call: Call, deadline: float) -> _Answer:
+        return self._read(call, await self._deliver(call, deadline))
+
+    async def _deliver(self, call: Call, deadline: float) -> httpx.Response:
         attempt = 0
         while True:
             try:
                 with _no_answer():
-                    return self._read(call, await self._http.post(**self._request(call)))
+                    return http.check(await self._http.post(**self._request(call)))
             except Problem as problem:
-                if problem.kind is ProblemType.UNKNOWN_MODEL:
+                if problem.kind in _ENTRY_IS_OLD:
                     raise
                 await anyio.sleep(self._pause(problem, deadline, attempt))
                 attempt += 1

@@ -2,13 +2,18 @@
 
 MoietyError
 ├── InvalidInput             the arrays do not fit the model; nothing was sent   (also a ValueError)
+├── AccessFileError          there is no access file, or it is not one
+├── InsecureAddress          plain HTTP to another machine; nothing was sent
 ├── CatalogueError           the owner's catalogue
 │   ├── UnknownModel         it has no such model
 │   └── UntrustedEntry       the entry is not signed by the key you pinned
 ├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
 ├── RequestRefused           a party will not do this; `problem` says which rule
+│   ├── NotAllowed           no token, or one that is not for this
+│   └── QuotaExceeded        the token's quota is used up; `retry_after` seconds until it is not
 ├── LabelsOnly               the model gives no outputs, by its owner's choice
 └── ResultRejected           an answer came back that is not ours, or was changed on the way
+    └── CanaryFailed         an input whose answer is known got another one: so may have yours
 """
 
 from moiety_shared.problems import Problem, ProblemType
@@ -20,6 +25,14 @@ class MoietyError(Exception):
 
 class InvalidInput(MoietyError, ValueError):
     """The arrays do not fit the model; nothing was sent."""
+
+
+class AccessFileError(MoietyError):
+    """The access file cannot be read."""
+
+
+class InsecureAddress(MoietyError):
+    """An address without TLS on another machine."""
 
 
 class CatalogueError(MoietyError):
@@ -36,6 +49,10 @@ class UntrustedEntry(CatalogueError):
 
 class ResultRejected(MoietyError):
     """The answer is not one to this request."""
+
+
+class CanaryFailed(ResultRejected):
+    """Inputs whose answers are known came back with others; what came with them is not handed out."""
 
 
 class LabelsOnly(MoietyError):
@@ -58,8 +75,25 @@ class RequestRefused(FromProblem):
     """The service refuses this request."""
 
 
+class NotAllowed(RequestRefused):
+    """The token is missing, revoked, over, or not for this model."""
+
+
+class QuotaExceeded(RequestRefused):
+    """Too many inputs for this token's quota."""
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds until there is room again."""
+        return self.problem.retry_after or 0
+
+
 def from_problem(problem: Problem) -> MoietyError:
     """The exception for a problem document."""
+    if problem.kind in (ProblemType.UNAUTHORIZED, ProblemType.FORBIDDEN):
+        return NotAllowed(problem)
+    if problem.kind is ProblemType.QUOTA_EXCEEDED:
+        return QuotaExceeded(problem)
     if problem.retry_after is not None:
         return ServiceUnavailable(problem)
     if problem.kind is ProblemType.UNKNOWN_MODEL:

@@ -11,7 +11,7 @@ from moiety_client.errors import ResultRejected
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.plan import Output, Plan
+from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem
 from moiety_shared.sealing import PublicKey, open_result
@@ -87,22 +87,13 @@ def joined(plan: Plan, shares: tuple[RingArray, RingArray]) -> npt.NDArray[Any]:
     if plan.output.kind == "count":
         return elements.astype(np.int64)
     outputs = fixed_point.decode(elements, scale=plan.output.scale).reshape(-1, *plan.output.shape)
-    return _final(plan.output, outputs)
+    return fixed_point.finish(plan.output.final, outputs)
 
 
 def added(shares: Sequence[tuple[RingArray, RingArray]]) -> tuple[RingArray, RingArray]:
     """Shares of the sum of several requests' results: none of these is joined."""
     one, other = (np.stack(halves).sum(axis=0, dtype=halves[0].dtype) for halves in zip(*shares, strict=True))
     return one, other
-
-
-def _final(output: Output, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What the model does last, over the first axis of each output."""
-    if output.final == "none":
-        return logits
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logarithms if output.final == "log_softmax" else np.exp(logarithms)
 
 
 class Sealer:

@@ -8,16 +8,17 @@ from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from moiety_crypto_provider.dealer import Dealer
+from moiety_crypto_provider.dealer import Dealer, Lease
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_shared.catalogue import Hex16
+from moiety_shared.integrity import seed_tag
 from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.app import bearer, create_app
+from moiety_shared.service.app import bearer, create_app, documented_bearer
+from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
-from moiety_shared.service.settings import matches
 
 _PLAN_BYTES, _SMALL_BYTES = 1 << 25, 1 << 20
 
@@ -33,7 +34,9 @@ class LeaseRequest(Public):
 
 
 class Seed(Public):
-    seed: str = Field(description="32 bytes, base64")
+    seed: str = Field(description="32 bytes, base64; this party's alone")
+    check: str = Field(description="32 bytes, base64; both parties', for the tags of their transcripts")
+    tag: str = Field(description="32 bytes, base64; over all that the seed is for")
 
 
 class LeaseGrant(Seed):
@@ -42,50 +45,73 @@ class LeaseGrant(Seed):
     rows: int
 
 
-def _text(seed: bytes) -> str:
-    return base64.b64encode(seed).decode()
+def _seed(seed: bytes, check: bytes, *what: str) -> Seed:
+    texts = (base64.b64encode(raw).decode() for raw in (seed, check, seed_tag(seed, check, *what)))
+    return Seed(**dict(zip(("seed", "check", "tag"), texts, strict=True)))
 
 
-def build(settings: ProviderSettings) -> FastAPI:
+def _grant(lease: Lease, seed: bytes) -> LeaseGrant:
+    dealt = _seed(seed, lease.check, lease.lease_id, lease.upload_id, str(lease.rows))
+    return LeaseGrant(**dealt.model_dump(), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
+
+
+def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
     """The app. One torch thread: two dealers side by side are quicker than one on two cores."""
     torch.set_num_threads(1)
-    dealer = Dealer(Ledger(settings.private_dir() / "ledger.sqlite"), settings.max_bundle_bytes)
-    app = create_app("crypto provider", body_limit=lambda path: _PLAN_BYTES if path == "/v1/uploads" else _SMALL_BYTES)
+    dealer = Dealer(Ledger(settings.private_dir() / "ledger.sqlite", identity.storage_key), settings.max_bundle_bytes)
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""
         presented = bearer(request)
-        is_alice = matches(settings.alice_credential, presented)
-        is_bob = matches(settings.bob_credential, presented)
+        is_alice = identity.accepts("alice", presented)
+        is_bob = identity.accepts("bob", presented)
         if not (is_alice or is_bob):
             raise Problem(ProblemType.UNAUTHORIZED)
         return int(is_bob)
 
+    def guard(request: Request) -> None:
+        """Strangers' bodies are not read: a plan is large."""
+        if request.url.path.startswith("/v1/"):
+            caller(request)
+
+    app = create_app(
+        "crypto provider",
+        body_limit=lambda path: _PLAN_BYTES if path == "/v1/uploads" else _SMALL_BYTES,
+        guard=guard,
+    )
     Caller = Annotated[int, Depends(caller)]
+    of_parties = [documented_bearer()]
 
     def only(party: int, who: int) -> None:
         if who != party:
             raise Problem(ProblemType.FORBIDDEN, "this is the other party's")
 
-    @app.post("/v1/uploads", summary="A party's seed for the weight masks of an upload, once")
+    @app.post("/v1/uploads", dependencies=of_parties, summary="A party's seed for the weight masks of an upload, once")
     def register_upload(body: UploadRequest, who: Caller) -> Seed:
-        return Seed(seed=_text(dealer.register_upload(body.upload_id, body.plan, who)))
+        seed, check = dealer.register_upload(body.upload_id, body.plan, who)
+        return _seed(seed, check, body.upload_id, body.plan.digest.hex())
 
-    @app.post("/v1/leases", summary="alice opens a lease and gets her seed")
+    @app.delete("/v1/uploads/{upload_id}", status_code=204, dependencies=of_parties, summary="Wipe an upload's seeds")
+    def forget_upload(upload_id: Hex16, who: Caller) -> None:
+        dealer.forget_upload(upload_id)
+        log().info("forgotten", upload=upload_id)
+
+    @app.post("/v1/leases", dependencies=of_parties, summary="alice opens a lease and gets her seed")
     def open_lease(body: LeaseRequest, who: Caller) -> LeaseGrant:
         only(0, who)
         lease = dealer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
-        return LeaseGrant(seed=_text(lease.alice), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
+        return _grant(lease, lease.alice)
 
-    @app.post("/v1/leases/{lease_id}/join", summary="bob joins a lease and gets his seed, once")
+    @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="bob joins a lease, once")
     def join_lease(lease_id: str, who: Caller) -> LeaseGrant:
         only(1, who)
         lease = dealer.join_lease(lease_id)
-        return LeaseGrant(seed=_text(lease.bob), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
+        return _grant(lease, lease.bob)
 
     @app.post(
         "/v1/leases/{lease_id}/bundles/{number}",
+        dependencies=of_parties,
         summary="One bundle of corrections for bob, once",
         response_class=StreamingResponse,
     )

@@ -9,6 +9,7 @@ from operator import itemgetter
 import numpy as np
 
 from moiety_crypto_provider.ledger import Ledger
+from moiety_shared.integrity import TAG_BYTES, Tag, bundle_tag, check_key
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
@@ -30,6 +31,11 @@ class Lease:
     bob: bytes
     own: bytes
 
+    @property
+    def check(self) -> bytes:
+        """The key of the transcripts of the lease's runs, for both parties."""
+        return check_key((self.alice, self.bob), "lease")
+
 
 class Dealer:
     """Issues seeds, leases and bundles, each exactly once."""
@@ -41,9 +47,17 @@ class Dealer:
         # An upload's weight masks, expanded: what every bundle of it is dealt against.
         self._masks = lru_cache(maxsize=2)(self._expand_masks)
 
-    def register_upload(self, upload_id: str, plan: Plan, party: int) -> bytes:
-        """Party p's 32-byte seed for the weight masks of this upload."""
-        return self._ledger.issue_upload_seed(upload_id, plan, party, (new_seed(), new_seed()))
+    def register_upload(self, upload_id: str, plan: Plan, party: int) -> tuple[bytes, bytes]:
+        """Party p's 32-byte seed for the weight masks of this upload, and the key of the masking's transcript."""
+        seeds = self._ledger.issue_upload_seeds(upload_id, plan, party, (new_seed(), new_seed()))
+        return seeds[party], check_key(seeds, "upload")
+
+    def forget_upload(self, upload_id: str) -> None:
+        """Wipe an upload's seeds. Its leases end; its id is never taken again."""
+        self._ledger.forget_upload(upload_id)
+        for lease in [lease for lease in self._leases.values() if lease.upload_id == upload_id]:
+            self._leases.pop(lease.lease_id, None)
+        self._masks.cache_clear()
 
     def open_lease(self, upload_id: str, rows: int) -> Lease:
         """A lease of bundles of `rows` rows. alice's."""
@@ -62,13 +76,15 @@ class Dealer:
         return lease
 
     def bundle(self, lease_id: str, number: int) -> tuple[int, Iterator[bytes | memoryview]]:
-        """Length and content of bundle `number`, now issued: it never will be again, whatever becomes of it."""
+        """Length and content of bundle `number`, its tag last; now issued: it never will be again, whatever becomes of
+        it."""
         lease = self._lease(lease_id)
         plan, masks = self._masks(lease.upload_id)
         self._ledger.issue_bundle(lease_id, number)
         streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob, lease.own))
         dealt = graph.deal(plan, lease.rows, masks, *streams)
-        return lease.rows * plan.bundle_row_bytes, chunks(map(itemgetter(1), dealt))
+        tag = bundle_tag(lease.bob, lease_id, number)
+        return lease.rows * plan.bundle_row_bytes + TAG_BYTES, tagged(chunks(map(itemgetter(1), dealt)), tag)
 
     def _lease(self, lease_id: str) -> Lease:
         if lease_id not in self._leases:
@@ -80,6 +96,14 @@ class Dealer:
         ring = graph.ring_of(plan)
         halves = [graph.weight_masks(plan, Stream(seed, "upload")) for seed in (seed_0, seed_1)]
         return plan, {name: ring.wrap(mask + halves[1][name]) for name, mask in halves[0].items()}
+
+
+def tagged(content: Iterator[bytes | memoryview], tag: Tag) -> Iterator[bytes | memoryview]:
+    """The content, and at its end the tag over it."""
+    for chunk in content:
+        tag.add(chunk)
+        yield chunk
+    yield tag.of()
 
 
 def chunks(arrays: Iterator[Array]) -> Iterator[bytes | memoryview]:

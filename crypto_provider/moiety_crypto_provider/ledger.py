@@ -1,8 +1,10 @@
 """What was issued, durably: so that nothing is ever issued twice. Bundles themselves never touch the disk."""
 
 import contextlib
+import secrets
 from pathlib import Path
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import (
     Column,
     Integer,
@@ -10,19 +12,17 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    create_engine,
-    event,
     insert,
     select,
     update,
 )
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.database import connect
 
+_NONCE = 12
 _metadata = MetaData()
 _uploads = Table(
     "uploads",
@@ -44,23 +44,17 @@ _leases = Table(
 
 
 class Ledger:
-    """The provider's SQLite file. Every write is on the disk before the call returns."""
+    """The provider's database. Every write is on the disk before the call returns; seeds are encrypted there."""
 
-    def __init__(self, path: Path) -> None:
-        path.touch(mode=0o600)
-        self._engine = create_engine(f"sqlite:///{path}")
-
-        @event.listens_for(self._engine, "connect")
-        def _durable(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA synchronous=FULL")
-            cursor.close()
-
+    def __init__(self, path: Path, storage_key: bytes) -> None:
+        self._engine = connect(path)
+        self._cipher = AESGCM(storage_key)
         _metadata.create_all(self._engine)
 
-    def issue_upload_seed(self, upload_id: str, plan: Plan, party: int, fresh: tuple[bytes, bytes]) -> bytes:
-        """Party p's seed for an upload's weight masks, once. `fresh` seeds are taken if the upload is new.
+    def issue_upload_seeds(
+        self, upload_id: str, plan: Plan, party: int, fresh: tuple[bytes, bytes]
+    ) -> tuple[bytes, bytes]:
+        """Both seeds for an upload's weight masks, once for party p. `fresh` seeds are taken if the upload is new.
 
         Raises UPLOAD_CONFLICT for another plan under the same id, ALREADY_ISSUED the second time.
         """
@@ -68,9 +62,8 @@ class Ledger:
         with self._engine.begin() as db:
             row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one_or_none()
             if row is None:
-                new = insert(_uploads).values(
-                    upload_id=upload_id, plan=canonical, seed_0=fresh[0], seed_1=fresh[1], issued=0
-                )
+                sealed = {f"seed_{p}": self._seal(upload_id, p, seed) for p, seed in enumerate(fresh)}
+                new = insert(_uploads).values(upload_id=upload_id, plan=canonical, issued=0, **sealed)
                 with contextlib.suppress(IntegrityError):  # the other party came first, between the statements
                     db.execute(new)
                 row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one()
@@ -84,15 +77,32 @@ class Ledger:
             )
             if done.rowcount != 1:
                 raise Problem(ProblemType.ALREADY_ISSUED, "this party's seed of this upload")
-            return bytes(row.seed_1 if party else row.seed_0)
+            return self._open(upload_id, 0, row.seed_0), self._open(upload_id, 1, row.seed_1)
 
     def upload(self, upload_id: str) -> tuple[Plan, bytes, bytes]:
         """The plan and both seeds. Raises UNKNOWN_MODEL."""
         with self._engine.connect() as db:
             row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one_or_none()
-        if row is None:
-            raise Problem(ProblemType.UNKNOWN_MODEL, "the provider has no such upload")
-        return Plan.model_validate_json(row.plan), bytes(row.seed_0), bytes(row.seed_1)
+        if row is None or not row.seed_0:
+            raise Problem(ProblemType.UNKNOWN_MODEL, "the provider has no such upload, or its owner deleted it")
+        seeds = self._open(upload_id, 0, row.seed_0), self._open(upload_id, 1, row.seed_1)
+        return Plan.model_validate_json(row.plan), *seeds
+
+    def forget_upload(self, upload_id: str) -> None:
+        """Wipe the seeds and the plan. The row stays, so that the id is never taken again."""
+        with self._engine.begin() as db:
+            db.execute(
+                update(_uploads)
+                .where(_uploads.c.upload_id == upload_id)
+                .values(plan=b"", seed_0=b"", seed_1=b"", issued=3)
+            )
+
+    def _seal(self, upload_id: str, party: int, seed: bytes) -> bytes:
+        nonce = secrets.token_bytes(_NONCE)
+        return nonce + self._cipher.encrypt(nonce, seed, _context(upload_id, party))
+
+    def _open(self, upload_id: str, party: int, sealed: bytes) -> bytes:
+        return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], _context(upload_id, party))
 
     def open_lease(self, lease_id: str, upload_id: str) -> None:
         with self._engine.begin() as db:
@@ -117,3 +127,7 @@ class Ledger:
             )
         if done.rowcount != 1:
             raise Problem(ProblemType.ALREADY_ISSUED, "this bundle, or a later one")
+
+
+def _context(upload_id: str, party: int) -> bytes:
+    return f"moiety/v1 upload seed {party}\0{upload_id}".encode()

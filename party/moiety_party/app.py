@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 from fastapi import Depends, FastAPI, Path, Request, Response, WebSocket
+from pydantic import Field
 
 from moiety_party.helper import Helper
 from moiety_party.lane import Lane, ServerLink
@@ -14,13 +15,15 @@ from moiety_party.party import Party
 from moiety_party.settings import PartySettings
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.app import bearer, create_app, require
+from moiety_shared.service.app import bearer, create_app, documented_bearer
+from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
-from moiety_shared.service.settings import matches
 from moiety_shared.wire import MEDIA_TYPE, malformed, request_bytes
 
+_OWNER = "server"
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
-_SMALL = 1 << 16
+_MODELS, _REVOCATIONS = "/v1/models/", "/v1/revocations"
+_SMALL, _REVOCATION_BYTES = 1 << 16, 1 << 19
 
 
 class PublicKeys(Public):
@@ -40,10 +43,16 @@ class ModelState(Public):
     bundle_bytes: int
 
 
-def build(settings: PartySettings) -> FastAPI:
+class Revocations(Public):
+    """Tokens that let nobody in any more."""
+
+    token_ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], ...] = Field(max_length=10_000)
+
+
+def build(settings: PartySettings, identity: Identity) -> FastAPI:
     """The app of one party. One torch thread each: two cores carry several processes."""
     torch.set_num_threads(1)
-    party = Party(settings)
+    party = Party(settings, identity)
     role: Leader | Helper | None = None
 
     @asynccontextmanager
@@ -68,25 +77,47 @@ def build(settings: PartySettings) -> FastAPI:
         if path == "/v1/predictions":
             sizes = [request_bytes(m.plan, party.max_rows(m.plan)) for m in party.store.all()]
             return max(sizes, default=_SMALL)
-        return settings.max_upload_bytes if path.startswith("/v1/models/") else _SMALL
-
-    app = create_app(f"party {settings.role}", lifespan=lifespan, body_limit=body_limit, ready=ready)
+        if path == _REVOCATIONS:
+            return _REVOCATION_BYTES
+        return settings.max_upload_bytes if path.startswith(_MODELS) else _SMALL
 
     def owner(request: Request) -> None:
-        require(settings.owner_credential, bearer(request))
+        if not identity.accepts(_OWNER, bearer(request)):
+            raise Problem(ProblemType.UNAUTHORIZED)
+
+    def guard(request: Request) -> None:
+        """Strangers' bodies are not read: a model is large."""
+        if request.url.path.startswith((_MODELS, _REVOCATIONS)):
+            owner(request)
+
+    app = create_app(f"party {settings.role}", lifespan=lifespan, body_limit=body_limit, ready=ready, guard=guard)
+
+    of_owner = [documented_bearer(), Depends(owner)]
 
     @app.get("/v1/keys", summary="This party's public sealing key")
     async def keys() -> PublicKeys:
-        return PublicKeys(role=settings.role, sealing_key=party.key.public.text())
+        return PublicKeys(role=settings.role, sealing_key=identity.keyring.public.text())
 
-    @app.put("/v1/models/{upload_id}", status_code=201, dependencies=[Depends(owner)], summary="A model's share")
+    @app.put("/v1/models/{upload_id}", status_code=201, dependencies=of_owner, summary="A model's share")
     async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
-        plan, shares = await party.read_upload(upload_id, await _body(request))
-        state = await running().put_model(upload_id, plan, shares)
-        log().info("upload", upload=upload_id, state=state)
+        with party.audit.event("upload", subject=_OWNER, upload=upload_id):
+            manifest, plan, shares = await party.read_upload(upload_id, await _body(request))
+            state = await running().put_model(manifest, plan, shares)
+        log().info("upload", upload=upload_id)
         return {"upload_id": upload_id, "state": state}
 
-    @app.get("/v1/models/{upload_id}", dependencies=[Depends(owner)], summary="How an upload is doing")
+    @app.delete("/v1/models/{upload_id}", status_code=204, dependencies=of_owner, summary="Wipe a model's share")
+    async def delete_model(upload_id: UploadId) -> None:
+        with party.audit.event("delete", subject=_OWNER, upload=upload_id):
+            await party.delete_model(upload_id)
+        log().info("deleted", upload=upload_id)
+
+    @app.put(_REVOCATIONS, status_code=204, dependencies=of_owner, summary="Revoke clients' tokens")
+    async def revoke(body: Revocations) -> None:
+        with party.audit.event("revoke", subject=_OWNER, rows=len(body.token_ids)):
+            await party.away(party.state.revoke, body.token_ids)
+
+    @app.get("/v1/models/{upload_id}", dependencies=of_owner, summary="How an upload is doing")
     async def model_state(upload_id: UploadId) -> ModelState:
         model = party.store.get(upload_id)
         pool = party.pools.get(upload_id)
@@ -102,14 +133,20 @@ def build(settings: PartySettings) -> FastAPI:
 
     if settings.role == "alice":
 
-        @app.post("/v1/predictions", summary="A private prediction", response_class=Response)
+        @app.post(
+            "/v1/predictions",
+            summary="A private prediction, under a token of the model's owner unless the model is open",
+            response_class=Response,
+            openapi_extra={"security": [{"bearer": []}, {}]},
+        )
         async def predict(request: Request) -> Response:
             leader = running()
             assert isinstance(leader, Leader)  # noqa: S101  alice's role is Leader
-            result, stats = await leader.predict(await request.body())
+            result, stats = await leader.predict(await request.body(), bearer(request))
             headers = {
                 "moiety-rounds": str(stats.rounds),
                 "moiety-online-bytes": str(stats.opening_bytes),
+                "server-timing": f"rounds;dur={stats.seconds * 1e3:.3f}",
             }
             return Response(result, headers=headers, media_type=MEDIA_TYPE)
 
@@ -118,7 +155,7 @@ def build(settings: PartySettings) -> FastAPI:
         @app.websocket("/v1/peer")
         async def peer(socket: WebSocket) -> None:
             scheme, _, credential = socket.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not matches(settings.peer_credential, credential):
+            if scheme.lower() != "bearer" or not identity.accepts("alice", credential):
                 await socket.close(4401)
                 return
             await socket.accept()

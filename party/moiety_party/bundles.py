@@ -56,7 +56,7 @@ async def _corrections(
         for step in steps:
             yield step, [b""] * len(step)
         return
-    async with aclosing(provider.bundle(grant.lease_id, number, sizes)) as parts:
+    async with aclosing(provider.bundle(grant, number, sizes)) as parts:
         for step in steps:
             yield step, [await anext(parts) for _ in step]
         async for _ in parts:  # there is none; at its end the stream is checked once more

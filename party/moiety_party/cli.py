@@ -16,9 +16,13 @@ def party(
     from moiety_party.app import build
     from moiety_party.lane import MAX_MESSAGE
     from moiety_party.settings import PartySettings
-    from moiety_shared.service import app, logs, memory
+    from moiety_shared.service import logs, memory, serving
+    from moiety_shared.service.identity import Identity
+    from moiety_shared.service.starting import refusing
 
-    settings = PartySettings(role=role)
-    logs.configure(role, settings.log_format)
-    memory.keep_freed_pages()
-    app.serve(build(settings), settings, max_message=MAX_MESSAGE)
+    with refusing():
+        settings = PartySettings(role=role)
+        identity = Identity.load(settings.keys_dir / role, role)
+        logs.configure(role, settings.log_format)
+        memory.keep_freed_pages()
+        serving.serve(build(settings, identity), settings, tls=settings.tls(identity), max_message=MAX_MESSAGE)

@@ -2,12 +2,14 @@
 
 import asyncio
 
-from moiety_party.lane import Lane, read_json
+from moiety_party.lane import Lane, garbled, read_json
 from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
+from moiety_shared.catalogue import Manifest
+from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
 from moiety_shared.problems import Problem, ProblemType
@@ -17,8 +19,9 @@ from moiety_shared.ring import Array
 from moiety_shared.service.logs import log, where
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
 
-VERSION = 2
+VERSION = 3
 _MAX_PENDING = 4
+_HELLO_SECONDS = 5.0
 
 
 class Helper:
@@ -26,7 +29,7 @@ class Helper:
 
     def __init__(self, party: Party) -> None:
         self._party = party
-        self._pending: dict[str, tuple[Plan, dict[str, Array]]] = {}
+        self._pending: dict[str, tuple[Manifest, Plan, dict[str, Array]]] = {}
 
     async def close(self) -> None:
         """Nothing of its own to close."""
@@ -36,19 +39,21 @@ class Helper:
         if any(pool.stock == 0 for pool in self._party.pools.values()):
             raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
 
-    async def put_model(self, upload_id: str, plan: Plan, shares: dict[str, Array]) -> str:
+    async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
         """Keep the owner's half in memory until the leader starts the masking."""
+        upload_id = manifest.upload_id
         if upload_id in self._pending:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
         while len(self._pending) >= _MAX_PENDING:
             self._pending.pop(next(iter(self._pending)))
-        self._pending[upload_id] = (plan, shares)
+        self._pending[upload_id] = (manifest, plan, shares)
         return "waiting for the leader"
 
     async def serve(self, lane: Lane) -> None:
         """Sessions until the lane ends. A Problem before a run's first opening is answered and the lane goes on."""
         try:
-            hello = await lane.expect_json(FrameKind.HELLO)
+            async with asyncio.timeout(_HELLO_SECONDS):
+                hello = await lane.expect_json(FrameKind.HELLO)
             if hello.get("version") != VERSION:
                 raise malformed("the leader speaks another version of the peer protocol")
             await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
@@ -61,8 +66,10 @@ class Helper:
                     if lane.in_run:
                         raise
         except Problem as problem:
-            if problem.kind is not ProblemType.PEER_UNAVAILABLE:
+            if problem.kind is not ProblemType.PEER_UNAVAILABLE or problem.detail:
                 log().warning("lane ended", problem=problem.kind.name)
+        except TimeoutError:
+            log().warning("lane ended", problem=ProblemType.REQUEST_TIMEOUT.name)
         except Exception as error:
             log().error("lane ended", where=where(error))
         finally:
@@ -79,7 +86,7 @@ class Helper:
             case FrameKind.START:
                 await self._run(lane, bytes(frame.payload))
             case _:
-                raise malformed(f"a session cannot begin with {frame.kind.name}")
+                raise garbled(f"a session cannot begin with {frame.kind.name}")
 
     async def _stock(self, wanted: dict[str, object]) -> dict[str, object]:
         """What each pool has, after the leader said which rows it will need."""
@@ -104,45 +111,49 @@ class Helper:
         upload_id = str(what.get("upload"))
         if upload_id not in self._pending:
             raise Problem(ProblemType.UPLOAD_INCOMPLETE)
-        plan, shares = self._pending.pop(upload_id)
+        manifest, plan, shares = self._pending.pop(upload_id)
         if plan.digest.hex() != what.get("plan"):
             raise Problem(ProblemType.UPLOAD_CONFLICT, "the two halves have different plans")
-        seed = await self._party.provider.upload_seed(upload_id, plan)
+        grant = await self._party.provider.upload_seed(upload_id, plan)
         await lane.send_json(FrameKind.MASK, {})
         lane.in_run = True
-        session = masking(plan, 1, shares, seed)
+        session = masking(plan, 1, shares, grant.seed)
         del shares
-        (weights,) = await lane.drive([session], self._party.online, inline_work=-1)
-        await self._party.away(self._party.store.put, upload_id, plan, weights)
-        await lane.send(FrameKind.STORED)
+        transcript = Transcript(grant.check, bytes.fromhex(upload_id) + plan.digest)
+        (weights,) = await lane.drive([session], transcript, self._party.online, inline_work=-1)
+        if not transcript.agrees(0, await lane.expect(FrameKind.OPENED)):
+            raise Problem(ProblemType.OPENINGS_DIFFER)
+        await self._party.away(self._party.store.put, Model(manifest, plan, weights))
+        await lane.send(FrameKind.STORED, transcript.of(1))
         lane.in_run = False
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
         async with asyncio.timeout(self._party.settings.run_seconds):
             lane.in_run = True  # the leader's first openings are on their way already
-            model, request, secret, prepared = await self._accept(payload)
+            model, request, secret, prepared, transcript = await self._accept(payload)
             plan = model.plan
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
             sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
-            outputs = await lane.drive(sessions, self._party.online)
+            outputs = await lane.drive(sessions, transcript, self._party.online)
             result = sealed_result(plan, 1, outputs, secret, request.binding)
-            await lane.send(FrameKind.RESULT, result)
+            await lane.send(FrameKind.RESULT, transcript.of(1, result), result)
             lane.in_run = False
 
-    async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows]:
-        """Everything is checked before a row is claimed."""
+    async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows, Transcript]:
+        """Everything is checked before a row is claimed. The transcript begins with what alice sent, as it arrived."""
         party = self._party
-        lease_id, first, request = unpack_start(payload)
+        lease_id, first, token, request = unpack_start(payload)
         model = party.store.get(request.binding.upload_id.hex())
+        party.admission.admit(model, token)
         plan, rows = model.plan, request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):
             raise malformed("the leader's request does not fit the model")
-        opened = party.key.open(request.envelopes[1], request.binding.context("input", 1))
+        opened = party.identity.keyring.open(request.envelopes[1], request.binding.context("input", 1))
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
         check_recipients(plan, secret)
         pool = party.pool(model.upload_id)
         if pool.lease_id != lease_id:
             raise Problem(ProblemType.ROW_USED, "another lease")
-        return model, request, secret, await pool.claim(first, rows)
+        return model, request, secret, await pool.claim(first, rows), Transcript(pool.check, payload)

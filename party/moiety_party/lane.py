@@ -1,6 +1,7 @@
 """The peer link: frames over a WebSocket, one session at a time, and the driving of a run's openings over it."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,10 @@ from fastapi import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
+from moiety_shared.integrity import Transcript
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Round, Session, combine, to_wire, wire_bytes
-from moiety_shared.wire import Frame, FrameKind, malformed, pack_frame
+from moiety_shared.wire import Frame, FrameKind, pack_frame
 
 MAX_MESSAGE = 1 << 25
 """Bytes that a WebSocket message holds at most."""
@@ -84,7 +86,8 @@ class ServerLink:
         return message.get("bytes") or b""
 
     async def close(self) -> None:
-        await self._socket.close()
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # closed by the other side already
+            await self._socket.close()
 
 
 class Refused(Problem):
@@ -111,7 +114,12 @@ class Lane:
 
     async def recv(self) -> Frame:
         """The next frame. Raises Refused, with the peer's problem, when it is FAILED."""
-        frame = Frame.unpack(await self._link.recv())
+        try:
+            frame = Frame.unpack(await self._link.recv())
+        except Problem as error:
+            if error.kind is ProblemType.MALFORMED:
+                raise garbled(error.detail) from None
+            raise
         if frame.kind is FrameKind.FAILED:
             problem = Problem.from_document(read_json(frame))
             raise Refused(problem.kind, problem.detail)
@@ -121,7 +129,7 @@ class Lane:
         """The payload of the next frame, which must be of that kind and number."""
         frame = await self.recv()
         if frame.kind is not kind or frame.number != number:
-            raise malformed(f"the peer sent {frame.kind.name} {frame.number} for {kind.name} {number}")
+            raise garbled(f"the peer sent {frame.kind.name} {frame.number} for {kind.name} {number}")
         return frame.payload
 
     async def expect_json(self, kind: FrameKind) -> dict[str, Any]:
@@ -131,10 +139,16 @@ class Lane:
         await self._link.close()
 
     async def drive(
-        self, sessions: Sequence[Session[Outcome]], executor: Executor, *, inline_work: int = INLINE_WORK
+        self,
+        sessions: Sequence[Session[Outcome]],
+        transcript: Transcript,
+        executor: Executor,
+        *,
+        inline_work: int = INLINE_WORK,
     ) -> list[Outcome]:
         """Run one party's sessions to their ends, all of one length: slices of one batch.
 
+        All that is opened goes into the transcript: round by round, and in each slice by slice, at both parties alike.
         They take turns, so that one computes while another's opening travels; each opening is sent before the peer's
         is awaited. Steps with more than `inline_work` run in `executor`, so that the event loop goes on serving
         meanwhile.
@@ -143,7 +157,7 @@ class Lane:
         sent, received = itertools.count(), itertools.count()
         rounds: list[Round] = []
         for session in sessions:
-            step = await _advance(session, None, b"", executor, inline_work)
+            step = await _advance(session, None, b"", transcript, executor, inline_work)
             if isinstance(step, _Done):
                 outcomes.append(step.outcome)
             else:
@@ -156,7 +170,7 @@ class Lane:
             for group in _groups(rounds):
                 peer = await self._opened(group, received)
                 for opened, part in zip(group, _cut(peer, [r.wire_bytes for r in group]), strict=True):
-                    step = await _advance(next(turns), opened, part, executor, inline_work)
+                    step = await _advance(next(turns), opened, part, transcript, executor, inline_work)
                     if isinstance(step, _Done):
                         outcomes.append(step.outcome)
                         continue
@@ -176,7 +190,7 @@ class Lane:
         self.opening_bytes += sum(map(len, shares))
 
     async def _opened(self, rounds: Sequence[Round], numbers: Numbers) -> memoryview:
-        """The peer's shares of the same openings. Raises Problem MALFORMED when they are not exactly that long."""
+        """The peer's shares of the same openings. Raises a Problem when they are not exactly that long."""
         size = sum(r.wire_bytes for r in rounds)
         if size <= _PART_BYTES:
             return memoryview(await self._part(size, numbers))
@@ -189,7 +203,7 @@ class Lane:
     async def _part(self, size: int, numbers: Numbers) -> memoryview | bytes:
         part = await self.expect(FrameKind.OPENING, next(numbers) & 0xFFFF)
         if len(part) != size:
-            raise malformed(f"openings of {size} bytes arrived with {len(part)}")
+            raise garbled(f"openings of {size} bytes arrived with {len(part)}")
         return part
 
 
@@ -230,7 +244,12 @@ class _Done(Generic[Outcome]):
 
 
 async def _advance(
-    session: Session[Outcome], opened: Round | None, peer: bytes | memoryview, executor: Executor, inline_work: int
+    session: Session[Outcome],
+    opened: Round | None,
+    peer: bytes | memoryview,
+    transcript: Transcript,
+    executor: Executor,
+    inline_work: int,
 ) -> "Round | _Done[Outcome]":
     """The session's next round, from the peer's shares of the one before; of none at its start."""
 
@@ -239,7 +258,10 @@ async def _advance(
             if opened is None:
                 return next(session)
             parts = _cut(memoryview(peer), [wire_bytes(opening) for opening in opened.openings])
-            return session.send([combine(opening, part) for opening, part in zip(opened.openings, parts, strict=True)])
+            values = [combine(opening, part) for opening, part in zip(opened.openings, parts, strict=True)]
+            for value in values:
+                transcript.add(value)
+            return session.send(values)
         except StopIteration as stop:  # cannot cross an executor
             return _Done(stop.value)
 
@@ -249,11 +271,16 @@ async def _advance(
     return await asyncio.get_running_loop().run_in_executor(executor, step)
 
 
+def garbled(what: str) -> Problem:
+    """What the peer sent makes no sense: as good as not there, and what began may be begun again."""
+    return Problem(ProblemType.PEER_UNAVAILABLE, what)
+
+
 def read_json(frame: Frame) -> dict[str, Any]:
     try:
         value = json.loads(bytes(frame.payload))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise malformed(f"{frame.kind.name} does not hold a JSON object")
+        raise garbled(f"{frame.kind.name} does not hold a JSON object")
     return value

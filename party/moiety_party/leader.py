@@ -1,8 +1,9 @@
 """alice: faces the clients, holds the lanes to bob, opens the leases."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import websockets
 
+from moiety_party.admission import ANYBODY
 from moiety_party.helper import VERSION
-from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Refused
+from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
 from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.pool import Pool
@@ -19,6 +21,8 @@ from moiety_party.requests import Requests
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
+from moiety_shared.catalogue import Manifest
+from moiety_shared.integrity import TAG_BYTES, Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
@@ -42,7 +46,12 @@ _MASKING_RUNS = 10  # a model's masking may take as long as so many runs
 _PING_INTERVAL = 5.0
 _WAIT_SECONDS, _POLL_SECONDS = 5.0, 0.1  # for rows that bob is still preparing
 # A lane that broke while idle, or a lease that ended at one side: one more run, with fresh rows, may do.
-_START_AGAIN = (ProblemType.PEER_UNAVAILABLE, ProblemType.RANDOMNESS_EXHAUSTED, ProblemType.ROW_USED)
+_START_AGAIN = (
+    ProblemType.PEER_UNAVAILABLE,
+    ProblemType.RANDOMNESS_EXHAUSTED,
+    ProblemType.ROW_USED,
+    ProblemType.UNKNOWN_LEASE,
+)
 
 
 @dataclass
@@ -51,13 +60,43 @@ class RunStats:
 
     rounds: int = 0
     opening_bytes: int = 0
+    seconds: float = 0.0  # of the rounds alone
+
+
+Connect = Callable[[Party], Awaitable[Link]]
+
+
+async def connect(party: Party) -> Link:
+    """A WebSocket to the helper. Raises Problem PEER_UNAVAILABLE."""
+    settings = party.settings
+    try:
+        socket = await websockets.connect(
+            f"{settings.peer_url}/v1/peer",
+            additional_headers={"authorization": f"Bearer {party.identity.credential('bob')}"},
+            ssl=party.tls if settings.peer_url.startswith("wss:") else None,
+            compression=None,
+            proxy=None,
+            max_size=MAX_MESSAGE,
+            # What bob sends is read at once, a round ahead at most: he never waits for alice, so neither deadlocks.
+            max_queue=None,
+            write_limit=MAX_MESSAGE,
+            open_timeout=_CONNECT_SECONDS,
+            close_timeout=0.5,
+            ping_interval=_PING_INTERVAL,
+            ping_timeout=settings.run_seconds,  # a helper that computes or waits for rows reads nothing meanwhile
+        )
+    except (OSError, TimeoutError, websockets.WebSocketException) as error:
+        raise Problem(ProblemType.PEER_UNAVAILABLE) from error
+    socket.transport.get_extra_info("socket").setsockopt(*http.SOCKET_BUFFER)
+    return ClientLink(socket)
 
 
 class Leader:
     """The leader's side of every session kind, and what clients and the owner ask for."""
 
-    def __init__(self, party: Party) -> None:
+    def __init__(self, party: Party, connect: Connect = connect) -> None:
         self._party = party
+        self._dial = connect
         self._requests = Requests(party.settings.result_seconds)
         self._idle: list[Lane] = []
         self._free = asyncio.Semaphore(party.settings.lanes)
@@ -84,53 +123,74 @@ class Leader:
 
     # Models
 
-    async def put_model(self, upload_id: str, plan: Plan, shares: dict[str, Array]) -> str:
+    async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
         """Mask the weights with bob, who must hold his half already; durable at both when this returns."""
-        party = self._party
+        party, upload_id = self._party, manifest.upload_id
         async with self._lane(_MASKING_RUNS * party.settings.run_seconds) as lane:
             await lane.send_json(FrameKind.MASK, {"upload": upload_id, "plan": plan.digest.hex()})
             await lane.expect(FrameKind.MASK)
             lane.in_run = True
-            session = masking(plan, 0, shares, await party.provider.upload_seed(upload_id, plan))
+            grant = await party.provider.upload_seed(upload_id, plan)
+            session = masking(plan, 0, shares, grant.seed)
             del shares
-            (weights,) = await lane.drive([session], party.online, inline_work=-1)
-            await lane.expect(FrameKind.STORED)
-            await party.away(party.store.put, upload_id, plan, weights)
+            transcript = Transcript(grant.check, bytes.fromhex(upload_id) + plan.digest)
+            (weights,) = await lane.drive([session], transcript, party.online, inline_work=-1)
+            # bob keeps nothing before he has compared, alice nothing before bob has it on his disk.
+            await lane.send(FrameKind.OPENED, transcript.of(0))
+            if not transcript.agrees(1, await lane.expect(FrameKind.STORED)):
+                raise Problem(ProblemType.OPENINGS_DIFFER)
+            await party.away(party.store.put, Model(manifest, plan, weights))
             lane.in_run = False
         self._wake.set()
         return "ready"
 
     # Predictions
 
-    async def predict(self, body: bytes) -> tuple[bytes, RunStats]:
+    async def predict(self, body: bytes, token: str | None) -> tuple[bytes, RunStats]:
         """A client's request to both sealed result shares."""
+        party = self._party
         request = Request.unpack(body)
-        model = self._party.store.get(request.binding.upload_id.hex())
-        request.check(model.plan, self._party.max_rows(model.plan))
+        model = party.store.get(request.binding.upload_id.hex())
+        grant = party.admission.admit(model, token)
+        request.check(model.plan, party.max_rows(model.plan))
         stats = RunStats()
-        return await self._requests.once(request.binding, lambda: self._attempt(model, request, stats)), stats
 
-    async def _attempt(self, model: Model, request: Request, stats: RunStats) -> bytes:
+        async def run() -> bytes:
+            await party.admission.spend(model, grant, request.rows)
+            try:
+                return await self._attempt(model, request, token or "", stats)
+            except BaseException:
+                await party.admission.refund(model, grant, request.rows)
+                raise
+
+        subject = grant.subject if grant else ANYBODY
+        with party.audit.event(
+            "prediction", subject=subject, model=model.manifest.name, upload=model.upload_id, rows=request.rows
+        ):
+            return await self._requests.once(request.binding, subject, run), stats
+
+    async def _attempt(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
         try:
-            return await self._run(model, request, stats)
+            return await self._run(model, request, token, stats)
         except Problem as problem:
             if problem.kind not in _START_AGAIN:
                 raise
             log().info("run again", problem=problem.kind.name, upload=model.upload_id)
             await self._check_leases()
-            return await self._run(model, request, stats)
+            return await self._run(model, request, token, stats)
 
-    async def _run(self, model: Model, request: Request, stats: RunStats) -> bytes:
+    async def _run(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
         plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
         async with self._lane() as lane:
             pool = await self._lease(lane, model)
             first, prepared = await self._take(lane, model, pool, rows)
             lane.in_run = True
-            await lane.send(FrameKind.START, pack_start(pool.lease_id, first, request))
+            start = pack_start(pool.lease_id, first, token, request)
+            await lane.send(FrameKind.START, start)
             await asyncio.sleep(0)  # lets it out
             # Both open their envelopes at the same time. A request that cannot be opened has burnt its rows.
             envelope, context = request.envelopes[0], binding.context("input", 0)
-            opened = await party.work(len(envelope), party.key.open, envelope, context)
+            opened = await party.work(len(envelope), party.identity.keyring.open, envelope, context)
             secret = Secret.unpack(opened, binding, rows, share_bytes(plan, 0, rows))
             check_recipients(plan, secret)
             dtype = fixed_point.ring_dtype(plan.ring_bits)
@@ -138,10 +198,16 @@ class Leader:
             rounds, sent = lane.rounds, lane.opening_bytes
             sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
-            outputs = await lane.drive(sessions, party.online)
+            transcript = Transcript(pool.check, start)
+            started = time.perf_counter()
+            outputs = await lane.drive(sessions, transcript, party.online)
+            stats.seconds = time.perf_counter() - started
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
             own = sealed_result(plan, 0, outputs, secret, binding)
-            theirs = bytes(await lane.expect(FrameKind.RESULT))
+            answer = memoryview(await lane.expect(FrameKind.RESULT))
+            said, theirs = answer[:TAG_BYTES], bytes(answer[TAG_BYTES:])
+            if not transcript.agrees(1, said, theirs):
+                raise Problem(ProblemType.OPENINGS_DIFFER)
             lane.in_run = False
         return pack_result(binding.request_id, (own, theirs))
 
@@ -193,27 +259,7 @@ class Leader:
                 await lane.close()
 
     async def _connect(self) -> Lane:
-        settings = self._party.settings
-        credential = settings.peer_credential.get_secret_value()
-        try:
-            socket = await websockets.connect(
-                f"{settings.peer_url}/v1/peer",
-                additional_headers={"authorization": f"Bearer {credential}"},
-                compression=None,
-                proxy=None,
-                max_size=MAX_MESSAGE,
-                # What bob sends is read at once, a round ahead at most: he never waits for alice, so neither deadlocks.
-                max_queue=None,
-                write_limit=MAX_MESSAGE,
-                open_timeout=_CONNECT_SECONDS,
-                close_timeout=0.5,
-                ping_interval=_PING_INTERVAL,
-                ping_timeout=settings.run_seconds,  # a helper that computes or waits for rows reads nothing meanwhile
-            )
-        except (OSError, TimeoutError, websockets.WebSocketException) as error:
-            raise Problem(ProblemType.PEER_UNAVAILABLE) from error
-        socket.transport.get_extra_info("socket").setsockopt(*http.SOCKET_BUFFER)
-        lane = Lane(ClientLink(socket))
+        lane = Lane(await self._dial(self._party))
         await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
         hello = await lane.expect_json(FrameKind.HELLO)
         boot = str(hello.get("boot"))
@@ -250,10 +296,9 @@ class Leader:
             except Exception as error:
                 log().error("not ready", where=where(error))
             self._wake.clear()
-            try:
-                await asyncio.wait_for(self._wake.wait(), _PING_SECONDS)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):  # wait_for would lose a cancellation that comes with the event
+                async with asyncio.timeout(_PING_SECONDS):
+                    await self._wake.wait()
 
     async def _check_leases(self) -> None:
         async with self._lane() as lane:

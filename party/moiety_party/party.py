@@ -1,27 +1,34 @@
-"""What both parties have: a sealing key, the model store, the provider, and a pool for each served model."""
+"""What both parties have: their secrets, the model store, the provider, and a pool for each served model."""
 
 import asyncio
+import hashlib
+import hmac
 import os
 import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import httpx
+
+from moiety_party.admission import Admission
 from moiety_party.bundles import prepare_bundle
 from moiety_party.masking import read_shares
 from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.settings import PartySettings
+from moiety_party.state import State
 from moiety_party.store import Model, ModelStore
+from moiety_shared.catalogue import Manifest
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
-from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import http
-from moiety_shared.wire import unpack_upload, upload_context
+from moiety_shared.service.audit import Audit
+from moiety_shared.service.identity import Identity
+from moiety_shared.wire import malformed, unpack_upload, upload_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,19 +45,27 @@ def _step_back() -> None:
 class Party:
     """Alice or bob, without the role's own part (leader.py, helper.py)."""
 
-    def __init__(self, settings: PartySettings) -> None:
+    def __init__(self, settings: PartySettings, identity: Identity, provider: httpx.AsyncClient | None = None) -> None:
+        """`provider` is the way to the crypto provider, by default the one that the settings name."""
         self.settings = settings
+        self.identity = identity
         self.boot = secrets.token_hex(8)
         folder = settings.private_dir()
-        self.key = _load_key(folder / "sealing.key")
-        self.store = ModelStore(folder)
+        self.store = ModelStore(folder, identity.storage_key)
+        self.state = State(folder / "state.sqlite")
+        self.admission = Admission(self.state)
+        self.audit = Audit(folder / "audit.jsonl")
         self.pools: dict[str, Pool] = {}
         self.bundle_bytes = 0  # received from the provider so far
         self.bundle_rows = 0
         self.online = ThreadPoolExecutor(settings.lanes, "online")
         self._offline = ThreadPoolExecutor(1, "offline", initializer=_step_back)
-        self._http = http.async_client(
-            settings.provider_url, credential=settings.provider_credential.get_secret_value(), timeout=30
+        self.tls = http.tls_context(identity.ca_file)
+        self._http = provider or http.async_client(
+            settings.provider_url,
+            credential=identity.credential("crypto_provider"),
+            timeout=30,
+            ca=identity.ca_file,
         )
         self.provider = Provider(self._http)
 
@@ -58,6 +73,8 @@ class Party:
         for pool in self.pools.values():
             await pool.close()
         await self._http.aclose()
+        self.state.close()
+        self.audit.close()
         self.online.shutdown(wait=False, cancel_futures=True)
         self._offline.shutdown(wait=False, cancel_futures=True)
 
@@ -72,15 +89,29 @@ class Party:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.online, lambda: function(*args, **kwargs))
 
-    async def read_upload(self, upload_id: str, body: bytes | bytearray) -> tuple[Plan, dict[str, Array]]:
-        """The plan and this party's weight shares. What was read is let go of before the next copy is made."""
+    async def read_upload(self, upload_id: str, body: bytes | bytearray) -> tuple[Manifest, Plan, dict[str, Array]]:
+        """The manifest, the plan and this party's weight shares, all of what the owner signed.
+
+        What was read is let go of before the next copy is made.
+        """
         if upload_id in self.store:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
-        plan, envelope = unpack_upload(body)
+        manifest, plan, envelope = unpack_upload(body)
+        if manifest.upload_id != upload_id or manifest.party != self.settings.party:
+            raise malformed("the manifest is of another upload, or for the other party")
         context = upload_context(plan, bytes.fromhex(upload_id), self.settings.party)
-        raw = await self.work(len(envelope), self.key.open, envelope, context)
+        raw = await self.work(len(envelope), self.identity.keyring.open, envelope, context)
         del body, envelope
-        return plan, await self.away(read_shares, plan, raw)
+        digest = await self.work(len(raw), lambda: hashlib.sha256(raw).hexdigest())
+        if not hmac.compare_digest(digest, manifest.share_digest):
+            raise malformed("the weights are not those of the manifest")
+        return manifest, plan, await self.away(read_shares, plan, raw)
+
+    async def delete_model(self, upload_id: str) -> None:
+        """Wipe a model, its randomness, and what the provider keeps of it. May be repeated."""
+        await self.drop_pool(upload_id)
+        await self.away(self.store.delete, upload_id)
+        await self.provider.forget_upload(upload_id)
 
     def max_rows(self, plan: Plan) -> int:
         """Inputs of one request: all of its rows are in memory."""
@@ -112,6 +143,7 @@ class Party:
 
         pool = Pool(
             grant.lease_id,
+            grant.check,
             grant.rows,
             make,
             target=self._pool_rows(model.plan),
@@ -131,10 +163,3 @@ class Party:
         if upload_id not in self.pools:
             raise Problem(ProblemType.RANDOMNESS_EXHAUSTED, "no lease yet")
         return self.pools[upload_id]
-
-
-def _load_key(path: Path) -> PrivateKey:
-    if not path.exists():
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(PrivateKey.generate().raw)
-    return PrivateKey(path.read_bytes())

@@ -40,9 +40,18 @@ class Pool:
     """
 
     def __init__(
-        self, lease_id: str, bundle_rows: int, make: Make, *, target: int, spread: int, claim_seconds: float
+        self,
+        lease_id: str,
+        check: bytes,
+        bundle_rows: int,
+        make: Make,
+        *,
+        target: int,
+        spread: int,
+        claim_seconds: float,
     ) -> None:
         self.lease_id = lease_id
+        self.check = check  # the key of the lease's transcripts
         self.bundle_rows = bundle_rows
         self.lost = False  # the provider forgot the lease: what is left can be used, no more will come
         self.gaps: list[int] = []  # bundles that were issued but did not arrive
@@ -222,14 +231,17 @@ class Pool:
     async def _add_bundle(self) -> None:
         number = self._made
         prepared: PreparedRows | None = None
-        gone = False  # issued before, or on an attempt that broke off: it will never come again
+        gone = False  # issued before, on an attempt that broke off or came changed: it will never come again
+        pause = False
         try:
             prepared = await self._make(number)
         except Problem as problem:
             self.lost = problem.kind is ProblemType.UNKNOWN_LEASE
-            gone = problem.kind is ProblemType.ALREADY_ISSUED
+            gone = problem.kind in (ProblemType.ALREADY_ISSUED, ProblemType.MALFORMED)
+            pause = problem.kind is not ProblemType.ALREADY_ISSUED and not self.lost
             log().warning("bundle failed", lease=self.lease_id, bundle=number, problem=problem.kind.name)
         except Exception as error:
+            pause = True
             log().error("bundle failed", lease=self.lease_id, bundle=number, where=where(error))
         async with self._changed:
             if prepared is not None:
@@ -240,5 +252,5 @@ class Pool:
             self._failing = self._made == number
             self._pass_gaps()
             self._changed.notify_all()
-        if prepared is None and not gone and not self.lost:
+        if pause:
             await asyncio.sleep(_RETRY_SECONDS)

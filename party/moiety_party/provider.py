@@ -1,11 +1,13 @@
 """A party's view of the crypto provider."""
 
 import base64
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
 
+from moiety_shared.integrity import TAG_BYTES, bundle_tag, is_seed_of
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
@@ -14,14 +16,23 @@ _BUNDLE_TIMEOUT = httpx.Timeout(30, read=300)
 """Seconds; between two reads the provider may deal a large layer."""
 
 
+@dataclass(frozen=True, repr=False)
+class UploadGrant:
+    """One side of an upload: this party's seed for the weights' masks, and the key of the masking's transcript."""
+
+    seed: bytes
+    check: bytes
+
+
 @dataclass(frozen=True)
 class LeaseGrant:
-    """One side of a lease: this party's seed for all bundles of it."""
+    """One side of a lease: this party's seed for all bundles of it, and the key of its runs' transcripts."""
 
     lease_id: str
     upload_id: str
     rows: int
     seed: bytes
+    check: bytes
 
     def __repr__(self) -> str:
         return f"LeaseGrant({self.lease_id})"
@@ -33,32 +44,45 @@ class Provider:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
-    async def upload_seed(self, upload_id: str, plan: Plan) -> bytes:
+    async def upload_seed(self, upload_id: str, plan: Plan) -> UploadGrant:
         body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
-        return base64.b64decode((await self._post("/v1/uploads", body))["seed"])
+        with _unchanged():
+            seed, check = self._seeds(await self._post("/v1/uploads", body), upload_id, plan.digest.hex())
+        return UploadGrant(seed, check)
+
+    async def forget_upload(self, upload_id: str) -> None:
+        """The provider wipes the upload's seeds; nothing can be dealt for it any more."""
+        try:
+            http.check(await self._client.delete(f"/v1/uploads/{upload_id}"))
+        except httpx.HTTPError as error:
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
     async def open_lease(self, upload_id: str, rows: int) -> LeaseGrant:
-        return self._grant(await self._post("/v1/leases", {"upload_id": upload_id, "rows": rows}))
+        grant = self._grant(await self._post("/v1/leases", {"upload_id": upload_id, "rows": rows}))
+        if grant.upload_id != upload_id:
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "it opened a lease for another model")
+        return grant
 
     async def join_lease(self, lease_id: str) -> LeaseGrant:
         return self._grant(await self._post(f"/v1/leases/{lease_id}/join", {}))
 
-    async def bundle(self, lease_id: str, number: int, sizes: Sequence[int]) -> AsyncGenerator[bytearray, None]:
+    async def bundle(self, grant: LeaseGrant, number: int, sizes: Sequence[int]) -> AsyncGenerator[bytearray, None]:
         """The bundle in parts of `sizes` bytes, each as soon as it is here. It can be asked for once.
 
-        Raises a Problem unless it is exactly that long; the announced length is checked before the body is read.
+        Raises a Problem unless it is exactly that long, and at its end unless it is what was dealt: nothing of it may
+        be used before. The announced length is checked before the body is read.
         """
-        url = f"/v1/leases/{lease_id}/bundles/{number}"
+        url, tag = f"/v1/leases/{grant.lease_id}/bundles/{number}", bundle_tag(grant.seed, grant.lease_id, number)
         try:
             async with self._client.stream("POST", url, timeout=_BUNDLE_TIMEOUT) as response:
                 if not response.is_success:
                     await response.aread()
                     http.check(response)
-                if response.headers.get("content-length") != str(sum(sizes)):
+                if response.headers.get("content-length") != str(sum(sizes) + TAG_BYTES):
                     raise Problem(ProblemType.MALFORMED, "a bundle has another length than its plan says")
                 chunks = response.aiter_raw()
                 rest = memoryview(b"")
-                for size in sizes:
+                for index, size in enumerate((*sizes, TAG_BYTES)):
                     part, at = bytearray(size), 0
                     while at < size:
                         if not rest:
@@ -69,7 +93,11 @@ class Provider:
                         taken = min(len(rest), size - at)
                         part[at : at + taken] = rest[:taken]
                         rest, at = rest[taken:], at + taken
-                    yield part
+                    if index < len(sizes):
+                        tag.add(part)
+                        yield part
+                    elif not tag.verify(part):
+                        raise Problem(ProblemType.MALFORMED, "a bundle was changed on its way")
                 more: bytes = await anext(chunks, b"")
                 if rest or more:
                     raise Problem(ProblemType.MALFORMED, "a bundle is longer than its plan says")
@@ -81,11 +109,28 @@ class Provider:
             response = await self._client.post(path, json=body)
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
-        answer: dict[str, str] = http.check(response).json()
+        with _unchanged():
+            answer: dict[str, str] = http.check(response).json()
         return answer
 
+    def _grant(self, answer: dict[str, str]) -> LeaseGrant:
+        with _unchanged():
+            lease_id, upload_id, rows = answer["lease_id"], answer["upload_id"], int(answer["rows"])
+            return LeaseGrant(lease_id, upload_id, rows, *self._seeds(answer, lease_id, upload_id, str(rows)))
+
     @staticmethod
-    def _grant(answer: dict[str, str]) -> LeaseGrant:
-        return LeaseGrant(
-            answer["lease_id"], answer["upload_id"], int(answer["rows"]), base64.b64decode(answer["seed"])
-        )
+    def _seeds(answer: dict[str, str], *what: str) -> tuple[bytes, bytes]:
+        """Seed and check key. Raises ValueError unless they were dealt for that."""
+        seed, check, tag = (base64.b64decode(answer[name], validate=True) for name in ("seed", "check", "tag"))
+        if not is_seed_of(tag, seed, check, *what):
+            raise ValueError("a seed was changed on its way, or dealt for something else")
+        return seed, check
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    """What the provider never said is as good as nothing said."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "its answer was changed on the way") from error

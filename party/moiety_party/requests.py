@@ -1,4 +1,4 @@
-"""Requests happen once: the same id and digest get the stored sealed result, the same id with other content a 409."""
+"""Requests happen once: the same id and digest get the stored sealed result; other content, other clients a 409."""
 
 import asyncio
 import time
@@ -14,6 +14,7 @@ _MAX_KEPT_BYTES = 1 << 25
 
 @dataclass
 class _Entry:
+    subject: str
     digest: bytes
     result: "asyncio.Future[bytes]"
     expires: float
@@ -27,16 +28,18 @@ class Requests:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._kept = 0  # bytes of finished results
 
-    async def once(self, binding: Binding, run: Callable[[], Awaitable[bytes]]) -> bytes:
-        """`run()`, or its result from before. A request that failed may be tried again."""
+    async def once(self, binding: Binding, subject: str, run: Callable[[], Awaitable[bytes]]) -> bytes:
+        """`run()`, or its result from before, for whoever asked first. A request that failed may be tried again."""
         self._forget_old()
         entry = self._entries.get(binding.request_id)
         if entry is not None:
-            if entry.digest != binding.request_digest:
+            if (entry.subject, entry.digest) != (subject, binding.request_digest):
                 raise Problem(ProblemType.REQUEST_CONFLICT)
             return await asyncio.shield(entry.result)
         result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._entries[binding.request_id] = _Entry(binding.request_digest, result, time.monotonic() + self._seconds)
+        self._entries[binding.request_id] = _Entry(
+            subject, binding.request_digest, result, time.monotonic() + self._seconds
+        )
         try:
             answer = await run()
             result.set_result(answer)

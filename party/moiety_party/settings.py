@@ -1,23 +1,20 @@
 """Settings of a computing party: `MOIETY_PARTY_*`."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from moiety_shared.service.settings import ServiceSettings
+from moiety_shared.service.settings import RoleSettings
 
 
-class PartySettings(ServiceSettings):
+class PartySettings(RoleSettings):
     model_config = SettingsConfigDict(env_prefix="MOIETY_PARTY_", frozen=True, extra="ignore")
 
     role: Literal["alice", "bob"] = Field("alice", description="alice leads and faces the clients; bob helps.")
     port: int = Field(7701, ge=0, le=65535, description="Port to listen on.")
-    provider_url: str = Field("http://127.0.0.1:7703", description="Where the crypto provider is.")
-    provider_credential: SecretStr = Field(SecretStr(""), description="What this party presents to the provider.")
-    peer_url: str = Field("ws://127.0.0.1:7702", description="alice: where bob is (ws:// or wss://).")
-    peer_credential: SecretStr = Field(SecretStr(""), description="alice presents it to bob, bob expects it. Required.")
-    owner_credential: SecretStr = Field(SecretStr(""), description="What the model owner presents to upload. Required.")
+    provider_url: str = Field("https://127.0.0.1:7703", description="Where the crypto provider is (https://).")
+    peer_url: str = Field("wss://127.0.0.1:7702", description="alice: where bob is (wss://).")
     pool_rows: int = Field(
         2048,
         ge=1,
@@ -40,6 +37,13 @@ class PartySettings(ServiceSettings):
     result_seconds: float = Field(
         600.0, gt=0, description="alice: how long a sealed result is kept for a repeated request."
     )
+
+    @model_validator(mode="after")
+    def _encrypted_links(self) -> Self:
+        self.check_link("the provider's URL", self.provider_url)
+        if self.role == "alice":
+            self.check_link("the peer's URL", self.peer_url)
+        return self
 
     @property
     def party(self) -> int:

@@ -1,4 +1,4 @@
-"""`moiety server`, `moiety train`, `moiety publish`."""
+"""`moiety server | train | publish | inspect | count`; what is done with published versions is in owner_cli.py."""
 
 import json
 import sys
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from moiety_server import owner_cli
 
 if TYPE_CHECKING:
     from moiety_server.compile import Reveal as RevealKind
@@ -17,17 +19,22 @@ def register(app: typer.Typer) -> None:
     app.command("publish", rich_help_panel="Model owner")(publish)
     app.command("count", rich_help_panel="Model owner")(count)
     app.command("inspect", rich_help_panel="Model owner")(inspect)
+    owner_cli.register(app)
 
 
 def server() -> None:
     """Run the model owner's catalogue. Settings: MOIETY_SERVER_* (see docs/settings.md)."""
     from moiety_server.catalogue import build
     from moiety_server.settings import ServerSettings
-    from moiety_shared.service import app, logs
+    from moiety_shared.service import logs, serving
+    from moiety_shared.service.identity import Identity
+    from moiety_shared.service.starting import refusing
 
-    settings = ServerSettings()
-    logs.configure("server", settings.log_format)
-    app.serve(build(settings), settings)
+    with refusing():
+        settings = ServerSettings()
+        identity = Identity.load(settings.keys_dir / "server", "server")
+        logs.configure("server", settings.log_format)
+        serving.serve(build(settings), settings, tls=settings.tls(identity))
 
 
 def train(
@@ -90,6 +97,10 @@ def publish(
     ring: RingBits = None,
     headroom: Headroom = 4.0,
     name: Annotated[str, typer.Option(help="What clients call the model. Default: its own name.")] = "",
+    open_to_all: Annotated[bool, typer.Option("--open", help="Serve everybody, without tokens and quotas.")] = False,
+    activate: Annotated[
+        bool, typer.Option(help="Let clients have this version at once; or later, with `moiety activate`.")
+    ] = True,
 ) -> None:
     """Compile a model, share its weights between alice and bob, and publish its signed catalogue entry.
 
@@ -97,9 +108,7 @@ def publish(
     """
     from moiety_server import sources
     from moiety_server.ir import NotServable
-    from moiety_server.publish import Publisher
-    from moiety_server.settings import ServerSettings
-    from moiety_shared.problems import Problem
+    from moiety_server.publish import publish as put
 
     def say(step: str) -> None:
         print(step, file=sys.stderr)
@@ -114,19 +123,20 @@ def publish(
             f"ring of {compiled.plan.ring_bits} bits; expected error of an output {compiled.error:.2g}, "
             f"{compiled.error / max(compiled.spread, 1e-12):.2%} of their spread"
         )
-        signed = Publisher(ServerSettings()).publish(
-            name or source.name,
-            compiled,
-            preprocessing=source.preprocessing,
-            classes=source.classes,
-            description=source.description,
-            progress=say,
-        )
+        with owner_cli.owner() as owner:
+            signed = put(
+                owner,
+                name or source.name,
+                compiled,
+                preprocessing=source.preprocessing,
+                classes=source.classes,
+                description=source.description,
+                access="open" if open_to_all else "token",
+                activate=activate,
+                progress=say,
+            )
     except NotServable as error:
         print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
-    except Problem as problem:
-        print(f"{problem}\n{problem.kind.hint}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{signed.entry.name} {signed.entry.version} {signed.owner_key}")
 
@@ -136,18 +146,16 @@ def count(
     files: Annotated[list[Path], typer.Argument(help="What clients handed on: Evaluation.for_owner, a file each.")],
 ) -> None:
     """How many labels were right in private evaluations whose number only the owner may read."""
-    from moiety_server.catalogue import Catalogue
-    from moiety_server.publish import open_count, sealing_key
-    from moiety_server.settings import ServerSettings
-    from moiety_shared.problems import Problem
+    from moiety_server.publish import open_count
 
-    folder = ServerSettings().private_dir()
-    try:
-        bits = Catalogue(folder).get(model).entry.plan.ring_bits
-        print(sum(open_count(sealing_key(folder), path.read_bytes(), bits) for path in files))
-    except (Problem, OSError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
+    with owner_cli.owner() as owner:
+        bits = owner.catalogue.get(model).entry.plan.ring_bits
+        try:
+            tokens = [path.read_bytes() for path in files]
+        except OSError as error:
+            print(error, file=sys.stderr)
+            raise typer.Exit(1) from None
+        print(sum(open_count(owner.identity.keyring, token, bits) for token in tokens))
 
 
 def inspect(

@@ -37,10 +37,13 @@ class Compiled:
 
     `error` is the largest difference of an output from float inference on the calibration data, in real units, `spread`
     the outputs' standard deviation there, `agreement` the share of inputs with the same largest output. `origins` names
-    the user's layer for each layer of the plan; `measured` the layers whose range rests on calibration data.
+    the user's layer for each layer of the plan; `measured` the layers whose range rests on calibration data. `logits`
+    is the plan up to the model's outputs, whatever of them is revealed, and `graph` the float model.
     """
 
     plan: Plan
+    logits: Plan
+    graph: ir.Graph = field(repr=False)
     weights: Mapping[str, Array] = field(repr=False)
     error: float
     spread: float
@@ -69,7 +72,7 @@ def compile_model(
     Raises NotServable, before anything is shared, for what cannot be served exactly.
     """
     graph = model if isinstance(model, ir.Graph) else trace(model, calibration[:2])
-    analysis, exact = ranges.analyse(graph, calibration, low=low, high=high), _outputs(graph, calibration)
+    analysis, exact = ranges.analyse(graph, calibration, low=low, high=high), run_float(graph, calibration)
     last: Compiled | NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")
     for bits, affordable, tolerated in _ATTEMPTS:
         if ring_bits not in (None, bits):
@@ -108,6 +111,8 @@ def _compile(
     flat = exact.reshape(len(exact), -1)
     return Compiled(
         plan,
+        logits,
+        graph,
         dict(emitter.weights),
         error=float(np.abs(exact - got).max()),
         spread=float(exact.std()),
@@ -129,8 +134,9 @@ def _run(plan: Plan, weights: Mapping[str, Array], x: Array) -> Array:
 
 
 @torch.inference_mode()
-def _outputs(graph: ir.Graph, calibration: Tensor) -> Array:
-    parts = [graph.run(part)[graph.output] for part in torch.split(calibration, ranges.rows_at_once(graph))]
+def run_float(graph: ir.Graph, inputs: Tensor) -> Array:
+    """The float model's outputs on real inputs (n, ...)."""
+    parts = [graph.run(part)[graph.output] for part in torch.split(inputs, ranges.rows_at_once(graph))]
     return torch.cat(parts).double().numpy()
 
 

@@ -1,21 +1,27 @@
 """Settings of the model owner: `MOIETY_SERVER_*`."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from moiety_shared.service.settings import ServiceSettings
+from moiety_shared.service.settings import RoleSettings
 
 
-class ServerSettings(ServiceSettings):
+class ServerSettings(RoleSettings):
     model_config = SettingsConfigDict(env_prefix="MOIETY_SERVER_", frozen=True, extra="ignore")
 
     port: int = Field(7700, ge=0, le=65535, description="Port to listen on.")
-    alice_url: str = Field("http://127.0.0.1:7701", description="Where alice is; clients are told the same.")
-    bob_url: str = Field("http://127.0.0.1:7702", description="Where bob is.")
-    alice_credential: SecretStr = Field(SecretStr(""), description="What the owner presents to alice.")
-    bob_credential: SecretStr = Field(SecretStr(""), description="What the owner presents to bob.")
+    alice_url: str = Field("https://127.0.0.1:7701", description="Where alice is; clients are told the same.")
+    bob_url: str = Field("https://127.0.0.1:7702", description="Where bob is.")
+    url: str = Field("https://127.0.0.1:7700", description="Where clients reach the catalogue: goes into access files.")
     mnist_dir: Path = Field(
         Path("data"), description="Folder with MNIST/raw, as torchvision lays it out; filled if it is empty."
     )
+
+    @model_validator(mode="after")
+    def _encrypted_links(self) -> Self:
+        self.check_link("alice's URL", self.alice_url)
+        self.check_link("bob's URL", self.bob_url)
+        return self

@@ -1,17 +1,22 @@
-"""The catalogue entry: all that a client must know of a model, signed by its owner (Ed25519)."""
+"""What the model owner signs (Ed25519): the catalogue entry, all that a client must know of a model; and the manifest
+of an upload, which tells each party what it got and whom to serve."""
 
-import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, field_validator
 
+from moiety_shared import signing
+from moiety_shared.canary import MOST, Canary
 from moiety_shared.layers import Name, Public
-from moiety_shared.plan import Plan, canonical_json
+from moiety_shared.plan import Plan
 from moiety_shared.sealing import PublicKey
+from moiety_shared.signing import key_text
 
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Access = Literal["token", "open"]
+"""Who may ask: holders of the owner's tokens, or everybody."""
 
 
 class Preprocessing(Public):
@@ -49,10 +54,8 @@ class Entry(Public):
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] = ()
     description: str = ""
-
-
-class BadSignature(ValueError):
-    """An entry that the owner did not sign."""
+    access: Access = "token"
+    canaries: tuple[Canary, ...] = Field((), max_length=MOST, description="inputs whose answers are known")
 
 
 class SignedEntry(Public):
@@ -64,35 +67,41 @@ class SignedEntry(Public):
 
     def verify(self, owner_key: str) -> Entry:
         """The entry, if `owner_key` signed it. Raises BadSignature otherwise."""
-        try:
-            key = Ed25519PublicKey.from_public_bytes(_unbase64(owner_key))
-            key.verify(_unbase64(self.signature), _signed(self.entry))
-        except (InvalidSignature, ValueError) as error:
-            raise BadSignature("the catalogue entry is not signed by the owner's key") from error
+        signing.verify("catalogue entry", self.entry, self.signature, owner_key)
         return self.entry
 
 
 def sign(entry: Entry, key: Ed25519PrivateKey) -> SignedEntry:
     return SignedEntry(
-        entry=entry,
-        owner_key=public_text(key),
-        signature=_base64(key.sign(_signed(entry))),
+        entry=entry, owner_key=key_text(key.public_key()), signature=signing.sign("catalogue entry", entry, key)
     )
 
 
-def public_text(key: Ed25519PrivateKey) -> str:
-    """The public half, as clients pin it: base64url."""
-    return _base64(key.public_key().public_bytes_raw())
+class Manifest(Public):
+    """What one party's upload is: which version of which model, the digests of what comes with it, and the owner whose
+    tokens let clients in."""
+
+    upload_id: Hex16
+    name: Name
+    version: int = Field(ge=1)
+    party: Literal[0, 1]
+    plan_digest: Hex32
+    share_digest: Hex32 = Field(description="SHA-256 of this party's safetensors")
+    access: Access = "token"
+    owner_key: str = Field(description="Ed25519 public key, base64url: pinned with this upload")
 
 
-def _signed(entry: Entry) -> bytes:
-    members: dict[str, Any] = entry.model_dump(mode="json")
-    return b"moiety/v1 catalogue entry\0" + canonical_json(members)
+class SignedManifest(Public):
+    """A manifest under its own owner's signature."""
+
+    manifest: Manifest
+    signature: str
+
+    def verify(self) -> Manifest:
+        """Raises BadSignature unless the owner named in it signed it."""
+        signing.verify("upload", self.manifest, self.signature, self.manifest.owner_key)
+        return self.manifest
 
 
-def _base64(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode()
-
-
-def _unbase64(text: str) -> bytes:
-    return base64.b64decode(text, altchars=b"-_", validate=True)
+def sign_manifest(manifest: Manifest, key: Ed25519PrivateKey) -> SignedManifest:
+    return SignedManifest(manifest=manifest, signature=signing.sign("upload", manifest, key))

@@ -52,6 +52,15 @@ def split(elements: RingArray, stream: Stream, out: RingArray) -> None:
     np.subtract(elements, out, out=out)
 
 
+def finish(final: str, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What a model does last ("none", "softmax", "log_softmax"), over the first axis of each output (n, ...)."""
+    if final == "none":
+        return logits
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logarithms if final == "log_softmax" else np.exp(logarithms)
+
+
 def join(one: RingArray, other: RingArray) -> RingArray:
     """The ring element of two additive shares."""
     joined: RingArray = one + other

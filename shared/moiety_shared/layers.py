@@ -13,12 +13,13 @@ from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Size = Annotated[int, Field(gt=0, le=2**31)]
 Count = Annotated[int, Field(ge=0, le=2**16)]
-Shape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
+Shape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=8), FailFast()]
+"""FailFast here and elsewhere: a list of a million wrong numbers is one error, not a million."""
 Image = tuple[Size, Size, Size]
 """Channels, height, width."""
 Pair = tuple[Size, Size]

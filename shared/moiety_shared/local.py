@@ -9,12 +9,17 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import FailFast, Field, model_validator
 
 from moiety_shared.layers import Count, Image, Layer, Name, Pads, Pair, Shape, Unary, Wire
 
 Array = npt.NDArray[Any]
 Axis = Annotated[int, Field(ge=0, lt=8)]
+Axes = Annotated[tuple[Axis, ...], Field(max_length=8), FailFast()]
+Counts = Annotated[tuple[Count, ...], Field(max_length=8), FailFast()]
+Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=256), FailFast()]
+Shapes = Annotated[tuple[Shape, ...], Field(min_length=1, max_length=256), FailFast()]
+Factor = Annotated[int, Field(ge=-(2**62), le=2**62)]
 
 
 class Local(Layer):
@@ -46,7 +51,7 @@ class Permute(Local, Unary):
     """`order` of the axes, as numpy's transpose."""
 
     op: Literal["permute"] = "permute"
-    order: tuple[Axis, ...]
+    order: Axes
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -91,8 +96,8 @@ class Pad(Local, Unary):
     """Zeros before and after each axis."""
 
     op: Literal["pad"] = "pad"
-    before: tuple[Count, ...]
-    after: tuple[Count, ...]
+    before: Counts
+    after: Counts
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -127,7 +132,7 @@ class Sum(Local, Unary):
     """Sum over some axes, which are dropped; a single 1 remains if none is left."""
 
     op: Literal["sum"] = "sum"
-    axes: tuple[Axis, ...]
+    axes: Axes
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -170,8 +175,8 @@ class Concat(Local):
     """Along one axis."""
 
     op: Literal["concat"] = "concat"
-    inputs: tuple[Name, ...] = Field(min_length=1, max_length=256)
-    shapes: tuple[Shape, ...]
+    inputs: Names
+    shapes: Shapes
     axis: Axis
 
     @model_validator(mode="after")
@@ -202,9 +207,9 @@ class Combine(Local):
     """The sum of wires times public whole factors, broadcast as numpy does."""
 
     op: Literal["combine"] = "combine"
-    inputs: tuple[Name, ...] = Field(min_length=1, max_length=256)
-    shapes: tuple[Shape, ...]
-    factors: tuple[Annotated[int, Field(ge=-(2**62), le=2**62)], ...]
+    inputs: Names
+    shapes: Shapes
+    factors: Annotated[tuple[Factor, ...], Field(max_length=256), FailFast()]
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -4,12 +4,13 @@ import math
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import FailFast, Field, model_validator
 
 from moiety_shared.layers import Correction, Image, Pads, Pair, Unary, Wire, packed, ring_bytes, ring_dtype
 
 Shift = Annotated[int, Field(ge=0, le=62)]
 Bits = Annotated[int, Field(ge=2, le=64)]
+Values = Annotated[tuple[int, ...], Field(max_length=1024), FailFast()]
 
 MAX_DIGITS = 4  # more, and the looked-up bits of a comparison would not fit one byte
 
@@ -107,7 +108,7 @@ class ReLU(Comparison):
     """
 
     op: Literal["relu"] = "relu"
-    hinges: tuple[int, ...] = Field((0,), min_length=1, max_length=8)
+    hinges: Annotated[tuple[int, ...], FailFast()] = Field((0,), min_length=1, max_length=8)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -146,7 +147,7 @@ class MaxPool(Comparison):
             self.shape[1:], self.kernel, self.stride, self.padding, self.dilation, self.output_size, strict=True
         ):
             starts = (place * s - p for place in (0, o - 1))  # the windows at both ends reach farthest out
-            if 2 * p > k or not all(any(0 <= start + tap * d < n for tap in range(k)) for start in starts):
+            if 2 * p > k or not all(_touches(start, k, d, n) for start in starts):
                 raise ValueError("a window of the pool lies outside of its input")
         if self.kernel == (1, 1):
             raise ValueError("a pool of one place has nothing to compare: take a slice")
@@ -191,6 +192,12 @@ class MaxPool(Comparison):
             for count, signs in zip(values, self.levels, strict=True)
             for sent in (rows * count * word, rows * signs, packed(rows * signs))
         )
+
+
+def _touches(start: int, taps: int, step: int, size: int) -> bool:
+    """Whether a window's taps start, start + step, ... have one among 0 .. size - 1. Kernels may be of any size."""
+    first = max(-(start // step), 0)
+    return first < taps and start + first * step < size
 
 
 class TopK(Comparison):
@@ -241,7 +248,7 @@ class Table(Opened):
 
     op: Literal["table"] = "table"
     opened_bits: Annotated[int, Field(ge=2, le=10)]
-    values: tuple[tuple[int, ...], ...] = Field(min_length=1, max_length=4)
+    values: tuple[Values, ...] = Field(min_length=1, max_length=4)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

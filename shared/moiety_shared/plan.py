@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import FailFast, Field, model_validator
 
 from moiety_shared.layers import (
     MAX_ELEMENTS,
@@ -30,6 +30,7 @@ from moiety_shared.layers import (
 )
 from moiety_shared.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
 from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
+from moiety_shared.sealing import PublicKey
 
 LABELS = "labels"  # the wire of the client's one-hot labels in a private evaluation
 _SLICE_VALUES = 1 << 17
@@ -110,6 +111,8 @@ class Output(Public):
     def _check(self) -> Self:
         if self.owner_key is not None and self.kind != "count":
             raise ValueError("an owner reads nothing but counts")
+        if self.owner_key is not None:
+            PublicKey.from_text(self.owner_key)
         return self
 
     @property
@@ -123,7 +126,7 @@ class Plan(Public):
     format: Literal[2] = 2
     ring_bits: Literal[32, 64]
     input: Input
-    layers: tuple[AnyLayer, ...] = Field(min_length=1, max_length=10_000)
+    layers: Annotated[tuple[AnyLayer, ...], FailFast()] = Field(min_length=1, max_length=10_000)
     output: Output
 
     @model_validator(mode="after")
@@ -160,6 +163,8 @@ class Plan(Public):
                 raise ValueError(f"layer {layer.name!r} {error}") from None
             if math.prod(layer.output_shape) > MAX_ELEMENTS or min(layer.output_shape) < 1:
                 raise ValueError(f"layer {layer.name!r} has no size that could be computed")
+            if any(math.prod(shape) > MAX_ELEMENTS for shape in layer.weights().values()):
+                raise ValueError(f"layer {layer.name!r} has more weights than could be kept")
         return wires
 
     @cached_property

@@ -32,17 +32,29 @@ class ProblemType(Enum):
         "The envelope cannot be opened here",
         "It was sealed for another party, model or request, or was changed on the way. Read the catalogue again.",
     )
+    KEY_RETIRED = (
+        "key-retired",
+        400,
+        "The envelope was sealed to a key that is not accepted any more",
+        "Read the model's catalogue entry again: it names the current keys.",
+    )
     UNAUTHORIZED = (
         "unauthorized",
         401,
-        "The credential is missing or not known",
-        "Set the credential of this link in both roles' settings.",
+        "The credential or token is missing, not known, or has expired",
+        "Clients: ask the model owner for a new token. Operators: each link has a credential of its own.",
     )
     FORBIDDEN = (
         "forbidden",
         403,
-        "This role may not do that",
-        "Each link has a credential of its own; check which one is used.",
+        "The credential or token does not allow that",
+        "Clients: ask the model owner what your token is for. Operators: check which link's credential is used.",
+    )
+    QUOTA_EXCEEDED = (
+        "quota-exceeded",
+        429,
+        "The token's quota is used up",
+        "Wait for the time that Retry-After says, or ask the model owner for a larger quota.",
     )
     NOT_FOUND = ("not-found", 404, "There is nothing at this address", "Check the path.")
     METHOD_NOT_ALLOWED = ("method-not-allowed", 405, "This address does not take that method", "See /docs.")
@@ -94,6 +106,18 @@ class ProblemType(Enum):
         "The body is larger than this address takes",
         "Send fewer inputs at a time; the catalogue entry says how many.",
     )
+    REQUEST_TIMEOUT = (
+        "request-timeout",
+        408,
+        "The request took too long to arrive",
+        "Send it again over a quicker link; the connection was closed.",
+    )
+    HEADERS_TOO_LARGE = (
+        "headers-too-large",
+        431,
+        "The request's headers are too long or too many",
+        "Send fewer of them; a proxy may have added some.",
+    )
     LENGTH_REQUIRED = (
         "length-required",
         411,
@@ -106,11 +130,48 @@ class ProblemType(Enum):
         "Compressed bodies are not taken",
         "Send the body without Content-Encoding: sealed data does not compress.",
     )
+    WRONG_HOST = (
+        "wrong-host",
+        421,
+        "The sidecar is not known under that name",
+        "Ask it as localhost, or list the name in MOIETY_CLIENT_HOSTS.",
+    )
+    CROSS_ORIGIN = (
+        "cross-origin",
+        403,
+        "Pages of other sites may not use the sidecar",
+        "Ask from its own page, or from a program that sends no Origin.",
+    )
+    UNTRUSTED = (
+        "untrusted",
+        502,
+        "The catalogue entry or the answer cannot be trusted",
+        "Ask the model owner for their key, and who changed the catalogue or the answer.",
+    )
+    CATALOGUE_UNAVAILABLE = (
+        "catalogue-unavailable",
+        503,
+        "The model owner's catalogue cannot be reached",
+        "Start the model owner's server, or ask its owner for a new access file.",
+    )
+    PARTY_UNAVAILABLE = (
+        "party-unavailable",
+        503,
+        "The computing parties cannot be reached",
+        "Try again shortly; if it stays so, ask the model owner whether alice and bob are running.",
+    )
     PEER_UNAVAILABLE = (
         "peer-unavailable",
         503,
         "The other party cannot be reached or broke off",
         "The randomness of this run was thrown away. Try again shortly.",
+    )
+    OPENINGS_DIFFER = (
+        "openings-differ",
+        503,
+        "The parties did not open the same values",
+        "Nothing was given out, and the randomness was thrown away. Try again; if it comes again, something changes "
+        "what travels between alice and bob.",
     )
     PROVIDER_UNAVAILABLE = (
         "provider-unavailable",
@@ -144,9 +205,14 @@ class ProblemType(Enum):
         return next((kind for kind in cls if kind.urn == urn), cls.INTERNAL)
 
 
+_LONGEST_WAIT = 10**9
 # Problems that are gone by themselves after a moment: they carry Retry-After.
 RETRY_AFTER_SECONDS = {
+    ProblemType.ROW_USED: 1,
+    ProblemType.CATALOGUE_UNAVAILABLE: 2,
+    ProblemType.PARTY_UNAVAILABLE: 2,
     ProblemType.PEER_UNAVAILABLE: 2,
+    ProblemType.OPENINGS_DIFFER: 1,
     ProblemType.PROVIDER_UNAVAILABLE: 2,
     ProblemType.RANDOMNESS_EXHAUSTED: 1,
     ProblemType.OVERLOADED: 1,
@@ -156,15 +222,16 @@ RETRY_AFTER_SECONDS = {
 class Problem(Exception):
     """One of the registered errors, with a detail that holds no secret."""
 
-    def __init__(self, kind: ProblemType, detail: str = "") -> None:
+    def __init__(self, kind: ProblemType, detail: str = "", *, retry_after: int | None = None) -> None:
         super().__init__(f"{kind.title}: {detail}" if detail else kind.title)
         self.kind = kind
         self.detail = detail
+        self._retry_after = retry_after
 
     @property
     def retry_after(self) -> int | None:
         """Seconds after which a repetition makes sense, if it does."""
-        return RETRY_AFTER_SECONDS.get(self.kind)
+        return RETRY_AFTER_SECONDS.get(self.kind) if self._retry_after is None else self._retry_after
 
     def document(self, instance: str = "") -> dict[str, Any]:
         """The RFC 9457 document. `instance` is the request id."""
@@ -177,6 +244,8 @@ class Problem(Exception):
             "error": str(self),
             "instance": f"urn:moiety:request:{instance}" if instance else "",
         }
+        if self.retry_after is not None:
+            members["retry_after"] = self.retry_after
         return {name: value for name, value in members.items() if value != ""}
 
     @classmethod
@@ -184,6 +253,10 @@ class Problem(Exception):
         """Read a document of a peer. Anything that is not one becomes INTERNAL."""
         if not isinstance(document, dict) or not isinstance(document.get("type"), str):
             return cls(ProblemType.INTERNAL, "the answer was not a problem document")
-        detail = document.get("detail")
+        detail, seconds = document.get("detail"), document.get("retry_after")
         kind = ProblemType.from_urn(document["type"])
-        return cls(kind, detail if isinstance(detail, str) and detail != kind.title else "")
+        return cls(
+            kind,
+            detail if isinstance(detail, str) and detail != kind.title else "",
+            retry_after=seconds if isinstance(seconds, int) and 0 <= seconds <= _LONGEST_WAIT else None,
+        )

@@ -31,7 +31,8 @@ from cryptography.hazmat.primitives.hpke import (
 
 from moiety_shared.problems import Problem, ProblemType
 
-SEAL_OVERHEAD = 1136  # bytes: the encapsulated key (1088 + 32) and the tag (16)
+KEY_ID_BYTES = 8
+SEAL_OVERHEAD = 1144  # bytes: the key's id (8), the encapsulated key (1088 + 32) and the tag (16)
 RESULT_OVERHEAD = 28  # bytes: the nonce (12) and the tag (16)
 RESULT_KEY_BYTES = 32
 _NONCE = 12
@@ -50,8 +51,8 @@ class PublicKey:
 
     @property
     def key_id(self) -> str:
-        """The first 16 hex digits of the key's SHA-256."""
-        return hashlib.sha256(self.raw).hexdigest()[:16]
+        """The first 16 hex digits of the key's SHA-256. Envelopes begin with it."""
+        return hashlib.sha256(self.raw).hexdigest()[: 2 * KEY_ID_BYTES]
 
     def text(self) -> str:
         return base64.urlsafe_b64encode(self.raw).decode()
@@ -62,11 +63,17 @@ class PublicKey:
         raw = base64.b64decode(text, altchars=b"-_", validate=True)
         if len(raw) != _MLKEM_PUBLIC + _X25519:
             raise ValueError(f"a sealing key has {_MLKEM_PUBLIC + _X25519} bytes, this one {len(raw)}")
-        return cls(raw)
+        key = cls(raw)
+        key.seal(b"", b"")  # some points make no key: whoever reads it is told, not whoever seals with it
+        return key
 
     def seal(self, message: bytes | bytearray, context: bytes) -> bytes:
         """`message` for the holder of the private key alone; opens only under the same context."""
-        return _suite().encrypt(message, self._key, info=context)
+        return self._id + _suite().encrypt(message, self._key, info=context)
+
+    @cached_property
+    def _id(self) -> bytes:
+        return bytes.fromhex(self.key_id)
 
     @cached_property
     def _key(self) -> MLKEM768X25519PublicKey:
@@ -97,8 +104,10 @@ class PrivateKey:
 
     def open(self, envelope: bytes | memoryview, context: bytes) -> bytes:
         """The message. Raises Problem SEALED_FOR_ANOTHER when key, context or any bit differs."""
+        if bytes(envelope[:KEY_ID_BYTES]).hex() != self.public.key_id:
+            raise Problem(ProblemType.SEALED_FOR_ANOTHER)
         try:
-            return _suite().decrypt(envelope, self._key, info=context)
+            return _suite().decrypt(envelope[KEY_ID_BYTES:], self._key, info=context)
         except (InvalidTag, ValueError) as error:
             raise Problem(ProblemType.SEALED_FOR_ANOTHER) from error
 

@@ -12,10 +12,12 @@ from enum import IntEnum, IntFlag
 
 from pydantic import ValidationError
 
+from moiety_shared.catalogue import Manifest, SignedManifest
 from moiety_shared.plan import Plan
 from moiety_shared.prg import SEED_BYTES
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import RESULT_OVERHEAD, SEAL_OVERHEAD
+from moiety_shared.signing import BadSignature
 
 MEDIA_TYPE = "application/vnd.moiety.v1"
 ID_BYTES = 16
@@ -24,9 +26,9 @@ _REQUEST = struct.Struct("<4s16s32s16s32sIII")  # magic, upload, plan, request, 
 _RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
 _SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, recipients
 _COUNT = struct.Struct("<4s16s32s16s32sI")  # magic, upload, plan, request, digest, length of the first
-_START = struct.Struct("<16sQ")  # lease, first row
-_UPLOAD = struct.Struct("<4sI")  # magic, length of the plan
-_FRAME = struct.Struct("<BxHI")  # kind, opening number, payload length
+_START = struct.Struct("<16sQH")  # lease, first row, length of the client's token
+_UPLOAD = struct.Struct("<4sII")  # magic, lengths of the manifest and of the plan
+_FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
 
 
 def malformed(what: str) -> Problem:
@@ -216,37 +218,59 @@ def upload_context(plan: Plan, upload_id: bytes, party: int) -> bytes:
     return f"moiety/v1 upload {party}\0".encode() + plan.digest + upload_id
 
 
-def pack_upload(plan: Plan, envelope: bytes) -> bytes:
-    """The body of a model upload: the public plan, then the sealed safetensors with this party's weight shares."""
-    text = plan.canonical()
-    return b"".join((_UPLOAD.pack(b"MUP1", len(text)), text, envelope))
+def pack_upload(manifest: SignedManifest, plan: Plan, envelope: bytes) -> bytes:
+    """The body of a model upload: the owner's manifest, the public plan, then the sealed safetensors with this party's
+    weight shares."""
+    texts = manifest.model_dump_json().encode(), plan.canonical()
+    return b"".join((_UPLOAD.pack(b"MUP2", *map(len, texts)), *texts, envelope))
 
 
-def unpack_upload(body: bytes | bytearray) -> tuple[Plan, memoryview]:
-    """The plan and the envelope of an upload."""
+def unpack_upload(body: bytes | bytearray) -> tuple[Manifest, Plan, memoryview]:
+    """The manifest, its signature and the plan's digest checked; the plan; and the envelope. The digest of what is in
+    the envelope is still to be checked."""
     if len(body) < _UPLOAD.size:
         raise malformed("the upload is shorter than its header")
-    magic, length = _UPLOAD.unpack_from(body)
-    if magic != b"MUP1" or len(body) < _UPLOAD.size + length:
-        raise malformed("this is not a model upload of version 1, or it was cut short")
+    magic, first, second = _UPLOAD.unpack_from(body)
+    ends = _UPLOAD.size + first, _UPLOAD.size + first + second
+    if magic != b"MUP2" or len(body) < ends[1]:
+        raise malformed("this is not a model upload of version 2, or it was cut short")
     try:
-        plan = Plan.model_validate_json(body[_UPLOAD.size : _UPLOAD.size + length])
+        texts = body[_UPLOAD.size : ends[0]], body[ends[0] : ends[1]]
+        signed, plan = SignedManifest.model_validate_json(texts[0]), Plan.model_validate_json(texts[1])
+        manifest = signed.verify()
+    except BadSignature as error:
+        raise malformed(str(error)) from None
     except ValidationError as error:
-        raise malformed(f"the plan is not valid: {error.error_count()} errors") from None
-    return plan, memoryview(body)[_UPLOAD.size + length :]
+        raise malformed(f"the manifest or the plan is not valid: {error.error_count()} errors") from None
+    if (signed.model_dump_json().encode(), plan.canonical()) != texts:
+        raise malformed("the manifest or the plan is not in its canonical form")
+    if manifest.plan_digest != plan.digest.hex():
+        raise malformed("the manifest is of another plan")
+    return manifest, plan, memoryview(body)[ends[1] :]
 
 
-def pack_start(lease_id: str, first_row: int, request: Request) -> bytes:
-    """What the leader sends to begin a run: its first row, and the request without its own envelope."""
+def pack_start(lease_id: str, first_row: int, token: str, request: Request) -> bytes:
+    """What the leader sends to begin a run: its first row, the client's token ("" for none), and the request without
+    its own envelope."""
     helpers = Request(request.binding, request.rows, (b"", request.envelopes[1]))
-    return _START.pack(bytes.fromhex(lease_id), first_row) + helpers.pack()
+    text = token.encode()
+    return b"".join((_START.pack(bytes.fromhex(lease_id), first_row, len(text)), text, helpers.pack()))
 
 
-def unpack_start(payload: bytes) -> tuple[str, int, Request]:
+def unpack_start(payload: bytes) -> tuple[str, int, str, Request]:
+    """The lease, the first row, the token and the request."""
     if len(payload) < _START.size:
         raise malformed("a START frame is shorter than its header")
-    lease, first_row = _START.unpack_from(payload)
-    return lease.hex(), first_row, Request.unpack(payload[_START.size :])
+    lease, first_row, length = _START.unpack_from(payload)
+    end = _START.size + length
+    try:
+        token = payload[_START.size : end].decode("ascii")
+    except UnicodeDecodeError:
+        raise malformed("a token is not text") from None
+    request = Request.unpack(payload[end:])
+    if len(request.envelopes[0]):
+        raise malformed("a START frame holds the leader's own envelope")
+    return lease.hex(), first_row, token, request
 
 
 class FrameKind(IntEnum):
@@ -260,9 +284,10 @@ class FrameKind(IntEnum):
     MASK = 6  # B: JSON; mask this upload's weights now; the helper answers alike when it holds its half
     START = 7  # L: a run: its rows, request header and bob's envelope; the first OPENING follows unasked
     OPENING = 8  # B: shares of one round, or the next part of them when they are long
-    RESULT = 9  # H: the sealed result share
-    STORED = 10  # H: the upload is safe on disk
+    RESULT = 9  # H: the tag over what was opened, and the sealed result share
+    STORED = 10  # H: the same tag; the upload is safe on disk
     FAILED = 11  # B: JSON; a problem document: the session is over
+    OPENED = 12  # L: the tag over what a masking opened; the helper stores nothing before it has compared
 
 
 @dataclass(frozen=True)
@@ -278,8 +303,8 @@ class Frame:
     def unpack(cls, raw: bytes) -> "Frame":
         if len(raw) < _FRAME.size:
             raise malformed("a frame is shorter than its header")
-        kind, number, length = _FRAME.unpack_from(raw)
-        if length != len(raw) - _FRAME.size:
+        kind, zero, number, length = _FRAME.unpack_from(raw)
+        if zero or length != len(raw) - _FRAME.size:
             raise malformed("a frame's length is not what its header says")
         try:
             return cls(FrameKind(kind), memoryview(raw)[_FRAME.size :], number)
@@ -289,4 +314,4 @@ class Frame:
 
 def pack_frame(kind: FrameKind, number: int, *parts: bytes | memoryview) -> bytes:
     """A frame whose payload is the parts after one another, copied once."""
-    return b"".join((_FRAME.pack(kind, number, sum(len(part) for part in parts)), *parts))
+    return b"".join((_FRAME.pack(kind, 0, number, sum(len(part) for part in parts)), *parts))

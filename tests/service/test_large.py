@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from moiety_client import inputs
-from moiety_client.client import AsyncClient
 from moiety_client.errors import InvalidInput
 from moiety_client.exchange import Sealer
 from moiety_client.local import mnist
 from moiety_client.local.deployment import Deployment
+from moiety_shared.access import Access
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import http
 
 Digits = tuple[np.ndarray, np.ndarray]
 
@@ -31,7 +30,7 @@ def scarce(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deploymen
 
 
 def test_one_row_at_a_time_serves_batches_and_many_clients(scarce: tuple[Deployment, str], digits: Digits) -> None:
-    deployment, key = scarce
+    deployment, _ = scarce
     expected = mnist.float_outputs(digits[0][:12]).argmax(axis=1)
     with deployment.client(timeout=60) as client:
         entry = client.model("mnist")
@@ -41,13 +40,14 @@ def test_one_row_at_a_time_serves_batches_and_many_clients(scarce: tuple[Deploym
             assert int(str(deployment.party_state(role, entry.upload_id)["rows_ready"])) <= 2
 
         wide = Sealer(entry.model_copy(update={"max_rows": 2})).call(inputs.encode(entry, digits[0][:2]))
-    with http.client(deployment.url("alice")) as alice:
-        answer = alice.post("/v1/predictions", content=wide.body)
+    token = Access.model_validate_json(deployment.access_file.read_bytes()).token
+    with deployment.http("alice") as alice:
+        answer = alice.post("/v1/predictions", content=wide.body, headers={"authorization": f"Bearer {token}"})
         problem = Problem.from_document(answer.json())
         assert problem.kind is ProblemType.TOO_LARGE
 
     async def many() -> list[int]:
-        async with AsyncClient(deployment.url("server"), owner_key=key, timeout=60) as twin:
+        async with deployment.async_client(timeout=60) as twin:
             answers = await asyncio.gather(*(twin.predict("mnist", digits[0][i]) for i in range(12)))
             return [int(answer.labels[0]) for answer in answers]
 
@@ -55,7 +55,7 @@ def test_one_row_at_a_time_serves_batches_and_many_clients(scarce: tuple[Deploym
 
 
 def test_labels_and_counts_of_a_real_network(scarce: tuple[Deployment, str], digits: Digits) -> None:
-    deployment, _key = scarce
+    deployment, _ = scarce
     outputs = mnist.float_outputs(digits[0][:6])
     deployment.publish("--name", "labels", "--reveal", "labels", "--top", "3")
     deployment.publish("--name", "count", "--reveal", "count")
@@ -69,7 +69,7 @@ def test_labels_and_counts_of_a_real_network(scarce: tuple[Deployment, str], dig
 
 
 def test_a_count_goes_to_whom_the_request_names(scarce: tuple[Deployment, str], digits: Digits, tmp_path: Path) -> None:
-    deployment, _key = scarce
+    deployment, _ = scarce
     expected = mnist.float_outputs(digits[0][:4]).argmax(axis=1)
     claimed = np.where(np.arange(4) == 1, (expected + 1) % 10, expected)
     deployment.publish("--name", "shown", "--reveal", "count")

@@ -12,23 +12,31 @@ import numpy as np
 import pytest
 
 from moiety_client import inputs
-from moiety_client.client import AsyncClient, Client
+from moiety_client.client import Client
 from moiety_client.errors import UnknownModel
 from moiety_client.exchange import Call, Sealer
 from moiety_client.local import mnist
 from moiety_client.local.deployment import Deployment
+from moiety_server.publish import upload_body
 from moiety_shared import wire
+from moiety_shared.access import Access
 from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
+from moiety_shared.service.identity import Identity
 from moiety_shared.wire import Binding, Request, Secret
 
 Digits = tuple[np.ndarray, np.ndarray]
 
 
 def post(deployment: Deployment, body: bytes, **headers: str) -> httpx.Response:
-    with http.client(deployment.url("alice"), timeout=60) as client:
+    with deployment.http("alice", timeout=60) as client:
+        headers = {"authorization": f"Bearer {token(deployment)}"} | headers
         return client.post("/v1/predictions", content=body, headers=headers)
+
+
+def token(deployment: Deployment) -> str:
+    return Access.model_validate_json(deployment.access_file.read_bytes()).token
 
 
 def kind(response: httpx.Response) -> ProblemType:
@@ -61,6 +69,13 @@ def test_private_labels_equal_float_inference(client: Client, digits: Digits, ro
     assert (answer.rounds, answer.online_bytes) == (cost.rounds, cost.online_bytes), "formula and wire agree"
 
 
+def test_canaries_come_with_a_published_model(client: Client, digits: Digits) -> None:
+    assert len(client.model("mnist").canaries) == 16
+    for images in (digits[0][:1], digits[0][:220]):
+        answer = client.predict("mnist", images, canaries=5)
+        assert np.array_equal(answer.labels, mnist.float_outputs(images).argmax(axis=1))
+
+
 def test_more_images_than_a_request_takes(client: Client, digits: Digits) -> None:
     answer = client.predict("mnist", digits[0])
     assert np.array_equal(answer.labels, mnist.float_outputs(digits[0]).argmax(axis=1))
@@ -89,7 +104,7 @@ def test_many_clients_at_once(deployment: Deployment, client: Client, digits: Di
 
 def test_the_async_client_does_the_same(deployment: Deployment, client: Client, digits: Digits) -> None:
     async def run() -> list[int]:
-        async with AsyncClient(deployment.url("server"), owner_key=client._owner_key) as twin:
+        async with deployment.async_client() as twin:
             answers = await asyncio.gather(*(twin.predict("mnist", digits[0][i]) for i in range(6)))
             return [int(answer.labels[0]) for answer in answers]
 
@@ -98,7 +113,7 @@ def test_the_async_client_does_the_same(deployment: Deployment, client: Client, 
 
 def test_the_sidecar_speaks_the_open_inference_protocol(deployment: Deployment, digits: Digits) -> None:
     deployment.wait("client")
-    with http.client(deployment.url("client"), timeout=60) as rest:
+    with deployment.http("client", timeout=60) as rest:
         assert rest.get("/v2/models/mnist").json()["inputs"][0]["shape"] == [-1, 784]
         tensor = {"name": "input", "shape": [2, 28, 28], "datatype": "UINT8", "data": digits[0][:2].ravel().tolist()}
         answer = rest.post("/v2/models/mnist/infer", json={"id": "x", "inputs": [tensor]}).json()
@@ -164,7 +179,7 @@ def resealed(client: Client, party: int, **change: object) -> bytes:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"sealed_for": "other"}, ProblemType.SEALED_FOR_ANOTHER),
+        ({"sealed_for": "other"}, ProblemType.KEY_RETIRED),
         ({"context": b"another model's"}, ProblemType.SEALED_FOR_ANOTHER),
         ({"secret": {"request_id": bytes(16)}}, ProblemType.MALFORMED),
         ({"secret": {"rows": 2}}, ProblemType.MALFORMED),
@@ -224,7 +239,7 @@ def test_oversized_compressed_and_chunked_bodies_are_not_read(
 def test_unknown_models_and_addresses(deployment: Deployment, client: Client) -> None:
     with pytest.raises(UnknownModel):
         client.predict("other", np.zeros((1, 784)))
-    with http.client(deployment.url("alice")) as alice:
+    with deployment.http("alice") as alice:
         assert kind(alice.get("/v1/nothing")) is ProblemType.NOT_FOUND
         assert kind(alice.get("/v1/predictions")) is ProblemType.METHOD_NOT_ALLOWED
         assert kind(alice.get("/v1/models/" + "0" * 32)) is ProblemType.UNAUTHORIZED
@@ -236,27 +251,26 @@ def test_unknown_models_and_addresses(deployment: Deployment, client: Client) ->
 def test_half_a_model_is_not_served(deployment: Deployment, client: Client, digits: Digits) -> None:
     entry = client.model("mnist")
     upload_id = "ab" * 16
-    owner = deployment._credentials
-    with http.client(deployment.url("alice"), credential=owner["alice_owner"]) as alice:
-        body = wire.pack_upload(entry.plan, upload_envelope(client, 0, upload_id))
+    with deployment.http("alice", credential_of="server") as alice:
+        body = half_upload(deployment, client, 0, upload_id)
         assert kind(alice.put(f"/v1/models/{upload_id}", content=body)) is ProblemType.UPLOAD_INCOMPLETE
         assert kind(alice.put(f"/v1/models/{upload_id}", content=body[:-9])) is ProblemType.SEALED_FOR_ANOTHER
         assert kind(alice.put(f"/v1/models/{upload_id}", content=body[:99])) is ProblemType.MALFORMED
         assert kind(alice.put(f"/v1/models/{entry.upload_id}", content=body)) is ProblemType.UPLOAD_CONFLICT
         assert kind(alice.get(f"/v1/models/{upload_id}")) is ProblemType.UNKNOWN_MODEL
         assert kind(alice.put("/v1/models/..%2f..", content=body)) in (ProblemType.NOT_FOUND, ProblemType.INVALID_INPUT)
-    with http.client(deployment.url("bob"), credential=owner["alice_owner"]) as bob:
+    credential = (deployment.root / "keys" / "server" / "present" / "alice").read_text()
+    with http.client(deployment.url("bob"), credential=credential, ca=deployment.ca) as bob:
         assert kind(bob.put(f"/v1/models/{upload_id}", content=body)) is ProblemType.UNAUTHORIZED
     still_serves(client, digits)
 
 
-def upload_envelope(client: Client, party: int, upload_id: str) -> bytes:
-    from safetensors.numpy import save
-
-    entry = client.model("mnist")
-    tensors = {name: np.zeros(shape, np.int32) for name, shape in entry.plan.weights()}
-    context = wire.upload_context(entry.plan, bytes.fromhex(upload_id), party)
-    return Sealer(entry)._keys[party].seal(save(tensors), context)
+def half_upload(deployment: Deployment, client: Client, party: int, upload_id: str) -> bytes:
+    """What the owner sends to one party, of a model of zeros."""
+    plan, identity = client.model("mnist").plan, Identity.load(deployment.root / "keys" / "server", "server")
+    shares = {name: np.zeros(shape, np.int32) for name, shape in plan.weights()}
+    what = {"upload_id": upload_id, "name": "zeros", "version": 1}
+    return upload_body(what, plan, party, shares, identity.signing_key, Sealer(client.model("mnist"))._keys[party])
 
 
 # Dying peers
@@ -330,7 +344,7 @@ def test_without_its_provider_a_party_says_so_and_recovers(
 def test_no_secret_is_written_anywhere(deployment: Deployment, client: Client, digits: Digits) -> None:
     """Markers in inputs, credentials and shares; then every log and every file of every role is searched."""
     marked = np.full((1, 784), 1.2345678, dtype=np.float64)
-    with http.client(deployment.url("client"), timeout=60) as rest:
+    with deployment.http("client", timeout=60) as rest:
         tensor = {"name": "input", "shape": [1, 784], "datatype": "FP64", "data": marked.ravel().tolist()}
         assert rest.post("/v2/models/mnist/infer", json={"inputs": [tensor]}).is_success
         answers = [
@@ -342,7 +356,11 @@ def test_no_secret_is_written_anywhere(deployment: Deployment, client: Client, d
         assert not any("98765" in answer.text for answer in answers)
     call = call_for(client, digits[0][:1])
     post(deployment, call.body)
-    secrets_ = [b"1.2345678", b"98765.4321", *(c.encode() for c in deployment._credentials.values())]
+    keys = deployment.root / "keys"
+    private = [p.read_bytes() for p in keys.rglob("*") if p.is_file() and {"present", "sealing"} & set(p.parts)]
+    private += [p.read_bytes() for p in (*keys.rglob("key.pem"), *keys.rglob("*.key"), *keys.rglob("signing.pem"))]
+    assert len(private) == 18, "credentials, sealing keys, TLS keys, storage keys, the CA and the signing key"
+    secrets_ = [b"1.2345678", b"98765.4321", token(deployment).encode(), *private]
     encoded = inputs.encode(client.model("mnist"), digits[0][:1])
     raw = [encoded.tobytes()[1600:1700], call.bob_seed, call._keys[0], call._keys[1], digits[0][0, 14].tobytes()]
     weights = mnist.model_folder() / "mnist.safetensors"
@@ -351,10 +369,10 @@ def test_no_secret_is_written_anywhere(deployment: Deployment, client: Client, d
     time.sleep(0.2)
     searched = 0
     for path in deployment.root.rglob("*"):
-        if path.is_file():
+        if path.is_file() and keys not in path.parents and path != deployment.access_file:
             content = path.read_bytes()
             searched += len(content)
             assert not [s for s in (*secrets_, *raw, *texts) if s in content], path
     assert searched > 1_000_000, "the logs and the shares at rest were really read"
-    for role in ("alice", "bob"):
-        assert (deployment.root / role / "sealing.key").stat().st_mode & 0o077 == 0
+    for path in (deployment.access_file, *keys.rglob("*"), *deployment.root.glob("*/*")):
+        assert path.stat().st_mode & 0o077 == 0 or path.name == "log", path

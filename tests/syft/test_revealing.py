@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from moiety_client import exchange
 from moiety_client import syft as sy
 from moiety_client.local.deployment import Deployment, DeploymentError
+from moiety_client.syft import session
 from tests.syft.conftest import Share
 
 
@@ -26,9 +27,9 @@ class Seen:
 
 
 @pytest.fixture
-def seen(services: sy.Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     found = Seen()
-    call, joined, publish = exchange.Sealer.call, exchange.joined, services.publisher.publish
+    call, joined, publish = exchange.Sealer.call, exchange.joined, session.publish
 
     def calling(self: exchange.Sealer, elements: Any, *rest: Any) -> exchange.Call:
         found.requests.append(len(elements))
@@ -38,13 +39,13 @@ def seen(services: sy.Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[See
         found.joined.append(joined(plan, shares))
         return found.joined[-1]
 
-    def publishing(name: str, *rest: Any, **options: Any) -> Any:
+    def publishing(owner: Any, name: str, *rest: Any, **options: Any) -> Any:
         found.uploads.append(name)
-        return publish(name, *rest, **options)
+        return publish(owner, name, *rest, **options)
 
     monkeypatch.setattr(exchange.Sealer, "call", calling)
     monkeypatch.setattr("moiety_client.client.joined", joining)
-    monkeypatch.setattr(services.publisher, "publish", publishing)
+    monkeypatch.setattr(session, "publish", publishing)
     return found
 
 
@@ -150,7 +151,7 @@ def test_processes_that_do_not_come_up_are_told_of(monkeypatch: pytest.MonkeyPat
     def failing(_: Deployment) -> None:
         raise DeploymentError("alice does not answer")
 
-    monkeypatch.delenv("MOIETY_SERVER_ALICE_CREDENTIAL", raising=False)
+    monkeypatch.delenv("MOIETY_SERVER_ALICE_URL", raising=False)
     monkeypatch.setattr(Deployment, "start", failing)
     hook = sy.TorchHook(torch)
     bob, alice, dealer = (sy.VirtualWorker(hook, id=name) for name in ("bob", "alice", "dealer"))

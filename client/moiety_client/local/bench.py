@@ -52,7 +52,7 @@ class Row:
 
 
 def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool) -> int:
-    from moiety_client.local import vision
+    from moiety_client.local import hostile, rest, vision
 
     console = Console(stderr=True)
     data = data or Path(os.environ.get("MOIETY_SERVER_MNIST_DIR", "data"))
@@ -63,10 +63,13 @@ def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool
         return 1
     try:
         with fresh(root):
-            measure = (
-                vision.measure(root, pixels, console) if suite == "vision" else _measure(root, pixels, seconds, console)
-            )
-            rows = list(measure)
+            suites: dict[str, Callable[[], Iterator[Row]]] = {
+                "mnist": lambda: _measure(root, pixels, seconds, console),
+                "vision": lambda: vision.measure(root, pixels, console),
+                "sidecar": lambda: rest.measure(root, pixels, console),
+                "hostile": lambda: hostile.measure(root, pixels, console),
+            }
+            rows = list(suites[suite]())
     except DeploymentError as error:
         console.print(f"[red]{error}[/]")
         return 1
@@ -81,8 +84,8 @@ def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool
 
 def _measure(root: Path, pixels: mnist.Pixels, seconds: float, console: Console) -> Iterator[Row]:
     with Deployment(root / "near") as near:
-        key = near.publish()
-        with Client(near.url("server"), owner_key=key) as client:
+        near.publish()
+        with near.client() as client:
             bench = _Bench(near, client, pixels, console)
             yield from bench.accuracy()
             yield from bench.single()
@@ -185,15 +188,15 @@ def _distant(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row
     deployment = Deployment(root)
     proxies = {role: free_port() for role in ("alice", "bob", "crypto_provider", "server")}
     pairs = [f"{port}:{deployment.ports[role]}" for role, port in proxies.items()]
-    url = {role: f"http://127.0.0.1:{port}" for role, port in proxies.items()}
+    url = {role: f"https://127.0.0.1:{port}" for role, port in proxies.items()}
     deployment.extra = {
         "alice": {"PROVIDER_URL": url["crypto_provider"], "PEER_URL": url["bob"].replace("http", "ws")},
         "bob": {"PROVIDER_URL": url["crypto_provider"]},
-        "server": {"ALICE_URL": url["alice"], "BOB_URL": url["bob"]},
+        "server": {"ALICE_URL": url["alice"], "BOB_URL": url["bob"], "URL": url["server"]},
     }
     with _process("moiety_client.local.delay", f"{_ADDED_MS:g}", *pairs), deployment:
-        key = deployment.publish()
-        with Client(url["server"], owner_key=key) as client:
+        deployment.publish()
+        with deployment.client() as client:
             deployment.wait_full(client.model("mnist").upload_id)
             calls = [timed(lambda: client.predict("mnist", pixels[:1])) for _ in range(60)]
     call = statistics.median(calls[10:]) * 1e3

@@ -11,7 +11,6 @@ from rich.progress import track
 from rich.table import Table
 
 from moiety_client import inputs
-from moiety_client.client import Client
 from moiety_client.errors import MoietyError
 from moiety_client.exchange import Sealer
 from moiety_client.local import mnist
@@ -26,8 +25,8 @@ def run(count: int, batch: int, data: Path | None, root: Path, as_json: bool) ->
         with fresh(root), Deployment(root / "roles") as deployment:
             console.print("five processes are up: owner, client, alice, bob, crypto provider")
             with console.status("sharing the network between alice and bob"):
-                owner_key = deployment.publish("--name", "mnist")
-            report = _predict(deployment, owner_key, pixels, truth, batch, root / "shares.png", console)
+                deployment.publish("--name", "mnist")
+            report = _predict(deployment, pixels, truth, batch, root / "shares.png", console)
     except (DeploymentError, MoietyError, mnist.DataMissing) as error:
         console.print(f"[red]{error}[/]")
         return 1
@@ -42,14 +41,13 @@ def run(count: int, batch: int, data: Path | None, root: Path, as_json: bool) ->
 
 def _predict(
     deployment: Deployment,
-    owner_key: str,
     pixels: mnist.Pixels,
     truth: mnist.Labels,
     batch: int,
     picture: Path,
     console: Console,
 ) -> dict[str, float]:
-    with Client(deployment.url("server"), owner_key=owner_key) as client:
+    with deployment.client() as client:
         entry = client.model("mnist")
         deployment.wait_full(entry.upload_id)
         client.predict("mnist", pixels[:1])  # opens the connections

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -18,7 +17,7 @@ from typing import Self
 
 import httpx
 
-from moiety_client.client import Client
+from moiety_client.client import AsyncClient, Client
 from moiety_shared.service import http
 
 ROLES = ("crypto_provider", "bob", "alice", "server", "client")
@@ -52,18 +51,21 @@ def free_port() -> int:
 
 @dataclass
 class Deployment:
-    """One local deployment under `root`. `ports` and `extra` (role -> settings) override the defaults."""
+    """One local deployment under `root`. `ports` and `extra` (role -> settings) override the defaults.
+
+    `transport` is "plain" only to measure what TLS costs.
+    """
 
     root: Path
     ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
-    owner_key: str = field(default="", init=False)
-    _credentials: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    transport: str = "tls"
 
     def __post_init__(self) -> None:
-        links = ("alice_provider", "bob_provider", "peer", "alice_owner", "bob_owner")
-        self._credentials = {link: secrets.token_urlsafe(32) for link in links}
+        """Keys are made at the first start under a root."""
+        if not self._keys.exists():
+            self.run("keys", "init", "--root", str(self._keys))
 
     def __enter__(self) -> Self:
         self.start()
@@ -75,38 +77,41 @@ class Deployment:
         self.stop()
 
     def url(self, role: str) -> str:
-        return f"http://127.0.0.1:{self.ports[role]}"
+        """Where a role is. The sidecar is for this machine's own programs and speaks plain HTTP."""
+        scheme = "https" if self.transport == "tls" and role != "client" else "http"
+        return f"{scheme}://127.0.0.1:{self.ports[role]}"
+
+    @property
+    def _keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def ca(self) -> Path:
+        """Whom to trust when calling a role."""
+        return self._keys / "ca" / "ca.pem"
+
+    @property
+    def access_file(self) -> Path:
+        """What a client of this deployment needs: made at the first asking, for all models, without a quota."""
+        path = self.root / "access.json"
+        if not path.exists():
+            self.run("token", "issue", "local", "--out", str(path))
+        return path
 
     def settings(self, role: str) -> dict[str, str]:
-        """The role's own settings, by environment variable; no role is told another's secrets."""
-        c = self._credentials
+        """The role's own settings, by environment variable; secrets are in its own folder."""
+        provider, bob = self.url("crypto_provider"), self.url("bob")
         own: dict[str, dict[str, str]] = {
-            "crypto_provider": {
-                "ALICE_CREDENTIAL": c["alice_provider"],
-                "BOB_CREDENTIAL": c["bob_provider"],
-            },
-            "alice": {
-                "PROVIDER_URL": self.url("crypto_provider"),
-                "PROVIDER_CREDENTIAL": c["alice_provider"],
-                "PEER_URL": self.url("bob").replace("http", "ws"),
-                "PEER_CREDENTIAL": c["peer"],
-                "OWNER_CREDENTIAL": c["alice_owner"],
-            },
-            "bob": {
-                "PROVIDER_URL": self.url("crypto_provider"),
-                "PROVIDER_CREDENTIAL": c["bob_provider"],
-                "PEER_CREDENTIAL": c["peer"],
-                "OWNER_CREDENTIAL": c["bob_owner"],
-            },
-            "server": {
-                "ALICE_URL": self.url("alice"),
-                "BOB_URL": self.url("bob"),
-                "ALICE_CREDENTIAL": c["alice_owner"],
-                "BOB_CREDENTIAL": c["bob_owner"],
-            },
-            "client": {"CATALOGUE_URL": self.url("server")},
+            "crypto_provider": {},
+            "alice": {"PROVIDER_URL": provider, "PEER_URL": bob.replace("http", "ws", 1)},
+            "bob": {"PROVIDER_URL": provider},
+            "server": {"ALICE_URL": self.url("alice"), "BOB_URL": bob, "URL": self.url("server")},
         }
-        values = {"PORT": str(self.ports[role]), "DATA_DIR": str(self.root / role), **own[role]}
+        values = {"PORT": str(self.ports[role]), "DATA_DIR": str(self.root / role)}
+        if role == "client":
+            values["ACCESS_FILE"] = str(self.access_file)
+        else:
+            values |= {"KEYS_DIR": str(self._keys), "TRANSPORT": self.transport, **own[role]}
         values |= self.extra.get(role, {})
         return {f"MOIETY_{_SETTINGS_PREFIX[role]}_{name}": value for name, value in values.items()}
 
@@ -139,7 +144,7 @@ class Deployment:
     def wait(self, role: str, path: str = "/health/live") -> None:
         """Until the role answers at `path`."""
         deadline = time.monotonic() + _START_SECONDS
-        with http.client(self.url(role), timeout=2) as client:
+        with self.http(role, timeout=2) as client:
             while True:
                 if self.processes[role].poll() is not None:
                     raise DeploymentError(f"{role} ended at its start; its log is {self.root / role / 'log'}")
@@ -170,27 +175,38 @@ class Deployment:
 
     def client(self, *, timeout: float = 30.0) -> Client:
         """A client of the models published so far, with all that it needs to be let in."""
-        return Client(self.url("server"), owner_key=self.owner_key, timeout=timeout)
+        return Client.from_access(self.access_file, timeout=timeout)
+
+    def async_client(self, *, timeout: float = 30.0) -> AsyncClient:
+        """The same, asynchronous."""
+        return AsyncClient.from_access(self.access_file, timeout=timeout)
+
+    def http(self, role: str, *, credential_of: str = "", timeout: float = 10.0) -> httpx.Client:
+        """A plain HTTP client of a role, under the credential that another role presents to it."""
+        credential = (self._keys / credential_of / "present" / role).read_text() if credential_of else ""
+        return http.client(self.url(role), credential=credential, timeout=timeout, ca=self.ca)
 
     def publish(self, *arguments: str, quiet: bool = True) -> str:
         """Run `moiety publish` as the owner; returns the owner's public key."""
+        return self.run("publish", *arguments, quiet=quiet).split()[-1]
+
+    def run(self, *command: str, quiet: bool = True) -> str:
+        """Run a `moiety` command as the owner; returns what it printed. Raises DeploymentError when it fails."""
         done = subprocess.run(
-            _moiety("publish", *arguments),
-            env=_environment() | self.settings("server"),
+            _moiety(*command),
+            env=_environment() | ({} if command[0] == "keys" else self.settings("server")),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if quiet else None,
             check=False,
             text=True,
         )
         if done.returncode != 0:
-            raise DeploymentError(f"publishing failed: {done.stderr or ''}")
-        self.owner_key = done.stdout.split()[-1]
-        return self.owner_key
+            raise DeploymentError(f"moiety {command[0]} failed: {done.stderr or ''}")
+        return done.stdout
 
     def party_state(self, role: str, upload_id: str) -> dict[str, object]:
         """What a party says of an upload: rows ready, bytes received."""
-        credential = self._credentials[f"{role}_owner"]
-        with http.client(self.url(role), credential=credential) as client:
+        with self.http(role, credential_of="server") as client:
             state: dict[str, object] = http.check(client.get(f"/v1/models/{upload_id}")).json()
             return state
 
@@ -206,7 +222,7 @@ class Deployment:
         """The owner's settings as a file for a shell to read, mode 0600."""
         path = self.root / "owner.env"
         lines = [f"export {name}={json.dumps(value)}" for name, value in self.settings("server").items()]
-        lines.append(f"export MOIETY_CLIENT_CATALOGUE_URL={self.url('server')}")
+        lines.append(f"export MOIETY_CLIENT_ACCESS_FILE={json.dumps(str(self.access_file))}")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
         return path

@@ -21,7 +21,7 @@ def run(root: Path, base_port: int) -> int:
         path = deployment.write_environment()
         console.print(f"\nPublish the MNIST network:   [bold]. {path} && moiety publish[/]")
         console.print(f"Private prediction:          [bold]. {path} && moiety predict mnist digit.png[/]")
-        console.print(f"REST on this machine:        [bold]{deployment.url('client')}/docs[/]\nCtrl-C stops all.")
+        console.print(f"Web page and REST:           [bold]{deployment.url('client')}[/]\nCtrl-C stops all.")
         while True:
             time.sleep(0.5)
             for role, process in deployment.processes.items():

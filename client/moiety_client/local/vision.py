@@ -27,8 +27,8 @@ _BATCH = 32
 def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
     """The rows of the table, in order."""
     with Deployment(root / "roles") as deployment:
-        key = deployment.publish("lenet")
-        with Client(deployment.url("server"), owner_key=key, timeout=120) as client:
+        deployment.publish("lenet")
+        with deployment.client(timeout=120) as client:
             lenet = _LeNet(deployment, client, pixels, console)
             yield from lenet.single()
             yield from lenet.batch()
@@ -126,7 +126,7 @@ def _resnet(deployment: Deployment, root: Path, pixels: mnist.Pixels, console: C
     pictures = ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
     save_file({"inputs": pictures[:8].contiguous()}, str(root / "calibration.safetensors"))
     save_file(model.state_dict(), str(root / "resnet18.safetensors"))
-    key = deployment.publish(
+    deployment.publish(
         "torchvision:resnet18",
         "--weights", str(root / "resnet18.safetensors"),
         "--calibration", str(root / "calibration.safetensors"),
@@ -135,7 +135,7 @@ def _resnet(deployment: Deployment, root: Path, pixels: mnist.Pixels, console: C
     refills: list[float] = []
     floats: list[float] = []
     errors: list[float] = []
-    with torch.inference_mode(), Client(deployment.url("server"), owner_key=key, timeout=300) as client:
+    with torch.inference_mode(), deployment.client(timeout=300) as client:
         upload = client.model("resnet18").upload_id
         exact = model(pictures).double().numpy()
         for index in range(len(pictures)):

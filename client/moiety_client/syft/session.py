@@ -26,10 +26,12 @@ from moiety_client.syft.errors import Unsupported
 from moiety_client.syft.expression import Node, Sums, sums
 from moiety_client.syft.translation import Expression
 from moiety_server.ir import NotServable
-from moiety_server.publish import Publisher
+from moiety_server.owner import Owner
+from moiety_server.publish import publish
 from moiety_server.settings import ServerSettings
 from moiety_shared.problems import Problem
 from moiety_shared.ring import Array
+from moiety_shared.service.identity import Identity
 
 _TIMEOUT = 120.0
 # An expression is run once or a few times: little randomness is kept for each.
@@ -40,12 +42,12 @@ _POOLS = {"POOL_ROWS": "512", "POOL_BYTES": str(1 << 26), "MAX_ROWS": "512"}
 class Services:
     """Where the program is owner and client."""
 
-    publisher: Publisher
+    owner: Owner
     client: Client
 
     def close(self) -> None:
         """The connections; the processes go on."""
-        self.publisher.close()
+        self.owner.close()
         self.client.close()
 
     @classmethod
@@ -53,17 +55,19 @@ class Services:
         """Of a deployment that runs."""
         prefix = "MOIETY_SERVER_"
         values = {k.removeprefix(prefix).lower(): v for k, v in deployment.settings("server").items()}
-        publisher = Publisher(ServerSettings.model_validate(values))
-        deployment.owner_key = publisher.owner_key
-        return cls(publisher, deployment.client(timeout=_TIMEOUT))
+        return cls(_owner(ServerSettings.model_validate(values)), deployment.client(timeout=_TIMEOUT))
 
     @classmethod
     def configured(cls) -> "Services | None":
         """Of the processes that the environment names, if it does."""
-        if "MOIETY_SERVER_ALICE_CREDENTIAL" not in os.environ:
+        if "MOIETY_SERVER_ALICE_URL" not in os.environ:
             return None
-        publisher, settings = Publisher(ServerSettings()), ClientSettings()
-        return cls(publisher, Client(settings.catalogue_url, owner_key=publisher.owner_key, timeout=_TIMEOUT))
+        client = Client.from_access(ClientSettings().access_file, timeout=_TIMEOUT)
+        return cls(_owner(ServerSettings()), client)
+
+
+def _owner(settings: ServerSettings) -> Owner:
+    return Owner(settings, Identity.load(settings.keys_dir / "server", "server"))
 
 
 class Session:
@@ -181,7 +185,15 @@ class Session:
             raise NotServable(f"the sum of {len(x)} rows would not fit the ring. Instead: get() parts of it")
         services, name = self.services(), f"syft-{expression.signature[:32]}{'-sum' if total else ''}"
         if name not in self._uploaded:
-            services.publisher.publish(name, program.compiled, preprocessing=None, classes=(), description="PySyft 0.2")
+            publish(
+                services.owner,
+                name,
+                program.compiled,
+                preprocessing=None,
+                classes=(),
+                description="PySyft 0.2",
+                offer_canaries=False,
+            )
             self._uploaded.add(name)
         found = services.client.total(name, x) if total else services.client.predict(name, x).outputs
         return torch.from_numpy(np.array(found, dtype=np.float64))

@@ -1,28 +1,23 @@
-"""The one place that builds HTTP servers: problem documents, body limits, request ids, health."""
+"""The one place that builds HTTP apps: problem documents, body limits, request ids, health."""
 
 import asyncio
-import gc
-import secrets
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
-import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import SecretStr
-from starlette.datastructures import Headers
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
-from moiety_shared.service.http import SOCKET_BUFFER
-from moiety_shared.service.logs import log, where
-from moiety_shared.service.settings import ServiceSettings, matches
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.documented import document_problems
+from moiety_shared.service.gate import BodyLimit, Gate, Guard, problem_response
 
-BodyLimit = Callable[[str], int]
-"""Bytes that a path takes at most."""
+_READY_SECONDS = 1.0
+_MAX_PLACES = 20
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -38,8 +33,13 @@ def create_app(
     lifespan: Callable[[], AbstractAsyncContextManager[None]] | None = None,
     body_limit: BodyLimit = small_bodies,
     ready: Callable[[], Awaitable[None]] | None = None,
+    guard: Guard = lambda _: None,
 ) -> FastAPI:
-    """A FastAPI app with the house's rules. `ready` raises a Problem while the service cannot do its work."""
+    """A FastAPI app with the house's rules.
+
+    `ready` raises a Problem while the service cannot do its work; `guard` for a request whose body is not even to be
+    read, which is before FastAPI's own dependencies are asked.
+    """
 
     @asynccontextmanager
     async def run(_app: FastAPI) -> AsyncIterator[None]:
@@ -50,10 +50,13 @@ def create_app(
                 yield
 
     app = FastAPI(title=f"moiety {title}", version="1", lifespan=run)
-    app.add_middleware(_Gate, body_limit=body_limit)
+    app.add_middleware(Gate, body_limit=body_limit, guard=guard)
+    document_problems(app)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+
+    readiness = _Readiness(ready) if ready is not None else None
 
     @app.get("/health/live", tags=["health"], summary="The process answers")
     async def live() -> dict[str, str]:
@@ -61,8 +64,8 @@ def create_app(
 
     @app.get("/health/ready", tags=["health"], summary="The service can do its work")
     async def is_ready() -> dict[str, str]:
-        if ready is not None:
-            await ready()
+        if readiness is not None:
+            await readiness.check()
         return {"status": "ready"}
 
     return app
@@ -74,17 +77,9 @@ def bearer(request: Request) -> str | None:
     return credential if scheme.lower() == "bearer" and credential else None
 
 
-def require(secret: SecretStr, presented: str | None) -> None:
-    """Raises Problem UNAUTHORIZED unless the credential is that of the link."""
-    if not matches(secret, presented):
-        raise Problem(ProblemType.UNAUTHORIZED)
-
-
-def problem_response(problem: Problem, request_id: str) -> Response:
-    headers = {"retry-after": str(problem.retry_after)} if problem.retry_after is not None else {}
-    if problem.kind is ProblemType.UNAUTHORIZED:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(problem.document(request_id), problem.kind.status, headers, media_type=PROBLEM_JSON)
+def documented_bearer() -> Any:
+    """A dependency that says in the OpenAPI document what `bearer` reads; it refuses nobody."""
+    return Depends(HTTPBearer(scheme_name="bearer", auto_error=False))
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -94,99 +89,48 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
+    if isinstance(error.__cause__, Problem):  # raised while FastAPI read the body
+        return await _on_problem(request, error.__cause__)
     status = error.status_code if isinstance(error, HTTPException) else 500
     kinds = {404: ProblemType.NOT_FOUND, 405: ProblemType.METHOD_NOT_ALLOWED}
-    return await _on_problem(request, Problem(kinds.get(status, ProblemType.MALFORMED)))
+    response = await _on_problem(request, Problem(kinds.get(status, ProblemType.MALFORMED)))
+    response.headers.update(getattr(error, "headers", None) or {})  # Allow
+    return response
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     # FastAPI's own answer echoes the input; this one names the places only.
-    places = []
+    places: set[str] = set()
     if isinstance(error, RequestValidationError):
-        places = sorted({".".join(str(p) for p in e["loc"] if isinstance(p, str)) for e in error.errors()})
-    return await _on_problem(request, Problem(ProblemType.INVALID_INPUT, "check: " + ", ".join(places)))
+        places = {_place(e) for e in error.errors()[:_MAX_PLACES]}
+    return await _on_problem(request, Problem(ProblemType.INVALID_INPUT, "check: " + ", ".join(sorted(places))))
 
 
-class _Gate:
-    """Outermost: gives each request its id, refuses bodies before they are read, logs what happened."""
-
-    def __init__(self, app: ASGIApp, body_limit: BodyLimit) -> None:
-        self.app = app
-        self.body_limit = body_limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        request_id = secrets.token_hex(8)
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        started, status = time.perf_counter(), 0
-
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        try:
-            self._check_body(scope)
-            await self.app(scope, receive, answer)
-        except Problem as problem:
-            state["problem"] = problem.kind.name
-            await problem_response(problem, request_id)(scope, receive, answer)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # the last resort: say where, never what
-            log().error("unexpected", request_id=request_id, where=where(error))
-            if status == 0:
-                await problem_response(Problem(ProblemType.INTERNAL), request_id)(scope, receive, answer)
-        finally:
-            if not scope["path"].startswith("/health/"):
-                route = scope.get("route")
-                log().info(
-                    "request",
-                    request_id=request_id,
-                    method=scope["method"],
-                    route=getattr(route, "path", "-"),
-                    status=status,
-                    milliseconds=round((time.perf_counter() - started) * 1e3, 2),
-                    **({"problem": state["problem"]} if "problem" in state else {}),
-                )
-
-    def _check_body(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
-        if headers.get("content-encoding", "identity") != "identity":
-            raise Problem(ProblemType.ENCODING_REFUSED)
-        if "transfer-encoding" in headers:
-            raise Problem(ProblemType.LENGTH_REQUIRED)
-        limit = self.body_limit(scope["path"])
-        if int(headers.get("content-length", "0")) > limit:
-            raise Problem(ProblemType.TOO_LARGE, f"at most {limit} bytes")
+def _place(error: dict[str, Any]) -> str:
+    """Where in the body; a member that is not known is the caller's own text, and so is left out."""
+    known = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
+    return ".".join(part for part in known if isinstance(part, str) and re.fullmatch(r"[\w-]{1,64}", part))
 
 
-def serve(app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20) -> None:
-    """Run until SIGINT or SIGTERM; requests under way get ten seconds to finish.
+class _Readiness:
+    """Anybody may ask whether a service is ready, and asking takes it some work: so it is done once a second at most,
+    by one caller for all."""
 
-    `max_message` is the largest WebSocket message in bytes.
-    """
-    gc.collect()
-    gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        ws_max_size=max_message,
-        ws="websockets-sansio",  # half the round trip of the default here
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=10,
-        timeout_keep_alive=75,
-    )
-    listener = config.bind_socket()
-    listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
-    uvicorn.Server(config).run(sockets=[listener])
+    def __init__(self, ready: Callable[[], Awaitable[None]]) -> None:
+        self._ready = ready
+        self._asking = asyncio.Lock()
+        self._until = 0.0
+        self._problem: Problem | None = None
+
+    async def check(self) -> None:
+        """Raises the Problem of the last time, which may be `_READY_SECONDS` old."""
+        async with self._asking:
+            if time.monotonic() > self._until:
+                try:
+                    await self._ready()
+                    self._problem = None
+                except Problem as problem:
+                    self._problem = problem
+                self._until = time.monotonic() + _READY_SECONDS
+            if self._problem is not None:
+                raise Problem(self._problem.kind, self._problem.detail, retry_after=self._problem.retry_after)

@@ -4,6 +4,8 @@ from importlib.metadata import entry_points
 
 import typer
 
+from moiety_shared.service import keys_cli
+
 
 def build() -> typer.Typer:
     app = typer.Typer(
@@ -21,6 +23,7 @@ def build() -> typer.Typer:
                 raise
             continue  # a role whose extra is not installed offers no commands
         register(app)
+    keys_cli.register(app)
     return app
 
 

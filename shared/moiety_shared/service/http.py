@@ -1,7 +1,10 @@
 """The one place that builds HTTP clients, and the one that reads their failures."""
 
+import contextlib
 import socket
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,30 +12,43 @@ import httpx
 from moiety_shared.problems import PROBLEM_JSON, Problem
 
 DEFAULT_TIMEOUT = 10.0
-
-
-def _headers(credential: str) -> Mapping[str, str]:
-    return {"authorization": f"Bearer {credential}"} if credential else {}
-
-
 # Room for a whole batch: the sender hands it over at once instead of waking up for every part the peer has read.
 SOCKET_BUFFER = (socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 _OPTIONS = [SOCKET_BUFFER, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 
 
-def client(base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT) -> httpx.Client:
+def tls_context(ca: Path | str | None = None) -> ssl.SSLContext:
+    """TLS 1.3 and nothing older; trusts this CA alone (a file, or its PEM), or the system's where there is none."""
+    context = ssl.create_default_context(
+        cafile=ca if isinstance(ca, Path) else None, cadata=ca if isinstance(ca, str) and ca else None
+    )
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def client(
+    base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT, ca: Path | str | None = None
+) -> httpx.Client:
+    """`credential` goes to `base_url` as a bearer token; `ca` is whom to trust."""
     # trust_env off: a proxy variable must not reroute shares.
-    transport = httpx.HTTPTransport(socket_options=_OPTIONS, trust_env=False)
+    transport = httpx.HTTPTransport(verify=tls_context(ca), socket_options=_OPTIONS, trust_env=False)
     return httpx.Client(
         base_url=base_url, headers=_headers(credential), timeout=timeout, transport=transport, trust_env=False
     )
 
 
-def async_client(base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT) -> httpx.AsyncClient:
-    transport = httpx.AsyncHTTPTransport(socket_options=_OPTIONS, trust_env=False)
+def async_client(
+    base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT, ca: Path | str | None = None
+) -> httpx.AsyncClient:
+    """The same, asynchronous."""
+    transport = httpx.AsyncHTTPTransport(verify=tls_context(ca), socket_options=_OPTIONS, trust_env=False)
     return httpx.AsyncClient(
         base_url=base_url, headers=_headers(credential), timeout=timeout, transport=transport, trust_env=False
     )
+
+
+def _headers(credential: str) -> Mapping[str, str]:
+    return {"authorization": f"Bearer {credential}"} if credential else {}
 
 
 def check(response: httpx.Response) -> httpx.Response:
@@ -41,5 +57,6 @@ def check(response: httpx.Response) -> httpx.Response:
         return response
     document: Any = None
     if response.headers.get("content-type", "").startswith(PROBLEM_JSON):
-        document = response.json()
+        with contextlib.suppress(ValueError, RecursionError):
+            document = response.json()
     raise Problem.from_document(document)

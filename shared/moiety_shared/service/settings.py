@@ -1,11 +1,15 @@
 """Base of each role's settings: environment variables `MOIETY_<ROLE>_<NAME>`."""
 
-import hashlib
-import hmac
+import ipaddress
+import ssl
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from moiety_shared.service.identity import Identity
 
 
 class ServiceSettings(BaseSettings):
@@ -18,16 +22,49 @@ class ServiceSettings(BaseSettings):
     data_dir: Path = Field(Path(".moiety"), description="Folder for this role's state; created with mode 0700.")
     log_format: str = Field("json", pattern="^(json|text)$", description="`json` for machines, `text` for people.")
 
+    max_connections: int = Field(
+        256,
+        ge=1,
+        description="Open connections at the same time; further ones are refused. With TLS one can take 0.7 MB.",
+    )
+    header_seconds: float = Field(
+        10.0, gt=0, description="How long a request's header may take to arrive; then the connection is cut off."
+    )
+
     def private_dir(self) -> Path:
         """The data folder, made if need be, closed to other users."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.data_dir
 
 
-def matches(secret: SecretStr, presented: str | None) -> bool:
-    """Constant-time comparison; an empty secret matches nothing."""
-    expected = secret.get_secret_value()
-    if not expected or presented is None:
+class RoleSettings(ServiceSettings):
+    """What the four roles besides the client need: secrets, and TLS."""
+
+    keys_dir: Path = Field(
+        Path(".moiety/keys"), description="Folder that `moiety keys init` made; of it, only this role's subfolder."
+    )
+    transport: Literal["tls", "plain"] = Field(
+        "tls", description="`plain` is refused but between processes of one machine: for measuring what TLS costs."
+    )
+
+    def tls(self, identity: Identity) -> ssl.SSLContext | None:
+        """What to serve with."""
+        return identity.server_context() if self.transport == "tls" else None
+
+    def check_link(self, name: str, url: str) -> str:
+        """The URL of another role. Raises ValueError when it is not TLS: whoever records the traffic between the
+        parties and learns the dealer's randomness reads everything."""
+        parts = urlsplit(url)
+        if parts.scheme in ("https", "wss"):
+            return url
+        if self.transport == "plain" and is_loopback(parts.hostname or "") and is_loopback(self.host):
+            return url
+        raise ValueError(f"{name} must begin with https:// or wss://: without TLS, who listens can learn everything")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it names this machine itself."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
         return False
-    digests = [hashlib.sha256(text.encode()).digest() for text in (expected, presented)]
-    return hmac.compare_digest(*digests)

@@ -1,0 +1,40 @@
+"""The sidecar put together: who may ask, the protocol's routes, the page and what it shows."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from moiety_client.settings import ClientSettings
+from moiety_client.sidecar import messages, page, protocol, show
+from moiety_client.sidecar.guard import Guard, check_bind
+from moiety_client.sidecar.upstream import Upstream
+from moiety_shared.service.app import create_app
+
+_MAX_BODY = 1 << 26
+# FastAPI's own documentation pages fetch their scripts from elsewhere: none of that on this origin.
+_FOREIGN_PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc"}
+
+
+def build(upstream: Upstream, settings: ClientSettings) -> FastAPI:
+    """Raises Exposed when it would listen to others without being told so. The app closes `upstream` at its end."""
+    check_bind(settings)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        await upstream.close()
+
+    async def ready() -> None:
+        await upstream.names()
+
+    app = create_app("client sidecar", lifespan=lifespan, body_limit=lambda _: _MAX_BODY, ready=ready)
+    # Innermost, so that what it refuses is answered and logged like any other problem.
+    app.user_middleware.append(Middleware(Guard, hosts=settings.hosts))
+    app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", "") not in _FOREIGN_PAGES]
+    app.include_router(protocol.routes(upstream))
+    app.include_router(show.routes(upstream))
+    page.serve(app)
+    messages.describe(app)
+    return app

@@ -1,0 +1,85 @@
+"""Who may use the sidecar: programs of this machine, and its own page. No page of another site.
+
+A web page may send requests to loopback. It is stopped three times: its Origin is not ours; a name that it points to
+loopback (DNS rebinding) is not one of ours; and no answer carries CORS headers, so it could not read any.
+"""
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moiety_client.settings import ClientSettings
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.settings import is_loopback
+
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+
+class Exposed(ValueError):
+    """The sidecar would answer other machines, in plaintext and without asking who they are."""
+
+
+def check_bind(settings: ClientSettings) -> None:
+    """Raises Exposed unless only this machine can connect, or the settings say that others may."""
+    if not settings.expose and not is_loopback(settings.host):
+        raise Exposed(
+            f"{settings.host!r} is not a loopback address: whoever connects there uses this sidecar in plaintext. "
+            "If only you can reach it, inside of a container for example, set MOIETY_CLIENT_EXPOSE=true"
+        )
+
+
+class Guard:
+    """Checks Host and Origin of each request, and adds the security headers to each answer."""
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
+        self._app = app
+        self._hosts = frozenset(name.lower() for name in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").lower()
+        if not self._is_ours(host):
+            raise Problem(ProblemType.WRONG_HOST)
+        if scope["method"] not in _SAFE and not _same_origin(headers, host):
+            raise Problem(ProblemType.CROSS_ORIGIN)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                mutable = MutableHeaders(scope=message)
+                mutable.update(_HEADERS)
+                mutable.setdefault("cache-control", "no-store")
+            await send(message)
+
+        await self._app(scope, receive, answer)
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return is_loopback(name) or name in self._hosts
+
+
+def _same_origin(headers: Headers, host: str) -> bool:
+    """Browsers say where a request comes from; other programs say nothing, and they may."""
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    scheme, _, authority = origin.lower().partition("://")
+    return scheme in ("http", "https") and authority == host

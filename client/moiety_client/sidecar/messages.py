@@ -1,0 +1,113 @@
+"""The messages of the Open Inference Protocol v2, with Triton's extensions for binary tensors and classification."""
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moiety_shared.problems import Problem, ProblemType
+
+Parameters = dict[str, bool | int | float | str]
+HEADER_LENGTH = "inference-header-content-length"
+
+
+class Message(BaseModel):
+    """Members that are not known are passed over, as the protocol asks."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Input(Message):
+    name: str = Field(description="any; a model has one input")
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], Field(max_length=8)]
+    datatype: str = Field(
+        description="UINT8: pictures, height x width or height x width x 3. BYTES: picture files, base64 in JSON. "
+        "FP16, FP32, FP64 and the other integers: the model's own input"
+    )
+    parameters: Parameters = Field({}, description="binary_data_size: bytes of this tensor behind the JSON")
+    data: list[Any] | None = Field(None, description="flat or nested; left out when the tensor is binary")
+
+
+class Requested(Message):
+    name: str
+    parameters: Parameters = Field(
+        {}, description="binary_data: true or false. classification: the k likeliest as VALUE:INDEX:NAME"
+    )
+
+
+class InferRequest(Message):
+    id: str = ""
+    parameters: Parameters = Field({}, description="binary_data_output: whether outputs are binary by default")
+    inputs: tuple[Input] = Field(description="exactly one")
+    outputs: tuple[Requested, ...] = Field((), description="all of them when left out")
+
+
+class Output(Message):
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    parameters: Parameters = {}
+    data: list[Any] | None = None
+
+
+class InferResponse(Message):
+    model_name: str
+    model_version: str
+    id: str = ""
+    outputs: tuple[Output, ...]
+
+
+class TensorMetadata(Message):
+    name: str
+    datatype: str
+    shape: tuple[int, ...] = Field(description="-1: any number of inputs")
+
+
+class ModelMetadata(Message):
+    name: str
+    versions: tuple[str, ...]
+    platform: str = "moiety"
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+class ServerMetadata(Message):
+    name: str = "moiety"
+    version: str
+    extensions: tuple[str, ...]
+
+
+class IndexEntry(Message):
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+class IndexRequest(Message):
+    ready: bool = Field(False, description="leave out what cannot be asked for predictions")
+
+
+def parse(kind: type[Message], raw: bytes | memoryview) -> Any:
+    """A message of that kind. Raises Problem INVALID_INPUT, which names places and never what was there."""
+    try:
+        return kind.model_validate_json(bytes(raw))
+    except ValidationError as error:
+        places = sorted({".".join(map(str, e["loc"])) or "the JSON" for e in error.errors(include_input=False)})
+        raise Problem(ProblemType.INVALID_INPUT, f"check: {', '.join(places)}") from None
+
+
+def describe(app: FastAPI) -> None:
+    """Adds the requests, which the routes read by themselves, to the app's OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for kind in (InferRequest, IndexRequest):
+            schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[kind.__name__] = schema
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

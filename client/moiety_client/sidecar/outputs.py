@@ -1,0 +1,108 @@
+"""Which outputs a model gives by the protocol, and their values.
+
+label        INT64, (n)              the likeliest class; `labels` where the model tells classes alone
+output       FP64, (n, ...)          what the model gives
+confidence   FP64, (n, classes)      the same as probabilities, of models that tell classes apart
+top          INT64, (n, k)           where the model tells classes alone: the k likeliest
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moiety_client.answers import Prediction
+from moiety_client.sidecar.messages import Output, Requested
+from moiety_client.sidecar.tensors import BYTES, pack, refused
+from moiety_shared.catalogue import Entry
+
+Values = npt.NDArray[np.int64] | npt.NDArray[np.float64] | npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Given:
+    """An output: its name, its type, and the shape of one input's part of it."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def values(self, entry: Entry, answer: Prediction) -> Values:
+        match self.name:
+            case "label" | "labels":
+                return answer.labels
+            case "top":
+                return answer.top
+            case "confidence":
+                return confidence(entry, answer)
+        return answer.outputs
+
+
+def given(entry: Entry) -> tuple[Given, ...]:
+    """A model that counts right answers gives none: it is not for this protocol."""
+    output = entry.plan.output
+    if output.kind == "logits":
+        scores = (Given("confidence", "FP64", output.shape),) if _tells_classes(entry) else ()
+        return (Given("label", "INT64", ()), Given("output", "FP64", output.shape), *scores)
+    if output.kind == "labels":
+        return Given("labels", "INT64", ()), Given("top", "INT64", (output.top,))
+    return ()
+
+
+def _tells_classes(entry: Entry) -> bool:
+    output = entry.plan.output
+    return len(output.shape) == 1 and (bool(entry.classes) or output.final != "none")
+
+
+def confidence(entry: Entry, answer: Prediction) -> npt.NDArray[np.float64]:
+    """Probabilities, (n, classes): softmax of the outputs, unless the model ends in it."""
+    outputs = answer.outputs
+    if entry.plan.output.final == "softmax":
+        return outputs
+    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def chosen(entry: Entry, requested: tuple[Requested, ...]) -> list[tuple[Given, Requested]]:
+    """The outputs that a request wants. Raises Problem for one that the model does not give."""
+    known = {one.name: one for one in given(entry)}
+    if not requested:
+        return [(one, Requested(name=one.name)) for one in known.values()]
+    for one in requested:
+        if one.name not in known:
+            raise refused(f"the model's outputs are {', '.join(known) or 'not for this protocol'}")
+        if "shared_memory_region" in one.parameters:
+            raise refused("shared memory is not filled: read the data from the body")
+        _class_count(known[one.name], one)
+    return [(known[one.name], one) for one in requested]
+
+
+def made(entry: Entry, answer: Prediction, what: Given, how: Requested, binary: bool) -> tuple[Output, bytes]:
+    """One output for the JSON, and what of it goes behind the JSON."""
+    values, datatype = what.values(entry, answer), what.datatype
+    count = _class_count(what, how)
+    if count:
+        values, datatype = _classification(entry, values, count), BYTES
+    if not how.parameters.get("binary_data", binary):
+        return Output(name=what.name, shape=values.shape, datatype=datatype, data=values.ravel().tolist()), b""
+    raw = pack(values)
+    return Output(name=what.name, shape=values.shape, datatype=datatype, parameters={"binary_data_size": len(raw)}), raw
+
+
+def _class_count(what: Given, how: Requested) -> int:
+    count = how.parameters.get("classification", 0)
+    if type(count) is not int or count < 0:
+        raise refused("classification is how many classes are wanted")
+    if count and (what.datatype != "FP64" or len(what.shape) != 1):
+        raise refused("only a score for each class can be classified: ask for output or confidence")
+    return count
+
+
+def _classification(entry: Entry, scores: npt.NDArray[Any], count: int) -> npt.NDArray[np.str_]:
+    """The likeliest classes of each input as Triton writes them: value, index, and the name where there is one."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    names = [f":{name}" for name in entry.classes] or [""] * scores.shape[1]
+    rows = [[f"{row[i]:f}:{i}{names[i]}" for i in picked] for row, picked in zip(scores, order, strict=True)]
+    return np.array(rows, dtype=np.str_)

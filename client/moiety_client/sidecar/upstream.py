@@ -1,0 +1,85 @@
+"""What the sidecar asks of the service: the SDK's asynchronous client, and a few things that only a sidecar needs."""
+
+import re
+import time
+
+import httpx
+
+from moiety_client.client import AsyncClient, _catalogue_errors, _no_answer
+from moiety_client.errors import (
+    CatalogueError,
+    FromProblem,
+    InvalidInput,
+    MoietyError,
+    ResultRejected,
+    UnknownModel,
+    UntrustedEntry,
+)
+from moiety_client.exchange import Call
+from moiety_shared.catalogue import Entry
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import http
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+class Upstream(AsyncClient):
+    """Its errors are problems, ready to be answered."""
+
+    async def names(self) -> list[str]:
+        """The published models. The list is not signed; each entry is. Raises Problem."""
+        try:
+            with _catalogue_errors(self._catalogue):
+                listed = http.check(await self._http.get(f"{self._catalogue}/v1/models")).json()
+                return [str(one["name"]) for one in listed]
+        except MoietyError as error:
+            raise problem_of(error) from error
+
+    async def entry(self, name: str, version: str = "", *, refresh: bool = False) -> Entry:
+        """The verified entry, of that version if one is named. Raises Problem."""
+        if not _NAME.fullmatch(name):
+            raise Problem(ProblemType.UNKNOWN_MODEL)
+        try:
+            entry = await self.model(name, refresh=refresh)
+            if version and not refresh and str(entry.version) != version:
+                entry = await self.model(name, refresh=True)
+        except MoietyError as error:
+            raise problem_of(error) from error
+        check_version(entry, version)
+        return entry
+
+    async def check_ready(self, entry: Entry) -> None:
+        """Raises Problem unless the parties would take a request now."""
+        with _no_answer():
+            http.check(await self._http.get(f"{entry.parties[0].url}/health/ready"))
+
+    async def exchange(self, call: Call, seconds: float) -> httpx.Response:
+        """Send a call made by hand, again until it is answered; who made it opens the answer. Raises Problem."""
+        try:
+            return await self._deliver(call, time.monotonic() + min(seconds, self._timeout))
+        except MoietyError as error:
+            raise problem_of(error) from error
+
+
+def check_version(entry: Entry, version: str) -> None:
+    """Raises Problem unless the entry is of that version, or none is asked for."""
+    if version and str(entry.version) != version:
+        raise Problem(ProblemType.UNKNOWN_MODEL, "the catalogue has another version of it")
+
+
+def problem_of(error: MoietyError) -> Problem:
+    """The problem document that says the same."""
+    match error:
+        case FromProblem():
+            return error.problem
+        case InvalidInput():
+            return Problem(ProblemType.INVALID_INPUT, str(error))
+        case UnknownModel():
+            return Problem(ProblemType.UNKNOWN_MODEL)
+        case UntrustedEntry() | ResultRejected():
+            return Problem(ProblemType.UNTRUSTED, str(error))
+        case CatalogueError() if isinstance(error.__cause__, Problem):
+            return error.__cause__
+        case CatalogueError():
+            return Problem(ProblemType.CATALOGUE_UNAVAILABLE)
+    return Problem(ProblemType.INTERNAL)

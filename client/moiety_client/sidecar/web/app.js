@@ -1,0 +1,214 @@
+// The page: choose a model, draw or pick a picture, ask the sidecar, show what came of it.
+
+import { Pad, isDarkOnLight } from "./drawing.js";
+import { element, showAnswer, showPrivacy } from "./view.js";
+
+const $ = (id) => document.getElementById(id);
+const PAUSE = 300; // ms after a stroke: there may be another
+const DOWN = {
+  title: "The sidecar does not answer",
+  hint: "Start it again on this machine (moiety sidecar, or moiety up), then try again.",
+};
+
+let models = [];
+let source = null; // what was asked last: { blob, invert } or a drawing
+let shown = null;
+let asking = null;
+let timer = 0;
+
+const pad = new Pad($("canvas"), {
+  onstart: () => {
+    clearTimeout(timer);
+    $("hint").hidden = true;
+    $("invert-field").hidden = true;
+    describe("Drawing area, with a drawing");
+  },
+  ondone: () => {
+    source = { drawing: true };
+    timer = setTimeout(ask, PAUSE);
+  },
+});
+
+const model = () => models.find((one) => one.name === $("model").value);
+const describe = (text) => $("canvas").setAttribute("aria-label", text);
+
+async function fetchJson(url, options) {
+  let response;
+  try {
+    response = await fetch(url, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw DOWN;
+  }
+  const content = await response.json().catch(() => null);
+  if (!response.ok || content === null) throw content?.title ? content : DOWN;
+  return content;
+}
+
+async function loadModels() {
+  forgive();
+  const before = $("model").value;
+  try {
+    models = await fetchJson("/v1/models");
+  } catch (problem) {
+    complain(problem, loadModels);
+    return;
+  }
+  $("model").replaceChildren(
+    ...models.map((one) => element("option", { text: one.name, value: one.name, ...(takes(one) ? {} : { disabled: "" }) })),
+  );
+  const first = models.find((one) => one.name === before) ?? models.find((one) => takes(one) && one.gives === "logits") ?? models.find(takes);
+  if (!first) {
+    complain(
+      {
+        title: models.length ? "No published model takes pictures" : "No model is published yet",
+        hint: "The model owner publishes one with: moiety publish",
+      },
+      loadModels,
+    );
+    return;
+  }
+  $("model").value = first.name;
+  choose();
+}
+
+const takes = (one) => one.picture !== null && one.gives !== "count";
+
+function choose() {
+  const { description, version, picture, rounds, gives } = model();
+  const size = `${picture.width}\u00a0×\u00a0${picture.height} ${picture.channels === 3 ? "colour" : "grey"}`;
+  const told = gives === "labels" ? "tells the likeliest classes alone" : "tells all its outputs";
+  $("about").textContent = [description, `version ${version}`, size, `${rounds} rounds`, told].filter(Boolean).join(" · ");
+  const digits = isForDigits();
+  pad.enabled = digits;
+  $("pad").classList.toggle("only-pictures", !digits);
+  $("samples-field").hidden = !digits;
+  $("hint").textContent = digits ? "Draw a digit, or drop a picture here" : "Drop a picture here, or choose one below";
+  clear();
+}
+
+const isForDigits = () => {
+  const { width, height, channels } = model().picture;
+  return channels === 1 && width === 28 && height === 28;
+};
+
+function clear() {
+  clearTimeout(timer);
+  asking?.abort();
+  source = null;
+  pad.clear();
+  forgive();
+  describe("Drawing area, empty");
+  $("hint").hidden = false;
+  $("invert-field").hidden = true;
+  $("answer").classList.add("waiting");
+  $("label").textContent = "?";
+  $("label").classList.remove("long");
+  $("sure").textContent = "Waiting for a picture";
+  $("took").textContent = "";
+  $("bars").replaceChildren();
+}
+
+async function take(blob, name, { invert } = {}) {
+  clearTimeout(timer);
+  if (!models.length) return;
+  let picture;
+  try {
+    picture = await createImageBitmap(blob);
+  } catch {
+    complain({ title: "This is no picture that the browser can read", hint: "Choose a PNG, JPEG, WebP, GIF or BMP file." });
+    return;
+  }
+  const grey = model().picture.channels === 1;
+  $("invert").checked = grey && (invert ?? isDarkOnLight(picture));
+  $("invert-field").hidden = !grey || invert !== undefined;
+  $("hint").hidden = true;
+  source = { blob };
+  const paper = grey && matchMedia("(prefers-color-scheme: light)").matches && !$("invert").checked;
+  pad.show(picture, { inverted: paper && isForDigits() });
+  describe(`The picture ${name}`);
+  await ask();
+}
+
+async function ask() {
+  if (!source) return;
+  const { name, picture } = model();
+  asking?.abort();
+  const mine = (asking = new AbortController());
+  const started = performance.now();
+  $("status").textContent = "Asking";
+  try {
+    const body = source.drawing ? await pad.small(picture) : source.blob;
+    const invert = !source.drawing && $("invert").checked;
+    const answer = await fetchJson(`/v1/show/${encodeURIComponent(name)}?invert=${invert}`, {
+      method: "POST",
+      headers: { "content-type": body.type || "application/octet-stream" },
+      body,
+      signal: mine.signal,
+    });
+    if (mine.signal.aborted) return;
+    forgive();
+    shown = answer;
+    showAnswer(shown, (performance.now() - started) / 1e3);
+    showPrivacy(shown);
+  } catch (problem) {
+    if (!mine.signal.aborted) complain(problem, ask);
+  }
+}
+
+let repeat = null;
+
+function complain(problem, again = null) {
+  repeat = again;
+  $("problem-title").textContent = problem.title ?? "Something went wrong on this page";
+  const said = problem.detail && problem.detail !== problem.title ? `${sentence(problem.detail)} ` : "";
+  $("problem-text").textContent = said + (problem.hint ?? "Reload it, and look at the browser’s console.");
+  $("again").hidden = !again;
+  $("problem").hidden = false;
+  $("answer").hidden = true;
+  $("status").textContent = "";
+}
+
+function sentence(text) {
+  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+}
+
+function forgive() {
+  $("problem").hidden = true;
+  $("answer").hidden = false;
+}
+
+$("model").addEventListener("change", choose);
+$("clear").addEventListener("click", clear);
+$("choose").addEventListener("click", () => $("file").click());
+$("again").addEventListener("click", () => repeat?.());
+$("invert").addEventListener("change", () => void ask());
+$("file").addEventListener("change", () => {
+  const [file] = $("file").files;
+  if (file) void take(file, file.name);
+  $("file").value = "";
+});
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  window.addEventListener(kind, (event) => {
+    event.preventDefault(); // a picture beside the pad must not replace the page
+    $("pad").classList.toggle("over", kind === "dragover" && $("pad").contains(event.target));
+    const [file] = kind === "drop" && $("pad").contains(event.target) ? event.dataTransfer.files : [];
+    if (file) void take(file, file.name);
+  });
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  pad.draw();
+  if (shown) showPrivacy(shown);
+});
+for (let digit = 0; digit < 10; digit++) {
+  const picture = element("img", { src: `/web/digits/${digit}.png`, alt: "", width: 28, height: 28 });
+  const button = element("button", { type: "button", "aria-label": `Handwritten ${digit}` }, picture);
+  button.addEventListener("click", async () => {
+    const response = await fetch(picture.src).catch(() => null);
+    if (response?.ok) await take(await response.blob(), `of a handwritten ${digit}`, { invert: false });
+    else complain(DOWN, () => button.click());
+  });
+  $("samples").append(element("li", {}, button));
+}
+$("answer").classList.add("waiting");
+void loadModels();

@@ -1,0 +1,82 @@
+"""Choosing canaries for a model: inputs of which float inference and the plan, however it rounds, say the same.
+
+What a canary is, and what it is for: moiety_shared/canary.py.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from moiety_server.compile import Compiled, run_float
+from moiety_shared import reference
+from moiety_shared.canary import MOST, Canary, expand
+from moiety_shared.fixed_point import decode, finish
+from moiety_shared.lookups import Opened
+from moiety_shared.prg import Stream, new_seed
+from moiety_shared.ring import Array
+
+_CANDIDATES = 48
+_DRAWS = 4  # of all the dithers of a run
+_SAFETY = 4.0  # times the largest deviation among the draws is tolerated
+_WORK = 60_000_000_000  # multiply-adds that choosing may take: some twenty seconds
+_COMPARISON = 100  # one comparison in multiply-adds, about
+
+
+def choose(compiled: Compiled) -> tuple[Canary, ...]:
+    """Up to 16, of as many classes as come up. None for a model that only counts, or says nothing firm of noise."""
+    plan = compiled.logits
+    if compiled.plan.output.kind == "count":
+        return ()
+    cost = plan.cost(1)
+    work = (cost.multiply_adds + _COMPARISON * cost.comparisons) * (_DRAWS + 2)
+    found = [c for _ in range(min(_CANDIDATES, _WORK // max(work, 1))) if (c := _try(compiled, new_seed())) is not None]
+    chosen: list[Canary] = []
+    while found and len(chosen) < MOST:  # the class that is rarest so far is next
+        next_one = min(found, key=lambda c: sum(c.label == other.label for other in chosen))
+        found.remove(next_one)
+        chosen.append(next_one)
+    return tuple(chosen)
+
+
+def _try(compiled: Compiled, seed: bytes) -> Canary | None:
+    """The canary of that seed, if it is one."""
+    plan = compiled.logits
+    x = expand(seed, plan)
+    real = torch.from_numpy(x / 2.0**plan.input.frac_bits).float().reshape(1, *plan.input.shape)
+    exact = run_float(compiled.graph, real)
+    rounded = _outputs(compiled, x, None)
+    draws = [_outputs(compiled, x, _dithers(compiled)) for _ in range(_DRAWS)]
+    if not all(np.isfinite(values).all() for values in (exact, rounded)):
+        return None
+    tolerance = _SAFETY * max(float(np.abs(draw - rounded).max()) for draw in draws) + plan.output.scale
+    labels = {int(values.argmax()) for values in (exact, rounded, *draws)}
+    if len(labels) > 1 or min(_margin(exact), _margin(rounded)) <= 2 * tolerance:
+        return None
+    if compiled.plan.output.kind == "labels":
+        return Canary(seed=seed.hex(), label=labels.pop())  # a score is nobody's to know
+    shown = [finish(plan.output.final, v.reshape(1, *plan.output.shape)).ravel() for v in (rounded, *draws)]
+    (label,) = labels
+    deviation = max(abs(float(draw[label] - shown[0][label])) for draw in shown)
+    # What the model does last may widen a difference (a logarithm does not, nor a softmax, by more than twice).
+    return Canary(seed=seed.hex(), label=label, top=float(shown[0][label]), tolerance=2 * tolerance + deviation)
+
+
+def _margin(values: Array) -> float:
+    ordered = np.sort(values.ravel())
+    return float(ordered[-1] - ordered[-2]) if len(ordered) > 1 else 0.0
+
+
+def _outputs(compiled: Compiled, x: Array, dither: reference.Dither | None) -> Array:
+    return decode(reference.run(compiled.logits, x[None], compiled.weights, dither), scale=compiled.logits.output.scale)
+
+
+def _dithers(compiled: Compiled) -> Callable[[str, Array], Array]:
+    """Fresh ones, distributed as those of a run."""
+    shifts = {layer.name: layer.shift for layer in compiled.logits.layers if isinstance(layer, Opened)}
+    stream = Stream(new_seed(), "dithers")
+
+    def dither(name: str, x: Array) -> Array:
+        return stream.words(name, x.shape, np.int64) & ((1 << shifts[name]) - 1)
+
+    return dither

@@ -1,0 +1,97 @@
+"""The owner's connection to both parties, and what the owner does with what is published already."""
+
+import httpx
+
+from moiety_server.catalogue import Catalogue
+from moiety_server.settings import ServerSettings
+from moiety_server.tokens import Issued
+from moiety_shared.catalogue import Party, sign
+from moiety_shared.layers import Public
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import http
+from moiety_shared.service.audit import Audit
+from moiety_shared.service.identity import Identity
+
+NAMES = ("alice", "bob")
+
+
+class Keys(Public):
+    """What a party says of itself."""
+
+    role: str
+    sealing_key: str
+
+
+class Owner:
+    """Calls both parties under the owner's credentials. Every failure is a Problem."""
+
+    def __init__(self, settings: ServerSettings, identity: Identity) -> None:
+        self.settings = settings
+        self.identity = identity
+        folder = settings.private_dir()
+        self.catalogue = Catalogue(folder)
+        self.issued = Issued(folder)
+        self.audit = Audit(folder / "audit.jsonl")
+        urls = settings.alice_url, settings.bob_url
+        self._clients = [
+            http.client(url, credential=identity.credential(name), timeout=120, ca=identity.ca_file)
+            for name, url in zip(NAMES, urls, strict=True)
+        ]
+
+    def close(self) -> None:
+        """The connections and the audit log."""
+        for client in self._clients:
+            client.close()
+        self.audit.close()
+
+    def call(self, party: int, method: str, path: str, **content: object) -> httpx.Response:
+        """One request to party 0 or 1. Raises its Problem, or PEER_UNAVAILABLE."""
+        try:
+            return http.check(self._clients[party].request(method, path, **content))  # type: ignore[arg-type]
+        except httpx.HTTPError as error:
+            where = f"{NAMES[party]} does not answer at {self._clients[party].base_url}"
+            raise Problem(ProblemType.PEER_UNAVAILABLE, f"{where} ({type(error).__name__})") from error
+
+    def parties(self) -> tuple[Party, Party]:
+        """Both, with the keys that clients seal to now. Raises INVALID_INPUT when the addresses are swapped."""
+        found = [Keys.model_validate_json(self.call(p, "GET", "/v1/keys").content) for p in (0, 1)]
+        if [keys.role for keys in found] != list(NAMES):
+            raise Problem(ProblemType.INVALID_INPUT, "alice's and bob's addresses are swapped in the settings")
+        urls = self.settings.alice_url, self.settings.bob_url
+        alice, bob = (Party(name=k.role, url=u, sealing_key=k.sealing_key) for k, u in zip(found, urls, strict=True))
+        return alice, bob
+
+    def refresh(self) -> list[str]:
+        """Sign the parties' current keys and addresses into every entry. Returns the entries that changed."""
+        parties, changed = self.parties(), []
+        for name in self.catalogue.names():
+            for version in self.catalogue.versions(name):
+                entry = self.catalogue.get(name, version).entry
+                if entry.parties != parties:
+                    self.catalogue.put(sign(entry.model_copy(update={"parties": parties}), self.identity.signing_key))
+                    changed.append(f"{name} {version}")
+        return changed
+
+    def activate(self, name: str, version: int) -> None:
+        """What clients get from now on, be it newer or older. Raises UNKNOWN_MODEL."""
+        with self.audit.event("activate", subject="owner", model=name):
+            self.catalogue.activate(name, version)
+
+    def withdraw(self, name: str, version: int) -> None:
+        """Take a version out of the catalogue and have its shares wiped. May be repeated when a party was away."""
+        upload_id = self.catalogue.get(name, version).entry.upload_id
+        with self.audit.event("withdraw", subject="owner", model=name, upload=upload_id):
+            for party in (0, 1):  # the leader first: it asks the helper for nothing that is gone
+                self.call(party, "DELETE", f"/v1/models/{upload_id}")
+            self.catalogue.delete(name, version)
+
+    def revoke(self, token_ids: list[str]) -> None:
+        """Have both parties refuse these tokens, and all that were revoked before."""
+        with self.audit.event("revoke", subject="owner", rows=len(token_ids)):
+            self.issued.revoke(token_ids)
+            self.push_revocations()
+
+    def push_revocations(self) -> None:
+        """Tell both parties which tokens are revoked: they may be new."""
+        for party in (0, 1):
+            self.call(party, "PUT", "/v1/revocations", json={"token_ids": self.issued.revoked()})

@@ -1,0 +1,153 @@
+"""`moiety versions | activate | withdraw | refresh` and `moiety token issue | list | revoke`."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from moiety_server.owner import Owner
+
+_PANEL = "Model owner"
+Name = Annotated[str, typer.Argument(help="The model's name in the catalogue.")]
+Version = Annotated[int, typer.Argument(help="Its version, as `moiety versions` lists them.")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (versions, activate, withdraw, refresh):
+        app.command(rich_help_panel=_PANEL)(command)
+    token = typer.Typer(no_args_is_help=True, help="Clients' tokens: who may ask, what, and how much.")
+    token.command("issue")(issue)
+    token.command("list")(list_tokens)
+    token.command("revoke")(revoke)
+    app.add_typer(token, name="token", rich_help_panel=_PANEL)
+
+
+@contextmanager
+def owner() -> Iterator["Owner"]:
+    """The owner, from MOIETY_SERVER_* and the secrets folder. What goes wrong is said in a sentence, exit code 1."""
+    from moiety_server.owner import Owner
+    from moiety_server.settings import ServerSettings
+    from moiety_shared.problems import Problem
+    from moiety_shared.service.identity import Identity
+    from moiety_shared.service.starting import refusing
+
+    with refusing():
+        settings = ServerSettings()
+        made = Owner(settings, Identity.load(settings.keys_dir / "server", "server"))
+    try:
+        yield made
+    except Problem as problem:
+        print(f"{problem}\n{problem.kind.hint}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def versions(name: Name) -> None:
+    """The versions of a model; the one that clients get is marked."""
+    with owner() as us:
+        active = us.catalogue.active(name)
+        for version in us.catalogue.versions(name):
+            print(f"{version}{' active' if version == active else ''}")
+
+
+def activate(name: Name, version: Version) -> None:
+    """Let clients have this version: a newer one, or an older one to roll back."""
+    with owner() as us:
+        us.activate(name, version)
+
+
+def withdraw(name: Name, version: Version) -> None:
+    """Take a version out of the catalogue, and have alice, bob and the crypto provider wipe their parts of it."""
+    with owner() as us:
+        us.withdraw(name, version)
+
+
+def refresh() -> None:
+    """Sign the parties' current keys and addresses into the catalogue: after `moiety keys rotate`, or a move."""
+    with owner() as us:
+        for changed in us.refresh():
+            print(changed)
+
+
+def issue(
+    subject: Annotated[str, typer.Argument(help="Whom it is for; quotas and the audit log go by this name.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model it is for; may be given often. Default: all.")
+    ] = None,
+    output: Annotated[
+        list[str] | None, typer.Option(help="logits, labels or count: what kind of models. Default: all.")
+    ] = None,
+    days: Annotated[float, typer.Option(min=0, help="How long it lets in.")] = 30.0,
+    rows_per_day: Annotated[int | None, typer.Option(min=1, help="Inputs in a day at most. Default: no limit.")] = None,
+    out: Annotated[Path, typer.Option(help="The access file to write, mode 0600: hand it to the client.")] = Path(
+        "access.json"
+    ),
+) -> None:
+    """Write an access file: the catalogue's address, your key, your CA, and a signed token. It is a secret.
+
+    Nothing needs to run for this. Prints the token's id, by which it can be revoked.
+    """
+    from pydantic import ValidationError
+
+    from moiety_server.tokens import new_grant
+    from moiety_shared.access import Access
+    from moiety_shared.signing import key_text
+    from moiety_shared.tokens import EVERY_MODEL, OUTPUTS
+
+    with owner() as us:
+        try:
+            grant = new_grant(
+                subject,
+                models=model or (EVERY_MODEL,),
+                outputs=output or OUTPUTS,  # type: ignore[arg-type]  # the model checks it
+                days=days,
+                rows_per_day=rows_per_day,
+            )
+        except ValidationError as error:
+            raise typer.BadParameter("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
+        key, ca = us.identity.signing_key, us.identity.ca_file
+        with us.audit.event("token", subject=subject):
+            access = Access(
+                catalogue_url=us.settings.url,
+                owner_key=key_text(key.public_key()),
+                ca=ca.read_text() if ca else "",
+                token=us.issued.issue(grant, key),
+            )
+        with open(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            json.dump(access.model_dump(), file, indent=2)
+    print(grant.token_id)
+
+
+def list_tokens(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Who has tokens: id, subject, models, expiry, and whether it was revoked."""
+    with owner() as us:
+        revoked = set(us.issued.revoked())
+        rows = [{**g.model_dump(mode="json"), "revoked": g.token_id in revoked} for g in us.issued.grants()]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        until = datetime.fromtimestamp(row["expires"], UTC).isoformat(timespec="minutes")
+        print(f"{row['token_id']} {row['subject']} {','.join(row['models'])} until {until}", end="")
+        print(" revoked" if row["revoked"] else "")
+
+
+def revoke(
+    token_id: Annotated[list[str], typer.Argument(help="Ids of tokens, as `moiety token list` names them.")],
+) -> None:
+    """Have both parties refuse these tokens from now on."""
+    with owner() as us:
+        unknown = set(token_id) - {grant.token_id for grant in us.issued.grants()}
+        if unknown:
+            print(f"never issued here: {', '.join(sorted(unknown))}", file=sys.stderr)
+            raise typer.Exit(1)
+        us.revoke(token_id)

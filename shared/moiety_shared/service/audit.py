@@ -1,0 +1,70 @@
+"""The audit log: who asked what of whom, when, how much, and how it ended. Never a value, never a token.
+
+One JSON object a line, appended to a file that only this role can read.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from moiety_shared.problems import Problem
+
+
+class Audit:
+    """One role's audit log."""
+
+    def __init__(self, path: Path) -> None:
+        # Lines are written whole: several processes may append to one file.
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def record(
+        self,
+        event: str,
+        outcome: str,
+        *,
+        subject: str,
+        model: str = "",
+        upload: str = "",
+        rows: int = 0,
+        milliseconds: float = 0.0,
+    ) -> None:
+        """One line. `outcome` is "ok" or the name of a problem type."""
+        members = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": event,
+            "subject": subject,
+            "model": model,
+            "upload": upload,
+            "rows": rows,
+            "outcome": outcome,
+            "milliseconds": round(milliseconds, 2),
+        }
+        os.write(self._file, json.dumps({name: value for name, value in members.items() if value}).encode() + b"\n")
+
+    @contextmanager
+    def event(self, event: str, *, subject: str, model: str = "", upload: str = "", rows: int = 0) -> Iterator[None]:
+        """Record how the block ends."""
+        started, outcome = time.perf_counter(), "INTERNAL"
+        try:
+            yield
+            outcome = "ok"
+        except Problem as problem:
+            outcome = problem.kind.name
+            raise
+        finally:
+            self.record(
+                event,
+                outcome,
+                subject=subject,
+                model=model,
+                upload=upload,
+                rows=rows,
+                milliseconds=(time.perf_counter() - started) * 1e3,
+            )

@@ -1,0 +1,175 @@
+"""The outermost ASGI layer: which bodies are read and for how long, how many requests are under way, what is logged.
+
+Everything is decided before or while a body arrives, so that a caller who is refused costs next to nothing.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
+from moiety_shared.service.logs import log, where
+
+BodyLimit = Callable[[str], int]
+"""Bytes that a path takes at most."""
+
+Guard = Callable[[Request], None]
+"""Raises a Problem for a caller who may not even send a body."""
+
+MAX_REQUESTS = 256
+"""Requests under way at the same time, their bodies arrived."""
+
+BODY_SECONDS = 10.0
+BODY_RATE = 1 << 16
+"""A body has `BODY_SECONDS`, and a second more for each `BODY_RATE` bytes that it announced."""
+
+HELD_BYTES = 1 << 25
+"""Bytes of bodies in memory at the same time, of each limit; two bodies of that limit at least."""
+
+_HEALTH = "/health/"
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    headers = {"retry-after": str(problem.retry_after)} if problem.retry_after is not None else {}
+    if problem.kind is ProblemType.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    if problem.kind is ProblemType.REQUEST_TIMEOUT:
+        headers["connection"] = "close"
+    return JSONResponse(problem.document(request_id), problem.kind.status, headers, media_type=PROBLEM_JSON)
+
+
+class Gate:
+    """Gives each request its id, refuses bodies before they are read, logs what happened."""
+
+    def __init__(self, app: ASGIApp, body_limit: BodyLimit, guard: Guard) -> None:
+        self.app = app
+        self._body_limit = body_limit
+        self._guard = guard
+        self._requests = 0
+        self._reading = 0  # of them, those whose body is still arriving
+        self._held: Counter[int] = Counter()  # bytes of bodies in memory, by the limit they arrived under
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        started, status = time.perf_counter(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        body: _Body | None = None
+        self._requests += 1
+        try:
+            self._admit(scope)
+            body = self._body(scope, receive)
+            await self.app(scope, body, answer)
+        except Problem as problem:
+            state["problem"] = problem.kind.name
+            if status == 0:
+                await problem_response(problem, request_id)(scope, receive, answer)
+        except ClientDisconnect:
+            state["problem"] = "DISCONNECTED"
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # the last resort: say where, never what
+            log().error("unexpected", request_id=request_id, where=where(error))
+            if status == 0:
+                await problem_response(Problem(ProblemType.INTERNAL), request_id)(scope, receive, answer)
+        finally:
+            self._requests -= 1
+            if body is not None:
+                self._let_go(body)
+            if not scope["path"].startswith(_HEALTH):
+                route = scope.get("route")
+                log().info(
+                    "request",
+                    request_id=request_id,
+                    method=scope["method"],
+                    route=getattr(route, "path", "-"),
+                    status=status,
+                    milliseconds=round((time.perf_counter() - started) * 1e3, 2),
+                    **({"problem": state["problem"]} if "problem" in state else {}),
+                )
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises OVERLOADED while too many requests are under way. Health checks are always answered."""
+        if self._requests - self._reading > MAX_REQUESTS and not scope["path"].startswith(_HEALTH):
+            raise Problem(ProblemType.OVERLOADED)
+
+    def _body(self, scope: Scope, receive: Receive) -> "_Body":
+        """What the app reads the body from. Raises the Problem of a body that is refused unread."""
+        headers = Headers(scope=scope)
+        if any(value.strip().lower() != "identity" for value in headers.getlist("content-encoding")):
+            raise Problem(ProblemType.ENCODING_REFUSED)
+        if "transfer-encoding" in headers:
+            raise Problem(ProblemType.LENGTH_REQUIRED)
+        lengths = headers.getlist("content-length") or ["0"]
+        if len(lengths) != 1 or not (lengths[0].isascii() and lengths[0].isdigit() and len(lengths[0]) < 20):
+            raise Problem(ProblemType.MALFORMED, "Content-Length is one whole number")
+        length, limit = int(lengths[0]), self._body_limit(scope["path"])
+        if length > limit:
+            raise Problem(ProblemType.TOO_LARGE, f"at most {limit} bytes")
+        if length:
+            self._guard(Request(scope))
+        return _Body(self, scope, receive, length, limit)
+
+    def _hold(self, body: "_Body", size: int) -> None:
+        """Account for what arrived of a body. Raises OVERLOADED when all of them take too much memory."""
+        if self._held[body.limit] + size > max(HELD_BYTES, 2 * body.limit):
+            raise Problem(ProblemType.OVERLOADED, "too many bodies are arriving")
+        self._held[body.limit] += size
+        body.held += size
+
+    def _let_go(self, body: "_Body") -> None:
+        if body.held:
+            self._held[body.limit] -= body.held
+            self._held += Counter()  # drops what is zero
+
+    async def receive(self, body: "_Body") -> Message:
+        """The next message of a body that has not arrived completely."""
+        self._reading += 1
+        try:
+            async with asyncio.timeout_at(body.deadline):
+                message = await body.source()
+        except TimeoutError:
+            raise Problem(ProblemType.REQUEST_TIMEOUT, "the body arrives too slowly") from None
+        finally:
+            self._reading -= 1
+        if message["type"] == "http.request":
+            self._hold(body, len(message.get("body", b"")))
+            if body.held > body.length:
+                raise Problem(ProblemType.MALFORMED, "the body is longer than was announced")
+            body.complete = not message.get("more_body", False)
+            if body.complete:
+                self._admit(body.scope)
+        return message
+
+
+class _Body:
+    """One request's `receive`: with a deadline until the body is complete, as it was after that."""
+
+    def __init__(self, gate: Gate, scope: Scope, source: Receive, length: int, limit: int) -> None:
+        self._gate = gate
+        self.scope, self.source, self.length, self.limit = scope, source, length, limit
+        self.deadline = asyncio.get_running_loop().time() + BODY_SECONDS + length / BODY_RATE
+        self.held = 0
+        self.complete = False
+
+    async def __call__(self) -> Message:
+        return await (self.source() if self.complete else self._gate.receive(self))

@@ -1,0 +1,93 @@
+"""A role's HPKE key pairs on disk: the newest seals, older ones open until their time is over."""
+
+import base64
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.sealing import KEY_ID_BYTES, PrivateKey, PublicKey
+
+
+@dataclass(frozen=True, repr=False)
+class _Pair:
+    private: PrivateKey
+    created: datetime
+    accepted_until: datetime | None
+
+    def accepted(self, now: datetime) -> bool:
+        return self.accepted_until is None or now < self.accepted_until
+
+
+class Keyring:
+    """The folder is read at the first use, and again when an envelope names a key that is not known yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pairs: dict[str, _Pair] = {}
+        self._read_at: int | None = None
+
+    @property
+    def public(self) -> PublicKey:
+        """The key to seal to, as it is on disk now. Raises LookupError when there is none."""
+        self._refresh()
+        current = [pair for pair in self._pairs.values() if pair.accepted_until is None]
+        if not current:
+            raise LookupError(f"{self._folder} has no current sealing key: `moiety keys rotate` makes one")
+        return max(current, key=lambda pair: pair.created).private.public
+
+    def open(self, envelope: bytes | memoryview, context: bytes) -> bytes:
+        """The message. Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs."""
+        key_id = bytes(envelope[:KEY_ID_BYTES]).hex()
+        if key_id not in self._pairs:
+            self._refresh()
+        pair = self._pairs.get(key_id)
+        if pair is None or not pair.accepted(datetime.now(UTC)):
+            raise Problem(ProblemType.KEY_RETIRED)
+        return pair.private.open(envelope, context)
+
+    def rotate(self, keep: timedelta) -> PublicKey:
+        """Make a new pair; those before it open for `keep` longer. Pairs whose time is over are deleted."""
+        self._refresh()
+        now = datetime.now(UTC)
+        for key_id, pair in self._pairs.items():
+            if not pair.accepted(now):
+                (self._folder / f"{key_id}.json").unlink()
+            elif pair.accepted_until is None:
+                self._write(_Pair(pair.private, pair.created, now + keep))
+        fresh = _Pair(PrivateKey.generate(), now, None)
+        self._write(fresh)
+        return fresh.private.public
+
+    def _write(self, pair: _Pair) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        path = self._folder / f"{pair.private.public.key_id}.json"
+        until = pair.accepted_until
+        content = {
+            "created": pair.created.isoformat(),
+            "accepted_until": until.isoformat() if until else None,
+            "private": base64.b64encode(pair.private.raw).decode(),
+        }
+        partial = path.with_suffix(".partial")
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(content, file)
+        partial.replace(path)
+
+    def _refresh(self) -> None:
+        if not self._folder.is_dir():
+            return
+        changed = self._folder.stat().st_mtime_ns
+        if changed == self._read_at:
+            return
+        pairs = {}
+        for path in self._folder.glob("*.json"):
+            content = json.loads(path.read_bytes())
+            until = content["accepted_until"]
+            pairs[path.stem] = _Pair(
+                PrivateKey(base64.b64decode(content["private"])),
+                datetime.fromisoformat(content["created"]),
+                datetime.fromisoformat(until) if until else None,
+            )
+        self._pairs, self._read_at = pairs, changed

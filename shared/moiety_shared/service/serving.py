@@ -1,0 +1,146 @@
+"""The one place that builds HTTP servers."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import resource
+import socket
+import ssl
+
+import uvicorn
+from fastapi import FastAPI
+
+from moiety_shared.service.connection import Connection
+from moiety_shared.service.http import SOCKET_BUFFER
+from moiety_shared.service.logs import log, where
+from moiety_shared.service.settings import ServiceSettings
+
+HANDSHAKE_SECONDS = 5.0
+KEEP_ALIVE_SECONDS = 75
+SPARE_CONNECTIONS = 32
+"""So many more than allowed are told so; what comes beyond them is closed without a word, before any TLS."""
+
+_OWN_FILES = 128  # descriptors that connections leave to everything else
+_ACCEPT_PAUSE = 0.1
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with connections that have deadlines, and no more of them than were asked for.
+
+    Those whose TLS handshake is under way count too, and cost as much.
+    """
+
+    def __init__(self, config: uvicorn.Config, settings: ServiceSettings, tls: ssl.SSLContext | None) -> None:
+        super().__init__(config)
+        self._tls = tls
+        self._max_connections = min(settings.max_connections, file_limit() - _OWN_FILES)
+        self._header_seconds = settings.header_seconds
+        self._arriving: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise SystemExit(uvicorn.config.STARTUP_FAILURE)
+        self.servers = []
+        for listener in sockets or []:
+            listener.listen(self.config.backlog)
+            listener.setblocking(False)
+            self.servers.append(_Listening(asyncio.create_task(self._accept(listener))))  # type: ignore[arg-type]
+        self.started = True
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                peer, _ = await loop.sock_accept(listener)
+            except OSError as error:  # out of descriptors, or the peer is gone already
+                log().warning("refused", where=where(error))
+                await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            if len(self._arriving) + len(self.server_state.connections) >= self._max_connections + SPARE_CONNECTIONS:
+                peer.close()
+                continue
+            task = asyncio.create_task(self._connect(peer))
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
+
+    async def _connect(self, peer: socket.socket) -> None:
+        seconds = HANDSHAKE_SECONDS if self._tls else None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._connection,
+                peer,
+                ssl=self._tls,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=seconds,
+            )
+        except OSError:  # no TLS, or none in time: there is nobody to tell
+            peer.close()
+
+    def _connection(self) -> Connection:
+        return Connection(
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            max_connections=self._max_connections,
+            header_seconds=self._header_seconds,
+        )
+
+
+class _Listening:
+    """What uvicorn closes when it shuts down."""
+
+    def __init__(self, accepting: asyncio.Task[None]) -> None:
+        self._accepting = accepting
+
+    def close(self) -> None:
+        self._accepting.cancel()
+
+    async def wait_closed(self) -> None:
+        await asyncio.gather(self._accepting, return_exceptions=True)
+
+
+def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSLContext | None) -> Server:
+    """The server, not bound to its address yet."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        ws_max_size=max_message,
+        ws="websockets-sansio",  # half the round trip of the default here
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=10,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+    config.load()
+    return Server(config, settings, tls)
+
+
+def serve(
+    app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20, tls: ssl.SSLContext | None = None
+) -> None:
+    """Run until SIGINT or SIGTERM; requests under way get ten seconds to finish.
+
+    `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with.
+    """
+    gc.collect()
+    gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
+    server = make(app, settings, max_message, tls)
+    listener = server.config.bind_socket()
+    listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
+    logging.getLogger(Connection.__module__).disabled = True  # what uvicorn would say of a connection: see `refused`
+    server.run(sockets=[listener])
+
+
+def file_limit() -> int:
+    """Descriptors this process may have, raised to what the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20

@@ -1,0 +1,87 @@
+"""Clients' tokens: JWTs that the model owner signs (EdDSA), and that parties verify offline. No clock here.
+
+Claims: `sub` who, `jti` which token, `exp` until when, `models` and `outputs` what for, `quota` how much.
+"""
+
+from typing import Annotated, Any, Literal
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import Field, ValidationError
+
+from moiety_shared.layers import Name, Public
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.signing import key_from_text, key_text
+
+AUDIENCE = "moiety"
+EVERY_MODEL = "*"
+MAX_TOKEN_BYTES = 4096
+OutputKind = Literal["logits", "labels", "count"]
+OUTPUTS: tuple[OutputKind, ...] = ("logits", "labels", "count")
+
+
+class Quota(Public):
+    """At most `rows` inputs in every window of `seconds`."""
+
+    rows: int = Field(ge=1)
+    seconds: int = Field(ge=1)
+
+
+class Grant(Public):
+    """What a token allows."""
+
+    token_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    subject: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
+    models: tuple[Name | Literal["*"], ...] = (EVERY_MODEL,)
+    outputs: tuple[OutputKind, ...] = OUTPUTS
+    expires: int = Field(description="seconds since 1970")
+    quota: Quota | None = None
+
+    def check(self, model: str, output: OutputKind, now: float) -> None:
+        """Raises Problem UNAUTHORIZED when the time is over, FORBIDDEN for another model or output."""
+        if now >= self.expires:
+            raise Problem(ProblemType.UNAUTHORIZED, "the token has expired")
+        if EVERY_MODEL not in self.models and model not in self.models:
+            raise Problem(ProblemType.FORBIDDEN, "the token is not for this model")
+        if output not in self.outputs:
+            raise Problem(ProblemType.FORBIDDEN, f"the token is not for models that give out {output}")
+
+
+def issue(grant: Grant, key: Ed25519PrivateKey) -> str:
+    """The token. Whoever has it can use it."""
+    claims: dict[str, Any] = {
+        "iss": key_text(key.public_key()),
+        "aud": AUDIENCE,
+        "jti": grant.token_id,
+        "sub": grant.subject,
+        "exp": grant.expires,
+        **grant.model_dump(mode="json", include={"models", "outputs", "quota"}),
+    }
+    return jwt.encode(claims, key, algorithm="EdDSA")
+
+
+def verify(token: str | None, owner_key: str) -> Grant:
+    """What a token of this owner grants; its time is for `Grant.check`. Raises Problem UNAUTHORIZED."""
+    if token is None:
+        raise Problem(ProblemType.UNAUTHORIZED, "this model is for holders of its owner's tokens")
+    if len(token) > MAX_TOKEN_BYTES:
+        raise Problem(ProblemType.UNAUTHORIZED, "this is not a token")
+    key: Ed25519PublicKey = key_from_text(owner_key)
+    try:
+        claims = jwt.decode(
+            token,
+            key,
+            algorithms=["EdDSA"],
+            audience=AUDIENCE,
+            options={"require": ["jti", "sub", "exp", "aud"], "verify_exp": False},
+        )
+        return Grant(
+            token_id=claims["jti"],
+            subject=claims["sub"],
+            expires=claims["exp"],
+            models=claims.get("models", ()),
+            outputs=claims.get("outputs", ()),
+            quota=claims.get("quota"),
+        )
+    except (jwt.InvalidTokenError, ValidationError, RecursionError):
+        raise Problem(ProblemType.UNAUTHORIZED, "the token is not one of this model's owner") from None

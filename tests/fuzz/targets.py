@@ -1,0 +1,254 @@
+"""What reads bytes of others.
+
+For each parser a function that either returns, having packed the value back into the same bytes, or raises one of the
+errors that are documented for it.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
+from safetensors.numpy import save
+
+from moiety_party.lane import read_json
+from moiety_party.masking import read_shares
+from moiety_shared import tokens, wire
+from moiety_shared.catalogue import Entry, Manifest, Party, SignedEntry, SignedManifest, sign, sign_manifest
+from moiety_shared.plan import Plan
+from moiety_shared.problems import Problem
+from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
+from moiety_shared.sealing import PrivateKey, PublicKey, open_result, seal_result
+from moiety_shared.signing import BadSignature, key_text
+from moiety_shared.tokens import Grant, Quota
+from moiety_shared.wire import Binding, Frame, FrameKind, OwnerCount, Request, Secret
+from tests import plans
+
+CORPUS = Path(__file__).parent / "corpus"
+ID, DIGEST = bytes(range(16)), bytes(range(32))
+BINDING = Binding(DIGEST, ID, ID, DIGEST)
+PLAN = plans.logits()
+KEY = PrivateKey(bytes(range(96)))
+SIGNER = Ed25519PrivateKey.from_private_bytes(DIGEST)
+ROWS = 2
+_WIRES = wire.result_bytes(PLAN, ROWS)
+
+
+@dataclass(frozen=True)
+class Target:
+    """`read` takes the bytes; `refusals` are what it may raise; `seeds` make what it takes."""
+
+    read: Callable[[bytes], object]
+    refusals: tuple[type[Exception], ...]
+    seeds: Callable[[], Iterator[bytes]]
+
+
+def same(packed: bytes, raw: bytes) -> None:
+    assert packed == raw, "what was read packs to other bytes"
+
+
+def request(raw: bytes) -> None:
+    same(Request.unpack(raw).pack(), raw)
+
+
+def secret(raw: bytes) -> None:
+    same(Secret.unpack(raw, BINDING, ROWS, 32).pack(), raw)
+
+
+def result(raw: bytes) -> None:
+    first, second = wire.unpack_result(raw, ID, PLAN, ROWS)
+    same(wire.pack_result(ID, (bytes(first), bytes(second))), raw)
+
+
+def owner_count(raw: bytes) -> None:
+    same(OwnerCount.unpack(raw).pack(), raw)
+
+
+def start(raw: bytes) -> None:
+    same(wire.pack_start(*wire.unpack_start(raw)), raw)
+
+
+def frame(raw: bytes) -> None:
+    read = Frame.unpack(raw)
+    same(read.pack(), raw)
+    if read.kind in (FrameKind.HELLO, FrameKind.FAILED):
+        Problem.from_document(read_json(read)).document()
+
+
+def upload(raw: bytes) -> None:
+    manifest, plan, envelope = wire.unpack_upload(raw)
+    length = int.from_bytes(raw[4:8], "little")
+    signed = SignedManifest.model_validate_json(raw[12 : 12 + length])
+    assert signed.manifest == manifest
+    same(wire.pack_upload(signed, plan, bytes(envelope)), raw)
+
+
+def plan(raw: bytes) -> None:
+    read = Plan.model_validate_json(raw)
+    again = Plan.model_validate_json(read.canonical())
+    assert again == read and again.digest == read.digest
+    assert read.cost(3).rounds == read.rounds and read.slice_rows >= 1
+    assert read.bundle_row_bytes >= 0 and read.output_bytes(2) > 0 and read.last_reader is not None
+    assert all(size > 0 for _, shape in read.weights() for size in shape)
+
+
+def shares(raw: bytes) -> None:
+    read = read_shares(PLAN, raw)
+    assert {name: t.shape for name, t in read.items()} == dict(PLAN.weights())
+
+
+def entry(raw: bytes) -> None:
+    signed = SignedEntry.model_validate_json(raw)
+    assert signed.verify(_OWNER) == _entry().entry, "an entry that was not signed"
+
+
+def envelope(raw: bytes) -> None:
+    assert KEY.open(raw, b"context") == b"message", "an envelope that was not sealed"
+
+
+def result_envelope(raw: bytes) -> None:
+    assert open_result(DIGEST, raw, b"context") == b"message", "a result that was not sealed"
+
+
+def sealing_key(raw: bytes) -> None:
+    key = PublicKey.from_text(raw.decode("latin-1"))
+    try:
+        key.seal(b"", b"")
+    except ValueError as error:
+        raise AssertionError("a key that seals nothing") from error
+
+
+def bits(raw: bytes) -> None:
+    share = np.arange(77, dtype=np.uint8).reshape(7, 11) & 1
+    opened = combine(Opening(share, Kind.BITS), raw)
+    assert opened.shape == share.shape and opened.max() <= 1
+    same(to_wire(Opening(opened ^ share, Kind.BITS)).tobytes()[:9], raw[:9])
+
+
+def words(raw: bytes) -> None:
+    opened = combine(Opening(np.arange(33, dtype=np.uint8), Kind.WORDS), raw)
+    same((opened ^ np.arange(33, dtype=np.uint8)).tobytes(), raw)
+
+
+def _entry() -> SignedEntry:
+    key = KEY.public.text()
+    parties = (Party(name="alice", url="http://a", sealing_key=key), Party(name="bob", url="http://b", sealing_key=key))
+    made = Entry(name="m", version=1, upload_id=ID.hex(), plan=PLAN, parties=parties, max_rows=4, classes=("a", "b"))
+    return sign(made, SIGNER)
+
+
+_OWNER = _entry().owner_key
+
+
+def _all_plans() -> Iterator[bytes]:
+    for made in (plans.logits(), plans.labels(), plans.count(), plans.branches()):
+        yield made.canonical()
+    yield every_layer().canonical()
+
+
+def every_layer() -> Plan:
+    """A plan with one layer of each kind that the others do not have."""
+    opened = {"input": "c", "shape": [4, 6, 6], "shift": 4, "opened_bits": 16}
+    compared = opened | {"range_bits": 14}
+    layers: list[dict[str, object]] = [
+        {"op": "reshape", "name": "r", "input": "x", "shape": [72], "to": [2, 6, 6]},
+        {"op": "open", "name": "o", "input": "r", "shape": [2, 6, 6]},
+        {"op": "conv", "name": "c", "input": "o", "shape": [2, 6, 6], "out_channels": 4, "kernel": [3, 3]}
+        | {"padding": [1, 1], "dilation": [1, 1], "groups": 2},
+        {"op": "truncate", "name": "t"} | opened,
+        {"op": "relu", "name": "relu", "hinges": [0, 96]} | compared,
+        {"op": "max_pool", "name": "pool", "kernel": [2, 2], "stride": [2, 2], "output_size": [3, 3]} | compared,
+        {"op": "truncate", "name": "lifted", "input": "pool", "shape": [4, 3, 3], "shift": 0, "opened_bits": 16},
+        {"op": "table", "name": "table", "values": [list(range(16)), [0] * 16]} | opened | {"opened_bits": 4},
+        {"op": "bias", "name": "bias", "input": "t", "shape": [4, 6, 6], "bias_shape": [4, 1, 1]},
+        {"op": "sum_pool", "name": "sp", "input": "t", "shape": [4, 6, 6], "kernel": [2, 2], "stride": [2, 2]},
+        {"op": "concat", "name": "cat", "inputs": ["sp", "lifted"], "shapes": [[4, 3, 3]] * 2, "axis": 0},
+        {"op": "slice", "name": "s", "input": "cat", "shape": [8, 3, 3], "axis": 0, "start": 1, "stop": 8, "step": 2},
+        {"op": "pad", "name": "p", "input": "s", "shape": [4, 3, 3], "before": [0, 1, 0], "after": [0, 0, 1]},
+        {"op": "upsample", "name": "u", "input": "p", "shape": [4, 4, 4], "factors": [2, 1]},
+        {"op": "permute", "name": "turned", "input": "u", "shape": [4, 8, 4], "order": [2, 0, 1]},
+        {"op": "sum", "name": "total", "input": "turned", "shape": [4, 4, 8], "axes": [0, 2]},
+    ]
+    asked = {"name": "x", "shape": [72], "frac_bits": 4, "low": -8, "high": 8}
+    output = {"wire": "total", "shape": [4], "kind": "logits"}
+    return Plan.model_validate({"ring_bits": 64, "input": asked, "layers": layers, "output": output})
+
+
+def _shares() -> Iterator[bytes]:
+    yield save(plans.weights())
+
+
+def _frames() -> Iterator[bytes]:
+    yield Frame(FrameKind.OPENING, b"payload", 3).pack()
+    yield Frame(FrameKind.HELLO, json.dumps({"version": 2, "boot": "ab"}).encode()).pack()
+    yield Frame(FrameKind.FAILED, json.dumps({"type": "urn:moiety:error:internal", "detail": "x"}).encode()).pack()
+
+
+def _requests() -> Iterator[bytes]:
+    made = Request(BINDING, ROWS, (b"for alice", b"for bob"))
+    yield made.pack()
+    yield replace(made, envelopes=(b"", b"")).pack()
+
+
+def _manifest() -> SignedManifest:
+    key = Ed25519PrivateKey.from_private_bytes(DIGEST)
+    manifest = Manifest(
+        upload_id=ID.hex(),
+        name="small",
+        version=1,
+        party=0,
+        plan_digest=PLAN.digest.hex(),
+        share_digest=DIGEST.hex(),
+        owner_key=key_text(key.public_key()),
+    )
+    return sign_manifest(manifest, key)
+
+
+def token(raw: bytes) -> None:
+    tokens.verify(raw.decode(errors="replace"), _manifest().manifest.owner_key)
+
+
+def _tokens() -> Iterator[bytes]:
+    key = Ed25519PrivateKey.from_private_bytes(DIGEST)
+    yield tokens.issue(Grant(token_id=ID.hex(), subject="me", expires=2, quota=Quota(rows=3, seconds=4)), key).encode()
+
+
+TARGETS: dict[str, Target] = {
+    "request": Target(request, (Problem,), _requests),
+    "secret": Target(secret, (Problem,), lambda: iter([Secret(ID, DIGEST, ROWS, DIGEST).pack()])),
+    "result": Target(result, (Problem,), lambda: iter([wire.pack_result(ID, (bytes(_WIRES), bytes(_WIRES)))])),
+    "owner_count": Target(owner_count, (Problem,), lambda: iter([OwnerCount(BINDING, (b"one", b"two")).pack()])),
+    "start": Target(
+        start,
+        (Problem,),
+        lambda: iter([wire.pack_start(ID.hex(), 7, "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))]),
+    ),
+    "frame": Target(frame, (Problem,), _frames),
+    "upload": Target(upload, (Problem,), lambda: iter([wire.pack_upload(_manifest(), PLAN, b"envelope")])),
+    "token": Target(token, (Problem,), _tokens),
+    "plan": Target(plan, (ValidationError,), _all_plans),
+    "shares": Target(shares, (Problem,), _shares),
+    "entry": Target(entry, (ValidationError, BadSignature), lambda: iter([_entry().model_dump_json().encode()])),
+    "envelope": Target(envelope, (Problem,), lambda: iter([KEY.public.seal(b"message", b"context")])),
+    "result_envelope": Target(result_envelope, (Problem,), lambda: iter([seal_result(DIGEST, b"message", b"context")])),
+    "sealing_key": Target(sealing_key, (ValueError,), lambda: iter([KEY.public.text().encode()])),
+    "bits": Target(bits, (ValueError,), lambda: iter([bytes(10)])),
+    "words": Target(words, (ValueError,), lambda: iter([bytes(33)])),
+}
+
+
+def check(target: Target, raw: bytes) -> bool:
+    """Whether it was taken. Any error but a documented one goes through."""
+    try:
+        target.read(raw)
+    except target.refusals:
+        return False
+    return True
+
+
+def corpus(name: str) -> list[bytes]:
+    """What was kept: valid messages, and what once broke a parser."""
+    return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]

@@ -1,0 +1,32 @@
+"""The service under hostile load: nobody dies, nobody grows, and who means well is answered rightly or told to wait."""
+
+import numpy as np
+import pytest
+
+from moiety_client.client import Client
+from moiety_client.local import hostile
+from moiety_client.local.deployment import Deployment
+
+CONNECTIONS = 300
+
+
+def test_hundreds_of_hostile_connections(
+    deployment: Deployment, client: Client, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    report = hostile.attack(deployment, digits[0], connections=CONNECTIONS, seconds=6)
+    assert report.enemies == CONNECTIONS and report.opened > CONNECTIONS, "the attack was one"
+    assert {"400", "413"} <= set(report.statuses)
+    assert (report.wrong, report.lost, report.died) == (0, 0, 0)
+    assert report.right > 0
+    assert max(report.megabytes.values()) < 900, report.megabytes
+    for role in ("alice", "bob", "crypto_provider", "server", "client"):
+        deployment.wait(role, "/health/ready")
+    assert client.predict("mnist", digits[0][:4]).labels.tolist() == [7, 2, 1, 0]
+
+
+def test_an_answer_that_is_wrong_would_be_counted(
+    deployment: Deployment, digits: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hostile.mnist, "float_outputs", lambda pixels: np.zeros((len(pixels), 10)))
+    report = hostile.attack(deployment, digits[0], connections=4, seconds=1)
+    assert report.wrong > 0

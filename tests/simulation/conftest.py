@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from moiety_party import leader, pool
+from tests.simulation.detector import Detector
+
+
+@pytest.fixture
+def detector(monkeypatch: pytest.MonkeyPatch) -> Detector:
+    """Watches all that is opened in this test. Waiting is short here: nothing travels far."""
+    for module, name, seconds in (
+        (pool, "_RETRY_SECONDS", 0.02),
+        (pool, "_WAIT_SECONDS", 0.5),
+        (pool, "_QUIET_SECONDS", 0.0),
+        (leader, "_PING_SECONDS", 0.05),
+        (leader, "_WAIT_SECONDS", 0.5),
+        (leader, "_POLL_SECONDS", 0.01),
+    ):
+        monkeypatch.setattr(module, name, seconds)
+    made = Detector()
+    made.watch(monkeypatch)
+    return made
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path

@@ -1,0 +1,269 @@
+"""One bit of each part of each message is flipped on its way, once, in a running deployment: what happens?
+
+Asserted: whoever gets an answer gets the right one. What is found is written down in docs/integrity.md, and the test
+holds the two together (`make docs-integrity` writes it anew).
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from moiety_client.errors import CatalogueError, FromProblem, MoietyError, ResultRejected
+from moiety_shared.problems import Problem, ProblemType
+from tests import plans
+from tests.simulation.detector import Detector
+from tests.simulation.world import World, unchanged, world
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "integrity.md"
+X = plans.random_inputs(3)
+_HEAD = "| message | part | what happens |\n|---|---|---|\n"
+Span = tuple[int, int]
+Find = Callable[[bytes], Span]
+Occasion = Literal["prediction", "alice restarts", "nothing", "publishing", "bad request"]
+
+
+def at(start: int, stop: int | None = None) -> Find:
+    """Bytes start .. stop - 1; negative ones from the end."""
+    return lambda raw: (start % len(raw) if start else 0, len(raw) if stop is None else stop % len(raw))
+
+
+def member(name: str, index: int = 0) -> Find:
+    """The value of that member of a JSON text, without quotation marks."""
+    pattern = re.compile(rb'"%s": ?"?([^",}\]]+)' % name.encode())
+
+    def find(raw: bytes) -> Span:
+        return list(pattern.finditer(raw))[index].span(1)
+
+    return find
+
+
+def request_envelope(party: int) -> Find:
+    def find(raw: bytes) -> Span:
+        first = int.from_bytes(raw[104:108], "little")
+        return (112, 112 + first) if party == 0 else (112 + first, len(raw))
+
+    return find
+
+
+def upload_manifest(raw: bytes) -> Span:
+    return 12, 12 + int.from_bytes(raw[4:8], "little")
+
+
+def upload_plan(raw: bytes) -> Span:
+    start = upload_manifest(raw)[1]
+    return start, start + int.from_bytes(raw[8:12], "little")
+
+
+def upload_envelope(raw: bytes) -> Span:
+    return upload_plan(raw)[1], len(raw)
+
+
+def sealed_result(party: int) -> Find:
+    def find(raw: bytes) -> Span:
+        first = int.from_bytes(raw[20:24], "little")
+        return (28, 28 + first) if party == 0 else (28 + first, len(raw))
+
+    return find
+
+
+@dataclass(frozen=True)
+class Case:
+    """One part of one kind of message. `nth` of that kind after the occasion begins."""
+
+    message: str
+    part: str
+    find: Find
+    on: Occasion = "prediction"
+    nth: int = 0
+    flips: tuple[tuple[float, int], ...] = ((0.0, 0), (0.5, 2), (1.0, 1))  # where in the part, which bit
+
+
+def cases() -> Iterator[Case]:
+    for part in ("plan", "upload_id", "sealing_key", "max_rows", "signature", "owner_key"):
+        find = member("frac_bits") if part == "plan" else member(part)
+        yield Case("catalogue entry", part.replace("_", " "), find)
+    request = {"magic": (0, 4), "upload": (4, 20), "plan": (20, 52), "id": (52, 68), "digest": (68, 100)}
+    for part, span in (request | {"rows": (100, 104), "lengths": (104, 112)}).items():
+        yield Case("prediction request", part, at(*span))
+    yield Case("prediction request", "alice's envelope", request_envelope(0))
+    yield Case("prediction request", "bob's envelope", request_envelope(1))
+    for part, span in {"magic": (0, 4), "id": (4, 20), "lengths": (20, 28)}.items():
+        yield Case("result", part, at(*span))
+    yield Case("result", "alice's share", sealed_result(0))
+    yield Case("result", "bob's share", sealed_result(1))
+    yield Case("START of alice", "frame header", at(0, 8))
+    yield Case("START of alice", "lease", at(8, 24))
+    yield Case("START of alice", "first row", at(24, 32), flips=((0.5, 0), (1.0, 7)))
+    yield Case("START of alice", "first row, to unused ones", at(24, 25), flips=((0.0, 4),))
+    yield Case("START of alice", "request header", at(32, 144))
+    yield Case("START of alice", "bob's envelope", at(146))
+    for who in ("alice", "bob"):
+        yield Case(f"OPENING of {who}", "frame header", at(0, 8))
+        yield Case(f"OPENING of {who}", "first round", at(8))
+        yield Case(f"OPENING of {who}", "second round", at(8), nth=1)
+        yield Case(f"OPENING of {who}", "last round", at(8), nth=3)
+    yield Case("RESULT of bob", "frame header", at(0, 8))
+    yield Case("RESULT of bob", "tag of what was opened", at(8, 40))
+    yield Case("RESULT of bob", "sealed share", at(40))
+    yield Case("FAILED of bob", "problem document", member("type"), "bad request")
+    yield from _starting()
+    yield from _publishing()
+
+
+def _starting() -> Iterator[Case]:
+    on: Occasion = "alice restarts"
+    for who in ("alice", "bob"):
+        yield Case(f"HELLO of {who}", "version", member("version"), on)
+        yield Case(f"HELLO of {who}", "boot", member("boot"), on)
+    yield Case("PING of alice", "content", at(8), on)
+    for part in ("lease", "position", "made", "lost"):
+        yield Case("STOCK of bob", part, member(part), "nothing")
+    yield Case("LEASE of alice", "upload", member("upload"), on)
+    yield Case("LEASE of alice", "lease", member("lease"), on)
+    yield Case("JOINED of bob", "content", at(8), on)
+    yield Case("leases request", "upload", member("upload_id"), on)
+    yield Case("leases request", "rows", member("rows"), on)
+    for message in ("leases answer", "join answer"):
+        for part in ("seed", "check", "tag", "lease_id", "upload_id", "rows"):
+            yield Case(message, part.replace("_", " "), member(part), on)
+    yield Case("bundle answer", "corrections", at(0, -32), on)
+    yield Case("bundle answer", "tag", at(-32), on)
+
+
+def _publishing() -> Iterator[Case]:
+    on: Occasion = "publishing"
+    for who in ("alice", "bob"):
+        yield Case(f"upload {who}", "magic", at(0, 4), on)
+        yield Case(f"upload {who}", "manifest", upload_manifest, on)
+        yield Case(f"upload {who}", "plan", upload_plan, on)
+        yield Case(f"upload {who}", "envelope", upload_envelope, on)
+    yield Case("uploads request", "upload", member("upload_id"), on)
+    yield Case("uploads request", "plan", member("frac_bits"), on)
+    for part in ("seed", "check", "tag"):
+        yield Case("uploads answer", part, member(part), on)
+    yield Case("MASK of alice", "upload", member("upload"), on)
+    yield Case("MASK of alice", "plan", member("plan"), on)
+    yield Case("MASK of bob", "content", at(8), on)
+    for who in ("alice", "bob"):
+        yield Case(f"OPENING of {who}, masking", "weights", at(8), on)
+    yield Case("OPENED of alice", "tag of what was opened", at(8), on)
+    yield Case("STORED of bob", "tag of what was opened", at(8), on)
+
+
+@dataclass
+class Flip:
+    """Flips one bit of one message."""
+
+    case: Case
+    where: float  # of the part, 0 to 1
+    bit: int
+    seen: int = 0
+    done: bool = False
+    happened: asyncio.Event = field(default_factory=asyncio.Event)
+    problems: list[ProblemType] = field(default_factory=list)  # raised anywhere since
+
+    def __call__(self, name: str, message: bytes) -> bytes:
+        if self.done or name != self.case.message.removesuffix(", masking"):
+            return message
+        self.seen += 1
+        if self.seen <= self.case.nth:
+            return message
+        self.done = True
+        self.happened.set()
+        start, stop = self.case.find(message)
+        place = start + int(self.where * (stop - 1 - start))
+        return message[:place] + bytes([message[place] ^ 1 << self.bit]) + message[place + 1 :]
+
+
+async def answer(w: World) -> str:
+    """What the client is left with."""
+    try:
+        await w.predict(X)
+    except AssertionError:
+        return "wrong"
+    except CatalogueError:
+        return "refused: CatalogueError"
+    except ResultRejected:
+        return "refused: ResultRejected"
+    except FromProblem as error:
+        return f"refused: {error.problem.kind.name}"
+    except MoietyError as error:
+        return f"refused: {type(error).__name__}"
+    return "right"
+
+
+async def happens(w: World, flip: Flip) -> str:
+    w.change = flip
+    match flip.case.on:
+        case "alice restarts":
+            await w.restart("alice")
+        case "nothing":
+            await flip.happened.wait()
+            await asyncio.sleep(0.1)
+        case "publishing":
+            try:
+                await w.publish()
+            except Problem as problem:
+                assert flip.done, flip.case
+                return f"refused: {problem.kind.name}"
+        case "bad request":
+            body = bytearray(w.call(X).body)
+            body[-1] ^= 1
+            try:
+                await w.ask(w.an_alice(), bytes(body))
+            except Problem as problem:
+                assert flip.done, flip.case
+                return f"refused: {problem.kind.name}"
+    found = await answer(w)
+    assert flip.done, f"{flip.case.message} was not sent"
+    if found != "right" or not flip.problems:
+        return "right, not noticed" if found == "right" else found
+    return f"right, after {flip.problems[0].name}"
+
+
+async def found_in(root: Path, detector: Detector, patch: pytest.MonkeyPatch) -> dict[tuple[str, str], list[str]]:
+    rows: dict[tuple[str, str], list[str]] = {}
+    original = Problem.__init__
+    flip: Flip | None = None
+
+    def noted(self: Problem, kind: ProblemType, detail: str = "") -> None:
+        original(self, kind, detail)
+        if flip is not None and flip.done:
+            flip.problems.append(kind)
+
+    patch.setattr(Problem, "__init__", noted)
+    for number, case in enumerate(cases()):
+        async with world(root / str(number), detector) as w:
+            for where, bit in case.flips:
+                assert await answer(w) == "right"
+                flip = Flip(case, where, bit)
+                outcome = await happens(w, flip)
+                flip, w.change = None, unchanged
+                rows.setdefault((case.message, case.part), []).append(outcome)
+                if await answer(w) != "right":
+                    await w.publish()
+    return rows
+
+
+def test_one_flipped_bit(
+    root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    rows = asyncio.run(asyncio.wait_for(found_in(root, detector, monkeypatch), 240))
+    assert not [row for row, outcomes in rows.items() if "wrong" in outcomes]
+    detector.check()
+    text = DOCUMENT.read_text()
+    head, _, _ = text.partition(_HEAD)
+    found = head + _HEAD + "".join(_line(*row, outcomes) for row, outcomes in rows.items())
+    if pytestconfig.getoption("--rewrite"):
+        DOCUMENT.write_text(found)
+        return
+    assert text == found, "make docs-integrity writes what is found now"
+
+
+def _line(message: str, part: str, outcomes: list[str]) -> str:
+    return f"| {message} | {part} | {'; '.join(sorted(set(outcomes)))} |\n"

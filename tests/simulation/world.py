@@ -1,0 +1,409 @@
+"""A whole deployment in one process: clients, alice, bob and the crypto provider, with links that can be cut, bytes
+that can be changed, parties that crash, come back from old copies of their folders, or live twice.
+
+The parties' own code runs unchanged. Only what carries bytes is replaced: the peer link by queues, the provider's and
+the clients' connections by httpx transports. See test_invariants.py for what must hold.
+"""
+
+import asyncio
+import json
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI
+
+from moiety_client import inputs
+from moiety_client.client import AsyncClient
+from moiety_client.exchange import Call, Sealer
+from moiety_crypto_provider.app import build
+from moiety_crypto_provider.settings import ProviderSettings
+from moiety_party.helper import Helper
+from moiety_party.lane import Lane
+from moiety_party.leader import Leader
+from moiety_party.party import Party
+from moiety_party.settings import PartySettings
+from moiety_server.publish import split_weights, upload_body
+from moiety_shared.catalogue import Entry, SignedEntry, sign
+from moiety_shared.catalogue import Party as PublicParty
+from moiety_shared.plan import Plan
+from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
+from moiety_shared.ring import Array
+from moiety_shared.service import keys
+from moiety_shared.service.identity import LINKS, Identity
+from moiety_shared.wire import FrameKind
+from tests import plans
+from tests.simulation.detector import Detector
+
+Role = Literal["alice", "bob", "provider"]
+Change = Callable[[str, bytes], bytes]
+"""What becomes of a message on its way; it is told which one it is."""
+
+MAX_ROWS = 6
+_FRAME_KIND = 0  # the first byte of a frame
+
+
+def unchanged(_: str, message: bytes) -> bytes:
+    return message
+
+
+class Wire:
+    """One lane. When it is cut, what was sent before still arrives."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.queues: tuple[asyncio.Queue[bytes | None], asyncio.Queue[bytes | None]] = (
+            asyncio.Queue(),
+            asyncio.Queue(),
+        )
+        self.broken = False
+
+    def cut(self) -> None:
+        self.broken = True
+        for queue in self.queues:
+            queue.put_nowait(None)
+
+
+@dataclass
+class End:
+    """Party p's end of a wire."""
+
+    wire: Wire
+    party: int
+
+    async def send(self, message: bytes) -> None:
+        if self.wire.broken:
+            return  # as on a socket: who sends learns of it when they read
+        world = self.wire.world
+        name = FrameKind(message[_FRAME_KIND]).name
+        message = world.change(f"{name} of {('alice', 'bob')[self.party]}", message)
+        world.frames += 1
+        if world.frames == world.cut_at:
+            self.wire.cut()
+            return
+        self.wire.queues[1 - self.party].put_nowait(message)
+        if world.at_frame is not None and world.frames >= world.at_frame[0]:
+            _, act = world.at_frame
+            world.at_frame = None
+            act()
+
+    async def recv(self) -> bytes:
+        message = await self.wire.queues[self.party].get()
+        if message is None:
+            self.wire.queues[self.party].put_nowait(None)
+            raise Problem(ProblemType.PEER_UNAVAILABLE)
+        return message
+
+    async def close(self) -> None:
+        if not self.wire.broken:
+            self.wire.cut()
+
+
+class ToProvider(httpx.AsyncBaseTransport):
+    """A party's connection to whichever provider runs now."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        world = self._world
+        if world.provider is None:
+            raise httpx.ConnectError("no provider", request=request)
+        name = "bundle" if "/bundles/" in request.url.path else request.url.path.rsplit("/", 1)[-1]
+        asked = world.change(f"{name} request", await request.aread())
+        request = httpx.Request(request.method, request.url, headers=_without_length(request.headers), content=asked)
+        transport = httpx.ASGITransport(app=world.provider, raise_app_exceptions=False)
+        answer = await transport.handle_async_request(request)
+        body = world.change(f"{name} answer" if answer.is_success else "problem", await answer.aread())
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(body))
+
+
+def _without_length(headers: httpx.Headers) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name != "content-length"}
+
+
+class WatchedLeader(Leader):
+    """Counts the runs that ended well, by request."""
+
+    completed: Counter[bytes]
+
+    async def _run(self, model: Any, request: Any, *rest: Any) -> bytes:
+        answer = await super()._run(model, request, *rest)
+        self.completed[request.binding.request_id] += 1
+        return answer
+
+
+class Node:
+    """One life of a party on a state folder."""
+
+    def __init__(self, world: "World", role: Literal["alice", "bob"], folder: Path) -> None:
+        self.world, self.folder, self.alive = world, folder, True
+        self.ended = asyncio.Event()
+        settings = PartySettings(
+            role=role,
+            data_dir=folder,
+            pool_rows=16,
+            max_rows=MAX_ROWS,
+            lanes=2,
+            run_seconds=3,
+            bundle_bytes=1 << 16,
+        )
+        identity = world.identities[role]
+        headers = {"authorization": f"Bearer {identity.credential('crypto_provider')}"}
+        provider = httpx.AsyncClient(transport=ToProvider(world), base_url="http://provider", headers=headers)
+        self.party = Party(settings, identity, provider)
+        self.wires: list[Wire] = []
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.leader = WatchedLeader(self.party, self._connect) if role == "alice" else None
+        self.helper = Helper(self.party) if role == "bob" else None
+        if self.leader:
+            self.leader.completed = Counter()
+
+    async def _connect(self, _: Party) -> End:
+        bob = self.world.a_bob()
+        assert bob.helper is not None
+        wire = Wire(self.world)
+        for node in (self, bob):
+            node.wires = [w for w in node.wires if not w.broken] + [wire]
+        bob.start(bob.helper.serve(Lane(End(wire, 1))))
+        return End(wire, 0)
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def put_model(self, upload_id: str, body: bytes) -> None:
+        manifest, plan, shares = await self.party.read_upload(
+            upload_id, self.world.change(f"upload {self.party.settings.role}", body)
+        )
+        role = self.leader or self.helper
+        assert role is not None
+        await role.put_model(manifest, plan, shares)
+
+    def crash(self) -> None:
+        """All that is under way ends where it is."""
+        self.alive = False
+        self.ended.set()
+        for wire in self.wires:
+            wire.cut()
+        for task in self.tasks:
+            task.cancel()
+
+    async def stop(self) -> None:
+        """Close what is left, after a crash too."""
+        self.alive = False
+        if self.leader:
+            await self.leader.close()
+        for wire in self.wires:
+            wire.cut()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.party.close()
+
+
+class FromClient(httpx.AsyncBaseTransport):
+    """The clients' connections: the catalogue, and an alice."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        world = self._world
+        if request.url.host == "owner":
+            text = world.change("catalogue entry", world.entry.model_dump_json().encode())
+            return httpx.Response(200, content=text)
+        try:
+            body = world.change("prediction request", await request.aread())
+            answer = await world.ask(world.an_alice(), body)
+        except Problem as problem:
+            content = json.dumps(problem.document()).encode()
+            return httpx.Response(problem.kind.status, content=content, headers={"content-type": PROBLEM_JSON})
+        except (KeyError, ValueError, TypeError, AttributeError):  # what the app answers to anything unexpected
+            content = json.dumps(Problem(ProblemType.INTERNAL).document()).encode()
+            return httpx.Response(500, content=content, headers={"content-type": PROBLEM_JSON})
+        except asyncio.CancelledError:
+            raise httpx.RemoteProtocolError("alice went away", request=request) from None
+        return httpx.Response(200, content=world.change("result", answer))
+
+
+@dataclass
+class World:
+    """Everything, and the switches for what goes wrong."""
+
+    root: Path
+    detector: Detector
+    plan: Plan = field(default_factory=plans.branches)
+    provider: FastAPI | None = None
+    alices: list[Node] = field(default_factory=list)
+    bobs: list[Node] = field(default_factory=list)
+    change: Change = unchanged
+    frames: int = 0  # frames sent so far on all lanes
+    cut_at: int = -1  # the lane that carries this frame is cut
+    at_frame: tuple[int, Callable[[], None]] | None = None
+    turns: int = 0
+    uploads: int = 0
+    lives: list[Node] = field(default_factory=list)
+    identities: dict[str, Identity] = field(init=False)
+    _owner: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    _entry: SignedEntry | None = None
+
+    def __post_init__(self) -> None:
+        keys.init(self.root / "keys", {})
+        self.identities = {role: Identity.load(self.root / "keys" / role, role) for role in LINKS}
+
+    @property
+    def entry(self) -> SignedEntry:
+        assert self._entry is not None
+        return self._entry
+
+    # Who lives
+
+    def folder(self, role: Role) -> Path:
+        return self.root / role
+
+    def start_provider(self) -> None:
+        self.provider = build(ProviderSettings(data_dir=self.folder("provider")), self.identities["crypto_provider"])
+
+    def start_party(self, role: Literal["alice", "bob"], folder: Path | None = None) -> Node:
+        node = Node(self, role, folder or self.folder(role))
+        self.lives.append(node)
+        (self.alices if role == "alice" else self.bobs).append(node)
+        return node
+
+    async def stop(self, role: Role, *, crash: bool = False) -> None:
+        """All lives of a role; those that crash end where they are."""
+        if role == "provider":
+            self.provider = None
+            return
+        nodes = self.alices if role == "alice" else self.bobs
+        while nodes:
+            node = nodes.pop()
+            if crash:
+                node.crash()
+            await node.stop()
+
+    def start(self, role: Role) -> None:
+        if role == "provider":
+            self.start_provider()
+        else:
+            self.start_party(role)
+
+    async def restart(self, role: Role, *, crash: bool = False) -> None:
+        await self.stop(role, crash=crash)
+        self.start(role)
+
+    def copy(self, role: Role, name: str) -> Path:
+        """A copy of the role's folder as it is now."""
+        target = self.root / "copies" / f"{role}-{name}"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(self.folder(role), target)
+        return target
+
+    async def restore(self, role: Role, copy: Path) -> None:
+        """The role comes back from an old copy of its folder."""
+        await self.stop(role)
+        shutil.rmtree(self.folder(role))
+        shutil.copytree(copy, self.folder(role))
+        self.start(role)
+
+    def _next(self, nodes: list[Node]) -> Node:
+        """Lives of one role take turns, as behind one address."""
+        if not nodes:
+            raise Problem(ProblemType.PEER_UNAVAILABLE)
+        self.turns += 1
+        return nodes[self.turns % len(nodes)]
+
+    def an_alice(self) -> Node:
+        return self._next([n for n in self.alices if n.alive])
+
+    def a_bob(self) -> Node:
+        return self._next([n for n in self.bobs if n.alive])
+
+    # What the owner and the clients do
+
+    async def publish(self) -> str:
+        """The model as a new upload, and its entry. Returns the upload's id. Not while a party lives twice."""
+        self.uploads += 1
+        upload_id = f"{self.uploads:032x}"
+        shares = split_weights(plans.weights())
+        nodes = (self.an_alice(), self.a_bob())
+        for party in (1, 0):
+            what = {"upload_id": upload_id, "name": "small", "version": self.uploads, "access": "open"}
+            key = nodes[party].party.identity.keyring.public
+            await nodes[party].put_model(
+                upload_id, upload_body(what, self.plan, party, shares[party], self._owner, key)
+            )
+        entry = Entry(
+            name="small",
+            version=1,
+            upload_id=upload_id,
+            plan=self.plan,
+            parties=tuple(  # type: ignore[arg-type]
+                PublicParty(name=n, url=f"https://{n}", sealing_key=node.party.identity.keyring.public.text())
+                for n, node in zip(("alice", "bob"), nodes, strict=True)
+            ),
+            access="open",
+            max_rows=MAX_ROWS,
+        )
+        self._entry = sign(entry, self._owner)
+        return upload_id
+
+    @asynccontextmanager
+    async def client(self, seconds: float = 8) -> AsyncIterator[AsyncClient]:
+        made = AsyncClient("https://owner", owner_key=self.entry.owner_key, timeout=seconds)
+        await made._http.aclose()
+        made._http = httpx.AsyncClient(transport=FromClient(self))
+        async with made:
+            yield made
+
+    async def predict(self, x: Array, seconds: float = 8) -> None:
+        """One client's prediction, which must be right if it comes."""
+        async with self.client(seconds) as client:
+            answer = await client.predict("small", x / 16.0)
+        check(x, answer.outputs)
+
+    def call(self, x: Array) -> Call:
+        """A request to be sent by hand."""
+        entry = self.entry.entry
+        return Sealer(entry).call(inputs.encode(entry, x / 16.0))
+
+    async def ask(self, alice: Node, body: bytes) -> bytes:
+        """What an alice answers to a request. Cancelled when she crashes."""
+        assert alice.leader is not None
+        answer, _ = await asyncio.shield(alice.start(alice.leader.predict(body, None)))
+        return bytes(answer)
+
+    def check_once(self) -> None:
+        """No life of alice ran a request to its end twice."""
+        for node in self.lives:
+            if node.leader:
+                assert all(count == 1 for count in node.leader.completed.values())
+
+
+def check(x: Array, outputs: np.ndarray) -> None:
+    """The plan's outputs in plain numbers."""
+    y = plans.scores(x)
+    assert np.array_equal(outputs, np.maximum(y, 0) - 2 * np.maximum(y - 3, 0)), "a wrong answer"
+
+
+@asynccontextmanager
+async def world(root: Path, detector: Detector) -> AsyncIterator[World]:
+    """All roles up, one model published."""
+    made = World(root, detector)
+    for role in ("provider", "bob", "alice"):
+        made.folder(role).mkdir(parents=True)
+        made.start(role)
+    try:
+        await made.publish()
+        yield made
+    finally:
+        for role in ("alice", "bob", "provider"):
+            await made.stop(role)

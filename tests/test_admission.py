@@ -1,0 +1,154 @@
+"""Who may ask: the owner's tokens, verified offline; quotas, counted durably; revocation."""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from moiety_party.admission import Admission
+from moiety_party.state import State
+from moiety_party.store import Model
+from moiety_shared import tokens
+from moiety_shared.catalogue import Manifest
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.signing import key_text
+from moiety_shared.tokens import Grant, Quota
+from tests import plans
+
+OWNER = Ed25519PrivateKey.generate()
+ID = "ab" * 16
+
+
+def a_model(access: str = "token", name: str = "small", owner: Ed25519PrivateKey = OWNER) -> Model:
+    plan = plans.logits()
+    manifest = Manifest.model_validate(
+        {
+            "upload_id": "0" * 32,
+            "name": name,
+            "version": 1,
+            "party": 0,
+            "plan_digest": plan.digest.hex(),
+            "share_digest": "0" * 64,
+            "access": access,
+            "owner_key": key_text(owner.public_key()),
+        }
+    )
+    return Model(manifest, plan, {})
+
+
+def grant(**members: object) -> Grant:
+    return Grant.model_validate({"token_id": ID, "subject": "clinic", "expires": 2000, **members})
+
+
+def token(**members: object) -> str:
+    return tokens.issue(grant(**members), OWNER)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def admission(tmp_path: Path, clock: Clock) -> Admission:
+    return Admission(State(tmp_path / "state.sqlite"), clock)
+
+
+def refused(admission: Admission, model: Model, text: str | None) -> ProblemType:
+    with pytest.raises(Problem) as caught:
+        admission.admit(model, text)
+    return caught.value.kind
+
+
+def test_a_good_token_lets_in(admission: Admission) -> None:
+    for allowed in ({}, {"models": ["small"]}, {"models": ["other", "*"]}, {"outputs": ["logits"]}):
+        admitted = admission.admit(a_model(), token(**allowed))
+        assert admitted is not None and admitted.subject == "clinic"
+    assert admission.admit(a_model("open"), None) is None, "an open model needs none"
+
+
+def test_other_tokens_do_not(admission: Admission, clock: Clock) -> None:
+    model, good = a_model(), token()
+    stranger = tokens.issue(grant(), Ed25519PrivateKey.generate())
+    head, claims, signature = good.split(".")
+    more = json.loads(base64.urlsafe_b64decode(claims + "==")) | {"exp": 10**10}
+    forged = base64.urlsafe_b64encode(json.dumps(more).encode()).rstrip(b"=").decode()
+    unsigned = jwt.encode(more, None, algorithm="none")
+    symmetric = jwt.encode(more, key_text(OWNER.public_key()), algorithm="HS256")
+    for text in (None, "", "x", "a.b.c", stranger, f"{head}.{forged}.{signature}", unsigned, symmetric, "x" * 9999):
+        assert refused(admission, model, text) is ProblemType.UNAUTHORIZED
+    assert refused(admission, a_model(owner=Ed25519PrivateKey.generate()), good) is ProblemType.UNAUTHORIZED
+    assert refused(admission, model, token(models=["other"])) is ProblemType.FORBIDDEN
+    assert refused(admission, model, token(outputs=["labels"])) is ProblemType.FORBIDDEN
+    clock.now = 2000
+    assert refused(admission, model, good) is ProblemType.UNAUTHORIZED, "its time is over, verified before or not"
+    assert refused(admission, a_model("open"), "x") is ProblemType.UNAUTHORIZED, "a bad token is never ignored"
+
+
+def test_a_revoked_token_stays_revoked(admission: Admission, tmp_path: Path, clock: Clock) -> None:
+    good = token()
+    admission.admit(a_model(), good)
+    State(tmp_path / "state.sqlite").revoke([ID, ID])
+    again = Admission(State(tmp_path / "state.sqlite"), clock)
+    assert refused(again, a_model(), good) is ProblemType.UNAUTHORIZED
+    admission._state.revoke([ID])
+    assert refused(admission, a_model(), good) is ProblemType.UNAUTHORIZED
+
+
+def test_a_quota_is_counted_across_restarts_and_never_exceeded(tmp_path: Path, clock: Clock) -> None:
+    allowed = grant(quota=Quota(rows=1000, seconds=100))
+
+    async def spend(admission: Admission, rows: int) -> None:
+        await admission.spend(a_model(), allowed, rows)
+
+    async def until_refused(rows: int) -> tuple[int, Problem]:
+        spent = 0
+        while True:
+            admission = Admission(State(tmp_path / "state.sqlite"), clock)  # a crash after every other request
+            for _ in range(2):
+                try:
+                    await spend(admission, rows)
+                except Problem as problem:
+                    return spent, problem
+                spent += rows
+
+    spent, problem = asyncio.run(until_refused(7))
+    assert problem.kind is ProblemType.QUOTA_EXCEEDED and problem.retry_after == 101
+    assert 900 < spent <= 1000 or spent * 15 / 14 > 900, "a crash may cost a block of a 64th, and never gives one"
+    assert spent <= 1000
+    clock.now += 100
+    asyncio.run(spend(Admission(State(tmp_path / "state.sqlite"), clock), 7))
+
+
+def test_without_crashes_a_quota_is_exact_and_what_failed_comes_back(admission: Admission) -> None:
+    allowed, model = grant(quota=Quota(rows=1000, seconds=100)), a_model()
+
+    async def run() -> int:
+        spent = 0
+        await asyncio.gather(*(admission.spend(model, allowed, 10) for _ in range(50)))
+        await admission.refund(model, allowed, 500)
+        while True:
+            try:
+                await admission.spend(model, allowed, 10)
+            except Problem as problem:
+                assert problem.kind is ProblemType.QUOTA_EXCEEDED
+                return spent
+            spent += 10
+
+    assert asyncio.run(run()) == 1000
+    with pytest.raises(Problem) as caught:
+        asyncio.run(admission.spend(model, allowed, 1001))
+    assert caught.value.kind is ProblemType.FORBIDDEN
+    asyncio.run(admission.spend(model, allowed.model_copy(update={"subject": "another"}), 1000))

@@ -1,0 +1,171 @@
+"""A role's secrets: made once, each in its own folder, and refused when they are not fit to start with."""
+
+import shutil
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from moiety_party.settings import PartySettings
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.sealing import PrivateKey
+from moiety_shared.service import keyring as keyring_module
+from moiety_shared.service import keys
+from moiety_shared.service.identity import LINKS, BadIdentity, Identity
+from moiety_shared.service.keyring import Keyring
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    keys.init(tmp_path / "keys", {"alice": ["alice.example"]})
+    return tmp_path / "keys"
+
+
+def test_no_role_holds_what_another_needs(root: Path) -> None:
+    """A credential lies with the one who presents it; who expects it has its hash."""
+    for role, links in LINKS.items():
+        identity = Identity.load(root / role, role)
+        for other in links.presents:
+            credential = identity.credential(other)
+            assert Identity.load(root / other, other).accepts(role, credential)
+            elsewhere = [p for p in root.rglob("*") if p.is_file() and credential.encode() in p.read_bytes()]
+            assert elsewhere == [root / role / "present" / other]
+    with pytest.raises(BadIdentity, match="not empty"):
+        keys.init(root, {})
+
+
+def test_a_credential_opens_one_link(root: Path) -> None:
+    bob = Identity.load(root / "bob", "bob")
+    alice = Identity.load(root / "alice", "alice")
+    for wrong in (None, "", "x", alice.credential("crypto_provider"), alice.credential("bob") + "x"):
+        assert not bob.accepts("alice", wrong)
+    assert bob.accepts("alice", alice.credential("bob")) and not bob.accepts("server", alice.credential("bob"))
+
+
+def readable(root: Path) -> None:
+    (root / "alice" / "storage.key").chmod(0o644)
+
+
+def folder_readable(root: Path) -> None:
+    (root / "alice" / "present").chmod(0o755)
+
+
+def default(root: Path) -> None:
+    (root / "alice" / "present" / "bob").write_text("changeme")
+
+
+def repeated(root: Path) -> None:
+    (root / "alice" / "present" / "bob").write_text("A" * 43)
+
+
+def shared(root: Path) -> None:
+    (root / "alice" / "present" / "bob").write_text((root / "alice" / "present" / "crypto_provider").read_text())
+
+
+def of_another(root: Path) -> None:
+    shutil.rmtree(root / "alice")
+    shutil.copytree(root / "bob", root / "alice")
+
+
+def too_many(root: Path) -> None:
+    shutil.copy(root / "server" / "present" / "alice", root / "alice" / "present" / "server")
+
+
+def plain_expected(root: Path) -> None:
+    (root / "alice" / "expect" / "server").write_text("a password")
+
+
+def empty_storage_key(root: Path) -> None:
+    (root / "alice" / "storage.key").write_bytes(bytes(32))
+
+
+def without_certificate(root: Path) -> None:
+    (root / "alice" / "tls" / "cert.pem").unlink()
+
+
+def gone(root: Path) -> None:
+    shutil.rmtree(root / "alice")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (readable, "chmod"),
+        (folder_readable, "chmod"),
+        (default, "random bytes"),
+        (repeated, "random bytes"),
+        (shared, "two links"),
+        (of_another, "secrets of bob"),
+        (too_many, "another role"),
+        (plain_expected, "SHA-256"),
+        (empty_storage_key, "random bytes"),
+        (without_certificate, "missing"),
+        (gone, "keys init"),
+    ],
+)
+def test_a_role_refuses_to_start_with(root: Path, tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+    Identity.load(root / "alice", "alice")
+    spoil(root)
+    with pytest.raises(BadIdentity, match=said):
+        Identity.load(root / "alice", "alice")
+    command = [sys.executable, "-m", "moiety_shared.service.cli", "party", "alice"]
+    environment = {"MOIETY_PARTY_KEYS_DIR": str(root), "MOIETY_PARTY_DATA_DIR": str(tmp_path / "data"), "PATH": ""}
+    if spoil in (readable, gone):  # the whole way, for two of them
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"provider_url": "http://provider:7703"},
+        {"peer_url": "ws://bob:7702"},
+        {"provider_url": "http://provider:7703", "transport": "plain"},
+        {"provider_url": "http://127.0.0.1:7703", "peer_url": "ws://127.0.0.1:7702"},
+        {"provider_url": "http://127.0.0.1:7703", "transport": "plain", "host": "0.0.0.0"},
+    ],
+)
+def test_a_plain_link_is_refused(links: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="https://"):
+        PartySettings(role="alice", **links)  # type: ignore[arg-type]
+
+
+def test_links_speak_tls_1_3_and_nothing_older(root: Path) -> None:
+    context = Identity.load(root / "alice", "alice").server_context()
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+
+
+def test_old_sealing_keys_are_accepted_for_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Identity.load(root / "alice", "alice").keyring
+    first = ring.public
+    envelope = first.seal(b"for alice", b"context")
+    assert ring.open(envelope, b"context") == b"for alice"
+    second = Keyring(root / "alice" / "sealing").rotate(timedelta(days=7))  # by another process
+    assert ring.public == second != first
+    assert ring.open(envelope, b"context") == b"for alice"
+    assert ring.open(second.seal(b"new", b"context"), b"context") == b"new"
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(UTC) + timedelta(days=8)
+
+    monkeypatch.setattr(keyring_module, "datetime", Later)
+    with pytest.raises(Problem) as caught:
+        ring.open(envelope, b"context")
+    assert caught.value.kind is ProblemType.KEY_RETIRED
+    assert ring.open(second.seal(b"new", b"context"), b"context") == b"new"
+    Keyring(root / "alice" / "sealing").rotate(timedelta(0))
+    assert not (root / "alice" / "sealing" / f"{first.key_id}.json").exists(), "what is over is deleted"
+
+
+def test_an_envelope_to_a_stranger_is_refused(root: Path) -> None:
+    ring = Identity.load(root / "alice", "alice").keyring
+    with pytest.raises(Problem) as caught:
+        ring.open(PrivateKey.generate().public.seal(b"x", b""), b"")
+    assert caught.value.kind is ProblemType.KEY_RETIRED
