@@ -57,6 +57,12 @@ def count() -> Plan:
     return Plan(ring_bits=32, input=asked, layers=layers, output=Output(wire="hits", shape=(1,), kind="count"))
 
 
+def totals() -> Plan:
+    """The scores of all inputs of a request, added up."""
+    output = Output(wire="l", shape=(CLASSES,), kind="count", scale=2.0**-4)
+    return Plan(ring_bits=32, input=X, layers=_SCORES, output=output)
+
+
 def branches() -> Plan:
     """Two layers that open side by side: relu(y) - 2 relu(y - 3), with y the scores."""
 

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_client import client as sdk
-from moiety_client import inputs
+from moiety_client import exchange, inputs
 from moiety_client.client import Client
 from moiety_client.errors import InvalidInput, LabelsOnly
 from moiety_client.settings import ClientSettings
@@ -144,6 +144,29 @@ def test_of_an_evaluation_only_the_count_leaves(party_keys: Keys, x: Array, orde
             return await client.evaluate("small", real(x[0]), 3)
 
     assert asyncio.run(twin()).correct == int(order[0, 0] == 3)
+
+
+def test_of_a_total_nothing_but_the_sum_is_joined(party_keys: Keys, x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[np.ndarray] = []
+
+    def joining(plan: Plan, shares: tuple[Array, Array]) -> np.ndarray:
+        joined.append(exchange.joined(plan, shares))
+        return joined[-1]
+
+    monkeypatch.setattr(sdk, "joined", joining)
+    service = Service(plans.totals(), party_keys)
+    expected = plans.scores(x).sum(axis=0) / 16.0
+    assert np.array_equal(service.client().total("small", real(x)), expected)
+    assert len(service.results) == 3 and len(joined) == 1, "three requests, of which none is opened by itself"
+    assert all(len(share) == 4 * plans.CLASSES for shares in service.results for share in shares)
+
+    async def twin() -> np.ndarray:
+        async with service.async_client() as client:
+            return await client.total("small", real(x[:7]))
+
+    assert np.array_equal(asyncio.run(twin()), plans.scores(x[:7]).sum(axis=0) / 16.0)
+    with pytest.raises(InvalidInput, match="call predict"):
+        Service(plans.logits(), party_keys).client().total("small", real(x[:1]))
 
 
 def test_labels_are_shared_like_the_input(party_keys: Keys, x: Array) -> None:

@@ -35,7 +35,7 @@ from moiety_client.errors import (
     UntrustedEntry,
     from_problem,
 )
-from moiety_client.exchange import Call, Sealer
+from moiety_client.exchange import Call, Sealer, added, joined
 from moiety_shared.access import Access
 from moiety_shared.catalogue import Entry, SignedEntry
 from moiety_shared.fixed_point import RingArray
@@ -52,7 +52,7 @@ _ENTRY_IS_OLD = (ProblemType.UNKNOWN_MODEL, ProblemType.KEY_RETIRED)
 
 @dataclass(frozen=True)
 class _Answer:
-    values: npt.NDArray[Any]
+    shares: tuple[RingArray, RingArray]
     rounds: int
     online_bytes: int
     for_owner: bytes
@@ -96,7 +96,7 @@ class _Core:
         http.check(response)
         headers = response.headers
         return _Answer(
-            call.open(response.content),
+            call.shares(response.content),
             int(headers.get("moiety-rounds", 0)),
             int(headers.get("moiety-online-bytes", 0)),
             call.for_owner(response.content),
@@ -107,7 +107,7 @@ class _Core:
         among = Canaries(canaries)
 
         def finish(entry: Entry, _: RingArray, answers: list[_Answer], started: float) -> Prediction:
-            values = among.checked(entry, np.concatenate([a.values for a in answers]))
+            values = among.checked(entry, np.concatenate([joined(entry.plan, a.shares) for a in answers]))
             return Prediction(entry.plan.output, values, entry.classes, *_counted(answers, started))
 
         def encode(entry: Entry) -> RingArray:
@@ -128,13 +128,24 @@ class _Core:
                 raise InvalidInput(f"model {entry.name!r} names no key of its owner: publish it with --reveal count")
             return inputs.encode_labelled(entry, images, labels)
 
-        def finish(_: Entry, elements: RingArray, answers: list[_Answer], started: float) -> Evaluation:
-            ours = Recipients.CLIENT in recipients
-            correct = sum(int(a.values.sum()) for a in answers) if ours else None
+        def finish(entry: Entry, elements: RingArray, answers: list[_Answer], started: float) -> Evaluation:
+            correct = int(_sum(entry, answers).sum()) if Recipients.CLIENT in recipients else None
             tokens = tuple(a.for_owner for a in answers if a.for_owner)
             return Evaluation(correct, len(elements), *_counted(answers, started), tokens)
 
         return _Task(encode, finish, recipients)
+
+    @staticmethod
+    def _total(values: npt.ArrayLike) -> _Task[npt.NDArray[np.float64]]:
+        def finish(entry: Entry, _: RingArray, answers: list[_Answer], started: float) -> npt.NDArray[np.float64]:
+            return _sum(entry, answers).astype(np.float64) * entry.plan.output.scale
+
+        def encode(entry: Entry) -> RingArray:
+            if entry.plan.output.kind != "count":
+                raise InvalidInput(f"model {entry.name!r} gives each input's outputs, not their sum: call predict")
+            return inputs.encode(entry, values)
+
+        return _Task(encode, finish)
 
     def _request(self, call: Call) -> dict[str, Any]:
         headers = {"content-type": MEDIA_TYPE}
@@ -152,6 +163,11 @@ class _Core:
         ):
             raise from_problem(problem) from None
         return pause
+
+
+def _sum(entry: Entry, answers: list[_Answer]) -> npt.NDArray[Any]:
+    """What the requests give together; what each gives is not looked at."""
+    return joined(entry.plan, added([a.shares for a in answers]))
 
 
 def _encrypted(url: str, what: str) -> str:
@@ -255,9 +271,17 @@ class Client(_Core):
         """How many inputs a model that is published for this labels as `labels` (ints, one for each) says.
 
         `reveal_to` names who learns the number and nobody else does: client, owner or both. More inputs than the
-        entry's `max_rows` go in several requests, and the count of each is revealed. Raises as `predict` does.
+        entry's `max_rows` go in several requests, whose shares are added up before they are joined; the owner reads
+        the count of each. Raises as `predict` does.
         """
         return self._ask(model, self._evaluation(images, labels, reveal_to))
+
+    def total(self, model: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The sum over all inputs of what a plan of kind "count" computes, (output size,), and nothing of each input.
+
+        Several requests are added up as in `evaluate`. Raises as `predict` does.
+        """
+        return self._ask(model, self._total(values))
 
     def _ask(self, model: str, task: _Task[Result]) -> Result:
         started = time.perf_counter()
@@ -335,6 +359,10 @@ class AsyncClient(_Core):
     ) -> Evaluation:
         """See Client.evaluate."""
         return await self._ask(model, self._evaluation(images, labels, reveal_to))
+
+    async def total(self, model: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """See Client.total."""
+        return await self._ask(model, self._total(values))
 
     async def _ask(self, model: str, task: _Task[Result]) -> Result:
         started = time.perf_counter()

@@ -1,5 +1,6 @@
 """One prediction without any I/O: split and seal an input, open and join the answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from moiety_client.errors import ResultRejected
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
+from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem
 from moiety_shared.sealing import PublicKey, open_result
@@ -44,31 +46,24 @@ class Call:
         return Stream(self.bob_seed, "input").words("share", self.alice_share.shape, self.alice_share.dtype)
 
     def open(self, answer: bytes) -> npt.NDArray[Any]:
-        """What the plan gives out; raises ResultRejected for anything but an answer to this call.
+        """What the plan gives out, see `joined`; raises ResultRejected for anything but an answer to this call."""
+        return joined(self.entry.plan, self.shares(answer))
 
-        logits: the model's own outputs, (rows, *output shape). labels: each class's rank from 1, or 0, likewise.
-        count: how many of the call's inputs were labelled right, (1,).
-        """
+    def shares(self, answer: bytes) -> tuple[RingArray, RingArray]:
+        """The same, still in alice's and bob's halves; both empty where the client is not among the recipients."""
         plan = self.entry.plan
+        dtype = np.dtype(np.uint8) if plan.output.kind == "labels" else np.dtype(fixed_point.ring_dtype(plan.ring_bits))
         try:
             sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
             if Recipients.CLIENT not in self.recipients:
-                return np.zeros(0, dtype=np.int64)
+                return np.zeros(0, dtype=dtype), np.zeros(0, dtype=dtype)
             own = result_bytes(plan, self.rows)
             raw = [open_result(self._keys[p], sealed[p][:own], self.binding.context("result", p)) for p in (0, 1)]
         except Problem as problem:
             raise ResultRejected(
                 f"the answer does not belong to this request or was changed on the way ({problem.kind.title})"
             ) from problem
-        if plan.output.kind == "labels":
-            ranks = [np.frombuffer(r, dtype=np.uint8) for r in raw]
-            return (ranks[0] ^ ranks[1]).reshape(self.rows, *plan.output.shape)
-        shares = [np.frombuffer(r, dtype=fixed_point.ring_dtype(plan.ring_bits)) for r in raw]
-        elements = fixed_point.join(*shares)
-        if plan.output.kind == "count":
-            return elements.astype(np.int64)
-        outputs = fixed_point.decode(elements, scale=plan.output.scale).reshape(self.rows, *plan.output.shape)
-        return fixed_point.finish(plan.output.final, outputs)
+        return np.frombuffer(raw[0], dtype=dtype), np.frombuffer(raw[1], dtype=dtype)
 
     def for_owner(self, answer: bytes) -> bytes:
         """What of an answer only the owner can open, to be handed on; empty when the request did not name the owner."""
@@ -78,6 +73,27 @@ class Call:
         sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
         start = result_bytes(plan, self.rows, self.recipients) - result_bytes(plan, self.rows, Recipients.OWNER)
         return OwnerCount(self.binding, (sealed[0][start:], sealed[1][start:])).pack()
+
+
+def joined(plan: Plan, shares: tuple[RingArray, RingArray]) -> npt.NDArray[Any]:
+    """What a plan gives out, of both parties' shares.
+
+    logits: the model's own outputs, (rows, *output shape). labels: each class's rank from 1, or 0, likewise.
+    count: the sum over the call's inputs, whole numbers (output size,).
+    """
+    if plan.output.kind == "labels":
+        return (shares[0] ^ shares[1]).reshape(-1, *plan.output.shape)
+    elements = fixed_point.join(*shares)
+    if plan.output.kind == "count":
+        return elements.astype(np.int64)
+    outputs = fixed_point.decode(elements, scale=plan.output.scale).reshape(-1, *plan.output.shape)
+    return fixed_point.finish(plan.output.final, outputs)
+
+
+def added(shares: Sequence[tuple[RingArray, RingArray]]) -> tuple[RingArray, RingArray]:
+    """Shares of the sum of several requests' results: none of these is joined."""
+    one, other = (np.stack(halves).sum(axis=0, dtype=halves[0].dtype) for halves in zip(*shares, strict=True))
+    return one, other
 
 
 class Sealer:

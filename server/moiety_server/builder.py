@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypedDict, TypeVar
+from typing import Literal, NoReturn, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -169,6 +169,16 @@ class Builder:
 
     def relu(self, x: ir.Node) -> ir.Node:
         return self.clamp(x, 0.0, None)
+
+    def decide(
+        self, x: ir.Node, kind: Literal["greater", "not_less", "equal"], tolerance: float, whole: bool
+    ) -> ir.Node:
+        """0 or 1; see ir.Decide."""
+        return self._add(ir.Decide(**self._head(x.shape, x), kind=kind, tolerance=tolerance, whole=whole))
+
+    def argmax(self, x: ir.Node) -> ir.Node:
+        """Of (n,) values, as (1,)."""
+        return self._add(ir.Argmax(**self._head((1,), x)))
 
     def smooth(self, x: ir.Node, function: str, alpha: float = 1.0, beta: float = 1.0) -> ir.Node:
         return self._add(ir.Smooth(**self._head(x.shape, x), function=function, alpha=alpha, beta=beta))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from moiety_server import ir, ranges, smooth
+from moiety_server import decisions, ir, ranges, smooth
 from moiety_server.ir import NotServable
 from moiety_server.ranges import Range
 from moiety_server.scales import Precision, Scales, fitting
@@ -19,7 +19,6 @@ from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
 _MOST_FRAC_BITS = 30
 _FEWEST_WEIGHT_BITS = 5
 _COARSE = 2.0**-10
-_RANKED_BITS = 20  # compared for a label: four digits of five bits
 
 
 class Emitter(Writer):
@@ -47,27 +46,28 @@ class Emitter(Writer):
         output = Output(wire=wire.name, shape=wire.shape, scale=wire.unit, final=self._graph.final)
         return self._plan(self.layers, output)
 
+    def total(self) -> Plan:
+        """The plan that gives the sum of all outputs over a request's rows, and none of them."""
+        wire = self.in_ring(self._wires[self._graph.output])
+        return self._plan(self.layers, Output(wire=wire.name, shape=wire.shape, kind="count", scale=wire.unit))
+
+    def wire(self, node: str) -> Wire:
+        """What a node was written as."""
+        return self._wires[node]
+
     def revealing(self, reveal: str, top: int) -> Plan:
         """The plan that gives the `top` labels, or only the count of right ones."""
         wire = self._wires[self._graph.output]
         classes = wire.shape[-1]
-        if len(wire.shape) != 1 or not 2 <= classes <= 2048 or top >= classes:
-            raise NotServable(f"labels need one output for each of 2 to 2048 classes, these are {wire.shape}")
         self.node = self._graph.nodes[-1]
-        cut = max(0, wire.frac - fitting((wire.high - wire.low) / wire.factor, _RANKED_BITS))
-        kind = lookups.TopK(
-            name="labels-top",
-            input=wire.name,
-            shape=(classes,),
-            shift=cut,
-            opened_bits=min(wire.bits - cut, _RANKED_BITS + 2),
-            range_bits=min(_RANKED_BITS, wire.bits - cut - 1),
-            digit_bits=5,
-            k=top if reveal == "labels" else 1,
-            result="words" if reveal == "labels" else "share",
-        )
         start = len(self.layers)
-        self.add(kind)
+        kind = decisions.rank(
+            self,
+            "labels-top",
+            wire,
+            top if reveal == "labels" else 1,
+            "words" if reveal == "labels" else "share",
+        )
         if reveal == "labels":
             output = Output(wire=kind.name, shape=(classes,), kind="labels", top=top)
         else:
@@ -107,6 +107,10 @@ class Emitter(Writer):
                 return self._product(node, self.small(x[0], self._scales.wanted[node.inputs[0]]))
             case ir.Clamp():
                 return self._clamp(node, x[0])
+            case ir.Decide():
+                return decisions.decide(self, node, x[0])
+            case ir.Argmax():
+                return decisions.argmax(self, node, x[0])
             case ir.MaxPool():
                 return self._max_pool(node, x[0])
             case ir.Smooth():

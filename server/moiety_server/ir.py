@@ -126,6 +126,36 @@ class Smooth(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decide(Node):
+    """1 where a value is greater than 0, not less than 0, or equal to 0, else 0.
+
+    Values nearer to 0 than `tolerance` are equal to it. `whole` values are whole numbers and must not be cut.
+    """
+
+    kind: Literal["greater", "not_less", "equal"]
+    tolerance: float
+    whole: bool = False
+
+    def forward(self, *x: Tensor) -> Tensor:
+        match self.kind:
+            case "greater":
+                found = x[0] >= self.tolerance
+            case "not_less":
+                found = x[0] > -self.tolerance
+            case "equal":
+                found = x[0].abs() < self.tolerance
+        return found.to(x[0].dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Argmax(Node):
+    """The place of the largest of (n,) values, the first one of equals: (1,)."""
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return x[0].argmax(dim=1, keepdim=True).to(x[0].dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaxPool(Node):
     """Over (C, H, W). Padding is -infinity; the output's size comes from `shape`, so ceil_mode needs no flag: windows
     may hang over the lower and right edge."""

@@ -38,6 +38,12 @@ class Owner:
             for name, url in zip(NAMES, urls, strict=True)
         ]
 
+    def close(self) -> None:
+        """The connections and the audit log."""
+        for client in self._clients:
+            client.close()
+        self.audit.close()
+
     def call(self, party: int, method: str, path: str, **content: object) -> httpx.Response:
         """One request to party 0 or 1. Raises its Problem, or PEER_UNAVAILABLE."""
         try:

@@ -52,6 +52,7 @@ def publish(
     description: str,
     access: Access = "token",
     activate: bool = True,
+    offer_canaries: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> SignedEntry:
     """Upload, wait for the first prepared randomness, and put the signed entry into the catalogue."""
@@ -68,7 +69,7 @@ def publish(
             body = upload_body(what, plan, party, shares[party], owner.identity.signing_key, key)
             owner.call(party, "PUT", f"/v1/models/{upload_id}", content=body)
         progress("choosing canaries")
-        known = canaries.choose(compiled)
+        known = canaries.choose(compiled) if offer_canaries else ()
         progress("preparing randomness")
         states = _wait(owner, upload_id)
         entry = Entry(

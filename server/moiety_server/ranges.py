@@ -44,6 +44,10 @@ class Analysis:
     measured: Mapping[str, tuple[float, float, float]]
     proved: Mapping[str, tuple[float, float]]
 
+    def sure(self) -> dict[str, Range]:
+        """The proved range of every wire, whatever the calibration data shows."""
+        return {name: Range(*self.proved[name], rms, True) for name, (_, _, rms) in self.measured.items()}
+
     def ranges(self, graph: ir.Graph, *, affordable: float, headroom: float) -> dict[str, Range]:
         """The proved range of each wire where it is at most `affordable` times as wide as the measured one, else the
         measured one times `headroom`."""
@@ -137,6 +141,11 @@ def _interval(node: ir.Node, x: list[Box]) -> Box:
             inside = (x[0][0] < 0) & torch.tensor(node.function in ("silu", "gelu", "gelu_tanh"))
             lowest = torch.where(inside, node.forward(grid).min(), math.inf)
             return torch.minimum(torch.minimum(first, second), lowest), torch.maximum(first, second)
+        case ir.Decide(kind="equal"):
+            return torch.zeros_like(x[0][0]), torch.ones_like(x[0][0])
+        case ir.Argmax():
+            places = x[0][0].new_full((1, 1), x[0][0].shape[1] - 1)
+            return torch.zeros_like(places), places
         case _:  # the others are monotone in each input
             return node.forward(*(box[0] for box in x)), node.forward(*(box[1] for box in x))
 

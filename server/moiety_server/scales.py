@@ -81,7 +81,7 @@ def _wish(reader: ir.Node, known: Mapping[str, Range], total: Mapping[str, int],
             return (total[reader.name] - math.log2(max(typical, 1e-9) / max(row, 1e-9))) / 2
         case ir.Scale():
             return wanted[reader.name] + math.log2(abs(reader.factor))
-        case ir.Mul() | ir.Smooth():
+        case ir.Mul() | ir.Smooth() | ir.Decide() | ir.Argmax():
             return math.inf
         case _:
             return wanted[reader.name]

@@ -103,6 +103,10 @@ class Writer:
             self._short[wire.name] = self.cut(wire, wanted)
         return self._short[wire.name]
 
+    def coarsest(self, wire: Wire) -> float:
+        """The unit of the wire, or of what products read of it."""
+        return max(wire.unit, self._short.get(wire.name, wire).unit)
+
     def open(self, wire: Wire) -> str:
         if wire.name not in self._opened:
             layer = plan_layers.Open(name=self.name(wire, "open"), input=wire.name, shape=wire.shape)

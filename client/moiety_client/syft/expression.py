@@ -1,0 +1,202 @@
+"""What was written but not yet computed: nodes that know their operation, or their value.
+
+A value is known here for what this program shared itself, and for what it has revealed. Nothing else is.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """An ATen operation on nodes, constants and numbers, in the order of its schema. `place` is the user's line."""
+
+    target: OpOverload
+    arguments: tuple[Any, ...]
+    place: str
+
+    @property
+    def name(self) -> str:
+        """As "add.Tensor"; without the overload where it is the default one."""
+        return name_of(self.target)
+
+    @property
+    def nodes(self) -> list["Node"]:
+        leaves = pytree.tree_leaves(self.arguments, is_leaf=lambda leaf: isinstance(leaf, Node))
+        return [leaf for leaf in leaves if isinstance(leaf, Node)]
+
+    def with_nodes(self, change: Any) -> list[Any]:
+        """The arguments, each node replaced by what `change` makes of it."""
+        return [pytree.tree_map_only(Node, change, argument) for argument in self.arguments]
+
+    def argument(self, name: str) -> Any:
+        """By its name in the schema."""
+        names = [a.name for a in self.target._schema.arguments]
+        return self.arguments[names.index(name)]
+
+
+@dataclass(eq=False)
+class Node:
+    """A secret tensor. `fixed` are the decimals that it keeps, None for plain whole numbers.
+
+    Either `operation` says how it is computed (its result number `index`), or `value` is known: float64 or int64.
+    `parameter` marks what belongs to a model, and so to its owner.
+    """
+
+    shape: Shape
+    dtype: torch.dtype
+    fixed: int | None
+    operation: Operation | None = None
+    index: int = 0
+    value: Tensor | None = field(default=None, repr=False)
+    parameter: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Are its values whole numbers?"""
+        return not self.dtype.is_floating_point
+
+    @property
+    def tolerance(self) -> float:
+        """Values that differ by less are equal: half of the last decimal."""
+        return 0.5 if self.whole else 0.5 * 10.0 ** -(self.fixed or 0)
+
+    def settle(self, value: Tensor) -> None:
+        """From now on the value is known; how it came about is forgotten."""
+        self.value, self.operation = value, None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of a known value."""
+        assert self.value is not None  # noqa: S101  only known values are asked for theirs
+        return hashlib.sha256(self.value.contiguous().numpy().tobytes()).hexdigest()
+
+
+def known(value: Tensor, dtype: torch.dtype, fixed: int | None, parameter: bool = False) -> Node:
+    wide = value.double() if dtype.is_floating_point else value.long()
+    return Node(tuple(value.shape), dtype, fixed, value=wide.contiguous(), parameter=parameter)
+
+
+def name_of(target: OpOverload) -> str:
+    return str(target).removeprefix("aten.").removesuffix(".default")
+
+
+def ordered(root: Node) -> Iterator[Node]:
+    """The nodes that the root depends on, each after those it reads; the root last. No recursion: sums get long."""
+    done: set[int] = set()
+    stack: list[tuple[Node, bool]] = [(root, False)]
+    while stack:
+        node, read = stack.pop()
+        if id(node) in done:
+            continue
+        if read or node.operation is None:
+            done.add(id(node))
+            yield node
+            continue
+        stack.append((node, True))
+        stack.extend((before, False) for before in reversed(node.operation.nodes))
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """`factor` times the sum over the first axis of `rows`; each row is computed by itself."""
+
+    factor: float
+    rows: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A tensor that is a known one plus terms."""
+
+    known: Tensor
+    terms: Sequence[Term]
+
+
+def sums(root: Node) -> Sums | None:
+    """The root as a sum of sums over rows, or None where it is no such thing.
+
+    Sums of several batches are computed in one request: what is revealed is their sum, and not that of each.
+    """
+    total, terms = torch.zeros(root.shape, dtype=torch.float64), list[Term]()
+    open_: list[tuple[float, Node]] = [(1.0, root)]
+    while open_:
+        factor, node = open_.pop()
+        if torch.Size(node.shape).numel() != torch.Size(root.shape).numel():
+            return None
+        if node.value is not None:
+            total = total + factor * node.value.double().reshape(root.shape)
+            continue
+        parts = _parts(node, factor)
+        if parts is None:
+            return None
+        for part in parts:
+            match part:
+                case Term():
+                    terms.append(part)
+                case Tensor() if part.numel() in (1, total.numel()):
+                    total = total + part.double().reshape(root.shape if part.numel() > 1 else ())
+                case (share, inner):
+                    open_.append((share, inner))
+                case _:  # a plain row, added to each of several
+                    return None
+    return Sums(total, terms) if terms else None
+
+
+_Part = Term | Tensor | tuple[float, Node]
+_SAME = {"view", "_unsafe_view", "reshape", "clone", "alias", "detach", "squeeze", "squeeze.dim", "unsqueeze"}
+
+
+def _parts(node: Node, factor: float) -> list[_Part] | None:
+    operation = node.operation
+    assert operation is not None  # noqa: S101  known nodes are not asked
+    first, *rest = operation.arguments
+    match operation.name.partition(".")[0], rest:
+        case ("add" | "sub") as name, [other, alpha]:
+            weight = factor * float(alpha) * (1 if name == "add" else -1)
+            return [_side(first, factor), _side(other, weight)]
+        case "rsub", [other, alpha]:
+            return [_side(first, -factor * float(alpha)), _side(other, factor)]
+        case "neg", _:
+            return [(-factor, first)]
+        case "mul", [int() | float() as number]:
+            return [(factor * number, first)]
+        case "div", [int() | float() as number]:
+            return [(factor / number, first)]
+        case (("sum" | "mean"), _):
+            return _over_rows(node, operation, factor)
+    return [(factor, first)] if operation.name in _SAME else None
+
+
+def _side(value: Any, factor: float) -> _Part:
+    if isinstance(value, Node):
+        return factor, value
+    return factor * torch.as_tensor(value, dtype=torch.float64)
+
+
+def _over_rows(node: Node, operation: Operation, factor: float) -> list[_Part] | None:
+    """A sum or mean whose axes include the first: per row first, then over the rows."""
+    x: Node = operation.arguments[0]
+    axes = len(x.shape)
+    given = operation.argument("dim") if operation.name in ("sum.dim_IntList", "mean.dim") else None
+    dims = sorted({dim % axes for dim in given or range(axes)}) if axes else []
+    if not dims or dims[0] != 0:
+        return None
+    if operation.name.startswith("mean"):
+        factor /= torch.Size([x.shape[dim] for dim in dims]).numel()
+    if len(dims) == 1:
+        return [Term(factor, x)]
+    rest = dims[1:]
+    shape = tuple(n for axis, n in enumerate(x.shape) if axis not in rest)
+    per_row = Operation(torch.ops.aten.sum.dim_IntList, (x, rest, False, None), operation.place)
+    return [Term(factor, Node(shape, node.dtype, node.fixed, per_row))]
