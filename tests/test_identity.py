@@ -5,6 +5,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from pydantic import ValidationError
 from moiety_party.settings import PartySettings
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import PrivateKey
+from moiety_shared.service import http, keys
 from moiety_shared.service import keyring as keyring_module
-from moiety_shared.service import keys
 from moiety_shared.service.identity import LINKS, BadIdentity, Identity
 from moiety_shared.service.keyring import Keyring
 
@@ -169,3 +170,34 @@ def test_an_envelope_to_a_stranger_is_refused(root: Path) -> None:
     with pytest.raises(Problem) as caught:
         ring.open(PrivateKey.generate().public.seal(b"x", b""), b"")
     assert caught.value.kind is ProblemType.KEY_RETIRED
+
+
+def shaken(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str | None:
+    """The version that both agree on. Raises SSLError when they do not."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    theirs = server.wrap_bio(to_server, to_client, server_side=True)
+    ours = client.wrap_bio(to_client, to_server, server_hostname=host)
+    for _ in range(4):
+        for end in (ours, theirs):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return ours.version()
+
+
+def test_an_operators_own_ca_works_and_others_do_not(root: Path, tmp_path: Path) -> None:
+    ours = http.tls_context(root / "ca" / "ca.pem")
+    assert shaken(Identity.load(root / "alice", "alice").server_context(), ours, "alice.example") == "TLSv1.3"
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        shaken(Identity.load(root / "bob", "bob").server_context(), ours, "alice.example")
+    keys.init(tmp_path / "operator", {"alice": ["alice.hospital.example"]})
+    shutil.rmtree(root / "alice" / "tls")
+    shutil.copytree(tmp_path / "operator" / "alice" / "tls", root / "alice" / "tls")
+    alice = Identity.load(root / "alice", "alice")
+    theirs = http.tls_context((tmp_path / "operator" / "ca" / "ca.pem").read_text())
+    assert shaken(alice.server_context(), theirs, "alice.hospital.example") == "TLSv1.3"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shaken(alice.server_context(), ours, "alice.hospital.example")
+    (root / "alice" / "tls" / "ca.pem").unlink()
+    assert Identity.load(root / "alice", "alice").ca_file is None, "then the system's CAs are trusted"
+    keys.certify(root, "alice", ["alice.example"])
+    assert shaken(Identity.load(root / "alice", "alice").server_context(), ours, "alice.example") == "TLSv1.3"

@@ -89,6 +89,7 @@ def _measure(root: Path, pixels: mnist.Pixels, seconds: float, console: Console)
             bench = _Bench(near, client, pixels, console)
             yield from bench.accuracy()
             yield from bench.single()
+            yield from bench.secured(root / "bare")
             yield from bench.batch()
             yield from bench.sustained(seconds)
             yield from bench.costs()
@@ -134,6 +135,24 @@ class _Bench:
         call, post = statistics.median(calls[20:]), statistics.median(posts[20:])
         self._say(f"one image {call * 1e3:.2f} ms, one POST {post * 1e3:.2f} ms")
         yield Row.at_most("one image / one httpx POST of the same bytes: at most", call / post, 5)
+
+    def secured(self, root: Path) -> Iterator[Row]:
+        """One image with TLS and a token beside one without either, taken in turn."""
+        one = self.pixels[:1]
+        with Deployment(root, transport="plain") as bare:
+            key = bare.publish("--open")
+            with Client(bare.url("server"), owner_key=key) as anybody:
+                bare.wait_full(anybody.model("mnist").upload_id)
+                safe: list[float] = []
+                plain: list[float] = []
+                for _ in range(5):
+                    self.warm()
+                    for _ in range(60):
+                        safe.append(timed(lambda: self.client.predict("mnist", one)))
+                        plain.append(timed(lambda: anybody.predict("mnist", one)))
+        with_both, without = statistics.median(safe[20:]), statistics.median(plain[20:])
+        self._say(f"one image with TLS and a token {with_both * 1e3:.2f} ms, without {without * 1e3:.2f} ms")
+        yield Row.at_most("one image with TLS and a token / without: at most", with_both / without, 1.3)
 
     def batch(self) -> Iterator[Row]:
         """128 images beside torch's forward pass of them, taken in turn."""
