@@ -92,10 +92,10 @@ class Deployment:
 
     @property
     def access_file(self) -> Path:
-        """What a client of this deployment needs: made at the first asking, for all models, without a quota."""
+        """What a client of this deployment needs: made at the first asking, for all models, ten years, without a quota."""
         path = self.root / "access.json"
         if not path.exists():
-            self.run("token", "issue", "local", "--out", str(path))
+            self.run("token", "issue", "local", "--days", "3650", "--out", str(path))
         return path
 
     def settings(self, role: str) -> dict[str, str]:
