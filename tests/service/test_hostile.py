@@ -1,5 +1,7 @@
 """The service under hostile load: nobody dies, nobody grows, and who means well is answered rightly or told to wait."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,15 @@ from moiety_client.local import hostile
 from moiety_client.local.deployment import Deployment
 
 CONNECTIONS = 300
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Its own: the memory of the others' tests is not the attack's."""
+    pools = {"POOL_ROWS": "512", "BUNDLE_BYTES": str(1 << 21)}
+    with Deployment(tmp_path_factory.mktemp("attacked"), extra={"alice": pools, "bob": pools}) as running:
+        running.publish()
+        yield running
 
 
 def test_hundreds_of_hostile_connections(

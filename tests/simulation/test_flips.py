@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -231,8 +231,8 @@ async def found_in(root: Path, detector: Detector, patch: pytest.MonkeyPatch) ->
     original = Problem.__init__
     flip: Flip | None = None
 
-    def noted(self: Problem, kind: ProblemType, detail: str = "") -> None:
-        original(self, kind, detail)
+    def noted(self: Problem, kind: ProblemType, detail: str = "", **options: Any) -> None:
+        original(self, kind, detail, **options)
         if flip is not None and flip.done:
             flip.problems.append(kind)
 

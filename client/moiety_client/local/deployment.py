@@ -92,7 +92,7 @@ class Deployment:
 
     @property
     def access_file(self) -> Path:
-        """What a client of this deployment needs: made at the first asking, for all models, ten years, without a quota."""
+        """What a client of this deployment needs: made at the first asking, for all models and ten years."""
         path = self.root / "access.json"
         if not path.exists():
             self.run("token", "issue", "local", "--days", "3650", "--out", str(path))
