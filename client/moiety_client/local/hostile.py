@@ -52,6 +52,7 @@ class Report:
     opened: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     megabytes: dict[str, float] = field(default_factory=dict)
+    grown: dict[str, float] = field(default_factory=dict)  # of these, what the attack added
 
     @property
     def good(self) -> int:
@@ -87,8 +88,7 @@ def attack(deployment: Deployment, pixels: mnist.Pixels, *, connections: int, se
         until = time.monotonic() + seconds
         token = Access.model_validate_json(deployment.access_file.read_bytes()).token
         hostile = _Hostile({role: deployment.url(role) for role in _TARGETS}, entry, token, until, report)
-        for role in ROLES:
-            _forget_peak(deployment.processes[role].pid)
+        before = {role: _forget_peak(deployment.processes[role].pid) for role in ROLES}
         thread = threading.Thread(target=lambda: asyncio.run(hostile.run(connections)))
         thread.start()
         _predict(client, pixels, until, report)
@@ -97,6 +97,7 @@ def attack(deployment: Deployment, pixels: mnist.Pixels, *, connections: int, se
         process = deployment.processes[role]
         report.died += process.poll() is not None
         report.megabytes[role] = _peak_megabytes(process.pid) if process.poll() is None else 0.0
+        report.grown[role] = report.megabytes[role] - before[role]
     return report
 
 
@@ -120,10 +121,11 @@ def _predict(client: Client, pixels: mnist.Pixels, until: float, report: Report)
             report.wrong += not right
 
 
-def _forget_peak(pid: int) -> None:
-    """Begin to measure here, where the system can."""
+def _forget_peak(pid: int) -> float:
+    """Begin to measure here, where the system can. Returns what the process has resident now."""
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return _peak_megabytes(pid)
 
 
 def _peak_megabytes(pid: int) -> float:
