@@ -29,7 +29,7 @@ def test_hundreds_of_hostile_connections(
     assert {"400", "413"} <= set(report.statuses)
     assert (report.wrong, report.lost, report.died) == (0, 0, 0)
     assert report.right > 0
-    # What is resident in all depends on how much of torch's libraries the system has mapped: 200 MB more in a new folder.
+    # All that is resident depends on how much of torch's libraries is mapped: 200 MB more in a new folder.
     assert max(report.grown.values()) < 250, report.grown
     for role in ("alice", "bob", "crypto_provider", "server", "client"):
         deployment.wait(role, "/health/ready")
