@@ -120,13 +120,14 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
     @app.get("/v1/models/{upload_id}", dependencies=of_owner, summary="How an upload is doing")
     async def model_state(upload_id: UploadId) -> ModelState:
         model = party.store.get(upload_id)
-        pool = party.pools.get(upload_id)
+        pools = party.pools_of(upload_id)
+        stock = sum(pool.stock for pool in pools)
         return ModelState(
             upload_id=model.upload_id,
-            state="ready" if pool and pool.stock else "preparing",
+            state="ready" if stock else "preparing",
             max_rows=party.max_rows(model.plan),
-            rows_ready=pool.stock if pool else 0,
-            pool_full=pool.full if pool else False,
+            rows_ready=stock,
+            pool_full=bool(pools) and all(pool.full for pool in pools),
             bundle_rows=party.bundle_rows,
             bundle_bytes=party.bundle_bytes,
         )

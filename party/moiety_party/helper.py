@@ -36,8 +36,10 @@ class Helper:
 
     async def ready(self) -> None:
         """Raises a Problem while no prediction could be served."""
-        if any(pool.stock == 0 for pool in self._party.pools.values()):
-            raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+        for model in self._party.store.all():
+            pools = self._party.pools_of(model.upload_id)
+            if pools and not any(pool.stock for pool in pools):
+                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
 
     async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
         """Keep the owner's half in memory until the leader starts the masking."""
@@ -56,15 +58,13 @@ class Helper:
                 hello = await lane.expect_json(FrameKind.HELLO)
             if hello.get("version") != VERSION:
                 raise malformed("the leader speaks another version of the peer protocol")
+            lane.peer = str(hello.get("boot"))
             await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
-            while True:
-                frame = await lane.recv()
-                try:
-                    await self._session(lane, frame)
-                except Problem as problem:
-                    await lane.send_json(FrameKind.FAILED, problem.document())
-                    if lane.in_run:
-                        raise
+            self._party.link(lane.peer)
+            try:
+                await self._sessions(lane)
+            finally:
+                self._party.unlink(lane.peer)
         except Problem as problem:
             if problem.kind is not ProblemType.PEER_UNAVAILABLE or problem.detail:
                 log().warning("lane ended", problem=problem.kind.name)
@@ -75,10 +75,20 @@ class Helper:
         finally:
             await lane.close()
 
+    async def _sessions(self, lane: Lane) -> None:
+        while True:
+            frame = await lane.recv()
+            try:
+                await self._session(lane, frame)
+            except Problem as problem:
+                await lane.send_json(FrameKind.FAILED, problem.document())
+                if lane.in_run:
+                    raise
+
     async def _session(self, lane: Lane, frame: Frame) -> None:
         match frame.kind:
             case FrameKind.PING:
-                await lane.send_json(FrameKind.STOCK, await self._stock(read_json(frame)))
+                await lane.send_json(FrameKind.STOCK, await self._stock(lane.peer, read_json(frame)))
             case FrameKind.LEASE:
                 await self._join(lane, read_json(frame))
             case FrameKind.MASK:
@@ -88,9 +98,9 @@ class Helper:
             case _:
                 raise garbled(f"a session cannot begin with {frame.kind.name}")
 
-    async def _stock(self, wanted: dict[str, object]) -> dict[str, object]:
-        """What each pool has, after the leader said which rows it will need."""
-        pools = self._party.pools
+    async def _stock(self, leader: str, wanted: dict[str, object]) -> dict[str, object]:
+        """What each pool with this leader has, after it said which rows it will need."""
+        pools = self._party.pools_with(leader)
         for upload_id, end in wanted.items():
             if upload_id in pools and isinstance(end, int):
                 await pools[upload_id].want_until(end)
@@ -104,7 +114,7 @@ class Helper:
         grant = await self._party.provider.join_lease(str(lease.get("lease")))
         if grant.upload_id != model.upload_id:
             raise malformed("the lease is for another model")
-        await self._party.open_pool(model, grant)
+        await self._party.open_pool(lane.peer, model, grant)
         await lane.send_json(FrameKind.JOINED, {})
 
     async def _mask(self, lane: Lane, what: dict[str, object]) -> None:
@@ -130,7 +140,7 @@ class Helper:
     async def _run(self, lane: Lane, payload: bytes) -> None:
         async with asyncio.timeout(self._party.settings.run_seconds):
             lane.in_run = True  # the leader's first openings are on their way already
-            model, request, secret, prepared, transcript = await self._accept(payload)
+            model, request, secret, prepared, transcript = await self._accept(lane.peer, payload)
             plan = model.plan
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
@@ -141,7 +151,7 @@ class Helper:
             await lane.send(FrameKind.RESULT, transcript.of(1, result), result)
             lane.in_run = False
 
-    async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows, Transcript]:
+    async def _accept(self, leader: str, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows, Transcript]:
         """Everything is checked before a row is claimed. The transcript begins with what alice sent, as it arrived."""
         party = self._party
         lease_id, first, token, request = unpack_start(payload)
@@ -153,7 +163,7 @@ class Helper:
         opened = party.identity.keyring.open(request.envelopes[1], request.binding.context("input", 1))
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
         check_recipients(plan, secret)
-        pool = party.pool(model.upload_id)
-        if pool.lease_id != lease_id:
+        pool = party.pools.get((leader, model.upload_id))
+        if pool is None or pool.lease_id != lease_id:
             raise Problem(ProblemType.ROW_USED, "another lease")
         return model, request, secret, await pool.claim(first, rows), Transcript(pool.check, payload)

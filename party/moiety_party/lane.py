@@ -99,6 +99,7 @@ class Lane:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self.peer = ""  # whose other end it is: the boot that the peer's HELLO named
         self.in_run = False  # openings are under way: after a failure now, the lane is of no more use
         self.rounds = 0
         self.opening_bytes = 0

@@ -101,8 +101,7 @@ class Leader:
         self._idle: list[Lane] = []
         self._free = asyncio.Semaphore(party.settings.lanes)
         self._waiting = 0
-        self._peer_boot = ""
-        self._leasing: dict[str, asyncio.Lock] = {}
+        self._leasing: dict[tuple[str, str], asyncio.Lock] = {}  # by the peer's boot and upload
         self._wake = asyncio.Event()
         self._supervisor = asyncio.create_task(self._supervise())
 
@@ -110,7 +109,7 @@ class Leader:
         self._supervisor.cancel()
         await asyncio.gather(self._supervisor, return_exceptions=True)
         for lane in self._idle:
-            await lane.close()
+            await self._end(lane)
 
     async def ready(self) -> None:
         """Raises a Problem while no prediction could be served."""
@@ -118,7 +117,7 @@ class Leader:
             await lane.send_json(FrameKind.PING, {})
             await lane.expect(FrameKind.STOCK)
         for model in self._party.store.all():
-            if self._party.pool(model.upload_id).stock == 0:
+            if not any(pool.stock for pool in self._party.pools_of(model.upload_id)):
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
 
     # Models
@@ -181,7 +180,7 @@ class Leader:
 
     async def _run(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
         plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
-        async with self._lane() as lane:
+        async with self._lane(prefer=lambda lane: self._stock(lane, model)) as lane:
             pool = await self._lease(lane, model)
             first, prepared = await self._take(lane, model, pool, rows)
             lane.in_run = True
@@ -227,10 +226,15 @@ class Leader:
 
     # Lanes and leases
 
+    def _stock(self, lane: Lane, model: Model) -> int:
+        """Rows that are ready for runs over this lane."""
+        pool = self._party.pools.get((lane.peer, model.upload_id))
+        return pool.stock if pool is not None else 0
+
     @asynccontextmanager
-    async def _lane(self, seconds: float = 0) -> AsyncIterator[Lane]:
-        """A lane of one's own for one session, of `run_seconds` unless it may take longer. It goes back only if the
-        session ended cleanly."""
+    async def _lane(self, seconds: float = 0, prefer: Callable[[Lane], int] = lambda _: 0) -> AsyncIterator[Lane]:
+        """A lane of one's own for one session, of `run_seconds` unless it may take longer; of those that are idle the
+        one that `prefer` ranks highest. It goes back only if the session ended cleanly."""
         if self._waiting >= self._party.settings.max_waiting:
             raise Problem(ProblemType.OVERLOADED)
         self._waiting += 1
@@ -242,12 +246,20 @@ class Leader:
         clean = False
         try:
             async with asyncio.timeout(seconds or self._party.settings.run_seconds):
-                lane = self._idle.pop() if self._idle else await self._connect()
+                if self._idle:
+                    lane = max(self._idle, key=prefer)
+                    self._idle.remove(lane)
+                else:
+                    lane = await self._connect()
                 try:
                     yield lane
                     clean = True
                 except Refused:
                     clean = not lane.in_run
+                    raise
+                except Problem as problem:
+                    if problem.kind is ProblemType.PEER_UNAVAILABLE:
+                        await self._end_idle(lane.peer)
                     raise
         except TimeoutError as error:
             raise Problem(ProblemType.PEER_UNAVAILABLE, "the run took too long") from error
@@ -256,27 +268,36 @@ class Leader:
             if lane is not None and clean:
                 self._idle.append(lane)
             elif lane is not None:
-                await lane.close()
+                await self._end(lane)
 
     async def _connect(self) -> Lane:
+        """To any process of the helper: behind one address there may be several."""
         lane = Lane(await self._dial(self._party))
         await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
         hello = await lane.expect_json(FrameKind.HELLO)
-        boot = str(hello.get("boot"))
         if hello.get("version") != VERSION:
             raise malformed("the helper speaks another version of the peer protocol")
-        if boot != self._peer_boot:
-            # The helper is new, and so its pools are empty: the rows prepared for the old one are worthless.
-            self._peer_boot = boot
-            for upload_id in list(self._party.pools):
-                await self._party.drop_pool(upload_id)
-            log().info("peer", peer=boot)
+        lane.peer = str(hello.get("boot"))
+        self._party.link(lane.peer)
+        log().info("peer", peer=lane.peer)
         return lane
 
+    async def _end(self, lane: Lane) -> None:
+        self._party.unlink(lane.peer)
+        await lane.close()
+
+    async def _end_idle(self, peer: str) -> None:
+        """One lane to this peer broke: the others are most likely broken too, and would cost a run each to find out."""
+        broken = [lane for lane in self._idle if lane.peer == peer]
+        self._idle = [lane for lane in self._idle if lane.peer != peer]
+        for lane in broken:
+            await self._end(lane)
+
     async def _lease(self, lane: Lane, model: Model) -> Pool:
-        """The model's pool; a new lease for both parties if there is none or its provider is gone."""
-        async with self._leasing.setdefault(model.upload_id, asyncio.Lock()):
-            pool = self._party.pools.get(model.upload_id)
+        """The model's pool with this peer; a new lease for both if there is none or its provider is gone."""
+        key = lane.peer, model.upload_id
+        async with self._leasing.setdefault(key, asyncio.Lock()):
+            pool = self._party.pools.get(key)
             if pool is not None:
                 return pool
             rows = self._party.bundle_rows_for(model.plan)
@@ -284,10 +305,10 @@ class Leader:
             await lane.send_json(FrameKind.LEASE, {"upload": model.upload_id, "lease": grant.lease_id})
             await lane.expect(FrameKind.JOINED)
             log().info("leased", upload=model.upload_id, lease=grant.lease_id, rows=rows)
-            return await self._party.open_pool(model, grant)
+            return await self._party.open_pool(lane.peer, model, grant)
 
     async def _supervise(self) -> None:
-        """Once a second: is bob there, and has every model a lease that both still hold?"""
+        """Once a second: is bob there, and has every model a lease that both still hold, with each peer?"""
         while True:
             try:
                 await self._check_leases()
@@ -301,14 +322,21 @@ class Leader:
                     await self._wake.wait()
 
     async def _check_leases(self) -> None:
-        async with self._lane() as lane:
-            before = dict(self._party.pools)
+        """With every peer that there is an idle lane to; without any, with whoever answers."""
+        for peer in {lane.peer for lane in self._idle} or {""}:
+            await self._check_leases_with(peer)
+
+    async def _check_leases_with(self, peer: str) -> None:
+        party = self._party
+        async with self._lane(prefer=lambda lane: lane.peer == peer) as lane:
+            before = party.pools_with(lane.peer)
             await lane.send_json(FrameKind.PING, {})
             stock = await lane.expect_json(FrameKind.STOCK)
-            for model in self._party.store.all():
+            for model in party.store.all():
                 pool, theirs = before.get(model.upload_id), stock.get(model.upload_id, {})
-                if pool is not None and _is_stale(pool, theirs) and self._party.pools.get(model.upload_id) is pool:
-                    await self._party.drop_pool(model.upload_id)
+                if pool is not None and _is_stale(pool, theirs):
+                    if party.pools.get((lane.peer, model.upload_id)) is pool:
+                        await party.drop_pool(lane.peer, model.upload_id)
                 elif pool is not None:
                     pool.skip(theirs.get("gaps", []))
                 await self._lease(lane, model)

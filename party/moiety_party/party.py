@@ -1,4 +1,8 @@
-"""What both parties have: their secrets, the model store, the provider, and a pool for each served model."""
+"""What both parties have: their secrets, the model store, the provider, and the pools.
+
+A pool belongs to a pair, one process of alice and one of bob, and to a model: where several processes of a party share
+an address, each may be linked with any of the other's, and has a pool for each of those.
+"""
 
 import asyncio
 import hashlib
@@ -6,6 +10,7 @@ import hmac
 import os
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -35,6 +40,7 @@ T = TypeVar("T")
 
 INLINE_BYTES = 1 << 20  # more than this is opened or sealed off the event loop
 _MAX_BUNDLE_ROWS = 4096
+_UNLINKED_SECONDS = 10.0  # so long the pools of a peer without any lane are kept: it may only have lost its lanes
 
 
 def _step_back() -> None:
@@ -55,7 +61,9 @@ class Party:
         self.state = State(folder / "state.sqlite")
         self.admission = Admission(self.state)
         self.audit = Audit(folder / "audit.jsonl")
-        self.pools: dict[str, Pool] = {}
+        self.pools: dict[tuple[str, str], Pool] = {}  # by the peer's boot and upload
+        self._lanes = Counter[str]()  # by the peer's boot
+        self._leaving: set[asyncio.Task[None]] = set()
         self.bundle_bytes = 0  # received from the provider so far
         self.bundle_rows = 0
         self.online = ThreadPoolExecutor(settings.lanes, "online")
@@ -70,6 +78,8 @@ class Party:
         self.provider = Provider(self._http)
 
     async def close(self) -> None:
+        for task in self._leaving:
+            task.cancel()
         for pool in self.pools.values():
             await pool.close()
         await self._http.aclose()
@@ -109,7 +119,7 @@ class Party:
 
     async def delete_model(self, upload_id: str) -> None:
         """Wipe a model, its randomness, and what the provider keeps of it. May be repeated."""
-        await self.drop_pool(upload_id)
+        await self.drop_pools(lambda peer, upload: upload == upload_id)
         await self.away(self.store.delete, upload_id)
         await self.provider.forget_upload(upload_id)
 
@@ -129,9 +139,27 @@ class Party:
     def _affordable_rows(self, plan: Plan) -> int:
         return max(self.settings.pool_bytes // max(plan.bundle_row_bytes, 1), 1)
 
-    async def open_pool(self, model: Model, grant: LeaseGrant) -> Pool:
-        """Start a pool under a new lease; the rows of the old one are thrown away."""
-        await self.drop_pool(model.upload_id)
+    def link(self, peer: str) -> None:
+        """A lane to this peer is open now."""
+        self._lanes[peer] += 1
+
+    def unlink(self, peer: str) -> None:
+        """It is closed. The pools of a peer whose last lane ended are kept a moment longer."""
+        self._lanes[peer] -= 1
+        if self._lanes[peer] == 0:
+            del self._lanes[peer]
+            task = asyncio.create_task(self._forget(peer))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _forget(self, peer: str) -> None:
+        await asyncio.sleep(_UNLINKED_SECONDS)
+        if peer not in self._lanes:
+            await self.drop_pools(lambda of, _: of == peer)
+
+    async def open_pool(self, peer: str, model: Model, grant: LeaseGrant) -> Pool:
+        """Start a pool with a peer under a new lease; the rows of the old one are thrown away."""
+        await self.drop_pool(peer, model.upload_id)
 
         async def make(number: int) -> PreparedRows:
             party = self.settings.party
@@ -150,16 +178,23 @@ class Party:
             spread=self.settings.lanes * self.max_rows(model.plan),
             claim_seconds=self.settings.run_seconds / 2,
         )
-        self.pools[model.upload_id] = pool
+        self.pools[peer, model.upload_id] = pool
         return pool
 
-    async def drop_pool(self, upload_id: str) -> None:
-        old = self.pools.pop(upload_id, None)
+    async def drop_pool(self, peer: str, upload_id: str) -> None:
+        old = self.pools.pop((peer, upload_id), None)
         if old is not None:
             await old.close()
 
-    def pool(self, upload_id: str) -> Pool:
-        """Raises RANDOMNESS_EXHAUSTED while the model has no lease."""
-        if upload_id not in self.pools:
-            raise Problem(ProblemType.RANDOMNESS_EXHAUSTED, "no lease yet")
-        return self.pools[upload_id]
+    async def drop_pools(self, which: Callable[[str, str], bool]) -> None:
+        """Those of the peers and uploads that `which` names."""
+        for peer, upload_id in [key for key in self.pools if which(*key)]:
+            await self.drop_pool(peer, upload_id)
+
+    def pools_with(self, peer: str) -> dict[str, Pool]:
+        """The pools that one peer shares, by upload."""
+        return {upload_id: pool for (of, upload_id), pool in self.pools.items() if of == peer}
+
+    def pools_of(self, upload_id: str) -> list[Pool]:
+        """A model's pools, with all peers."""
+        return [pool for (_, upload), pool in self.pools.items() if upload == upload_id]
