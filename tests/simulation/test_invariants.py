@@ -193,7 +193,7 @@ def test_cloned(root: Path, detector: Detector, role: PartyRole) -> None:
         answered = 0
         for _ in range(10):
             answered += sum(await asyncio.gather(*(attempt(w) for _ in range(2))))
-        assert answered, "they take the leases from one another, and still somebody is served"
+        assert answered, "each of the two has leases of its own"
         await w.restart(role)
 
     simulate(root, detector, scenario)
