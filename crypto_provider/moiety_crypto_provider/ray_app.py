@@ -1,0 +1,28 @@
+"""The crypto provider on Ray Serve: `import_path: moiety_crypto_provider.ray_app:deploy`. See docs/scaling.md."""
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from ray.serve import Application
+
+from moiety_crypto_provider.app import build
+from moiety_crypto_provider.settings import ProviderSettings
+from moiety_shared.service import logs
+from moiety_shared.service.identity import Identity
+from moiety_shared.service.ray_serve import application
+
+
+class Arguments(BaseModel):
+    """Serve's config file has nothing to say to this application."""
+
+
+def deploy(_arguments: Arguments) -> Application:
+    """Replicas of the provider. Their settings are those of `moiety provider`: MOIETY_PROVIDER_* in each node's
+    environment."""
+
+    def replica() -> FastAPI:
+        settings = ProviderSettings()
+        identity = Identity.load(settings.keys_dir / "crypto_provider", "crypto_provider")
+        logs.configure("crypto_provider", settings.log_format)
+        return build(settings, identity)
+
+    return application("crypto_provider", replica)
