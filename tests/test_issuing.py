@@ -2,12 +2,14 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import URL
 
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.dealer import Dealer
@@ -47,9 +49,17 @@ def bob(identities: dict[str, Identity]) -> dict[str, str]:
 
 
 @pytest.fixture
-def provider(tmp_path: Path, identities: dict[str, Identity]) -> InProcess:
-    settings = ProviderSettings(data_dir=tmp_path)
-    return InProcess(build(settings, identities["crypto_provider"]))
+def provider(tmp_path: Path, database: URL, identities: dict[str, Identity]) -> Iterator[InProcess]:
+    url = SecretStr(database.render_as_string(hide_password=False))
+    with InProcess(build(ProviderSettings(data_dir=tmp_path, database_url=url), identities["crypto_provider"])) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger(database: URL) -> Iterator[Ledger]:
+    made = Ledger(database, KEY)
+    yield made
+    made.close()
 
 
 def register(provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]) -> str:
@@ -139,24 +149,25 @@ def test_bad_requests_are_problem_documents_without_the_input(
     assert kind(chunked) is ProblemType.LENGTH_REQUIRED
 
 
-def test_what_was_issued_is_remembered_across_a_restart(tmp_path: Path, plan: Plan) -> None:
-    path, upload_id = tmp_path / "ledger.sqlite", secrets.token_hex(16)
-    first = Dealer(Ledger(path, KEY), 1 << 26)
+def test_what_was_issued_is_remembered_across_a_restart(database: URL, plan: Plan) -> None:
+    upload_id = secrets.token_hex(16)
+    first = Dealer(Ledger(database, KEY), 1 << 26)
     seeds = [first.register_upload(upload_id, plan, party)[0] for party in (0, 1)]
     lease = first.open_lease(upload_id, 4)
     first.bundle(lease.lease_id, 0)
-    again = Ledger(path, KEY)
+    again = Ledger(database, KEY)
     assert again.upload(upload_id)[1:] == tuple(seeds), "the weights' masks stay what they were"
     with pytest.raises(Problem, match="issued before"):
         again.issue_bundle(lease.lease_id, 0)
     with pytest.raises(Problem) as caught:
         Dealer(again, 1 << 26).bundle(lease.lease_id, 1)
     assert caught.value.kind is ProblemType.UNKNOWN_LEASE, "a lease ends with the process that opened it"
-    assert path.stat().st_mode & 0o077 == 0
+    for one in (first._ledger, again):
+        one.close()
 
 
-def test_too_large_a_bundle_is_refused(tmp_path: Path, plan: Plan) -> None:
-    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite", KEY), 1 << 16)
+def test_too_large_a_bundle_is_refused(ledger: Ledger, plan: Plan) -> None:
+    dealer = Dealer(ledger, 1 << 16)
     upload_id = secrets.token_hex(16)
     dealer.register_upload(upload_id, plan, 0)
     with pytest.raises(Problem) as caught:
@@ -382,8 +393,8 @@ def test_rows_are_as_many_as_their_bytes_allow(
     assert asyncio.run(run()) == expected
 
 
-def test_seeds_are_not_shown(plan: Plan, tmp_path: Path) -> None:
-    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite", KEY), 1 << 26)
+def test_seeds_are_not_shown(plan: Plan, ledger: Ledger) -> None:
+    dealer = Dealer(ledger, 1 << 26)
     upload_id = secrets.token_hex(16)
     dealer.register_upload(upload_id, plan, 0)
     lease = dealer.open_lease(upload_id, 1)

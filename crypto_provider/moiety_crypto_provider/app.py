@@ -1,6 +1,8 @@
 """The provider's HTTP interface. Only alice and bob may talk to it."""
 
 import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import torch
@@ -17,6 +19,7 @@ from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import bearer, create_app, documented_bearer
+from moiety_shared.service.database import location
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
 
@@ -58,7 +61,15 @@ def _grant(lease: Lease, seed: bytes) -> LeaseGrant:
 def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
     """The app. One torch thread: two dealers side by side are quicker than one on two cores."""
     torch.set_num_threads(1)
-    dealer = Dealer(Ledger(settings.private_dir() / "ledger.sqlite", identity.storage_key), settings.max_bundle_bytes)
+    ledger = Ledger(location(settings, identity.role, "ledger.sqlite"), identity.storage_key)
+    dealer = Dealer(ledger, settings.max_bundle_bytes)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            ledger.close()
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""
@@ -76,6 +87,7 @@ def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
 
     app = create_app(
         "crypto provider",
+        lifespan=lifespan,
         body_limit=lambda path: _PLAN_BYTES if path == "/v1/uploads" else _SMALL_BYTES,
         guard=guard,
     )

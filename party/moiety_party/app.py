@@ -119,7 +119,7 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
 
     @app.get("/v1/models/{upload_id}", dependencies=of_owner, summary="How an upload is doing")
     async def model_state(upload_id: UploadId) -> ModelState:
-        model = party.store.get(upload_id)
+        model = await party.replicas.model(upload_id)
         pools = party.pools_of(upload_id)
         stock = sum(pool.stock for pool in pools)
         return ModelState(

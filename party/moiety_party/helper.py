@@ -30,6 +30,7 @@ class Helper:
     def __init__(self, party: Party) -> None:
         self._party = party
         self._pending: dict[str, tuple[Manifest, Plan, dict[str, Array]]] = {}
+        party.replicas.start()
 
     async def close(self) -> None:
         """Nothing of its own to close."""
@@ -110,7 +111,7 @@ class Helper:
         }
 
     async def _join(self, lane: Lane, lease: dict[str, object]) -> None:
-        model = self._party.store.get(str(lease.get("upload")))
+        model = await self._party.replicas.model(str(lease.get("upload")))
         grant = await self._party.provider.join_lease(str(lease.get("lease")))
         if grant.upload_id != model.upload_id:
             raise malformed("the lease is for another model")
@@ -133,7 +134,7 @@ class Helper:
         (weights,) = await lane.drive([session], transcript, self._party.online, inline_work=-1)
         if not transcript.agrees(0, await lane.expect(FrameKind.OPENED)):
             raise Problem(ProblemType.OPENINGS_DIFFER)
-        await self._party.away(self._party.store.put, Model(manifest, plan, weights))
+        await self._party.keep_model(Model(manifest, plan, weights))
         await lane.send(FrameKind.STORED, transcript.of(1))
         lane.in_run = False
 
@@ -155,7 +156,7 @@ class Helper:
         """Everything is checked before a row is claimed. The transcript begins with what alice sent, as it arrived."""
         party = self._party
         lease_id, first, token, request = unpack_start(payload)
-        model = party.store.get(request.binding.upload_id.hex())
+        model = await party.replicas.model(request.binding.upload_id.hex())
         party.admission.admit(model, token)
         plan, rows = model.plan, request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):

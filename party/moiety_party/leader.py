@@ -104,6 +104,7 @@ class Leader:
         self._leasing: dict[tuple[str, str], asyncio.Lock] = {}  # by the peer's boot and upload
         self._wake = asyncio.Event()
         self._supervisor = asyncio.create_task(self._supervise())
+        party.replicas.start()
 
     async def close(self) -> None:
         self._supervisor.cancel()
@@ -138,7 +139,7 @@ class Leader:
             await lane.send(FrameKind.OPENED, transcript.of(0))
             if not transcript.agrees(1, await lane.expect(FrameKind.STORED)):
                 raise Problem(ProblemType.OPENINGS_DIFFER)
-            await party.away(party.store.put, Model(manifest, plan, weights))
+            await party.keep_model(Model(manifest, plan, weights))
             lane.in_run = False
         self._wake.set()
         return "ready"
@@ -149,7 +150,7 @@ class Leader:
         """A client's request to both sealed result shares."""
         party = self._party
         request = Request.unpack(body)
-        model = party.store.get(request.binding.upload_id.hex())
+        model = await party.replicas.model(request.binding.upload_id.hex())
         grant = party.admission.admit(model, token)
         request.check(model.plan, party.max_rows(model.plan))
         stats = RunStats()

@@ -20,8 +20,10 @@ import httpx
 from moiety_party.admission import Admission
 from moiety_party.bundles import prepare_bundle
 from moiety_party.masking import read_shares
+from moiety_party.objects import objects
 from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant, Provider
+from moiety_party.replicas import Replicas
 from moiety_party.settings import PartySettings
 from moiety_party.state import State
 from moiety_party.store import Model, ModelStore
@@ -32,6 +34,7 @@ from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
 from moiety_shared.service import http
 from moiety_shared.service.audit import Audit
+from moiety_shared.service.database import location
 from moiety_shared.service.identity import Identity
 from moiety_shared.wire import malformed, unpack_upload, upload_context
 
@@ -57,8 +60,14 @@ class Party:
         self.identity = identity
         self.boot = secrets.token_hex(8)
         folder = settings.private_dir()
-        self.store = ModelStore(folder, identity.storage_key)
-        self.state = State(folder / "state.sqlite")
+        self.state = State(location(settings, settings.role, "state.sqlite"), settings.role)
+        known = self.state.refresh()
+        deleted = {upload_id for upload_id, gone in known.items() if gone}
+        self.store = ModelStore(objects(settings.store_url, folder), identity.storage_key, deleted)
+        for model in self.store.all():
+            if model.upload_id not in known:  # of release 0.1.0, or put by a process that ended before it said so
+                self.state.stored(model.upload_id)
+        self.replicas = Replicas(self.boot, self.state, self.store, self.drop_pools_of)
         self.admission = Admission(self.state)
         self.audit = Audit(folder / "audit.jsonl")
         self.pools: dict[tuple[str, str], Pool] = {}  # by the peer's boot and upload
@@ -78,6 +87,7 @@ class Party:
         self.provider = Provider(self._http)
 
     async def close(self) -> None:
+        await self.replicas.close()
         for task in self._leaving:
             task.cancel()
         for pool in self.pools.values():
@@ -117,9 +127,15 @@ class Party:
             raise malformed("the weights are not those of the manifest")
         return manifest, plan, await self.away(read_shares, plan, raw)
 
+    async def keep_model(self, model: Model) -> None:
+        """Durable, and known to all replicas, when this returns."""
+        await self.away(self.store.put, model)
+        await self.away(self.state.stored, model.upload_id)
+
     async def delete_model(self, upload_id: str) -> None:
         """Wipe a model, its randomness, and what the provider keeps of it. May be repeated."""
-        await self.drop_pools(lambda peer, upload: upload == upload_id)
+        await self.drop_pools_of(upload_id)
+        await self.away(self.state.forget, upload_id)
         await self.away(self.store.delete, upload_id)
         await self.provider.forget_upload(upload_id)
 
@@ -155,7 +171,8 @@ class Party:
     async def _forget(self, peer: str) -> None:
         await asyncio.sleep(_UNLINKED_SECONDS)
         if peer not in self._lanes:
-            await self.drop_pools(lambda of, _: of == peer)
+            for upload_id in self.pools_with(peer):
+                await self.drop_pool(peer, upload_id)
 
     async def open_pool(self, peer: str, model: Model, grant: LeaseGrant) -> Pool:
         """Start a pool with a peer under a new lease; the rows of the old one are thrown away."""
@@ -186,10 +203,11 @@ class Party:
         if old is not None:
             await old.close()
 
-    async def drop_pools(self, which: Callable[[str, str], bool]) -> None:
-        """Those of the peers and uploads that `which` names."""
-        for peer, upload_id in [key for key in self.pools if which(*key)]:
-            await self.drop_pool(peer, upload_id)
+    async def drop_pools_of(self, upload_id: str) -> None:
+        """A model's, with all peers."""
+        for peer, upload in list(self.pools):
+            if upload == upload_id:
+                await self.drop_pool(peer, upload)
 
     def pools_with(self, peer: str) -> dict[str, Pool]:
         """The pools that one peer shares, by upload."""
