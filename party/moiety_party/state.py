@@ -92,7 +92,7 @@ class State:
     def refresh(self) -> dict[str, bool]:
         """Learn what other replicas did. Returns the models they know of, and whether each was deleted."""
         with self._db.read() as db:
-            models: dict[str, bool] = dict(db.execute(select(_models)).tuples().all())
+            models = {row.upload_id: bool(row.deleted) for row in db.execute(select(_models))}
             if db.execute(select(func.count()).select_from(_revoked)).scalar_one() != len(self._revoked):
                 self._revoked |= set(db.execute(select(_revoked.c.token_id)).scalars())
         self._fresh_until = time.monotonic() + FRESH_SECONDS

@@ -46,7 +46,7 @@ class Cluster:
             "object-store-memory": 80 << 20,
             "min-worker-port": 0,
             "max-worker-port": 0,
-            # Ports that are named need not be waited for: on two busy cores Ray's patience ends before its agents start.
+            # Ports that are named need not be waited for: on busy cores Ray's patience ends before its agents start.
             "dashboard-agent-listen-port": free_port(),
             "dashboard-agent-grpc-port": free_port(),
             "runtime-env-agent-port": free_port(),

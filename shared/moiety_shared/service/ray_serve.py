@@ -1,7 +1,7 @@
 """A role's app on Ray Serve: every replica builds its own, from its own node's settings and secrets.
 
-Nothing of a role goes through Ray but the app's requests and answers: secrets stay in the folders of the nodes, state in
-the role's database and store.
+Nothing of a role goes through Ray but the app's requests and answers: secrets stay in the folders of the nodes, state
+in the role's database and store.
 """
 
 from collections.abc import Callable
