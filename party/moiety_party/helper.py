@@ -1,12 +1,13 @@
 """bob: answers the leader's sessions, one lane at a time each."""
 
 import asyncio
+import re
 
 from moiety_party.lane import Lane, garbled, read_json
 from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.results import check_recipients, sealed_result
-from moiety_party.store import Model
+from moiety_party.store import MAX_WAITING, Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
 from moiety_shared.integrity import Transcript
@@ -20,7 +21,6 @@ from moiety_shared.service.logs import log, where
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
 
 VERSION = 3
-_MAX_PENDING = 4
 _HELLO_SECONDS = 5.0
 
 
@@ -43,11 +43,14 @@ class Helper:
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
 
     async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
-        """Keep the owner's half in memory until the leader starts the masking."""
-        upload_id = manifest.upload_id
+        """Keep the owner's half until the leader starts the masking: in memory, or where all replicas find it."""
+        upload_id, party = manifest.upload_id, self._party
+        if party.state.shared:
+            await party.away(party.store.put_waiting, manifest, plan, shares)
+            return "waiting for the leader"
         if upload_id in self._pending:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
-        while len(self._pending) >= _MAX_PENDING:
+        while len(self._pending) >= MAX_WAITING:
             self._pending.pop(next(iter(self._pending)))
         self._pending[upload_id] = (manifest, plan, shares)
         return "waiting for the leader"
@@ -120,9 +123,7 @@ class Helper:
 
     async def _mask(self, lane: Lane, what: dict[str, object]) -> None:
         upload_id = str(what.get("upload"))
-        if upload_id not in self._pending:
-            raise Problem(ProblemType.UPLOAD_INCOMPLETE)
-        manifest, plan, shares = self._pending.pop(upload_id)
+        manifest, plan, shares = await self._waiting(upload_id)
         if plan.digest.hex() != what.get("plan"):
             raise Problem(ProblemType.UPLOAD_CONFLICT, "the two halves have different plans")
         grant = await self._party.provider.upload_seed(upload_id, plan)
@@ -137,6 +138,15 @@ class Helper:
         await self._party.keep_model(Model(manifest, plan, weights))
         await lane.send(FrameKind.STORED, transcript.of(1))
         lane.in_run = False
+
+    async def _waiting(self, upload_id: str) -> tuple[Manifest, Plan, dict[str, Array]]:
+        """The owner's half, which waits no more. Raises UPLOAD_INCOMPLETE."""
+        party = self._party
+        if party.state.shared and re.fullmatch("[0-9a-f]{32}", upload_id):
+            return await party.away(party.store.take_waiting, upload_id)
+        if upload_id not in self._pending:
+            raise Problem(ProblemType.UPLOAD_INCOMPLETE)
+        return self._pending.pop(upload_id)
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
         async with asyncio.timeout(self._party.settings.run_seconds):

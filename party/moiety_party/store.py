@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from safetensors.numpy import load, save
 
+from moiety_party.masking import read_shares
 from moiety_party.objects import Objects
 from moiety_shared.catalogue import Manifest
 from moiety_shared.plan import Plan
@@ -23,6 +24,7 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.product import Weights
 from moiety_shared.ring import Array
 from moiety_shared.service.starting import StartRefused
+from moiety_shared.wire import malformed
 
 _NONCE, _KEY_BYTES, _TAG = 12, 32, 16
 _KEY_FILE, _MANIFEST, _PLAN = "model.key", "manifest.json", "plan.json"
@@ -33,6 +35,12 @@ _ABANDONED_SECONDS = 3600.0
 _LIMITS = {_MANIFEST: 1 << 16, _PLAN: 1 << 25, _KEY_FILE: _NONCE + _KEY_BYTES + _TAG, _WRITING: 32}
 _HEADER_BYTES = 1 << 12  # of a safetensors file with one tensor
 _ELEMENT_BYTES = 8  # at most
+_WAITING, _SHARES = (
+    "waiting-",
+    "shares.sealed",
+)  # a folder's prefix: halves of uploads that the leader has not asked for
+MAX_WAITING = 4
+"""More halves of uploads do not wait: an older one gives way, and its owner publishes again."""
 
 
 class UnreadableModel(StartRefused):
@@ -118,6 +126,43 @@ class ModelStore:
             raise self._unreadable(upload_id, error) from None
         self._models[upload_id] = self._read(upload_id, manifest)
         return True
+
+    def put_waiting(self, manifest: Manifest, plan: Plan, shares: Mapping[str, Array]) -> None:
+        """bob's half of an upload, for whichever replica the leader asks. Raises Problem UPLOAD_CONFLICT."""
+        objects, name = self._objects, _WAITING + manifest.upload_id
+        waiting = [folder for folder in objects.folders() if folder.startswith(_WAITING)]
+        if name in waiting:
+            raise Problem(ProblemType.UPLOAD_CONFLICT)
+        for folder in waiting[: max(len(waiting) + 1 - MAX_WAITING, 0)]:
+            self._wipe_waiting(folder)
+        public = {_MANIFEST: manifest.model_dump_json().encode(), _PLAN: plan.canonical()}
+        objects.write(name, _PLAN, public[_PLAN])
+        objects.write(name, _SHARES, _seal(self._storage_key, save(dict(shares)), _context(public, _SHARES)))
+        objects.publish(name, _MANIFEST, public[_MANIFEST])
+
+    def take_waiting(self, upload_id: str) -> tuple[Manifest, Plan, dict[str, Array]]:
+        """It waits no more. Raises Problem UPLOAD_INCOMPLETE when it does not, MALFORMED when it was changed."""
+        objects, name = self._objects, _WAITING + upload_id
+        try:
+            public = {file: objects.read(name, file, _LIMITS[file]) for file in (_MANIFEST, _PLAN)}
+            manifest = Manifest.model_validate_json(public[_MANIFEST])
+            plan = Plan.model_validate_json(public[_PLAN])
+            most = sum(math.prod(shape) * _ELEMENT_BYTES + _HEADER_BYTES for _, shape in plan.weights())
+            sealed = objects.read(name, _SHARES, most + _HEADER_BYTES)
+            raw = _open(self._storage_key, sealed, _context(public, _SHARES))
+        except FileNotFoundError:
+            raise Problem(ProblemType.UPLOAD_INCOMPLETE) from None
+        except (ValueError, InvalidTag):
+            raise malformed("what waited in the store was changed there") from None
+        self._wipe_waiting(name)
+        if manifest.upload_id != upload_id:
+            raise malformed("what waited in the store is another upload")
+        return manifest, plan, read_shares(plan, raw)
+
+    def _wipe_waiting(self, folder: str) -> None:
+        if _SHARES in self._objects.files(folder):
+            self._objects.overwrite(folder, _SHARES)
+        self._objects.remove_folder(folder)
 
     def drop(self, upload_id: str) -> None:
         """Serve it no more. Runs under way keep what they hold in memory."""
