@@ -13,6 +13,7 @@ import websockets
 
 from moiety_party.admission import ANYBODY
 from moiety_party.helper import VERSION
+from moiety_party.journal import Journal
 from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
 from moiety_party.masking import masking
 from moiety_party.party import Party
@@ -97,7 +98,9 @@ class Leader:
     def __init__(self, party: Party, connect: Connect = connect) -> None:
         self._party = party
         self._dial = connect
-        self._requests = Requests(party.settings.result_seconds)
+        seconds = party.settings.result_seconds
+        journal = Journal(party.state, party.boot, seconds) if party.state.shared else None
+        self._requests = Requests(seconds, journal)
         self._idle: list[Lane] = []
         self._free = asyncio.Semaphore(party.settings.lanes)
         self._waiting = 0

@@ -142,45 +142,43 @@ class State:
             if not insert_new(db, _models, {"upload_id": upload_id, "deleted": True}):
                 db.execute(update(_models).where(_models.c.upload_id == upload_id).values(deleted=True))
 
-    # Requests
+    # Requests: when a crash of the database forgets one, it may run again, under other masks
 
     def claim(self, request_id: bytes, subject: str, digest: bytes, replica: str) -> bytes | bool:
-        """Whether this replica is to run the request now; its sealed result if one ran it already.
+        """Whether this replica is to run the request now, or its sealed result if one ran it already. False: ask again.
 
         Raises REQUEST_CONFLICT when the id was used by another client or with other content.
         """
         now = self._clock()
-        until = now + CLAIM_SECONDS
-        key = {"request_id": request_id, "subject": subject, "digest": digest}
-        with self._db.write() as db:
-            if insert_new(db, _requests, {**key, "replica": replica, "until": until}):
-                return True
-            same = _requests.c.request_id == request_id
+        same = _requests.c.request_id == request_id
+        with self._db.read() as db:
             row = db.execute(select(_requests).where(same)).one_or_none()
-            if row is None:
-                return False  # it failed elsewhere this moment, or is forgotten: the next call claims it
-            if (row.subject, bytes(row.digest)) != (subject, digest) and row.until >= now:
+        if row is not None and row.until >= now:
+            if (row.subject, bytes(row.digest)) != (subject, digest):
                 raise Problem(ProblemType.REQUEST_CONFLICT)
-            if row.until >= now:
-                return bytes(row.result) if row.result is not None else False
-            taken = update(_requests).where(same, _requests.c.until == row.until)
-            return db.execute(taken.values(**key, replica=replica, until=until, result=None)).rowcount == 1
+            return bytes(row.result) if row.result is not None else False
+        key = {"request_id": request_id, "subject": subject, "digest": digest}
+        mine = {**key, "replica": replica, "until": now + CLAIM_SECONDS, "result": None}
+        with self._db.write(durable=False) as db:
+            if row is None:
+                return insert_new(db, _requests, mine)
+            return db.execute(update(_requests).where(same, _requests.c.until == row.until).values(mine)).rowcount == 1
 
     def keep(self, request_id: bytes, replica: str, result: bytes, seconds: float) -> None:
         """The request is done; its result is kept for `seconds`."""
         mine = (_requests.c.request_id == request_id) & (_requests.c.replica == replica)
-        with self._db.write() as db:
+        with self._db.write(durable=False) as db:
             db.execute(update(_requests).where(mine).values(result=result, until=self._clock() + seconds))
 
     def release(self, request_id: bytes, replica: str) -> None:
         """The request failed: it may be tried again, anywhere."""
-        with self._db.write() as db:
+        with self._db.write(durable=False) as db:
             db.execute(delete(_requests).where(_requests.c.request_id == request_id, _requests.c.replica == replica))
 
     def alive(self, replica: str) -> None:
         """What this replica runs stays its own; what is over is forgotten."""
         now = self._clock()
         mine = (_requests.c.replica == replica) & _requests.c.result.is_(None)
-        with self._db.write() as db:
+        with self._db.write(durable=False) as db:
             db.execute(update(_requests).where(mine).values(until=now + CLAIM_SECONDS))
             db.execute(delete(_requests).where(_requests.c.until < now))

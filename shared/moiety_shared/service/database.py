@@ -12,7 +12,20 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, MetaData, Table, create_engine, event, func, inspect, make_url, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -94,9 +107,12 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """One transaction, durable when the block ends. Raises Problem STATE_UNAVAILABLE."""
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+        """One transaction, on the disk when the block ends. PostgreSQL may take its time with one that need not be
+        `durable`: it may be forgotten when the server crashes. Raises Problem STATE_UNAVAILABLE."""
         with _answering(), self._writing() as connection:
+            if self.shared and not durable:
+                connection.execute(text("SET LOCAL synchronous_commit = off"))
             yield connection
 
     @contextmanager
@@ -132,7 +148,8 @@ def configuration(schema: Schema, connection: Connection) -> Config:
 def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
     """Add the row unless its key is taken. Returns whether it was added."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return connection.execute(insert(table).values(**values).on_conflict_do_nothing()).rowcount == 1
+    added = insert(table).values(**values).on_conflict_do_nothing().returning(*table.primary_key.columns)
+    return connection.execute(added).first() is not None
 
 
 def _sqlite(url: URL) -> Engine:
