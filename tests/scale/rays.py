@@ -1,25 +1,37 @@
 """A Ray cluster of several nodes on one machine, as `ray start` and `serve run` make it."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import yaml
 
 from moiety_client.local.deployment import free_port
 
 SCALE = Path(__file__).parents[2] / "ops" / "scale"
-_START_SECONDS = 120.0
-_STARTED = b"Ray runtime started"
-_PATIENCE = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
+_SECONDS = 180.0
+_TRIES = 3  # of a node: Ray gives its agents 15 seconds to start, which on busy cores they may not have
 _BIN = Path(sys.executable).parent
+_STARTED = "Ray runtime started"
+_REPLICA = "ServeReplica"
+_SPARING = {
+    "num-cpus": "4",
+    "memory": str(1 << 30),
+    "object-store-memory": str(80 << 20),
+    "include-log-monitor": "false",
+}
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 
 
 @dataclass
@@ -27,63 +39,94 @@ class Cluster:
     """Of one role. `environment` is that of every node, and of whoever deploys to it."""
 
     log: Path
-    environment: dict[str, str]
-    temporary: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mty")))  # sockets need short paths
+    environment: Mapping[str, str]
     port: int = field(default_factory=free_port)
-    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list, init=False)
+    # Ray's sockets need short paths.
+    temporary: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="moiety-ray-")), init=False)
 
     @property
     def address(self) -> str:
         return f"{ray.util.get_node_ip_address()}:{self.port}"
 
-    def add_node(self) -> None:
-        """The first is the head."""
-        head = ["--head", f"--port={self.port}", f"--ray-client-server-port={free_port()}", "--include-dashboard=false"]
-        options = head if not self.nodes else [f"--address={self.address}"]
-        common = {
-            "num-cpus": 4,
-            "memory": 1 << 30,
-            "object-store-memory": 80 << 20,
-            "min-worker-port": 0,
-            "max-worker-port": 0,
-            # Ports that are named need not be waited for: on busy cores Ray's patience ends before its agents start.
-            "dashboard-agent-listen-port": free_port(),
-            "dashboard-agent-grpc-port": free_port(),
-            "runtime-env-agent-port": free_port(),
-            "metrics-export-port": free_port(),
-            "temp-dir": self.temporary,
-        }
-        if self.nodes:
-            del common["temp-dir"]
-        named = (f"--{name}={value}" for name, value in common.items())
-        node = self._start("ray", "start", "--block", *options, *named)
-        self.nodes.append(node)
-        deadline = time.monotonic() + _START_SECONDS
-        while self.log.read_bytes().count(_STARTED) < len(self.nodes):
-            assert node.poll() is None and time.monotonic() < deadline, self.log.read_text()[-2000:]
-            time.sleep(0.1)
+    def add_node(self, own: Mapping[str, str]) -> None:
+        """The first is the head. `own` are variables of this node alone."""
+        kind = [f"--address={self.address}"]
+        if not self.nodes:
+            kind = ["--head", f"--port={self.port}", f"--temp-dir={self.temporary}", "--include-dashboard=false"]
+            kind += ["--no-monitor", f"--ray-client-server-port={free_port()}"]
+        ports = {f"{name}-port": "0" for name in ("node-manager", "object-manager", "min-worker", "max-worker")}
+        agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+        for _ in range(_TRIES):
+            ports |= {f"{name}-port": str(free_port()) for name in agents}
+            options = (f"--{name}={value}" for name, value in (_SPARING | ports).items())
+            before = self.log.stat().st_size if self.log.exists() else 0
+            node = self._start("ray", "start", "--block", *kind, *options, own=own)
+            self.nodes.append(node)
+            deadline = time.monotonic() + _SECONDS
+            while node.poll() is None and _STARTED not in self.log.read_text()[before:]:
+                assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+                time.sleep(0.1)
+            if node.poll() is None:
+                return
+            self.nodes.remove(node)
+        raise AssertionError(self.log.read_text()[-3000:])
 
-    def deploy(self, config: dict[str, Any]) -> None:
+    def deploy(self, config: Mapping[str, Any]) -> None:
         """As the operator does, without Ray's dashboard."""
         file = self.log.with_suffix(".yaml")
-        file.write_text(yaml.safe_dump(config))
+        file.write_text(yaml.safe_dump(dict(config)))
         done = self._start("serve", "run", "--non-blocking", f"--address={self.address}", str(file))
-        assert done.wait(_START_SECONDS) == 0, self.log.read_text()[-2000:]
+        assert done.wait(_SECONDS) == 0, self.log.read_text()[-3000:]
+
+    def wait(self, answers: Callable[[], bool], replicas: int) -> None:
+        """Until all replicas are there and the proxy answers."""
+        deadline = time.monotonic() + _SECONDS
+        while len(self.replicas()) < replicas or not answers():
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.2)
+
+    def replicas(self) -> list[psutil.Process]:
+        """The processes of Serve's replicas, on all nodes."""
+        found = []
+        for node in self.nodes:
+            for process in psutil.Process(node.pid).children(recursive=True):
+                try:
+                    if _REPLICA in " ".join(process.cmdline()):
+                        found.append(process)
+                except psutil.Error:
+                    continue
+        return found
+
+    def logged(self, event: str, member: str) -> set[str]:
+        """What the replicas' own logs say of a kind of event."""
+        lines = self.logs().splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{") and f'"event": "{event}"' in line]
+        return {str(one[member]) for one in events}
+
+    def logs(self) -> str:
+        """All that the workers of all nodes wrote."""
+        files = self.temporary.glob("session_*/logs/worker-*.err")
+        return "\n".join(file.read_text(errors="replace") for file in files)
 
     def stop(self) -> None:
+        """What this cluster has started, and nothing else of Ray's."""
         for node in reversed(self.nodes):
+            if node.poll() is not None:
+                continue
+            tree = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
             node.send_signal(signal.SIGTERM)
-            try:
-                node.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(node.pid, signal.SIGKILL)
-                node.wait()
+            _, left = psutil.wait_procs(tree, 20)
+            for process in left:
+                process.kill()
+            node.wait()
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+    def _start(self, *command: str, own: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [str(_BIN / command[0]), *command[1:]],
-                env=self.environment | {"RAY_USAGE_STATS_ENABLED": "0", **_PATIENCE},
+                env={**os.environ, **self.environment, **(own or {}), **_QUIET},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -91,9 +134,9 @@ class Cluster:
             )
 
 
-def config(name: str, **http_options: object) -> dict[str, Any]:
-    """A file of ops/scale, with what differs on one machine that stands for two."""
-    read: dict[str, Any] = yaml.safe_load((SCALE / name).read_text())
+def config(file: str, **http_options: object) -> dict[str, Any]:
+    """A file of ops/scale, with what differs where one machine stands for several."""
+    read: dict[str, Any] = yaml.safe_load((SCALE / file).read_text())
     read["http_options"] |= http_options
     read["proxy_location"] = "HeadOnly"  # two proxies cannot have one port
     return read
