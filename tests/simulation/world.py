@@ -281,6 +281,9 @@ class World:
     async def stop(self, role: Role, *, crash: bool = False) -> None:
         """All lives of a role; those that crash end where they are."""
         if role == "provider":
+            if self.provider is not None:
+                async with self.provider.router.lifespan_context(self.provider):
+                    pass  # it lets go of its database
             self.provider = None
             return
         nodes = self.alices if role == "alice" else self.bobs
