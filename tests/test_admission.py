@@ -158,7 +158,8 @@ def test_what_a_window_left_over_is_not_given_to_the_next(admission: Admission, 
     allowed, model = grant(quota=Quota(rows=1000, seconds=100)), a_model()
 
     async def run() -> int:
-        await admission.spend(model, allowed, 510)  # a block of it is left
+        await admission.spend(model, allowed, 510)
+        await admission.spend(model, allowed, 1)  # the rest of its block is left
         clock.now += 100
         await admission.refund(model, allowed, 510)  # a run that failed when its window was over
         spent = 0
