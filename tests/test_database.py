@@ -131,7 +131,7 @@ def test_a_transaction_is_all_or_nothing_and_alone(opened: Database, schema: Sch
     """Two writers that read, think and write: neither overwrites what the other did meanwhile."""
     table = next(
         schema.metadata.tables[name]
-        for name in ("revoked_tokens", "leases", "revoked")
+        for name in ("revoked_tokens", "leases", "active")
         if name in schema.metadata.tables
     )
     names = [column.name for column in table.columns]

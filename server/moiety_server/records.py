@@ -28,7 +28,12 @@ grants = Table(
     Column("number", Integer, primary_key=True),  # in the order in which they were issued
     Column("granted", Text, nullable=False),  # a Grant as JSON
 )
-revoked = Table("revoked", _metadata, Column("token_id", Text, primary_key=True))
+revoked = Table(
+    "revoked",
+    _metadata,
+    Column("number", Integer, primary_key=True),  # in the order in which they were revoked
+    Column("token_id", Text, nullable=False, unique=True),
+)
 SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "server_0001")
 
 _IMPORTED = ".imported"

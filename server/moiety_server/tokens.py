@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select
@@ -10,7 +10,7 @@ from sqlalchemy import insert, select
 from moiety_server.records import grants, revoked
 from moiety_shared import tokens
 from moiety_shared.service.database import Database, insert_new
-from moiety_shared.tokens import Grant, OutputKind, Quota
+from moiety_shared.tokens import MAX_REVOKED, Grant, OutputKind, Quota
 
 _DAY = 86400
 
@@ -53,5 +53,14 @@ class Issued:
                 insert_new(db, revoked, {"token_id": token_id})
 
     def revoked(self) -> list[str]:
+        """In the order in which they were revoked."""
         with self._db.read() as db:
-            return sorted(db.execute(select(revoked.c.token_id)).scalars())
+            return list(db.execute(select(revoked.c.token_id).order_by(revoked.c.number)).scalars())
+
+    def to_refuse(self, now: float) -> Iterator[list[str]]:
+        """What parties must be told to refuse, in lists that each fit one message. What is long expired they refuse
+        anyway: their clocks may be a day behind."""
+        over = {grant.token_id for grant in self.grants() if grant.expires + _DAY < now}
+        left = [token_id for token_id in self.revoked() if token_id not in over]
+        for start in range(0, len(left), MAX_REVOKED):
+            yield left[start : start + MAX_REVOKED]

@@ -24,4 +24,8 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer, primary_key=True),
         sa.Column("granted", sa.Text, nullable=False),
     )
-    op.create_table("revoked", sa.Column("token_id", sa.Text, primary_key=True))
+    op.create_table(
+        "revoked",
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("token_id", sa.Text, nullable=False, unique=True),
+    )
