@@ -19,12 +19,13 @@ from moiety_crypto_provider import ledger
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party import state
 from moiety_party.state import State
+from moiety_server import records
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.database import Database, Schema, configuration, location
 from moiety_shared.service.starting import StartRefused
 from tests.databases import PASSWORD, Postgres
 
-SCHEMAS = {"party": state.SCHEMA, "provider": ledger.SCHEMA}
+SCHEMAS = {"party": state.SCHEMA, "provider": ledger.SCHEMA, "server": records.SCHEMA}
 FIRST_RELEASE = {
     "party": (
         "CREATE TABLE revoked_tokens (token_id TEXT NOT NULL, PRIMARY KEY (token_id))",
@@ -72,8 +73,8 @@ def test_migrations_and_tables_agree(opened: Database, schema: Schema) -> None:
 
 
 def test_a_file_of_the_first_release_is_adopted(tmp_path: Path) -> None:
-    for role, schema in SCHEMAS.items():
-        path = tmp_path / f"{role}.sqlite"
+    for role in FIRST_RELEASE:
+        schema, path = SCHEMAS[role], tmp_path / f"{role}.sqlite"
         with sqlite3.connect(path) as old:
             for statement in FIRST_RELEASE[role]:
                 old.execute(statement)
@@ -128,7 +129,11 @@ def test_processes_that_start_together_migrate_once(database: URL) -> None:
 
 def test_a_transaction_is_all_or_nothing_and_alone(opened: Database, schema: Schema) -> None:
     """Two writers that read, think and write: neither overwrites what the other did meanwhile."""
-    table = schema.metadata.tables["party" if "party" in schema.metadata.tables else "leases"]
+    table = next(
+        schema.metadata.tables[name]
+        for name in ("revoked_tokens", "leases", "active")
+        if name in schema.metadata.tables
+    )
     names = [column.name for column in table.columns]
 
     def row(key: str) -> dict[str, object]:

@@ -20,7 +20,7 @@ from moiety_shared.ring import Array
 from moiety_shared.service.logs import log, where
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
 
-VERSION = 3
+VERSION = 4
 _HELLO_SECONDS = 5.0
 
 
@@ -115,7 +115,7 @@ class Helper:
 
     async def _join(self, lane: Lane, lease: dict[str, object]) -> None:
         model = await self._party.replicas.model(str(lease.get("upload")))
-        grant = await self._party.provider.join_lease(str(lease.get("lease")))
+        grant = await self._party.provider.join_lease(str(lease.get("lease")), str(lease.get("ticket")))
         if grant.upload_id != model.upload_id:
             raise malformed("the lease is for another model")
         await self._party.open_pool(lane.peer, model, grant)

@@ -306,7 +306,8 @@ class Leader:
                 return pool
             rows = self._party.bundle_rows_for(model.plan)
             grant = await self._party.provider.open_lease(model.upload_id, rows)
-            await lane.send_json(FrameKind.LEASE, {"upload": model.upload_id, "lease": grant.lease_id})
+            lease = {"upload": model.upload_id, "lease": grant.lease_id, "ticket": grant.ticket}
+            await lane.send_json(FrameKind.LEASE, lease)
             await lane.expect(FrameKind.JOINED)
             log().info("leased", upload=model.upload_id, lease=grant.lease_id, rows=rows)
             return await self._party.open_pool(lane.peer, model, grant)

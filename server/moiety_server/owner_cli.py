@@ -46,6 +46,8 @@ def owner() -> Iterator["Owner"]:
     except Problem as problem:
         print(f"{problem}\n{problem.kind.hint}", file=sys.stderr)
         raise typer.Exit(1) from None
+    finally:
+        made.close()
 
 
 def versions(name: Name) -> None:

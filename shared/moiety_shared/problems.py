@@ -67,7 +67,7 @@ class ProblemType(Enum):
     UNKNOWN_LEASE = (
         "unknown-lease",
         404,
-        "The lease is not known, or ended when the provider restarted",
+        "The lease is not known, or its model was deleted",
         "Open a new lease.",
     )
     REQUEST_CONFLICT = (

@@ -74,6 +74,7 @@ class Database:
     def __init__(self, url: URL, schema: Schema) -> None:
         """Connects and migrates. Raises StartRefused, which names the database without its password."""
         self._name = url.render_as_string(hide_password=True)
+        self._closed = False
         try:
             self._engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
         except ModuleNotFoundError:
@@ -98,12 +99,14 @@ class Database:
         return self._engine.dialect.name == "postgresql"
 
     def close(self) -> None:
+        """Transactions under way in other threads come to their end."""
+        self._closed = True
         self._engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """To look something up. Raises Problem STATE_UNAVAILABLE when the database does not answer."""
-        with _answering(), self._engine.connect() as connection:
+        with _answering(), self._connected() as connection:
             yield connection
 
     @contextmanager
@@ -116,8 +119,17 @@ class Database:
             yield connection
 
     @contextmanager
+    def _connected(self, *, writes: bool = False) -> Iterator[Connection]:
+        with self._engine.connect().execution_options(moiety_writes=writes) as connection:
+            try:
+                yield connection
+            finally:
+                if self._closed and not connection.invalidated:
+                    connection.detach()  # there is no pool any more that would close it
+
+    @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with self._engine.connect().execution_options(moiety_writes=True) as connection, connection.begin():
+        with self._connected(writes=True) as connection, connection.begin():
             yield connection
 
     def _migrate(self, schema: Schema) -> None:
