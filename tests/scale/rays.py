@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,11 @@ _SPARING = {
     "object-store-memory": str(80 << 20),
     "include-log-monitor": "false",
 }
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # The one proxy would send everything to the replica beside it.
+    "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
+}
 
 
 @dataclass
@@ -41,13 +46,27 @@ class Cluster:
     log: Path
     environment: Mapping[str, str]
     port: int = field(default_factory=free_port)
+    address: str = field(init=False)
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list, init=False)
     # Ray's sockets need short paths.
     temporary: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="moiety-ray-")), init=False)
 
-    @property
-    def address(self) -> str:
-        return f"{ray.util.get_node_ip_address()}:{self.port}"
+    def __post_init__(self) -> None:
+        """Its processes encrypt what they say to each other, and let nobody in who has not the token."""
+        here, folder = ray.util.get_node_ip_address(), self.temporary / "tls"
+        subprocess.run([SCALE / "ray-tls.sh", folder, here], check=True, capture_output=True)
+        (folder / "token").write_text(secrets.token_hex(32))
+        self.address = f"{here}:{self.port}"
+        self.environment = {
+            **self.environment,
+            "RAY_USE_TLS": "1",
+            "RAY_TLS_CA_CERT": str(folder / "ca.pem"),
+            "RAY_TLS_SERVER_CERT": str(folder / f"{here}.pem"),
+            "RAY_TLS_SERVER_KEY": str(folder / f"{here}.key"),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+            "OPENSSL_CONF": str(SCALE / "openssl.cnf"),
+        }
 
     def add_node(self, own: Mapping[str, str]) -> None:
         """The first is the head. `own` are variables of this node alone."""
@@ -111,14 +130,14 @@ class Cluster:
 
     def stop(self) -> None:
         """What this cluster has started, and nothing else of Ray's."""
-        for node in reversed(self.nodes):
-            if node.poll() is not None:
-                continue
-            tree = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
-            node.send_signal(signal.SIGTERM)
-            _, left = psutil.wait_procs(tree, 20)
-            for process in left:
-                process.kill()
+        running = [psutil.Process(node.pid) for node in self.nodes if node.poll() is None]
+        tree = [process for node in running for process in (node, *node.children(recursive=True))]
+        for node in running:
+            node.terminate()
+        _, left = psutil.wait_procs(tree, 10)
+        for process in left:
+            process.kill()
+        for node in self.nodes:
             node.wait()
         shutil.rmtree(self.temporary, ignore_errors=True)
 

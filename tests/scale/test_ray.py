@@ -4,6 +4,8 @@ The nodes are processes of one machine, and the provider has one only; nothing e
 """
 
 import signal
+import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -42,7 +44,7 @@ class OnRay(Replicated):
 
     def wait(self, role: str, path: str = "/health/live") -> None:
         if role in _FILES:
-            self.clusters[role].wait(lambda: self._answers(role, path), _NODES[role])
+            self.clusters[role].wait(lambda: self._answers(role, path), REPLICAS)
         else:
             super().wait(role, path)
 
@@ -72,6 +74,13 @@ def test_two_replicas_of_each_party_and_one_is_killed(running: OnRay, digits: tu
     assert not bob.is_running() or bob.status() == psutil.STATUS_ZOMBIE
     assert all(running.served(number) for number in range(1, REPLICAS + 1)), "both of alice's replicas served"
     assert len(running.clusters["alice"].logged("peer", "peer")) >= REPLICAS, "and with both of bob's"
+
+
+def test_an_older_tls_is_refused(running: OnRay) -> None:
+    context = ssl.create_default_context(cafile=str(running.ca))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError), socket.create_connection(("127.0.0.1", running.ports["alice"]), 5) as plain:
+        context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 def test_plain_connections_are_served_nothing(running: OnRay) -> None:
