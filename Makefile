@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test test-zoo test-simulation docs-integrity fuzz check bench browsers postgres clean
+.PHONY: demo test test-zoo test-scale test-simulation docs-integrity fuzz check bench browsers postgres nginx clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -23,6 +23,12 @@ postgres:
 	  apt-get update -qq && apt-get install -y -qq postgresql; \
 	else echo "install PostgreSQL: sudo apt-get install postgresql"; exit 1; fi
 
+# What the test of replicas behind a load balancer needs: Debian's nginx, which that test runs by itself.
+nginx:
+	@command -v nginx >/dev/null || if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq nginx-light libnginx-mod-stream; \
+	else echo "install nginx: sudo apt-get install nginx-light libnginx-mod-stream"; exit 1; fi
+
 tests/web/node_modules/.installed: tests/web/package-lock.json
 	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && apt-get install -y -qq npm; \
@@ -33,6 +39,10 @@ tests/web/node_modules/.installed: tests/web/package-lock.json
 # Whole architectures at 224 x 224: half an hour and more.
 test-zoo: $(VENV)/.installed
 	$(BIN)/pytest -m zoo --no-header -rA
+
+# Replicas on Ray Serve: clusters of several nodes, on this machine; some minutes, and 6 GB.
+test-scale: $(VENV)/.installed postgres
+	$(BIN)/pytest -m scale --no-header -rA
 
 # Every parser against broken messages, FUZZ_SECONDS (60) each; a finding is left in tests/fuzz/corpus.
 fuzz: $(VENV)/.installed

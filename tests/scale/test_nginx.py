@@ -1,5 +1,6 @@
 """Plain replicas behind nginx, by the file of ops/scale: real processes, two of each party, one PostgreSQL."""
 
+import os
 import re
 import shutil
 import signal
@@ -84,7 +85,13 @@ class BehindNginx(Replicated):
             )
 
 
-@pytest.mark.skipif(not shutil.which("nginx"), reason="no nginx here: make test-scale installs it")
+@pytest.fixture
+def nginx() -> None:
+    if not shutil.which("nginx"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no nginx here: run make nginx")
+
+
+@pytest.mark.usefixtures("nginx")
 def test_two_replicas_of_each_party_and_one_of_each_is_killed(
     tmp_path: Path, postgres: Postgres, digits: tuple[np.ndarray, np.ndarray]
 ) -> None:

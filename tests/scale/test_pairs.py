@@ -35,8 +35,8 @@ def leases(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 async def two_of_each(w: World) -> None:
     await w.predict(X)
-    w.start_party("bob", w.copy("bob", "second"))
-    w.start_party("alice", w.copy("alice", "second"))
+    w.clone("bob")
+    w.clone("alice")
 
 
 async def clients(w: World) -> None:

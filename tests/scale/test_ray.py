@@ -61,6 +61,9 @@ class OnRay(Replicated):
             cluster.stop()
 
 
+pytestmark = pytest.mark.scale
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[OnRay]:
     with OnRay(tmp_path_factory.mktemp("ray"), postgres=postgres) as made:

@@ -8,13 +8,9 @@ from collections.abc import Callable
 
 from ray import serve
 from ray.serve import Application
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.gate import problem_response
-
-_ENCRYPTED = ("https", "wss")
-_POLICY_VIOLATION = 1008
+from moiety_shared.service.encrypted import EncryptedOnly
 
 
 def application(name: str, build: Callable[[], ASGIApp]) -> Application:
@@ -28,23 +24,3 @@ def application(name: str, build: Callable[[], ASGIApp]) -> Application:
 
     deployment: serve.Deployment = serve.deployment(serve.ingress(replica)(Replica), name=name)  # type: ignore[assignment]
     return deployment.bind()
-
-
-class EncryptedOnly:
-    """Serves nothing to whoever came over a plain connection: Serve's proxy speaks TLS only if it is told to.
-
-    TLS may end before the proxy, on the proxy's own machine, where X-Forwarded-Proto says so.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["scheme"] in _ENCRYPTED:
-            await self.app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-        else:
-            refused = Problem(ProblemType.FORBIDDEN, "this service answers over TLS only: set Serve's ssl_certfile")
-            await problem_response(refused, "")(scope, receive, send)
