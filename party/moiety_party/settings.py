@@ -23,7 +23,8 @@ class PartySettings(RoleSettings):
     pool_rows: int = Field(
         2048,
         ge=1,
-        description="Rows of randomness kept ready per model; refilled in quiet moments, and at once below half of it.",
+        description="Rows of randomness kept ready per model and replica of the peer; refilled in quiet moments, and "
+        "at once below half of it.",
     )
     pool_bytes: int = Field(
         1 << 30,
@@ -36,7 +37,9 @@ class PartySettings(RoleSettings):
     )
     max_rows: int = Field(512, ge=1, description="Inputs in one request at most, for models with small rows.")
     max_upload_bytes: int = Field(1 << 31, gt=0, description="Largest model share taken, in bytes.")
-    lanes: int = Field(4, ge=1, description="alice: runs with bob at the same time.")
+    lanes: int = Field(
+        4, ge=1, description="alice: runs with bob at the same time; with that many of his replicas at most."
+    )
     max_waiting: int = Field(64, ge=1, description="alice: requests that may wait for a lane.")
     run_seconds: float = Field(60.0, gt=0, description="How long one run may take, from start to result.")
     result_seconds: float = Field(

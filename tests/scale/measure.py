@@ -25,7 +25,7 @@ from tests.scale.replicated import SMALL, Replicated
 from tests.scale.test_nginx import BehindNginx
 from tests.scale.test_ray import OnRay
 
-_MODELS = {"mnist": 6000, "lenet": 1500}  # rows
+_MODELS = {"mnist": 2400, "lenet": 480}  # rows
 _CALLS = (1, 32)
 _CLIENTS = 4
 _ROLES = ("alice", "bob", "crypto_provider")
