@@ -3,6 +3,7 @@
 MoietyError
 ├── InvalidInput             the arrays do not fit the model; nothing was sent   (also a ValueError)
 ├── AccessFileError          there is no access file, or it is not one
+├── ResumeRefused            the file of an interrupted run is of another one; nothing was sent
 ├── InsecureAddress          plain HTTP to another machine; nothing was sent
 ├── CatalogueError           the owner's catalogue
 │   ├── UnknownModel         it has no such model
@@ -29,6 +30,10 @@ class InvalidInput(MoietyError, ValueError):
 
 class AccessFileError(MoietyError):
     """The access file cannot be read."""
+
+
+class ResumeRefused(MoietyError):
+    """The file to go on with is of other inputs, another model or another batch, or is no such file."""
 
 
 class InsecureAddress(MoietyError):
