@@ -214,7 +214,7 @@ def test_a_model_is_asked_for_what_it_is_published_for(party_keys: Keys, x: Arra
         Service(plans.count(), party_keys).client().predict("small", real(x))
     for plan in (plans.logits(), plans.labels()):
         with pytest.raises(InvalidInput, match="call predict"):
-            Service(plan, party_keys).client().evaluate("small", real(x[:1]), [0])
+            inputs.encode_labelled(Service(plan, party_keys).entry, real(x[:1]), [0])
 
 
 @pytest.fixture

@@ -144,10 +144,8 @@ class Journal:
         if self._head == head:
             return
         was, now = (f"model {h.model} {h.version} in batches of {h.batch}" for h in (self._head, head))
-        again = "" if was != now else " which was published anew since"
-        raise ResumeRefused(
-            f"{self._path} is of {was}, this run of {now}{again}: make them alike, or name another file"
-        )
+        anew = "" if was != now else ", of which the weights were uploaded anew"
+        raise ResumeRefused(f"{self._path} is of {was}, this run of {now}{anew}: name another file")
 
     def _read(self) -> tuple[Head | None, deque[Kept]]:
         """A last line that was cut short is taken away: its batch was never given out."""

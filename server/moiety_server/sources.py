@@ -157,8 +157,8 @@ def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:
 
 
 def torchvision_preprocessing(name: str, size: tuple[int, int], pretrained: bool) -> Preprocessing:
-    """What becomes of a picture: as the downloaded weights want it, else as is usual for ImageNet, resized to 256 and cut
-    to 224; in proportion at another `size` (height, width)."""
+    """What becomes of a picture: as the downloaded weights want it, else as is usual for ImageNet, resized to 256 and
+    cut to 224; in proportion at another `size` (height, width)."""
     how = _torchvision_weights(name).transforms() if pretrained else None
     resized, cut = (how.resize_size[0], how.crop_size[0]) if how else (256, 224)
     return Preprocessing(
