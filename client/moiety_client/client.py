@@ -69,6 +69,10 @@ class Client(Core):
     def close(self) -> None:
         self._http.close()
 
+    def names(self) -> list[str]:
+        """The names of the published models, unverified. Raises CatalogueError and its kinds."""
+        return self._do(self._names())
+
     def models(self) -> list[Entry]:
         """The verified catalogue entries of all published models. Raises CatalogueError and its kinds."""
         return self._do(self._models())
@@ -191,6 +195,10 @@ class AsyncClient(Core):
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    async def names(self) -> list[str]:
+        """See Client.names."""
+        return await self._do(self._names())
 
     async def models(self) -> list[Entry]:
         """See Client.models."""

@@ -15,6 +15,7 @@ import httpx
 from moiety_client.errors import (
     AccessFileError,
     CatalogueError,
+    CatalogueUnavailable,
     InsecureAddress,
     MoietyError,
     UnknownModel,
@@ -95,7 +96,7 @@ class Core:
         except Problem as problem:
             raise from_problem(problem) from problem
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise CatalogueError(
+            raise CatalogueUnavailable(
                 f"no answer from the catalogue at {self._catalogue} ({type(error).__name__}): is the model owner's "
                 "server running, and is its address in the access file right?"
             ) from error

@@ -6,6 +6,7 @@ MoietyError
 ├── ResumeRefused            the file of an interrupted run is of another one; nothing was sent
 ├── InsecureAddress          plain HTTP to another machine; nothing was sent
 ├── CatalogueError           the owner's catalogue
+│   ├── CatalogueUnavailable it does not answer, or not now; safe to try again
 │   ├── UnknownModel         it has no such model
 │   └── UntrustedEntry       the entry is not signed by the key you pinned
 ├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
@@ -42,6 +43,10 @@ class InsecureAddress(MoietyError):
 
 class CatalogueError(MoietyError):
     """The catalogue could not be read."""
+
+
+class CatalogueUnavailable(CatalogueError):
+    """The catalogue gives no answer."""
 
 
 class UnknownModel(CatalogueError):
