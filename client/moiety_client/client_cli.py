@@ -1,6 +1,7 @@
 """`moiety models | predict | evaluate`: what a client asks, with the access file that the model's owner handed out."""
 
 import json
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -94,27 +95,22 @@ def predict(
     Pictures are made to fit, as the model's owner says; arrays are taken as they are. With [bold]--json[/] a line is
     printed as soon as its batch is there.
     """
-    import sys
-
     found = _found(files)
-    waiting: deque[tuple[Path, int | None]] = deque()
     shown: list[tuple[str, ...]] = []
     with asking(access) as client:
-        entry = client.model(model)
-        given = _inputs(entry, found, waiting)
-        parts = client.stream(
-            model, given, batch=batch, resume=resume, canaries=canaries, progress=sys.stderr.isatty() and len(found) > 1
-        )
+        given = _Inputs(client.model(model), found)
+        # Where lines are printed meanwhile, they would go through the bar.
+        bar = sys.stderr.isatty() and len(found) > 1 and not (as_json and sys.stdout.isatty())
         try:
-            for part in parts:
-                for row in _labelled(part, [waiting.popleft() for _ in range(len(part))], top):
+            for part in client.stream(model, given, batch=batch, resume=resume, canaries=canaries, progress=bar):
+                for row in _labelled(part, given.taken(len(part)), top):
                     if as_json:
                         line(row)
                     else:
                         shown.append((row["file"] + (f"[{row['row']}]" if "row" in row else ""), *row["top"]))
         finally:
             if shown:
-                table(("file", "label", *("" for _ in shown[0][2:])), shown)
+                table(("file", "label", *(f"{at}." for at in range(2, len(shown[0])))), shown)
 
 
 def evaluate(
@@ -139,11 +135,10 @@ def evaluate(
     """How many inputs a model labels right, in private: from its predictions, compared here, or as one count."""
     found = _found(files)
     with asking(access) as client:
-        entry = client.model(model)
-        waiting: deque[tuple[Path, int | None]] = deque()
-        inputs = list(_inputs(entry, found, waiting))
-        truth = _read_labels(labels) if labels else [_number(path.parent.name) for path, _ in waiting]
-        result = client.evaluate(model, inputs, truth, reveal_to=reveal_to)
+        given = _Inputs(client.model(model), found)
+        read = list(given)
+        truth = _read_labels(labels) if labels else [_number(path.parent.name) for path, _ in given.places]
+        result = client.evaluate(model, read, truth, reveal_to=reveal_to)
     if result.for_owner:
         out.mkdir(parents=True, exist_ok=True)
         for at, token in enumerate(result.for_owner):
@@ -201,15 +196,32 @@ def _found(files: list[Path]) -> list[Path]:
     return found
 
 
-def _inputs(entry: "Entry", found: list[Path], waiting: "deque[tuple[Path, int | None]]") -> Iterator[Any]:
-    """The inputs one file after another. What each row is of goes into `waiting`."""
-    from moiety_client import inputs
+class _Inputs:
+    """The inputs, read one file after another, and for each its place: a file, or a row of a .npy file."""
 
-    for path in found:
-        rows = inputs.rows(entry, path)
-        stack = path.suffix.lower() == ".npy"
-        waiting.extend((path, at if stack else None) for at in range(len(rows)))
-        yield rows
+    def __init__(self, entry: "Entry", found: list[Path]) -> None:
+        self._entry, self._found = entry, found
+        self.places: deque[tuple[Path, int | None]] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        from moiety_client import inputs
+
+        for path in self._found:
+            rows = inputs.rows(self._entry, path)
+            self.places.extend((path, at if _is_stack(path) else None) for at in range(len(rows)))
+            yield rows
+
+    def __length_hint__(self) -> int:
+        """How many, where that is known before they are read."""
+        return 0 if any(map(_is_stack, self._found)) else len(self._found)
+
+    def taken(self, count: int) -> list[tuple[Path, int | None]]:
+        """The places of the next so many, which are then forgotten."""
+        return [self.places.popleft() for _ in range(count)]
+
+
+def _is_stack(path: Path) -> bool:
+    return path.suffix.lower() == ".npy"
 
 
 def _read_labels(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """A run over many inputs, without its requests: cut into batches, kept on the disk, and drawn as a bar."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator
+from operator import length_hint
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -118,8 +119,8 @@ async def each_async(given: Any) -> AsyncIterator[Any]:
 
 
 def _count(given: Any) -> int | None:
-    """How many inputs there will be, if that can be known: of files and stacks among them it cannot."""
-    return len(given) if isinstance(given, list | tuple) or hasattr(given, "__array__") else None
+    """How many inputs there will be, as far as it is known."""
+    return None if isinstance(given, str) else length_hint(given, 0) or None
 
 
 def _bar(model: str, total: int | None) -> "Progress":
