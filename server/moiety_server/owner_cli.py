@@ -58,9 +58,13 @@ def owner() -> Iterator["Owner"]:
 
 def versions(name: Name, as_json: Json = False) -> None:
     """The versions of a model; the one that clients get is marked."""
+    from moiety_shared.problems import Problem, ProblemType
+
     with owner() as us:
         active = us.catalogue.active(name)
         rows = [{"version": version, "active": version == active} for version in us.catalogue.versions(name)]
+        if not rows:
+            raise Problem(ProblemType.UNKNOWN_MODEL)
     if as_json:
         lines(rows)
         return

@@ -1,4 +1,4 @@
-"""The SDK and the commands of a client against five real processes: forms of input, runs that are killed, connections."""
+"""The SDK and a client's commands against five real processes: forms of input, runs that are killed, connections."""
 
 import asyncio
 import json
