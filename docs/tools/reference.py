@@ -35,8 +35,7 @@ _PROBLEMS = (
 _SERVICES = {
     "owner": (
         "HTTP: the model owner",
-        "The catalogue, port 7700. Entries are signed, so anybody may read them and nobody can change them. `GET /metrics` and "
-        "the like, where there are any, are described with operations.",
+        "The catalogue, port 7700. Entries are signed, so anybody may read them and nobody can change them.",
     ),
     "alice": (
         "HTTP: alice",
@@ -51,8 +50,7 @@ _SERVICES = {
     ),
     "crypto-provider": (
         "HTTP: the crypto provider",
-        "The dealer of one-time randomness, port 7703. Only alice and bob have credentials for it, and the model owner to "
-        "register an upload.",
+        "The dealer of one-time randomness, port 7703. Only alice and bob have credentials for it.",
     ),
     "sidecar": (
         "HTTP: the client's sidecar",
