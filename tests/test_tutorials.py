@@ -19,14 +19,23 @@ TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def normal(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without what differs from run to run: counters, colours, metadata."""
-    if output.output_type == "stream":
+def normal(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Without what differs from run to run: counters, colours, metadata, and where a text was cut into pieces."""
+    made: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.output_type != "stream":
+            assert output.output_type in ("execute_result", "display_data"), output
+            kind = "image/png" if "image/png" in output.data else "text/plain"
+            made.append(nbformat.v4.new_output("display_data", data={kind: output.data[kind]}))
+            continue
         text = _ANSI.sub("", output.text).replace("\r\n", "\n")
-        return nbformat.v4.new_output("stream", name="stdout", text="\n".join(line.rstrip() for line in text.split("\n")))
-    assert output.output_type in ("execute_result", "display_data"), output
-    kind = "image/png" if "image/png" in output.data else "text/plain"
-    return nbformat.v4.new_output("display_data", data={kind: output.data[kind]})
+        if not made or made[-1].output_type != "stream":
+            made.append(nbformat.v4.new_output("stream", name="stdout", text=""))
+        made[-1].text += text
+    for output in made:
+        if output.output_type == "stream":
+            output.text = "\n".join(line.rstrip() for line in output.text.split("\n"))
+    return made
 
 
 def run(notebook: nbformat.NotebookNode, folder: Path, deployment: Deployment) -> nbformat.NotebookNode:
@@ -38,7 +47,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path, deployment: Deployment) -
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
         "IPYTHONDIR": str(folder / "ipython"),
-        "COLUMNS": "100",
+        "COLUMNS": "92",
         "NO_COLOR": "1",
         "TERM": "dumb",
     }
@@ -48,7 +57,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path, deployment: Deployment) -
     ).execute(env=environment)
     for cell, original in zip(copy.cells, notebook.cells, strict=True):
         if cell.cell_type == "code":
-            cell.outputs = [normal(output) for output in cell.outputs]
+            cell.outputs = normal(cell.outputs)
             cell.execution_count, cell.metadata = None, original.metadata
     copy.metadata = notebook.metadata
     return copy
