@@ -66,7 +66,9 @@ def roles(sheet: Sheet, _: Run) -> None:
     sheet.arrow(222, 216, 368, 280, "you")
     sheet.text(288, 122, "sealed share", size=13.5, anchor="middle", colour="you")
     sheet.text(288, 282, "sealed share", size=13.5, anchor="middle", colour="you")
-    sheet.lines(126, 276, "both halves of the answer", "come back sealed", size=13.5, anchor="middle", colour="soft", leading=18)
+    sheet.lines(
+        126, 276, "both halves of the answer", "come back sealed", size=13.5, anchor="middle", colour="soft", leading=18
+    )
     sheet.arrow(440, 160, 440, 248, "soft", both=True)
     sheet.lines(453, 198, "masked numbers,", "a few rounds", size=13.5, colour="soft", leading=18)
     sheet.arrow(718, 92, 562, 92, "provider")
@@ -104,7 +106,11 @@ def opening(sheet: Sheet, run: Run) -> None:
         y = 50 + row * 210
         sheet.text(40, y - 14, f"{who} computes", colour=who, size=16, bold=True)
         for column, (elements, label) in enumerate(
-            [(share, "her share" if row == 0 else "his share"), (mask, "half of the mask"), (share + mask, "sends this")]
+            [
+                (share, "her share" if row == 0 else "his share"),
+                (mask, "half of the mask"),
+                (share + mask, "sends this"),
+            ]
         ):
             x = 40 + column * 150
             sheet.pixels(x, y, 112, top(elements), who if column != 1 else "provider")
@@ -115,8 +121,26 @@ def opening(sheet: Sheet, run: Run) -> None:
     sheet.arrow(460, 314, 636, 240, "bob")
     sheet.pixels(650, 140, 140, top(run.opened), "ink")
     sheet.text(720, 124, "both add the two up", size=15, anchor="middle", bold=True)
-    sheet.lines(720, 302, "picture + mask: noise again.", "Known to alice and bob,", "and of no use to them", size=13.5, anchor="middle", colour="soft")
-    sheet.lines(590, 34, "the mask as a whole is known", "to the crypto provider alone,", "which never sees a sum", size=13.5, colour="provider", leading=18)
+    sheet.lines(
+        720,
+        302,
+        "picture + mask: noise again.",
+        "Known to alice and bob,",
+        "and of no use to them",
+        size=13.5,
+        anchor="middle",
+        colour="soft",
+    )
+    sheet.lines(
+        590,
+        34,
+        "the mask as a whole is known",
+        "to the crypto provider alone,",
+        "which never sees a sum",
+        size=13.5,
+        colour="provider",
+        leading=18,
+    )
 
 
 def lookup(sheet: Sheet, _: Run) -> None:
@@ -139,7 +163,12 @@ def lookup(sheet: Sheet, _: Run) -> None:
             sheet.box(366 + place * 56, y, 48, 46, "ink" if place == digit else "line", filled=place == digit)
             sheet.text(390 + place * 56, y + 30, str(bit), size=18, anchor="middle", mono=True, colour=who)
     a, b = int(truth[digit] ^ bob[digit]), int(bob[digit])
-    sheet.text(40, 282, f"each reads one place: {a} xor {b} = {a ^ b}, so digit < mask is shared, and nobody learnt it", size=15)
+    sheet.text(
+        40,
+        282,
+        f"each reads one place: {a} xor {b} = {a ^ b}, so digit < mask is shared, and nobody learnt it",
+        size=15,
+    )
 
 
 def prediction(sheet: Sheet, _: Run) -> None:
@@ -250,7 +279,7 @@ def _neuron() -> Pixels:
     weights = load_file(str(mnist.model_folder() / "mnist.safetensors"))["0.weight"]
     chosen = weights[int(np.argmax(np.abs(weights).sum(axis=1)))].reshape(28, 28)
     scaled = np.clip(np.abs(chosen) / np.abs(chosen).max() * 255, 0, 255)
-    return scaled.astype(np.uint8)
+    return np.asarray(scaled, np.uint8)
 
 
 FIGURES: dict[str, tuple[Callable[[Sheet, Run], None], int, int, str]] = {

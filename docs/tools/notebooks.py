@@ -1,7 +1,7 @@
 """A hook of mkdocs: each notebook becomes a page of the same name, with the outputs that lie in it.
 
-Rendered as Markdown, so that the theme's own code blocks, search and checks of links hold for notebooks too, and nothing
-is fetched from elsewhere. The notebook itself stays beside its page, to be downloaded.
+Rendered as Markdown, so that the theme's own code blocks, search and checks of links hold for notebooks too, and
+nothing is fetched from elsewhere. The notebook itself stays beside its page, to be downloaded.
 """
 
 import re
@@ -28,7 +28,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def page_of(notebook: Path) -> str:
     """The notebook as Markdown."""
-    cells = nbformat.read(notebook, as_version=4).cells
+    cells = nbformat.read(notebook, as_version=4).cells  # type: ignore[no-untyped-call]
     parts = [part for cell in cells for part in _cell(cell)]
     download = f'[:material-notebook-outline: This page as a notebook]({notebook.name} "download")\n{{ .download }}'
     return "\n\n".join([parts[0], download, *parts[1:]])

@@ -29,7 +29,9 @@ def _operation(method: str, path: str, operation: Schema) -> Iterator[str]:
     yield f"{operation['summary']}." + (f" {description}" if description else "")
     if "security" in operation:
         alternatives = operation["security"]
-        yield "Credential: a bearer, or none where the model is open." if {} in alternatives else "Credential: a bearer."
+        yield (
+            "Credential: a bearer, or none where the model is open." if {} in alternatives else "Credential: a bearer."
+        )
     parameters = [one for one in operation.get("parameters", []) if one["in"] != "cookie"]
     if parameters:
         rows = [
@@ -63,7 +65,8 @@ def _described(name: str, schema: Schema) -> Iterator[str]:
     if members:
         required = schema.get("required", [])
         rows = [
-            f"| `{member}`{'' if member in required else ' (optional)'} | {_type(of)} | {_cell(of.get('description', ''))} |"
+            f"| `{member}`{'' if member in required else ' (optional)'} | {_type(of)} "
+            f"| {_cell(of.get('description', ''))} |"
             for member, of in members.items()
         ]
         yield "\n".join(["| member | type | meaning |", "|---|---|---|", *rows])

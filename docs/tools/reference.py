@@ -7,7 +7,7 @@ anew with `--rewrite` (`make docs-reference`).
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -26,6 +26,8 @@ from moiety_shared.problems import RETRY_AFTER_SECONDS, ProblemType
 from moiety_shared.service.cli import build
 
 DOCS = Path(__file__).parents[1]
+Generator = Callable[[], dict[Path, str]]
+"""Gives what each file that it makes, in whole or in part, should hold."""
 _PACKAGES = ("moiety_shared", "moiety_crypto_provider", "moiety_party", "moiety_server", "moiety_client")
 _MADE = "<!-- Made by docs/tools/reference.py from the program; `make docs-reference` writes it anew. -->"
 _PROBLEMS = (
@@ -39,14 +41,14 @@ _SERVICES = {
     ),
     "alice": (
         "HTTP: alice",
-        "The leading party, port 7701. Clients send predictions here, under a token of the model's owner; the body is a frame "
-        "of `moiety_shared/wire.py` and holds two sealed envelopes, so a client library makes it. The other protected "
-        "addresses are the model owner's, under the credential of that link.",
+        "The leading party, port 7701. Clients send predictions here, under a token of the model's owner; the body "
+        "is a frame of `moiety_shared/wire.py` and holds two sealed envelopes, so a client library makes it. The other "
+        "protected addresses are the model owner's, under the credential of that link.",
     ),
     "bob": (
         "HTTP: bob",
-        "The helping party, port 7702. The model owner uploads here, under the credential of that link; alice has a WebSocket, "
-        "under hers. Clients never call bob: alice passes their envelopes on, unread.",
+        "The helping party, port 7702. The model owner uploads here, under the credential of that link; alice has a "
+        "WebSocket, under hers. Clients never call bob: alice passes their envelopes on, unread.",
     ),
     "crypto-provider": (
         "HTTP: the crypto provider",
@@ -61,7 +63,7 @@ _SERVICES = {
 
 
 def generated() -> dict[Path, str]:
-    """By path: what each file that is made, in whole or in part, should hold."""
+    """Everything but the pictures, which figures.py draws."""
     pages = {DOCS / "reference" / "commands.md": commands(), DOCS / "reference" / "errors.md": errors()}
     with services.apps() as apps:
         for name, app in apps.items():
@@ -99,12 +101,12 @@ def routes(router: FastAPI | APIRouter) -> Iterator[APIRoute]:
 
 def errors() -> str:
     """Every exception of the packages, with its base and what it says of itself."""
+    tree = inspect.getdoc(import_module("moiety_client.errors")) or ""
     lines = [
-        "What the packages raise, beside Python's own errors. The client's are a tree, so that a program catches as much or "
-        "as little of it as it needs:",
-        f"```text\n{(inspect.getdoc(import_module('moiety_client.errors')) or '').partition('MoietyError')[2]}\n```",
+        "What the packages raise, beside Python's own errors. The client's are a tree, so that a program catches as "
+        "much or as little of it as it needs:",
+        f"```text\n{tree[tree.index('MoietyError') :]}\n```",
     ]
-    lines[1] = lines[1].replace("```text\n", "```text\nMoietyError", 1)
     for module, classes in sorted(_by_module(exceptions()).items()):
         rows = [
             f"| `{one.__name__}` | {', '.join(f'`{base.__name__}`' for base in one.__bases__)} | {_said(one)} |"

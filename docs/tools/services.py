@@ -1,4 +1,4 @@
-"""Every role's app, built as its command builds it, in a folder that is thrown away. Nobody listens and nothing is sent."""
+"""Every role's app, built as its command builds it, in a folder that is thrown away. Nobody listens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

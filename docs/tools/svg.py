@@ -60,8 +60,8 @@ class Sheet:
         """One line; y is its baseline."""
         style = f' class="{" ".join(["m"] * mono + ["b"] * bold)}"' if mono or bold else ""
         self.parts.append(
-            f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{self.colours[colour]}" text-anchor="{anchor}"{style}>'
-            f"{escape(words)}</text>"
+            f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{self.colours[colour]}" text-anchor="{anchor}"'
+            f"{style}>{escape(words)}</text>"
         )
 
     def lines(self, x: float, y: float, *lines: str, leading: float = 20, **style: Any) -> None:
@@ -105,7 +105,8 @@ class Sheet:
         self.parts.append(
             f'<g transform="translate({x:g} {y:g}) scale({cell:g})" fill="{self.colours[colour]}" '
             f'shape-rendering="crispEdges">{"".join(drawn)}</g>'
-            f'<rect x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}" fill="none" stroke="{self.colours["line"]}"/>'
+            f'<rect x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}" fill="none" '
+            f'stroke="{self.colours["line"]}"/>'
         )
         assert n == values.shape[1]  # noqa: S101  pictures are square
 
@@ -124,5 +125,6 @@ class Sheet:
             "<style>text{font-family:system-ui,-apple-system,'Segoe UI',Inter,'DejaVu Sans',sans-serif}"
             ".m{font-family:ui-monospace,'SF Mono',Menlo,'DejaVu Sans Mono',monospace}.b{font-weight:650}</style>\n"
             f"<defs>{markers}</defs>\n"
-            f'<rect width="{self.width}" height="{self.height}" rx="12" fill="{self.colours["ground"]}"/>\n{body}\n</svg>\n'
+            f'<rect width="{self.width}" height="{self.height}" rx="12" fill="{self.colours["ground"]}"/>\n'
+            f"{body}\n</svg>\n"
         )
