@@ -47,7 +47,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path, deployment: Deployment) -
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
         "IPYTHONDIR": str(folder / "ipython"),
-        "COLUMNS": "92",
+        "COLUMNS": "100",
         "NO_COLOR": "1",
         "TERM": "dumb",
     }

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
 from types import ModuleType
+from typing import Any
 
 import typer
 from fastapi import FastAPI
@@ -77,7 +78,17 @@ def generated() -> dict[Path, str]:
 def commands() -> str:
     command = typer.main.get_command(build())
     text: str = get_docs_for_click(obj=command, ctx=typer.Context(command), name="moiety")
+    sentences = {name: (one.help or "").split("\n\n")[0] for name, one in _below(command)}
+    text = re.sub(r"^\* `(\S+)`: .*\.\.\.$", lambda cut: f"* `{cut[1]}`: {sentences[cut[1]]}", text, flags=re.M)
+    text = text.replace("* `--help`: Show this message and exit.\n", "").replace("**Options**:\n\n\n", "")
     return _page("Commands", re.sub(r"^# .*\n", "", text).replace("docs/settings.md", "[settings](../settings.md)"))
+
+
+def _below(command: object) -> Iterator[tuple[str, Any]]:
+    """All commands of a group by name, and of the groups in it."""
+    for name, one in getattr(command, "commands", {}).items():
+        yield name, one
+        yield from _below(one)
 
 
 def http(name: str, app: FastAPI) -> str:
