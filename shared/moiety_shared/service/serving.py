@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from moiety_shared.service.connection import Connection
 from moiety_shared.service.http import SOCKET_BUFFER
 from moiety_shared.service.logs import log, where
+from moiety_shared.service.residency import release_code
 from moiety_shared.service.settings import ServiceSettings
 
 HANDSHAKE_SECONDS = 5.0
@@ -130,6 +131,7 @@ def serve(
     """
     gc.collect()
     gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
+    release_code()
     server = make(app, settings, max_message, tls)
     listener = server.config.bind_socket()
     listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
