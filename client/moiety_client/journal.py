@@ -7,7 +7,6 @@
 Both are as secret as the answers, mode 0600. No input is in them.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -66,7 +65,7 @@ class Journal:
         with ExitStack() as opened:
             try:
                 self._file = opened.enter_context(open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b"))
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(self._file)
             except BlockingIOError:
                 raise ResumeRefused(f"another run is writing {path}: wait for it, or name another file") from None
             except OSError as error:
@@ -165,6 +164,14 @@ class Journal:
             return Pending.model_validate_json(self._pending.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
+
+
+def _lock(file: BinaryIO) -> None:
+    """For one run alone, until it is closed. Raises BlockingIOError. On Windows nothing is locked."""
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _write(file: BinaryIO, line: Public) -> None:
