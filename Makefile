@@ -4,11 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-<<<<<<< HEAD
-.PHONY: demo test test-zoo test-simulation docs-integrity fuzz check bench browsers postgres clean
-=======
-.PHONY: demo test test-zoo test-simulation docs docs-integrity docs-reference fuzz check bench browsers clean
->>>>>>> main
+.PHONY: demo test test-zoo test-simulation docs docs-integrity docs-reference fuzz check bench browsers postgres clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
