@@ -65,7 +65,7 @@ def test_a_token_lets_in_until_it_is_revoked(guarded: Deployment, digits: Digits
     assert path.stat().st_mode & 0o077 == 0
     with asking(path) as client:
         assert client.predict("mnist", digits[0][:2]).labels.tolist() == [7, 2]
-        listed = json.loads(guarded.run("token", "list", "--json"))
+        listed = [json.loads(row) for row in guarded.run("token", "list", "--json").splitlines()]
         assert [row["subject"] for row in listed if row["token_id"] == token_id] == ["clinic"]
         guarded.run("token", "revoke", token_id)
         with pytest.raises(NotAllowed, match="revoked"):
@@ -136,7 +136,7 @@ def test_versions_side_by_side_rolled_back_and_wiped(guarded: Deployment, digits
         assert second.version == 2 and client.predict("two", digits[0][:2]).labels.tolist() == [7, 2]
         guarded.run("activate", "two", "1")
         assert client.model("two", refresh=True).version == 1
-        stored = [guarded.root / role / "models" / second.upload_id for role in ("alice", "bob")]
+        stored = [guarded.root / "store" / role / "models" / second.upload_id for role in ("alice", "bob")]
         assert all(folder.is_dir() for folder in stored)
         guarded.run("withdraw", "two", "2")
         assert not any(folder.exists() for folder in stored)
@@ -210,9 +210,8 @@ def test_databases_hold_no_secret_and_their_password_is_nowhere(
     texts = markers + [marker.hex().encode() for marker in markers]
     dumped = []
     for role, settings in guarded.extra.items():
-        postgres.run(
-            "pg_dump", "--file", str(tmp_path / role), settings["DATABASE_URL"].rpartition("/")[2].split("?")[0]
-        )
+        name = str(make_url(settings["DATABASE_URL"]).database)
+        postgres.run("pg_dump", "--file", str(tmp_path / role), name)
         dumped.append((tmp_path / role).read_bytes())
     assert entry.upload_id.encode() in dumped[0] and b"mnist" in dumped[3], "they were really used"
     assert not list(guarded.root.glob("*/*.sqlite")) and not list((guarded.root / "alice").glob("models"))
