@@ -122,12 +122,11 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
     async def model_state(upload_id: UploadId) -> ModelState:
         model = await party.replicas.model(upload_id)
         pools = party.pools_of(upload_id)
-        stock = sum(pool.stock for pool in pools)
         return ModelState(
             upload_id=model.upload_id,
-            state="ready" if stock else "preparing",
+            state="ready" if party.is_prepared(upload_id) else "preparing",
             max_rows=party.max_rows(model.plan),
-            rows_ready=stock,
+            rows_ready=sum(pool.stock for pool in pools),
             pool_full=bool(pools) and all(pool.full for pool in pools),
             bundle_rows=party.bundle_rows,
             bundle_bytes=party.bundle_bytes,

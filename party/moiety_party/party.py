@@ -213,6 +213,11 @@ class Party:
         """The pools that one peer shares, by upload."""
         return {upload_id: pool for (of, upload_id), pool in self.pools.items() if of == peer}
 
+    def is_prepared(self, upload_id: str) -> bool:
+        """Whether a model has rows here. A replica of bob's needs none while no replica of alice has a lane to it."""
+        unused = self.settings.role == "bob" and not self._lanes
+        return unused or any(pool.stock for pool in self.pools_of(upload_id))
+
     def pools_of(self, upload_id: str) -> list[Pool]:
         """A model's pools, with all peers."""
         return [pool for (_, upload), pool in self.pools.items() if upload == upload_id]

@@ -64,6 +64,23 @@ def test_every_pair_has_one_lease(root: Path, detector: Detector, leases: Counte
     assert max(leases.values()) <= 4, "pairs do not take the leases from one another"
 
 
+def test_an_owner_need_not_wait_for_a_bob_whom_no_alice_uses(root: Path, detector: Detector) -> None:
+    async def run() -> None:
+        async with world(root, detector) as w:
+            upload_id = w.entry.entry.upload_id
+            await w.predict(X)
+            (alice,), (used,), unused = w.alices, list(w.bobs), w.clone("bob")
+            assert alice.party.is_prepared(upload_id) and used.party.is_prepared(upload_id)
+            assert unused.party.is_prepared(upload_id) and not unused.party.pools
+            for node in (alice, used):
+                kept = dict(node.party.pools)
+                node.party.pools.clear()
+                assert not node.party.is_prepared(upload_id)
+                node.party.pools.update(kept)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 @pytest.mark.parametrize("role", ["alice", "bob"])
 def test_one_of_two_ends_in_the_middle_of_runs(root: Path, detector: Detector, role: str) -> None:
     async def run() -> None:
