@@ -9,6 +9,7 @@ from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
+from moiety_shared.formats import PEER, unsupported
 from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
@@ -19,7 +20,6 @@ from moiety_shared.ring import Array
 from moiety_shared.service.logs import log, where
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
 
-VERSION = 3
 _MAX_PENDING = 4
 _HELLO_SECONDS = 5.0
 
@@ -54,9 +54,9 @@ class Helper:
         try:
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = await lane.expect_json(FrameKind.HELLO)
-            if hello.get("version") != VERSION:
-                raise malformed("the leader speaks another version of the peer protocol")
-            await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
+            if hello.get("version") != PEER:
+                raise unsupported("the peer protocol", hello.get("version"), PEER)
+            await lane.send_json(FrameKind.HELLO, {"version": PEER, "boot": self._party.boot})
             while True:
                 frame = await lane.recv()
                 try:

@@ -12,7 +12,6 @@ import numpy as np
 import websockets
 
 from moiety_party.admission import ANYBODY
-from moiety_party.helper import VERSION
 from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
 from moiety_party.masking import masking
 from moiety_party.party import Party
@@ -22,6 +21,7 @@ from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
+from moiety_shared.formats import PEER
 from moiety_shared.integrity import TAG_BYTES, Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
@@ -34,7 +34,6 @@ from moiety_shared.wire import (
     FrameKind,
     Request,
     Secret,
-    malformed,
     pack_result,
     pack_start,
     share_bytes,
@@ -260,11 +259,11 @@ class Leader:
 
     async def _connect(self) -> Lane:
         lane = Lane(await self._dial(self._party))
-        await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
+        await lane.send_json(FrameKind.HELLO, {"version": PEER, "boot": self._party.boot})
         hello = await lane.expect_json(FrameKind.HELLO)
         boot = str(hello.get("boot"))
-        if hello.get("version") != VERSION:
-            raise malformed("the helper speaks another version of the peer protocol")
+        if hello.get("version") != PEER:
+            raise Problem(ProblemType.PEER_UNAVAILABLE, "bob runs another version of the peer protocol")
         if boot != self._peer_boot:
             # The helper is new, and so its pools are empty: the rows prepared for the old one are worthless.
             self._peer_boot = boot

@@ -20,6 +20,12 @@ class ProblemType(Enum):
         "The message is not well formed",
         "Send it with the moiety client of the same version; a proxy may have cut or changed it.",
     )
+    UNSUPPORTED_VERSION = (
+        "unsupported-version",
+        400,
+        "The message or file is of another version",
+        "One of both sides runs an older moiety: upgrade it (docs/upgrading.md).",
+    )
     INVALID_INPUT = (
         "invalid-input",
         422,

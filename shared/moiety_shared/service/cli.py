@@ -1,6 +1,7 @@
 """The `moiety` command. Each installed role contributes its own commands through an entry point."""
 
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
+from typing import Annotated
 
 import typer
 
@@ -26,10 +27,25 @@ def build() -> typer.Typer:
                 raise
             continue  # a role whose extra is not installed offers no commands
         register(app)
+    app.callback()(_top)
     keys_cli.register(app)
     doctor_cli.register(app)
     _let_help_flow(app)
     return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(version("moiety"))
+        raise typer.Exit
+
+
+def _top(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def _let_help_flow(app: typer.Typer) -> None:
