@@ -222,11 +222,12 @@ def test_a_model_that_is_published_anew_meanwhile_is_not_mixed_in(asking: Asking
 def test_a_line_that_was_cut_short_is_asked_again(asking: Asking, paid: Paid, file: Path) -> None:
     asking.stream("small", INPUTS, batch=10, resume=file)
     lines = file.read_bytes().splitlines(keepends=True)
-    for left in (b"".join(lines[:3]) + lines[3][:40], lines[0][:-1], b""):
+    cut = [b"".join(lines[:3]) + lines[3][:40], lines[0][:-1], b"", lines[0] + b"x" * 100_000]
+    for left, expected in zip(cut, (3, 5, 5, 5), strict=True):
         file.write_bytes(left)
         paid.asked.clear()
         assert np.array_equal(outputs(asking.stream("small", INPUTS, batch=10, resume=file)), SCORES)
-        assert len(paid.asked) == (3 if len(left) > 100 else 5) and len(file.read_bytes().splitlines()) == 6
+        assert len(paid.asked) == expected and len(file.read_bytes().splitlines()) == 6
 
 
 def test_what_is_no_such_file_is_refused_and_left_alone(asking: Asking, paid: Paid, file: Path) -> None:
