@@ -34,7 +34,7 @@ def test_the_twins_have_the_same_methods() -> None:
         }
 
     assert public(Client) == public(AsyncClient)
-    assert {"predict", "stream", "evaluate", "total", "models", "model", "close"} == set(public(Client))
+    assert {"predict", "stream", "evaluate", "total", "models", "names", "model", "close"} == set(public(Client))
 
 
 def test_the_catalogue_is_listed_verified(asking: Asking, paid: Paid) -> None:
