@@ -5,6 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import length_hint
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,6 +72,8 @@ def models(
         lines(map(_as_data, entries))
     elif name:
         table(("", ""), entries[0].facts().items(), header=False)
+    elif not entries:
+        say("the catalogue is empty")
     else:
         rows = [_as_row(entry) for entry in entries]
         table(("model", "version", "takes", "gives", "who may ask", "description"), rows)
@@ -100,7 +103,7 @@ def predict(
     with asking(access) as client:
         given = _Inputs(client.model(model), found)
         # Where lines are printed meanwhile, they would go through the bar.
-        bar = sys.stderr.isatty() and len(found) > 1 and not (as_json and sys.stdout.isatty())
+        bar = sys.stderr.isatty() and length_hint(given) != 1 and not (as_json and sys.stdout.isatty())
         try:
             for part in client.stream(model, given, batch=batch, resume=resume, canaries=canaries, progress=bar):
                 for row in _labelled(part, given.taken(len(part)), top):

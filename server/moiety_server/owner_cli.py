@@ -166,12 +166,12 @@ def list_tokens(as_json: Json = False) -> None:
             row["subject"],
             "all" if row["models"] == ["*"] else ", ".join(row["models"]),
             f"{row['quota']['rows']} in {row['quota']['seconds'] // 3600} h" if row["quota"] else "no limit",
-            datetime.fromtimestamp(row["expires"], UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            datetime.fromtimestamp(row["expires"], UTC).strftime("%Y-%m-%d"),
             "revoked" if row["revoked"] else "expired" if row["expires"] <= time.time() else "valid",
         )
         for row in rows
     ]
-    table(("id", "subject", "models", "inputs", "until", "state"), shown)
+    table(("id", "subject", "models", "inputs", "until", "state"), shown, whole="id")
 
 
 def revoke(

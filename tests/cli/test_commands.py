@@ -245,6 +245,7 @@ def test_models(run: Run, served: Paid) -> None:
     assert "[emu]" in run("models", "small").stdout
     served.entries = []
     assert run("models", "--json").stdout == ""
+    assert not run("models").stdout and "is empty" in run("models").stderr
 
 
 def test_lines_are_out_at_once(capfd: pytest.CaptureFixture[str]) -> None:

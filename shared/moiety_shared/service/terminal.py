@@ -71,13 +71,15 @@ def lines(data: Iterable[Mapping[str, Any]]) -> None:
         line(one)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool = True) -> None:
-    """For people."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool = True, whole: str = "") -> None:
+    """For people. Nothing is cut off; what is in the column `whole` is not broken either."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(*columns, show_header=header, box=box.SIMPLE_HEAD if header else None, pad_edge=False)
+    made = Table(show_header=header, box=box.SIMPLE_HEAD if header else None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold", no_wrap=bool(whole) and column == whole)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     console().print(made)
