@@ -43,7 +43,7 @@ docs-integrity: $(VENV)/.installed
 # The site, into site/; a warning is an error. And what the documentation takes from the program: reference, pictures,
 # and what the tutorials' notebooks print.
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-reference: $(VENV)/.installed
 	$(BIN)/pytest tests/test_documentation.py tests/test_tutorials.py --rewrite
