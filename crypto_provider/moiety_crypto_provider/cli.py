@@ -11,7 +11,7 @@ def provider() -> None:
     """Run the crypto provider. Settings: MOIETY_PROVIDER_* (see docs/settings.md)."""
     from moiety_crypto_provider.app import build
     from moiety_crypto_provider.settings import ProviderSettings
-    from moiety_shared.service import logs, serving
+    from moiety_shared.service import logs, serving, tracing
     from moiety_shared.service.identity import Identity
     from moiety_shared.service.starting import refusing
 
@@ -19,4 +19,5 @@ def provider() -> None:
         settings = ProviderSettings()
         identity = Identity.load(settings.keys_dir / "crypto_provider", "crypto_provider")
         logs.configure("crypto_provider", settings.log_format)
-        serving.serve(build(settings, identity), settings, tls=settings.tls(identity))
+        with tracing.exporting("crypto_provider") as tracer:
+            serving.serve(build(settings, identity, tracer), settings, tls=settings.tls(identity))

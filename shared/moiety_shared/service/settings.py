@@ -31,6 +31,14 @@ class ServiceSettings(BaseSettings):
         10.0, gt=0, description="How long a request's header may take to arrive; then the connection is cut off."
     )
 
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address of the metrics. They tell how much is asked: for the operator's own network at most.",
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of `/metrics`, plain HTTP for Prometheus; 0: they are not served."
+    )
+
     def private_dir(self) -> Path:
         """The data folder, made if need be, closed to other users."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
