@@ -11,13 +11,12 @@ answer is sent again with the same id until `timeout`: the parties run it once.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -29,19 +28,18 @@ from moiety_client.answers import Evaluation, Prediction
 from moiety_client.canaries import Canaries
 from moiety_client.errors import (
     AccessFileError,
-    CatalogueError,
-    InsecureAddress,
     InvalidInput,
     UntrustedEntry,
     from_problem,
 )
 from moiety_client.exchange import Call, Sealer, added, joined
+from moiety_client.failures import catalogue_errors, encrypted, no_answer
+from moiety_client.telemetry import Asking, Telemetry
 from moiety_shared.access import Access
 from moiety_shared.catalogue import Entry, SignedEntry
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
-from moiety_shared.service.settings import is_loopback
 from moiety_shared.signing import BadSignature
 from moiety_shared.wire import MEDIA_TYPE, Recipients
 
@@ -70,11 +68,14 @@ class _Task(Generic[Result]):
 class _Core:
     """What both clients share: no I/O."""
 
-    def __init__(self, catalogue_url: str, owner_key: str, token: str, timeout: float) -> None:
-        self._catalogue = _encrypted(catalogue_url, "the catalogue")
+    def __init__(
+        self, catalogue_url: str, owner_key: str, token: str, timeout: float, telemetry: Telemetry | None
+    ) -> None:
+        self._catalogue = encrypted(catalogue_url, "the catalogue")
         self._owner_key = owner_key
         self._token = token
         self._timeout = timeout
+        self._telemetry = telemetry or Telemetry()
         self._sealers: dict[str, Sealer] = {}
 
     def _trust(self, response: httpx.Response) -> Sealer:
@@ -88,7 +89,7 @@ class _Core:
             raise UntrustedEntry(
                 f"{error}: ask the owner for their key, and who changed the catalogue if it differs"
             ) from error
-        _encrypted(entry.parties[0].url, "alice")
+        encrypted(entry.parties[0].url, "alice")
         sealer = self._sealers[entry.name] = Sealer(entry)
         return sealer
 
@@ -147,8 +148,8 @@ class _Core:
 
         return _Task(encode, finish)
 
-    def _request(self, call: Call) -> dict[str, Any]:
-        headers = {"content-type": MEDIA_TYPE}
+    def _request(self, call: Call, asking: Asking) -> dict[str, Any]:
+        headers = {"content-type": MEDIA_TYPE} | asking.headers
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
         return {"url": f"{call.entry.parties[0].url}/v1/predictions", "content": call.body, "headers": headers}
@@ -170,14 +171,6 @@ def _sum(entry: Entry, answers: list[_Answer]) -> npt.NDArray[Any]:
     return joined(entry.plan, added([a.shares for a in answers]))
 
 
-def _encrypted(url: str, what: str) -> str:
-    """The URL without a slash at its end. Raises InsecureAddress for plain HTTP to another machine."""
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-        raise InsecureAddress(f"the address of {what} must begin with https://: a token must not travel in the clear")
-    return url.rstrip("/")
-
-
 def _access(file: Path | str) -> dict[str, Any]:
     try:
         access = Access.model_validate_json(Path(file).read_bytes())
@@ -194,33 +187,13 @@ def _counted(answers: list[_Answer], started: float) -> tuple[int, int, float]:
     return rounds, sent, time.perf_counter() - started
 
 
-@contextmanager
-def _no_answer() -> Iterator[None]:
-    """A connection that fails is a problem like any other."""
-    try:
-        yield
-    except httpx.HTTPError as error:
-        raise Problem(
-            ProblemType.PARTY_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
-        ) from error
-
-
-@contextmanager
-def _catalogue_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except Problem as problem:
-        raise from_problem(problem) from problem
-    except (httpx.HTTPError, ValueError) as error:
-        raise CatalogueError(f"no usable catalogue at {url}: is the model owner's server running?") from error
-
-
 class Client(_Core):
     """The synchronous client. Keeps its connections; usable as a context manager.
 
     `owner_key` pins the model owner; without it the first key seen is trusted, with a warning. `token` lets the client
     in, and `ca` (a file, or its PEM) is the deployment's CA if it is not one that this system trusts. The owner's
-    access file holds all of these: `Client.from_access("access.json")`.
+    access file holds all of these: `Client.from_access("access.json")`. `telemetry` says where spans go, by default to
+    the application's own OpenTelemetry, and whether the service is told of them.
     """
 
     def __init__(
@@ -231,14 +204,15 @@ class Client(_Core):
         token: str = "",
         ca: Path | str | None = None,
         timeout: float = 30.0,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, timeout)
+        super().__init__(catalogue_url, owner_key, token, timeout, telemetry)
         self._http = http.client("", timeout=timeout, ca=ca)
 
     @classmethod
-    def from_access(cls, file: Path | str, *, timeout: float = 30.0) -> Self:
+    def from_access(cls, file: Path | str, *, timeout: float = 30.0, telemetry: Telemetry | None = None) -> Self:
         """A client with what an owner's access file says. Raises AccessFileError."""
-        return cls(**_access(file), timeout=timeout)
+        return cls(**_access(file), timeout=timeout, telemetry=telemetry)
 
     def __enter__(self) -> Self:
         return self
@@ -284,30 +258,40 @@ class Client(_Core):
         return self._ask(model, self._total(values))
 
     def _ask(self, model: str, task: _Task[Result]) -> Result:
+        with self._telemetry.call("predict") as asking:
+            return self._asked(model, task, asking)
+
+    def _asked(self, model: str, task: _Task[Result], asking: Asking) -> Result:
         started = time.perf_counter()
         deadline = time.monotonic() + self._timeout
         for refresh in (False, True):
             sealer = self._sealer(model, refresh)
+            asking.passed("catalogue")
             elements = task.encode(sealer.entry)
+            calls = sealer.calls(elements, task.recipients)
+            asking.passed("seal")
             try:
-                answers = [self._send(call, deadline) for call in sealer.calls(elements, task.recipients)]
-                return task.finish(sealer.entry, elements, answers, started)
+                answers = [self._send(call, deadline, asking) for call in calls]
+                asking.passed("exchange")
+                result = task.finish(sealer.entry, elements, answers, started)
+                asking.passed("open")
+                return result
             except Problem as problem:
                 unknown = problem
         raise from_problem(unknown)
 
     def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:
-            with _catalogue_errors(self._catalogue):
+            with catalogue_errors(self._catalogue):
                 return self._trust(self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
         return self._sealers[name]
 
-    def _send(self, call: Call, deadline: float) -> _Answer:
+    def _send(self, call: Call, deadline: float, asking: Asking) -> _Answer:
         attempt = 0
         while True:
             try:
-                with _no_answer():
-                    return self._read(call, self._http.post(**self._request(call)))
+                with no_answer():
+                    return self._read(call, self._http.post(**self._request(call, asking)))
             except Problem as problem:
                 if problem.kind in _ENTRY_IS_OLD:
                     raise
@@ -326,14 +310,15 @@ class AsyncClient(_Core):
         token: str = "",
         ca: Path | str | None = None,
         timeout: float = 30.0,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, timeout)
+        super().__init__(catalogue_url, owner_key, token, timeout, telemetry)
         self._http = http.async_client("", timeout=timeout, ca=ca)
 
     @classmethod
-    def from_access(cls, file: Path | str, *, timeout: float = 30.0) -> Self:
+    def from_access(cls, file: Path | str, *, timeout: float = 30.0, telemetry: Telemetry | None = None) -> Self:
         """See Client.from_access."""
-        return cls(**_access(file), timeout=timeout)
+        return cls(**_access(file), timeout=timeout, telemetry=telemetry)
 
     async def __aenter__(self) -> Self:
         return self
@@ -365,33 +350,43 @@ class AsyncClient(_Core):
         return await self._ask(model, self._total(values))
 
     async def _ask(self, model: str, task: _Task[Result]) -> Result:
+        with self._telemetry.call("predict") as asking:
+            return await self._asked(model, task, asking)
+
+    async def _asked(self, model: str, task: _Task[Result], asking: Asking) -> Result:
         started = time.perf_counter()
         deadline = time.monotonic() + self._timeout
         for refresh in (False, True):
             sealer = await self._sealer(model, refresh)
+            asking.passed("catalogue")
             elements = task.encode(sealer.entry)
+            calls = sealer.calls(elements, task.recipients)
+            asking.passed("seal")
             try:
-                answers = [await self._send(call, deadline) for call in sealer.calls(elements, task.recipients)]
-                return task.finish(sealer.entry, elements, answers, started)
+                answers = [await self._send(call, deadline, asking) for call in calls]
+                asking.passed("exchange")
+                result = task.finish(sealer.entry, elements, answers, started)
+                asking.passed("open")
+                return result
             except Problem as problem:
                 unknown = problem
         raise from_problem(unknown)
 
     async def _sealer(self, name: str, refresh: bool = False) -> Sealer:
         if refresh or name not in self._sealers:
-            with _catalogue_errors(self._catalogue):
+            with catalogue_errors(self._catalogue):
                 return self._trust(await self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
         return self._sealers[name]
 
-    async def _send(self, call: Call, deadline: float) -> _Answer:
-        return self._read(call, await self._deliver(call, deadline))
+    async def _send(self, call: Call, deadline: float, asking: Asking) -> _Answer:
+        return self._read(call, await self._deliver(call, deadline, asking))
 
-    async def _deliver(self, call: Call, deadline: float) -> httpx.Response:
+    async def _deliver(self, call: Call, deadline: float, asking: Asking) -> httpx.Response:
         attempt = 0
         while True:
             try:
-                with _no_answer():
-                    return http.check(await self._http.post(**self._request(call)))
+                with no_answer():
+                    return http.check(await self._http.post(**self._request(call, asking)))
             except Problem as problem:
                 if problem.kind in _ENTRY_IS_OLD:
                     raise

@@ -22,6 +22,7 @@ from moiety_shared.service import tracing
 from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
+from moiety_shared.tokens import MAX_REVOKED
 from moiety_shared.wire import MEDIA_TYPE, malformed, request_bytes
 
 _OWNER = "server"
@@ -50,7 +51,7 @@ class ModelState(Public):
 class Revocations(Public):
     """Tokens that let nobody in any more."""
 
-    token_ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], ...] = Field(max_length=10_000)
+    token_ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], ...] = Field(max_length=MAX_REVOKED)
 
 
 def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:

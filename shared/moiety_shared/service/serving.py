@@ -18,6 +18,7 @@ from moiety_shared.service.connection import Connection
 from moiety_shared.service.http import SOCKET_BUFFER
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.metrics import Metrics
+from moiety_shared.service.residency import release_code
 from moiety_shared.service.settings import ServiceSettings
 
 HANDSHAKE_SECONDS = 5.0
@@ -197,6 +198,7 @@ def serve(
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, of when it began
     gc.collect()
     gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
+    release_code()
     server = make(app, settings, max_message, tls)
     listener = server.config.bind_socket()
     listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
