@@ -18,20 +18,24 @@ def register(app: typer.Typer) -> None:
 
 def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
+    from prometheus_client import CollectorRegistry
+
     from moiety_client.errors import AccessFileError
     from moiety_client.settings import ClientSettings
-    from moiety_client.sidecar import Exposed, Upstream, build
-    from moiety_shared.service import logs, serving
+    from moiety_client.sidecar import ClientMetrics, Exposed, Upstream, build
+    from moiety_shared.service import logs, serving, tracing
 
-    try:
-        settings = ClientSettings()
-        logs.configure("client", settings.log_format)
-        upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout)
-        built = build(upstream, settings)
-    except (AccessFileError, Exposed) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
-    serving.serve(built, settings)
+    settings, metrics = ClientSettings(), ClientMetrics(CollectorRegistry())
+    logs.configure("client", settings.log_format)
+    with tracing.exporting("client") as tracer:
+        try:
+            telemetry = metrics.telemetry(tracer, settings.withhold_trace)
+            upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout, telemetry=telemetry)
+            built = build(upstream, settings, metrics, tracer)
+        except (AccessFileError, Exposed) as error:
+            print(error, file=sys.stderr)
+            raise typer.Exit(2) from None
+        serving.serve(built, settings)
 
 
 def predict(
@@ -49,10 +53,16 @@ def predict(
     from moiety_client.client import Client
     from moiety_client.errors import MoietyError
     from moiety_client.settings import ClientSettings
+    from moiety_client.telemetry import Telemetry
+    from moiety_shared.service import tracing
 
     settings = ClientSettings()
+    file, seconds = access or settings.access_file, settings.timeout
     try:
-        with Client.from_access(access or settings.access_file, timeout=settings.timeout) as client:
+        with (
+            tracing.exporting("client") as tracer,
+            Client.from_access(file, timeout=seconds, telemetry=Telemetry(tracer, settings.withhold_trace)) as client,
+        ):
             how = client.model(model).preprocessing
             mode = "RGB" if how and how.channels == 3 else "L"
             pictures = np.stack([np.asarray(Image.open(path).convert(mode)) for path in image])
@@ -69,7 +79,7 @@ def predict(
 
 def up(
     root: Annotated[Path, typer.Option(help="Folder for the roles' data, one subfolder each.")] = Path(".moiety"),
-    base_port: Annotated[int, typer.Option(help="First of five ports.")] = 7700,
+    base_port: Annotated[int, typer.Option(help="First of five ports; the metrics' are ten higher.")] = 7700,
 ) -> None:
     """Start all five roles on this machine; Ctrl-C stops them."""
     from moiety_client.local.up import run

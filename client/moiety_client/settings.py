@@ -24,6 +24,10 @@ class ClientSettings(ServiceSettings):
         (), description="Names besides loopback's under which the sidecar may be asked, separated by commas."
     )
 
+    withhold_trace: bool = Field(
+        False, description="Send the service a random id for each prediction instead of that of your own trace."
+    )
+
     @field_validator("hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

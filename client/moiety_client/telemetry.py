@@ -28,7 +28,6 @@ class Telemetry:
     withhold: bool = False
     phase: Callable[[str, float], object] = lambda _name, _seconds: None
     ended: Callable[[str], object] = lambda _outcome: None
-    exchanged: Callable[[int, int], object] = lambda _sent, _received: None
 
     def call(self, name: str) -> "Asking":
         """A span for one call, part of what the application does now. Used as a context manager."""
@@ -48,7 +47,6 @@ class Asking:
         self.headers = tracing.header(told)
         self._span.set_attribute("moiety.request_id", tracing.request_id(told))
         self.passed = self._timeline.passed
-        self.exchanged = telemetry.exchanged
 
     def __enter__(self) -> Self:
         return self
