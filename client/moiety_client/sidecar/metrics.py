@@ -1,4 +1,4 @@
-"""What the sidecar counts besides what every service does. No model's name is a label here: applications make them up."""
+"""What the sidecar counts besides what every service does. No model's name is a label: applications make them up."""
 
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, Counter, Histogram

@@ -67,6 +67,7 @@ class Gate:
         self._metrics = metrics
         self._tracer = tracer
         self._requests = 0
+        metrics.requests_in_flight.set_function(lambda: self._requests)
         self._reading = 0  # of them, those whose body is still arriving
         self._held: Counter[int] = Counter()  # bytes of bodies in memory, by the limit they arrived under
 

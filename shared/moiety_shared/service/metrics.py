@@ -63,16 +63,15 @@ class Metrics:
             ["link", "direction"],
             registry=registry,
         )
-        self.certificate_expiry = Gauge(
-            "moiety_certificate_expiry_timestamp_seconds",
-            "When the TLS certificate that is served expires; 0: none is served.",
-            registry=registry,
-        )
 
     def certificate(self, identity: Identity, settings: RoleSettings) -> None:
         """Tell when the certificate expires that is served from now on."""
         if settings.transport == "tls":
-            self.certificate_expiry.set(identity.certificate_expiry())
+            Gauge(
+                "moiety_certificate_expiry_timestamp_seconds",
+                "When the TLS certificate expires that is served.",
+                registry=self.registry,
+            ).set(identity.certificate_expiry())
 
     def refused(self, problem: str) -> None:
         """Count a request that ended with the problem of that name."""
