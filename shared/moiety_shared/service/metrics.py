@@ -46,6 +46,8 @@ class Metrics:
         self._refused = Counter(
             "moiety_refused_requests", "Requests that ended with a problem.", ["problem"], registry=registry
         )
+        for kind in ProblemType:  # from zero on: a rate needs to see the first one
+            self._refused.labels(kind.name)
         self._last_refused = Gauge(
             "moiety_last_refused_request_timestamp_seconds",
             "When a request last ended with that problem.",
