@@ -26,7 +26,7 @@ def sidecar() -> None:
     from moiety_shared.service import logs, serving, tracing
 
     settings, metrics = ClientSettings(), ClientMetrics(CollectorRegistry())
-    logs.configure("client", settings.log_format)
+    logs.configure("client", settings.log_format, settings.log_level)
     with tracing.exporting("client") as tracer:
         try:
             telemetry = metrics.telemetry(tracer, settings.withhold_trace)

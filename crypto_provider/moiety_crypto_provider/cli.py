@@ -18,6 +18,6 @@ def provider() -> None:
     with refusing():
         settings = ProviderSettings()
         identity = Identity.load(settings.keys_dir / "crypto_provider", "crypto_provider")
-        logs.configure("crypto_provider", settings.log_format)
+        logs.configure("crypto_provider", settings.log_format, settings.log_level)
         with tracing.exporting("crypto_provider") as tracer:
             serving.serve(build(settings, identity, tracer), settings, tls=settings.tls(identity))

@@ -23,7 +23,7 @@ def party(
     with refusing():
         settings = PartySettings(role=role)
         identity = Identity.load(settings.keys_dir / role, role)
-        logs.configure(role, settings.log_format)
+        logs.configure(role, settings.log_format, settings.log_level)
         memory.keep_freed_pages()
         with tracing.exporting(role) as tracer:
             app = build(settings, identity, tracer)

@@ -8,8 +8,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from moiety_shared.problems import ProblemType
 from moiety_shared.service import metrics
 from moiety_shared.service.metrics import SECONDS, Metrics
+
+_MISSED = (
+    ProblemType.PROVIDER_UNAVAILABLE,
+    ProblemType.UNKNOWN_LEASE,
+    ProblemType.ALREADY_ISSUED,
+    ProblemType.MALFORMED,
+    ProblemType.INTERNAL,
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,8 @@ class PartyMetrics(Metrics):
         self.bundle_failures = Counter(
             "moiety_bundle_failures", "Bundles that could not be had.", ["problem"], registry=registry
         )
+        for kind in _MISSED:  # from zero on: a rate needs to see the first one
+            self.bundle_failures.labels(kind.name)
         self.bundle_seconds = Histogram(
             "moiety_bundle_preparation_duration_seconds",
             "From asking for a bundle to having it ready.",

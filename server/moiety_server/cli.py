@@ -35,7 +35,7 @@ def server() -> None:
     with refusing():
         settings = ServerSettings()
         identity = Identity.load(settings.keys_dir / "server", "server")
-        logs.configure("server", settings.log_format)
+        logs.configure("server", settings.log_format, settings.log_level)
         with tracing.exporting("server") as tracer:
             metrics = ServerMetrics(CollectorRegistry())
             metrics.certificate(identity, settings)

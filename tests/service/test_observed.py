@@ -1,8 +1,11 @@
 """One request seen in all processes: its spans, its id in the logs, what is counted; and what is kept from whom."""
 
+import contextlib
 import json
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -13,8 +16,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from moiety_client.client import Client
-from moiety_client.local.deployment import ROLES, Deployment
+from moiety_client.local.deployment import ROLES, Deployment, free_port
 from moiety_client.telemetry import Telemetry
+from tests import monitoring
 from tests.collector import Collector, Found
 
 Digits = tuple[np.ndarray, np.ndarray]
@@ -181,6 +185,45 @@ def test_every_role_tells_its_operator_and_nobody_else(observed: Deployment) -> 
             assert operator.get("/health/ready").json() == {"status": "ready"}
             assert operator.get("/metrics", headers={"host": "evil.example"}).status_code == 400
             assert operator.get("/v1/models").status_code == 404
+
+
+def test_every_panel_of_the_dashboard_has_data(observed: Deployment, digits: Digits, tmp_path: Path) -> None:
+    """Prometheus itself scrapes the five roles and is asked what Grafana would ask it."""
+    targets = [
+        {"targets": [f"127.0.0.1:{port}"], "labels": {"role": role}} for role, port in observed.metrics_ports.items()
+    ]
+    job = {"job_name": "moiety", "static_configs": targets, "scrape_interval": "1s", "scrape_timeout": "1s"}
+    (tmp_path / "prometheus.yml").write_text(json.dumps({"scrape_configs": [job]}))  # JSON is YAML
+    address = f"127.0.0.1:{free_port()}"
+    command = [monitoring.needed("prometheus"), f"--config.file={tmp_path / 'prometheus.yml'}"]
+    command += [f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address={address}", "--log.level=error"]
+    missing = {expression.replace("$__rate_interval", "1m") for expression in monitoring.expressions()}
+    assert len(missing) > 30
+    tensor = {"name": "input", "shape": [1, 28, 28], "datatype": "UINT8", "data": digits[0][0].ravel().tolist()}
+    deadline = time.monotonic() + 90
+    prometheus = subprocess.Popen(command)
+    try:
+        with observed.http("client", timeout=60) as rest, httpx.Client(base_url=f"http://{address}") as asked:
+            while missing:
+                assert time.monotonic() < deadline, missing
+                assert rest.post("/v2/models/mnist/infer", json={"inputs": [tensor]}).is_success
+                assert rest.post("/v2/models/mnist/infer", content=b"garbage").status_code == 422
+                with contextlib.suppress(httpx.TransportError):  # it is starting
+                    missing -= {one for one in missing if answers(asked, one)}
+                time.sleep(0.5)
+    finally:
+        prometheus.terminate()
+        prometheus.wait()
+
+
+def answers(prometheus: httpx.Client, expression: str) -> bool:
+    """Whether it finds numbers for it."""
+    found = prometheus.get("/api/v1/query", params={"query": expression})
+    if found.status_code == 503:
+        return False
+    document = found.json()
+    assert document["status"] == "success", (expression, document)
+    return any(sample["value"][1] != "NaN" for sample in document["data"]["result"])
 
 
 def test_readiness_is_of_peers_and_stock(observed: Deployment) -> None:

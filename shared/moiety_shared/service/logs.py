@@ -47,7 +47,7 @@ def _allow(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> Muta
     return {name: value for name, value in fields.items() if name in ALLOWED}
 
 
-def configure(role: str, log_format: str) -> None:
+def configure(role: str, log_format: str, level: str = "info") -> None:
     """Set up logging for this process. Called once, by the process's command."""
     renderer: Any = structlog.dev.ConsoleRenderer() if log_format == "text" else structlog.processors.JSONRenderer()
 
@@ -63,7 +63,7 @@ def configure(role: str, log_format: str) -> None:
             _allow,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -21,6 +21,7 @@ class ServiceSettings(BaseSettings):
     port: int = Field(0, ge=0, le=65535, description="Port to listen on.")
     data_dir: Path = Field(Path(".moiety"), description="Folder for this role's state; created with mode 0700.")
     log_format: str = Field("json", pattern="^(json|text)$", description="`json` for machines, `text` for people.")
+    log_level: Literal["info", "warning", "error"] = Field("info", description="What is less than that is not logged.")
 
     max_connections: int = Field(
         256,
