@@ -1,4 +1,4 @@
-"""`moiety sidecar | predict | up | demo | bench`."""
+"""`moiety sidecar | predict | status | up | demo | bench`."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ import typer
 def register(app: typer.Typer) -> None:
     app.command("sidecar", rich_help_panel="Roles")(sidecar)
     app.command("predict", rich_help_panel="Client")(predict)
+    app.command("status", rich_help_panel="Client")(status)
     app.command("up", rich_help_panel="All roles on this machine")(up)
     app.command("demo", rich_help_panel="All roles on this machine")(demo)
     app.command("bench", rich_help_panel="All roles on this machine")(bench)
@@ -75,6 +76,39 @@ def predict(
     else:
         for path, name in zip(image, names, strict=True):
             print(f"{path}: {name}")
+
+
+def status(
+    access: Annotated[
+        Path | None, typer.Option(help="The owner's access file. Default: MOIETY_CLIENT_ACCESS_FILE.")
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(help="Operators: a role's metrics address; may be given often. MOIETY_CLIENT_STATUS_METRICS."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, a line for each look.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+) -> None:
+    """How all roles are that can be asked: health, versions, models, randomness in stock, problems, certificates.
+
+    Exit code 0: all are ready; 1: one is not; 2: there is nobody to ask.
+    """
+    from moiety_client import screen
+    from moiety_client.errors import AccessFileError
+    from moiety_client.settings import ClientSettings
+    from moiety_client.status import Observer
+
+    settings = ClientSettings()
+    file, addresses = access or settings.access_file, metrics or settings.status_metrics
+    needed = access is not None or not addresses  # metrics alone will do
+    try:
+        observer = Observer(file if needed or file.exists() else None, f"http://127.0.0.1:{settings.port}", addresses)
+    except AccessFileError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    with observer:
+        well = screen.run(observer, as_json=as_json, watch=watch, rated=bool(addresses))
+    raise typer.Exit(0 if well else 1)
 
 
 def up(

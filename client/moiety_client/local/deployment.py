@@ -234,6 +234,8 @@ class Deployment:
         path = self.root / "owner.env"
         lines = [f"export {name}={json.dumps(value)}" for name, value in self.settings("server").items()]
         lines.append(f"export MOIETY_CLIENT_ACCESS_FILE={json.dumps(str(self.access_file))}")
+        lines.append(f"export MOIETY_CLIENT_PORT={self.ports['client']}")
+        lines.append(f"export MOIETY_CLIENT_STATUS_METRICS={','.join(map(self.metrics_url, ROLES))}")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
         return path
