@@ -121,13 +121,14 @@ class Timeline:
 
 
 @contextmanager
-def exporting(role: str) -> Iterator[Tracer]:
-    """The tracer of a process: it exports where `OTEL_EXPORTER_OTLP_ENDPOINT` says, in a thread of its own.
+def exporting(role: str, endpoint: str = "") -> Iterator[Tracer]:
+    """The tracer of a process: it exports to `endpoint`, or where `OTEL_EXPORTER_OTLP_ENDPOINT` says, in a thread of
+    its own.
 
     `OTEL_TRACES_SAMPLER_ARG` is the part of all requests that is recorded, 1 by default. It goes by the trace's id
     alone, so that all processes record the same ones, and a stranger's flag decides nothing.
     """
-    if not any(os.environ.get(name) for name in _ENDPOINTS):
+    if not endpoint and not any(os.environ.get(name) for name in _ENDPOINTS):
         yield NOBODY
         return
     try:
@@ -155,7 +156,7 @@ def exporting(role: str) -> Iterator[Tracer]:
     provider = TracerProvider(
         TraceIdRatioBased(part), Resource.create({"service.name": f"moiety-{role}"}), id_generator=Ids()
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces" if endpoint else None)))
     try:
         yield provider.get_tracer("moiety")
     finally:
