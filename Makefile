@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test test-zoo test-simulation docs-integrity fuzz check bench browsers prometheus clean
+.PHONY: demo test test-zoo test-simulation docs docs-integrity docs-reference fuzz check bench browsers prometheus clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -46,7 +46,15 @@ test-simulation: $(VENV)/.installed
 docs-integrity: $(VENV)/.installed
 	$(BIN)/pytest tests/simulation/test_flips.py --rewrite
 
-check: $(VENV)/.installed
+# The site, into site/; a warning is an error. And what the documentation takes from the program: reference, pictures,
+# and what the tutorials' notebooks print.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-reference: $(VENV)/.installed
+	$(BIN)/pytest tests/test_documentation.py tests/test_tutorials.py --rewrite
+
+check: $(VENV)/.installed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(addprefix -p moiety_,$(ROLES))

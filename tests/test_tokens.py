@@ -7,7 +7,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_server import tokens
+from moiety_server.owner import Owner
+from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued, new_grant
+from moiety_shared.service.identity import Identity
 
 DAY = 86400
 
@@ -30,6 +33,16 @@ def test_parties_are_not_told_of_tokens_that_are_long_expired(tmp_path: Path) ->
     assert list(issued.to_refuse(now + 1.5 * DAY)) == [[short, long, unknown]], "their clocks may be behind"
     assert list(issued.to_refuse(now + 2.5 * DAY)) == [[long, unknown]]
     assert list(Issued(tmp_path).to_refuse(now + 40 * DAY)) == [[unknown]]
+
+
+def test_both_parties_are_told(
+    tmp_path: Path, identities: dict[str, Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(Owner, "call", lambda _owner, party, *what, json: told.append((party, *what, json)))
+    Owner(ServerSettings(data_dir=tmp_path), identities["server"]).revoke(["ab" * 16])
+    message = ("PUT", "/v1/revocations", {"token_ids": ["ab" * 16]})
+    assert told == [(0, *message), (1, *message)]
 
 
 def test_no_message_is_larger_than_parties_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

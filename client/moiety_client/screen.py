@@ -1,17 +1,19 @@
 """`moiety status` for people: one screen."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 from moiety_client.status import Observer, Role, Status
+from moiety_shared.service import terminal
+from moiety_shared.service.terminal import line
 
 _COLOURS = {"ready": "green", "not ready": "yellow", "down": "red"}
 _SOON_DAYS = 14
@@ -21,18 +23,21 @@ _SAMPLE_SECONDS = 1.0
 
 def run(observer: Observer, *, as_json: bool, watch: bool, rated: bool) -> bool:
     """Show the status once, or until Ctrl-C; `rated`: there are rates, which take two looks. Whether all was well."""
-    console = Console()
+    console = terminal.console()
     if rated:
         observer.look()
         time.sleep(_SAMPLE_SECONDS)
     status = observer.look()
     if not watch:
-        print(_json(status)) if as_json else console.print(screen(status))
+        if as_json:
+            line(_data(status))
+        else:
+            console.print(screen(status))
         return status.well
     try:
         if as_json:
             while True:
-                print(_json(status), flush=True)
+                line(_data(status))
                 time.sleep(_WATCH_SECONDS)
                 status = observer.look()
         with Live(screen(status), console=console, screen=console.is_terminal, auto_refresh=False) as live:
@@ -98,14 +103,14 @@ def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _json(status: Status) -> str:
-    """One line; times in ISO 8601."""
+def _data(status: Status) -> dict[str, Any]:
+    """For JSON: times in ISO 8601."""
     document = asdict(status) | {"well": status.well, "time": _iso(status.time)}
     for role in document["roles"]:
         role["certificate_expires"] = _iso(role["certificate_expires"])
         for last in role["last_problems"]:
             last["time"] = _iso(last["time"])
-    return json.dumps(document)
+    return document
 
 
 def _iso(seconds: float | None) -> str | None:

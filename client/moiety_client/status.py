@@ -140,9 +140,8 @@ class Observer:
         if roles["server"].state == "down":
             return
         try:
-            listed = http.check(self._public.get(f"{self._catalogue_url}/v1/models")).json()
-            entries = [client.model(str(one["name"]), refresh=True) for one in listed]
-        except (MoietyError, Problem, httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            entries = client.models()
+        except MoietyError as error:
             roles["server"] = replace(roles["server"], state="not ready", problem=str(error))
             return
         for entry in entries:

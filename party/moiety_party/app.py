@@ -170,6 +170,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
 
         @app.websocket("/v1/peer")
         async def peer(socket: WebSocket) -> None:
+            """The link between the parties, under alice's credential: frames of `moiety_shared/wire.py`."""
             scheme, _, credential = socket.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not identity.accepts("alice", credential):
                 await socket.close(4401)

@@ -75,10 +75,10 @@ def test_people_get_one_screen(deployment: Deployment, client: Client) -> None:
     assert len(done.stdout.splitlines()) < 60
 
 
-def test_a_role_that_is_down_is_exit_code_1(deployment: Deployment) -> None:
+def test_a_role_that_is_down_is_exit_code_3(deployment: Deployment) -> None:
     operator = as_operator(deployment)["MOIETY_CLIENT_STATUS_METRICS"] + ",http://127.0.0.1:9"
     done = status("--json", MOIETY_CLIENT_STATUS_METRICS=operator)
-    assert done.returncode == 1
+    assert done.returncode == 3
     seen = json.loads(done.stdout)
     assert [role["role"] for role in seen["roles"] if role["state"] == "down"] == ["http://127.0.0.1:9"]
     assert not seen["well"] and len(seen["roles"]) == 6, "metrics alone will do"

@@ -16,7 +16,7 @@ def run(root: Path, base_port: int) -> int:
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     deployment = Deployment(
-        root,
+        root.resolve(),
         {role: base_port + offset for role, offset in _OFFSETS.items()},
         {role: base_port + _METRICS + offset for role, offset in _OFFSETS.items()},
     )

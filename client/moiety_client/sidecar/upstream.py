@@ -6,6 +6,7 @@ import time
 import httpx
 
 from moiety_client.client import AsyncClient
+from moiety_client.core import no_answer
 from moiety_client.errors import (
     CatalogueError,
     FromProblem,
@@ -16,7 +17,6 @@ from moiety_client.errors import (
     UntrustedEntry,
 )
 from moiety_client.exchange import Call
-from moiety_client.failures import catalogue_errors, no_answer
 from moiety_shared.catalogue import Entry
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
@@ -30,9 +30,7 @@ class Upstream(AsyncClient):
     async def names(self) -> list[str]:
         """The published models. The list is not signed; each entry is. Raises Problem."""
         try:
-            with catalogue_errors(self._catalogue):
-                listed = http.check(await self._http.get(f"{self._catalogue}/v1/models")).json()
-                return [str(one["name"]) for one in listed]
+            return await self._do(self._names())
         except MoietyError as error:
             raise problem_of(error) from error
 
@@ -58,7 +56,7 @@ class Upstream(AsyncClient):
         """Send a call made by hand, again until it is answered; who made it opens the answer. Raises Problem."""
         try:
             with self._telemetry.call("predict") as asking:
-                return await self._deliver(call, time.monotonic() + min(seconds, self._timeout), asking)
+                return await self._do(self._deliver(call, time.monotonic() + min(seconds, self._timeout), asking))
         except MoietyError as error:
             raise problem_of(error) from error
 

@@ -20,6 +20,7 @@ from moiety_shared.service.documented import document_problems
 from moiety_shared.service.gate import BodyLimit, Gate, Guard, Link, problem_response
 from moiety_shared.service.metrics import Metrics
 
+API_VERSION = "1"
 _READY_SECONDS = 1.0
 _ASKING_SECONDS = 5.0
 _MAX_PLACES = 20
@@ -59,7 +60,7 @@ def create_app(
             async with lifespan():
                 yield
 
-    app = FastAPI(title=f"moiety {title}", version="1", lifespan=run)
+    app = FastAPI(title=f"moiety {title}", version=API_VERSION, lifespan=run)
     app.add_middleware(Gate, body_limit=body_limit, guard=guard, link=link, metrics=metrics, tracer=tracer)
     document_problems(app)
     app.add_exception_handler(Problem, _on_problem)

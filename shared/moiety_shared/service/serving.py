@@ -160,7 +160,7 @@ def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSL
         log_config=None,
         access_log=False,
         server_header=False,
-        date_header=False,
+        date_header=True,  # `moiety doctor` compares clocks by it
         ws_max_size=max_message,
         ws="websockets-sansio",  # half the round trip of the default here
         ws_per_message_deflate=False,
