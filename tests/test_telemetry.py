@@ -132,6 +132,7 @@ def free_port() -> int:
 def operated(**settings: int) -> Iterator[tuple[int, str]]:
     port = free_port()
     with listening(app(), ServiceSettings.model_validate(settings | {"metrics_port": port})) as public:
+        assert httpx.get(f"http://127.0.0.1:{public}/health/live").is_success, "it has started"
         yield public, f"http://127.0.0.1:{port}"
 
 
