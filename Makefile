@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test test-zoo test-simulation docs docs-integrity docs-reference fuzz check bench browsers clean
+.PHONY: demo test test-zoo test-simulation docs docs-integrity docs-reference fuzz check bench browsers prometheus clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -16,6 +16,12 @@ browsers: tests/web/node_modules/.installed
 	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && apt-get install -y -qq chromium; \
 	else echo "install chromium: sudo apt-get install chromium"; exit 1; fi
+
+# What the tests of the alerts and the dashboard need: Debian's Prometheus, with promtool.
+prometheus:
+	@command -v promtool >/dev/null || if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
+	else echo "install prometheus: sudo apt-get install prometheus"; exit 1; fi
 
 tests/web/node_modules/.installed: tests/web/package-lock.json
 	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then \

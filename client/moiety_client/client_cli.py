@@ -1,4 +1,4 @@
-"""`moiety models | predict | evaluate`: what a client asks, with the access file that the model's owner handed out."""
+"""`moiety models | predict | evaluate | status`: what a client asks, with the access file that its owner handed out."""
 
 import json
 import sys
@@ -36,6 +36,8 @@ def register(app: typer.Typer) -> None:
         "moiety evaluate mnist test/           [dim]test/7/a.png is a 7[/]",
     )
     app.command("evaluate", rich_help_panel=_PANEL, epilog=example(*evaluating))(evaluate)
+    looking = ("moiety status", "moiety status --metrics http://127.0.0.1:7711 --watch")
+    app.command("status", rich_help_panel=_PANEL, epilog=example(*looking))(status)
 
 
 def _names(incomplete: str) -> list[str]:
@@ -150,19 +152,57 @@ def evaluate(
     _show(model, result, as_json)
 
 
+def status(
+    access: AccessFile = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(help="Operators: a role's metrics address; may be given often. MOIETY_CLIENT_STATUS_METRICS."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """How all roles are that can be asked: health, versions, models, randomness in stock, problems, certificates.
+
+    It ends with 0 if all are ready, and with 3 if one is not. With [bold]--json[/] each look is a line.
+    """
+    from moiety_client import screen
+    from moiety_client.errors import MoietyError
+    from moiety_client.settings import ClientSettings
+    from moiety_client.status import Observer
+    from moiety_shared.service.starting import refusing
+
+    with refusing():
+        settings = ClientSettings()
+    file, addresses = access or settings.access_file, metrics or settings.status_metrics
+    needed = access is not None or not addresses  # metrics alone will do
+    try:
+        observer = Observer(file if needed or file.exists() else None, f"http://127.0.0.1:{settings.port}", addresses)
+    except MoietyError as error:
+        raise ended(Exit.USAGE, error) from None
+    with observer:
+        well = screen.run(observer, as_json=as_json, watch=watch, rated=bool(addresses))
+    if not well:
+        raise ended(Exit.UNAVAILABLE)
+
+
 @contextmanager
 def asking(access: Path | None) -> Iterator["Client"]:
     """A client, whose errors are a sentence on stderr and an exit code."""
     from moiety_client.client import Client
     from moiety_client.errors import MoietyError
     from moiety_client.settings import ClientSettings
+    from moiety_client.telemetry import Telemetry
+    from moiety_shared.service import tracing
     from moiety_shared.service.starting import refusing
 
     with refusing():
         settings = ClientSettings()
+    file, seconds = access or settings.access_file, settings.timeout
     try:
-        with Client.from_access(access or settings.access_file, timeout=settings.timeout) as client:
-            yield client
+        with tracing.exporting("client") as tracer:
+            telemetry = Telemetry(tracer, settings.withhold_trace)
+            with Client.from_access(file, timeout=seconds, telemetry=telemetry) as client:
+                yield client
     except MoietyError as error:
         raise ended(_code(error), error) from None
 

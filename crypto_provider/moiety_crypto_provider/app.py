@@ -5,17 +5,22 @@ from typing import Annotated
 
 import torch
 from fastapi import Depends, FastAPI, Path, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry
 from pydantic import Field
 
 from moiety_crypto_provider.dealer import Dealer, Lease
 from moiety_crypto_provider.ledger import Ledger
+from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_shared.catalogue import Hex16
 from moiety_shared.integrity import seed_tag
 from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import tracing
 from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
@@ -55,10 +60,13 @@ def _grant(lease: Lease, seed: bytes) -> LeaseGrant:
     return LeaseGrant(**dealt.model_dump(), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
 
 
-def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
+def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     """The app. One torch thread: two dealers side by side are quicker than one on two cores."""
     torch.set_num_threads(1)
-    dealer = Dealer(Ledger(settings.private_dir() / "ledger.sqlite", identity.storage_key), settings.max_bundle_bytes)
+    metrics = ProviderMetrics(CollectorRegistry())
+    metrics.certificate(identity, settings)
+    ledger = Ledger(settings.private_dir() / "ledger.sqlite", identity.storage_key)
+    dealer = Dealer(ledger, settings.max_bundle_bytes, metrics)
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""
@@ -74,8 +82,15 @@ def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
         if request.url.path.startswith("/v1/"):
             caller(request)
 
+    async def ready() -> None:
+        await run_in_threadpool(dealer.check)
+
     app = create_app(
         "crypto provider",
+        ready=ready,
+        link=lambda _: "party",
+        metrics=metrics,
+        tracer=tracer,
         body_limit=lambda path: _PLAN_BYTES if path == "/v1/uploads" else _SMALL_BYTES,
         guard=guard,
     )

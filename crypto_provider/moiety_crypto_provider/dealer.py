@@ -1,14 +1,17 @@
 """Leases and bundles. A lease pairs one boot of alice with one boot of bob, for one upload of one model."""
 
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 
 import numpy as np
+from prometheus_client import CollectorRegistry
 
 from moiety_crypto_provider.ledger import Ledger
+from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_shared.integrity import TAG_BYTES, Tag, bundle_tag, check_key
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
@@ -40,8 +43,10 @@ class Lease:
 class Dealer:
     """Issues seeds, leases and bundles, each exactly once."""
 
-    def __init__(self, ledger: Ledger, max_bundle_bytes: int) -> None:
+    def __init__(self, ledger: Ledger, max_bundle_bytes: int, metrics: ProviderMetrics | None = None) -> None:
         self._ledger = ledger
+        self._metrics = metrics or ProviderMetrics(CollectorRegistry())
+        self._metrics.leases.set_function(lambda: len(self._leases))
         self._max_bundle_bytes = max_bundle_bytes
         self._leases: dict[str, Lease] = {}
         # An upload's weight masks, expanded: what every bundle of it is dealt against.
@@ -67,6 +72,7 @@ class Dealer:
         lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed(), new_seed())
         self._ledger.open_lease(lease.lease_id, upload_id)
         self._leases[lease.lease_id] = lease
+        self._metrics.opened_leases.inc()
         return lease
 
     def join_lease(self, lease_id: str) -> Lease:
@@ -84,7 +90,20 @@ class Dealer:
         streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob, lease.own))
         dealt = graph.deal(plan, lease.rows, masks, *streams)
         tag = bundle_tag(lease.bob, lease_id, number)
-        return lease.rows * plan.bundle_row_bytes + TAG_BYTES, tagged(chunks(map(itemgetter(1), dealt)), tag)
+        length = lease.rows * plan.bundle_row_bytes + TAG_BYTES
+        return length, self._counted(lease.rows, length, tagged(chunks(map(itemgetter(1), dealt)), tag))
+
+    def check(self) -> None:
+        """Raises PROVIDER_UNAVAILABLE while nothing can be issued."""
+        self._ledger.check()
+
+    def _counted(self, rows: int, length: int, content: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        started, metrics = time.perf_counter(), self._metrics
+        yield from content
+        metrics.bundles.inc()
+        metrics.rows.inc(rows)
+        metrics.bytes.inc(length)
+        metrics.dealing_seconds.observe(time.perf_counter() - started)
 
     def _lease(self, lease_id: str) -> Lease:
         if lease_id not in self._leases:

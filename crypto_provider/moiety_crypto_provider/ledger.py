@@ -16,7 +16,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
@@ -116,6 +116,14 @@ class Ledger:
             )
         if done.rowcount != 1:
             raise Problem(ProblemType.ALREADY_ISSUED, "the lease was joined before")
+
+    def check(self) -> None:
+        """Raises PROVIDER_UNAVAILABLE unless the database answers."""
+        try:
+            with self._engine.connect() as db:
+                db.execute(select(_leases.c.lease_id).limit(1))
+        except SQLAlchemyError as error:
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "its ledger cannot be read") from error
 
     def issue_bundle(self, lease_id: str, bundle: int) -> None:
         """Counters only rise: raises ALREADY_ISSUED for this bundle or an earlier one."""

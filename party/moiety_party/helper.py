@@ -1,6 +1,7 @@
 """bob: answers the leader's sessions, one lane at a time each."""
 
 import asyncio
+import time
 
 from moiety_party.lane import Lane, garbled, read_json
 from moiety_party.masking import masking
@@ -17,8 +18,10 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
+from moiety_shared.service import tracing
 from moiety_shared.service.logs import log, where
-from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
+from moiety_shared.service.tracing import Timeline
+from moiety_shared.wire import Frame, FrameKind, Request, Secret, Start, malformed, share_bytes, unpack_start
 
 _MAX_PENDING = 4
 _HELLO_SECONDS = 5.0
@@ -35,9 +38,11 @@ class Helper:
         """Nothing of its own to close."""
 
     async def ready(self) -> None:
-        """Raises a Problem while no prediction could be served."""
-        if any(pool.stock == 0 for pool in self._party.pools.values()):
-            raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+        """Raises a Problem while no prediction could be served.
+
+        It does not ask for alice: she may only come once he is ready.
+        """
+        await self._party.check_stock(self._party.pools)
 
     async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
         """Keep the owner's half in memory until the leader starts the masking."""
@@ -57,14 +62,8 @@ class Helper:
             if hello.get("version") != PEER:
                 raise unsupported("the peer protocol", hello.get("version"), PEER)
             await lane.send_json(FrameKind.HELLO, {"version": PEER, "boot": self._party.boot})
-            while True:
-                frame = await lane.recv()
-                try:
-                    await self._session(lane, frame)
-                except Problem as problem:
-                    await lane.send_json(FrameKind.FAILED, problem.document())
-                    if lane.in_run:
-                        raise
+            with self._party.metrics.lanes.track_inprogress():
+                await self._sessions(lane)
         except Problem as problem:
             if problem.kind is not ProblemType.PEER_UNAVAILABLE or problem.detail:
                 log().warning("lane ended", problem=problem.kind.name)
@@ -74,6 +73,18 @@ class Helper:
             log().error("lane ended", where=where(error))
         finally:
             await lane.close()
+
+    async def _sessions(self, lane: Lane) -> None:
+        while True:
+            frame = await lane.recv()
+            try:
+                await self._session(lane, frame)
+            except Problem as problem:
+                await lane.send_json(FrameKind.FAILED, problem.document())
+                if lane.in_run:
+                    raise
+            finally:
+                self._party.metrics.session(*lane.counted())
 
     async def _session(self, lane: Lane, frame: Frame) -> None:
         match frame.kind:
@@ -128,32 +139,50 @@ class Helper:
         lane.in_run = False
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
+        """One run, as part of what alice says it is part of."""
+        lane.in_run = True  # the leader's first openings are on their way already
+        party, start, timeline = self._party, unpack_start(payload), Timeline()
+        span = tracing.begin(party.tracer, "run", tracing.unpack(start.trace))
+        with tracing.doing(span), party.metrics.runs.track_inprogress():
+            model, rows = party.store.get(start.request.binding.upload_id.hex()), start.request.rows
+            party.admission.admit(model, start.token)
+            rounds, started = lane.rounds, time.perf_counter()
+            with party.metrics.prediction(model.manifest.name, rows):
+                await self._evaluate(lane, model, start, payload, timeline)
+            milliseconds = round((time.perf_counter() - started) * 1e3, 2)
+            log().info("run", rows=rows, rounds=lane.rounds - rounds, milliseconds=milliseconds)
+            timeline.tell(party.tracer, tracing.current(), party.metrics.phase)
+
+    async def _evaluate(self, lane: Lane, model: Model, start: Start, payload: bytes, timeline: Timeline) -> None:
+        plan, passed = model.plan, timeline.passed
         async with asyncio.timeout(self._party.settings.run_seconds):
-            lane.in_run = True  # the leader's first openings are on their way already
-            model, request, secret, prepared, transcript = await self._accept(payload)
-            plan = model.plan
+            request, secret, prepared, transcript = await self._accept(model, start, payload, timeline)
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
             sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
             outputs = await lane.drive(sessions, transcript, self._party.online)
+            passed("rounds")
             result = sealed_result(plan, 1, outputs, secret, request.binding)
             await lane.send(FrameKind.RESULT, transcript.of(1, result), result)
+            passed("seal")
             lane.in_run = False
 
-    async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows, Transcript]:
+    async def _accept(
+        self, model: Model, start: Start, payload: bytes, timeline: Timeline
+    ) -> tuple[Request, Secret, PreparedRows, Transcript]:
         """Everything is checked before a row is claimed. The transcript begins with what alice sent, as it arrived."""
         party = self._party
-        lease_id, first, token, request = unpack_start(payload)
-        model = party.store.get(request.binding.upload_id.hex())
-        party.admission.admit(model, token)
-        plan, rows = model.plan, request.rows
+        request, plan, rows = start.request, model.plan, start.request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):
             raise malformed("the leader's request does not fit the model")
         opened = party.identity.keyring.open(request.envelopes[1], request.binding.context("input", 1))
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
         check_recipients(plan, secret)
+        timeline.passed("open")
         pool = party.pool(model.upload_id)
-        if pool.lease_id != lease_id:
+        if pool.lease_id != start.lease_id:
             raise Problem(ProblemType.ROW_USED, "another lease")
-        return model, request, secret, await pool.claim(first, rows), Transcript(pool.check, payload)
+        prepared = await pool.claim(start.first_row, rows)
+        timeline.passed("rows")
+        return request, secret, prepared, Transcript(pool.check, payload)

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,9 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
-from moiety_shared.service import http
+from moiety_shared.service import http, tracing
 from moiety_shared.service.logs import log, where
+from moiety_shared.service.tracing import Timeline
 from moiety_shared.wire import (
     FrameKind,
     Request,
@@ -60,6 +61,7 @@ class RunStats:
     rounds: int = 0
     opening_bytes: int = 0
     seconds: float = 0.0  # of the rounds alone
+    timeline: Timeline = field(default_factory=Timeline)
 
 
 Connect = Callable[[Party], Awaitable[Link]]
@@ -109,16 +111,15 @@ class Leader:
         self._supervisor.cancel()
         await asyncio.gather(self._supervisor, return_exceptions=True)
         for lane in self._idle:
-            await lane.close()
+            await self._end(lane)
 
     async def ready(self) -> None:
         """Raises a Problem while no prediction could be served."""
-        async with self._lane() as lane:
-            await lane.send_json(FrameKind.PING, {})
-            await lane.expect(FrameKind.STOCK)
-        for model in self._party.store.all():
-            if self._party.pool(model.upload_id).stock == 0:
-                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+        if not self._free.locked():  # else every lane has a run with bob: he is there
+            async with self._lane() as lane:
+                await lane.send_json(FrameKind.PING, {})
+                await lane.expect(FrameKind.STOCK)
+        await self._party.check_stock(model.upload_id for model in self._party.store.all())
 
     # Models
 
@@ -157,16 +158,23 @@ class Leader:
         async def run() -> bytes:
             await party.admission.spend(model, grant, request.rows)
             try:
-                return await self._attempt(model, request, token or "", stats)
+                with party.metrics.runs.track_inprogress():
+                    return await self._attempt(model, request, token or "", stats)
             except BaseException:
                 await party.admission.refund(model, grant, request.rows)
                 raise
 
-        subject = grant.subject if grant else ANYBODY
-        with party.audit.event(
-            "prediction", subject=subject, model=model.manifest.name, upload=model.upload_id, rows=request.rows
-        ):
-            return await self._requests.once(request.binding, subject, run), stats
+        subject, name = grant.subject if grant else ANYBODY, model.manifest.name
+        counted = party.metrics.prediction(name, request.rows)
+        audited = party.audit.event(
+            "prediction", subject=subject, model=name, upload=model.upload_id, rows=request.rows
+        )
+        with counted, audited:
+            try:
+                return await self._requests.once(request.binding, subject, run), stats
+            finally:  # when the answer is out
+                tell = stats.timeline.tell
+                asyncio.get_running_loop().call_soon(tell, party.tracer, tracing.current(), party.metrics.phase)
 
     async def _attempt(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
         try:
@@ -180,11 +188,15 @@ class Leader:
 
     async def _run(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
         plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
+        passed = stats.timeline.passed
         async with self._lane() as lane:
+            passed("lane")
             pool = await self._lease(lane, model)
+            passed("lease")
             first, prepared = await self._take(lane, model, pool, rows)
+            passed("rows")
             lane.in_run = True
-            start = pack_start(pool.lease_id, first, token, request)
+            start = pack_start(pool.lease_id, first, tracing.pack(tracing.current()), token, request)
             await lane.send(FrameKind.START, start)
             await asyncio.sleep(0)  # lets it out
             # Both open their envelopes at the same time. A request that cannot be opened has burnt its rows.
@@ -198,12 +210,16 @@ class Leader:
             sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
             transcript = Transcript(pool.check, start)
+            passed("open")
             started = time.perf_counter()
             outputs = await lane.drive(sessions, transcript, party.online)
             stats.seconds = time.perf_counter() - started
+            passed("rounds")
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
             own = sealed_result(plan, 0, outputs, secret, binding)
+            passed("seal")
             answer = memoryview(await lane.expect(FrameKind.RESULT))
+            passed("result")
             said, theirs = answer[:TAG_BYTES], bytes(answer[TAG_BYTES:])
             if not transcript.agrees(1, said, theirs):
                 raise Problem(ProblemType.OPENINGS_DIFFER)
@@ -230,13 +246,16 @@ class Leader:
     async def _lane(self, seconds: float = 0) -> AsyncIterator[Lane]:
         """A lane of one's own for one session, of `run_seconds` unless it may take longer. It goes back only if the
         session ended cleanly."""
+        metrics = self._party.metrics
         if self._waiting >= self._party.settings.max_waiting:
             raise Problem(ProblemType.OVERLOADED)
         self._waiting += 1
+        metrics.waiting.inc()
         try:
             await self._free.acquire()
         finally:
             self._waiting -= 1
+            metrics.waiting.dec()
         lane: Lane | None = None
         clean = False
         try:
@@ -252,10 +271,12 @@ class Leader:
             raise Problem(ProblemType.PEER_UNAVAILABLE, "the run took too long") from error
         finally:
             self._free.release()
+            if lane is not None:
+                metrics.session(*lane.counted())
             if lane is not None and clean:
                 self._idle.append(lane)
             elif lane is not None:
-                await lane.close()
+                await self._end(lane)
 
     async def _connect(self) -> Lane:
         lane = Lane(await self._dial(self._party))
@@ -270,7 +291,12 @@ class Leader:
             for upload_id in list(self._party.pools):
                 await self._party.drop_pool(upload_id)
             log().info("peer", peer=boot)
+        self._party.metrics.lanes.inc()
         return lane
+
+    async def _end(self, lane: Lane) -> None:
+        self._party.metrics.lanes.dec()
+        await lane.close()
 
     async def _lease(self, lane: Lane, model: Model) -> Pool:
         """The model's pool; a new lease for both parties if there is none or its provider is gone."""

@@ -4,12 +4,17 @@ import os
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry, Gauge
 
 from moiety_server.settings import ServerSettings
 from moiety_shared.catalogue import Access, SignedEntry
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import tracing
 from moiety_shared.service.app import create_app
+from moiety_shared.service.metrics import Metrics
 
 _ACTIVE = "active"
 
@@ -95,9 +100,25 @@ def _write(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def build(settings: ServerSettings) -> FastAPI:
+class ServerMetrics(Metrics):
+    """What the owner's catalogue counts besides what every service does."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__("server", registry)
+        self.models = Gauge("moiety_published_models", "Models that have an active version.", registry=registry)
+
+
+def build(settings: ServerSettings, metrics: ServerMetrics | None = None, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     catalogue = Catalogue(settings.private_dir())
-    app = create_app("model owner")
+    metrics = metrics or ServerMetrics(CollectorRegistry())
+
+    async def ready() -> None:
+        try:
+            metrics.models.set(len(await run_in_threadpool(catalogue.all)))
+        except (OSError, ValueError) as error:
+            raise Problem(ProblemType.CATALOGUE_UNAVAILABLE, "its files cannot be read") from error
+
+    app = create_app("model owner", ready=ready, metrics=metrics, tracer=tracer)
 
     @app.get("/v1/models", summary="The published models")
     def models() -> list[Summary]:

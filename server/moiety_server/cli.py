@@ -34,17 +34,22 @@ def register(app: typer.Typer) -> None:
 
 def server() -> None:
     """Run the model owner's catalogue. Settings: MOIETY_SERVER_* (see docs/settings.md)."""
-    from moiety_server.catalogue import build
+    from prometheus_client import CollectorRegistry
+
+    from moiety_server.catalogue import ServerMetrics, build
     from moiety_server.settings import ServerSettings
-    from moiety_shared.service import logs, serving
+    from moiety_shared.service import logs, serving, tracing
     from moiety_shared.service.identity import Identity
     from moiety_shared.service.starting import refusing
 
     with refusing():
         settings = ServerSettings()
         identity = Identity.load(settings.keys_dir / "server", "server")
-        logs.configure("server", settings.log_format)
-        serving.serve(build(settings), settings, tls=settings.tls(identity))
+        logs.configure("server", settings.log_format, settings.log_level)
+        with tracing.exporting("server") as tracer:
+            metrics = ServerMetrics(CollectorRegistry())
+            metrics.certificate(identity, settings)
+            serving.serve(build(settings, metrics, tracer), settings, tls=settings.tls(identity))
 
 
 def train(

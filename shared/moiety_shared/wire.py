@@ -9,6 +9,7 @@ import secrets
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -27,7 +28,7 @@ _REQUEST = struct.Struct("<4s16s32s16s32sIII")  # magic, upload, plan, request, 
 _RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
 _SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, recipients
 _COUNT = struct.Struct("<4s16s32s16s32sI")  # magic, upload, plan, request, digest, length of the first
-_START = struct.Struct("<16sQH")  # lease, first row, length of the client's token
+_START = struct.Struct("<16sQH25s")  # lease, first row, length of the client's token, trace context
 _UPLOAD = struct.Struct("<4sII")  # magic, lengths of the manifest and of the plan
 _FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
 
@@ -253,19 +254,29 @@ def unpack_upload(body: bytes | bytearray) -> tuple[Manifest, Plan, memoryview]:
     return manifest, plan, memoryview(body)[ends[1] :]
 
 
-def pack_start(lease_id: str, first_row: int, token: str, request: Request) -> bytes:
-    """What the leader sends to begin a run: its first row, the client's token ("" for none), and the request without
-    its own envelope."""
+def pack_start(lease_id: str, first_row: int, trace: bytes, token: str, request: Request) -> bytes:
+    """What the leader sends to begin a run: its first row, whose work it is (25 bytes, see `service/tracing.py`), the
+    client's token ("" for none), and the request without its own envelope."""
     helpers = Request(request.binding, request.rows, (b"", request.envelopes[1]))
     text = token.encode()
-    return b"".join((_START.pack(bytes.fromhex(lease_id), first_row, len(text)), text, helpers.pack()))
+    return b"".join((_START.pack(bytes.fromhex(lease_id), first_row, len(text), trace), text, helpers.pack()))
 
 
-def unpack_start(payload: bytes) -> tuple[str, int, str, Request]:
-    """The lease, the first row, the token and the request."""
+class Start(NamedTuple):
+    """What a run begins with."""
+
+    lease_id: str
+    first_row: int
+    trace: bytes
+    token: str
+    request: Request
+
+
+def unpack_start(payload: bytes) -> Start:
+    """The same, read."""
     if len(payload) < _START.size:
         raise malformed("a START frame is shorter than its header")
-    lease, first_row, length = _START.unpack_from(payload)
+    lease, first_row, length, trace = _START.unpack_from(payload)
     end = _START.size + length
     try:
         token = payload[_START.size : end].decode("ascii")
@@ -274,7 +285,7 @@ def unpack_start(payload: bytes) -> tuple[str, int, str, Request]:
     request = Request.unpack(payload[end:])
     if len(request.envelopes[0]):
         raise malformed("a START frame holds the leader's own envelope")
-    return lease.hex(), first_row, token, request
+    return Start(lease.hex(), first_row, trace, token, request)
 
 
 class FrameKind(IntEnum):

@@ -224,7 +224,9 @@ TARGETS: dict[str, Target] = {
     "start": Target(
         start,
         (Problem,),
-        lambda: iter([wire.pack_start(ID.hex(), 7, "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))]),
+        lambda: iter(
+            [wire.pack_start(ID.hex(), 7, bytes(range(25)), "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))]
+        ),
     ),
     "frame": Target(frame, (Problem,), _frames),
     "upload": Target(upload, (Problem,), lambda: iter([wire.pack_upload(_manifest(), PLAN, b"envelope")])),
