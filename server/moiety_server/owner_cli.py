@@ -54,6 +54,8 @@ def owner() -> Iterator["Owner"]:
     except Problem as problem:
         code = Exit.FAILED if problem.retry_after is None else Exit.UNAVAILABLE
         raise ended(code, f"{problem}. {problem.kind.hint}") from None
+    finally:
+        made.close()
 
 
 def versions(name: Name, as_json: Json = False) -> None:
