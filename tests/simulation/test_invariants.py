@@ -40,7 +40,7 @@ on_both = pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=T
 
 
 def simulate(
-    root: Path, detector: Detector, scenario: Scenario, server: Postgres | None = None, seconds: float = 60
+    root: Path, detector: Detector, scenario: Scenario, server: Postgres | None = None, seconds: float = 180
 ) -> None:
     """The scenario, then one prediction more; all invariants."""
 
