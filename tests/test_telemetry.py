@@ -162,8 +162,3 @@ def test_metrics_can_be_read_while_all_connections_are_taken() -> None:
             for one in taken:
                 one.close()
     assert "moiety_max_connections 2.0" in text and 'moiety_refused_requests_total{problem="OVERLOADED"} 1.0' in text
-
-
-def test_a_kept_connection_of_the_operator_does_not_hold_up_the_end() -> None:
-    with httpx.Client() as prometheus, operated() as (_, operator):
-        assert prometheus.get(f"{operator}/metrics").is_success
