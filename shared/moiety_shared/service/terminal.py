@@ -41,7 +41,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout: 
 
 def example(*lines: str) -> str:
     """The end of a command's help: how it is called."""
-    return "\n".join(("[bold]Example[/]", *(f"  {line}" for line in lines)))
+    return "\n".join(("Example:", *(f"  {line}" for line in lines)))
 
 
 def flowing(text: str) -> str:
