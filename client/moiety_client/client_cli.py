@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command("predict", rich_help_panel=_PANEL, epilog=example(*predicting))(predict)
     evaluating = (
         "moiety evaluate mnist test.npy --labels labels.npy",
-        "moiety evaluate mnist test/           [dim]test/7/a.png is a 7[/]",
+        "moiety evaluate mnist test/     # test/7/a.png is a 7",
     )
     app.command("evaluate", rich_help_panel=_PANEL, epilog=example(*evaluating))(evaluate)
     looking = ("moiety status", "moiety status --metrics http://127.0.0.1:7711 --watch")
@@ -97,7 +97,7 @@ def predict(
 ) -> None:
     """Private predictions for picture files, .npy files, and folders of them: a label for each, in order.
 
-    Pictures are made to fit, as the model's owner says; arrays are taken as they are. With [bold]--json[/] a line is
+    Pictures are made to fit, as the model's owner says; arrays are taken as they are. With `--json` a line is
     printed as soon as its batch is there.
     """
     found = _found(files)

@@ -13,7 +13,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="moiety",
         help="Private inference as a service: the owner keeps the model, the client keeps the data.",
-        epilog=example("moiety demo                       [dim]all of it, on this machine[/]", "moiety predict --help"),
+        epilog=example("moiety demo     # all of it, on this machine", "moiety predict --help"),
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,
         add_completion=True,

@@ -35,7 +35,7 @@ def doctor(
     Settings, ports, keys, certificates, clocks, versions, disk space, and whether the services that a role depends on
     answer, as that role sees them. Nothing is changed.
 
-    Ends with 1 when something is wrong. A line with [yellow]![/] works today and needs care.
+    Ends with 1 when something is wrong. A line with ! works today and needs care.
     """
     from rich.text import Text
 

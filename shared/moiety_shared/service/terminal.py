@@ -6,6 +6,7 @@ line for each thing there is, so that a long run can be read while it goes on.
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -41,7 +42,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout: 
 
 def example(*lines: str) -> str:
     """The end of a command's help: how it is called."""
-    return "\n".join(("[bold]Example[/]", *(f"  {line}" for line in lines)))
+    return "\n".join(("Example:", *(f"  {line}" for line in lines)))
 
 
 def flowing(text: str) -> str:
@@ -86,7 +87,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: b
 
 
 def console() -> "Console":
-    """stdout; as wide as the terminal, and where there is none as wide as need be."""
+    """stdout; as wide as the terminal or as COLUMNS says, and where there is neither as wide as need be."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else _WIDE, highlight=False)
