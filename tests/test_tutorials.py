@@ -1,6 +1,6 @@
 """The tutorials' notebooks run as they stand, and print what is printed in them.
 
-A cell tagged `varies` (noise, ids, what a machine takes) is run, and its output is not compared. `--rewrite` writes the
+A cell tagged `varies` (noise, ids, versions, what a machine takes) is run, and its output is not compared. `--rewrite` writes the
 outputs anew (`make docs-reference`).
 """
 
@@ -49,6 +49,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path, deployment: Deployment) -
         "IPYTHONDIR": str(folder / "ipython"),
         "COLUMNS": "100",
         "NO_COLOR": "1",
+        "OMP_NUM_THREADS": "1",  # the deployment needs the cores, too
         "TERM": "dumb",
     }
     copy = nbformat.from_dict(notebook)
