@@ -1,7 +1,7 @@
 """The tutorials' notebooks run as they stand, and print what is printed in them.
 
-A cell tagged `varies` (noise, ids, versions, what a machine takes) is run, and its output is not compared. `--rewrite` writes the
-outputs anew (`make docs-reference`).
+A cell tagged `varies` (noise, ids, versions, what a machine takes) is run, and its output is not compared. `--rewrite`
+writes the outputs anew (`make docs-reference`).
 """
 
 import os
