@@ -54,7 +54,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path, deployment: Deployment) -
     }
     copy = nbformat.from_dict(notebook)
     NotebookClient(
-        copy, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False
+        copy, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False
     ).execute(env=environment)
     for cell, original in zip(copy.cells, notebook.cells, strict=True):
         if cell.cell_type == "code":
