@@ -24,7 +24,7 @@ SEALED = b"a share of an input", b"context"
 TOKEN = "head.claims.signature"
 MESSAGES = sorted(
     set(TARGETS) - {"start", "frame", "bits", "words"}
-)  # of the peer protocol, of one version at both ends
+)  # these are of the peer protocol
 RELEASES = sorted(path.name for path in ROOT.iterdir() if (path / "messages").is_dir())
 
 
