@@ -25,6 +25,7 @@ from moiety_shared.service.logs import log
 HEADER = "traceparent"
 _FORMAT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_LEAST_SPAN = 200_000  # nanoseconds: making a span takes 45,000
 _CLOCK = time.time_ns() - time.perf_counter_ns()
 
 NOBODY: Tracer = NoOpTracer()
@@ -111,11 +112,11 @@ class Timeline:
         self._phases.append((phase, time.perf_counter_ns()))
 
     def tell(self, tracer: Tracer, parent: SpanContext, count: Callable[[str, float], object]) -> None:
-        """Each phase's seconds to `count`, and a span of each under the parent."""
+        """Each phase's seconds to `count`, and a span of each that is worth one under the parent."""
         start, under = self._began, _under(parent)
         for phase, end in self._phases:
             count(phase, (end - start) / 1e9)
-            if parent.trace_flags.sampled:
+            if parent.trace_flags.sampled and end - start >= _LEAST_SPAN:
                 tracer.start_span(phase, under, start_time=_CLOCK + start).end(_CLOCK + end)
             start = end
 
