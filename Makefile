@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
 
-.PHONY: demo test test-zoo test-simulation docs docs-integrity docs-reference fuzz check bench browsers prometheus clean
+.PHONY: demo test test-zoo test-simulation docs docs-integrity docs-reference fuzz check bench browsers prometheus postgres clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -22,6 +22,12 @@ prometheus:
 	@command -v promtool >/dev/null || if [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
 	else echo "install prometheus: sudo apt-get install prometheus"; exit 1; fi
+
+# What the tests of databases need: Debian's PostgreSQL. They start a server of their own, and end it.
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq postgresql; \
+	else echo "install PostgreSQL: sudo apt-get install postgresql"; exit 1; fi
 
 tests/web/node_modules/.installed: tests/web/package-lock.json
 	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then \
@@ -49,7 +55,7 @@ docs-integrity: $(VENV)/.installed
 # The site, into site/; a warning is an error. And what the documentation takes from the program: reference, pictures,
 # and what the tutorials' notebooks print.
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-reference: $(VENV)/.installed
 	$(BIN)/pytest tests/test_documentation.py tests/test_tutorials.py --rewrite

@@ -6,7 +6,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from fastapi import FastAPI
@@ -18,6 +18,18 @@ from moiety_shared.service.settings import ServiceSettings
 class InProcess:
     def __init__(self, app: FastAPI) -> None:
         self._app = app
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What the app does at its end."""
+
+        async def end() -> None:
+            async with self._app.router.lifespan_context(self._app):
+                pass
+
+        asyncio.run(end())
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import URL
 
 from moiety_client.client import Client
 from moiety_client.local.deployment import Deployment
@@ -13,7 +14,9 @@ from moiety_shared.catalogue import Entry, Party, Preprocessing
 from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import keys
 from moiety_shared.service.identity import LINKS, Identity
+from tests import databases
 from tests.collector import Collector
+from tests.databases import Postgres
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +56,22 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     """Real MNIST test images (512, 28, 28) and labels."""
     images, labels = samples.images()
     return images.numpy(), labels.numpy()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real server, started for the tests and ended with them."""
+    with databases.running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
+    """An empty database: the test runs once on each kind."""
+    if request.param == "sqlite":
+        return URL.create("sqlite", database=str(tmp_path / "database.sqlite"))
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.url(server.create())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

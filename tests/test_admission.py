@@ -3,11 +3,14 @@
 import asyncio
 import base64
 import json
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import URL
 
 from moiety_party.admission import Admission
 from moiety_party.state import State
@@ -62,8 +65,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def admission(tmp_path: Path, clock: Clock) -> Admission:
-    return Admission(State(tmp_path / "state.sqlite"), clock)
+def admission(database: URL, clock: Clock) -> Iterator[Admission]:
+    with a_state(database) as state:
+        yield Admission(state, clock)
+
+
+@contextmanager
+def a_state(database: URL) -> Iterator[State]:
+    """alice's, as a process that starts now opens it."""
+    state = State(database, "alice")
+    yield state
+    state.close()
 
 
 def refused(admission: Admission, model: Model, text: str | None) -> ProblemType:
@@ -97,17 +109,18 @@ def test_other_tokens_do_not(admission: Admission, clock: Clock) -> None:
     assert refused(admission, a_model("open"), "x") is ProblemType.UNAUTHORIZED, "a bad token is never ignored"
 
 
-def test_a_revoked_token_stays_revoked(admission: Admission, tmp_path: Path, clock: Clock) -> None:
+def test_a_revoked_token_stays_revoked(admission: Admission, database: URL, clock: Clock) -> None:
     good = token()
     admission.admit(a_model(), good)
-    State(tmp_path / "state.sqlite").revoke([ID, ID])
-    again = Admission(State(tmp_path / "state.sqlite"), clock)
-    assert refused(again, a_model(), good) is ProblemType.UNAUTHORIZED
+    with a_state(database) as other:
+        other.revoke([ID, ID])
+    with a_state(database) as restarted:
+        assert refused(Admission(restarted, clock), a_model(), good) is ProblemType.UNAUTHORIZED
     admission._state.revoke([ID])
     assert refused(admission, a_model(), good) is ProblemType.UNAUTHORIZED
 
 
-def test_a_quota_is_counted_across_restarts_and_never_exceeded(tmp_path: Path, clock: Clock) -> None:
+def test_a_quota_is_counted_across_restarts_and_never_exceeded(database: URL, clock: Clock) -> None:
     allowed = grant(quota=Quota(rows=1000, seconds=100))
 
     async def spend(admission: Admission, rows: int) -> None:
@@ -116,20 +129,45 @@ def test_a_quota_is_counted_across_restarts_and_never_exceeded(tmp_path: Path, c
     async def until_refused(rows: int) -> tuple[int, Problem]:
         spent = 0
         while True:
-            admission = Admission(State(tmp_path / "state.sqlite"), clock)  # a crash after every other request
-            for _ in range(2):
-                try:
-                    await spend(admission, rows)
-                except Problem as problem:
-                    return spent, problem
-                spent += rows
+            with a_state(database) as state:
+                admission = Admission(state, clock)  # a crash after every other request
+                for _ in range(2):
+                    try:
+                        await spend(admission, rows)
+                    except Problem as problem:
+                        return spent, problem
+                    spent += rows
 
     spent, problem = asyncio.run(until_refused(7))
     assert problem.kind is ProblemType.QUOTA_EXCEEDED and problem.retry_after == 101
     assert 900 < spent <= 1000 or spent * 15 / 14 > 900, "a crash may cost a block of a 64th, and never gives one"
     assert spent <= 1000
     clock.now += 100
-    asyncio.run(spend(Admission(State(tmp_path / "state.sqlite"), clock), 7))
+    with a_state(database) as state:
+        asyncio.run(spend(Admission(state, clock), 7))
+
+
+def test_replicas_count_one_quota(database: URL, clock: Clock) -> None:
+    """Four of them, each from threads of its own, until each refuses: what they let in together is the quota."""
+    allowed, model, rows = grant(quota=Quota(rows=1000, seconds=100)), a_model(), 7
+
+    def until_refused(state: State) -> int:
+        async def run() -> int:
+            admission, spent = Admission(state, clock), 0
+            while True:
+                try:
+                    await admission.spend(model, allowed, rows)
+                except Problem as problem:
+                    assert problem.kind is ProblemType.QUOTA_EXCEEDED
+                    return spent
+                spent += rows
+
+        return asyncio.run(run())
+
+    with ExitStack() as open_states, ThreadPoolExecutor(4) as threads:
+        states = [open_states.enter_context(a_state(database)) for _ in range(4)]
+        spent = sum(threads.map(until_refused, states))
+    assert 1000 - 4 * 15 <= spent <= 1000, "each may be left with less than a block that it cannot use"
 
 
 def test_without_crashes_a_quota_is_exact_and_what_failed_comes_back(admission: Admission) -> None:
@@ -172,9 +210,7 @@ def test_what_a_window_left_over_is_not_given_to_the_next(admission: Admission, 
     assert asyncio.run(run()) == 1000
 
 
-def test_a_quota_is_written_to_the_disk_in_blocks(
-    admission: Admission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_quota_is_written_to_the_disk_in_blocks(admission: Admission, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     reserve = State.reserve
     monkeypatch.setattr(State, "reserve", lambda *arguments: written.append(1) or reserve(*arguments))
@@ -188,12 +224,12 @@ def test_a_quota_is_written_to_the_disk_in_blocks(
     assert len(written) == 2
 
 
-def test_a_window_counts_to_its_limit_and_is_forgotten_when_over(tmp_path: Path) -> None:
-    state = State(tmp_path / "state.sqlite")
-    assert [state.reserve("k", "clinic", 100, rows, 10, 0) for rows in (7, 4, 3, 1)] == [True, False, True, False]
-    assert state.reserve("k", "another", 100, 10, 10, 0) and state.reserve("other key", "clinic", 100, 10, 10, 0)
-    assert state.reserve("k", "clinic", 200, 10, 10, 150), "the next window"
-    assert state.reserve("k", "clinic", 100, 10, 10, 150), "the first one was forgotten when it was over"
+def test_a_window_counts_to_its_limit_and_is_forgotten_when_over(database: URL) -> None:
+    with a_state(database) as state:
+        assert [state.reserve("k", "clinic", 100, rows, 10, 0) for rows in (7, 4, 3, 1)] == [True, False, True, False]
+        assert state.reserve("k", "another", 100, 10, 10, 0) and state.reserve("other key", "clinic", 100, 10, 10, 0)
+        assert state.reserve("k", "clinic", 200, 10, 10, 150), "the next window"
+        assert state.reserve("k", "clinic", 100, 10, 10, 150), "the first one was forgotten when it was over"
 
 
 def test_a_token_for_something_else_or_of_any_size_is_none(admission: Admission) -> None:

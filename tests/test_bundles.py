@@ -34,7 +34,7 @@ class Dealt:
     def __init__(self, plan: Plan) -> None:
         run = Run(plan, plans.weights())
         self.plan, self.run = plan, run
-        self.grants = [LeaseGrant("ab", "00" * 16, ROWS, new_seed(), new_seed()) for _ in range(2)]
+        self.grants = [LeaseGrant("ab", "00" * 16, ROWS, "ticket", new_seed(), new_seed()) for _ in range(2)]
         streams = (Stream(seed, "bundle", 7) for seed in (*(g.seed for g in self.grants), new_seed()))
         arrays = (array for _, array in graph.deal(plan, ROWS, run.masks, *streams))
         tag = bundle_tag(self.grants[1].seed, "ab", 7)

@@ -2,12 +2,15 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import URL
 
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.dealer import Dealer
@@ -47,9 +50,17 @@ def bob(identities: dict[str, Identity]) -> dict[str, str]:
 
 
 @pytest.fixture
-def provider(tmp_path: Path, identities: dict[str, Identity]) -> InProcess:
-    settings = ProviderSettings(data_dir=tmp_path)
-    return InProcess(build(settings, identities["crypto_provider"]))
+def provider(tmp_path: Path, database: URL, identities: dict[str, Identity]) -> Iterator[InProcess]:
+    url = SecretStr(database.render_as_string(hide_password=False))
+    with InProcess(build(ProviderSettings(data_dir=tmp_path, database_url=url), identities["crypto_provider"])) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger(database: URL) -> Iterator[Ledger]:
+    made = Ledger(database, KEY)
+    yield made
+    made.close()
 
 
 def register(provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]) -> str:
@@ -69,15 +80,16 @@ def test_a_bundle_is_issued_once_and_has_the_stated_length(
 ) -> None:
     upload_id = register(provider, plan, alice, bob)
     lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 8}, headers=alice).json()
-    joined = provider.post(f"/v1/leases/{lease['lease_id']}/join", headers=bob).json()
+    shown = {"json": {"ticket": lease["ticket"]}, "headers": bob}
+    joined = provider.post(f"/v1/leases/{lease['lease_id']}/join", **shown).json()
     assert joined["seed"] != lease["seed"]
     url = f"/v1/leases/{lease['lease_id']}/bundles"
-    bundle = provider.post(f"{url}/0", headers=bob)
+    bundle = provider.post(f"{url}/0", **shown)
     assert len(bundle.content) == 8 * plan.bundle_row_bytes + TAG_BYTES == int(bundle.headers["content-length"])
-    assert kind(provider.post(f"{url}/0", headers=bob)) is ProblemType.ALREADY_ISSUED
-    assert provider.post(f"{url}/4", headers=bob).is_success
-    assert kind(provider.post(f"{url}/3", headers=bob)) is ProblemType.ALREADY_ISSUED
-    assert provider.post(f"{url}/5", headers=bob).content != bundle.content
+    assert kind(provider.post(f"{url}/0", **shown)) is ProblemType.ALREADY_ISSUED
+    assert provider.post(f"{url}/4", **shown).is_success
+    assert kind(provider.post(f"{url}/3", **shown)) is ProblemType.ALREADY_ISSUED
+    assert provider.post(f"{url}/5", **shown).content != bundle.content
 
 
 def test_each_seed_goes_to_its_party_once(
@@ -87,15 +99,15 @@ def test_each_seed_goes_to_its_party_once(
     body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
     assert kind(provider.post("/v1/uploads", json=body, headers=alice)) is ProblemType.ALREADY_ISSUED
     lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=alice).json()
-    url = f"/v1/leases/{lease['lease_id']}"
-    assert kind(provider.post(f"{url}/join", headers=alice)) is ProblemType.FORBIDDEN
-    assert kind(provider.post(f"{url}/bundles/0", headers=alice)) is ProblemType.FORBIDDEN
+    url, shown = f"/v1/leases/{lease['lease_id']}", {"json": {"ticket": lease["ticket"]}}
+    assert kind(provider.post(f"{url}/join", **shown, headers=alice)) is ProblemType.FORBIDDEN
+    assert kind(provider.post(f"{url}/bundles/0", **shown, headers=alice)) is ProblemType.FORBIDDEN
     assert (
         kind(provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=bob))
         is ProblemType.FORBIDDEN
     )
-    assert provider.post(f"{url}/join", headers=bob).is_success
-    assert kind(provider.post(f"{url}/join", headers=bob)) is ProblemType.ALREADY_ISSUED
+    assert provider.post(f"{url}/join", **shown, headers=bob).is_success
+    assert kind(provider.post(f"{url}/join", **shown, headers=bob)) is ProblemType.ALREADY_ISSUED
 
 
 def test_both_parties_must_register_the_same_plan(
@@ -128,7 +140,9 @@ def test_bad_requests_are_problem_documents_without_the_input(
         answer = provider.post("/v1/leases", json=body, headers=alice)
         assert answer.headers["content-type"] == "application/problem+json"
         assert kind(answer) is ProblemType.INVALID_INPUT and "marker-4711" not in answer.text
-    assert kind(provider.post("/v1/leases/unknown/bundles/0", headers=bob)) is ProblemType.UNKNOWN_LEASE
+    for ticket in ("", "A" * 192, "-" * 192):
+        unknown = provider.post("/v1/leases/unknown/bundles/0", json={"ticket": ticket}, headers=bob)
+        assert kind(unknown) is ProblemType.UNKNOWN_LEASE
     assert kind(provider.get("/nowhere")) is ProblemType.NOT_FOUND
     assert kind(provider.get("/v1/leases")) is ProblemType.METHOD_NOT_ALLOWED
     large = provider.post("/v1/leases", content=b"x" * (1 << 21), headers=alice)
@@ -139,24 +153,87 @@ def test_bad_requests_are_problem_documents_without_the_input(
     assert kind(chunked) is ProblemType.LENGTH_REQUIRED
 
 
-def test_what_was_issued_is_remembered_across_a_restart(tmp_path: Path, plan: Plan) -> None:
-    path, upload_id = tmp_path / "ledger.sqlite", secrets.token_hex(16)
-    first = Dealer(Ledger(path, KEY), 1 << 26)
-    seeds = [first.register_upload(upload_id, plan, party)[0] for party in (0, 1)]
-    lease = first.open_lease(upload_id, 4)
-    first.bundle(lease.lease_id, 0)
-    again = Ledger(path, KEY)
-    assert again.upload(upload_id)[1:] == tuple(seeds), "the weights' masks stay what they were"
-    with pytest.raises(Problem, match="issued before"):
-        again.issue_bundle(lease.lease_id, 0)
-    with pytest.raises(Problem) as caught:
-        Dealer(again, 1 << 26).bundle(lease.lease_id, 1)
-    assert caught.value.kind is ProblemType.UNKNOWN_LEASE, "a lease ends with the process that opened it"
-    assert path.stat().st_mode & 0o077 == 0
+def test_what_was_issued_is_remembered_across_a_restart(database: URL, plan: Plan) -> None:
+    upload_id = secrets.token_hex(16)
+    with closing(Ledger(database, KEY)) as ledger:
+        first = Dealer(ledger, 1 << 26, KEY)
+        seeds = [first.register_upload(upload_id, plan, party)[0] for party in (0, 1)]
+        lease = first.open_lease(upload_id, 4)
+        ticket = first.ticket(lease)
+        first.join_lease(lease.lease_id, ticket)
+        dealt = [b"".join(first.bundle(lease.lease_id, ticket, number)[1]) for number in (0, 1)]
+    with closing(Ledger(database, KEY)) as ledger:
+        again = Dealer(ledger, 1 << 26, KEY)
+        assert ledger.upload(upload_id)[1:] == tuple(seeds), "the weights' masks stay what they were"
+        for _ in range(2):
+            with pytest.raises(Problem, match="issued before"):
+                again.bundle(lease.lease_id, ticket, 1)
+            with pytest.raises(Problem, match="joined before"):
+                again.join_lease(lease.lease_id, ticket)
+        assert b"".join(again.bundle(lease.lease_id, ticket, 2)[1]) not in dealt, "a restart does not end a lease"
 
 
-def test_too_large_a_bundle_is_refused(tmp_path: Path, plan: Plan) -> None:
-    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite", KEY), 1 << 16)
+def test_replicas_issue_each_bundle_once(database: URL, plan: Plan) -> None:
+    """Four providers, all asked by many at a time for the same seeds, the same join, the same bundles."""
+    upload_id = secrets.token_hex(16)
+    with ExitStack() as opened, ThreadPoolExecutor(8) as threads:
+        dealers = [Dealer(opened.enter_context(closing(Ledger(database, KEY))), 1 << 26, KEY) for _ in range(4)]
+
+        def race(ask: Callable[[Dealer], object]) -> list[object]:
+            """What came of it at all of them, but for those that were told that it was issued before."""
+
+            def one(dealer: Dealer) -> object:
+                try:
+                    return ask(dealer)
+                except Problem as problem:
+                    return problem.kind
+
+            return [got for got in threads.map(one, dealers * 2) if got is not ProblemType.ALREADY_ISSUED]
+
+        for party in (0, 1):
+            assert len(race(lambda d, party=party: d.register_upload(upload_id, plan, party))) == 1  # type: ignore[misc]
+        lease = dealers[0].open_lease(upload_id, 4)
+        ticket = dealers[0].ticket(lease)
+        assert [joined.bob for joined in race(lambda d: d.join_lease(lease.lease_id, ticket))] == [lease.bob]  # type: ignore[attr-defined]
+        for number in range(3):
+            (issued,) = race(lambda d, n=number: d.bundle(lease.lease_id, ticket, n)[0])  # type: ignore[misc]
+            assert issued == 4 * plan.bundle_row_bytes + TAG_BYTES
+        dealers[1].forget_upload(upload_id)
+        for dealer in dealers:
+            with pytest.raises(Problem) as caught:
+                dealer.bundle(lease.lease_id, ticket, 3)
+            assert caught.value.kind in (ProblemType.UNKNOWN_LEASE, ProblemType.UNKNOWN_MODEL), "deleted at once"
+
+
+def test_a_ticket_is_of_one_lease_and_one_provider(ledger: Ledger, plan: Plan) -> None:
+    dealer, stranger = Dealer(ledger, 1 << 26, KEY), Dealer(ledger, 1 << 26, bytes(32))
+    upload_id = secrets.token_hex(16)
+    dealer.register_upload(upload_id, plan, 0)
+    one, two = (dealer.open_lease(upload_id, 4) for _ in range(2))
+    ticket = dealer.ticket(one)
+    assert not [seed for seed in (one.alice, one.bob, one.own) if seed in ticket]
+    changed = [ticket[:at] + bytes([ticket[at] ^ 1]) + ticket[at + 1 :] for at in range(len(ticket))]
+    for wrong in (b"", ticket[:-1], stranger.ticket(one), dealer.ticket(two), *changed):
+        with pytest.raises(Problem) as caught:
+            dealer.join_lease(one.lease_id, wrong)
+        assert caught.value.kind is ProblemType.UNKNOWN_LEASE
+    assert dealer.join_lease(one.lease_id, ticket) == one
+
+
+def test_the_database_has_no_seed_of_a_lease(tmp_path: Path, plan: Plan) -> None:
+    with closing(Ledger(URL.create("sqlite", database=str(tmp_path / "ledger.sqlite")), KEY)) as ledger:
+        dealer, upload_id = Dealer(ledger, 1 << 26, KEY), secrets.token_hex(16)
+        seeds = [dealer.register_upload(upload_id, plan, party)[0] for party in (0, 1)]
+        lease = dealer.open_lease(upload_id, 4)
+        dealer.join_lease(lease.lease_id, dealer.ticket(lease))
+        files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert lease.lease_id.encode() in files
+        for secret in (*seeds, lease.alice, lease.bob, lease.own, dealer.ticket(lease)[12:]):
+            assert secret not in files and secret.hex().encode() not in files
+
+
+def test_too_large_a_bundle_is_refused(ledger: Ledger, plan: Plan) -> None:
+    dealer = Dealer(ledger, 1 << 16, KEY)
     upload_id = secrets.token_hex(16)
     dealer.register_upload(upload_id, plan, 0)
     with pytest.raises(Problem) as caught:
@@ -382,8 +459,8 @@ def test_rows_are_as_many_as_their_bytes_allow(
     assert asyncio.run(run()) == expected
 
 
-def test_seeds_are_not_shown(plan: Plan, tmp_path: Path) -> None:
-    dealer = Dealer(Ledger(tmp_path / "ledger.sqlite", KEY), 1 << 26)
+def test_seeds_are_not_shown(plan: Plan, ledger: Ledger) -> None:
+    dealer = Dealer(ledger, 1 << 26, KEY)
     upload_id = secrets.token_hex(16)
     dealer.register_upload(upload_id, plan, 0)
     lease = dealer.open_lease(upload_id, 1)

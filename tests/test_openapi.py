@@ -1,7 +1,7 @@
 """Each service against its own OpenAPI document: it answers as documented whatever it is sent, and to whom it may."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import httpx
@@ -24,6 +24,7 @@ from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party import app as party
 from moiety_party.settings import PartySettings
 from moiety_server import catalogue
+from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_shared.access import Access
 from moiety_shared.catalogue import Entry, sign
@@ -54,9 +55,10 @@ def services(
     root: Path, entry: Entry, identities: dict[str, Identity]
 ) -> Iterator[tuple[str, FastAPI, ServiceSettings]]:
     owner = ServerSettings(data_dir=root / "server")
-    published = catalogue.Catalogue(owner.private_dir())
-    published.put(sign(entry, Ed25519PrivateKey.generate()))
-    published.activate(entry.name, entry.version)
+    with closing(records(owner)) as db:
+        published = catalogue.Catalogue(db)
+        published.put(sign(entry, Ed25519PrivateKey.generate()))
+        published.activate(entry.name, entry.version)
     yield "server", catalogue.build(owner), owner
     for role in ("alice", "bob"):
         yield role, party.build(a_party(role, root / role), identities[role]), a_party(role, root / role)

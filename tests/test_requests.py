@@ -1,11 +1,16 @@
 """A request runs once; what is kept of it is bounded."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
+from sqlalchemy import URL
 
-from moiety_party import requests
+from moiety_party import journal, requests
+from moiety_party.journal import Journal
 from moiety_party.requests import Requests
+from moiety_party.state import CLAIM_SECONDS, State
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.wire import Binding
 
@@ -77,5 +82,100 @@ def test_results_expire_by_time_and_by_size(monkeypatch: pytest.MonkeyPatch) -> 
         await brief.once(binding(1), "me", compute)
         await brief.once(binding(1), "me", compute)
         assert runs[-2:] == [-1, -1]
+
+    asyncio.run(run())
+
+
+# Replicas
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr(journal, "_POLL_SECONDS", 0.005)
+    return Clock()
+
+
+@pytest.fixture
+def replicas(database: URL, clock: Clock) -> Iterator[list[Requests]]:
+    """Four of them, on one database."""
+    with ExitStack() as opened:
+        states = [opened.enter_context(closing(State(database, "alice", clock))) for _ in range(4)]
+        yield [Requests(60, Journal(state, f"replica {n}", 60)) for n, state in enumerate(states)]
+
+
+def test_racing_copies_run_at_one_replica(replicas: list[Requests]) -> None:
+    async def run() -> None:
+        runs = 0
+
+        async def compute() -> bytes:
+            nonlocal runs
+            runs += 1
+            await asyncio.sleep(0.05)
+            return b"result"
+
+        copies = [replica.once(binding(1), "me", compute) for replica in replicas for _ in range(5)]
+        assert set(await asyncio.gather(*copies)) == {b"result"} and runs == 1
+        for content, who in ((b"d", "me"), (b"c", "another")):
+            for replica in replicas:
+                with pytest.raises(Problem) as caught:
+                    await replica.once(binding(1, content), who, compute)
+                assert caught.value.kind is ProblemType.REQUEST_CONFLICT
+        assert runs == 1
+
+    asyncio.run(run())
+
+
+def test_what_failed_at_one_replica_may_be_tried_at_another(replicas: list[Requests]) -> None:
+    async def run() -> None:
+        async def fail() -> bytes:
+            raise Problem(ProblemType.PEER_UNAVAILABLE)
+
+        async def succeed() -> bytes:
+            return b"result"
+
+        with pytest.raises(Problem):
+            await replicas[0].once(binding(1), "me", fail)
+        assert await replicas[1].once(binding(1), "me", succeed) == b"result"
+        assert await replicas[0].once(binding(1), "me", fail) == b"result"
+
+    asyncio.run(run())
+
+
+def test_a_replica_that_died_does_not_hold_a_request_for_ever(replicas: list[Requests], clock: Clock) -> None:
+    async def run() -> None:
+        runs: list[str] = []
+
+        def answer(name: str) -> Callable[[], Awaitable[bytes]]:
+            async def compute() -> bytes:
+                runs.append(name)
+                return name.encode()
+
+            return compute
+
+        dead, heir = (replica._journal for replica in replicas[:2])
+        assert dead is not None and heir is not None
+        claim = binding(1).request_id, "me", binding(1).request_digest
+        assert dead._state.claim(*claim, "replica 0") is True
+        waiting = [asyncio.create_task(replica.once(binding(1), "me", answer("heir"))) for replica in replicas[1:]]
+        clock.now += CLAIM_SECONDS - 1
+        dead._state.alive("replica 0")  # not dead yet
+        clock.now += CLAIM_SECONDS - 1
+        await asyncio.sleep(0.1)
+        assert not runs
+        clock.now += 2
+        assert set(await asyncio.gather(*waiting)) == {b"heir"} and runs == ["heir"]
+        dead._state.keep(claim[0], "replica 0", b"too late", 60)
+        assert await replicas[3].once(binding(1), "me", answer("again")) == b"heir"
+        clock.now += 61
+        heir._state.alive("replica 1")
+        replicas[3]._entries.clear()
+        assert await replicas[3].once(binding(1, b"d"), "me", answer("new")) == b"new", "what is over is forgotten"
 
     asyncio.run(run())

@@ -3,12 +3,16 @@
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
+from moiety_party.objects import Objects, Remote, objects
 from moiety_party.store import Model, ModelStore, UnreadableModel
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.product import Weights
+from moiety_shared.service.starting import StartRefused
 from tests import plans
 from tests.test_admission import a_model
 
@@ -30,22 +34,144 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(raw)
 
 
-def test_what_was_put_is_there_after_a_restart_and_nobody_else_reads_it(tmp_path: Path) -> None:
+def in_folder(root: Path, key: bytes = KEY) -> ModelStore:
+    """The store that a party with this data folder has, as of release 0.1.0."""
+    return ModelStore(objects(None, root), key)
+
+
+@pytest.fixture(params=["folder", "file", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    """Where models are kept: the test runs once on each kind."""
+    urls = {"folder": None, "file": f"file://{tmp_path}/there", "memory": f"memory://{tmp_path}"}
+    url = urls[request.param]
+    return objects(SecretStr(url) if url else None, tmp_path)
+
+
+def content(place: Objects) -> dict[str, bytes]:
+    """All that lies there, by name."""
+    return {
+        f"{folder}/{file}": place.read(folder, file, 1 << 20)
+        for folder in place.folders()
+        for file in place.files(folder)
+    }
+
+
+def test_what_was_put_is_there_after_a_restart_and_nobody_else_reads_it(place: Objects, tmp_path: Path) -> None:
     model = stored()
-    ModelStore(tmp_path, KEY).put(model)
-    again = ModelStore(tmp_path, KEY).get(model.upload_id)
+    ModelStore(place, KEY).put(model)
+    again = ModelStore(place, KEY).get(model.upload_id)
     assert again.manifest == model.manifest and again.plan == model.plan
     for part, tensor in model.weights["l"]._asdict().items():
         assert np.array_equal(getattr(again.weights["l"], part), tensor)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) >= 6 and not [p for p in files if MARKER in p.read_bytes()]
+    there = content(place)
+    assert len(there) >= 6 and not [name for name, raw in there.items() if MARKER in raw]
     assert not [p for p in tmp_path.rglob("*") if p.stat().st_mode & 0o077]
     with pytest.raises(UnreadableModel, match=r"storage\.key"):
-        ModelStore(tmp_path, OTHER)
+        ModelStore(place, OTHER)
+
+
+def test_what_other_replicas_put_and_deleted(place: Objects) -> None:
+    model, here, there = stored(), ModelStore(place, KEY), ModelStore(place, KEY)
+    assert not there.load(model.upload_id) and model.upload_id not in there
+    here.put(model)
+    with pytest.raises(Problem) as caught:
+        there.put(model)
+    assert caught.value.kind is ProblemType.UPLOAD_CONFLICT
+    assert there.load(model.upload_id) and model.upload_id in there
+    there.delete(model.upload_id)
+    here.delete(model.upload_id)
+    assert content(place) == {} and not ModelStore(place, KEY).all()
+    here.put(model)
+    assert not ModelStore(place, KEY, deleted={model.upload_id}).all(), "an old copy of a deleted model came back"
+    assert content(place) == {}
+
+
+def test_a_model_is_there_when_its_manifest_is(place: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends at any write leaves nothing that is served; what it left is wiped an hour later."""
+    now, total = 1000.0, len(seen_writes(place, monkeypatch))
+    assert total >= 6
+    for last in range(total):
+        left = last
+
+        def dies(write: object, *arguments: object) -> None:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            write(*arguments)  # type: ignore[operator]
+
+        with monkeypatch.context() as patch:
+            for name in ("write", "publish"):
+                original = getattr(place, name)
+                patch.setattr(place, name, lambda *a, original=original: dies(original, *a))
+            with pytest.raises(KeyboardInterrupt):
+                ModelStore(place, KEY, clock=lambda: now).put(stored())
+        if last:
+            assert ModelStore(place, KEY, clock=lambda: now + 3599).all() == [] and content(place)
+        assert ModelStore(place, KEY, clock=lambda: now + 3601).all() == [] and content(place) == {}
+
+
+def seen_writes(place: Objects, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that storing a model writes, in order; the last one alone is published."""
+    names: list[str] = []
+    with monkeypatch.context() as patch:
+        for kind in ("write", "publish"):
+            original = getattr(place, kind)
+            patch.setattr(place, kind, lambda *a, o=original, k=kind: (names.append(f"{k} {a[1]}"), o(*a)))
+        store = ModelStore(place, KEY)
+        store.put(stored())
+    assert names[-1] == "publish manifest.json" and not [name for name in names[:-1] if "publish" in name]
+    store.delete(stored().upload_id)
+    return names
+
+
+def test_nothing_is_read_that_is_larger_than_it_may_be(place: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    ModelStore(place, KEY).put(stored())
+    (folder,) = place.folders()
+    for file in place.files(folder):
+        raw = place.read(folder, file, 1 << 20)
+        with pytest.raises(ValueError, match="larger"):
+            place.read(folder, file, len(raw) - 1)
+        place.write(folder, file, raw + bytes(1 << 26 if file == "plan.json" else 1 << 17))
+        with monkeypatch.context() as patch:
+            patch.setattr("moiety_party.objects._check_size", refuse_large)
+            with pytest.raises(UnreadableModel, match="ValueError"):
+                ModelStore(place, KEY)
+        place.write(folder, file, raw)
+    assert len(ModelStore(place, KEY).all()) == 1
+
+
+def refuse_large(size: int, limit: int) -> None:
+    """The check itself, and that it was made against a limit of the file's own."""
+    assert limit <= 1 << 25
+    if size > limit:
+        raise ValueError("larger")
+
+
+def test_a_store_that_does_not_answer_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = Remote(SecretStr(f"memory://{tmp_path}"))
+    store = ModelStore(place, KEY)
+    store.put(stored())
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("marker-4711")
+
+    for name in ("ls", "info", "cat_file", "pipe_file"):
+        monkeypatch.setattr(fsspec.get_filesystem_class("memory"), name, broken)
+    with pytest.raises(StartRefused, match="does not answer") as refused:
+        ModelStore(place, KEY)
+    with pytest.raises(Problem) as caught:
+        ModelStore.load(store, stored().upload_id)
+    assert caught.value.kind is ProblemType.STATE_UNAVAILABLE
+    assert "4711" not in f"{refused.value} {caught.value}"
+    for url in ("nowhere://key:marker-4711@bucket", "marker-4711://x"):
+        with pytest.raises(StartRefused, match="fsspec") as refused:
+            objects(SecretStr(url), tmp_path)
+        assert "key:marker-4711" not in str(refused.value)
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
-    ModelStore(tmp_path / "good", KEY).put(stored())
+    in_folder(tmp_path / "good").put(stored())
     names = [path.relative_to(tmp_path / "good") for path in (tmp_path / "good").rglob("*") if path.is_file()]
     for index, name in enumerate(names):
         for at in (0, -1):
@@ -53,41 +179,44 @@ def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
             shutil.copytree(tmp_path / "good", folder)
             flip(folder / name, at)
             with pytest.raises(UnreadableModel):
-                ModelStore(folder, KEY)
+                in_folder(folder)
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "good", folder)
         (folder / name).unlink()
         with pytest.raises(UnreadableModel):
-            ModelStore(folder, KEY)
+            in_folder(folder)
 
 
 def test_shares_of_one_model_are_not_taken_for_anothers(tmp_path: Path) -> None:
-    ModelStore(tmp_path / "a", KEY).put(stored())
-    ModelStore(tmp_path / "b", KEY).put(stored())
+    in_folder(tmp_path / "a").put(stored())
+    in_folder(tmp_path / "b").put(stored())
     (folder,) = (tmp_path / "b" / "models").iterdir()
     for path in (tmp_path / "a" / "models" / folder.name).glob("*.sealed"):
         shutil.copy(path, folder / path.name)
     with pytest.raises(UnreadableModel):
-        ModelStore(tmp_path / "b", KEY)
+        in_folder(tmp_path / "b")
 
 
-def test_half_a_model_is_not_there(tmp_path: Path) -> None:
-    store = ModelStore(tmp_path, KEY)
-    store.put(stored())
+def test_what_release_0_1_0_left_half_written_is_not_there(tmp_path: Path) -> None:
+    in_folder(tmp_path).put(stored())
     (folder,) = (tmp_path / "models").iterdir()
     folder.rename(folder.with_suffix(".partial"))
-    assert ModelStore(tmp_path, KEY).all() == [] and list((tmp_path / "models").iterdir()) == []
+    (tmp_path / "models" / "an operator's own").mkdir()
+    assert in_folder(tmp_path).all() == []
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["an operator's own"]
 
 
-def test_a_deleted_model_is_gone_and_its_key_was_wiped_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, model = ModelStore(tmp_path, KEY), stored()
+def test_a_deleted_model_is_gone_and_its_key_was_wiped_first(place: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, model = ModelStore(place, KEY), stored()
     store.put(model)
     with pytest.raises(Problem) as caught:
         store.put(model)
     assert caught.value.kind is ProblemType.UPLOAD_CONFLICT
-    kept = tmp_path / "what a thief finds"
-    monkeypatch.setattr(shutil, "rmtree", lambda folder: shutil.copytree(folder, kept))
+    found: dict[str, bytes] = {}
+    remove = place.remove
+    monkeypatch.setattr(
+        place, "remove", lambda *name: (found.update(content(place) if not found else {}), remove(*name))
+    )
     store.delete(model.upload_id)
-    assert not any((kept / "model.key").read_bytes()), "nothing but zeros"
-    monkeypatch.undo()
-    assert model.upload_id not in store
+    assert len(found) >= 6 and not any(found[f"{model.upload_id}/model.key"]), "what a thief finds: nothing but zeros"
+    assert model.upload_id not in store and content(place) == {}

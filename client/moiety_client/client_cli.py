@@ -5,6 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import length_hint
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command("predict", rich_help_panel=_PANEL, epilog=example(*predicting))(predict)
     evaluating = (
         "moiety evaluate mnist test.npy --labels labels.npy",
-        "moiety evaluate mnist test/           [dim]test/7/a.png is a 7[/]",
+        "moiety evaluate mnist test/     # test/7/a.png is a 7",
     )
     app.command("evaluate", rich_help_panel=_PANEL, epilog=example(*evaluating))(evaluate)
     looking = ("moiety status", "moiety status --metrics http://127.0.0.1:7711 --watch")
@@ -73,6 +74,8 @@ def models(
         lines(map(_as_data, entries))
     elif name:
         table(("", ""), entries[0].facts().items(), header=False)
+    elif not entries:
+        say("the catalogue is empty")
     else:
         rows = [_as_row(entry) for entry in entries]
         table(("model", "version", "takes", "gives", "who may ask", "description"), rows)
@@ -94,7 +97,7 @@ def predict(
 ) -> None:
     """Private predictions for picture files, .npy files, and folders of them: a label for each, in order.
 
-    Pictures are made to fit, as the model's owner says; arrays are taken as they are. With [bold]--json[/] a line is
+    Pictures are made to fit, as the model's owner says; arrays are taken as they are. With `--json` a line is
     printed as soon as its batch is there.
     """
     found = _found(files)
@@ -102,7 +105,7 @@ def predict(
     with asking(access) as client:
         given = _Inputs(client.model(model), found)
         # Where lines are printed meanwhile, they would go through the bar.
-        bar = sys.stderr.isatty() and len(found) > 1 and not (as_json and sys.stdout.isatty())
+        bar = sys.stderr.isatty() and length_hint(given) != 1 and not (as_json and sys.stdout.isatty())
         try:
             for part in client.stream(model, given, batch=batch, resume=resume, canaries=canaries, progress=bar):
                 for row in _labelled(part, given.taken(len(part)), top):

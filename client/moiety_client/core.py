@@ -98,6 +98,8 @@ class Core:
         try:
             yield
         except Problem as problem:
+            if problem.kind is ProblemType.UNSUPPORTED_VERSION:
+                raise CatalogueError(f"{problem}. {problem.kind.hint}") from problem
             raise from_problem(problem) from problem
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CatalogueUnavailable(
@@ -200,11 +202,13 @@ def read_access(file: Path | str) -> dict[str, Any]:
     """What an access file says. Raises AccessFileError."""
     try:
         access = Access.model_validate_json(Path(file).read_bytes())
+    except Problem as problem:
+        raise AccessFileError(f"{file}: {problem}. {problem.kind.hint}") from None
     except (OSError, ValueError) as error:
         raise AccessFileError(
             f"{file} is not an access file ({type(error).__name__}): ask the model's owner for one"
         ) from None
-    return access.model_dump()
+    return access.model_dump(exclude={"format"})
 
 
 @contextmanager

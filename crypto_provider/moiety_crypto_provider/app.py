@@ -1,6 +1,8 @@
 """The provider's HTTP interface. Only alice and bob may talk to it."""
 
 import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import torch
@@ -11,7 +13,7 @@ from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 from pydantic import Field
 
-from moiety_crypto_provider.dealer import Dealer, Lease
+from moiety_crypto_provider.dealer import TICKET_BYTES, Dealer, Lease
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_crypto_provider.settings import ProviderSettings
@@ -22,10 +24,12 @@ from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import tracing
 from moiety_shared.service.app import bearer, create_app, documented_bearer
+from moiety_shared.service.database import location
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
 
 _PLAN_BYTES, _SMALL_BYTES = 1 << 25, 1 << 20
+_TICKET_CHARACTERS = TICKET_BYTES * 4 // 3
 
 
 class UploadRequest(Public):
@@ -44,7 +48,21 @@ class Seed(Public):
     tag: str = Field(description="32 bytes, base64; over all that the seed is for")
 
 
-class LeaseGrant(Seed):
+class LeaseTicket(Public):
+    ticket: str = Field(
+        max_length=_TICKET_CHARACTERS,
+        description="The lease, sealed to the provider, base64: alice hands it to bob, who shows it with each request",
+    )
+
+    def sealed(self) -> bytes:
+        """Raises UNKNOWN_LEASE for what is no base64."""
+        try:
+            return base64.b64decode(self.ticket, validate=True)
+        except ValueError:
+            raise Problem(ProblemType.UNKNOWN_LEASE) from None
+
+
+class LeaseGrant(Seed, LeaseTicket):
     lease_id: Hex16
     upload_id: Hex16
     rows: int
@@ -55,9 +73,10 @@ def _seed(seed: bytes, check: bytes, *what: str) -> Seed:
     return Seed(**dict(zip(("seed", "check", "tag"), texts, strict=True)))
 
 
-def _grant(lease: Lease, seed: bytes) -> LeaseGrant:
+def _grant(lease: Lease, seed: bytes, ticket: bytes) -> LeaseGrant:
     dealt = _seed(seed, lease.check, lease.lease_id, lease.upload_id, str(lease.rows))
-    return LeaseGrant(**dealt.model_dump(), lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows)
+    what = {"lease_id": lease.lease_id, "upload_id": lease.upload_id, "rows": lease.rows}
+    return LeaseGrant(**dealt.model_dump(), **what, ticket=base64.b64encode(ticket).decode())
 
 
 def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
@@ -65,8 +84,15 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
     torch.set_num_threads(1)
     metrics = ProviderMetrics(CollectorRegistry())
     metrics.certificate(identity, settings)
-    ledger = Ledger(settings.private_dir() / "ledger.sqlite", identity.storage_key)
-    dealer = Dealer(ledger, settings.max_bundle_bytes, metrics)
+    ledger = Ledger(location(settings, identity.role, "ledger.sqlite"), identity.storage_key)
+    dealer = Dealer(ledger, settings.max_bundle_bytes, identity.storage_key, metrics)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            ledger.close()
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""
@@ -87,6 +113,7 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
 
     app = create_app(
         "crypto provider",
+        lifespan=lifespan,
         ready=ready,
         link=lambda _: "party",
         metrics=metrics,
@@ -116,13 +143,13 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
         only(0, who)
         lease = dealer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
-        return _grant(lease, lease.alice)
+        return _grant(lease, lease.alice, dealer.ticket(lease))
 
     @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="bob joins a lease, once")
-    def join_lease(lease_id: str, who: Caller) -> LeaseGrant:
+    def join_lease(lease_id: str, body: LeaseTicket, who: Caller) -> LeaseGrant:
         only(1, who)
-        lease = dealer.join_lease(lease_id)
-        return _grant(lease, lease.bob)
+        lease = dealer.join_lease(lease_id, body.sealed())
+        return _grant(lease, lease.bob, body.sealed())
 
     @app.post(
         "/v1/leases/{lease_id}/bundles/{number}",
@@ -130,9 +157,11 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
         summary="One bundle of corrections for bob, once",
         response_class=StreamingResponse,
     )
-    def bundle(lease_id: str, number: Annotated[int, Path(ge=0, le=1 << 31)], who: Caller) -> StreamingResponse:
+    def bundle(
+        lease_id: str, number: Annotated[int, Path(ge=0, le=1 << 31)], body: LeaseTicket, who: Caller
+    ) -> StreamingResponse:
         only(1, who)
-        length, content = dealer.bundle(lease_id, number)
+        length, content = dealer.bundle(lease_id, body.sealed(), number)
         return StreamingResponse(
             content, headers={"content-length": str(length)}, media_type="application/octet-stream"
         )

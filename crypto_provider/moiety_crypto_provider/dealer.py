@@ -1,4 +1,8 @@
-"""Leases and bundles. A lease pairs one boot of alice with one boot of bob, for one upload of one model."""
+"""Leases and bundles. A lease pairs one boot of alice with one boot of bob, for one upload of one model.
+
+A lease's seeds are on no disk: the parties hold them for the provider, sealed in a *ticket* that only the provider can
+open. So every replica of the provider serves every lease, and a restart ends none.
+"""
 
 import secrets
 import time
@@ -8,6 +12,10 @@ from functools import lru_cache
 from operator import itemgetter
 
 import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from prometheus_client import CollectorRegistry
 
 from moiety_crypto_provider.ledger import Ledger
@@ -19,13 +27,15 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.ring import Array
 
+_NONCE, _SEED = 12, 32
+TICKET_BYTES = _NONCE + 16 + 4 + 3 * _SEED + 16
 _JOINED_BYTES = 1 << 20  # arrays that are shorter go together: every chunk is a turn of the thread pool
 _CHUNK_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, repr=False)
 class Lease:
-    """Seeds live in memory only: a lease ends with the provider's process."""
+    """What a ticket holds."""
 
     lease_id: str
     upload_id: str
@@ -43,12 +53,13 @@ class Lease:
 class Dealer:
     """Issues seeds, leases and bundles, each exactly once."""
 
-    def __init__(self, ledger: Ledger, max_bundle_bytes: int, metrics: ProviderMetrics | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, max_bundle_bytes: int, storage_key: bytes, metrics: ProviderMetrics | None = None
+    ) -> None:
         self._ledger = ledger
         self._metrics = metrics or ProviderMetrics(CollectorRegistry())
-        self._metrics.leases.set_function(lambda: len(self._leases))
         self._max_bundle_bytes = max_bundle_bytes
-        self._leases: dict[str, Lease] = {}
+        self._tickets = AESGCM(HKDF(hashes.SHA256(), 32, None, b"moiety/v1 lease tickets").derive(storage_key))
         # An upload's weight masks, expanded: what every bundle of it is dealt against.
         self._masks = lru_cache(maxsize=2)(self._expand_masks)
 
@@ -58,10 +69,8 @@ class Dealer:
         return seeds[party], check_key(seeds, "upload")
 
     def forget_upload(self, upload_id: str) -> None:
-        """Wipe an upload's seeds. Its leases end; its id is never taken again."""
+        """Wipe an upload's seeds. Its leases end, at all replicas; its id is never taken again."""
         self._ledger.forget_upload(upload_id)
-        for lease in [lease for lease in self._leases.values() if lease.upload_id == upload_id]:
-            self._leases.pop(lease.lease_id, None)
         self._masks.cache_clear()
 
     def open_lease(self, upload_id: str, rows: int) -> Lease:
@@ -71,20 +80,19 @@ class Dealer:
             raise Problem(ProblemType.TOO_LARGE, f"a bundle has at most {self._max_bundle_bytes} bytes")
         lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed(), new_seed())
         self._ledger.open_lease(lease.lease_id, upload_id)
-        self._leases[lease.lease_id] = lease
         self._metrics.opened_leases.inc()
         return lease
 
-    def join_lease(self, lease_id: str) -> Lease:
+    def join_lease(self, lease_id: str, ticket: bytes) -> Lease:
         """bob's side of a lease, once."""
-        lease = self._lease(lease_id)
+        lease = self._lease(lease_id, ticket)
         self._ledger.join_lease(lease_id)
         return lease
 
-    def bundle(self, lease_id: str, number: int) -> tuple[int, Iterator[bytes | memoryview]]:
+    def bundle(self, lease_id: str, ticket: bytes, number: int) -> tuple[int, Iterator[bytes | memoryview]]:
         """Length and content of bundle `number`, its tag last; now issued: it never will be again, whatever becomes of
         it."""
-        lease = self._lease(lease_id)
+        lease = self._lease(lease_id, ticket)
         plan, masks = self._masks(lease.upload_id)
         self._ledger.issue_bundle(lease_id, number)
         streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob, lease.own))
@@ -105,10 +113,21 @@ class Dealer:
         metrics.bytes.inc(length)
         metrics.dealing_seconds.observe(time.perf_counter() - started)
 
-    def _lease(self, lease_id: str) -> Lease:
-        if lease_id not in self._leases:
-            raise Problem(ProblemType.UNKNOWN_LEASE)
-        return self._leases[lease_id]
+    def ticket(self, lease: Lease) -> bytes:
+        """The lease, sealed to the provider. `TICKET_BYTES` long."""
+        content = bytes.fromhex(lease.upload_id) + lease.rows.to_bytes(4, "little")
+        content += lease.alice + lease.bob + lease.own
+        nonce = secrets.token_bytes(_NONCE)
+        return nonce + self._tickets.encrypt(nonce, content, lease.lease_id.encode())
+
+    def _lease(self, lease_id: str, ticket: bytes) -> Lease:
+        """Raises UNKNOWN_LEASE unless it is that lease's ticket."""
+        try:
+            content = self._tickets.decrypt(ticket[:_NONCE], ticket[_NONCE:], lease_id.encode())
+        except (InvalidTag, ValueError):
+            raise Problem(ProblemType.UNKNOWN_LEASE) from None
+        upload_id, rows, seeds = content[:16].hex(), int.from_bytes(content[16:20], "little"), content[20:]
+        return Lease(lease_id, upload_id, rows, *(seeds[at : at + _SEED] for at in range(0, 3 * _SEED, _SEED)))
 
     def _expand_masks(self, upload_id: str) -> tuple[Plan, dict[str, Array]]:
         plan, seed_0, seed_1 = self._ledger.upload(upload_id)

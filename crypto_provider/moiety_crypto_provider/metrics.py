@@ -1,6 +1,6 @@
 """What the crypto provider counts besides what every service does."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from moiety_shared.service.metrics import SECONDS, Metrics
 
@@ -17,5 +17,4 @@ class ProviderMetrics(Metrics):
             buckets=SECONDS,
             registry=registry,
         )
-        self.leases = Gauge("moiety_leases", "Leases that bundles may be asked of.", registry=registry)
         self.opened_leases = Counter("moiety_opened_leases", "Leases opened.", registry=registry)

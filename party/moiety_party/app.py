@@ -135,7 +135,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
 
     @app.get("/v1/models/{upload_id}", dependencies=of_owner, summary="How an upload is doing")
     async def model_state(upload_id: UploadId) -> ModelState:
-        model = party.store.get(upload_id)
+        model = await party.replicas.model(upload_id)
         pool = party.pools.get(upload_id)
         return ModelState(
             upload_id=model.upload_id,

@@ -10,6 +10,7 @@ from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
+from moiety_shared.formats import PEER, unsupported
 from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
@@ -22,7 +23,6 @@ from moiety_shared.service.logs import log, where
 from moiety_shared.service.tracing import Timeline
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, Start, malformed, share_bytes, unpack_start
 
-VERSION = 4
 _MAX_PENDING = 4
 _HELLO_SECONDS = 5.0
 
@@ -33,6 +33,7 @@ class Helper:
     def __init__(self, party: Party) -> None:
         self._party = party
         self._pending: dict[str, tuple[Manifest, Plan, dict[str, Array]]] = {}
+        party.replicas.start()
 
     async def close(self) -> None:
         """Nothing of its own to close."""
@@ -59,9 +60,9 @@ class Helper:
         try:
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = await lane.expect_json(FrameKind.HELLO)
-            if hello.get("version") != VERSION:
-                raise malformed("the leader speaks another version of the peer protocol")
-            await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
+            if hello.get("version") != PEER:
+                raise unsupported("the peer protocol", hello.get("version"), PEER)
+            await lane.send_json(FrameKind.HELLO, {"version": PEER, "boot": self._party.boot})
             with self._party.metrics.lanes.track_inprogress():
                 await self._sessions(lane)
         except Problem as problem:
@@ -111,8 +112,8 @@ class Helper:
         }
 
     async def _join(self, lane: Lane, lease: dict[str, object]) -> None:
-        model = self._party.store.get(str(lease.get("upload")))
-        grant = await self._party.provider.join_lease(str(lease.get("lease")))
+        model = await self._party.replicas.model(str(lease.get("upload")))
+        grant = await self._party.provider.join_lease(str(lease.get("lease")), str(lease.get("ticket")))
         if grant.upload_id != model.upload_id:
             raise malformed("the lease is for another model")
         await self._party.open_pool(model, grant)
@@ -134,7 +135,7 @@ class Helper:
         (weights,) = await lane.drive([session], transcript, self._party.online, inline_work=-1)
         if not transcript.agrees(0, await lane.expect(FrameKind.OPENED)):
             raise Problem(ProblemType.OPENINGS_DIFFER)
-        await self._party.away(self._party.store.put, Model(manifest, plan, weights))
+        await self._party.keep_model(Model(manifest, plan, weights))
         await lane.send(FrameKind.STORED, transcript.of(1))
         lane.in_run = False
 
@@ -144,7 +145,8 @@ class Helper:
         party, start, timeline = self._party, unpack_start(payload), Timeline()
         span = tracing.begin(party.tracer, "run", tracing.unpack(start.trace))
         with tracing.doing(span), party.metrics.runs.track_inprogress():
-            model, rows = party.store.get(start.request.binding.upload_id.hex()), start.request.rows
+            rows = start.request.rows
+            model = await party.replicas.model(start.request.binding.upload_id.hex())
             party.admission.admit(model, start.token)
             rounds, started = lane.rounds, time.perf_counter()
             with party.metrics.prediction(model.manifest.name, rows):

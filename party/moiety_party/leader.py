@@ -12,7 +12,7 @@ import numpy as np
 import websockets
 
 from moiety_party.admission import ANYBODY
-from moiety_party.helper import VERSION
+from moiety_party.journal import Journal
 from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
 from moiety_party.masking import masking
 from moiety_party.party import Party
@@ -22,6 +22,7 @@ from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
+from moiety_shared.formats import PEER
 from moiety_shared.integrity import TAG_BYTES, Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
@@ -35,7 +36,6 @@ from moiety_shared.wire import (
     FrameKind,
     Request,
     Secret,
-    malformed,
     pack_result,
     pack_start,
     share_bytes,
@@ -99,7 +99,9 @@ class Leader:
     def __init__(self, party: Party, connect: Connect = connect) -> None:
         self._party = party
         self._dial = connect
-        self._requests = Requests(party.settings.result_seconds)
+        seconds = party.settings.result_seconds
+        journal = Journal(party.state, party.boot, seconds) if party.state.shared else None
+        self._requests = Requests(seconds, journal)
         self._idle: list[Lane] = []
         self._free = asyncio.Semaphore(party.settings.lanes)
         self._waiting = 0
@@ -107,6 +109,7 @@ class Leader:
         self._leasing: dict[str, asyncio.Lock] = {}
         self._wake = asyncio.Event()
         self._supervisor = asyncio.create_task(self._supervise())
+        party.replicas.start()
 
     async def close(self) -> None:
         self._supervisor.cancel()
@@ -140,7 +143,7 @@ class Leader:
             await lane.send(FrameKind.OPENED, transcript.of(0))
             if not transcript.agrees(1, await lane.expect(FrameKind.STORED)):
                 raise Problem(ProblemType.OPENINGS_DIFFER)
-            await party.away(party.store.put, Model(manifest, plan, weights))
+            await party.keep_model(Model(manifest, plan, weights))
             lane.in_run = False
         self._wake.set()
         return "ready"
@@ -151,7 +154,7 @@ class Leader:
         """A client's request to both sealed result shares."""
         party = self._party
         request = Request.unpack(body)
-        model = party.store.get(request.binding.upload_id.hex())
+        model = await party.replicas.model(request.binding.upload_id.hex())
         grant = party.admission.admit(model, token)
         request.check(model.plan, party.max_rows(model.plan))
         stats = RunStats()
@@ -281,11 +284,11 @@ class Leader:
 
     async def _connect(self) -> Lane:
         lane = Lane(await self._dial(self._party))
-        await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
+        await lane.send_json(FrameKind.HELLO, {"version": PEER, "boot": self._party.boot})
         hello = await lane.expect_json(FrameKind.HELLO)
         boot = str(hello.get("boot"))
-        if hello.get("version") != VERSION:
-            raise malformed("the helper speaks another version of the peer protocol")
+        if hello.get("version") != PEER:
+            raise Problem(ProblemType.PEER_UNAVAILABLE, "bob runs another version of the peer protocol")
         if boot != self._peer_boot:
             # The helper is new, and so its pools are empty: the rows prepared for the old one are worthless.
             self._peer_boot = boot
@@ -307,7 +310,8 @@ class Leader:
                 return pool
             rows = self._party.bundle_rows_for(model.plan)
             grant = await self._party.provider.open_lease(model.upload_id, rows)
-            await lane.send_json(FrameKind.LEASE, {"upload": model.upload_id, "lease": grant.lease_id})
+            lease = {"upload": model.upload_id, "lease": grant.lease_id, "ticket": grant.ticket}
+            await lane.send_json(FrameKind.LEASE, lease)
             await lane.expect(FrameKind.JOINED)
             log().info("leased", upload=model.upload_id, lease=grant.lease_id, rows=rows)
             return await self._party.open_pool(model, grant)

@@ -18,8 +18,10 @@ from moiety_party.admission import Admission
 from moiety_party.bundles import prepare_bundle
 from moiety_party.masking import read_shares
 from moiety_party.metrics import PartyMetrics, Stock
+from moiety_party.objects import objects
 from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant, Provider
+from moiety_party.replicas import Replicas
 from moiety_party.settings import PartySettings
 from moiety_party.state import State
 from moiety_party.store import Model, ModelStore
@@ -30,6 +32,7 @@ from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
 from moiety_shared.service import http, tracing
 from moiety_shared.service.audit import Audit
+from moiety_shared.service.database import location
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.metrics import timed
 from moiety_shared.wire import malformed, unpack_upload, upload_context
@@ -64,8 +67,14 @@ class Party:
         self.tracer = tracer
         self.boot = secrets.token_hex(8)
         folder = settings.private_dir()
-        self.store = ModelStore(folder, identity.storage_key)
-        self.state = State(folder / "state.sqlite")
+        self.state = State(location(settings, settings.role, "state.sqlite"), settings.role)
+        known = self.state.refresh()
+        deleted = {upload_id for upload_id, gone in known.items() if gone}
+        self.store = ModelStore(objects(settings.store_url, folder), identity.storage_key, deleted)
+        for model in self.store.all():
+            if model.upload_id not in known:  # of release 0.1.0, or put by a process that ended before it said so
+                self.state.stored(model.upload_id)
+        self.replicas = Replicas(self.boot, self.state, self.store, self.drop_pool)
         self.admission = Admission(self.state)
         self.audit = Audit(folder / "audit.jsonl")
         self.pools: dict[str, Pool] = {}
@@ -84,6 +93,7 @@ class Party:
         self.metrics.watch(self._stocks)
 
     async def close(self) -> None:
+        await self.replicas.close()
         for pool in self.pools.values():
             await pool.close()
         await self._http.aclose()
@@ -121,9 +131,15 @@ class Party:
             raise malformed("the weights are not those of the manifest")
         return manifest, plan, await self.away(read_shares, plan, raw)
 
+    async def keep_model(self, model: Model) -> None:
+        """Durable, and known to all replicas, when this returns."""
+        await self.away(self.store.put, model)
+        await self.away(self.state.stored, model.upload_id)
+
     async def delete_model(self, upload_id: str) -> None:
         """Wipe a model, its randomness, and what the provider keeps of it. May be repeated."""
         await self.drop_pool(upload_id)
+        await self.away(self.state.forget, upload_id)
         await self.away(self.store.delete, upload_id)
         await self.provider.forget_upload(upload_id)
 

@@ -26,11 +26,13 @@ class UploadGrant:
 
 @dataclass(frozen=True)
 class LeaseGrant:
-    """One side of a lease: this party's seed for all bundles of it, and the key of its runs' transcripts."""
+    """One side of a lease: this party's seed for all bundles of it, the key of its runs' transcripts, and the ticket by
+    which the provider knows the lease again: only it can open that."""
 
     lease_id: str
     upload_id: str
     rows: int
+    ticket: str
     seed: bytes
     check: bytes
 
@@ -67,8 +69,8 @@ class Provider:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "it opened a lease for another model")
         return grant
 
-    async def join_lease(self, lease_id: str) -> LeaseGrant:
-        return self._grant(await self._post(f"/v1/leases/{lease_id}/join", {}))
+    async def join_lease(self, lease_id: str, ticket: str) -> LeaseGrant:
+        return self._grant(await self._post(f"/v1/leases/{lease_id}/join", {"ticket": ticket}))
 
     async def check(self) -> None:
         """Raises PROVIDER_UNAVAILABLE unless it answers, and can do its work."""
@@ -84,9 +86,10 @@ class Provider:
         be used before. The announced length is checked before the body is read.
         """
         url, tag = f"/v1/leases/{grant.lease_id}/bundles/{number}", bundle_tag(grant.seed, grant.lease_id, number)
+        body = {"ticket": grant.ticket}
         try:
             async with self._client.stream(
-                "POST", url, timeout=_BUNDLE_TIMEOUT, headers=tracing.outgoing()
+                "POST", url, json=body, timeout=_BUNDLE_TIMEOUT, headers=tracing.outgoing()
             ) as response:
                 if not response.is_success:
                     await response.aread()
@@ -131,7 +134,8 @@ class Provider:
     def _grant(self, answer: dict[str, str]) -> LeaseGrant:
         with _unchanged():
             lease_id, upload_id, rows = answer["lease_id"], answer["upload_id"], int(answer["rows"])
-            return LeaseGrant(lease_id, upload_id, rows, *self._seeds(answer, lease_id, upload_id, str(rows)))
+            seeds = self._seeds(answer, lease_id, upload_id, str(rows))
+            return LeaseGrant(lease_id, upload_id, rows, answer["ticket"], *seeds)
 
     @staticmethod
     def _seeds(answer: dict[str, str], *what: str) -> tuple[bytes, bytes]:

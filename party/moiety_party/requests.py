@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from moiety_party.journal import Journal
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.wire import Binding
 
@@ -23,8 +24,9 @@ class _Entry:
 class Requests:
     """Results of recent requests, still sealed to their clients, for `seconds` after they began."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, journal: Journal | None = None) -> None:
+        """`journal` is where replicas agree on who runs what; without it, this process is alone."""
+        self._seconds, self._journal = seconds, journal
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._kept = 0  # bytes of finished results
 
@@ -41,7 +43,7 @@ class Requests:
             subject, binding.request_digest, result, time.monotonic() + self._seconds
         )
         try:
-            answer = await run()
+            answer = await (self._journal.once(binding, subject, run) if self._journal else run())
             result.set_result(answer)
             self._kept += len(answer)
         except BaseException as error:

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from moiety_shared.service.settings import RoleSettings
@@ -15,6 +15,11 @@ class PartySettings(RoleSettings):
     port: int = Field(7701, ge=0, le=65535, description="Port to listen on.")
     provider_url: str = Field("https://127.0.0.1:7703", description="Where the crypto provider is (https://).")
     peer_url: str = Field("wss://127.0.0.1:7702", description="alice: where bob is (wss://).")
+    store_url: SecretStr | None = Field(
+        None,
+        description="Where the models' shares are kept, encrypted: any URL of fsspec's, such as `s3://bucket/alice`. "
+        "Default: the data folder.",
+    )
     pool_rows: int = Field(
         2048,
         ge=1,

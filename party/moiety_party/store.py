@@ -1,20 +1,22 @@
-"""The model store: this party's part of each uploaded model, encrypted on disk, visible only when complete.
+"""The model store: this party's part of each uploaded model, encrypted, visible only when complete.
 
 A model has a key of its own, kept under the role's storage key. Deleting it wipes that key first: what may be left of
-the weights on some disk is noise then.
+the weights on some disk is noise then. Its manifest is written last: a model without one is not there. All replicas of
+a party may share one store.
 """
 
-import os
+import math
+import re
 import secrets
-import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from safetensors.numpy import load, save
 
+from moiety_party.objects import Objects
 from moiety_shared.catalogue import Manifest
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
@@ -22,8 +24,15 @@ from moiety_shared.protocols.product import Weights
 from moiety_shared.ring import Array
 from moiety_shared.service.starting import StartRefused
 
-_NONCE, _KEY_BYTES = 12, 32
-_KEY_FILE = "model.key"
+_NONCE, _KEY_BYTES, _TAG = 12, 32, 16
+_KEY_FILE, _MANIFEST, _PLAN = "model.key", "manifest.json", "plan.json"
+_WRITING = "writing"  # since when, in seconds since 1970: a model that is still arriving
+_PARTIAL = ".partial"  # how release 0.1.0 marked one
+_NAME = re.compile(rf"[0-9a-f]{{32}}({re.escape(_PARTIAL)})?")
+_ABANDONED_SECONDS = 3600.0
+_LIMITS = {_MANIFEST: 1 << 16, _PLAN: 1 << 25, _KEY_FILE: _NONCE + _KEY_BYTES + _TAG, _WRITING: 32}
+_HEADER_BYTES = 1 << 12  # of a safetensors file with one tensor
+_ELEMENT_BYTES = 8  # at most
 
 
 class UnreadableModel(StartRefused):
@@ -44,16 +53,28 @@ class Model:
 
 
 class ModelStore:
-    """One folder a model under `models/`. A folder is complete or it is not there."""
+    """A folder for each model. What is complete is read once and stays in memory."""
 
-    def __init__(self, root: Path, storage_key: bytes) -> None:
-        """Raises UnreadableModel when a stored model cannot be opened with this key."""
-        self._storage_key = storage_key
-        self._root = root / "models"
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for leftover in self._root.glob("*.partial"):
-            _wipe(leftover)
-        self._models = {m.upload_id: m for m in map(self._read, sorted(self._root.iterdir()))}
+    def __init__(
+        self,
+        objects: Objects,
+        storage_key: bytes,
+        deleted: Collection[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Reads all models but those `deleted`, of which the rest is wiped, as is what was abandoned half-way.
+
+        Raises UnreadableModel when a stored model cannot be opened with this key, StartRefused when nothing answers.
+        """
+        self._objects, self._storage_key, self._clock = objects, storage_key, clock
+        self._models: dict[str, Model] = {}
+        try:
+            for name in filter(_NAME.fullmatch, objects.folders()):
+                half = name.endswith(_PARTIAL)
+                if half or name in deleted or not (self.load(name) or self._is_arriving(name)):
+                    self._wipe(name)
+        except Problem as problem:
+            raise StartRefused(f"the store at {objects} does not answer ({type(problem.__cause__).__name__})") from None
 
     def __contains__(self, upload_id: str) -> bool:
         return upload_id in self._models
@@ -69,58 +90,102 @@ class ModelStore:
 
     def put(self, model: Model) -> None:
         """Durable when this returns. Raises Problem UPLOAD_CONFLICT when the id is taken."""
-        target, partial = self._root / model.upload_id, self._root / f"{model.upload_id}.partial"
-        if model.upload_id in self or partial.exists():
+        upload_id, objects = model.upload_id, self._objects
+        if model.upload_id in self or objects.files(upload_id):
             raise Problem(ProblemType.UPLOAD_CONFLICT)
-        partial.mkdir(mode=0o700)
+        objects.write(upload_id, _WRITING, f"{self._clock():.0f}".encode())
         key = secrets.token_bytes(_KEY_BYTES)
-        public = {"manifest.json": model.manifest.model_dump_json().encode(), "plan.json": model.plan.canonical()}
-        for name, content in public.items():
-            _write(partial / name, content)
-        _write(partial / _KEY_FILE, _seal(self._storage_key, key, _context(public, _KEY_FILE)))
+        public = {_MANIFEST: model.manifest.model_dump_json().encode(), _PLAN: model.plan.canonical()}
+        objects.write(upload_id, _PLAN, public[_PLAN])
+        objects.write(upload_id, _KEY_FILE, _seal(self._storage_key, key, _context(public, _KEY_FILE)))
         for layer, weights in model.weights.items():
             for part, tensor in weights._asdict().items():
                 if tensor is not None:
                     name = f"{layer}.{part}"
-                    _write(partial / f"{name}.sealed", _seal(key, save({part: tensor}), _context(public, name)))
-        _sync(partial)
-        partial.rename(target)
-        _sync(self._root)
-        self._models[model.upload_id] = model
+                    content = _seal(key, save({part: tensor}), _context(public, name))
+                    objects.write(upload_id, f"{name}.sealed", content)
+        objects.publish(upload_id, _MANIFEST, public[_MANIFEST])
+        objects.remove(upload_id, _WRITING)
+        self._models[upload_id] = model
+
+    def load(self, upload_id: str) -> bool:
+        """Read a model that is there since another replica put it. Returns whether it is. Raises UnreadableModel."""
+        try:
+            manifest = self._objects.read(upload_id, _MANIFEST, _LIMITS[_MANIFEST])
+        except FileNotFoundError:
+            return False
+        except ValueError as error:
+            raise self._unreadable(upload_id, error) from None
+        self._models[upload_id] = self._read(upload_id, manifest)
+        return True
+
+    def drop(self, upload_id: str) -> None:
+        """Serve it no more. Runs under way keep what they hold in memory."""
+        self._models.pop(upload_id, None)
 
     def delete(self, upload_id: str) -> None:
-        """Gone when this returns, its key first. Runs under way keep what they hold in memory."""
-        if self._models.pop(upload_id, None) is not None:
-            _wipe(self._root / upload_id)
-            _sync(self._root)
+        """Gone when this returns, its key first. May be repeated."""
+        self.drop(upload_id)
+        self._wipe(upload_id)
 
-    def _read(self, folder: Path) -> Model:
+    def _wipe(self, upload_id: str) -> None:
+        files = self._objects.files(upload_id)
+        if _KEY_FILE in files:
+            self._objects.overwrite(upload_id, _KEY_FILE)
+        for file in sorted(files, key=_WRITING.__eq__):  # that last: who is interrupted knows how to go on
+            self._objects.remove(upload_id, file)
+        self._objects.remove_folder(upload_id)
+
+    def _is_arriving(self, name: str) -> bool:
+        """Whether somebody may still be writing it; not if it was abandoned. Raises UnreadableModel when it was
+        complete once."""
         try:
-            public = {name: (folder / name).read_bytes() for name in ("manifest.json", "plan.json")}
-            manifest = Manifest.model_validate_json(public["manifest.json"])
-            plan = Plan.model_validate_json(public["plan.json"])
-            key = _open(self._storage_key, (folder / _KEY_FILE).read_bytes(), _context(public, _KEY_FILE))
-            parts: dict[str, dict[str, Array]] = {}
-            for path in folder.glob("*.sealed"):
-                layer = path.stem.rpartition(".")[0]
-                parts.setdefault(layer, {}).update(load(_open(key, path.read_bytes(), _context(public, path.stem))))
-            found = {f"{layer}.{part}" for layer, tensors in parts.items() for part in tensors}
-            if folder.name != manifest.upload_id or found != _parts(plan):
+            since = float(self._objects.read(name, _WRITING, _LIMITS[_WRITING]))
+        except (FileNotFoundError, ValueError) as error:
+            raise self._unreadable(name, error) from None
+        return self._clock() < since + _ABANDONED_SECONDS
+
+    def _read(self, upload_id: str, manifest_json: bytes) -> Model:
+        objects = self._objects
+        try:
+            public = {_MANIFEST: manifest_json, _PLAN: objects.read(upload_id, _PLAN, _LIMITS[_PLAN])}
+            manifest = Manifest.model_validate_json(manifest_json)
+            plan = Plan.model_validate_json(public[_PLAN])
+            sealed_key = objects.read(upload_id, _KEY_FILE, _LIMITS[_KEY_FILE])
+            key = _open(self._storage_key, sealed_key, _context(public, _KEY_FILE))
+            expected = _parts(plan)
+            names = {file.removesuffix(".sealed") for file in objects.files(upload_id) if file.endswith(".sealed")}
+            if upload_id != manifest.upload_id or names != set(expected):
                 raise ValueError("not the files of its plan")
+            parts: dict[str, dict[str, Array]] = {}
+            for name in sorted(names):
+                raw = objects.read(upload_id, f"{name}.sealed", expected[name])
+                layer, _, part = name.rpartition(".")
+                (tensor,) = load(_open(key, raw, _context(public, name))).items()
+                if tensor[0] != part:
+                    raise ValueError("not the tensor of its name")
+                parts.setdefault(layer, {})[part] = tensor[1]
             weights = {layer: Weights(p.get("masked"), p.get("local"), p.get("bias")) for layer, p in parts.items()}
         except (OSError, ValueError, InvalidTag) as error:
-            raise UnreadableModel(
-                f"{folder} cannot be opened ({type(error).__name__}): it was changed, or storage.key is another. "
-                "Restore it from a backup, or remove the folder and publish the model again"
-            ) from None
+            raise self._unreadable(upload_id, error) from None
         return Model(manifest, plan, weights)
 
+    def _unreadable(self, upload_id: str, error: Exception) -> UnreadableModel:
+        return UnreadableModel(
+            f"{self._objects}/{upload_id} cannot be opened ({type(error).__name__}): it was changed, or storage.key is "
+            "another. Restore it from a backup, or remove the folder and publish the model again"
+        )
 
-def _parts(plan: Plan) -> set[str]:
-    """What there is of each layer: "layer.part"."""
+
+def _parts(plan: Plan) -> dict[str, int]:
+    """What there is of each layer, "layer.part", and how many bytes its file has at most."""
     of = {"weight": ("masked", "local"), "bias": ("bias",)}
-    names = (name.rpartition(".") for name, _ in plan.weights())
-    return {f"{layer}.{part}" for layer, _, kind in names for part in of[kind]}
+    spare = _HEADER_BYTES + _NONCE + _TAG
+    return {
+        f"{layer}.{part}": math.prod(shape) * _ELEMENT_BYTES + spare
+        for (layer, _, kind), shape in ((name.rpartition("."), shape) for name, shape in plan.weights())
+        for part in of[kind]
+    }
 
 
 def _context(public: Mapping[str, bytes], name: str) -> bytes:
@@ -135,28 +200,3 @@ def _seal(key: bytes, content: bytes, context: bytes) -> bytes:
 
 def _open(key: bytes, sealed: bytes, context: bytes) -> bytes:
     return AESGCM(key).decrypt(sealed[:_NONCE], memoryview(sealed)[_NONCE:], context)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _wipe(folder: Path) -> None:
-    key = folder / _KEY_FILE
-    if key.exists():
-        with key.open("r+b") as file:
-            file.write(bytes(key.stat().st_size))
-            file.flush()
-            os.fsync(file.fileno())
-    shutil.rmtree(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

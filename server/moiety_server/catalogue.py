@@ -1,22 +1,24 @@
-"""The published models, as files, and the HTTP interface that clients read them from."""
+"""The published models, and the HTTP interface that clients read them from."""
 
-import os
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, Gauge
+from sqlalchemy import Connection, Select, Table, delete, select, update
 
+from moiety_server.records import active, entries, records
 from moiety_server.settings import ServerSettings
 from moiety_shared.catalogue import Access, SignedEntry
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import tracing
 from moiety_shared.service.app import create_app
+from moiety_shared.service.database import Database, insert_new
 from moiety_shared.service.metrics import Metrics
-
-_ACTIVE = "active"
 
 
 class Summary(Public):
@@ -31,73 +33,76 @@ class Summary(Public):
 
 
 class Catalogue:
-    """A folder for each model: one signed JSON file a version, and the number of the active one."""
+    """Versions of models, each a signed entry, and which of them is active."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root / "catalogue"
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     def get(self, name: str, version: int | None = None) -> SignedEntry:
         """A version, or the active one. Raises Problem UNKNOWN_MODEL."""
-        found = version if version is not None else self.active(name)
-        if found is None or found not in self.versions(name):
+        with self._db.read() as db:
+            found = {row.version: row.signed for row in db.execute(_of(entries, name))}
+            chosen = version if version is not None else self.active(name)
+        if chosen not in found:
             raise Problem(ProblemType.UNKNOWN_MODEL, "the catalogue has no model of that name and version")
-        return SignedEntry.model_validate_json(self._file(name, found).read_bytes())
+        return SignedEntry.model_validate_json(found[chosen])
 
     def names(self) -> list[str]:
-        return sorted(path.name for path in self._root.iterdir())
+        with self._db.read() as db:
+            return list(db.execute(select(entries.c.name).distinct().order_by(entries.c.name)).scalars())
 
     def all(self) -> list[SignedEntry]:
         """The active version of every model."""
-        return [self.get(name) for name in self.names() if self.active(name) is not None]
+        same = (entries.c.name == active.c.name) & (entries.c.version == active.c.version)
+        with self._db.read() as db:
+            found = db.execute(select(entries.c.signed).join(active, same).order_by(entries.c.name)).scalars().all()
+        return [SignedEntry.model_validate_json(signed) for signed in found]
 
     def versions(self, name: str) -> list[int]:
         """Rising. Empty for a name that is not there."""
-        if name not in self.names():
-            return []
-        return sorted(int(path.stem) for path in (self._root / name).glob("*.json"))
+        with self._db.read() as db:
+            return sorted(row.version for row in db.execute(_of(entries, name)))
 
     def active(self, name: str) -> int | None:
         """The version that clients get who ask for none."""
-        if name not in self.names() or not (self._root / name / _ACTIVE).exists():
-            return None
-        return int((self._root / name / _ACTIVE).read_text())
+        with self._db.read() as db:
+            row = db.execute(_of(active, name)).one_or_none()
+        return row.version if row is not None else None
 
     def next_version(self, name: str) -> int:
         return max(self.versions(name), default=0) + 1
 
     def put(self, signed: SignedEntry) -> None:
         """Add a version, or replace it by one that names new keys."""
-        (self._root / signed.entry.name).mkdir(mode=0o700, exist_ok=True)
-        _write(self._file(signed.entry.name, signed.entry.version), signed.model_dump_json().encode())
+        key, text = {"name": signed.entry.name, "version": signed.entry.version}, signed.model_dump_json()
+        with self._db.write() as db:
+            if not insert_new(db, entries, {**key, "signed": text}):
+                db.execute(update(entries).filter_by(**key).values(signed=text))
 
     def activate(self, name: str, version: int) -> None:
         """What clients get from now on. Raises Problem UNKNOWN_MODEL."""
         self.get(name, version)
-        _write(self._root / name / _ACTIVE, str(version).encode())
+        with self._db.write() as db:
+            _activate(db, name, version)
 
     def delete(self, name: str, version: int) -> None:
         """Forget a version; the newest that is left is active if it was this one."""
-        active = self.active(name)
-        self._file(name, version).unlink()
-        left = self.versions(name)
-        if not left:
-            (self._root / name / _ACTIVE).unlink(missing_ok=True)
-            (self._root / name).rmdir()
-        elif active == version:
-            self.activate(name, left[-1])
-
-    def _file(self, name: str, version: int) -> Path:
-        return self._root / name / f"{version}.json"
+        with self._db.write() as db:
+            db.execute(delete(entries).filter_by(name=name, version=version))
+            was_active = db.execute(delete(active).filter_by(name=name, version=version)).rowcount == 1
+            left = [row.version for row in db.execute(_of(entries, name))]
+            if was_active and left:
+                _activate(db, name, max(left))
 
 
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _of(table: Table, name: str) -> Select[Any]:
+    """A model's rows; none for what cannot be a name, which PostgreSQL need not see."""
+    return select(table).where(table.c.name == (name if name.isprintable() else ""))
+
+
+def _activate(db: Connection, name: str, version: int) -> None:
+    if not insert_new(db, active, {"name": name, "version": version}):
+        db.execute(update(active).filter_by(name=name).values(version=version))
 
 
 class ServerMetrics(Metrics):
@@ -109,16 +114,21 @@ class ServerMetrics(Metrics):
 
 
 def build(settings: ServerSettings, metrics: ServerMetrics | None = None, tracer: Tracer = tracing.NOBODY) -> FastAPI:
-    catalogue = Catalogue(settings.private_dir())
+    db = records(settings)
+    catalogue = Catalogue(db)
     metrics = metrics or ServerMetrics(CollectorRegistry())
 
     async def ready() -> None:
-        try:
-            metrics.models.set(len(await run_in_threadpool(catalogue.all)))
-        except (OSError, ValueError) as error:
-            raise Problem(ProblemType.CATALOGUE_UNAVAILABLE, "its files cannot be read") from error
+        metrics.models.set(len(await run_in_threadpool(catalogue.all)))
 
-    app = create_app("model owner", ready=ready, metrics=metrics, tracer=tracer)
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            db.close()
+
+    app = create_app("model owner", lifespan=lifespan, ready=ready, metrics=metrics, tracer=tracer)
 
     @app.get("/v1/models", summary="The published models")
     def models() -> list[Summary]:

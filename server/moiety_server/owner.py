@@ -5,6 +5,7 @@ import time
 import httpx
 
 from moiety_server.catalogue import Catalogue
+from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued
 from moiety_shared.catalogue import Party, sign
@@ -30,10 +31,10 @@ class Owner:
     def __init__(self, settings: ServerSettings, identity: Identity) -> None:
         self.settings = settings
         self.identity = identity
-        folder = settings.private_dir()
-        self.catalogue = Catalogue(folder)
-        self.issued = Issued(folder)
-        self.audit = Audit(folder / "audit.jsonl")
+        self._db = records(settings)
+        self.catalogue = Catalogue(self._db)
+        self.issued = Issued(self._db)
+        self.audit = Audit(settings.private_dir() / "audit.jsonl")
         urls = settings.alice_url, settings.bob_url
         self._clients = [
             http.client(url, credential=identity.credential(name), timeout=120, ca=identity.ca_file)
@@ -41,9 +42,10 @@ class Owner:
         ]
 
     def close(self) -> None:
-        """The connections and the audit log."""
+        """The connections, the database and the audit log."""
         for client in self._clients:
             client.close()
+        self._db.close()
         self.audit.close()
 
     def call(self, party: int, method: str, path: str, **content: object) -> httpx.Response:

@@ -54,6 +54,8 @@ def owner() -> Iterator["Owner"]:
     except Problem as problem:
         code = Exit.FAILED if problem.retry_after is None else Exit.UNAVAILABLE
         raise ended(code, f"{problem}. {problem.kind.hint}") from None
+    finally:
+        made.close()
 
 
 def versions(name: Name, as_json: Json = False) -> None:
@@ -166,12 +168,12 @@ def list_tokens(as_json: Json = False) -> None:
             row["subject"],
             "all" if row["models"] == ["*"] else ", ".join(row["models"]),
             f"{row['quota']['rows']} in {row['quota']['seconds'] // 3600} h" if row["quota"] else "no limit",
-            datetime.fromtimestamp(row["expires"], UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            datetime.fromtimestamp(row["expires"], UTC).strftime("%Y-%m-%d"),
             "revoked" if row["revoked"] else "expired" if row["expires"] <= time.time() else "valid",
         )
         for row in rows
     ]
-    table(("id", "subject", "models", "inputs", "until", "state"), shown)
+    table(("id", "subject", "models", "inputs", "until", "state"), shown, whole="id")
 
 
 def revoke(

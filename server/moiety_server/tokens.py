@@ -1,15 +1,15 @@
 """Clients' tokens, as their owner issues them: a record of who got which, never the token itself."""
 
-import json
-import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import insert, select
 
+from moiety_server.records import grants, revoked
 from moiety_shared import tokens
+from moiety_shared.service.database import Database, insert_new
 from moiety_shared.tokens import MAX_REVOKED, Grant, OutputKind, Quota
 
 _DAY = 86400
@@ -30,26 +30,32 @@ def new_grant(
 
 
 class Issued:
-    """The owner's record, two files of lines that are only added to."""
+    """The owner's record. Nothing is ever taken out of it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._grants, self._revoked = folder / "tokens.jsonl", folder / "revoked"
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     def issue(self, grant: Grant, key: Ed25519PrivateKey) -> str:
         """The signed token, once; it is on record before it is returned."""
-        _append(self._grants, [grant.model_dump_json()])
+        with self._db.write() as db:
+            db.execute(insert(grants).values(granted=grant.model_dump_json()))
         return tokens.issue(grant, key)
 
     def grants(self) -> list[Grant]:
         """In the order in which they were issued."""
-        return [Grant.model_validate(json.loads(line)) for line in _lines(self._grants)]
+        with self._db.read() as db:
+            found = db.execute(select(grants.c.granted).order_by(grants.c.number)).scalars().all()
+        return [Grant.model_validate_json(granted) for granted in found]
 
     def revoke(self, token_ids: Iterable[str]) -> None:
-        known = set(self.revoked())
-        _append(self._revoked, [i for i in token_ids if i not in known])
+        with self._db.write() as db:
+            for token_id in token_ids:
+                insert_new(db, revoked, {"token_id": token_id})
 
     def revoked(self) -> list[str]:
-        return _lines(self._revoked)
+        """In the order in which they were revoked."""
+        with self._db.read() as db:
+            return list(db.execute(select(revoked.c.token_id).order_by(revoked.c.number)).scalars())
 
     def to_refuse(self, now: float) -> Iterator[list[str]]:
         """What parties must be told to refuse, in lists that each fit one message. What is long expired they refuse
@@ -58,14 +64,3 @@ class Issued:
         left = [token_id for token_id in self.revoked() if token_id not in over]
         for start in range(0, len(left), MAX_REVOKED):
             yield left[start : start + MAX_REVOKED]
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _append(path: Path, lines: Iterable[str]) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
-        file.writelines(f"{line}\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())

@@ -20,6 +20,12 @@ class ProblemType(Enum):
         "The message is not well formed",
         "Send it with the moiety client of the same version; a proxy may have cut or changed it.",
     )
+    UNSUPPORTED_VERSION = (
+        "unsupported-version",
+        400,
+        "The message or file is of another version",
+        "One of both sides runs an older moiety: upgrade it (docs/upgrading.md).",
+    )
     INVALID_INPUT = (
         "invalid-input",
         422,
@@ -67,7 +73,7 @@ class ProblemType(Enum):
     UNKNOWN_LEASE = (
         "unknown-lease",
         404,
-        "The lease is not known, or ended when the provider restarted",
+        "The lease is not known, or its model was deleted",
         "Open a new lease.",
     )
     REQUEST_CONFLICT = (
@@ -185,6 +191,12 @@ class ProblemType(Enum):
         "No prepared randomness is left for this model",
         "Try again shortly: the pool refills from the crypto provider.",
     )
+    STATE_UNAVAILABLE = (
+        "state-unavailable",
+        503,
+        "The service's database or store does not answer",
+        "Try again shortly; its operator should look whether the database and the store are running.",
+    )
     OVERLOADED = ("overloaded", 503, "Too many requests are under way", "Try again shortly.")
     INTERNAL = (
         "internal",
@@ -215,6 +227,7 @@ RETRY_AFTER_SECONDS = {
     ProblemType.OPENINGS_DIFFER: 1,
     ProblemType.PROVIDER_UNAVAILABLE: 2,
     ProblemType.RANDOMNESS_EXHAUSTED: 1,
+    ProblemType.STATE_UNAVAILABLE: 2,
     ProblemType.OVERLOADED: 1,
 }
 

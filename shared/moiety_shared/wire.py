@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from moiety_shared.catalogue import Manifest, SignedManifest
+from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, UPLOAD, check_magic
 from moiety_shared.plan import Plan
 from moiety_shared.prg import SEED_BYTES
 from moiety_shared.problems import Problem, ProblemType
@@ -85,17 +86,18 @@ class Secret:
 
     def header(self) -> bytes:
         """What precedes the share."""
-        return _SECRET.pack(b"MSH2", self.request_id, self.result_key, self.rows, self.recipients)
+        return _SECRET.pack(SECRET, self.request_id, self.result_key, self.rows, self.recipients)
 
     def __repr__(self) -> str:
         return f"Secret(rows={self.rows})"
 
     @classmethod
     def unpack(cls, raw: bytes, binding: Binding, rows: int, share_bytes: int) -> "Secret":
+        check_magic(bytes(raw[:4]), SECRET, "an envelope's content")
         if len(raw) != _SECRET.size + share_bytes:
             raise malformed("an envelope's content has another length than its plan says")
-        magic, request_id, key, own_rows, recipients = _SECRET.unpack_from(raw)
-        if magic != b"MSH2" or not 1 <= recipients <= 3 or request_id != binding.request_id or own_rows != rows:
+        _, request_id, key, own_rows, recipients = _SECRET.unpack_from(raw)
+        if not 1 <= recipients <= 3 or request_id != binding.request_id or own_rows != rows:
             raise malformed("an envelope's content does not belong to this request")
         return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :], Recipients(recipients))
 
@@ -142,7 +144,7 @@ class Request:
     def pack(self) -> bytes:
         b = self.binding
         lengths = [len(e) for e in self.envelopes]
-        header = _REQUEST.pack(b"MRQ1", b.upload_id, b.plan_digest, b.request_id, b.request_digest, self.rows, *lengths)
+        header = _REQUEST.pack(REQUEST, b.upload_id, b.plan_digest, b.request_id, b.request_digest, self.rows, *lengths)
         return b"".join((header, *self.envelopes))
 
     @classmethod
@@ -151,8 +153,7 @@ class Request:
         if len(body) < _REQUEST.size:
             raise malformed("the request is shorter than its header")
         magic, upload, plan, request, digest, rows, first, second = _REQUEST.unpack_from(body)
-        if magic != b"MRQ1":
-            raise malformed("this is not a prediction request of version 1")
+        check_magic(magic, REQUEST, "a prediction request")
         if len(body) != _REQUEST.size + first + second:
             raise malformed("the request's length is not what its header says")
         view = memoryview(body)[_REQUEST.size :]
@@ -173,7 +174,7 @@ class Request:
 
 def pack_result(request_id: bytes, sealed: tuple[bytes, bytes]) -> bytes:
     """What alice returns to the client: both parties' sealed shares."""
-    return b"".join((_RESULT.pack(b"MRS1", request_id, len(sealed[0]), len(sealed[1])), *sealed))
+    return b"".join((_RESULT.pack(RESULT, request_id, len(sealed[0]), len(sealed[1])), *sealed))
 
 
 def unpack_result(
@@ -181,10 +182,11 @@ def unpack_result(
 ) -> tuple[memoryview, memoryview]:
     """Both sealed shares, their lengths checked."""
     expected = result_bytes(plan, rows, recipients)
+    check_magic(bytes(body[:4]), RESULT, "a result")
     if len(body) != _RESULT.size + 2 * expected:
         raise malformed("the result has another length than its plan says")
-    magic, own_id, first, second = _RESULT.unpack_from(body)
-    if magic != b"MRS1" or own_id != request_id or first != expected or second != expected:
+    _, own_id, first, second = _RESULT.unpack_from(body)
+    if own_id != request_id or first != expected or second != expected:
         raise malformed("the result does not belong to this request")
     view = memoryview(body)[_RESULT.size :]
     return view[:expected], view[expected:]
@@ -200,7 +202,7 @@ class OwnerCount:
 
     def pack(self) -> bytes:
         b = self.binding
-        head = _COUNT.pack(b"MCO1", b.upload_id, b.plan_digest, b.request_id, b.request_digest, len(self.envelopes[0]))
+        head = _COUNT.pack(COUNT, b.upload_id, b.plan_digest, b.request_id, b.request_digest, len(self.envelopes[0]))
         return b"".join((head, *self.envelopes))
 
     @classmethod
@@ -208,9 +210,10 @@ class OwnerCount:
         if len(raw) < _COUNT.size:
             raise malformed("this is not a count for the owner")
         magic, upload, plan, request, digest, first = _COUNT.unpack_from(raw)
+        check_magic(magic, COUNT, "a count for the owner")
         view = memoryview(raw)[_COUNT.size :]
-        if magic != b"MCO1" or first > len(view):
-            raise malformed("this is not a count for the owner, or it was cut short")
+        if first > len(view):
+            raise malformed("the count was cut short")
         return cls(Binding(plan, upload, request, digest), (view[:first], view[first:]))
 
 
@@ -223,7 +226,7 @@ def pack_upload(manifest: SignedManifest, plan: Plan, envelope: bytes) -> bytes:
     """The body of a model upload: the owner's manifest, the public plan, then the sealed safetensors with this party's
     weight shares."""
     texts = manifest.model_dump_json().encode(), plan.canonical()
-    return b"".join((_UPLOAD.pack(b"MUP2", *map(len, texts)), *texts, envelope))
+    return b"".join((_UPLOAD.pack(UPLOAD, *map(len, texts)), *texts, envelope))
 
 
 def unpack_upload(body: bytes | bytearray) -> tuple[Manifest, Plan, memoryview]:
@@ -233,8 +236,9 @@ def unpack_upload(body: bytes | bytearray) -> tuple[Manifest, Plan, memoryview]:
         raise malformed("the upload is shorter than its header")
     magic, first, second = _UPLOAD.unpack_from(body)
     ends = _UPLOAD.size + first, _UPLOAD.size + first + second
-    if magic != b"MUP2" or len(body) < ends[1]:
-        raise malformed("this is not a model upload of version 2, or it was cut short")
+    check_magic(magic, UPLOAD, "a model upload")
+    if len(body) < ends[1]:
+        raise malformed("the model upload was cut short")
     try:
         texts = body[_UPLOAD.size : ends[0]], body[ends[0] : ends[1]]
         signed, plan = SignedManifest.model_validate_json(texts[0]), Plan.model_validate_json(texts[1])

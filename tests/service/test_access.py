@@ -1,6 +1,7 @@
 """Only the right party: tokens, quotas, other identities, versions and keys, through five real processes."""
 
 import json
+import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from sqlalchemy import make_url
 
 from moiety_client import inputs
 from moiety_client.client import Client
@@ -16,14 +18,23 @@ from moiety_client.exchange import Sealer
 from moiety_client.local.deployment import Deployment
 from moiety_shared.access import Access
 from moiety_shared.problems import Problem, ProblemType
+from tests import databases
+from tests.databases import PASSWORD, Postgres
 
 Digits = tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    pools = {"POOL_ROWS": "128", "BUNDLE_BYTES": str(1 << 20)}
-    with Deployment(tmp_path_factory.mktemp("guarded"), extra={"alice": pools, "bob": pools}) as running:
+def guarded(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """Every role on a database of PostgreSQL's, where there is one, and the parties' models away from their folders."""
+    root = tmp_path_factory.mktemp("guarded")
+    extra: dict[str, dict[str, str]] = {role: {} for role in ("alice", "bob", "crypto_provider", "server")}
+    if databases.programs() or os.environ.get("CI"):
+        server: Postgres = request.getfixturevalue("postgres")
+        extra = {role: {"DATABASE_URL": server.text(server.create())} for role in extra}
+    for role in ("alice", "bob"):
+        extra[role] |= {"POOL_ROWS": "128", "BUNDLE_BYTES": str(1 << 20), "STORE_URL": f"file://{root}/store/{role}"}
+    with Deployment(root, extra=extra) as running:
         running.publish()
         yield running
 
@@ -125,7 +136,7 @@ def test_versions_side_by_side_rolled_back_and_wiped(guarded: Deployment, digits
         assert second.version == 2 and client.predict("two", digits[0][:2]).labels.tolist() == [7, 2]
         guarded.run("activate", "two", "1")
         assert client.model("two", refresh=True).version == 1
-        stored = [guarded.root / role / "models" / second.upload_id for role in ("alice", "bob")]
+        stored = [guarded.root / "store" / role / "models" / second.upload_id for role in ("alice", "bob")]
         assert all(folder.is_dir() for folder in stored)
         guarded.run("withdraw", "two", "2")
         assert not any(folder.exists() for folder in stored)
@@ -180,3 +191,32 @@ def test_the_audit_log_says_who_and_how_much(guarded: Deployment) -> None:
     assert {"ok", "QUOTA_EXCEEDED", "REQUEST_CONFLICT"} <= {line["outcome"] for line in asked}
     known = {"time", "event", "subject", "model", "upload", "rows", "outcome", "milliseconds"}
     assert all(set(line) <= known for line in lines)
+
+
+def test_databases_hold_no_secret_and_their_password_is_nowhere(
+    guarded: Deployment, digits: Digits, postgres: Postgres, tmp_path: Path
+) -> None:
+    """All that is in them, as pg_dump writes it, and every file of every role, after predictions and an upload."""
+    with guarded.client() as client:
+        client.predict("mnist", digits[0][:1])
+        entry = client.model("mnist")
+        call = Sealer(entry).call(inputs.encode(entry, digits[0][:1]))
+    assert post(guarded, call.body, guarded.access_file).is_success
+    keys = guarded.root / "keys"
+    private = [p.read_bytes() for p in keys.rglob("*") if p.is_file() and {"present", "sealing"} & set(p.parts)]
+    token = json.loads(guarded.access_file.read_text())["token"].encode()
+    raw = [call.bob_seed, *call._keys, digits[0][0, 14].tobytes()]
+    markers = [PASSWORD.encode(), token, *private, *(key.read_bytes() for key in keys.rglob("storage.key")), *raw]
+    texts = markers + [marker.hex().encode() for marker in markers]
+    dumped = []
+    for role, settings in guarded.extra.items():
+        name = str(make_url(settings["DATABASE_URL"]).database)
+        postgres.run("pg_dump", "--file", str(tmp_path / role), name)
+        dumped.append((tmp_path / role).read_bytes())
+    assert entry.upload_id.encode() in dumped[0] and b"mnist" in dumped[3], "they were really used"
+    assert not list(guarded.root.glob("*/*.sqlite")) and not list((guarded.root / "alice").glob("models"))
+    assert len(list(guarded.root.glob("store/*/models/*/model.key"))) >= 2
+    files = [p for p in guarded.root.rglob("*") if p.is_file() and keys not in p.parents and p != guarded.access_file]
+    for content in (*dumped, *(path.read_bytes() for path in files)):
+        assert not [text for text in texts if text in content]
+    assert not [p for p in (guarded.root / "store").rglob("*") if p.stat().st_mode & 0o077]

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from moiety_party import leader, pool
+from moiety_party import leader, pool, replicas
+from tests.databases import Postgres
 from tests.simulation.detector import Detector
 
 
@@ -16,10 +17,21 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> Detector:
         (leader, "_PING_SECONDS", 0.05),
         (leader, "_WAIT_SECONDS", 0.5),
         (leader, "_POLL_SECONDS", 0.01),
+        (replicas, "LOOK_SECONDS", 0.05),
+        (replicas, "_LEAST_SECONDS", 0.01),
     ):
         monkeypatch.setattr(module, name, seconds)
     made = Detector()
     made.watch(monkeypatch)
+    return made
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Postgres | None:
+    """Where the roles' databases are; None for files. A test asks for PostgreSQL by `on_both`."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return None
+    made: Postgres = request.getfixturevalue("postgres")
     return made
 
 

@@ -26,6 +26,7 @@ from moiety_party.pool import Pool
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import cut, stack
 from tests import plans
+from tests.databases import Postgres
 from tests.simulation.detector import Detector
 from tests.simulation.world import Role, World, world
 
@@ -35,11 +36,16 @@ Scenario = Callable[[World], Awaitable[None]]
 PartyRole = Literal["alice", "bob"]
 
 
-def simulate(root: Path, detector: Detector, scenario: Scenario, seconds: float = 60) -> None:
+on_both = pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
+
+
+def simulate(
+    root: Path, detector: Detector, scenario: Scenario, server: Postgres | None = None, seconds: float = 180
+) -> None:
     """The scenario, then one prediction more; all invariants."""
 
     async def run() -> None:
-        async with world(root, detector) as w:
+        async with world(root, detector, server) as w:
             await scenario(w)
             await recover(w)
             w.check_once()
@@ -94,18 +100,20 @@ def test_two_uploads_of_one_model_have_other_masks(root: Path, detector: Detecto
     simulate(root, detector, scenario)
 
 
+@on_both
 @pytest.mark.parametrize("role", ["alice", "bob", "provider"])
-def test_restart(root: Path, detector: Detector, role: Role) -> None:
+def test_restart(root: Path, detector: Detector, role: Role, server: Postgres | None) -> None:
     async def scenario(w: World) -> None:
         for _ in range(3):
             await w.predict(X)
             await w.restart(role)
 
-    simulate(root, detector, scenario)
+    simulate(root, detector, scenario, server)
 
 
+@on_both
 @pytest.mark.parametrize("role", ["alice", "bob"])
-def test_crash_in_the_middle_of_runs(root: Path, detector: Detector, role: PartyRole) -> None:
+def test_crash_in_the_middle_of_runs(root: Path, detector: Detector, role: PartyRole, server: Postgres | None) -> None:
     async def scenario(w: World) -> None:
         for frame in range(1, 14, 2):
             (node,) = w.alices if role == "alice" else w.bobs
@@ -115,7 +123,7 @@ def test_crash_in_the_middle_of_runs(root: Path, detector: Detector, role: Party
             await w.restart(role, crash=True)
             await running
 
-    simulate(root, detector, scenario)
+    simulate(root, detector, scenario, server)
 
 
 def test_a_lane_is_cut_at_every_frame(root: Path, detector: Detector) -> None:
@@ -154,8 +162,9 @@ def test_retry(root: Path, detector: Detector) -> None:
     simulate(root, detector, scenario)
 
 
+@on_both
 @pytest.mark.parametrize("role", ["alice", "bob", "provider"])
-def test_restored(root: Path, detector: Detector, role: Role) -> None:
+def test_restored(root: Path, detector: Detector, role: Role, server: Postgres | None) -> None:
     """The role comes back, twice, from a copy of its folder that others have long gone beyond."""
 
     async def scenario(w: World) -> None:
@@ -167,7 +176,7 @@ def test_restored(root: Path, detector: Detector, role: Role) -> None:
             await w.restore(role, copy)
             await w.predict(X)
 
-    simulate(root, detector, scenario)
+    simulate(root, detector, scenario, server)
 
 
 @pytest.mark.parametrize("role", ["alice", "bob", "provider"])
@@ -183,20 +192,88 @@ def test_restored_to_before_the_model(root: Path, detector: Detector, role: Role
     simulate(root, detector, scenario)
 
 
+@on_both
 @pytest.mark.parametrize("role", ["alice", "bob"])
-def test_cloned(root: Path, detector: Detector, role: PartyRole) -> None:
+def test_cloned(root: Path, detector: Detector, role: PartyRole, server: Postgres | None) -> None:
     """Two lives on copies of one folder, at once, behind one address."""
 
     async def scenario(w: World) -> None:
         await w.predict(X)
-        w.start_party(role, w.copy(role, "clone"))
+        w.clone(role)
         answered = 0
         for _ in range(10):
             answered += sum(await asyncio.gather(*(attempt(w) for _ in range(2))))
         assert answered, "they take the leases from one another, and still somebody is served"
         await w.restart(role)
 
-    simulate(root, detector, scenario)
+    simulate(root, detector, scenario, server)
+
+
+# Replicas: lives that share a folder of keys, a database and a store.
+
+
+@on_both
+def test_replicas(root: Path, detector: Detector, server: Postgres | None) -> None:
+    """Two alices, and then two bobs as well, behind one address each."""
+
+    async def scenario(w: World) -> None:
+        await w.predict(X)
+        w.start_party("alice")
+        answered = sum([await attempt(w) for _ in range(10)])
+        await publish(w)  # at one of the alices; the other hears of it
+        answered += sum([await attempt(w) for _ in range(10)])
+        assert answered, "they take the leases from one another, and still somebody is served"
+        w.start_party("bob")
+        for _ in range(5):
+            await asyncio.gather(*(attempt(w) for _ in range(2)))
+        w.check_once()
+        await w.restart("alice")
+        await w.restart("bob")
+
+    simulate(root, detector, scenario, server)
+
+
+def test_a_request_runs_at_one_replica(root: Path, detector: Detector, postgres: Postgres) -> None:
+    async def scenario(w: World) -> None:
+        w.start_party("alice")
+        for _ in range(4):
+            call = w.call(X)
+            copies = [w.ask(alice, call.body) for alice in w.alices for _ in range(3)]
+            answers = [a for a in await asyncio.gather(*copies, return_exceptions=True) if isinstance(a, bytes)]
+            assert len(set(answers)) <= 1 and w.completed(call.binding.request_id) <= 1
+            later = await asyncio.gather(*(w.ask(alice, call.body) for alice in w.alices))
+            assert len({*answers, *later}) == 1 and w.completed(call.binding.request_id) == 1
+        await w.restart("alice")
+        assert await w.ask(w.an_alice(), call.body) == later[0], "a restarted alice knows it too"
+        assert w.completed(call.binding.request_id) == 1
+
+    simulate(root, detector, scenario, postgres)
+
+
+@on_both
+def test_a_deletion_reaches_all_replicas(root: Path, detector: Detector, server: Postgres | None) -> None:
+    async def scenario(w: World) -> None:
+        parties: tuple[PartyRole, ...] = ("alice", "bob")
+        copies = {role: w.copy(role, "before") for role in parties}
+        w.start_party("alice")
+        w.start_party("bob")
+        upload_id = w.entry.entry.upload_id
+        for nodes in (w.alices, w.bobs):
+            await nodes[0].party.delete_model(upload_id)
+            await nodes[1].party.replicas.look()
+            assert not [node for node in nodes if upload_id in node.party.store]
+        for alice in w.alices:
+            with pytest.raises(Problem) as caught:
+                await w.ask(alice, w.call(X).body)
+            assert caught.value.kind is ProblemType.UNKNOWN_MODEL
+        for role in parties:
+            await w.stop(role)
+            w.backups.restore_files(copies[role], w.folder(role))
+            assert list(w.folder(role).glob("models/*"))
+            w.start(role)
+            assert not list(w.folder(role).glob("models/*")), "old files came back, and the database knew better"
+
+    simulate(root, detector, scenario, server)
 
 
 # The detector itself: bugs planted, to see that it sees them.
@@ -308,7 +385,7 @@ def operations(w: World, dice: Dice) -> Iterator[tuple[str, Callable[[], Awaitab
         await (w.restore(role, copies[role]) if role in copies else take_copy(role))
 
     async def clone(role: PartyRole) -> None:
-        w.start_party(role, w.copy(role, "clone"))
+        w.clone(role)
         await clients(3)
         await clients(3)
         await w.restart(role)
@@ -334,8 +411,8 @@ def operations(w: World, dice: Dice) -> Iterator[tuple[str, Callable[[], Awaitab
         )[dice.below(11)]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_dice(root: Path, detector: Detector, seed: int, pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize(("seed", "server"), [(1, "sqlite"), (2, "sqlite"), (3, "postgresql")], indirect=["server"])
+def test_dice(root: Path, detector: Detector, seed: int, server: Postgres | None, pytestconfig: pytest.Config) -> None:
     """Anything, in any order. `--steps` makes it longer."""
     steps: int = pytestconfig.getoption("--steps")
 
@@ -346,4 +423,4 @@ def test_dice(root: Path, detector: Detector, seed: int, pytestconfig: pytest.Co
             detector.check()
             w.check_once()
 
-    simulate(root, detector, scenario, seconds=60 + 5 * steps)
+    simulate(root, detector, scenario, server, seconds=60 + 5 * steps)

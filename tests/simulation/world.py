@@ -7,7 +7,6 @@ the clients' connections by httpx transports. See test_invariants.py for what mu
 
 import asyncio
 import json
-import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -40,6 +39,8 @@ from moiety_shared.service import keys
 from moiety_shared.service.identity import LINKS, Identity
 from moiety_shared.wire import FrameKind
 from tests import plans
+from tests.databases import Postgres
+from tests.simulation.backups import Backups
 from tests.simulation.detector import Detector
 
 Role = Literal["alice", "bob", "provider"]
@@ -149,6 +150,7 @@ class Node:
         settings = PartySettings(
             role=role,
             data_dir=folder,
+            database_url=world.backups.url(folder),
             pool_rows=16,
             max_rows=MAX_ROWS,
             lanes=2,
@@ -240,6 +242,7 @@ class World:
 
     root: Path
     detector: Detector
+    backups: Backups
     plan: Plan = field(default_factory=plans.branches)
     provider: FastAPI | None = None
     alices: list[Node] = field(default_factory=list)
@@ -270,7 +273,9 @@ class World:
         return self.root / role
 
     def start_provider(self) -> None:
-        self.provider = build(ProviderSettings(data_dir=self.folder("provider")), self.identities["crypto_provider"])
+        folder = self.folder("provider")
+        settings = ProviderSettings(data_dir=folder, database_url=self.backups.url(folder))
+        self.provider = build(settings, self.identities["crypto_provider"])
 
     def start_party(self, role: Literal["alice", "bob"], folder: Path | None = None) -> Node:
         node = Node(self, role, folder or self.folder(role))
@@ -281,6 +286,9 @@ class World:
     async def stop(self, role: Role, *, crash: bool = False) -> None:
         """All lives of a role; those that crash end where they are."""
         if role == "provider":
+            if self.provider is not None:
+                async with self.provider.router.lifespan_context(self.provider):
+                    pass  # it lets go of its database
             self.provider = None
             return
         nodes = self.alices if role == "alice" else self.bobs
@@ -301,18 +309,22 @@ class World:
         self.start(role)
 
     def copy(self, role: Role, name: str) -> Path:
-        """A copy of the role's folder as it is now."""
+        """A backup of the role as it is now."""
         target = self.root / "copies" / f"{role}-{name}"
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(self.folder(role), target)
+        self.backups.back_up(role, self.folder(role), target)
         return target
 
     async def restore(self, role: Role, copy: Path) -> None:
-        """The role comes back from an old copy of its folder."""
+        """The role comes back from a backup."""
         await self.stop(role)
-        shutil.rmtree(self.folder(role))
-        shutil.copytree(copy, self.folder(role))
+        self.backups.restore(role, copy, self.folder(role))
         self.start(role)
+
+    def clone(self, role: Literal["alice", "bob"]) -> Node:
+        """The role lives twice: once more, on a folder and a database made from a backup of those it has."""
+        folder = self.root / "copies" / f"{role}-lives"
+        self.backups.restore(role, self.copy(role, "clone"), folder)
+        return self.start_party(role, folder)
 
     def _next(self, nodes: list[Node]) -> Node:
         """Lives of one role take turns, as behind one address."""
@@ -387,6 +399,10 @@ class World:
             if node.leader:
                 assert all(count == 1 for count in node.leader.completed.values())
 
+    def completed(self, request_id: bytes) -> int:
+        """How often a request ran to its end, at all lives of alice together."""
+        return sum(node.leader.completed[request_id] for node in self.lives if node.leader)
+
 
 def check(x: Array, outputs: np.ndarray) -> None:
     """The plan's outputs in plain numbers."""
@@ -395,9 +411,9 @@ def check(x: Array, outputs: np.ndarray) -> None:
 
 
 @asynccontextmanager
-async def world(root: Path, detector: Detector) -> AsyncIterator[World]:
-    """All roles up, one model published."""
-    made = World(root, detector)
+async def world(root: Path, detector: Detector, postgres: Postgres | None = None) -> AsyncIterator[World]:
+    """All roles up, one model published. Their databases are files, or PostgreSQL's."""
+    made = World(root, detector, Backups(postgres))
     for role in ("provider", "bob", "alice"):
         made.folder(role).mkdir(parents=True)
         made.start(role)

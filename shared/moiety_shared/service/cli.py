@@ -1,6 +1,7 @@
 """The `moiety` command. Each installed role contributes its own commands through an entry point."""
 
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
+from typing import Annotated
 
 import typer
 
@@ -12,7 +13,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="moiety",
         help="Private inference as a service: the owner keeps the model, the client keeps the data.",
-        epilog=example("moiety demo                       [dim]all of it, on this machine[/]", "moiety predict --help"),
+        epilog=example("moiety demo     # all of it, on this machine", "moiety predict --help"),
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,
         add_completion=True,
@@ -26,10 +27,25 @@ def build() -> typer.Typer:
                 raise
             continue  # a role whose extra is not installed offers no commands
         register(app)
+    app.callback()(_top)
     keys_cli.register(app)
     doctor_cli.register(app)
     _let_help_flow(app)
     return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(version("moiety"))
+        raise typer.Exit
+
+
+def _top(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def _let_help_flow(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from moiety_shared.service.identity import Identity
@@ -54,6 +54,11 @@ class RoleSettings(ServiceSettings):
     )
     transport: Literal["tls", "plain"] = Field(
         "tls", description="`plain` is refused but between processes of one machine: for measuring what TLS costs."
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="Database, `postgresql://user@host/name`; its password may lie in the role's folder of keys, as "
+        "`database.password`. Default: a SQLite file in the data folder.",
     )
 
     def tls(self, identity: Identity) -> ssl.SSLContext | None:

@@ -1,0 +1,200 @@
+"""Where a store keeps its bytes: files in a folder, or objects of whatever fsspec reaches (S3 and its likes).
+
+Names are `folder/file`. Nothing here is atomic but `publish`, which is so everywhere.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import SecretStr
+
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.starting import StartRefused
+
+
+class Objects(Protocol):
+    """All raise FileNotFoundError for what is not there, Problem STATE_UNAVAILABLE when nothing answers."""
+
+    def folders(self) -> list[str]:
+        """Whatever they hold."""
+
+    def files(self, folder: str) -> list[str]:
+        """Names, without the folder. Empty when it is not there."""
+
+    def read(self, folder: str, file: str, limit: int) -> bytes:
+        """Raises ValueError, and reads nothing, when there are more than `limit` bytes."""
+
+    def write(self, folder: str, file: str, content: bytes) -> None:
+        """Durable when this returns."""
+
+    def publish(self, folder: str, file: str, content: bytes) -> None:
+        """The same; and it is there as a whole or not at all, never before what was written beside it earlier."""
+
+    def overwrite(self, folder: str, file: str) -> None:
+        """Zeros in place of what is there."""
+
+    def remove(self, folder: str, file: str) -> None:
+        """Whether it is there or not."""
+
+    def remove_folder(self, folder: str) -> None:
+        """It, and whatever is still in it."""
+
+
+def objects(url: SecretStr | None, folder: Path) -> Objects:
+    """At the URL, or in the folder without one. Raises StartRefused."""
+    if url is None:
+        return Folder(folder / "models")
+    scheme, _, rest = url.get_secret_value().partition("://")
+    if scheme == "file" and rest.startswith("/"):
+        return Folder(Path(rest) / "models")
+    return Remote(url)
+
+
+class Folder:
+    """Files of mode 0600."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        for path in (root.parent, root):  # the mode is for the last one alone
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def __str__(self) -> str:
+        return str(self._root)
+
+    def folders(self) -> list[str]:
+        return sorted(path.name for path in self._root.iterdir() if path.is_dir())
+
+    def files(self, folder: str) -> list[str]:
+        return [path.name for path in (self._root / folder).glob("*")]
+
+    def read(self, folder: str, file: str, limit: int) -> bytes:
+        with (self._root / folder / file).open("rb") as opened:
+            _check_size(os.fstat(opened.fileno()).st_size, limit)
+            return opened.read(limit)
+
+    def write(self, folder: str, file: str, content: bytes) -> None:
+        (self._root / folder).mkdir(mode=0o700, exist_ok=True)
+        _write(self._root / folder / file, content)
+
+    def publish(self, folder: str, file: str, content: bytes) -> None:
+        _write(self._root / folder / f"{file}.partial", content)
+        _sync(self._root / folder)
+        (self._root / folder / f"{file}.partial").rename(self._root / folder / file)
+        _sync(self._root / folder)
+        _sync(self._root)
+
+    def overwrite(self, folder: str, file: str) -> None:
+        with (self._root / folder / file).open("r+b") as opened:
+            opened.write(bytes(os.fstat(opened.fileno()).st_size))
+            opened.flush()
+            os.fsync(opened.fileno())
+
+    def remove(self, folder: str, file: str) -> None:
+        (self._root / folder / file).unlink(missing_ok=True)
+
+    def remove_folder(self, folder: str) -> None:
+        shutil.rmtree(self._root / folder, ignore_errors=True)
+        _sync(self._root)
+
+
+class Remote:
+    """Objects below a URL. Each is written at once, and is there as a whole or not at all."""
+
+    def __init__(self, url: SecretStr) -> None:
+        """Raises StartRefused for a URL that nothing here can reach; no error quotes it."""
+        scheme = url.get_secret_value().partition("://")[0]
+        try:
+            from fsspec.core import url_to_fs
+
+            self._files, root = url_to_fs(url.get_secret_value(), use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise StartRefused(
+                f"the store's URL cannot be used ({type(error).__name__}): it is one of fsspec's, such as "
+                f"s3://bucket/alice, and what reaches {scheme[:20]!r} must be installed"
+            ) from None
+        self._name, self._root = f"{scheme}://", f"{root.rstrip('/')}/models"
+
+    def __str__(self) -> str:
+        return self._name
+
+    def folders(self) -> list[str]:
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in self._list(self._root))
+
+    def files(self, folder: str) -> list[str]:
+        return [path.rpartition("/")[2] for path in self._list(f"{self._root}/{folder}")]
+
+    def read(self, folder: str, file: str, limit: int) -> bytes:
+        path = self._path(folder, file)
+        with _answering():
+            size = int(self._files.info(path)["size"])
+        _check_size(size, limit)
+        with _answering():
+            content: bytes = self._files.cat_file(path, start=0, end=size)
+        return content
+
+    def write(self, folder: str, file: str, content: bytes) -> None:
+        with _answering():
+            self._files.pipe_file(self._path(folder, file), content)
+
+    publish = write
+
+    def overwrite(self, folder: str, file: str) -> None:
+        path = self._path(folder, file)
+        with _answering():
+            self._files.pipe_file(path, bytes(int(self._files.info(path)["size"])))
+
+    def remove(self, folder: str, file: str) -> None:
+        with contextlib.suppress(FileNotFoundError), _answering():
+            self._files.rm_file(self._path(folder, file))
+
+    def remove_folder(self, folder: str) -> None:
+        for file in self.files(folder):
+            self.remove(folder, file)
+
+    def _list(self, path: str) -> list[str]:
+        try:
+            with _answering():
+                self._files.invalidate_cache()
+                names: list[str] = self._files.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return [name for name in names if name.rstrip("/") != path]
+
+    def _path(self, folder: str, file: str) -> str:
+        return f"{self._root}/{folder}/{file}"
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Each kind of store has errors of its own; none of their texts is passed on."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise Problem(ProblemType.STATE_UNAVAILABLE) from error
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise ValueError("larger than it may be")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,10 @@
+"""How Alembic runs a role's migrations: on the connection, and in the transaction, that it is given."""
+
+from alembic import context
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=context.config.attributes["metadata"],
+    render_as_batch=True,
+)
+context.run_migrations()

@@ -1,0 +1,102 @@
+"""The owner's records: versions of models, which is active, tokens issued and revoked; on both kinds of database."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import SecretStr
+from sqlalchemy import URL
+
+from moiety_server.catalogue import Catalogue, build
+from moiety_server.records import records
+from moiety_server.settings import ServerSettings
+from moiety_server.tokens import Issued, new_grant
+from moiety_shared.catalogue import Entry, SignedEntry, sign
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.database import Database
+from moiety_shared.tokens import Grant
+from tests import plans
+from tests.asgi import InProcess
+
+KEY = Ed25519PrivateKey.generate()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: URL) -> ServerSettings:
+    return ServerSettings(data_dir=tmp_path, database_url=SecretStr(database.render_as_string(hide_password=False)))
+
+
+@pytest.fixture
+def db(settings: ServerSettings) -> Iterator[Database]:
+    with closing(records(settings)) as made:
+        yield made
+
+
+@pytest.fixture
+def signed(entry: Entry) -> dict[int, SignedEntry]:
+    """Versions of a small model."""
+    small = entry.model_copy(update={"plan": plans.logits(), "name": "small", "preprocessing": None, "classes": ()})
+    return {version: sign(small.model_copy(update={"version": version}), KEY) for version in (1, 2, 3)}
+
+
+def a_grant(subject: str) -> Grant:
+    return new_grant(subject, models=["*"], outputs=["logits"], days=1, rows_per_day=None)
+
+
+def test_versions_of_a_model(db: Database, signed: dict[int, SignedEntry], settings: ServerSettings) -> None:
+    catalogue = Catalogue(db)
+    assert catalogue.names() == [] and catalogue.active("small") is None and catalogue.next_version("small") == 1
+    for version in (1, 2, 3):
+        catalogue.put(signed[version])
+    assert catalogue.all() == [] and catalogue.versions("small") == [1, 2, 3] and catalogue.next_version("small") == 4
+    catalogue.activate("small", 2)
+    assert catalogue.get("small") == signed[2] and catalogue.all() == [signed[2]]
+    with pytest.raises(Problem) as caught:
+        catalogue.activate("small", 4)
+    assert caught.value.kind is ProblemType.UNKNOWN_MODEL and catalogue.active("small") == 2
+    changed = sign(signed[2].entry.model_copy(update={"description": "new keys"}), KEY)
+    catalogue.put(changed)
+    with InProcess(build(settings)) as served:
+        assert served.get("/v1/models/small").json() == changed.model_dump(mode="json")
+        assert served.get("/v1/models/small/versions/3").json()["entry"]["version"] == 3
+        for path in ("none", "%00", "small%00", "small/versions/99999999999999999999", "small/versions/-1"):
+            assert served.get(f"/v1/models/{path}").status_code == 404, path
+    catalogue.delete("small", 1)
+    assert catalogue.active("small") == 2
+    catalogue.delete("small", 2)
+    assert catalogue.active("small") == 3, "the newest that is left"
+    catalogue.delete("small", 3)
+    assert catalogue.names() == [] and catalogue.active("small") is None
+
+
+def test_tokens_are_on_record_in_their_order(db: Database, settings: ServerSettings) -> None:
+    issued, made = Issued(db), [a_grant(name) for name in ("b", "a", "c")]
+    texts = [issued.issue(grant, KEY) for grant in made]
+    issued.revoke([made[1].token_id, "x", made[1].token_id])
+    with closing(records(settings)) as again:
+        assert Issued(again).grants() == made
+        assert Issued(again).revoked() == [made[1].token_id, "x"]
+    files = b"".join(path.read_bytes() for path in settings.data_dir.rglob("*") if path.is_file())
+    assert not [text for text in texts if text.encode() in files], "never a token"
+
+
+def test_files_of_the_first_release_are_read_in_once(settings: ServerSettings, signed: dict[int, SignedEntry]) -> None:
+    root, made = settings.private_dir(), [a_grant(name) for name in ("b", "a")]
+    folder = root / "catalogue" / "small"
+    folder.mkdir(parents=True)
+    for version in (1, 2):
+        (folder / f"{version}.json").write_text(signed[version].model_dump_json())
+    (folder / "active").write_text("1")
+    (root / "tokens.jsonl").write_text("".join(json.dumps(grant.model_dump(mode="json")) + "\n" for grant in made))
+    (root / "revoked").write_text("x\n")
+    with closing(records(settings)) as db:
+        catalogue = Catalogue(db)
+        assert catalogue.versions("small") == [1, 2] and catalogue.get("small") == signed[1]
+        assert Issued(db).grants() == made and Issued(db).revoked() == ["x"]
+        catalogue.delete("small", 1)
+    with closing(records(settings)) as db:
+        assert Catalogue(db).versions("small") == [2] and Issued(db).grants() == made
+    assert (root / "catalogue.imported" / "small" / "active").exists()
