@@ -58,7 +58,7 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         nonlocal role
-        role = Leader(party) if settings.role == "alice" else Helper(party)
+        role = Leader(party) if settings.role == "alice" else Helper(party, app.state.drain)
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
+from moiety_shared.service.draining import Drain
 from moiety_shared.service.logs import log, where
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
 
@@ -27,8 +28,10 @@ _HELLO_SECONDS = 5.0
 class Helper:
     """The helper's side of every session kind."""
 
-    def __init__(self, party: Party) -> None:
+    def __init__(self, party: Party, drain: Drain | None = None) -> None:
+        """Runs count as work in `drain`."""
         self._party = party
+        self._drain = drain or Drain()
         self._pending: dict[str, tuple[Manifest, Plan, dict[str, Array]]] = {}
 
     async def close(self) -> None:
@@ -130,16 +133,20 @@ class Helper:
     async def _run(self, lane: Lane, payload: bytes) -> None:
         async with asyncio.timeout(self._party.settings.run_seconds):
             lane.in_run = True  # the leader's first openings are on their way already
-            model, request, secret, prepared, transcript = await self._accept(payload)
-            plan = model.plan
-            dtype = fixed_point.ring_dtype(plan.ring_bits)
-            share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
-            sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
-            del prepared  # the sessions let go of what they have used
-            outputs = await lane.drive(sessions, transcript, self._party.online)
-            result = sealed_result(plan, 1, outputs, secret, request.binding)
-            await lane.send(FrameKind.RESULT, transcript.of(1, result), result)
+            with self._drain.work(ProblemType.PEER_UNAVAILABLE):
+                await self._answer(lane, payload)
             lane.in_run = False
+
+    async def _answer(self, lane: Lane, payload: bytes) -> None:
+        model, request, secret, prepared, transcript = await self._accept(payload)
+        plan = model.plan
+        dtype = fixed_point.ring_dtype(plan.ring_bits)
+        share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
+        sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
+        del prepared  # the sessions let go of what they have used
+        outputs = await lane.drive(sessions, transcript, self._party.online)
+        result = sealed_result(plan, 1, outputs, secret, request.binding)
+        await lane.send(FrameKind.RESULT, transcript.of(1, result), result)
 
     async def _accept(self, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows, Transcript]:
         """Everything is checked before a row is claimed. The transcript begins with what alice sent, as it arrived."""

@@ -109,8 +109,7 @@ class Leader:
     async def close(self) -> None:
         self._supervisor.cancel()
         await asyncio.gather(self._supervisor, return_exceptions=True)
-        for lane in self._idle:
-            await lane.close()
+        await asyncio.gather(*(lane.close() for lane in self._idle), return_exceptions=True)
 
     async def ready(self) -> None:
         """Raises a Problem while no prediction could be served."""

@@ -186,6 +186,12 @@ class ProblemType(Enum):
         "Try again shortly: the pool refills from the crypto provider.",
     )
     OVERLOADED = ("overloaded", 503, "Too many requests are under way", "Try again shortly.")
+    STOPPING = (
+        "stopping",
+        503,
+        "The service is stopping and begins nothing new",
+        "Try again shortly: another one takes its place, or the same one after a restart.",
+    )
     INTERNAL = (
         "internal",
         500,
@@ -216,6 +222,7 @@ RETRY_AFTER_SECONDS = {
     ProblemType.PROVIDER_UNAVAILABLE: 2,
     ProblemType.RANDOMNESS_EXHAUSTED: 1,
     ProblemType.OVERLOADED: 1,
+    ProblemType.STOPPING: 1,
 }
 
 

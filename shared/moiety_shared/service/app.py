@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.documented import document_problems
+from moiety_shared.service.draining import Drain, Draining
 from moiety_shared.service.gate import BodyLimit, Gate, Guard, problem_response
 
 _READY_SECONDS = 1.0
@@ -38,7 +39,8 @@ def create_app(
     """A FastAPI app with the house's rules.
 
     `ready` raises a Problem while the service cannot do its work; `guard` for a request whose body is not even to be
-    read, which is before FastAPI's own dependencies are asked.
+    read, which is before FastAPI's own dependencies are asked. `app.state.drain` is what the service still has to end
+    when it stops.
     """
 
     @asynccontextmanager
@@ -50,6 +52,8 @@ def create_app(
                 yield
 
     app = FastAPI(title=f"moiety {title}", version="1", lifespan=run)
+    app.state.drain = Drain()
+    app.add_middleware(Draining, drain=app.state.drain)
     app.add_middleware(Gate, body_limit=body_limit, guard=guard)
     document_problems(app)
     app.add_exception_handler(Problem, _on_problem)

@@ -21,6 +21,7 @@ KEEP_ALIVE_SECONDS = 75
 SPARE_CONNECTIONS = 32
 """So many more than allowed are told so; what comes beyond them is closed without a word, before any TLS."""
 
+CLOSING_SECONDS = 1.0  # for connections to be closed after everything was answered
 _OWN_FILES = 128  # descriptors that connections leave to everything else
 _ACCEPT_PAUSE = 0.1
 
@@ -48,6 +49,12 @@ class Server(uvicorn.Server):
             listener.setblocking(False)
             self.servers.append(_Listening(asyncio.create_task(self._accept(listener))))  # type: ignore[arg-type]
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Connections are taken until all that is under way has ended: they are told to come again."""
+        assert isinstance(self.config.app, FastAPI)  # noqa: S101  see `make`
+        await self.config.app.state.drain.finish()
+        await super().shutdown(sockets)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -114,7 +121,7 @@ def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSL
         ws_max_size=max_message,
         ws="websockets-sansio",  # half the round trip of the default here
         ws_per_message_deflate=False,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=CLOSING_SECONDS,  # type: ignore[arg-type]  # a float does as well
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     config.load()
@@ -124,7 +131,7 @@ def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSL
 def serve(
     app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20, tls: ssl.SSLContext | None = None
 ) -> None:
-    """Run until SIGINT or SIGTERM; requests under way get ten seconds to finish.
+    """Run until SIGINT or SIGTERM; then requests under way get some seconds to finish, see draining.py.
 
     `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with.
     """
