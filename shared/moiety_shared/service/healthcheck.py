@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-SECONDS = 4.0
+SECONDS = 8.0
 
 
 def register(app: typer.Typer) -> None:
