@@ -8,7 +8,8 @@ IMAGES := client crypto-provider party server
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
-.PHONY: demo test test-zoo test-simulation test-compose docs-integrity fuzz check bench browsers lock sbom clean
+.PHONY: demo test test-zoo test-simulation test-compose docs docs-integrity docs-reference fuzz check bench browsers lock \
+  sbom clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -65,7 +66,15 @@ test-simulation: $(VENV)/.installed
 docs-integrity: $(VENV)/.installed
 	$(BIN)/pytest tests/simulation/test_flips.py --rewrite
 
-check: $(VENV)/.installed
+# The site, into site/; a warning is an error. And what the documentation takes from the program: reference, pictures,
+# and what the tutorials' notebooks print.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-reference: $(VENV)/.installed
+	$(BIN)/pytest tests/test_documentation.py tests/test_tutorials.py --rewrite
+
+check: $(VENV)/.installed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(addprefix -p moiety_,$(ROLES))

@@ -56,7 +56,9 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--steps", type=int, default=25, help="Length of the random simulations (tests/simulation).")
-    parser.addoption("--rewrite", action="store_true", help="Write docs/integrity.md instead of comparing with it.")
+    parser.addoption(
+        "--rewrite", action="store_true", help="Write what tests make of docs/ instead of comparing with it."
+    )
 
 
 @pytest.fixture(scope="session")

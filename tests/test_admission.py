@@ -152,3 +152,53 @@ def test_without_crashes_a_quota_is_exact_and_what_failed_comes_back(admission: 
         asyncio.run(admission.spend(model, allowed, 1001))
     assert caught.value.kind is ProblemType.FORBIDDEN
     asyncio.run(admission.spend(model, allowed.model_copy(update={"subject": "another"}), 1000))
+
+
+def test_what_a_window_left_over_is_not_given_to_the_next(admission: Admission, clock: Clock) -> None:
+    allowed, model = grant(quota=Quota(rows=1000, seconds=100)), a_model()
+
+    async def run() -> int:
+        await admission.spend(model, allowed, 510)
+        await admission.spend(model, allowed, 1)  # the rest of its block is left
+        clock.now += 100
+        await admission.refund(model, allowed, 510)  # a run that failed when its window was over
+        spent = 0
+        with pytest.raises(Problem, match="quota"):
+            while True:
+                await admission.spend(model, allowed, 10)
+                spent += 10
+        return spent
+
+    assert asyncio.run(run()) == 1000
+
+
+def test_a_quota_is_written_to_the_disk_in_blocks(
+    admission: Admission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    reserve = State.reserve
+    monkeypatch.setattr(State, "reserve", lambda *arguments: written.append(1) or reserve(*arguments))
+    allowed = grant(quota=Quota(rows=6400, seconds=100))
+
+    async def run() -> None:
+        for _ in range(150):
+            await admission.spend(a_model(), allowed, 1)
+
+    asyncio.run(run())
+    assert len(written) == 2
+
+
+def test_a_window_counts_to_its_limit_and_is_forgotten_when_over(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.sqlite")
+    assert [state.reserve("k", "clinic", 100, rows, 10, 0) for rows in (7, 4, 3, 1)] == [True, False, True, False]
+    assert state.reserve("k", "another", 100, 10, 10, 0) and state.reserve("other key", "clinic", 100, 10, 10, 0)
+    assert state.reserve("k", "clinic", 200, 10, 10, 150), "the next window"
+    assert state.reserve("k", "clinic", 100, 10, 10, 150), "the first one was forgotten when it was over"
+
+
+def test_a_token_for_something_else_or_of_any_size_is_none(admission: Admission) -> None:
+    claims = jwt.decode(token(), options={"verify_signature": False})
+    for wrong in ({"aud": "another service"}, {"sub": "x" * 5000}, {"extra": "x" * 5000}):
+        text = jwt.encode(claims | wrong, OWNER, algorithm="EdDSA")
+        assert refused(admission, a_model(), text) is ProblemType.UNAUTHORIZED, wrong
+    admission.admit(a_model(), jwt.encode(claims | {"extra": "x"}, OWNER, algorithm="EdDSA"))

@@ -1,27 +1,64 @@
-"""What there is to set and to go wrong is written down."""
+"""What there is to set, call, ask and go wrong is written down, and what is made from the program is up to date.
 
+`--rewrite` (`make docs-reference`) writes the made pages and pictures anew.
+"""
+
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from fastapi import FastAPI
 from pydantic_settings import BaseSettings
+from starlette.routing import WebSocketRoute
 
+from docs.tools import figures, reference, services
 from moiety_client.settings import ClientSettings
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party.settings import PartySettings
 from moiety_server.settings import ServerSettings
 from moiety_shared.problems import ProblemType
+from moiety_shared.service.cli import build
+from tests.test_house_rules import ROLES, sources
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = reference.DOCS
 
 
-@pytest.mark.parametrize("model", [ServerSettings, ClientSettings, PartySettings, ProviderSettings])
+@pytest.fixture(scope="module")
+def apps() -> Iterator[dict[str, FastAPI]]:
+    with services.apps() as made:
+        yield made
+
+
+@pytest.mark.parametrize("generator", [reference.generated, figures.generated], ids=["reference", "figures"])
+def test_what_is_made_is_up_to_date(generator: reference.Generator, request: pytest.FixtureRequest) -> None:
+    made = generator()
+    if request.config.getoption("--rewrite"):
+        for path, text in made.items():
+            path.write_text(text)
+    old = [path.name for path, text in made.items() if not path.exists() or path.read_text() != text]
+    assert not old, "run make docs-reference"
+
+
+def test_nothing_made_is_left_over() -> None:
+    made = {*reference.generated(), *figures.generated(), DOCS / "reference" / "index.md"}
+    found = {*(DOCS / "reference").iterdir(), *(DOCS / "figures").iterdir()}
+    assert found <= made
+
+
+def test_every_role_has_settings_that_are_found() -> None:
+    found = reference.settings_models()
+    assert {ServerSettings, ClientSettings, PartySettings, ProviderSettings} <= set(found)
+
+
+@pytest.mark.parametrize("model", reference.settings_models(), ids=lambda model: model.__name__)
 def test_every_setting_is_documented_with_its_description(model: type[BaseSettings]) -> None:
-    text = (DOCS / "settings.md").read_text()
-    prefix = str(model.model_config["env_prefix"])
-    for name, field in model.model_fields.items():
-        line = next((row for row in text.splitlines() if f"`{prefix}{name.upper()}`" in row), "")
-        assert field.description and field.description in line, f"{prefix}{name.upper()}"
+    rows = (DOCS / "settings.md").read_text().splitlines()
+    for variable, field in reference.variables(model):
+        line = next((row for row in rows if f"`{variable}`" in row), "")
+        assert field.description and field.description in line, variable
 
 
 def test_every_problem_is_documented() -> None:
@@ -30,8 +67,61 @@ def test_every_problem_is_documented() -> None:
         assert f"`{kind.urn}`" in text and kind.title in text and kind.hint in text, kind
 
 
+def test_every_error_is_documented_in_its_own_words() -> None:
+    text = (DOCS / "reference" / "errors.md").read_text()
+    found = reference.exceptions()
+    assert len(found) >= 15
+    for one in found:
+        assert one.__doc__ and f"| `{one.__name__}` |" in text, one
+
+
+def commands(command: typer.core.TyperCommand, path: str) -> Iterator[tuple[str, typer.core.TyperCommand]]:
+    """Every command below a group with all words that call it."""
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, f"{path} {name}")
+
+
+def test_every_command_and_option_is_documented() -> None:
+    text = (DOCS / "reference" / "commands.md").read_text()
+    found = list(commands(typer.main.get_command(build()), "moiety"))  # type: ignore[arg-type]
+    assert {"moiety publish", "moiety token revoke", "moiety keys rotate"} <= {path for path, _ in found}
+    for path, command in found[1:]:
+        part = text.partition(f"## `{path}`\n")[2].partition("\n## ")[0].replace("\n#", "\n")
+        assert command.help and " ".join(command.help.split())[:40] in " ".join(part.split()), path
+        for option in (name for parameter in command.params for name in parameter.opts if name.startswith("--")):
+            assert f"`{option}" in part, f"{path} {option}"
+
+
+def test_every_address_is_documented(apps: dict[str, FastAPI]) -> None:
+    for name, app in apps.items():
+        text = (DOCS / "reference" / f"{name}.md").read_text()
+        found = {route.path for route in reference.routes(app)}
+        found |= {route.path for route in app.routes if isinstance(route, WebSocketRoute)}
+        assert "/health/live" in found
+        assert not [path for path in found if f"{path}`" not in text], name
+
+
+def metrics(program: str) -> set[str]:
+    """Names of the Prometheus metrics that a program makes."""
+    kinds = ("Counter", "Gauge", "Histogram", "Summary", "Info")
+    return {
+        str(node.args[0].value)
+        for node in ast.walk(ast.parse(program))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds
+        if node.args and isinstance(node.args[0], ast.Constant)
+    }
+
+
+def test_every_metric_is_documented() -> None:
+    assert metrics('made = Gauge("moiety_ready", "Whether it is.")') == {"moiety_ready"}, "this test finds metrics"
+    text = "".join(page.read_text() for page in DOCS.glob("*.md"))
+    made = {name for path in sources("shared", *ROLES) for name in metrics(path.read_text())}
+    assert not [name for name in made if name not in text]
+
+
 def test_every_promise_names_a_test_that_exists() -> None:
-    tests = DOCS.parent / "tests"
+    tests = Path(__file__).parent
     rows = [row for row in (DOCS / "security.md").read_text().splitlines() if ".py" in row]
     named = [name for row in rows for name in re.findall(r"`([\w/]+\.py(?:::\w+)?)`", row)]
     assert len(named) >= 25

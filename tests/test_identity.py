@@ -52,6 +52,10 @@ def readable(root: Path) -> None:
     (root / "alice" / "storage.key").chmod(0o644)
 
 
+def readable_by_a_group(root: Path) -> None:
+    (root / "alice" / "storage.key").chmod(0o640)
+
+
 def folder_readable(root: Path) -> None:
     (root / "alice" / "present").chmod(0o755)
 
@@ -85,6 +89,14 @@ def empty_storage_key(root: Path) -> None:
     (root / "alice" / "storage.key").write_bytes(bytes(32))
 
 
+def short_storage_key(root: Path) -> None:
+    (root / "alice" / "storage.key").write_bytes(bytes(range(16)))
+
+
+def short_credential(root: Path) -> None:
+    (root / "alice" / "present" / "bob").write_text("abcdefghijklmnopqrstuv")
+
+
 def without_certificate(root: Path) -> None:
     (root / "alice" / "tls" / "cert.pem").unlink()
 
@@ -97,6 +109,7 @@ def gone(root: Path) -> None:
     ("spoil", "said"),
     [
         (readable, "chmod"),
+        (readable_by_a_group, "chmod"),
         (folder_readable, "chmod"),
         (default, "random bytes"),
         (repeated, "random bytes"),
@@ -105,6 +118,8 @@ def gone(root: Path) -> None:
         (too_many, "another role"),
         (plain_expected, "SHA-256"),
         (empty_storage_key, "random bytes"),
+        (short_storage_key, "random bytes"),
+        (short_credential, "random bytes"),
         (without_certificate, "missing"),
         (gone, "keys init"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_client import client as sdk
-from moiety_client import exchange, inputs
+from moiety_client import exchange, inputs, tasks
 from moiety_client.client import Client
 from moiety_client.errors import InvalidInput, LabelsOnly
 from moiety_client.settings import ClientSettings
@@ -153,7 +153,7 @@ def test_of_a_total_nothing_but_the_sum_is_joined(party_keys: Keys, x: Array, mo
         joined.append(exchange.joined(plan, shares))
         return joined[-1]
 
-    monkeypatch.setattr(sdk, "joined", joining)
+    monkeypatch.setattr(tasks, "joined", joining)
     service = Service(plans.totals(), party_keys)
     expected = plans.scores(x).sum(axis=0) / 16.0
     assert np.array_equal(service.client().total("small", real(x)), expected)
@@ -214,7 +214,7 @@ def test_a_model_is_asked_for_what_it_is_published_for(party_keys: Keys, x: Arra
         Service(plans.count(), party_keys).client().predict("small", real(x))
     for plan in (plans.logits(), plans.labels()):
         with pytest.raises(InvalidInput, match="call predict"):
-            Service(plan, party_keys).client().evaluate("small", real(x[:1]), [0])
+            inputs.encode_labelled(Service(plan, party_keys).entry, real(x[:1]), [0])
 
 
 @pytest.fixture

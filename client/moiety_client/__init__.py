@@ -2,5 +2,6 @@
 
 from moiety_client.answers import Evaluation, Prediction
 from moiety_client.client import AsyncClient, Client
+from moiety_client.errors import MoietyError
 
-__all__ = ["AsyncClient", "Client", "Evaluation", "Prediction"]
+__all__ = ["AsyncClient", "Client", "Evaluation", "MoietyError", "Prediction"]

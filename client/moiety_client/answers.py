@@ -1,5 +1,6 @@
 """What a call returns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,14 @@ class Prediction:
     rounds: int
     online_bytes: int
     seconds: float
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        """What the parties gave out, (n, *output shape): outputs; of labels alone, each class's rank from 1, or 0."""
+        return self._values
 
     @property
     def outputs(self) -> npt.NDArray[np.float64]:
@@ -53,13 +62,27 @@ class Prediction:
         """The same as text, where the model names its classes."""
         return [self.classes[i] if self.classes else str(i) for i in self.labels]
 
+    @classmethod
+    def joined(cls, parts: Sequence["Prediction"]) -> "Prediction":
+        """Those of several batches of one model, at least one, after one another."""
+        first = parts[0]
+        return cls(
+            first._output,
+            np.concatenate([part._values for part in parts]),
+            first.classes,
+            max(part.rounds for part in parts),
+            sum(part.online_bytes for part in parts),
+            sum(part.seconds for part in parts),
+        )
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """How a model did on labelled inputs that nobody saw.
 
     `correct` is None where the number is the owner's alone; `for_owner` is what only the owner can open, one for each
-    request, to be handed on to `moiety count`.
+    request, to be handed on to `moiety count`. Where the model gives out predictions, `prediction` is what it said of
+    each input, and `right` whether that was its label, (n,).
     """
 
     correct: int | None
@@ -67,8 +90,15 @@ class Evaluation:
     rounds: int
     online_bytes: int
     seconds: float
-    for_owner: tuple[bytes, ...] = ()
+    for_owner: tuple[bytes, ...] = field(default=(), repr=False)
+    prediction: Prediction | None = field(default=None, repr=False, compare=False)
+    right: npt.NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
 
     @property
     def accuracy(self) -> float | None:
         return None if self.correct is None else self.correct / self.total
+
+    def __str__(self) -> str:
+        if self.correct is None:
+            return f"{self.total} inputs; how many were labelled right is for the owner to read"
+        return f"{self.correct} of {self.total} right ({self.correct / self.total:.2%})"

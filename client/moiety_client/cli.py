@@ -1,70 +1,45 @@
-"""`moiety sidecar | predict | up | demo | bench`."""
+"""`moiety sidecar | up | demo | bench`; what a client asks is in client_cli.py."""
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moiety_client import client_cli
+from moiety_shared.service.terminal import Exit, Json, ended, example
+
+_HERE = "All roles on this machine"
+
+if TYPE_CHECKING:
+    from moiety_shared.service.doctor import Patient
+
 
 def register(app: typer.Typer) -> None:
-    app.command("sidecar", rich_help_panel="Roles")(sidecar)
-    app.command("predict", rich_help_panel="Client")(predict)
-    app.command("up", rich_help_panel="All roles on this machine")(up)
-    app.command("demo", rich_help_panel="All roles on this machine")(demo)
-    app.command("bench", rich_help_panel="All roles on this machine")(bench)
+    client_cli.register(app)
+    app.command("sidecar", rich_help_panel="Roles", epilog=example("moiety sidecar"))(sidecar)
+    app.command("up", rich_help_panel=_HERE, epilog=example("moiety up", "moiety up --base-port 8800"))(up)
+    app.command("demo", rich_help_panel=_HERE, epilog=example("moiety demo", "moiety demo --images 512 --json"))(demo)
+    benches = ("moiety bench --data DIR", "moiety bench --suite vision --data DIR --json")
+    app.command("bench", rich_help_panel=_HERE, epilog=example(*benches))(bench)
 
 
 def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
-    from moiety_client.errors import AccessFileError
+    from moiety_client.errors import AccessFileError, InsecureAddress
     from moiety_client.settings import ClientSettings
     from moiety_client.sidecar import Exposed, Upstream, build
     from moiety_shared.service import logs, serving
+    from moiety_shared.service.starting import refusing
 
-    try:
+    with refusing():
         settings = ClientSettings()
-        logs.configure("client", settings.log_format)
+    logs.configure("client", settings.log_format)
+    try:
         upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout)
         built = build(upstream, settings)
-    except (AccessFileError, Exposed) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
+    except (AccessFileError, InsecureAddress, Exposed) as error:
+        raise ended(Exit.USAGE, error) from None
     serving.serve(built, settings)
-
-
-def predict(
-    model: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
-    image: Annotated[list[Path], typer.Argument(help="Picture files, of the size the model takes.")],
-    access: Annotated[
-        Path | None, typer.Option(help="The owner's access file. Default: MOIETY_CLIENT_ACCESS_FILE.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
-) -> None:
-    """Private predictions for picture files: prints a label for each."""
-    import numpy as np
-    from PIL import Image
-
-    from moiety_client.client import Client
-    from moiety_client.errors import MoietyError
-    from moiety_client.settings import ClientSettings
-
-    settings = ClientSettings()
-    try:
-        with Client.from_access(access or settings.access_file, timeout=settings.timeout) as client:
-            how = client.model(model).preprocessing
-            mode = "RGB" if how and how.channels == 3 else "L"
-            pictures = np.stack([np.asarray(Image.open(path).convert(mode)) for path in image])
-            names = client.predict(model, pictures).names
-    except (MoietyError, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
-    if as_json:
-        print(json.dumps([{"file": str(p), "label": n} for p, n in zip(image, names, strict=True)]))
-    else:
-        for path, name in zip(image, names, strict=True):
-            print(f"{path}: {name}")
 
 
 def up(
@@ -84,7 +59,7 @@ def demo(
         Path | None, typer.Option(help="Folder with MNIST/raw; needed for more than the images we ship.")
     ] = None,
     root: Annotated[Path, typer.Option(help="Folder for the demo's data; emptied first.")] = Path(".moiety/demo"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
+    as_json: Json = False,
 ) -> None:
     """The main job, start to end: five processes, a shared network, private predictions, a report."""
     from moiety_client.local.demo import run
@@ -103,7 +78,7 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,
     seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
     root: Annotated[Path, typer.Option(help="Folder for the data; emptied first.")] = Path(".moiety/bench"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure what this machine does, as ratios taken in one run, beside what was asked."""
     from moiety_client.local.bench import run
@@ -111,3 +86,23 @@ def bench(
     if suite not in ("mnist", "vision", "sidecar", "hostile"):
         raise typer.BadParameter("mnist, vision, sidecar or hostile", param_hint="--suite")
     raise typer.Exit(run(suite, data, seconds, root, as_json))
+
+
+def patients() -> list["Patient"]:
+    """For `moiety doctor`."""
+    from moiety_client.examining import access_file
+    from moiety_client.settings import ClientSettings
+    from moiety_shared.service.doctor import Patient
+
+    return [
+        Patient(
+            role="client",
+            title="moiety client sidecar",
+            extra="client",
+            start="moiety sidecar",
+            settings=ClientSettings,
+            keys=lambda _: None,
+            present=lambda settings: settings.access_file.exists(),
+            own=access_file,
+        )
+    ]

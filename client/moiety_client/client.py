@@ -1,226 +1,43 @@
-"""The SDK: `Client(catalogue_url)` with `predict` and `evaluate`, and its async twin.
+"""The SDK: `Client` with `predict`, `stream` and `evaluate`, and its async twin.
 
     with Client.from_access("access.json") as client:      # the file that the model's owner gave you
-        answer = client.predict("mnist", images)     # uint8 pictures or float inputs
-        answer.labels, answer.outputs
-        client.evaluate("mnist-accuracy", images, labels).accuracy     # of a model that is published to be evaluated
+        answer = client.predict("mnist", images)     # arrays, tensors, pictures, files: see `moiety_client.inputs`
+        answer.labels, answer.names, answer.outputs
+        client.evaluate("mnist", images, labels).accuracy
+        for answer in client.stream("mnist", files, resume="run.jsonl"):     # many, in batches; goes on after a break
+            ...
 
 The input is split and sealed here, the answer is opened here; nothing in between can read either. A call that got no
-answer is sent again with the same id until `timeout`: the parties run it once.
+answer is sent again with the same id until `timeout`: the parties run it once. Errors: `moiety_client.errors`.
 """
 
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Any, Self
 
 import anyio
-import httpx
+import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
 
-from moiety_client import inputs
+from moiety_client import inputs, tasks
 from moiety_client.answers import Evaluation, Prediction
-from moiety_client.canaries import Canaries
-from moiety_client.errors import (
-    AccessFileError,
-    CatalogueError,
-    InsecureAddress,
-    InvalidInput,
-    UntrustedEntry,
-    from_problem,
-)
-from moiety_client.exchange import Call, Sealer, added, joined
-from moiety_shared.access import Access
-from moiety_shared.catalogue import Entry, SignedEntry
-from moiety_shared.fixed_point import RingArray
-from moiety_shared.problems import Problem, ProblemType
+from moiety_client.core import Core, read_access, trusting
+from moiety_client.steps import Fetch, Steps, T, Work
+from moiety_client.streaming import BATCH, Run, each, each_async
+from moiety_shared.catalogue import Entry
 from moiety_shared.service import http
-from moiety_shared.service.settings import is_loopback
-from moiety_shared.signing import BadSignature
-from moiety_shared.wire import MEDIA_TYPE, Recipients
-
-Result = TypeVar("Result")
-# The model may have been republished, or a party's key replaced, since the entry was read.
-_ENTRY_IS_OLD = (ProblemType.UNKNOWN_MODEL, ProblemType.KEY_RETIRED)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    shares: tuple[RingArray, RingArray]
-    rounds: int
-    online_bytes: int
-    for_owner: bytes
-
-
-@dataclass(frozen=True)
-class _Task(Generic[Result]):
-    """What a method of the client asks for: the elements it sends, and what it makes of the answers."""
-
-    encode: Callable[[Entry], RingArray]
-    finish: Callable[[Entry, RingArray, list[_Answer], float], Result]
-    recipients: Recipients = Recipients.CLIENT
-
-
-class _Core:
-    """What both clients share: no I/O."""
-
-    def __init__(self, catalogue_url: str, owner_key: str, token: str, timeout: float) -> None:
-        self._catalogue = _encrypted(catalogue_url, "the catalogue")
-        self._owner_key = owner_key
-        self._token = token
-        self._timeout = timeout
-        self._sealers: dict[str, Sealer] = {}
-
-    def _trust(self, response: httpx.Response) -> Sealer:
-        signed = SignedEntry.model_validate_json(http.check(response).content)
-        if not self._owner_key:
-            warnings.warn("no owner_key pinned: trusting the key that the catalogue itself names", stacklevel=4)
-            self._owner_key = signed.owner_key
-        try:
-            entry = signed.verify(self._owner_key)
-        except BadSignature as error:
-            raise UntrustedEntry(
-                f"{error}: ask the owner for their key, and who changed the catalogue if it differs"
-            ) from error
-        _encrypted(entry.parties[0].url, "alice")
-        sealer = self._sealers[entry.name] = Sealer(entry)
-        return sealer
-
-    def _read(self, call: Call, response: httpx.Response) -> _Answer:
-        http.check(response)
-        headers = response.headers
-        return _Answer(
-            call.shares(response.content),
-            int(headers.get("moiety-rounds", 0)),
-            int(headers.get("moiety-online-bytes", 0)),
-            call.for_owner(response.content),
-        )
-
-    @staticmethod
-    def _prediction(images: npt.ArrayLike, canaries: int) -> _Task[Prediction]:
-        among = Canaries(canaries)
-
-        def finish(entry: Entry, _: RingArray, answers: list[_Answer], started: float) -> Prediction:
-            values = among.checked(entry, np.concatenate([joined(entry.plan, a.shares) for a in answers]))
-            return Prediction(entry.plan.output, values, entry.classes, *_counted(answers, started))
-
-        def encode(entry: Entry) -> RingArray:
-            among.check_offered(entry)
-            return among.mixed(entry, inputs.encode(entry, images))
-
-        return _Task(encode, finish)
-
-    @staticmethod
-    def _evaluation(images: npt.ArrayLike, labels: npt.ArrayLike, reveal_to: str) -> _Task[Evaluation]:
-        try:
-            recipients = Recipients.named(reveal_to)
-        except KeyError:
-            raise InvalidInput("a count is revealed to client, owner or both") from None
-
-        def encode(entry: Entry) -> RingArray:
-            if Recipients.OWNER in recipients and entry.plan.output.owner_key is None:
-                raise InvalidInput(f"model {entry.name!r} names no key of its owner: publish it with --reveal count")
-            return inputs.encode_labelled(entry, images, labels)
-
-        def finish(entry: Entry, elements: RingArray, answers: list[_Answer], started: float) -> Evaluation:
-            correct = int(_sum(entry, answers).sum()) if Recipients.CLIENT in recipients else None
-            tokens = tuple(a.for_owner for a in answers if a.for_owner)
-            return Evaluation(correct, len(elements), *_counted(answers, started), tokens)
-
-        return _Task(encode, finish, recipients)
-
-    @staticmethod
-    def _total(values: npt.ArrayLike) -> _Task[npt.NDArray[np.float64]]:
-        def finish(entry: Entry, _: RingArray, answers: list[_Answer], started: float) -> npt.NDArray[np.float64]:
-            return _sum(entry, answers).astype(np.float64) * entry.plan.output.scale
-
-        def encode(entry: Entry) -> RingArray:
-            if entry.plan.output.kind != "count":
-                raise InvalidInput(f"model {entry.name!r} gives each input's outputs, not their sum: call predict")
-            return inputs.encode(entry, values)
-
-        return _Task(encode, finish)
-
-    def _request(self, call: Call) -> dict[str, Any]:
-        headers = {"content-type": MEDIA_TYPE}
-        if self._token:
-            headers["authorization"] = f"Bearer {self._token}"
-        return {"url": f"{call.entry.parties[0].url}/v1/predictions", "content": call.body, "headers": headers}
-
-    def _pause(self, problem: Problem, deadline: float, attempt: int) -> float:
-        """Seconds until the next attempt. Raises the problem's exception when there is none."""
-        pause = min(0.05 * 2.0**attempt, float(problem.retry_after or 0))
-        if (
-            problem.retry_after is None
-            or problem.kind is ProblemType.QUOTA_EXCEEDED
-            or time.monotonic() + pause > deadline
-        ):
-            raise from_problem(problem) from None
-        return pause
-
-
-def _sum(entry: Entry, answers: list[_Answer]) -> npt.NDArray[Any]:
-    """What the requests give together; what each gives is not looked at."""
-    return joined(entry.plan, added([a.shares for a in answers]))
-
-
-def _encrypted(url: str, what: str) -> str:
-    """The URL without a slash at its end. Raises InsecureAddress for plain HTTP to another machine."""
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-        raise InsecureAddress(f"the address of {what} must begin with https://: a token must not travel in the clear")
-    return url.rstrip("/")
-
-
-def _access(file: Path | str) -> dict[str, Any]:
-    try:
-        access = Access.model_validate_json(Path(file).read_bytes())
-    except (OSError, ValueError) as error:
-        raise AccessFileError(
-            f"{file} is not an access file ({type(error).__name__}): ask the model's owner for one"
-        ) from None
-    return access.model_dump()
-
-
-def _counted(answers: list[_Answer], started: float) -> tuple[int, int, float]:
-    """Rounds of one run, bytes of all, seconds."""
-    rounds, sent = max(a.rounds for a in answers), sum(a.online_bytes for a in answers)
-    return rounds, sent, time.perf_counter() - started
-
-
-@contextmanager
-def _no_answer() -> Iterator[None]:
-    """A connection that fails is a problem like any other."""
-    try:
-        yield
-    except httpx.HTTPError as error:
-        raise Problem(
-            ProblemType.PARTY_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
-        ) from error
-
-
-@contextmanager
-def _catalogue_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except Problem as problem:
-        raise from_problem(problem) from problem
-    except (httpx.HTTPError, ValueError) as error:
-        raise CatalogueError(f"no usable catalogue at {url}: is the model owner's server running?") from error
-
-
-class Client(_Core):
-    """The synchronous client. Keeps its connections; usable as a context manager.
+class Client(Core):
+    """The synchronous client. Keeps its connections; usable as a context manager, and by several threads.
 
     `owner_key` pins the model owner; without it the first key seen is trusted, with a warning. `token` lets the client
     in, and `ca` (a file, or its PEM) is the deployment's CA if it is not one that this system trusts. The owner's
-    access file holds all of these: `Client.from_access("access.json")`.
+    access file holds all of these: `Client.from_access("access.json")`. `timeout`: seconds that a call may take, with
+    all its repetitions.
     """
 
     def __init__(
@@ -233,12 +50,13 @@ class Client(_Core):
         timeout: float = 30.0,
     ) -> None:
         super().__init__(catalogue_url, owner_key, token, timeout)
-        self._http = http.client("", timeout=timeout, ca=ca)
+        with trusting():
+            self._http = http.client("", timeout=timeout, ca=ca)
 
     @classmethod
     def from_access(cls, file: Path | str, *, timeout: float = 30.0) -> Self:
         """A client with what an owner's access file says. Raises AccessFileError."""
-        return cls(**_access(file), timeout=timeout)
+        return cls(**read_access(file), timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -251,71 +69,102 @@ class Client(_Core):
     def close(self) -> None:
         self._http.close()
 
-    def model(self, name: str, *, refresh: bool = False) -> Entry:
-        """The verified catalogue entry. Raises CatalogueError and its kinds."""
-        return self._sealer(name, refresh).entry
+    def names(self) -> list[str]:
+        """The names of the published models, unverified. Raises CatalogueError and its kinds."""
+        return self._do(self._names())
 
-    def predict(self, model: str, images: npt.ArrayLike, *, canaries: int = 0) -> Prediction:
-        """Private predictions for one input or a stack of them.
+    def models(self) -> list[Entry]:
+        """The verified catalogue entries of all published models. Raises CatalogueError and its kinds."""
+        return self._do(self._models())
+
+    def model(self, name: str, *, refresh: bool = False) -> Entry:
+        """A model's verified catalogue entry: `describe()` says what it is. Raises CatalogueError and its kinds."""
+        return self._do(self._entry(name, refresh))
+
+    def predict(self, model: str, images: Any, *, canaries: int = 0) -> Prediction:
+        """Private predictions for one input or a stack of them, in any form that `moiety_client.inputs` names.
 
         With `canaries`, so many inputs whose answers the owner has published are mixed among yours, where nobody but
-        you knows; CanaryFailed is raised if one of them comes back wrong. They cost what other inputs cost.
+        you knows; CanaryFailed is raised if one of them comes back wrong. They cost what other inputs cost. An iterator
+        is read batch by batch, as `stream` does it.
 
         Raises InvalidInput before anything is sent, else the errors of `moiety_client.errors`.
         """
-        return self._ask(model, self._prediction(images, canaries))
+        if inputs.is_lazy(images):
+            return Prediction.joined(list(self.stream(model, images, canaries=canaries)))
+        return self._do(self._ask(model, tasks.prediction(images, canaries)))
 
-    def evaluate(
-        self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike, *, reveal_to: str = "client"
-    ) -> Evaluation:
-        """How many inputs a model that is published for this labels as `labels` (ints, one for each) says.
+    def stream(
+        self,
+        model: str,
+        images: Iterable[Any] | Any,
+        *,
+        batch: int = BATCH,
+        resume: Path | str | None = None,
+        progress: bool = False,
+        canaries: int = 0,
+    ) -> Iterator[Prediction]:
+        """Predictions of many inputs, batch by batch, in order; each batch is read when it is due.
 
-        `reveal_to` names who learns the number and nobody else does: client, owner or both. More inputs than the
-        entry's `max_rows` go in several requests, whose shares are added up before they are joined; the owner reads
-        the count of each. Raises as `predict` does.
+        `images` are inputs or stacks of them, in any form that `predict` takes; `batch` inputs go into one request, or
+        as many as the model takes. With `resume`, a file, each batch is on the disk before it is given out: when the
+        same call is made again after an interruption, the batches that are there come from the file and are not asked,
+        nor paid, again; nor is the one that was under way, while the parties keep its answer (10 minutes, unless they
+        set MOIETY_PARTY_RESULT_SECONDS, and not if `canaries` are mixed in). `progress` draws a bar on stderr.
+
+        Raises ResumeRefused for a file of other inputs, another model or another batch, else as `predict` does.
         """
-        return self._ask(model, self._evaluation(images, labels, reveal_to))
+        with Run(model, images, batch, canaries, resume, progress) as run:
+            for item in each(images):
+                for rows in run.add(self.model(model), item):
+                    yield self._batch(run, rows)
+            for rows in run.rest():
+                yield self._batch(run, rows)
 
-    def total(self, model: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def _batch(self, run: Run, rows: inputs.Rows) -> Prediction:
+        known = run.known(self.model(run.model), rows)
+        return known or run.keep(self._do(self._ask(run.model, run.task(rows))))
+
+    def evaluate(self, model: str, images: Any, labels: npt.ArrayLike, *, reveal_to: str = "client") -> Evaluation:
+        """How many inputs the model labels as `labels` say: a class for each, an int or its name.
+
+        By predictions, which are compared here; or, where the model is published to be evaluated alone, in private, so
+        that nothing but the count comes back. Then `reveal_to` names who learns it and nobody else does: client, owner
+        or both. More inputs than the entry's `max_rows` go in several requests, whose shares are added up before they
+        are joined; the owner reads the count of each. Raises as `predict` does.
+        """
+        return self._do(self._ask(model, tasks.evaluation(images, labels, reveal_to)))
+
+    def total(self, model: str, values: Any) -> npt.NDArray[np.float64]:
         """The sum over all inputs of what a plan of kind "count" computes, (output size,), and nothing of each input.
 
         Several requests are added up as in `evaluate`. Raises as `predict` does.
         """
-        return self._ask(model, self._total(values))
+        return self._do(self._ask(model, tasks.total(values)))
 
-    def _ask(self, model: str, task: _Task[Result]) -> Result:
-        started = time.perf_counter()
-        deadline = time.monotonic() + self._timeout
-        for refresh in (False, True):
-            sealer = self._sealer(model, refresh)
-            elements = task.encode(sealer.entry)
-            try:
-                answers = [self._send(call, deadline) for call in sealer.calls(elements, task.recipients)]
-                return task.finish(sealer.entry, elements, answers, started)
-            except Problem as problem:
-                unknown = problem
-        raise from_problem(unknown)
+    def _do(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    came = self._perform(step)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(came)
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
-    def _sealer(self, name: str, refresh: bool = False) -> Sealer:
-        if refresh or name not in self._sealers:
-            with _catalogue_errors(self._catalogue):
-                return self._trust(self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
-        return self._sealers[name]
-
-    def _send(self, call: Call, deadline: float) -> _Answer:
-        attempt = 0
-        while True:
-            try:
-                with _no_answer():
-                    return self._read(call, self._http.post(**self._request(call)))
-            except Problem as problem:
-                if problem.kind in _ENTRY_IS_OLD:
-                    raise
-                time.sleep(self._pause(problem, deadline, attempt))
-                attempt += 1
+    def _perform(self, step: Fetch | Work) -> Any:
+        if isinstance(step, Work):
+            return step.call()
+        if step.after:
+            time.sleep(step.after)
+        return self._http.request(**step.request)
 
 
-class AsyncClient(_Core):
+class AsyncClient(Core):
     """The asynchronous client: the same methods, awaited."""
 
     def __init__(
@@ -328,12 +177,13 @@ class AsyncClient(_Core):
         timeout: float = 30.0,
     ) -> None:
         super().__init__(catalogue_url, owner_key, token, timeout)
-        self._http = http.async_client("", timeout=timeout, ca=ca)
+        with trusting():
+            self._http = http.async_client("", timeout=timeout, ca=ca)
 
     @classmethod
     def from_access(cls, file: Path | str, *, timeout: float = 30.0) -> Self:
         """See Client.from_access."""
-        return cls(**_access(file), timeout=timeout)
+        return cls(**read_access(file), timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -346,54 +196,76 @@ class AsyncClient(_Core):
     async def close(self) -> None:
         await self._http.aclose()
 
+    async def names(self) -> list[str]:
+        """See Client.names."""
+        return await self._do(self._names())
+
+    async def models(self) -> list[Entry]:
+        """See Client.models."""
+        return await self._do(self._models())
+
     async def model(self, name: str, *, refresh: bool = False) -> Entry:
         """See Client.model."""
-        return (await self._sealer(name, refresh)).entry
+        return await self._do(self._entry(name, refresh))
 
-    async def predict(self, model: str, images: npt.ArrayLike, *, canaries: int = 0) -> Prediction:
-        """See Client.predict."""
-        return await self._ask(model, self._prediction(images, canaries))
+    async def predict(self, model: str, images: Any, *, canaries: int = 0) -> Prediction:
+        """See Client.predict; an iterator may be an asynchronous one."""
+        if inputs.is_lazy(images):
+            return Prediction.joined([part async for part in self.stream(model, images, canaries=canaries)])
+        return await self._do(self._ask(model, tasks.prediction(images, canaries)))
+
+    async def stream(
+        self,
+        model: str,
+        images: AsyncIterable[Any] | Iterable[Any] | Any,
+        *,
+        batch: int = BATCH,
+        resume: Path | str | None = None,
+        progress: bool = False,
+        canaries: int = 0,
+    ) -> AsyncIterator[Prediction]:
+        """See Client.stream; `images` may be an asynchronous iterator."""
+        with Run(model, images, batch, canaries, resume, progress) as run:
+            async for item in each_async(images):
+                entry = await self.model(model)
+                slow = inputs.is_slow(item)
+                full = await anyio.to_thread.run_sync(run.add, entry, item) if slow else run.add(entry, item)
+                for rows in full:
+                    yield await self._batch(run, rows)
+            for rows in run.rest():
+                yield await self._batch(run, rows)
+
+    async def _batch(self, run: Run, rows: inputs.Rows) -> Prediction:
+        known = run.known(await self.model(run.model), rows)
+        return known or run.keep(await self._do(self._ask(run.model, run.task(rows))))
 
     async def evaluate(
-        self, model: str, images: npt.ArrayLike, labels: npt.ArrayLike, *, reveal_to: str = "client"
+        self, model: str, images: Any, labels: npt.ArrayLike, *, reveal_to: str = "client"
     ) -> Evaluation:
         """See Client.evaluate."""
-        return await self._ask(model, self._evaluation(images, labels, reveal_to))
+        return await self._do(self._ask(model, tasks.evaluation(images, labels, reveal_to)))
 
-    async def total(self, model: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    async def total(self, model: str, values: Any) -> npt.NDArray[np.float64]:
         """See Client.total."""
-        return await self._ask(model, self._total(values))
+        return await self._do(self._ask(model, tasks.total(values)))
 
-    async def _ask(self, model: str, task: _Task[Result]) -> Result:
-        started = time.perf_counter()
-        deadline = time.monotonic() + self._timeout
-        for refresh in (False, True):
-            sealer = await self._sealer(model, refresh)
-            elements = task.encode(sealer.entry)
-            try:
-                answers = [await self._send(call, deadline) for call in sealer.calls(elements, task.recipients)]
-                return task.finish(sealer.entry, elements, answers, started)
-            except Problem as problem:
-                unknown = problem
-        raise from_problem(unknown)
+    async def _do(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    came = await self._perform(step)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(came)
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
-    async def _sealer(self, name: str, refresh: bool = False) -> Sealer:
-        if refresh or name not in self._sealers:
-            with _catalogue_errors(self._catalogue):
-                return self._trust(await self._http.get(f"{self._catalogue}/v1/models/{quote(name, safe='')}"))
-        return self._sealers[name]
-
-    async def _send(self, call: Call, deadline: float) -> _Answer:
-        return self._read(call, await self._deliver(call, deadline))
-
-    async def _deliver(self, call: Call, deadline: float) -> httpx.Response:
-        attempt = 0
-        while True:
-            try:
-                with _no_answer():
-                    return http.check(await self._http.post(**self._request(call)))
-            except Problem as problem:
-                if problem.kind in _ENTRY_IS_OLD:
-                    raise
-                await anyio.sleep(self._pause(problem, deadline, attempt))
-                attempt += 1
+    async def _perform(self, step: Fetch | Work) -> Any:
+        if isinstance(step, Work):
+            return await anyio.to_thread.run_sync(step.call)
+        if step.after:
+            await anyio.sleep(step.after)
+        return await self._http.request(**step.request)

@@ -3,8 +3,10 @@
 MoietyError
 ├── InvalidInput             the arrays do not fit the model; nothing was sent   (also a ValueError)
 ├── AccessFileError          there is no access file, or it is not one
+├── ResumeRefused            the file of an interrupted run is of another one; nothing was sent
 ├── InsecureAddress          plain HTTP to another machine; nothing was sent
 ├── CatalogueError           the owner's catalogue
+│   ├── CatalogueUnavailable it does not answer, or not now; safe to try again
 │   ├── UnknownModel         it has no such model
 │   └── UntrustedEntry       the entry is not signed by the key you pinned
 ├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
@@ -31,12 +33,20 @@ class AccessFileError(MoietyError):
     """The access file cannot be read."""
 
 
+class ResumeRefused(MoietyError):
+    """The file to go on with is of other inputs, another model or another batch, or is no such file."""
+
+
 class InsecureAddress(MoietyError):
     """An address without TLS on another machine."""
 
 
 class CatalogueError(MoietyError):
     """The catalogue could not be read."""
+
+
+class CatalogueUnavailable(CatalogueError):
+    """The catalogue gives no answer."""
 
 
 class UnknownModel(CatalogueError):

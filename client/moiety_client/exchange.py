@@ -1,6 +1,6 @@
 """One prediction without any I/O: split and seal an input, open and join the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,22 @@ from moiety_shared.wire import (
     result_bytes,
     unpack_result,
 )
+
+
+@dataclass(frozen=True, repr=False)
+class Drawn:
+    """All that is drawn for one request: with the same elements it is the same request, and runs once.
+
+    Never to be used with other elements: what alice gets of both would differ by just what the elements differ by.
+    """
+
+    request_id: bytes
+    seed: bytes
+    result_keys: tuple[bytes, bytes]
+
+    @classmethod
+    def new(cls) -> "Drawn":
+        return cls(new_id(), new_seed(), (new_seed(), new_seed()))
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,10 +119,13 @@ class Sealer:
         self.entry = entry
         self._keys = [PublicKey.from_text(party.sealing_key) for party in entry.parties]
 
-    def call(self, elements: RingArray, recipients: Recipients = Recipients.CLIENT) -> Call:
-        """`elements` are encoded inputs (rows, their ring elements), rows at most the entry's max_rows."""
-        seed, result_keys = new_seed(), (new_seed(), new_seed())
-        request_id, rows = new_id(), len(elements)
+    def call(self, elements: RingArray, recipients: Recipients = Recipients.CLIENT, drawn: Drawn | None = None) -> Call:
+        """`elements` are encoded inputs (rows, their ring elements), rows at most the entry's max_rows.
+
+        `drawn` is what was drawn for these very elements before, if the request is an old one.
+        """
+        drawn = drawn or Drawn.new()
+        seed, result_keys, request_id, rows = drawn.seed, drawn.result_keys, drawn.request_id, len(elements)
         header = Secret(request_id, result_keys[0], rows, b"", recipients).header()
         # alice's content is made in place: for a batch, every copy costs more than the cipher.
         content = bytearray(len(header) + elements.nbytes)
@@ -127,7 +146,13 @@ class Sealer:
         body = Request(binding, rows, envelopes).pack()
         return Call(self.entry, binding, rows, body, share, seed, result_keys, recipients)
 
-    def calls(self, elements: RingArray, recipients: Recipients = Recipients.CLIENT) -> list[Call]:
-        """One call for every max_rows inputs."""
+    def calls(
+        self,
+        elements: RingArray,
+        recipients: Recipients = Recipients.CLIENT,
+        draw: Callable[[RingArray], Drawn] = lambda _: Drawn.new(),
+    ) -> list[Call]:
+        """One call for every max_rows inputs. `draw` gives what is drawn for each."""
         step = self.entry.max_rows
-        return [self.call(elements[at : at + step], recipients) for at in range(0, len(elements), step)]
+        parts = [elements[at : at + step] for at in range(0, len(elements), step)]
+        return [self.call(part, recipients, draw(part)) for part in parts]

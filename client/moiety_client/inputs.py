@@ -1,4 +1,16 @@
-"""From what people have to what the plan takes: encoded ring elements, a row for each input."""
+"""From what people have to what the plan takes: first rows, an array with an input in each; then ring elements.
+
+numpy array, list of numbers     uint8 are pictures' pixels, floats the model's own input; one of them or a stack
+torch tensor                     the same; pixels may have their channels first, as torchvision reads them
+PIL image, picture file          made to fit as the model's catalogue entry says
+.npy file                        an array as above
+list, tuple, iterator            of any of these
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,44 +22,195 @@ from moiety_shared.fixed_point import RingArray
 from moiety_shared.plan import Plan
 
 _STEP = 16
+_NPY = ".npy"
+Rows = npt.NDArray[Any]
+"""uint8 (n, height, width) or (n, height, width, 3); or numbers (n, *the plan's input shape)."""
 
 
-def encode(entry: Entry, images: npt.ArrayLike) -> RingArray:
-    """uint8 arrays are pictures and get the model's own preprocessing; float arrays are the model's input as it is.
+def encode(entry: Entry, given: Any) -> RingArray:
+    """Ring elements (n, input size) of one input or a stack of them, in any form named above.
 
-    One input or a stack of them. Raises InvalidInput, whose text never contains a value.
+    Raises InvalidInput, whose text never contains a value.
     """
-    if entry.plan.input.classes:
-        raise InvalidInput(f"model {entry.name!r} only counts right answers: call evaluate with images and labels")
-    return _encode_inputs(entry, images)
+    check_predicts(entry)
+    return encode_rows(entry, rows(entry, given))
 
 
-def encode_labelled(entry: Entry, images: npt.ArrayLike, labels: npt.ArrayLike) -> RingArray:
+def encode_labelled(entry: Entry, given: Any, labels: npt.ArrayLike) -> RingArray:
     """The same for a private evaluation: each input is followed by the one-hot row of its label, an int below the
-    number of classes."""
+    number of classes, or a class's name."""
     classes = entry.plan.input.classes
     if not classes or entry.plan.output.kind != "count":
         raise InvalidInput(f"model {entry.name!r} is not published for evaluation: call predict")
-    elements = _encode_inputs(entry, images)
-    given = np.atleast_1d(np.asarray(labels))
-    if given.dtype.kind not in "iu" or given.shape != (len(elements),):
-        raise InvalidInput(f"pass one integer label for each of the {len(elements)} inputs")
-    if given.min() < 0 or given.max() >= classes:
-        raise InvalidInput(f"labels are classes from 0 to {classes - 1}")
-    one_hot = given[:, None] == np.arange(classes)
+    elements = encode_rows(entry, rows(entry, given))
+    one_hot = label_indices(entry, labels, len(elements), classes)[:, None] == np.arange(classes)
     return np.concatenate((elements, one_hot.astype(elements.dtype)), axis=1)
 
 
-def _encode_inputs(entry: Entry, images: npt.ArrayLike) -> RingArray:
-    array = np.asarray(images)
-    plan = entry.plan
+def check_predicts(entry: Entry) -> None:
+    """Raises InvalidInput for a model that tells nothing of single inputs."""
+    if entry.plan.input.classes:
+        raise InvalidInput(f"model {entry.name!r} only counts right answers: call evaluate with images and labels")
+
+
+def label_indices(entry: Entry, labels: npt.ArrayLike, count: int, classes: int) -> npt.NDArray[np.int64]:
+    """`count` classes, each an int below `classes` or a class's name, as ints. Raises InvalidInput."""
+    given = np.atleast_1d(np.asarray(_as_array(labels)))
+    if given.dtype.kind == "U" and entry.classes:
+        index = {name: at for at, name in enumerate(entry.classes)}
+        unknown = [name for name in given.ravel().tolist() if name not in index]
+        if unknown:
+            raise InvalidInput(f"a label is none of the model's {len(index)} classes: see `model.classes`")
+        given = np.array([index[name] for name in given.ravel().tolist()], dtype=np.int64).reshape(given.shape)
+    if given.dtype.kind not in "iu" or given.shape != (count,):
+        raise InvalidInput(f"pass one integer label for each of the {count} inputs")
+    if given.min() < 0 or given.max() >= classes:
+        raise InvalidInput(f"labels are classes from 0 to {classes - 1}")
+    return given.astype(np.int64)
+
+
+def is_lazy(given: Any) -> bool:
+    """Whether it gives its inputs one after another, as iterators and data loaders do, and may not fit the memory."""
+    known = single(given) or hasattr(given, "__array__") or hasattr(given, "__getitem__")
+    return not known and (hasattr(given, "__iter__") or hasattr(given, "__aiter__"))
+
+
+def is_slow(given: Any) -> bool:
+    """Whether files are read or pictures resized for it."""
+    if isinstance(given, list | tuple) and given:
+        return any(map(is_slow, given))
+    return isinstance(given, str | Path) or _is_a("PIL.Image", "Image", given)
+
+
+def single(given: Any) -> bool:
+    """Whether it is one thing to read, and no collection of them."""
+    return isinstance(given, str | Path | np.ndarray) or any(_is_a(*kind, given) for kind in _KINDS)
+
+
+_KINDS = (("torch", "Tensor"), ("PIL.Image", "Image"))
+
+
+def _is_a(module: str, name: str, given: Any) -> bool:
+    """Without importing the module: who has such an object has imported it."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(given, getattr(loaded, name))
+
+
+# Anything -> rows
+
+
+def rows(entry: Entry, given: Any) -> Rows:
+    """One input or a stack of them, in any form named above. Raises InvalidInput."""
+    if isinstance(given, Iterator):
+        given = list(given)
+    if isinstance(given, list | tuple) and any(single(one) for one in given):
+        return together([rows(entry, one) for one in given])
+    array = _loaded(entry, given)
     if array.dtype == np.uint8:
-        if entry.preprocessing is None:
-            raise InvalidInput(f"model {entry.name!r} has no preprocessing for pictures: pass its float input")
-        return _encode_pictures(plan, entry.preprocessing, array)
+        return _pictures(_preprocessing(entry), array, channels_first=_is_a("torch", "Tensor", given))
     if array.dtype.kind not in "fiu":
-        raise InvalidInput(f"pass uint8 pictures or float inputs, not {array.dtype}")
-    return _encode(plan, _stacked(array, plan.input.shape))
+        raise InvalidInput(f"pass uint8 pictures or float inputs, not {_kind(array, given)}")
+    return _stacked(array, entry.plan.input.shape)
+
+
+def together(parts: Sequence[Rows]) -> Rows:
+    """Rows of the same kind, after one another. Raises InvalidInput for pictures among numbers."""
+    if len({part.dtype == np.uint8 for part in parts}) > 1:
+        raise InvalidInput("uint8 pictures and float inputs are mixed: pass one kind")
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _loaded(entry: Entry, given: Any) -> npt.NDArray[Any]:
+    if isinstance(given, str | Path):
+        path = Path(given)
+        if path.suffix.lower() == _NPY:
+            return _array_file(path)
+        from moiety_client import pictures  # Pillow comes with the client's extra: whoever has arrays does without it
+
+        return pictures.read(path, _preprocessing(entry))
+    if _is_a("PIL.Image", "Image", given):
+        from moiety_client import pictures
+
+        return pictures.fit(given, _preprocessing(entry))
+    return _as_array(given)
+
+
+def _as_array(given: Any) -> npt.NDArray[Any]:
+    if _is_a("torch", "Tensor", given):
+        tensor = given.detach().cpu()
+        # numpy has no bfloat16.
+        return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
+    try:
+        return np.asarray(given)
+    except ValueError:
+        raise InvalidInput("the inputs are not all of one shape: pass them one by one, or make them alike") from None
+
+
+def _array_file(path: Path) -> npt.NDArray[Any]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInput(f"{path} is no .npy file that can be read ({type(error).__name__})") from None
+    return np.asarray(array)
+
+
+def _preprocessing(entry: Entry) -> Preprocessing:
+    if entry.preprocessing is None:
+        raise InvalidInput(f"model {entry.name!r} has no preprocessing for pictures: pass its float input")
+    return entry.preprocessing
+
+
+def _pictures(how: Preprocessing, array: npt.NDArray[np.uint8], *, channels_first: bool) -> Rows:
+    grey = how.channels == 1
+    if channels_first and array.ndim > 2 and array.shape[-3] == how.channels:
+        array = np.moveaxis(array, -3, -1)
+    if grey and array.ndim in (3, 4) and array.shape[-1] == 1:
+        array = array[..., 0]
+    shape = how.size if grey else (*how.size, how.channels)
+    if array.shape == shape:
+        array = array[None]
+    if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
+        raise InvalidInput(
+            f"the model takes pictures of {' x '.join(map(str, shape))}, these are {_text(array)}: "
+            "PIL images and picture files are made to fit, arrays are taken as they are"
+        )
+    return array
+
+
+def _stacked(array: npt.NDArray[Any], shape: tuple[int, ...]) -> Rows:
+    """Axes of length one may be missing or be too many; where the model takes a flat input, any shape of its size."""
+    if array.shape == shape:
+        return array[None]
+    if array.ndim and len(array):
+        own, wanted = _long(array.shape[1:]), _long(shape)
+        flat = len(shape) == 1 and np.prod(array.shape[1:]) == shape[0]
+        if own == wanted or flat:
+            return array.reshape(len(array), *shape)
+        if _long(array.shape) == wanted or (len(shape) == 1 and array.size == shape[0]):
+            return array.reshape(1, *shape)
+    raise InvalidInput(f"the model takes inputs of shape {' x '.join(map(str, shape))}, these are {_text(array)}")
+
+
+def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _text(array: npt.NDArray[Any]) -> str:
+    return " x ".join(map(str, array.shape)) or "a single number"
+
+
+def _kind(array: npt.NDArray[Any], given: Any) -> str:
+    return type(given).__name__ if array.dtype == object else str(array.dtype)
+
+
+# Rows -> ring elements
+
+
+def encode_rows(entry: Entry, given: Rows) -> RingArray:
+    """Ring elements (n, input size) of what `rows` made. Raises InvalidInput."""
+    if given.dtype == np.uint8:
+        return _encode_pictures(entry.plan, _preprocessing(entry), given)
+    return _encode(entry.plan, given.reshape(len(given), -1))
 
 
 def _encode(plan: Plan, array: npt.NDArray[np.generic]) -> RingArray:
@@ -64,10 +227,7 @@ def _encode(plan: Plan, array: npt.NDArray[np.generic]) -> RingArray:
 
 
 def _encode_pictures(plan: Plan, how: Preprocessing, pictures: npt.NDArray[np.uint8]) -> RingArray:
-    if how.channels == 1 and pictures.ndim in (3, 4) and pictures.shape[-1] == 1:
-        pictures = pictures[..., 0]
-    shape = how.size if how.channels == 1 else (*how.size, how.channels)
-    stack = np.moveaxis(_pictures(pictures, shape), -1, 1) if how.channels > 1 else _pictures(pictures, shape)
+    stack = np.moveaxis(pictures, -1, 1) if how.channels > 1 else pictures
     if stack[0].size != plan.input.size:
         raise InvalidInput("the catalogue entry's preprocessing does not make the model's input: tell its owner")
     # 256 values per channel: encode those once and look every pixel up.
@@ -81,23 +241,3 @@ def _encode_pictures(plan: Plan, how: Preprocessing, pictures: npt.NDArray[np.ui
         for at in range(0, len(flat), _STEP):  # a few at a time: take's own copies of the indices stay small
             encoded[at : at + _STEP, channel] = column.take(flat[at : at + _STEP, channel], mode="clip")
     return encoded.reshape(len(stack), -1)
-
-
-def _pictures(pictures: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    if pictures.shape == shape:
-        pictures = pictures[None]
-    if pictures.ndim != len(shape) + 1 or pictures.shape[1:] != shape or not len(pictures):
-        raise InvalidInput(f"the model takes pictures of {' x '.join(map(str, shape))}, these are {_text(pictures)}")
-    return pictures
-
-
-def _stacked(array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
-    if array.shape == shape:
-        array = array[None]
-    if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
-        raise InvalidInput(f"the model takes inputs of shape {' x '.join(map(str, shape))}, these are {_text(array)}")
-    return array.reshape(len(array), -1)
-
-
-def _text(array: npt.NDArray[np.generic]) -> str:
-    return " x ".join(map(str, array.shape)) or "a single number"

@@ -1,10 +1,17 @@
 """`moiety provider`."""
 
+from typing import TYPE_CHECKING
+
 import typer
+
+from moiety_shared.service.terminal import example
+
+if TYPE_CHECKING:
+    from moiety_shared.service.doctor import Patient
 
 
 def register(app: typer.Typer) -> None:
-    app.command("provider", rich_help_panel="Roles")(provider)
+    app.command("provider", rich_help_panel="Roles", epilog=example("moiety provider"))(provider)
 
 
 def provider() -> None:
@@ -20,3 +27,21 @@ def provider() -> None:
         identity = Identity.load(settings.keys_dir / "crypto_provider", "crypto_provider")
         logs.configure("crypto_provider", settings.log_format)
         serving.serve(build(settings, identity), settings, tls=settings.tls(identity))
+
+
+def patients() -> list["Patient"]:
+    """For `moiety doctor`."""
+    from moiety_crypto_provider.settings import ProviderSettings
+    from moiety_shared.service.doctor import Patient
+
+    return [
+        Patient(
+            role="crypto_provider",
+            title="moiety crypto provider",
+            extra="crypto-provider",
+            start="moiety provider",
+            settings=ProviderSettings,
+            keys=lambda settings: settings.keys_dir / "crypto_provider",
+            present=lambda settings: (settings.keys_dir / "crypto_provider").is_dir(),
+        )
+    ]

@@ -18,6 +18,7 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
+from moiety_shared.tokens import MAX_REVOKED
 from moiety_shared.wire import MEDIA_TYPE, malformed, request_bytes
 
 _OWNER = "server"
@@ -46,7 +47,7 @@ class ModelState(Public):
 class Revocations(Public):
     """Tokens that let nobody in any more."""
 
-    token_ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], ...] = Field(max_length=10_000)
+    token_ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], ...] = Field(max_length=MAX_REVOKED)
 
 
 def build(settings: PartySettings, identity: Identity) -> FastAPI:
@@ -154,6 +155,7 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
 
         @app.websocket("/v1/peer")
         async def peer(socket: WebSocket) -> None:
+            """The link between the parties, under alice's credential: frames of `moiety_shared/wire.py`."""
             scheme, _, credential = socket.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not identity.accepts("alice", credential):
                 await socket.close(4401)

@@ -1,12 +1,17 @@
 """`moiety party alice` and `moiety party bob`."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from moiety_shared.service.terminal import example
+
+if TYPE_CHECKING:
+    from moiety_shared.service.doctor import Patient
+
 
 def register(app: typer.Typer) -> None:
-    app.command("party", rich_help_panel="Roles")(party)
+    app.command("party", rich_help_panel="Roles", epilog=example("moiety party alice"))(party)
 
 
 def party(
@@ -26,3 +31,33 @@ def party(
         logs.configure(role, settings.log_format)
         memory.keep_freed_pages()
         serving.serve(build(settings, identity), settings, tls=settings.tls(identity), max_message=MAX_MESSAGE)
+
+
+def patients() -> list["Patient"]:
+    """For `moiety doctor`."""
+    from moiety_party.settings import PartySettings
+    from moiety_shared.service.doctor import Patient, Service
+
+    def calls(settings: PartySettings) -> list[Service]:
+        ca = settings.keys_dir / settings.role / "tls" / "ca.pem"
+        trusted = ca if ca.exists() else None
+        title, start = "moiety crypto provider", "moiety provider"
+        provider = Service("crypto_provider", title, settings.provider_url, trusted, "MOIETY_PARTY_PROVIDER_URL", start)
+        if settings.role == "bob":
+            return [provider]
+        url = settings.peer_url.replace("ws", "http", 1)
+        return [provider, Service("bob", "moiety party bob", url, trusted, "MOIETY_PARTY_PEER_URL", "moiety party bob")]
+
+    def one(role: Literal["alice", "bob"]) -> Patient:
+        return Patient(
+            role=role,
+            title=f"moiety party {role}",
+            extra="party",
+            start=f"moiety party {role}",
+            settings=lambda: PartySettings(role=role),
+            keys=lambda settings: settings.keys_dir / role,
+            present=lambda settings: (settings.keys_dir / role).is_dir(),
+            calls=calls,
+        )
+
+    return [one("alice"), one("bob")]

@@ -1,24 +1,34 @@
 """`moiety server | train | publish | inspect | count`; what is done with published versions is in owner_cli.py."""
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moiety_server import owner_cli
+from moiety_server.owner_cli import PANEL
+from moiety_shared.service.terminal import Exit, Json, console, ended, example, line, say
 
 if TYPE_CHECKING:
     from moiety_server.compile import Reveal as RevealKind
+    from moiety_shared.service.doctor import Patient
+
+
+_PUBLISH = (
+    "moiety publish mnist",
+    "moiety publish lenet --reveal labels --name digits",
+    "moiety publish torchvision:resnet18 --pretrained --calibration inputs.npy",
+    "moiety publish mypackage.models:build --calibration inputs.npy",
+)
+_INSPECT = ("moiety inspect lenet", "moiety inspect model.onnx --calibration inputs.npy --json")
 
 
 def register(app: typer.Typer) -> None:
-    app.command("server", rich_help_panel="Roles")(server)
-    app.command("train", rich_help_panel="Model owner")(train)
-    app.command("publish", rich_help_panel="Model owner")(publish)
-    app.command("count", rich_help_panel="Model owner")(count)
-    app.command("inspect", rich_help_panel="Model owner")(inspect)
+    app.command("server", rich_help_panel="Roles", epilog=example("moiety server"))(server)
+    app.command("train", rich_help_panel=PANEL, epilog=example("moiety train --network lenet --data DIR"))(train)
+    app.command("publish", rich_help_panel=PANEL, epilog=example(*_PUBLISH))(publish)
+    app.command("count", rich_help_panel=PANEL, epilog=example("moiety count lenet-count counts/*"))(count)
+    app.command("inspect", rich_help_panel=PANEL, epilog=example(*_INSPECT))(inspect)
     owner_cli.register(app)
 
 
@@ -45,6 +55,7 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, max=20, help="Passes over the 60,000 training images.")] = 10,
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw; default MOIETY_SERVER_MNIST_DIR.")] = None,
     download: Annotated[bool, typer.Option(help="Let torchvision download MNIST if it is not there.")] = True,
+    as_json: Json = False,
 ) -> None:
     """Train one of the MNIST networks with plain PyTorch and write its weights."""
     from moiety_server import network as zoo
@@ -57,7 +68,41 @@ def train(
     accuracy = zoo.accuracy(model, *zoo.read_mnist(folder, train=False, download=download), network)
     path = out or Path(f"{network}.safetensors")
     zoo.save(model, path)
-    print(f"{path}: {accuracy:.2%} of the 10,000 test images right")
+    if as_json:
+        line({"file": str(path), "network": network, "accuracy": accuracy})
+    else:
+        print(f"{path}: {accuracy:.2%} of the 10,000 test images right")
+
+
+def patients() -> list["Patient"]:
+    """For `moiety doctor`."""
+    from moiety_server.settings import ServerSettings
+    from moiety_shared.service.doctor import Patient, Service
+
+    def calls(settings: ServerSettings) -> list[Service]:
+        ca = settings.keys_dir / "server" / "tls" / "ca.pem"
+        trusted = ca if ca.exists() else None
+        return [
+            Service(name, title, url, trusted, f"MOIETY_SERVER_{setting}", start)
+            for name, title, url, setting, start in (
+                ("alice", "moiety party alice", settings.alice_url, "ALICE_URL", "moiety party alice"),
+                ("bob", "moiety party bob", settings.bob_url, "BOB_URL", "moiety party bob"),
+                ("catalogue", "moiety model owner", settings.url, "URL", "moiety server"),
+            )
+        ]
+
+    return [
+        Patient(
+            role="server",
+            title="moiety model owner",
+            extra="server",
+            start="moiety server",
+            settings=ServerSettings,
+            keys=lambda settings: settings.keys_dir / "server",
+            present=lambda settings: (settings.keys_dir / "server").is_dir(),
+            calls=calls,
+        )
+    ]
 
 
 Model = Annotated[
@@ -104,6 +149,7 @@ def publish(
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing where clients have a version of it already.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Compile a model, share its weights between alice and bob, and publish its signed catalogue entry.
 
@@ -112,9 +158,6 @@ def publish(
     from moiety_server import sources
     from moiety_server.ir import NotServable
     from moiety_server.publish import publish as put
-
-    def say(step: str) -> None:
-        print(step, file=sys.stderr)
 
     try:
         source = sources.load(
@@ -142,14 +185,17 @@ def publish(
                 progress=say,
             )
     except NotServable as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
-    print(f"{signed.entry.name} {signed.entry.version} {signed.owner_key}")
+        raise ended(Exit.FAILED, error) from None
+    if as_json:
+        line({"name": signed.entry.name, "version": signed.entry.version, "owner_key": signed.owner_key})
+    else:
+        print(f"{signed.entry.name} {signed.entry.version} {signed.owner_key}")
 
 
 def count(
     model: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
     files: Annotated[list[Path], typer.Argument(help="What clients handed on: Evaluation.for_owner, a file each.")],
+    as_json: Json = False,
 ) -> None:
     """How many labels were right in private evaluations whose number only the owner may read."""
     from moiety_server.publish import open_count
@@ -159,9 +205,12 @@ def count(
         try:
             tokens = [path.read_bytes() for path in files]
         except OSError as error:
-            print(error, file=sys.stderr)
-            raise typer.Exit(1) from None
-        print(sum(open_count(owner.identity.keyring, token, bits) for token in tokens))
+            raise ended(Exit.USAGE, f"{error.filename} cannot be read: {error.strerror}") from None
+        correct = sum(open_count(owner.identity.keyring, token, bits) for token in tokens)
+    if as_json:
+        line({"model": model, "correct": correct})
+    else:
+        print(correct)
 
 
 def inspect(
@@ -176,12 +225,10 @@ def inspect(
     ring: RingBits = None,
     headroom: Headroom = 4.0,
     chart: Annotated[Path | None, typer.Option(help="Write a chart of the layers' costs here (PNG).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """What a model will cost: rounds, bytes and work of each layer, and how long a call takes. Nothing is shared."""
     from dataclasses import asdict
-
-    from rich.console import Console
 
     from moiety_server import inspection, sources
     from moiety_server.ir import NotServable
@@ -192,16 +239,15 @@ def inspect(
         )
         compiled = source.compile(reveal=_reveal(reveal), top=top, ring_bits=ring, headroom=headroom)
     except NotServable as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise ended(Exit.FAILED, error) from None
     found = inspection.inspect(source.name, compiled)
     if chart is not None:
         inspection.draw(found, chart)
-        print(f"chart: {chart}", file=sys.stderr)
+        say(f"chart: {chart}")
     if as_json:
-        print(json.dumps(asdict(found)))
+        line(asdict(found))
     else:
-        inspection.show(found, Console())
+        inspection.show(found, console())
 
 
 def _reveal(text: str) -> "RevealKind":

@@ -1,5 +1,7 @@
 """The owner's connection to both parties, and what the owner does with what is published already."""
 
+import time
+
 import httpx
 
 from moiety_server.catalogue import Catalogue
@@ -93,5 +95,6 @@ class Owner:
 
     def push_revocations(self) -> None:
         """Tell both parties which tokens are revoked: they may be new."""
-        for party in (0, 1):
-            self.call(party, "PUT", "/v1/revocations", json={"token_ids": self.issued.revoked()})
+        for token_ids in self.issued.to_refuse(time.time()):
+            for party in (0, 1):
+                self.call(party, "PUT", "/v1/revocations", json={"token_ids": token_ids})

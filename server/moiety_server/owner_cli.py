@@ -2,7 +2,7 @@
 
 import json
 import os
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,27 +11,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moiety_shared.service.terminal import Exit, Json, ended, example, lines, table
+
 if TYPE_CHECKING:
     from moiety_server.owner import Owner
 
-_PANEL = "Model owner"
+PANEL = "Model owner"
 Name = Annotated[str, typer.Argument(help="The model's name in the catalogue.")]
 Version = Annotated[int, typer.Argument(help="Its version, as `moiety versions` lists them.")]
 
 
 def register(app: typer.Typer) -> None:
-    for command in (versions, activate, withdraw, refresh):
-        app.command(rich_help_panel=_PANEL)(command)
-    token = typer.Typer(no_args_is_help=True, help="Clients' tokens: who may ask, what, and how much.")
-    token.command("issue")(issue)
-    token.command("list")(list_tokens)
-    token.command("revoke")(revoke)
-    app.add_typer(token, name="token", rich_help_panel=_PANEL)
+    for command, how in ((versions, "mnist"), (activate, "mnist 2"), (withdraw, "mnist 1"), (refresh, "")):
+        shown = example(f"moiety {command.__name__} {how}".strip())
+        app.command(rich_help_panel=PANEL, epilog=shown)(command)
+    token = typer.Typer(
+        no_args_is_help=True,
+        help="Clients' tokens: who may ask, what, and how much.",
+        epilog=example("moiety token issue clinic-7 --model mnist --rows-per-day 10000 --out clinic-7.json"),
+    )
+    issuing = "moiety token issue clinic-7 --model mnist --rows-per-day 10000 --days 30 --out clinic-7.json"
+    token.command("issue", epilog=example(issuing))(issue)
+    token.command("list", epilog=example("moiety token list", "moiety token list --json"))(list_tokens)
+    token.command("revoke", epilog=example("moiety token revoke 5f0e6c1f9b6f4b0f8d3a2c1b0a9e8d7c"))(revoke)
+    app.add_typer(token, name="token", rich_help_panel=PANEL)
 
 
 @contextmanager
 def owner() -> Iterator["Owner"]:
-    """The owner, from MOIETY_SERVER_* and the secrets folder. What goes wrong is said in a sentence, exit code 1."""
+    """The owner, from MOIETY_SERVER_* and the secrets folder. What goes wrong ends in a sentence and an exit code."""
     from moiety_server.owner import Owner
     from moiety_server.settings import ServerSettings
     from moiety_shared.problems import Problem
@@ -44,8 +52,8 @@ def owner() -> Iterator["Owner"]:
     try:
         yield made
     except Problem as problem:
-        print(f"{problem}\n{problem.kind.hint}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        code = Exit.FAILED if problem.retry_after is None else Exit.UNAVAILABLE
+        raise ended(code, f"{problem}. {problem.kind.hint}") from None
 
 
 def is_published(name: str) -> bool:
@@ -54,12 +62,20 @@ def is_published(name: str) -> bool:
         return us.catalogue.active(name) is not None
 
 
-def versions(name: Name) -> None:
+def versions(name: Name, as_json: Json = False) -> None:
     """The versions of a model; the one that clients get is marked."""
+    from moiety_shared.problems import Problem, ProblemType
+
     with owner() as us:
         active = us.catalogue.active(name)
-        for version in us.catalogue.versions(name):
-            print(f"{version}{' active' if version == active else ''}")
+        rows = [{"version": version, "active": version == active} for version in us.catalogue.versions(name)]
+        if not rows:
+            raise Problem(ProblemType.UNKNOWN_MODEL)
+    if as_json:
+        lines(rows)
+        return
+    for row in rows:
+        print(f"{row['version']}{' active' if row['active'] else ''}")
 
 
 def activate(name: Name, version: Version) -> None:
@@ -74,11 +90,18 @@ def withdraw(name: Name, version: Version) -> None:
         us.withdraw(name, version)
 
 
-def refresh() -> None:
-    """Sign the parties' current keys and addresses into the catalogue: after `moiety keys rotate`, or a move."""
+def refresh(as_json: Json = False) -> None:
+    """Sign the parties' current keys and addresses into the catalogue: after `moiety keys rotate`, or a move.
+
+    Prints the entries that changed.
+    """
     with owner() as us:
-        for changed in us.refresh():
-            print(changed)
+        changed = us.refresh()
+    if as_json:
+        lines({"name": name, "version": int(version)} for name, version in map(str.split, changed))
+        return
+    for entry in changed:
+        print(entry)
 
 
 def issue(
@@ -97,6 +120,7 @@ def issue(
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing where that file is there already.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write an access file: the catalogue's address, your key, your CA, and a signed token. It is a secret.
 
@@ -133,23 +157,32 @@ def issue(
         with open(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             os.fchmod(file.fileno(), 0o600)
             json.dump(access.model_dump(), file, indent=2)
-    print(grant.token_id)
+    if as_json:
+        lines([{"token_id": grant.token_id, "file": str(out)}])
+    else:
+        print(grant.token_id)
 
 
-def list_tokens(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
-) -> None:
-    """Who has tokens: id, subject, models, expiry, and whether it was revoked."""
+def list_tokens(as_json: Json = False) -> None:
+    """Who has tokens: id, subject, models, quota, expiry, and whether it was revoked."""
     with owner() as us:
         revoked = set(us.issued.revoked())
         rows = [{**g.model_dump(mode="json"), "revoked": g.token_id in revoked} for g in us.issued.grants()]
     if as_json:
-        print(json.dumps(rows))
+        lines(rows)
         return
-    for row in rows:
-        until = datetime.fromtimestamp(row["expires"], UTC).isoformat(timespec="minutes")
-        print(f"{row['token_id']} {row['subject']} {','.join(row['models'])} until {until}", end="")
-        print(" revoked" if row["revoked"] else "")
+    shown = [
+        (
+            row["token_id"],
+            row["subject"],
+            "all" if row["models"] == ["*"] else ", ".join(row["models"]),
+            f"{row['quota']['rows']} in {row['quota']['seconds'] // 3600} h" if row["quota"] else "no limit",
+            datetime.fromtimestamp(row["expires"], UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "revoked" if row["revoked"] else "expired" if row["expires"] <= time.time() else "valid",
+        )
+        for row in rows
+    ]
+    table(("id", "subject", "models", "inputs", "until", "state"), shown)
 
 
 def revoke(
@@ -159,6 +192,6 @@ def revoke(
     with owner() as us:
         unknown = set(token_id) - {grant.token_id for grant in us.issued.grants()}
         if unknown:
-            print(f"never issued here: {', '.join(sorted(unknown))}", file=sys.stderr)
-            raise typer.Exit(1)
+            text = f"never issued here: {', '.join(sorted(unknown))}; `moiety token list` names those that were"
+            raise ended(Exit.USAGE, text)
         us.revoke(token_id)

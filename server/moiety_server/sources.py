@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,17 +118,16 @@ def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path 
     if what.startswith("torchvision:"):
         name = what.removeprefix("torchvision:")
         model = torchvision_model(name, pretrained)
-        # From black to white, normalised as torchvision's weights have it.
-        ends = [(v - m) / s for v in (0, 1) for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+        how = torchvision_preprocessing(name, (inputs.shape[-2], inputs.shape[-1]), pretrained)
+        ends = [(v - m) / s for v in (0, 1) for m, s in zip(how.mean, how.std, strict=True)]  # from black to white
         return Source(
             name=name,
             model=_with_weights(model, weights),
             calibration=inputs,
             low=min(*ends, least),
             high=max(*ends, most),
-            preprocessing=Preprocessing(
-                channels=3, size=(inputs.shape[-2], inputs.shape[-1]), mean=IMAGENET_MEAN, std=IMAGENET_STD
-            ),
+            preprocessing=how,
+            classes=tuple(_torchvision_weights(name).meta["categories"]),
             description=f"torchvision's {name}",
         )
     path = Path(what)
@@ -145,7 +145,7 @@ def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:
 
     if name not in models.list_models(module=models):
         raise NotServable(f"torchvision has no classification model {name!r}")
-    weights = models.get_model_weights(name).DEFAULT if pretrained else None
+    weights = _torchvision_weights(name) if pretrained else None
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") and weights is None else {}
     try:
         model: nn.Module = models.get_model(name, weights=weights, **options)
@@ -154,6 +154,28 @@ def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:
             f"the weights of {name} cannot be downloaded here ({error}): pass --weights FILE (safetensors)"
         ) from error
     return model.train(False)
+
+
+def torchvision_preprocessing(name: str, size: tuple[int, int], pretrained: bool) -> Preprocessing:
+    """What becomes of a picture: as the downloaded weights want it, else as is usual for ImageNet, resized to 256 and
+    cut to 224; in proportion at another `size` (height, width)."""
+    how = _torchvision_weights(name).transforms() if pretrained else None
+    resized, cut = (how.resize_size[0], how.crop_size[0]) if how else (256, 224)
+    return Preprocessing(
+        channels=3,
+        size=size,
+        mean=tuple(how.mean) if how else IMAGENET_MEAN,
+        std=tuple(how.std) if how else IMAGENET_STD,
+        resize=max(round(resized * max(size) / cut), *size),
+        interpolation="bicubic" if how and how.interpolation.value == "bicubic" else "bilinear",
+    )
+
+
+def _torchvision_weights(name: str) -> Any:
+    """What torchvision says of its best weights; nothing is downloaded."""
+    from torchvision import models
+
+    return models.get_model_weights(name).DEFAULT
 
 
 def _own(module: str, function: str) -> Callable[[], nn.Module]:

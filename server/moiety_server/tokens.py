@@ -4,13 +4,13 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_shared import tokens
-from moiety_shared.tokens import Grant, OutputKind, Quota
+from moiety_shared.tokens import MAX_REVOKED, Grant, OutputKind, Quota
 
 _DAY = 86400
 
@@ -45,10 +45,19 @@ class Issued:
         return [Grant.model_validate(json.loads(line)) for line in _lines(self._grants)]
 
     def revoke(self, token_ids: Iterable[str]) -> None:
-        _append(self._revoked, [i for i in token_ids if i not in self.revoked()])
+        known = set(self.revoked())
+        _append(self._revoked, [i for i in token_ids if i not in known])
 
     def revoked(self) -> list[str]:
         return _lines(self._revoked)
+
+    def to_refuse(self, now: float) -> Iterator[list[str]]:
+        """What parties must be told to refuse, in lists that each fit one message. What is long expired they refuse
+        anyway: their clocks may be a day behind."""
+        over = {grant.token_id for grant in self.grants() if grant.expires + _DAY < now}
+        left = [token_id for token_id in self.revoked() if token_id not in over]
+        for start in range(0, len(left), MAX_REVOKED):
+            yield left[start : start + MAX_REVOKED]
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,10 +1,10 @@
 """What the model owner signs (Ed25519): the catalogue entry, all that a client must know of a model; and the manifest
 of an upload, which tells each party what it got and whom to serve."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from moiety_shared import signing
 from moiety_shared.canary import MOST, Canary
@@ -15,17 +15,34 @@ from moiety_shared.signing import key_text
 
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(ge=1, le=1 << 14)]
 Access = Literal["token", "open"]
 """Who may ask: holders of the owner's tokens, or everybody."""
 
 
+_SHOWN = 12
+
+
 class Preprocessing(Public):
-    """How a raw picture becomes the model's input: resize to `size`, scale to 0..1, subtract mean, divide by std."""
+    """How a picture becomes the model's input, as torchvision's transforms do it: made grey or RGB, resized, its middle
+    cut out, scaled to 0..1, the mean subtracted, divided by std."""
 
     channels: Literal[1, 3]
-    size: tuple[int, int] = Field(description="height, width")
+    size: tuple[Side, Side] = Field(description="height, width")
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: Side | None = Field(
+        None, description="the shorter side, before the middle is cut out; without it, the whole picture becomes `size`"
+    )
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError("there is one mean and one std for each channel")
+        if self.resize is not None and self.resize < max(self.size):
+            raise ValueError("a picture must not be resized to less than is cut out of it")
+        return self
 
 
 class Party(Public):
@@ -56,6 +73,39 @@ class Entry(Public):
     description: str = ""
     access: Access = "token"
     canaries: tuple[Canary, ...] = Field((), max_length=MOST, description="inputs whose answers are known")
+
+    def describe(self) -> str:
+        """What a client may want to know of it, a line for each thing."""
+        return "\n".join(f"{name:12} {text}" for name, text in self.facts().items())
+
+    def facts(self) -> dict[str, str]:
+        """The same, each in words."""
+        plan, how = self.plan, self.preprocessing
+        shape = " x ".join(map(str, plan.input.shape))
+        takes = f"inputs of shape {shape}, from {plan.input.low:.4g} to {plan.input.high:.4g}"
+        if how is not None:
+            size = " x ".join(map(str, how.size))
+            cut = f", resized to {how.resize} and cut to {size}" if how.resize else f", resized to {size}"
+            takes = f"pictures, {'RGB' if how.channels == 3 else 'grey'}{cut}; or {takes}"
+        more = f", ... ({len(self.classes)} in all)"
+        gives = {
+            "logits": f"{plan.output.size} outputs for each input",
+            "labels": f"of each input the {plan.output.top} likeliest labels, in order, and nothing else",
+            "count": "one count for all inputs together, and nothing of each",
+        }[plan.output.kind]
+        return {
+            "name": self.name,
+            "version": str(self.version),
+            "description": self.description or "-",
+            "takes": takes,
+            "gives": gives,
+            "classes": ", ".join(self.classes[:_SHOWN]) + (more if len(self.classes) > _SHOWN else "") or "-",
+            "at a time": f"{self.max_rows} inputs in a request at most",
+            "cost": f"{plan.rounds} rounds; each party sends {plan.cost(1).online_bytes:,} bytes for one input",
+            "who may ask": "everybody" if self.access == "open" else "holders of the owner's tokens",
+            "canaries": f"{len(self.canaries)} inputs whose answers are known" if self.canaries else "none",
+            "parties": ", ".join(f"{party.name} at {party.url}" for party in self.parties),
+        }
 
 
 class SignedEntry(Public):

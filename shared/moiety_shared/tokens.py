@@ -16,6 +16,8 @@ from moiety_shared.signing import key_from_text, key_text
 AUDIENCE = "moiety"
 EVERY_MODEL = "*"
 MAX_TOKEN_BYTES = 4096
+MAX_REVOKED = 10_000
+"""Token ids in one message of revocations."""
 OutputKind = Literal["logits", "labels", "count"]
 OUTPUTS: tuple[OutputKind, ...] = ("logits", "labels", "count")
 

@@ -54,7 +54,7 @@ def test_a_token_lets_in_until_it_is_revoked(guarded: Deployment, digits: Digits
     assert path.stat().st_mode & 0o077 == 0
     with asking(path) as client:
         assert client.predict("mnist", digits[0][:2]).labels.tolist() == [7, 2]
-        listed = json.loads(guarded.run("token", "list", "--json"))
+        listed = [json.loads(row) for row in guarded.run("token", "list", "--json").splitlines()]
         assert [row["subject"] for row in listed if row["token_id"] == token_id] == ["clinic"]
         guarded.run("token", "revoke", token_id)
         with pytest.raises(NotAllowed, match="revoked"):

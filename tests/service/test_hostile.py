@@ -29,8 +29,7 @@ def test_hundreds_of_hostile_connections(
     assert {"400", "413"} <= set(report.statuses)
     assert (report.wrong, report.lost, report.died) == (0, 0, 0)
     assert report.right > 0
-    # All that is resident depends on how much of torch's libraries is mapped: 200 MB more in a new folder.
-    assert max(report.private.values()) < 900 and max(report.grown.values()) < 250, report
+    assert max(report.megabytes.values()) < 900 and max(report.grown.values()) < 250, report
     for role in ("alice", "bob", "crypto_provider", "server", "client"):
         deployment.wait(role, "/health/ready")
     assert client.predict("mnist", digits[0][:4]).labels.tolist() == [7, 2, 1, 0]

@@ -44,7 +44,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
         return publish(owner, name, *rest, **options)
 
     monkeypatch.setattr(exchange.Sealer, "call", calling)
-    monkeypatch.setattr("moiety_client.client.joined", joining)
+    monkeypatch.setattr("moiety_client.tasks.joined", joining)
     monkeypatch.setattr(session, "publish", publishing)
     return found
 

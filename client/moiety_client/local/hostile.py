@@ -53,7 +53,6 @@ class Report:
     statuses: Counter[str] = field(default_factory=Counter)
     megabytes: dict[str, float] = field(default_factory=dict)
     grown: dict[str, float] = field(default_factory=dict)  # of these, what the attack added
-    private: dict[str, float] = field(default_factory=dict)  # of these, all but mapped files
 
     @property
     def good(self) -> int:
@@ -99,7 +98,6 @@ def attack(deployment: Deployment, pixels: mnist.Pixels, *, connections: int, se
         report.died += process.poll() is not None
         report.megabytes[role] = _peak_megabytes(process.pid) if process.poll() is None else 0.0
         report.grown[role] = report.megabytes[role] - before[role]
-        report.private[role] = report.megabytes[role] - _mapped_megabytes(process.pid)
     return report
 
 
@@ -128,14 +126,6 @@ def _forget_peak(pid: int) -> float:
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     return _peak_megabytes(pid)
-
-
-def _mapped_megabytes(pid: int) -> float:
-    """Of what a process has resident, its files: libraries, shared with others and given back when memory is short."""
-    with contextlib.suppress(OSError, StopIteration):
-        rows = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(row for row in rows if row.startswith("RssFile:")).split()[1]) * 1024 / 1e6
-    return 0.0
 
 
 def _peak_megabytes(pid: int) -> float:

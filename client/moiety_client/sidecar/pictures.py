@@ -1,16 +1,14 @@
 """Picture files become what a model takes: its size and its colours."""
 
-import io
-
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from moiety_client import pictures
+from moiety_client.errors import InvalidInput
 from moiety_client.sidecar.tensors import refused
 from moiety_shared.catalogue import Entry, Preprocessing
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-_MAX_PIXELS = 50_000_000
 
 
 def preprocessing(entry: Entry) -> Preprocessing:
@@ -23,23 +21,10 @@ def preprocessing(entry: Entry) -> Preprocessing:
 def decode(raw: bytes, how: Preprocessing, *, invert: bool = False) -> npt.NDArray[np.uint8]:
     """Pixels (height, width), or (height, width, 3). `invert` swaps dark and light. Raises Problem."""
     try:
-        picture = Image.open(io.BytesIO(raw), formats=FORMATS)
-        if picture.width * picture.height > _MAX_PIXELS:  # known from its header: nothing is unpacked yet
-            raise refused(f"the picture has more than {_MAX_PIXELS:,} pixels")
-        picture.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
-        raise refused(f"this is no picture file that can be read: {', '.join(FORMATS)} are") from None
-    upright = ImageOps.exif_transpose(picture)
-    if upright.has_transparency_data:  # what shines through is paper
-        paper = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(paper, upright.convert("RGBA"))
-    pixels = upright.convert("RGB" if how.channels == 3 else "L")
-    height, width = how.size
-    if pixels.size != (width, height):
-        pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
-    if invert:
-        pixels = ImageOps.invert(pixels)
-    return np.asarray(pixels)
+        pixels = pictures.read(raw, how, FORMATS)
+    except InvalidInput as error:
+        raise refused(str(error)) from None
+    return 255 - pixels if invert else pixels
 
 
 def decode_all(files: list[bytes], entry: Entry) -> npt.NDArray[np.uint8]:

@@ -5,7 +5,8 @@ import time
 
 import httpx
 
-from moiety_client.client import AsyncClient, _catalogue_errors, _no_answer
+from moiety_client.client import AsyncClient
+from moiety_client.core import no_answer
 from moiety_client.errors import (
     CatalogueError,
     FromProblem,
@@ -29,9 +30,7 @@ class Upstream(AsyncClient):
     async def names(self) -> list[str]:
         """The published models. The list is not signed; each entry is. Raises Problem."""
         try:
-            with _catalogue_errors(self._catalogue):
-                listed = http.check(await self._http.get(f"{self._catalogue}/v1/models")).json()
-                return [str(one["name"]) for one in listed]
+            return await self._do(self._names())
         except MoietyError as error:
             raise problem_of(error) from error
 
@@ -50,13 +49,13 @@ class Upstream(AsyncClient):
 
     async def check_ready(self, entry: Entry) -> None:
         """Raises Problem unless the parties would take a request now."""
-        with _no_answer():
+        with no_answer():
             http.check(await self._http.get(f"{entry.parties[0].url}/health/ready"))
 
     async def exchange(self, call: Call, seconds: float) -> httpx.Response:
         """Send a call made by hand, again until it is answered; who made it opens the answer. Raises Problem."""
         try:
-            return await self._deliver(call, time.monotonic() + min(seconds, self._timeout))
+            return await self._do(self._deliver(call, time.monotonic() + min(seconds, self._timeout)))
         except MoietyError as error:
             raise problem_of(error) from error
 

@@ -17,6 +17,7 @@ from moiety_shared.service.documented import document_problems
 from moiety_shared.service.draining import Drain, Draining
 from moiety_shared.service.gate import BodyLimit, Gate, Guard, problem_response
 
+API_VERSION = "1"
 _READY_SECONDS = 1.0
 _MAX_PLACES = 20
 
@@ -51,7 +52,7 @@ def create_app(
             async with lifespan():
                 yield
 
-    app = FastAPI(title=f"moiety {title}", version="1", lifespan=run)
+    app = FastAPI(title=f"moiety {title}", version=API_VERSION, lifespan=run)
     app.state.drain = Drain()
     app.add_middleware(Draining, drain=app.state.drain)
     app.add_middleware(Gate, body_limit=body_limit, guard=guard)

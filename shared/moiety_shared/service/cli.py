@@ -3,23 +3,39 @@
 import os
 import signal
 import sys
-from importlib.metadata import entry_points
 
 import typer
 
-from moiety_shared.service import healthcheck, keys_cli
+from moiety_shared.service import healthcheck
+from moiety_shared.service.terminal import example, flowing
 
 
-def build(*, roles: bool = True) -> typer.Typer:
-    """The command line; without the roles' commands it is there in no time."""
+def build(*, whole: bool = True) -> typer.Typer:
+    """The command line; or of it the healthcheck alone, which runs every few seconds and imports next to nothing."""
     app = typer.Typer(
         name="moiety",
         help="Private inference as a service: the owner keeps the model, the client keeps the data.",
+        epilog=example("moiety demo                       [dim]all of it, on this machine[/]", "moiety predict --help"),
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,
         add_completion=True,
+        rich_markup_mode="rich",
     )
-    for entry in sorted(entry_points(group="moiety.commands"), key=lambda e: e.name) if roles else ():
+    if whole:
+        _register_all(app)
+    else:
+        app.callback()(lambda: None)  # it is a command of several all the same
+    healthcheck.register(app)
+    _let_help_flow(app)
+    return app
+
+
+def _register_all(app: typer.Typer) -> None:
+    from importlib.metadata import entry_points
+
+    from moiety_shared.service import doctor_cli, keys_cli
+
+    for entry in sorted(entry_points(group="moiety.commands"), key=lambda e: e.name):
         try:
             register = entry.load()
         except ModuleNotFoundError as error:
@@ -29,14 +45,21 @@ def build(*, roles: bool = True) -> typer.Typer:
             continue  # a role that is not here, or whose extra is not installed, offers no commands
         register(app)
     keys_cli.register(app)
-    healthcheck.register(app)
-    return app
+    doctor_cli.register(app)
+
+
+def _let_help_flow(app: typer.Typer) -> None:
+    for command in app.registered_commands:
+        command.help = flowing((command.callback and command.callback.__doc__) or "")
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _let_help_flow(group.typer_instance)
 
 
 def main() -> None:
     # The first process of a container is not ended by a signal that it does not handle; servers set their own handler.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    build(roles=sys.argv[1:2] != ["healthcheck"])()
+    build(whole=sys.argv[1:2] != ["healthcheck"])(prog_name="moiety")
 
 
 if __name__ == "__main__":

@@ -3,18 +3,20 @@ each container: so it is the standard library's client, and nothing else is impo
 
 import http.client
 import ssl
-import sys
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
+from moiety_shared.service.terminal import Exit, ended, example
+
 SECONDS = 8.0
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Operators")(healthcheck)
+    shown = example("moiety healthcheck https://localhost:7701 --ca /keys/alice/tls/ca.pem")
+    app.command(rich_help_panel="Operators", epilog=shown)(healthcheck)
 
 
 def healthcheck(
@@ -28,11 +30,9 @@ def healthcheck(
     try:
         status, said = _ask(url, ca, path)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        print(f"{url} gives no answer ({type(error).__name__})", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise ended(Exit.FAILED, f"{url} gives no answer ({type(error).__name__})") from None
     if status != http.client.OK:
-        print(f"{url}{path} answers {status}: {said}", file=sys.stderr)
-        raise typer.Exit(1)
+        raise ended(Exit.FAILED, f"{url}{path} answers {status}: {said}")
 
 
 def _ask(url: str, ca: Path | None, path: str) -> tuple[int, str]:

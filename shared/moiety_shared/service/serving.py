@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from moiety_shared.service.connection import Connection
 from moiety_shared.service.http import SOCKET_BUFFER
 from moiety_shared.service.logs import log, where
+from moiety_shared.service.residency import release_code
 from moiety_shared.service.settings import ServiceSettings
 
 HANDSHAKE_SECONDS = 5.0
@@ -117,7 +118,7 @@ def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSL
         log_config=None,
         access_log=False,
         server_header=False,
-        date_header=False,
+        date_header=True,  # `moiety doctor` compares clocks by it
         ws_max_size=max_message,
         ws="websockets-sansio",  # half the round trip of the default here
         ws_per_message_deflate=False,
@@ -137,6 +138,7 @@ def serve(
     """
     gc.collect()
     gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
+    release_code()
     server = make(app, settings, max_message, tls)
     listener = server.config.bind_socket()
     listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it

@@ -1,13 +1,11 @@
-"""How a role's command refuses to start: one sentence that says what to do, and exit code 2."""
+"""How a role's command refuses to start: one sentence that says what to do, and the exit code for wrong use."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
 from pydantic import ValidationError
 
-EXIT_CODE = 2
+from moiety_shared.service.terminal import Exit, ended, say
 
 
 class StartRefused(ValueError):
@@ -20,11 +18,11 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except StartRefused as error:
-        print(error, file=sys.stderr)
+        say(error)
     except ValidationError as error:
         for one in error.errors(include_input=False, include_url=False):
             place = ".".join(map(str, one["loc"])).upper()
-            print(f"{error.title}: {place}: {one['msg']}" if place else one["msg"], file=sys.stderr)
+            say(f"{error.title}: {place}: {one['msg']}" if place else one["msg"])
     else:
         return
-    raise typer.Exit(EXIT_CODE)
+    raise ended(Exit.USAGE)

@@ -1,0 +1,205 @@
+"""What both clients do, said once as steps without I/O: read the signed catalogue, send a call until it is answered,
+read a model's entry again when it is old."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from moiety_client.errors import (
+    AccessFileError,
+    CatalogueError,
+    CatalogueUnavailable,
+    InsecureAddress,
+    MoietyError,
+    UnknownModel,
+    UntrustedEntry,
+    from_problem,
+)
+from moiety_client.exchange import Call, Sealer
+from moiety_client.steps import Fetch, Steps, Work
+from moiety_client.tasks import Answer, Result, Task
+from moiety_shared.access import Access
+from moiety_shared.catalogue import Entry, SignedEntry
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import http
+from moiety_shared.service.settings import is_loopback
+from moiety_shared.signing import BadSignature
+from moiety_shared.wire import MEDIA_TYPE
+
+# The model may have been republished, or a party's key replaced, since the entry was read.
+_ENTRY_IS_OLD = (ProblemType.UNKNOWN_MODEL, ProblemType.KEY_RETIRED)
+_LEAST_SECONDS = 0.05
+
+
+class Core:
+    """A client without the one that carries its requests."""
+
+    def __init__(self, catalogue_url: str, owner_key: str, token: str, timeout: float) -> None:
+        self._catalogue = _encrypted(catalogue_url, "the catalogue")
+        self._owner_key = owner_key
+        self._token = token
+        self._timeout = timeout
+        self._sealers: dict[str, Sealer] = {}
+
+    # The catalogue
+
+    def _names(self) -> Steps[list[str]]:
+        """The published models. The list is not signed; each entry is."""
+        with self._catalogue_errors():
+            response = yield Fetch("GET", f"{self._catalogue}/v1/models", self._timeout)
+            return [str(one["name"]) for one in http.check(response).json()]
+
+    def _models(self) -> Steps[list[Entry]]:
+        entries = []
+        for name in (yield from self._names()):
+            try:
+                entries.append((yield from self._entry(name, refresh=True)))
+            except UnknownModel:  # withdrawn since the list was read
+                continue
+        return entries
+
+    def _entry(self, name: str, refresh: bool = False) -> Steps[Entry]:
+        return (yield from self._sealer(name, refresh)).entry
+
+    def _sealer(self, name: str, refresh: bool = False) -> Steps[Sealer]:
+        if refresh or name not in self._sealers:
+            url = f"{self._catalogue}/v1/models/{quote(name, safe='')}"
+            with self._catalogue_errors():
+                self._sealers[name] = self._trust((yield Fetch("GET", url, self._timeout)))
+        return self._sealers[name]
+
+    def _trust(self, response: httpx.Response) -> Sealer:
+        signed = SignedEntry.model_validate_json(http.check(response).content)
+        if not self._owner_key:
+            warnings.warn("no owner_key pinned: trusting the key that the catalogue itself names", stacklevel=2)
+            self._owner_key = signed.owner_key
+        try:
+            entry = signed.verify(self._owner_key)
+        except BadSignature as error:
+            raise UntrustedEntry(
+                f"{error}: ask the owner for their key, and who changed the catalogue if it differs"
+            ) from error
+        _encrypted(entry.parties[0].url, "alice")
+        return Sealer(entry)
+
+    @contextmanager
+    def _catalogue_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Problem as problem:
+            raise from_problem(problem) from problem
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise CatalogueUnavailable(
+                f"no answer from the catalogue at {self._catalogue} ({type(error).__name__}): is the model owner's "
+                "server running, and is its address in the access file right?"
+            ) from error
+        except MoietyError:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
+            raise CatalogueError(
+                f"no usable catalogue at {self._catalogue}: is it the model owner's server, and of this version of "
+                "moiety?"
+            ) from error
+
+    # Requests
+
+    def _ask(self, model: str, task: Task[Result]) -> Steps[Result]:
+        started = time.perf_counter()
+        deadline = time.monotonic() + self._timeout
+        for refresh in (False, True):
+            sealer = yield from self._sealer(model, refresh)
+            encode = partial(task.encode, sealer.entry)
+            elements = (yield Work(encode)) if task.slow else encode()
+            calls = sealer.calls(elements, task.recipients, partial(task.draw, sealer.entry))
+            try:
+                answers = []
+                for call in calls:
+                    answers.append(_read(call, (yield from self._deliver(call, deadline))))
+                return task.finish(sealer.entry, elements, answers, started)
+            except Problem as problem:
+                unknown = problem
+        raise from_problem(unknown)
+
+    def _deliver(self, call: Call, deadline: float) -> Steps[httpx.Response]:
+        """The very same request again until it is answered. Raises Problem where the entry is old."""
+        url = f"{call.entry.parties[0].url}/v1/predictions"
+        headers = {"content-type": MEDIA_TYPE}
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
+        pause, attempt = 0.0, 0
+        while True:
+            left = max(deadline - time.monotonic() - pause, _LEAST_SECONDS)
+            try:
+                with no_answer():
+                    return http.check((yield Fetch("POST", url, left, headers, call.body, after=pause)))
+            except Problem as problem:
+                if problem.kind in _ENTRY_IS_OLD:
+                    raise
+                pause = _pause(problem, deadline, attempt)
+                attempt += 1
+
+
+def _read(call: Call, response: httpx.Response) -> Answer:
+    headers = response.headers
+    return Answer(
+        call.shares(response.content),
+        int(headers.get("moiety-rounds", 0)),
+        int(headers.get("moiety-online-bytes", 0)),
+        call.for_owner(response.content),
+    )
+
+
+def _pause(problem: Problem, deadline: float, attempt: int) -> float:
+    """Seconds until the next attempt. Raises the problem's exception when there is none."""
+    pause = min(0.05 * 2.0**attempt, float(problem.retry_after or 0))
+    if problem.retry_after is None or problem.kind is ProblemType.QUOTA_EXCEEDED or time.monotonic() + pause > deadline:
+        raise from_problem(problem) from None
+    return pause
+
+
+@contextmanager
+def no_answer() -> Iterator[None]:
+    """A connection that fails is a problem like any other."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise Problem(
+            ProblemType.PARTY_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
+        ) from error
+
+
+def _encrypted(url: str, what: str) -> str:
+    """The URL without a slash at its end. Raises InsecureAddress for plain HTTP to another machine."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+        raise InsecureAddress(f"the address of {what} must begin with https://: a token must not travel in the clear")
+    return url.rstrip("/")
+
+
+def read_access(file: Path | str) -> dict[str, Any]:
+    """What an access file says. Raises AccessFileError."""
+    try:
+        access = Access.model_validate_json(Path(file).read_bytes())
+    except (OSError, ValueError) as error:
+        raise AccessFileError(
+            f"{file} is not an access file ({type(error).__name__}): ask the model's owner for one"
+        ) from None
+    return access.model_dump()
+
+
+@contextmanager
+def trusting() -> Iterator[None]:
+    """Around what reads a CA. Raises AccessFileError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise AccessFileError(
+            f"the CA is no certificate in PEM form ({type(error).__name__}): ask the owner for a new access file"
+        ) from None

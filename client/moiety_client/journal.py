@@ -1,0 +1,196 @@
+"""What is left of a run on the disk, so that it can go on after an interruption: `stream(..., resume="run.jsonl")`.
+
+    run.jsonl           first which model it is of; then a line for each batch: a digest of its inputs, its answers
+    run.jsonl.pending   what was drawn for the request that is under way. Sent again, it is the same request: the
+                        parties give the answer they have, and count it once. Gone when that is in the file
+
+Both are as secret as the answers, mode 0600. No input is in them.
+"""
+
+import hashlib
+import json
+import os
+from collections import deque
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from moiety_client.answers import Prediction
+from moiety_client.errors import ResumeRefused
+from moiety_client.exchange import Drawn
+from moiety_shared.catalogue import Entry, Hex16, Hex32
+from moiety_shared.fixed_point import RingArray
+from moiety_shared.layers import Public
+
+
+class Head(Public):
+    """What a run is of."""
+
+    format: Literal[1] = 1
+    model: str
+    version: int
+    upload_id: Hex16
+    batch: int
+
+
+class Kept(Public):
+    """A finished batch."""
+
+    inputs: Hex32 = Field(description="SHA-256 of the encoded inputs")
+    values: list[Any]
+    rounds: int
+    online_bytes: int
+    seconds: float
+
+
+class Pending(Public):
+    """What was drawn for the batch that comes next."""
+
+    inputs: Hex32
+    upload_id: Hex16
+    request_id: Hex16
+    seed: Hex32
+    result_keys: tuple[Hex32, Hex32]
+
+
+class Journal:
+    """Opened by one run at a time, which reads what is there in order and then adds to it. Raises ResumeRefused."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pending = path.with_name(path.name + ".pending")
+        with ExitStack() as opened:
+            try:
+                self._file = opened.enter_context(open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b"))
+                _lock(self._file)
+            except BlockingIOError:
+                raise ResumeRefused(f"another run is writing {path}: wait for it, or name another file") from None
+            except OSError as error:
+                raise ResumeRefused(f"{path} cannot be written ({error.strerror}): name another file") from None
+            self._head, self._kept = self._read()
+            opened.pop_all()
+        self._read_so_far = 0
+
+    def close(self) -> None:
+        self._file.close()
+
+    def known(self, entry: Entry, batch: int, elements: RingArray) -> Prediction | None:
+        """The next batch's answers, if they are there. Raises ResumeRefused unless all is as it was."""
+        self._check(Head(model=entry.name, version=entry.version, upload_id=entry.upload_id, batch=batch))
+        if not self._kept:
+            return None
+        kept = self._kept.popleft()
+        self._read_so_far += 1
+        if kept.inputs != _digest(elements):
+            raise ResumeRefused(
+                f"{self._path} holds answers to other inputs from batch {self._read_so_far} on: pass the same inputs "
+                "in the same order, or name another file"
+            )
+        return _prediction(entry, kept, len(elements), self._path)
+
+    def check_end(self) -> None:
+        """Raises ResumeRefused when the run ends before what is in the file does."""
+        if self._kept:
+            raise ResumeRefused(
+                f"{self._path} holds answers to more inputs than these: pass the same inputs, or name another file"
+            )
+
+    def drawn(self, entry: Entry, elements: RingArray) -> Drawn:
+        """What a request for these elements is made with: the same as before if it was under way, and on the disk."""
+        digest = _digest(elements)
+        if self._head is not None and entry.upload_id != self._head.upload_id:
+            raise ResumeRefused(
+                f"{entry.name} was published anew while the run was going on, as version {entry.version}: what is in "
+                f"{self._path} is of version {self._head.version}; start again with another file"
+            )
+        before = self._read_pending()
+        if before is not None and (before.inputs, before.upload_id) == (digest, entry.upload_id):
+            one, other = map(bytes.fromhex, before.result_keys)
+            return Drawn(bytes.fromhex(before.request_id), bytes.fromhex(before.seed), (one, other))
+        drawn = Drawn.new()
+        pending = Pending(
+            inputs=digest,
+            upload_id=entry.upload_id,
+            request_id=drawn.request_id.hex(),
+            seed=drawn.seed.hex(),
+            result_keys=(drawn.result_keys[0].hex(), drawn.result_keys[1].hex()),
+        )
+        partial = self._pending.with_name(self._pending.name + ".partial")
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            _write(file, pending)
+        partial.replace(self._pending)
+        return drawn
+
+    def keep(self, elements: RingArray, answer: Prediction) -> None:
+        """On the disk when this returns."""
+        kept = Kept(
+            inputs=_digest(elements),
+            values=answer.values.tolist(),
+            rounds=answer.rounds,
+            online_bytes=answer.online_bytes,
+            seconds=answer.seconds,
+        )
+        _write(self._file, kept)
+        self._pending.unlink(missing_ok=True)
+
+    def _check(self, head: Head) -> None:
+        if self._head is None:
+            _write(self._file, head)
+            self._head = head
+        if self._head == head:
+            return
+        was, now = (f"model {h.model} {h.version} in batches of {h.batch}" for h in (self._head, head))
+        anew = "" if was != now else ", of which the weights were uploaded anew"
+        raise ResumeRefused(f"{self._path} is of {was}, this run of {now}{anew}: name another file")
+
+    def _read(self) -> tuple[Head | None, deque[Kept]]:
+        """A last line that was cut short is taken away: its batch was never given out."""
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._file.seek(len(whole))
+        self._file.truncate()
+        lines = whole.splitlines()
+        try:
+            head = Head.model_validate_json(lines[0]) if lines else None
+            return head, deque(Kept.model_validate_json(line) for line in lines[1:])
+        except ValidationError:
+            raise ResumeRefused(f"{self._path} is not the file of a run: name another one") from None
+
+    def _read_pending(self) -> Pending | None:
+        try:
+            return Pending.model_validate_json(self._pending.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+
+def _lock(file: BinaryIO) -> None:
+    """For one run alone, until it is closed. Raises BlockingIOError. On Windows nothing is locked."""
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _write(file: BinaryIO, line: Public) -> None:
+    file.write(json.dumps(line.model_dump(), separators=(",", ":")).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _digest(elements: RingArray) -> str:
+    shape = repr((elements.shape, elements.dtype.str)).encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(elements).data).hexdigest()
+
+
+def _prediction(entry: Entry, kept: Kept, count: int, path: Path) -> Prediction:
+    output = entry.plan.output
+    try:
+        values = np.array(kept.values, dtype=np.uint8 if output.kind == "labels" else np.float64)
+    except (ValueError, TypeError, OverflowError):
+        values = np.empty(0)
+    if values.shape != (count, *output.shape):
+        raise ResumeRefused(f"{path} was changed: name another file")
+    return Prediction(output, values, entry.classes, kept.rounds, kept.online_bytes, kept.seconds)

@@ -1,0 +1,146 @@
+"""A run over many inputs, without its requests: cut into batches, kept on the disk, and drawn as a bar."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from operator import length_hint
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from moiety_client import inputs, tasks
+from moiety_client.answers import Prediction
+from moiety_client.errors import InvalidInput
+from moiety_client.inputs import Rows
+from moiety_client.journal import Journal
+from moiety_client.tasks import Task
+from moiety_shared.catalogue import Entry
+from moiety_shared.fixed_point import RingArray
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+BATCH = 128
+
+
+class Run:
+    """One call of `stream`: what is given comes in by `add` and leaves in batches, each of which is `known`
+    from before, or is asked for with `task` and then given to `keep`."""
+
+    def __init__(
+        self, model: str, given: Any, batch: int, canaries: int, resume: Path | str | None, progress: bool
+    ) -> None:
+        if batch < 1:
+            raise InvalidInput("batch: how many inputs go into one request, 1 at least")
+        self.model = model
+        self._batch, self._canaries = batch, canaries
+        self._pending: list[Rows] = []
+        self._elements: RingArray | None = None
+        self._journal = Journal(Path(resume)) if resume is not None else None
+        self._bar = _bar(model, _count(given)) if progress else None
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._journal is not None:
+            self._journal.close()
+
+    def add(self, entry: Entry, item: Any) -> list[Rows]:
+        """The batches that are full with this input, or stack of inputs."""
+        rows = inputs.rows(entry, item)
+        size, waiting = self._size(entry), sum(map(len, self._pending))
+        if waiting + len(rows) < size:
+            self._pending.append(rows)
+            return []
+        rows = inputs.together([*self._pending, rows])
+        full = len(rows) - len(rows) % size
+        self._pending = [rows[full:]] if full < len(rows) else []
+        return [rows[at : at + size] for at in range(0, full, size)]
+
+    def rest(self) -> Iterator[Rows]:
+        """The last batch, if there is one. Raises ResumeRefused when more than was given is in the file."""
+        if self._pending:
+            yield inputs.together(self._pending)
+        if self._journal is not None:
+            self._journal.check_end()
+
+    def known(self, entry: Entry, rows: Rows) -> Prediction | None:
+        """The answers to the next batch, if the run had them before."""
+        if self._journal is None:
+            return None
+        inputs.check_predicts(entry)
+        self._elements = inputs.encode_rows(entry, rows)
+        answer = self._journal.known(entry, self._size(entry), self._elements)
+        self._advance(answer)
+        return answer
+
+    def task(self, rows: Rows) -> Task[Prediction]:
+        """To ask for them. With canaries among them, which are drawn anew, it is another request each time."""
+        if self._journal is None or self._canaries:
+            return tasks.prediction(rows, self._canaries)
+        return tasks.prediction(rows, 0, self._journal.drawn)
+
+    def keep(self, answer: Prediction) -> Prediction:
+        """The same, once it is safe."""
+        if self._journal is not None and self._elements is not None:
+            self._journal.keep(self._elements, answer)
+        self._advance(answer)
+        return answer
+
+    def _size(self, entry: Entry) -> int:
+        return max(min(self._batch, entry.max_rows - self._canaries), 1)
+
+    def _advance(self, answer: Prediction | None) -> None:
+        if self._bar is not None and answer is not None:
+            self._bar.advance(self._bar.task_ids[0], len(answer))
+
+
+def each(given: Any) -> Iterator[Any]:
+    """The inputs, or stacks of them, one after another."""
+    if inputs.single(given) or not isinstance(given, Iterable):
+        yield given
+    else:
+        yield from given
+
+
+async def each_async(given: Any) -> AsyncIterator[Any]:
+    """The same of what may be an asynchronous iterator."""
+    if hasattr(given, "__aiter__"):
+        async for item in given:
+            yield item
+    else:
+        for item in each(given):
+            yield item
+
+
+def _count(given: Any) -> int | None:
+    """How many inputs there will be, as far as it is known."""
+    return None if isinstance(given, str) else length_hint(given, 0) or None
+
+
+def _bar(model: str, total: int | None) -> "Progress":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=Console(stderr=True))
+    bar.add_task(model, total=total)
+    return bar
