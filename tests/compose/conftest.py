@@ -32,10 +32,9 @@ def project(seconds: dict[str, float]) -> Iterator[Project]:
         made.compose("build")
         built = time.monotonic()
         made.compose(*shlex.split(up))
-        command, _, picture = predict.partition(" < ")
-        label = made.compose(*shlex.split(command), stdin=(ROOT / picture).read_bytes())
+        said = made.compose(*shlex.split(predict.replace("exec ", "exec -T ")))  # there is no terminal
         answered = time.monotonic()
-        assert label.split() == ["/dev/stdin:", "7"]
+        assert re.findall(r"^ ?/digits/(\d).png +(\d) *$", said, re.MULTILINE) == [(d, d) for d in "0123456789"], said
         seconds |= {"images built": built - started, "up to the first prediction": answered - built}
         for service in SERVICES:
             made.wait_healthy(service)

@@ -29,15 +29,15 @@ class Project:
     def page(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def compose(self, *arguments: str, stdin: bytes | None = None, check: bool = True, seconds: float = 900) -> str:
+    def compose(self, *arguments: str, check: bool = True, seconds: float = 900) -> str:
         """What it printed. The timeout is a safety net."""
         command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
         environment = os.environ | {"COMPOSE_PROJECT_NAME": self.name, "MOIETY_PORT": str(self.port)}
         done = subprocess.run(
-            [*command, *arguments], cwd=ROOT, env=environment, input=stdin, capture_output=True, timeout=seconds
+            [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds
         )
-        assert done.returncode == 0 or not check, f"{arguments}: {done.stderr.decode()[-3000:]}"
-        return done.stdout.decode()
+        assert done.returncode == 0 or not check, f"{arguments}: {done.stderr[-3000:]}"
+        return done.stdout
 
     def once(self, service: str, program: str, *options: str) -> subprocess.CompletedProcess[str]:
         """A Python program in a container of its own, just as that service has it."""
