@@ -3,9 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
+# The images' extras, and what their lock files are made for.
+IMAGES := client crypto-provider party server
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
-.PHONY: demo test test-zoo test-scale test-simulation docs docs-integrity docs-reference fuzz check bench browsers
-.PHONY: postgres nginx clean
+.PHONY: demo test test-zoo test-compose test-scale test-simulation docs docs-integrity docs-reference fuzz check bench \
+  browsers lock prometheus postgres nginx sbom clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -17,6 +21,12 @@ browsers: tests/web/node_modules/.installed
 	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && apt-get install -y -qq chromium; \
 	else echo "install chromium: sudo apt-get install chromium"; exit 1; fi
+
+# What the tests of the alerts and the dashboard need: Debian's Prometheus, with promtool.
+prometheus:
+	@command -v promtool >/dev/null || if [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
+	else echo "install prometheus: sudo apt-get install prometheus"; exit 1; fi
 
 # What the tests of databases need: Debian's PostgreSQL. They start a server of their own, and end it.
 postgres:
@@ -45,6 +55,27 @@ test-zoo: $(VENV)/.installed
 test-scale: $(VENV)/.installed postgres
 	$(BIN)/pytest -m scale --no-header -rA
 
+# The images, built and run by a real Docker daemon; it is started if need be, which takes root.
+test-compose: $(VENV)/.installed
+	tests/compose/with-docker $(BIN)/pytest -m compose --no-header -rA tests/compose
+
+# What goes into the images, with hashes. Versions in the files are kept while they fit: UPGRADE=--upgrade takes the newest.
+lock: $(VENV)/.installed
+	for image in $(IMAGES); do \
+	  $(COMPILE) $(UPGRADE) pyproject.toml --extra $$image --constraint requirements/torch.txt --no-emit-package torch \
+	    --excludes requirements/cuda.txt --output-file requirements/$$image.txt || exit 1; \
+	done
+	$(COMPILE) $(UPGRADE) requirements/build.in --output-file requirements/build.txt
+
+# A bill of materials (CycloneDX) for each image, into dist/sbom.
+sbom: $(VENV)/.installed
+	mkdir -p dist/sbom
+	for image in $(IMAGES); do \
+	  torch=$$([ $$image = client ] || echo requirements/torch.txt); \
+	  cat requirements/$$image.txt $$torch | $(BIN)/cyclonedx-py requirements - --pyproject pyproject.toml \
+	    --mc-type application --output-reproducible --output-file dist/sbom/$$image.cdx.json 2>/dev/null || exit 1; \
+	done
+
 # Every parser against broken messages, FUZZ_SECONDS (60) each; a finding is left in tests/fuzz/corpus.
 fuzz: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --progress-bar off -e ".[fuzz]"
@@ -60,7 +91,7 @@ docs-integrity: $(VENV)/.installed
 # The site, into site/; a warning is an error. And what the documentation takes from the program: reference, pictures,
 # and what the tutorials' notebooks print.
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-reference: $(VENV)/.installed
 	$(BIN)/pytest tests/test_documentation.py tests/test_tutorials.py --rewrite

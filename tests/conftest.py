@@ -15,6 +15,7 @@ from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import keys
 from moiety_shared.service.identity import LINKS, Identity
 from tests import databases
+from tests.collector import Collector
 from tests.databases import Postgres
 
 
@@ -81,12 +82,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def collector() -> Iterator[Collector]:
+    """Where the processes of this session send their spans."""
+    with Collector() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Deployment]:
     """Five real processes, started once for all tests."""
     root: Path = tmp_path_factory.mktemp("moiety")
     # Small pools: a restarted party is ready sooner.
     pools = {"POOL_ROWS": "512", "BUNDLE_BYTES": str(1 << 21), "MAX_ROWS": "200"}
-    with Deployment(root, extra={"alice": pools, "bob": pools}) as running:
+    with Deployment(root, extra={"alice": pools, "bob": pools}, environment=collector.environment) as running:
         running.publish()
         yield running
 

@@ -6,6 +6,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ from moiety_client.settings import ClientSettings
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party.settings import PartySettings
 from moiety_server.settings import ServerSettings
+from moiety_shared import formats
+from moiety_shared.access import Access
+from moiety_shared.catalogue import Entry
+from moiety_shared.plan import Plan
 from moiety_shared.problems import ProblemType
 from moiety_shared.service.cli import build
 from tests.test_house_rules import ROLES, sources
@@ -128,3 +133,26 @@ def test_every_promise_names_a_test_that_exists() -> None:
     for name in named:
         file, _, test = name.partition("::")
         assert (tests / file).exists() and f"def {test}" in (tests / file).read_text(), name
+
+
+def test_every_format_is_in_the_table_with_its_version() -> None:
+    rows = [row.split("|") for row in (DOCS / "upgrading.md").read_text().splitlines() if row.startswith("| ")]
+    told = {cells[1].strip(): (cells[2].strip(), cells[3]) for cells in rows}
+    for name, document in (("plan", Plan), ("catalogue entry", Entry), ("access file", Access)):
+        assert told[name][0] == str(document.FORMAT), name
+    magics = {
+        "prediction request": formats.REQUEST,
+        "what is sealed in it": formats.SECRET,
+        "result": formats.RESULT,
+        "count for the owner": formats.COUNT,
+        "model upload": formats.UPLOAD,
+    }
+    for name, magic in magics.items():
+        text = magic.decode()
+        assert told[name][0] == text[-1] and f"`{text}`" in told[name][1], name
+    assert told["peer protocol"][0] == str(formats.PEER)
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    first = next(line for line in (DOCS.parent / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
+    assert first.removeprefix("## ").split()[0] == version("moiety")

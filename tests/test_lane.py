@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,7 +162,8 @@ def test_a_leader_that_never_says_hello_is_not_waited_for(monkeypatch: pytest.Mo
 
     async def run() -> bool:
         link = Silent(asyncio.Queue(), asyncio.Queue())
-        await asyncio.wait_for(helper.Helper(None).serve(Lane(link)), 20)  # type: ignore[arg-type]
+        party = SimpleNamespace(replicas=SimpleNamespace(start=lambda: None))
+        await asyncio.wait_for(helper.Helper(party).serve(Lane(link)), 20)  # type: ignore[arg-type]
         return link.closed
 
     assert asyncio.run(run())

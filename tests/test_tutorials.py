@@ -1,7 +1,7 @@
 """The tutorials' notebooks run as they stand, and print what is printed in them.
 
-A cell tagged `varies` (noise, ids, what a machine takes) is run, and its output is not compared. `--rewrite` writes the
-outputs anew (`make docs-reference`).
+A cell tagged `varies` (noise, ids, versions, what a machine takes) is run, and its output is not compared. `--rewrite`
+writes the outputs anew (`make docs-reference`).
 """
 
 import os
@@ -49,11 +49,12 @@ def run(notebook: nbformat.NotebookNode, folder: Path, deployment: Deployment) -
         "IPYTHONDIR": str(folder / "ipython"),
         "COLUMNS": "100",
         "NO_COLOR": "1",
+        "OMP_NUM_THREADS": "1",  # the deployment needs the cores, too
         "TERM": "dumb",
     }
     copy = nbformat.from_dict(notebook)
     NotebookClient(
-        copy, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False
+        copy, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False
     ).execute(env=environment)
     for cell, original in zip(copy.cells, notebook.cells, strict=True):
         if cell.cell_type == "code":

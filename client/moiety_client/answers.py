@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moiety_client.errors import LabelsOnly
+from moiety_client.errors import InvalidInput, LabelsOnly
 from moiety_shared.plan import Output
 
 
@@ -64,7 +64,9 @@ class Prediction:
 
     @classmethod
     def joined(cls, parts: Sequence["Prediction"]) -> "Prediction":
-        """Those of several batches of one model, at least one, after one another."""
+        """Those of several batches of one model, after one another. Raises InvalidInput when there are none."""
+        if not parts:
+            raise InvalidInput("there are no inputs: pass one at least")
         first = parts[0]
         return cls(
             first._output,

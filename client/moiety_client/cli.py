@@ -25,26 +25,31 @@ def register(app: typer.Typer) -> None:
 
 def sidecar() -> None:
     """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
+    from prometheus_client import CollectorRegistry
+
     from moiety_client.errors import AccessFileError, InsecureAddress
     from moiety_client.settings import ClientSettings
-    from moiety_client.sidecar import Exposed, Upstream, build
-    from moiety_shared.service import logs, serving
+    from moiety_client.sidecar import ClientMetrics, Exposed, Upstream, build
+    from moiety_shared.service import logs, serving, tracing
     from moiety_shared.service.starting import refusing
 
     with refusing():
         settings = ClientSettings()
-    logs.configure("client", settings.log_format)
-    try:
-        upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout)
-        built = build(upstream, settings)
-    except (AccessFileError, InsecureAddress, Exposed) as error:
-        raise ended(Exit.USAGE, error) from None
-    serving.serve(built, settings)
+    logs.configure("client", settings.log_format, settings.log_level)
+    metrics = ClientMetrics(CollectorRegistry())
+    with tracing.exporting("client") as tracer:
+        try:
+            telemetry = metrics.telemetry(tracer, settings.withhold_trace)
+            upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout, telemetry=telemetry)
+            built = build(upstream, settings, metrics, tracer)
+        except (AccessFileError, InsecureAddress, Exposed) as error:
+            raise ended(Exit.USAGE, error) from None
+        serving.serve(built, settings)
 
 
 def up(
     root: Annotated[Path, typer.Option(help="Folder for the roles' data, one subfolder each.")] = Path(".moiety"),
-    base_port: Annotated[int, typer.Option(help="First of five ports.")] = 7700,
+    base_port: Annotated[int, typer.Option(help="First of five ports; the metrics' are ten higher.")] = 7700,
 ) -> None:
     """Start all five roles on this machine; Ctrl-C stops them."""
     from moiety_client.local.up import run

@@ -27,6 +27,7 @@ from moiety_client.answers import Evaluation, Prediction
 from moiety_client.core import Core, read_access, trusting
 from moiety_client.steps import Fetch, Steps, T, Work
 from moiety_client.streaming import BATCH, Run, each, each_async
+from moiety_client.telemetry import Telemetry
 from moiety_shared.catalogue import Entry
 from moiety_shared.service import http
 
@@ -37,7 +38,8 @@ class Client(Core):
     `owner_key` pins the model owner; without it the first key seen is trusted, with a warning. `token` lets the client
     in, and `ca` (a file, or its PEM) is the deployment's CA if it is not one that this system trusts. The owner's
     access file holds all of these: `Client.from_access("access.json")`. `timeout`: seconds that a call may take, with
-    all its repetitions.
+    all its repetitions. `telemetry`: where spans go, by default to the application's own OpenTelemetry, and whether the
+    service is told of them.
     """
 
     def __init__(
@@ -48,15 +50,16 @@ class Client(Core):
         token: str = "",
         ca: Path | str | None = None,
         timeout: float = 30.0,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, timeout)
+        super().__init__(catalogue_url, owner_key, token, timeout, telemetry)
         with trusting():
             self._http = http.client("", timeout=timeout, ca=ca)
 
     @classmethod
-    def from_access(cls, file: Path | str, *, timeout: float = 30.0) -> Self:
+    def from_access(cls, file: Path | str, *, timeout: float = 30.0, telemetry: Telemetry | None = None) -> Self:
         """A client with what an owner's access file says. Raises AccessFileError."""
-        return cls(**read_access(file), timeout=timeout)
+        return cls(**read_access(file), timeout=timeout, telemetry=telemetry)
 
     def __enter__(self) -> Self:
         return self
@@ -175,15 +178,16 @@ class AsyncClient(Core):
         token: str = "",
         ca: Path | str | None = None,
         timeout: float = 30.0,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, timeout)
+        super().__init__(catalogue_url, owner_key, token, timeout, telemetry)
         with trusting():
             self._http = http.async_client("", timeout=timeout, ca=ca)
 
     @classmethod
-    def from_access(cls, file: Path | str, *, timeout: float = 30.0) -> Self:
+    def from_access(cls, file: Path | str, *, timeout: float = 30.0, telemetry: Telemetry | None = None) -> Self:
         """See Client.from_access."""
-        return cls(**read_access(file), timeout=timeout)
+        return cls(**read_access(file), timeout=timeout, telemetry=telemetry)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,10 +1,11 @@
-"""`moiety models | predict | evaluate`: what a client asks, with the access file that the model's owner handed out."""
+"""`moiety models | predict | evaluate | status`: what a client asks, with the access file that its owner handed out."""
 
 import json
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import length_hint
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,9 +33,11 @@ def register(app: typer.Typer) -> None:
     app.command("predict", rich_help_panel=_PANEL, epilog=example(*predicting))(predict)
     evaluating = (
         "moiety evaluate mnist test.npy --labels labels.npy",
-        "moiety evaluate mnist test/           [dim]test/7/a.png is a 7[/]",
+        "moiety evaluate mnist test/     # test/7/a.png is a 7",
     )
     app.command("evaluate", rich_help_panel=_PANEL, epilog=example(*evaluating))(evaluate)
+    looking = ("moiety status", "moiety status --metrics http://127.0.0.1:7711 --watch")
+    app.command("status", rich_help_panel=_PANEL, epilog=example(*looking))(status)
 
 
 def _names(incomplete: str) -> list[str]:
@@ -71,6 +74,8 @@ def models(
         lines(map(_as_data, entries))
     elif name:
         table(("", ""), entries[0].facts().items(), header=False)
+    elif not entries:
+        say("the catalogue is empty")
     else:
         rows = [_as_row(entry) for entry in entries]
         table(("model", "version", "takes", "gives", "who may ask", "description"), rows)
@@ -92,7 +97,7 @@ def predict(
 ) -> None:
     """Private predictions for picture files, .npy files, and folders of them: a label for each, in order.
 
-    Pictures are made to fit, as the model's owner says; arrays are taken as they are. With [bold]--json[/] a line is
+    Pictures are made to fit, as the model's owner says; arrays are taken as they are. With `--json` a line is
     printed as soon as its batch is there.
     """
     found = _found(files)
@@ -100,7 +105,7 @@ def predict(
     with asking(access) as client:
         given = _Inputs(client.model(model), found)
         # Where lines are printed meanwhile, they would go through the bar.
-        bar = sys.stderr.isatty() and len(found) > 1 and not (as_json and sys.stdout.isatty())
+        bar = sys.stderr.isatty() and length_hint(given) != 1 and not (as_json and sys.stdout.isatty())
         try:
             for part in client.stream(model, given, batch=batch, resume=resume, canaries=canaries, progress=bar):
                 for row in _labelled(part, given.taken(len(part)), top):
@@ -147,19 +152,57 @@ def evaluate(
     _show(model, result, as_json)
 
 
+def status(
+    access: AccessFile = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(help="Operators: a role's metrics address; may be given often. MOIETY_CLIENT_STATUS_METRICS."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """How all roles are that can be asked: health, versions, models, randomness in stock, problems, certificates.
+
+    It ends with 0 if all are ready, and with 3 if one is not. With [bold]--json[/] each look is a line.
+    """
+    from moiety_client import screen
+    from moiety_client.errors import MoietyError
+    from moiety_client.settings import ClientSettings
+    from moiety_client.status import Observer
+    from moiety_shared.service.starting import refusing
+
+    with refusing():
+        settings = ClientSettings()
+    file, addresses = access or settings.access_file, metrics or settings.status_metrics
+    needed = access is not None or not addresses  # metrics alone will do
+    try:
+        observer = Observer(file if needed or file.exists() else None, f"http://127.0.0.1:{settings.port}", addresses)
+    except MoietyError as error:
+        raise ended(Exit.USAGE, error) from None
+    with observer:
+        well = screen.run(observer, as_json=as_json, watch=watch, rated=bool(addresses))
+    if not well:
+        raise ended(Exit.UNAVAILABLE)
+
+
 @contextmanager
 def asking(access: Path | None) -> Iterator["Client"]:
     """A client, whose errors are a sentence on stderr and an exit code."""
     from moiety_client.client import Client
     from moiety_client.errors import MoietyError
     from moiety_client.settings import ClientSettings
+    from moiety_client.telemetry import Telemetry
+    from moiety_shared.service import tracing
     from moiety_shared.service.starting import refusing
 
     with refusing():
         settings = ClientSettings()
+    file, seconds = access or settings.access_file, settings.timeout
     try:
-        with Client.from_access(access or settings.access_file, timeout=settings.timeout) as client:
-            yield client
+        with tracing.exporting("client") as tracer:
+            telemetry = Telemetry(tracer, settings.withhold_trace)
+            with Client.from_access(file, timeout=seconds, telemetry=telemetry) as client:
+                yield client
     except MoietyError as error:
         raise ended(_code(error), error) from None
 

@@ -25,6 +25,7 @@ from moiety_client.errors import (
 from moiety_client.exchange import Call, Sealer
 from moiety_client.steps import Fetch, Steps, Work
 from moiety_client.tasks import Answer, Result, Task
+from moiety_client.telemetry import Asking, Telemetry
 from moiety_shared.access import Access
 from moiety_shared.catalogue import Entry, SignedEntry
 from moiety_shared.problems import Problem, ProblemType
@@ -41,11 +42,14 @@ _LEAST_SECONDS = 0.05
 class Core:
     """A client without the one that carries its requests."""
 
-    def __init__(self, catalogue_url: str, owner_key: str, token: str, timeout: float) -> None:
+    def __init__(
+        self, catalogue_url: str, owner_key: str, token: str, timeout: float, telemetry: Telemetry | None = None
+    ) -> None:
         self._catalogue = _encrypted(catalogue_url, "the catalogue")
         self._owner_key = owner_key
         self._token = token
         self._timeout = timeout
+        self._telemetry = telemetry or Telemetry()
         self._sealers: dict[str, Sealer] = {}
 
     # The catalogue
@@ -94,6 +98,8 @@ class Core:
         try:
             yield
         except Problem as problem:
+            if problem.kind is ProblemType.UNSUPPORTED_VERSION:
+                raise CatalogueError(f"{problem}. {problem.kind.hint}") from problem
             raise from_problem(problem) from problem
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CatalogueUnavailable(
@@ -111,26 +117,35 @@ class Core:
     # Requests
 
     def _ask(self, model: str, task: Task[Result]) -> Steps[Result]:
+        with self._telemetry.call("predict") as asking:
+            return (yield from self._asked(model, task, asking))
+
+    def _asked(self, model: str, task: Task[Result], asking: Asking) -> Steps[Result]:
         started = time.perf_counter()
         deadline = time.monotonic() + self._timeout
         for refresh in (False, True):
             sealer = yield from self._sealer(model, refresh)
+            asking.passed("catalogue")
             encode = partial(task.encode, sealer.entry)
             elements = (yield Work(encode)) if task.slow else encode()
             calls = sealer.calls(elements, task.recipients, partial(task.draw, sealer.entry))
+            asking.passed("seal")
             try:
                 answers = []
                 for call in calls:
-                    answers.append(_read(call, (yield from self._deliver(call, deadline))))
-                return task.finish(sealer.entry, elements, answers, started)
+                    answers.append(_read(call, (yield from self._deliver(call, deadline, asking))))
+                asking.passed("exchange")
+                result = task.finish(sealer.entry, elements, answers, started)
+                asking.passed("open")
+                return result
             except Problem as problem:
                 unknown = problem
         raise from_problem(unknown)
 
-    def _deliver(self, call: Call, deadline: float) -> Steps[httpx.Response]:
+    def _deliver(self, call: Call, deadline: float, asking: Asking) -> Steps[httpx.Response]:
         """The very same request again until it is answered. Raises Problem where the entry is old."""
         url = f"{call.entry.parties[0].url}/v1/predictions"
-        headers = {"content-type": MEDIA_TYPE}
+        headers = {"content-type": MEDIA_TYPE} | asking.headers
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
         pause, attempt = 0.0, 0
@@ -187,11 +202,13 @@ def read_access(file: Path | str) -> dict[str, Any]:
     """What an access file says. Raises AccessFileError."""
     try:
         access = Access.model_validate_json(Path(file).read_bytes())
+    except Problem as problem:
+        raise AccessFileError(f"{file}: {problem}. {problem.kind.hint}") from None
     except (OSError, ValueError) as error:
         raise AccessFileError(
             f"{file} is not an access file ({type(error).__name__}): ask the model's owner for one"
         ) from None
-    return access.model_dump()
+    return access.model_dump(exclude={"format"})
 
 
 @contextmanager

@@ -8,7 +8,7 @@ list, tuple, iterator            of any of these
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,9 @@ def _is_a(module: str, name: str, given: Any) -> bool:
 
 def rows(entry: Entry, given: Any) -> Rows:
     """One input or a stack of them, in any form named above. Raises InvalidInput."""
-    if isinstance(given, Iterator):
+    if hasattr(given, "__aiter__"):
+        raise InvalidInput("an asynchronous iterator is for the predict and stream of AsyncClient: pass its items")
+    if is_lazy(given):
         given = list(given)
     if isinstance(given, list | tuple) and any(single(one) for one in given):
         return together([rows(entry, one) for one in given])

@@ -24,7 +24,15 @@ class ClientSettings(ServiceSettings):
         (), description="Names besides loopback's under which the sidecar may be asked, separated by commas."
     )
 
-    @field_validator("hosts", mode="before")
+    withhold_trace: bool = Field(
+        False, description="Send the service a random id for each prediction instead of that of your own trace."
+    )
+
+    status_metrics: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Addresses of metrics that `moiety status` reads besides, separated by commas: for operators."
+    )
+
+    @field_validator("hosts", "status_metrics", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value

@@ -7,17 +7,22 @@ from typing import Annotated
 
 import torch
 from fastapi import Depends, FastAPI, Path, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry
 from pydantic import Field
 
 from moiety_crypto_provider.dealer import TICKET_BYTES, Dealer, Lease
 from moiety_crypto_provider.ledger import Ledger
+from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_shared.catalogue import Hex16
 from moiety_shared.integrity import seed_tag
 from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import tracing
 from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.database import location
 from moiety_shared.service.identity import Identity
@@ -74,11 +79,13 @@ def _grant(lease: Lease, seed: bytes, ticket: bytes) -> LeaseGrant:
     return LeaseGrant(**dealt.model_dump(), **what, ticket=base64.b64encode(ticket).decode())
 
 
-def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
+def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     """The app. One torch thread: two dealers side by side are quicker than one on two cores."""
     torch.set_num_threads(1)
+    metrics = ProviderMetrics(CollectorRegistry())
+    metrics.certificate(identity, settings)
     ledger = Ledger(location(settings, identity.role, "ledger.sqlite"), identity.storage_key)
-    dealer = Dealer(ledger, settings.max_bundle_bytes, identity.storage_key)
+    dealer = Dealer(ledger, settings.max_bundle_bytes, identity.storage_key, metrics)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -101,9 +108,16 @@ def build(settings: ProviderSettings, identity: Identity) -> FastAPI:
         if request.url.path.startswith("/v1/"):
             caller(request)
 
+    async def ready() -> None:
+        await run_in_threadpool(dealer.check)
+
     app = create_app(
         "crypto provider",
         lifespan=lifespan,
+        ready=ready,
+        link=lambda _: "party",
+        metrics=metrics,
+        tracer=tracer,
         body_limit=lambda path: _PLAN_BYTES if path == "/v1/uploads" else _SMALL_BYTES,
         guard=guard,
     )

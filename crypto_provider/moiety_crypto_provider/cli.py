@@ -18,15 +18,16 @@ def provider() -> None:
     """Run the crypto provider. Settings: MOIETY_PROVIDER_* (see docs/settings.md)."""
     from moiety_crypto_provider.app import build
     from moiety_crypto_provider.settings import ProviderSettings
-    from moiety_shared.service import logs, serving
+    from moiety_shared.service import logs, serving, tracing
     from moiety_shared.service.identity import Identity
     from moiety_shared.service.starting import refusing
 
     with refusing():
         settings = ProviderSettings()
         identity = Identity.load(settings.keys_dir / "crypto_provider", "crypto_provider")
-        logs.configure("crypto_provider", settings.log_format)
-        serving.serve(build(settings, identity), settings, tls=settings.tls(identity))
+        logs.configure("crypto_provider", settings.log_format, settings.log_level)
+        with tracing.exporting("crypto_provider") as tracer:
+            serving.serve(build(settings, identity, tracer), settings, tls=settings.tls(identity))
 
 
 def patients() -> list["Patient"]:

@@ -5,6 +5,7 @@ open. So every replica of the provider serves every lease, and a restart ends no
 """
 
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +16,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from prometheus_client import CollectorRegistry
 
 from moiety_crypto_provider.ledger import Ledger
+from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_shared.integrity import TAG_BYTES, Tag, bundle_tag, check_key
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
@@ -50,8 +53,11 @@ class Lease:
 class Dealer:
     """Issues seeds, leases and bundles, each exactly once."""
 
-    def __init__(self, ledger: Ledger, max_bundle_bytes: int, storage_key: bytes) -> None:
+    def __init__(
+        self, ledger: Ledger, max_bundle_bytes: int, storage_key: bytes, metrics: ProviderMetrics | None = None
+    ) -> None:
         self._ledger = ledger
+        self._metrics = metrics or ProviderMetrics(CollectorRegistry())
         self._max_bundle_bytes = max_bundle_bytes
         self._tickets = AESGCM(HKDF(hashes.SHA256(), 32, None, b"moiety/v1 lease tickets").derive(storage_key))
         # An upload's weight masks, expanded: what every bundle of it is dealt against.
@@ -74,6 +80,7 @@ class Dealer:
             raise Problem(ProblemType.TOO_LARGE, f"a bundle has at most {self._max_bundle_bytes} bytes")
         lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed(), new_seed())
         self._ledger.open_lease(lease.lease_id, upload_id)
+        self._metrics.opened_leases.inc()
         return lease
 
     def join_lease(self, lease_id: str, ticket: bytes) -> Lease:
@@ -91,7 +98,20 @@ class Dealer:
         streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob, lease.own))
         dealt = graph.deal(plan, lease.rows, masks, *streams)
         tag = bundle_tag(lease.bob, lease_id, number)
-        return lease.rows * plan.bundle_row_bytes + TAG_BYTES, tagged(chunks(map(itemgetter(1), dealt)), tag)
+        length = lease.rows * plan.bundle_row_bytes + TAG_BYTES
+        return length, self._counted(lease.rows, length, tagged(chunks(map(itemgetter(1), dealt)), tag))
+
+    def check(self) -> None:
+        """Raises PROVIDER_UNAVAILABLE while nothing can be issued."""
+        self._ledger.check()
+
+    def _counted(self, rows: int, length: int, content: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        started, metrics = time.perf_counter(), self._metrics
+        yield from content
+        metrics.bundles.inc()
+        metrics.rows.inc(rows)
+        metrics.bytes.inc(length)
+        metrics.dealing_seconds.observe(time.perf_counter() - started)
 
     def ticket(self, lease: Lease) -> bytes:
         """The lease, sealed to the provider. `TICKET_BYTES` long."""

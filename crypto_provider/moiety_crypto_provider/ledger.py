@@ -125,6 +125,14 @@ class Ledger:
         if done.rowcount != 1:
             raise Problem(ProblemType.ALREADY_ISSUED, "the lease was joined before")
 
+    def check(self) -> None:
+        """Raises PROVIDER_UNAVAILABLE unless the database answers."""
+        try:
+            with self._db.read() as db:
+                db.execute(select(_leases.c.lease_id).limit(1))
+        except Problem as error:
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "its ledger cannot be read") from error
+
     def issue_bundle(self, lease_id: str, bundle: int) -> None:
         """Counters only rise: raises ALREADY_ISSUED for this bundle or an earlier one; UNKNOWN_LEASE for a lease that
         is not known, or whose model was deleted, by whichever replica."""

@@ -81,7 +81,12 @@ def commands() -> str:
     sentences = {name: (one.help or "").split("\n\n")[0] for name, one in _below(command)}
     text = re.sub(r"^\* `(\S+)`: .*\.\.\.$", lambda cut: f"* `{cut[1]}`: {sentences[cut[1]]}", text, flags=re.M)
     text = text.replace("* `--help`: Show this message and exit.\n", "").replace("**Options**:\n\n\n", "")
+    text = re.sub(r"^Example:\n((?:  .*\n?)+)", lambda shown: f"```sh\n{_dedented(shown[1])}\n```\n", text, flags=re.M)
     return _page("Commands", re.sub(r"^# .*\n", "", text).replace("docs/settings.md", "[settings](../settings.md)"))
+
+
+def _dedented(lines: str) -> str:
+    return inspect.cleandoc(lines.rstrip())
 
 
 def _below(command: object) -> Iterator[tuple[str, Any]]:

@@ -6,15 +6,19 @@ from typing import Annotated
 
 import torch
 from fastapi import Depends, FastAPI, Path, Request, Response, WebSocket
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry
 from pydantic import Field
 
 from moiety_party.helper import Helper
 from moiety_party.lane import Lane, ServerLink
 from moiety_party.leader import Leader
+from moiety_party.metrics import PartyMetrics
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import tracing
 from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
@@ -50,16 +54,18 @@ class Revocations(Public):
     token_ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], ...] = Field(max_length=MAX_REVOKED)
 
 
-def build(settings: PartySettings, identity: Identity) -> FastAPI:
+def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     """The app of one party. One torch thread each: two cores carry several processes."""
     torch.set_num_threads(1)
-    party = Party(settings, identity)
+    metrics = PartyMetrics(settings.role, CollectorRegistry())
+    metrics.certificate(identity, settings)
+    party = Party(settings, identity, metrics=metrics, tracer=tracer)
     role: Leader | Helper | None = None
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         nonlocal role
-        role = Leader(party) if settings.role == "alice" else Helper(party)
+        role = Leader(party) if settings.role == "alice" else Helper(party, app.state.drain)
         try:
             yield
         finally:
@@ -91,7 +97,16 @@ def build(settings: PartySettings, identity: Identity) -> FastAPI:
         if request.url.path.startswith((_MODELS, _REVOCATIONS)):
             owner(request)
 
-    app = create_app(f"party {settings.role}", lifespan=lifespan, body_limit=body_limit, ready=ready, guard=guard)
+    app = create_app(
+        f"party {settings.role}",
+        lifespan=lifespan,
+        body_limit=body_limit,
+        ready=ready,
+        guard=guard,
+        link=lambda path: "client" if path == "/v1/predictions" else "owner",
+        metrics=metrics,
+        tracer=tracer,
+    )
 
     of_owner = [documented_bearer(), Depends(owner)]
 

@@ -21,16 +21,18 @@ def party(
     from moiety_party.app import build
     from moiety_party.lane import MAX_MESSAGE
     from moiety_party.settings import PartySettings
-    from moiety_shared.service import logs, memory, serving
+    from moiety_shared.service import logs, memory, serving, tracing
     from moiety_shared.service.identity import Identity
     from moiety_shared.service.starting import refusing
 
     with refusing():
         settings = PartySettings(role=role)
         identity = Identity.load(settings.keys_dir / role, role)
-        logs.configure(role, settings.log_format)
+        logs.configure(role, settings.log_format, settings.log_level)
         memory.keep_freed_pages()
-        serving.serve(build(settings, identity), settings, tls=settings.tls(identity), max_message=MAX_MESSAGE)
+        with tracing.exporting(role) as tracer:
+            app = build(settings, identity, tracer)
+            serving.serve(app, settings, tls=settings.tls(identity), max_message=MAX_MESSAGE)
 
 
 def patients() -> list["Patient"]:

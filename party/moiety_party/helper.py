@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 
 from moiety_party.lane import Lane, garbled, read_json
 from moiety_party.masking import masking
@@ -10,6 +11,7 @@ from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import MAX_WAITING, Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
+from moiety_shared.formats import PEER, unsupported
 from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
@@ -17,18 +19,22 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
+from moiety_shared.service import tracing
+from moiety_shared.service.draining import Drain
 from moiety_shared.service.logs import log, where
-from moiety_shared.wire import Frame, FrameKind, Request, Secret, malformed, share_bytes, unpack_start
+from moiety_shared.service.tracing import Timeline
+from moiety_shared.wire import Frame, FrameKind, Request, Secret, Start, malformed, share_bytes, unpack_start
 
-VERSION = 4
 _HELLO_SECONDS = 5.0
 
 
 class Helper:
     """The helper's side of every session kind."""
 
-    def __init__(self, party: Party) -> None:
+    def __init__(self, party: Party, drain: Drain | None = None) -> None:
+        """Runs count as work in `drain`."""
         self._party = party
+        self._drain = drain or Drain()
         self._pending: dict[str, tuple[Manifest, Plan, dict[str, Array]]] = {}
         party.replicas.start()
 
@@ -36,11 +42,11 @@ class Helper:
         """Nothing of its own to close."""
 
     async def ready(self) -> None:
-        """Raises a Problem while no prediction could be served."""
-        for model in self._party.store.all():
-            pools = self._party.pools_of(model.upload_id)
-            if pools and not any(pool.stock for pool in pools):
-                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+        """Raises a Problem while no prediction could be served.
+
+        It does not ask for alice: she may only come once he is ready.
+        """
+        await self._party.check_stock({upload_id for _, upload_id in self._party.pools})
 
     async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
         """Keep the owner's half until the leader starts the masking: in memory, or where all replicas find it."""
@@ -60,10 +66,10 @@ class Helper:
         try:
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = await lane.expect_json(FrameKind.HELLO)
-            if hello.get("version") != VERSION:
-                raise malformed("the leader speaks another version of the peer protocol")
+            if hello.get("version") != PEER:
+                raise unsupported("the peer protocol", hello.get("version"), PEER)
             lane.peer = str(hello.get("boot"))
-            await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
+            await lane.send_json(FrameKind.HELLO, {"version": PEER, "boot": self._party.boot})
             self._party.link(lane.peer)
             try:
                 await self._sessions(lane)
@@ -88,6 +94,8 @@ class Helper:
                 await lane.send_json(FrameKind.FAILED, problem.document())
                 if lane.in_run:
                     raise
+            finally:
+                self._party.metrics.session(*lane.counted())
 
     async def _session(self, lane: Lane, frame: Frame) -> None:
         match frame.kind:
@@ -149,32 +157,53 @@ class Helper:
         return self._pending.pop(upload_id)
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
+        """One run, as part of what alice says it is part of."""
+        lane.in_run = True  # the leader's first openings are on their way already
+        party, start, timeline = self._party, unpack_start(payload), Timeline()
+        span = tracing.begin(party.tracer, "run", tracing.unpack(start.trace))
+        with tracing.doing(span), party.metrics.runs.track_inprogress():
+            rows = start.request.rows
+            model = await party.replicas.model(start.request.binding.upload_id.hex())
+            party.admission.admit(model, start.token)
+            rounds, started = lane.rounds, time.perf_counter()
+            with party.metrics.prediction(model.manifest.name, rows), self._drain.work(ProblemType.PEER_UNAVAILABLE):
+                await self._evaluate(lane, model, start, payload, timeline)
+            milliseconds = round((time.perf_counter() - started) * 1e3, 2)
+            log().info("run", rows=rows, rounds=lane.rounds - rounds, milliseconds=milliseconds)
+            timeline.tell(party.tracer, tracing.current(), party.metrics.phase)
+
+    async def _evaluate(self, lane: Lane, model: Model, start: Start, payload: bytes, timeline: Timeline) -> None:
+        plan, passed = model.plan, timeline.passed
         async with asyncio.timeout(self._party.settings.run_seconds):
-            lane.in_run = True  # the leader's first openings are on their way already
-            model, request, secret, prepared, transcript = await self._accept(lane.peer, payload)
-            plan = model.plan
+            accepted = await self._accept(lane.peer, model, start, payload, timeline)
+            request, secret, prepared, transcript = accepted
+            del accepted
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
             sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
             outputs = await lane.drive(sessions, transcript, self._party.online)
+            passed("rounds")
             result = sealed_result(plan, 1, outputs, secret, request.binding)
             await lane.send(FrameKind.RESULT, transcript.of(1, result), result)
+            passed("seal")
             lane.in_run = False
 
-    async def _accept(self, leader: str, payload: bytes) -> tuple[Model, Request, Secret, PreparedRows, Transcript]:
+    async def _accept(
+        self, leader: str, model: Model, start: Start, payload: bytes, timeline: Timeline
+    ) -> tuple[Request, Secret, PreparedRows, Transcript]:
         """Everything is checked before a row is claimed. The transcript begins with what alice sent, as it arrived."""
         party = self._party
-        lease_id, first, token, request = unpack_start(payload)
-        model = await party.replicas.model(request.binding.upload_id.hex())
-        party.admission.admit(model, token)
-        plan, rows = model.plan, request.rows
+        request, plan, rows = start.request, model.plan, start.request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):
             raise malformed("the leader's request does not fit the model")
         opened = party.identity.keyring.open(request.envelopes[1], request.binding.context("input", 1))
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
         check_recipients(plan, secret)
+        timeline.passed("open")
         pool = party.pools.get((leader, model.upload_id))
-        if pool is None or pool.lease_id != lease_id:
+        if pool is None or pool.lease_id != start.lease_id:
             raise Problem(ProblemType.ROW_USED, "another lease")
-        return model, request, secret, await pool.claim(first, rows), Transcript(pool.check, payload)
+        prepared = await pool.claim(start.first_row, rows)
+        timeline.passed("rows")
+        return request, secret, prepared, Transcript(pool.check, payload)

@@ -104,6 +104,8 @@ class Lane:
         self.rounds = 0
         self.opening_bytes = 0
         self.sent_bytes = 0
+        self.received_bytes = 0
+        self._counted = (0, 0, 0)
 
     async def send(self, kind: FrameKind, *payload: bytes | memoryview, number: int = 0) -> None:
         message = pack_frame(kind, number, *payload)
@@ -116,7 +118,9 @@ class Lane:
     async def recv(self) -> Frame:
         """The next frame. Raises Refused, with the peer's problem, when it is FAILED."""
         try:
-            frame = Frame.unpack(await self._link.recv())
+            message = await self._link.recv()
+            self.received_bytes += len(message)
+            frame = Frame.unpack(message)
         except Problem as error:
             if error.kind is ProblemType.MALFORMED:
                 raise garbled(error.detail) from None
@@ -135,6 +139,12 @@ class Lane:
 
     async def expect_json(self, kind: FrameKind) -> dict[str, Any]:
         return read_json(Frame(kind, await self.expect(kind)))
+
+    def counted(self) -> tuple[int, int, int]:
+        """Rounds, bytes sent and bytes received since the last time."""
+        before, self._counted = self._counted, (self.rounds, self.sent_bytes, self.received_bytes)
+        rounds, sent, received = (now - then for now, then in zip(self._counted, before, strict=True))
+        return rounds, sent, received
 
     async def close(self) -> None:
         await self._link.close()

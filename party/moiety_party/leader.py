@@ -5,14 +5,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import websockets
 
 from moiety_party.admission import ANYBODY
-from moiety_party.helper import VERSION
 from moiety_party.journal import Journal
 from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
 from moiety_party.masking import masking
@@ -23,19 +22,20 @@ from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
+from moiety_shared.formats import PEER
 from moiety_shared.integrity import TAG_BYTES, Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
-from moiety_shared.service import http
+from moiety_shared.service import http, tracing
 from moiety_shared.service.logs import log, where
+from moiety_shared.service.tracing import Timeline
 from moiety_shared.wire import (
     FrameKind,
     Request,
     Secret,
-    malformed,
     pack_result,
     pack_start,
     share_bytes,
@@ -62,6 +62,7 @@ class RunStats:
     rounds: int = 0
     opening_bytes: int = 0
     seconds: float = 0.0  # of the rounds alone
+    timeline: Timeline = field(default_factory=Timeline)
 
 
 Connect = Callable[[Party], Awaitable[Link]]
@@ -112,17 +113,15 @@ class Leader:
     async def close(self) -> None:
         self._supervisor.cancel()
         await asyncio.gather(self._supervisor, return_exceptions=True)
-        for lane in self._idle:
-            await self._end(lane)
+        await asyncio.gather(*map(self._end, self._idle), return_exceptions=True)
 
     async def ready(self) -> None:
         """Raises a Problem while no prediction could be served."""
-        async with self._lane() as lane:
-            await lane.send_json(FrameKind.PING, {})
-            await lane.expect(FrameKind.STOCK)
-        for model in self._party.store.all():
-            if not any(pool.stock for pool in self._party.pools_of(model.upload_id)):
-                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+        if not self._free.locked():  # else every lane has a run with bob: he is there
+            async with self._lane() as lane:
+                await lane.send_json(FrameKind.PING, {})
+                await lane.expect(FrameKind.STOCK)
+        await self._party.check_stock(model.upload_id for model in self._party.store.all())
 
     # Models
 
@@ -161,16 +160,23 @@ class Leader:
         async def run() -> bytes:
             await party.admission.spend(model, grant, request.rows)
             try:
-                return await self._attempt(model, request, token or "", stats)
+                with party.metrics.runs.track_inprogress():
+                    return await self._attempt(model, request, token or "", stats)
             except BaseException:
                 await party.admission.refund(model, grant, request.rows)
                 raise
 
-        subject = grant.subject if grant else ANYBODY
-        with party.audit.event(
-            "prediction", subject=subject, model=model.manifest.name, upload=model.upload_id, rows=request.rows
-        ):
-            return await self._requests.once(request.binding, subject, run), stats
+        subject, name = grant.subject if grant else ANYBODY, model.manifest.name
+        counted = party.metrics.prediction(name, request.rows)
+        audited = party.audit.event(
+            "prediction", subject=subject, model=name, upload=model.upload_id, rows=request.rows
+        )
+        with counted, audited:
+            try:
+                return await self._requests.once(request.binding, subject, run), stats
+            finally:  # when the answer is out
+                tell = stats.timeline.tell
+                asyncio.get_running_loop().call_soon(tell, party.tracer, tracing.current(), party.metrics.phase)
 
     async def _attempt(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
         try:
@@ -184,11 +190,15 @@ class Leader:
 
     async def _run(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
         plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
+        passed = stats.timeline.passed
         async with self._lane(prefer=lambda lane: self._stock(lane, model)) as lane:
+            passed("lane")
             pool = await self._lease(lane, model)
+            passed("lease")
             first, prepared = await self._take(lane, model, pool, rows)
+            passed("rows")
             lane.in_run = True
-            start = pack_start(pool.lease_id, first, token, request)
+            start = pack_start(pool.lease_id, first, tracing.pack(tracing.current()), token, request)
             await lane.send(FrameKind.START, start)
             await asyncio.sleep(0)  # lets it out
             # Both open their envelopes at the same time. A request that cannot be opened has burnt its rows.
@@ -202,12 +212,16 @@ class Leader:
             sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
             transcript = Transcript(pool.check, start)
+            passed("open")
             started = time.perf_counter()
             outputs = await lane.drive(sessions, transcript, party.online)
             stats.seconds = time.perf_counter() - started
+            passed("rounds")
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
             own = sealed_result(plan, 0, outputs, secret, binding)
+            passed("seal")
             answer = memoryview(await lane.expect(FrameKind.RESULT))
+            passed("result")
             said, theirs = answer[:TAG_BYTES], bytes(answer[TAG_BYTES:])
             if not transcript.agrees(1, said, theirs):
                 raise Problem(ProblemType.OPENINGS_DIFFER)
@@ -239,13 +253,16 @@ class Leader:
     async def _lane(self, seconds: float = 0, prefer: Callable[[Lane], int] = lambda _: 0) -> AsyncIterator[Lane]:
         """A lane of one's own for one session, of `run_seconds` unless it may take longer; of those that are idle the
         one that `prefer` ranks highest. It goes back only if the session ended cleanly."""
+        metrics = self._party.metrics
         if self._waiting >= self._party.settings.max_waiting:
             raise Problem(ProblemType.OVERLOADED)
         self._waiting += 1
+        metrics.waiting.inc()
         try:
             await self._free.acquire()
         finally:
             self._waiting -= 1
+            metrics.waiting.dec()
         lane: Lane | None = None
         clean = False
         try:
@@ -269,6 +286,8 @@ class Leader:
             raise Problem(ProblemType.PEER_UNAVAILABLE, "the run took too long") from error
         finally:
             self._free.release()
+            if lane is not None:
+                metrics.session(*lane.counted())
             if lane is not None and clean:
                 self._idle.append(lane)
             elif lane is not None:
@@ -277,10 +296,10 @@ class Leader:
     async def _connect(self) -> Lane:
         """To any process of the helper: behind one address there may be several."""
         lane = Lane(await self._dial(self._party))
-        await lane.send_json(FrameKind.HELLO, {"version": VERSION, "boot": self._party.boot})
+        await lane.send_json(FrameKind.HELLO, {"version": PEER, "boot": self._party.boot})
         hello = await lane.expect_json(FrameKind.HELLO)
-        if hello.get("version") != VERSION:
-            raise malformed("the helper speaks another version of the peer protocol")
+        if hello.get("version") != PEER:
+            raise Problem(ProblemType.PEER_UNAVAILABLE, "bob runs another version of the peer protocol")
         lane.peer = str(hello.get("boot"))
         self._party.link(lane.peer)
         log().info("peer", peer=lane.peer)

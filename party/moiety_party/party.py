@@ -11,15 +11,18 @@ import os
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 import httpx
+from opentelemetry.trace import SpanKind, Tracer
+from prometheus_client import CollectorRegistry
 
 from moiety_party.admission import Admission
 from moiety_party.bundles import prepare_bundle
 from moiety_party.masking import read_shares
+from moiety_party.metrics import PartyMetrics, Stock
 from moiety_party.objects import objects
 from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant, Provider
@@ -32,10 +35,11 @@ from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
-from moiety_shared.service import http
+from moiety_shared.service import http, tracing
 from moiety_shared.service.audit import Audit
 from moiety_shared.service.database import location
 from moiety_shared.service.identity import Identity
+from moiety_shared.service.metrics import timed
 from moiety_shared.wire import malformed, unpack_upload, upload_context
 
 P = ParamSpec("P")
@@ -54,10 +58,19 @@ def _step_back() -> None:
 class Party:
     """Alice or bob, without the role's own part (leader.py, helper.py)."""
 
-    def __init__(self, settings: PartySettings, identity: Identity, provider: httpx.AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        settings: PartySettings,
+        identity: Identity,
+        provider: httpx.AsyncClient | None = None,
+        metrics: PartyMetrics | None = None,
+        tracer: Tracer = tracing.NOBODY,
+    ) -> None:
         """`provider` is the way to the crypto provider, by default the one that the settings name."""
         self.settings = settings
         self.identity = identity
+        self.metrics = metrics or PartyMetrics(settings.role, CollectorRegistry())
+        self.tracer = tracer
         self.boot = secrets.token_hex(8)
         folder = settings.private_dir()
         self.state = State(location(settings, settings.role, "state.sqlite"), settings.role)
@@ -84,7 +97,8 @@ class Party:
             timeout=30,
             ca=identity.ca_file,
         )
-        self.provider = Provider(self._http)
+        self.provider = Provider(self._http, self._provider_bytes)
+        self.metrics.watch(self._stocks)
 
     async def close(self) -> None:
         await self.replicas.close()
@@ -158,10 +172,12 @@ class Party:
     def link(self, peer: str) -> None:
         """A lane to this peer is open now."""
         self._lanes[peer] += 1
+        self.metrics.lanes.inc()
 
     def unlink(self, peer: str) -> None:
         """It is closed. The pools of a peer whose last lane ended are kept a moment longer."""
         self._lanes[peer] -= 1
+        self.metrics.lanes.dec()
         if self._lanes[peer] == 0:
             del self._lanes[peer]
             task = asyncio.create_task(self._forget(peer))
@@ -180,7 +196,11 @@ class Party:
 
         async def make(number: int) -> PreparedRows:
             party = self.settings.party
-            prepared = await prepare_bundle(model, party, grant, number, self.provider, self._offline)
+            context = tracing.current()
+            span = tracing.begin(self.tracer, "bundle", context if context.is_valid else None, SpanKind.INTERNAL)
+            with tracing.doing(span), timed(self.metrics.bundle_seconds):
+                prepared = await prepare_bundle(model, party, grant, number, self.provider, self._offline)
+            self.metrics.bundles.inc()
             if party == 1:
                 self.bundle_bytes += grant.rows * model.plan.bundle_row_bytes
                 self.bundle_rows += grant.rows
@@ -194,6 +214,7 @@ class Party:
             target=self._pool_rows(model.plan),
             spread=self.settings.lanes * self.max_rows(model.plan),
             claim_seconds=self.settings.run_seconds / 2,
+            failed=lambda problem: self.metrics.bundle_failures.labels(problem).inc(),
         )
         self.pools[peer, model.upload_id] = pool
         return pool
@@ -221,3 +242,22 @@ class Party:
     def pools_of(self, upload_id: str) -> list[Pool]:
         """A model's pools, with all peers."""
         return [pool for (_, upload), pool in self.pools.items() if upload == upload_id]
+
+    async def check_stock(self, upload_ids: Iterable[str]) -> None:
+        """Raises a Problem unless each of these models has rows in stock with some peer; of no models, unless the
+        provider answers."""
+        stocks = [any(pool.stock for pool in self.pools_of(upload_id)) for upload_id in upload_ids]
+        if not all(stocks):
+            raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+        if not stocks:
+            await self.provider.check()
+
+    def _stocks(self) -> Iterator[Stock]:
+        for model in self.store.all():
+            if pools := self.pools_of(model.upload_id):
+                stock, target = sum(pool.stock for pool in pools), sum(pool.target for pool in pools)
+                yield Stock(model.manifest.name, model.manifest.version, stock, target)
+
+    def _provider_bytes(self, sent: int, received: int) -> None:
+        self.metrics.link_bytes.labels("provider", "out").inc(sent)
+        self.metrics.link_bytes.labels("provider", "in").inc(received)

@@ -7,6 +7,7 @@ Either way a row leaves the pool for good: there is no way to put it back, so a 
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows, cut, stack
+from moiety_shared.service import tracing
 from moiety_shared.service.logs import log, where
 
 Make = Callable[[int], Awaitable[PreparedRows]]
@@ -49,24 +51,28 @@ class Pool:
         target: int,
         spread: int,
         claim_seconds: float,
+        failed: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`failed` is told the problem's name when a bundle cannot be had."""
         self.lease_id = lease_id
         self.check = check  # the key of the lease's transcripts
         self.bundle_rows = bundle_rows
         self.lost = False  # the provider forgot the lease: what is left can be used, no more will come
         self.gaps: list[int] = []  # bundles that were issued but did not arrive
-        self._target = max(target, bundle_rows)
-        self.spread = max(self._target, spread)
+        self.target = max(target, bundle_rows)
+        self.spread = max(self.target, spread)
         self._claim_seconds = claim_seconds
         self._make = make
+        self._failed = failed
         self._bundles: dict[int, _Bundle] = {}
         self._position = 0  # only rises
         self._made = 0  # bundles made or given up so far
         self._wanted = 0  # somebody waits for the rows below this one
+        self._wanting: contextvars.Context | None = None  # whose work that is
         self._failing = False  # the last bundle could not be had, and is asked for again
         self._last_use = 0.0
         self._changed = asyncio.Condition()
-        self._filler = asyncio.create_task(self._fill())
+        self._filler = asyncio.create_task(self._fill(), context=contextvars.Context())  # nobody's work
 
     @property
     def stock(self) -> int:
@@ -86,7 +92,7 @@ class Pool:
 
     @property
     def full(self) -> bool:
-        return self._ahead + self.bundle_rows > self._target and not self._short
+        return self._ahead + self.bundle_rows > self.target and not self._short
 
     @property
     def _ahead(self) -> int:
@@ -158,6 +164,7 @@ class Pool:
     def _want_until(self, end: int) -> None:
         if end > self._wanted:
             self._wanted = end
+            self._wanting = contextvars.copy_context()
             self._changed.notify_all()
 
     def _end(self, count: int) -> int:
@@ -218,11 +225,11 @@ class Pool:
                 await self._changed.wait_for(lambda: not self.full)
             while not self.full and not self.lost:
                 await self._quiet()
-                await self._add_bundle()
+                await tracing.on_behalf(self._wanting if self._short else None, self._add_bundle())
 
     async def _quiet(self) -> None:
         """Return in a moment without runs, or as soon as half of the rows are gone."""
-        while self._ahead > self._target // 2 and not self._short:
+        while self._ahead > self.target // 2 and not self._short:
             left = self._last_use + _QUIET_SECONDS - time.monotonic()
             if left <= 0:
                 return
@@ -240,9 +247,11 @@ class Pool:
             gone = problem.kind in (ProblemType.ALREADY_ISSUED, ProblemType.MALFORMED)
             pause = problem.kind is not ProblemType.ALREADY_ISSUED and not self.lost
             log().warning("bundle failed", lease=self.lease_id, bundle=number, problem=problem.kind.name)
+            self._failed(problem.kind.name)
         except Exception as error:
             pause = True
             log().error("bundle failed", lease=self.lease_id, bundle=number, where=where(error))
+            self._failed(ProblemType.INTERNAL.name)
         async with self._changed:
             if prepared is not None:
                 self._bundles[number] = _Bundle(prepared, np.ones(self.bundle_rows, dtype=np.bool_))

@@ -1,7 +1,7 @@
 """A party's view of the crypto provider."""
 
 import base64
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import httpx
 from moiety_shared.integrity import TAG_BYTES, bundle_tag, is_seed_of
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import http
+from moiety_shared.service import http, tracing
 
 _BUNDLE_TIMEOUT = httpx.Timeout(30, read=300)
 """Seconds; between two reads the provider may deal a large layer."""
@@ -43,8 +43,12 @@ class LeaseGrant:
 class Provider:
     """The provider's HTTP interface. Every failure is a Problem; no answer at all is PROVIDER_UNAVAILABLE."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, link_bytes: Callable[[int, int], None] = lambda _sent, _got: None
+    ) -> None:
+        """`link_bytes` is told the bytes that were sent and received."""
         self._client = client
+        self._link_bytes = link_bytes
 
     async def upload_seed(self, upload_id: str, plan: Plan) -> UploadGrant:
         body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
@@ -55,7 +59,7 @@ class Provider:
     async def forget_upload(self, upload_id: str) -> None:
         """The provider wipes the upload's seeds; nothing can be dealt for it any more."""
         try:
-            http.check(await self._client.delete(f"/v1/uploads/{upload_id}"))
+            http.check(await self._client.delete(f"/v1/uploads/{upload_id}", headers=tracing.outgoing()))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
@@ -68,6 +72,13 @@ class Provider:
     async def join_lease(self, lease_id: str, ticket: str) -> LeaseGrant:
         return self._grant(await self._post(f"/v1/leases/{lease_id}/join", {"ticket": ticket}))
 
+    async def check(self) -> None:
+        """Raises PROVIDER_UNAVAILABLE unless it answers, and can do its work."""
+        try:
+            http.check(await self._client.get("/health/ready"))
+        except httpx.HTTPError as error:
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
+
     async def bundle(self, grant: LeaseGrant, number: int, sizes: Sequence[int]) -> AsyncGenerator[bytearray, None]:
         """The bundle in parts of `sizes` bytes, each as soon as it is here. It can be asked for once.
 
@@ -77,7 +88,9 @@ class Provider:
         url, tag = f"/v1/leases/{grant.lease_id}/bundles/{number}", bundle_tag(grant.seed, grant.lease_id, number)
         body = {"ticket": grant.ticket}
         try:
-            async with self._client.stream("POST", url, json=body, timeout=_BUNDLE_TIMEOUT) as response:
+            async with self._client.stream(
+                "POST", url, json=body, timeout=_BUNDLE_TIMEOUT, headers=tracing.outgoing()
+            ) as response:
                 if not response.is_success:
                     await response.aread()
                     http.check(response)
@@ -90,6 +103,7 @@ class Provider:
                     while at < size:
                         if not rest:
                             chunk: bytes = await anext(chunks, b"")
+                            self._link_bytes(0, len(chunk))
                             rest = memoryview(chunk)
                         if not rest:
                             raise Problem(ProblemType.MALFORMED, "a bundle was cut short")
@@ -109,7 +123,8 @@ class Provider:
 
     async def _post(self, path: str, body: Mapping[str, object]) -> dict[str, str]:
         try:
-            response = await self._client.post(path, json=body)
+            response = await self._client.post(path, json=body, headers=tracing.outgoing())
+            self._link_bytes(len(response.request.content), len(response.content))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
         with _unchanged():

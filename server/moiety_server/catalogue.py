@@ -5,6 +5,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy import Connection, Select, Table, delete, select, update
 
 from moiety_server.records import active, entries, records
@@ -12,8 +15,10 @@ from moiety_server.settings import ServerSettings
 from moiety_shared.catalogue import Access, SignedEntry
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import tracing
 from moiety_shared.service.app import create_app
 from moiety_shared.service.database import Database, insert_new
+from moiety_shared.service.metrics import Metrics
 
 
 class Summary(Public):
@@ -100,9 +105,21 @@ def _activate(db: Connection, name: str, version: int) -> None:
         db.execute(update(active).filter_by(name=name).values(version=version))
 
 
-def build(settings: ServerSettings) -> FastAPI:
+class ServerMetrics(Metrics):
+    """What the owner's catalogue counts besides what every service does."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__("server", registry)
+        self.models = Gauge("moiety_published_models", "Models that have an active version.", registry=registry)
+
+
+def build(settings: ServerSettings, metrics: ServerMetrics | None = None, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     db = records(settings)
     catalogue = Catalogue(db)
+    metrics = metrics or ServerMetrics(CollectorRegistry())
+
+    async def ready() -> None:
+        metrics.models.set(len(await run_in_threadpool(catalogue.all)))
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -111,7 +128,7 @@ def build(settings: ServerSettings) -> FastAPI:
         finally:
             db.close()
 
-    app = create_app("model owner", lifespan=lifespan)
+    app = create_app("model owner", lifespan=lifespan, ready=ready, metrics=metrics, tracer=tracer)
 
     @app.get("/v1/models", summary="The published models")
     def models() -> list[Summary]:

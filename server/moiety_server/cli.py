@@ -34,17 +34,22 @@ def register(app: typer.Typer) -> None:
 
 def server() -> None:
     """Run the model owner's catalogue. Settings: MOIETY_SERVER_* (see docs/settings.md)."""
-    from moiety_server.catalogue import build
+    from prometheus_client import CollectorRegistry
+
+    from moiety_server.catalogue import ServerMetrics, build
     from moiety_server.settings import ServerSettings
-    from moiety_shared.service import logs, serving
+    from moiety_shared.service import logs, serving, tracing
     from moiety_shared.service.identity import Identity
     from moiety_shared.service.starting import refusing
 
     with refusing():
         settings = ServerSettings()
         identity = Identity.load(settings.keys_dir / "server", "server")
-        logs.configure("server", settings.log_format)
-        serving.serve(build(settings), settings, tls=settings.tls(identity))
+        logs.configure("server", settings.log_format, settings.log_level)
+        with tracing.exporting("server") as tracer:
+            metrics = ServerMetrics(CollectorRegistry())
+            metrics.certificate(identity, settings)
+            serving.serve(build(settings, metrics, tracer), settings, tls=settings.tls(identity))
 
 
 def train(
@@ -146,6 +151,9 @@ def publish(
     activate: Annotated[
         bool, typer.Option(help="Let clients have this version at once; or later, with `moiety activate`.")
     ] = True,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing where clients have a version of it already.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compile a model, share its weights between alice and bob, and publish its signed catalogue entry.
@@ -160,6 +168,9 @@ def publish(
         source = sources.load(
             model, weights=weights, pretrained=pretrained, calibration=calibration, low=low, high=high
         )
+        if if_missing and owner_cli.is_published(name or source.name):
+            say(f"{name or source.name} is published already")
+            return
         say(f"compiling {source.name}")
         compiled = source.compile(reveal=_reveal(reveal), top=top, ring_bits=ring, headroom=headroom)
         say(

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from moiety_shared import signing
 from moiety_shared.canary import MOST, Canary
+from moiety_shared.formats import Document
 from moiety_shared.layers import Name, Public
 from moiety_shared.plan import Plan
 from moiety_shared.sealing import PublicKey
@@ -59,9 +60,11 @@ class Party(Public):
         return value
 
 
-class Entry(Public):
+class Entry(Document):
     """One version of one model. `upload_id` names this very upload of its weights."""
 
+    FORMAT, WHAT = 1, "a catalogue entry"
+    format: Literal[1] = 1
     name: Name
     version: int = Field(ge=1)
     upload_id: Hex16

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import FailFast, Field, model_validator
 
+from moiety_shared.formats import Document
 from moiety_shared.layers import (
     MAX_ELEMENTS,
     Bias,
@@ -120,9 +121,10 @@ class Output(Public):
         return math.prod(self.shape)
 
 
-class Plan(Public):
+class Plan(Document):
     """A graph of layers in the order they run. Each layer reads wires that are named before it."""
 
+    FORMAT, WHAT = 2, "a plan"
     format: Literal[2] = 2
     ring_bits: Literal[32, 64]
     input: Input

@@ -20,6 +20,12 @@ class ProblemType(Enum):
         "The message is not well formed",
         "Send it with the moiety client of the same version; a proxy may have cut or changed it.",
     )
+    UNSUPPORTED_VERSION = (
+        "unsupported-version",
+        400,
+        "The message or file is of another version",
+        "One of both sides runs an older moiety: upgrade it (docs/upgrading.md).",
+    )
     INVALID_INPUT = (
         "invalid-input",
         422,
@@ -192,6 +198,12 @@ class ProblemType(Enum):
         "Try again shortly; its operator should look whether the database and the store are running.",
     )
     OVERLOADED = ("overloaded", 503, "Too many requests are under way", "Try again shortly.")
+    STOPPING = (
+        "stopping",
+        503,
+        "The service is stopping and begins nothing new",
+        "Try again shortly: another one takes its place, or the same one after a restart.",
+    )
     INTERNAL = (
         "internal",
         500,
@@ -223,6 +235,7 @@ RETRY_AFTER_SECONDS = {
     ProblemType.RANDOMNESS_EXHAUSTED: 1,
     ProblemType.STATE_UNAVAILABLE: 2,
     ProblemType.OVERLOADED: 1,
+    ProblemType.STOPPING: 1,
 }
 
 

@@ -9,10 +9,12 @@ import secrets
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from moiety_shared.catalogue import Manifest, SignedManifest
+from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, UPLOAD, check_magic
 from moiety_shared.plan import Plan
 from moiety_shared.prg import SEED_BYTES
 from moiety_shared.problems import Problem, ProblemType
@@ -26,7 +28,7 @@ _REQUEST = struct.Struct("<4s16s32s16s32sIII")  # magic, upload, plan, request, 
 _RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
 _SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, recipients
 _COUNT = struct.Struct("<4s16s32s16s32sI")  # magic, upload, plan, request, digest, length of the first
-_START = struct.Struct("<16sQH")  # lease, first row, length of the client's token
+_START = struct.Struct("<16sQH25s")  # lease, first row, length of the client's token, trace context
 _UPLOAD = struct.Struct("<4sII")  # magic, lengths of the manifest and of the plan
 _FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
 
@@ -84,17 +86,18 @@ class Secret:
 
     def header(self) -> bytes:
         """What precedes the share."""
-        return _SECRET.pack(b"MSH2", self.request_id, self.result_key, self.rows, self.recipients)
+        return _SECRET.pack(SECRET, self.request_id, self.result_key, self.rows, self.recipients)
 
     def __repr__(self) -> str:
         return f"Secret(rows={self.rows})"
 
     @classmethod
     def unpack(cls, raw: bytes, binding: Binding, rows: int, share_bytes: int) -> "Secret":
+        check_magic(bytes(raw[:4]), SECRET, "an envelope's content")
         if len(raw) != _SECRET.size + share_bytes:
             raise malformed("an envelope's content has another length than its plan says")
-        magic, request_id, key, own_rows, recipients = _SECRET.unpack_from(raw)
-        if magic != b"MSH2" or not 1 <= recipients <= 3 or request_id != binding.request_id or own_rows != rows:
+        _, request_id, key, own_rows, recipients = _SECRET.unpack_from(raw)
+        if not 1 <= recipients <= 3 or request_id != binding.request_id or own_rows != rows:
             raise malformed("an envelope's content does not belong to this request")
         return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :], Recipients(recipients))
 
@@ -141,7 +144,7 @@ class Request:
     def pack(self) -> bytes:
         b = self.binding
         lengths = [len(e) for e in self.envelopes]
-        header = _REQUEST.pack(b"MRQ1", b.upload_id, b.plan_digest, b.request_id, b.request_digest, self.rows, *lengths)
+        header = _REQUEST.pack(REQUEST, b.upload_id, b.plan_digest, b.request_id, b.request_digest, self.rows, *lengths)
         return b"".join((header, *self.envelopes))
 
     @classmethod
@@ -150,8 +153,7 @@ class Request:
         if len(body) < _REQUEST.size:
             raise malformed("the request is shorter than its header")
         magic, upload, plan, request, digest, rows, first, second = _REQUEST.unpack_from(body)
-        if magic != b"MRQ1":
-            raise malformed("this is not a prediction request of version 1")
+        check_magic(magic, REQUEST, "a prediction request")
         if len(body) != _REQUEST.size + first + second:
             raise malformed("the request's length is not what its header says")
         view = memoryview(body)[_REQUEST.size :]
@@ -172,7 +174,7 @@ class Request:
 
 def pack_result(request_id: bytes, sealed: tuple[bytes, bytes]) -> bytes:
     """What alice returns to the client: both parties' sealed shares."""
-    return b"".join((_RESULT.pack(b"MRS1", request_id, len(sealed[0]), len(sealed[1])), *sealed))
+    return b"".join((_RESULT.pack(RESULT, request_id, len(sealed[0]), len(sealed[1])), *sealed))
 
 
 def unpack_result(
@@ -180,10 +182,11 @@ def unpack_result(
 ) -> tuple[memoryview, memoryview]:
     """Both sealed shares, their lengths checked."""
     expected = result_bytes(plan, rows, recipients)
+    check_magic(bytes(body[:4]), RESULT, "a result")
     if len(body) != _RESULT.size + 2 * expected:
         raise malformed("the result has another length than its plan says")
-    magic, own_id, first, second = _RESULT.unpack_from(body)
-    if magic != b"MRS1" or own_id != request_id or first != expected or second != expected:
+    _, own_id, first, second = _RESULT.unpack_from(body)
+    if own_id != request_id or first != expected or second != expected:
         raise malformed("the result does not belong to this request")
     view = memoryview(body)[_RESULT.size :]
     return view[:expected], view[expected:]
@@ -199,7 +202,7 @@ class OwnerCount:
 
     def pack(self) -> bytes:
         b = self.binding
-        head = _COUNT.pack(b"MCO1", b.upload_id, b.plan_digest, b.request_id, b.request_digest, len(self.envelopes[0]))
+        head = _COUNT.pack(COUNT, b.upload_id, b.plan_digest, b.request_id, b.request_digest, len(self.envelopes[0]))
         return b"".join((head, *self.envelopes))
 
     @classmethod
@@ -207,9 +210,10 @@ class OwnerCount:
         if len(raw) < _COUNT.size:
             raise malformed("this is not a count for the owner")
         magic, upload, plan, request, digest, first = _COUNT.unpack_from(raw)
+        check_magic(magic, COUNT, "a count for the owner")
         view = memoryview(raw)[_COUNT.size :]
-        if magic != b"MCO1" or first > len(view):
-            raise malformed("this is not a count for the owner, or it was cut short")
+        if first > len(view):
+            raise malformed("the count was cut short")
         return cls(Binding(plan, upload, request, digest), (view[:first], view[first:]))
 
 
@@ -222,7 +226,7 @@ def pack_upload(manifest: SignedManifest, plan: Plan, envelope: bytes) -> bytes:
     """The body of a model upload: the owner's manifest, the public plan, then the sealed safetensors with this party's
     weight shares."""
     texts = manifest.model_dump_json().encode(), plan.canonical()
-    return b"".join((_UPLOAD.pack(b"MUP2", *map(len, texts)), *texts, envelope))
+    return b"".join((_UPLOAD.pack(UPLOAD, *map(len, texts)), *texts, envelope))
 
 
 def unpack_upload(body: bytes | bytearray) -> tuple[Manifest, Plan, memoryview]:
@@ -232,8 +236,9 @@ def unpack_upload(body: bytes | bytearray) -> tuple[Manifest, Plan, memoryview]:
         raise malformed("the upload is shorter than its header")
     magic, first, second = _UPLOAD.unpack_from(body)
     ends = _UPLOAD.size + first, _UPLOAD.size + first + second
-    if magic != b"MUP2" or len(body) < ends[1]:
-        raise malformed("this is not a model upload of version 2, or it was cut short")
+    check_magic(magic, UPLOAD, "a model upload")
+    if len(body) < ends[1]:
+        raise malformed("the model upload was cut short")
     try:
         texts = body[_UPLOAD.size : ends[0]], body[ends[0] : ends[1]]
         signed, plan = SignedManifest.model_validate_json(texts[0]), Plan.model_validate_json(texts[1])
@@ -249,19 +254,29 @@ def unpack_upload(body: bytes | bytearray) -> tuple[Manifest, Plan, memoryview]:
     return manifest, plan, memoryview(body)[ends[1] :]
 
 
-def pack_start(lease_id: str, first_row: int, token: str, request: Request) -> bytes:
-    """What the leader sends to begin a run: its first row, the client's token ("" for none), and the request without
-    its own envelope."""
+def pack_start(lease_id: str, first_row: int, trace: bytes, token: str, request: Request) -> bytes:
+    """What the leader sends to begin a run: its first row, whose work it is (25 bytes, see `service/tracing.py`), the
+    client's token ("" for none), and the request without its own envelope."""
     helpers = Request(request.binding, request.rows, (b"", request.envelopes[1]))
     text = token.encode()
-    return b"".join((_START.pack(bytes.fromhex(lease_id), first_row, len(text)), text, helpers.pack()))
+    return b"".join((_START.pack(bytes.fromhex(lease_id), first_row, len(text), trace), text, helpers.pack()))
 
 
-def unpack_start(payload: bytes) -> tuple[str, int, str, Request]:
-    """The lease, the first row, the token and the request."""
+class Start(NamedTuple):
+    """What a run begins with."""
+
+    lease_id: str
+    first_row: int
+    trace: bytes
+    token: str
+    request: Request
+
+
+def unpack_start(payload: bytes) -> Start:
+    """The same, read."""
     if len(payload) < _START.size:
         raise malformed("a START frame is shorter than its header")
-    lease, first_row, length = _START.unpack_from(payload)
+    lease, first_row, length, trace = _START.unpack_from(payload)
     end = _START.size + length
     try:
         token = payload[_START.size : end].decode("ascii")
@@ -270,7 +285,7 @@ def unpack_start(payload: bytes) -> tuple[str, int, str, Request]:
     request = Request.unpack(payload[end:])
     if len(request.envelopes[0]):
         raise malformed("a START frame holds the leader's own envelope")
-    return lease.hex(), first_row, token, request
+    return Start(lease.hex(), first_row, trace, token, request)
 
 
 class FrameKind(IntEnum):

@@ -21,7 +21,7 @@ from tests.sdk.conftest import Paid
 
 DOCS = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
 # Those that run until they are stopped, and those that have nothing to say.
-SILENT = {"server", "party", "provider", "sidecar", "up", "activate", "withdraw", "token revoke"}
+SILENT = {"server", "party", "provider", "sidecar", "up", "activate", "withdraw", "token revoke", "healthcheck"}
 
 
 def commands() -> dict[str, Any]:
@@ -43,7 +43,7 @@ def commands() -> dict[str, Any]:
 def test_every_command_teaches_and_is_documented(run: Run, name: str) -> None:
     command = commands()[name]
     shown = run(*name.split(), "--help").stdout
-    assert re.search(rf"Example\s+moiety {name}\b", shown), "an example"
+    assert re.search(rf"Example:\s+moiety {name}\b", shown), "an example"
     assert len((command.help or "").split()) > 5
     for option in command.params:
         assert getattr(option, "help", None), f"{name} {option.name}"
@@ -55,7 +55,7 @@ def test_every_command_teaches_and_is_documented(run: Run, name: str) -> None:
 def test_every_example_is_a_command_with_options_that_exist(run: Run) -> None:
     known = commands()
     for name, command in known.items():
-        for example in re.findall(r"^ +moiety (.+)$", re.sub(r"\[/?\w*\]", "", command.epilog), re.M):
+        for example in re.findall(r"^ +moiety (.+)$", command.epilog, re.M):
             words = example.split()
             called = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
             options = {option for param in known[called].params for option in param.opts}
@@ -245,6 +245,7 @@ def test_models(run: Run, served: Paid) -> None:
     assert "[emu]" in run("models", "small").stdout
     served.entries = []
     assert run("models", "--json").stdout == ""
+    assert not run("models").stdout and "is empty" in run("models").stderr
 
 
 def test_lines_are_out_at_once(capfd: pytest.CaptureFixture[str]) -> None:

@@ -224,14 +224,18 @@ TARGETS: dict[str, Target] = {
     "start": Target(
         start,
         (Problem,),
-        lambda: iter([wire.pack_start(ID.hex(), 7, "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))]),
+        lambda: iter(
+            [wire.pack_start(ID.hex(), 7, bytes(range(25)), "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))]
+        ),
     ),
     "frame": Target(frame, (Problem,), _frames),
     "upload": Target(upload, (Problem,), lambda: iter([wire.pack_upload(_manifest(), PLAN, b"envelope")])),
     "token": Target(token, (Problem,), _tokens),
-    "plan": Target(plan, (ValidationError,), _all_plans),
+    "plan": Target(plan, (ValidationError, Problem), _all_plans),
     "shares": Target(shares, (Problem,), _shares),
-    "entry": Target(entry, (ValidationError, BadSignature), lambda: iter([_entry().model_dump_json().encode()])),
+    "entry": Target(
+        entry, (ValidationError, BadSignature, Problem), lambda: iter([_entry().model_dump_json().encode()])
+    ),
     "envelope": Target(envelope, (Problem,), lambda: iter([KEY.public.seal(b"message", b"context")])),
     "result_envelope": Target(result_envelope, (Problem,), lambda: iter([seal_result(DIGEST, b"message", b"context")])),
     "sealing_key": Target(sealing_key, (ValueError,), lambda: iter([KEY.public.text().encode()])),

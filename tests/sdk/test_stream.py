@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from moiety_client.answers import Prediction
 from moiety_client.errors import InvalidInput, QuotaExceeded, ResumeRefused, ServiceUnavailable
@@ -64,6 +65,28 @@ def test_the_asynchronous_client_takes_asynchronous_iterators(paid: Paid) -> Non
     twin = paid.asking("async")
     assert np.array_equal(twin.predict("small", arriving()).outputs, SCORES)
     assert np.array_equal(outputs(twin.stream("small", arriving(), batch=20)), SCORES)
+
+
+def test_of_no_inputs_there_is_no_prediction(asking: Asking, paid: Paid) -> None:
+    assert asking.stream("small", []) == []
+    with pytest.raises(InvalidInput, match="pass one at least"):
+        asking.predict("small", iter([]))
+
+
+def test_what_gives_batches_may_be_predicted_and_evaluated(asking: Asking) -> None:
+    loader = torch.utils.data.DataLoader(torch.from_numpy(INPUTS), batch_size=9)
+    assert np.array_equal(asking.predict("small", loader).outputs, SCORES)
+    assert asking.evaluate("small", loader, SCORES.argmax(axis=1)).accuracy == 1
+
+
+def test_asynchronous_iterators_are_not_for_everything(paid: Paid) -> None:
+    async def arriving() -> AsyncIterator[np.ndarray]:
+        yield INPUTS[0]
+
+    for kind, call in (("sync", "predict"), ("sync", "evaluate"), ("async", "evaluate")):
+        with pytest.raises(InvalidInput, match="pass its items"):
+            more = ([0],) if call == "evaluate" else ()
+            getattr(paid.asking(kind), call)("small", arriving(), *more)
 
 
 def test_no_more_is_read_than_is_due(asking: Asking) -> None:
@@ -222,11 +245,12 @@ def test_a_model_that_is_published_anew_meanwhile_is_not_mixed_in(asking: Asking
 def test_a_line_that_was_cut_short_is_asked_again(asking: Asking, paid: Paid, file: Path) -> None:
     asking.stream("small", INPUTS, batch=10, resume=file)
     lines = file.read_bytes().splitlines(keepends=True)
-    for left in (b"".join(lines[:3]) + lines[3][:40], lines[0][:-1], b""):
+    cut = [b"".join(lines[:3]) + lines[3][:40], lines[0][:-1], b"", lines[0] + b"x" * 100_000]
+    for left, expected in zip(cut, (3, 5, 5, 5), strict=True):
         file.write_bytes(left)
         paid.asked.clear()
         assert np.array_equal(outputs(asking.stream("small", INPUTS, batch=10, resume=file)), SCORES)
-        assert len(paid.asked) == (3 if len(left) > 100 else 5) and len(file.read_bytes().splitlines()) == 6
+        assert len(paid.asked) == expected and len(file.read_bytes().splitlines()) == 6
 
 
 def test_what_is_no_such_file_is_refused_and_left_alone(asking: Asking, paid: Paid, file: Path) -> None:

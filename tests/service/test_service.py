@@ -25,6 +25,7 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
 from moiety_shared.service.identity import Identity
 from moiety_shared.wire import Binding, Request, Secret
+from tests.collector import Collector
 
 Digits = tuple[np.ndarray, np.ndarray]
 
@@ -341,8 +342,10 @@ def test_without_its_provider_a_party_says_so_and_recovers(
 # Secrets
 
 
-def test_no_secret_is_written_anywhere(deployment: Deployment, client: Client, digits: Digits) -> None:
-    """Markers in inputs, credentials and shares; then every log and every file of every role is searched."""
+def test_no_secret_is_written_anywhere(
+    deployment: Deployment, client: Client, digits: Digits, collector: Collector
+) -> None:
+    """Markers in inputs, credentials and shares; then every log, file, metric and span of every role is searched."""
     marked = np.full((1, 784), 1.2345678, dtype=np.float64)
     with deployment.http("client", timeout=60) as rest:
         tensor = {"name": "input", "shape": [1, 784], "datatype": "FP64", "data": marked.ravel().tolist()}
@@ -354,8 +357,8 @@ def test_no_secret_is_written_anywhere(deployment: Deployment, client: Client, d
         ]
         assert [kind(answer) for answer in answers] == [ProblemType.INVALID_INPUT] * 3
         assert not any("98765" in answer.text for answer in answers)
-    call = call_for(client, digits[0][:1])
-    post(deployment, call.body)
+    call, trace = call_for(client, digits[0][:1]), "ab" * 16
+    post(deployment, call.body, traceparent=f"00-{trace}-{'cd' * 8}-01", baggage="patient=98765.4321")
     keys = deployment.root / "keys"
     private = [p.read_bytes() for p in keys.rglob("*") if p.is_file() and {"present", "sealing"} & set(p.parts)]
     private += [p.read_bytes() for p in (*keys.rglob("key.pem"), *keys.rglob("*.key"), *keys.rglob("signing.pem"))]
@@ -374,5 +377,12 @@ def test_no_secret_is_written_anywhere(deployment: Deployment, client: Client, d
             searched += len(content)
             assert not [s for s in (*secrets_, *raw, *texts) if s in content], path
     assert searched > 1_000_000, "the logs and the shares at rest were really read"
+    collector.wait_for(trace, {"moiety-alice", "moiety-bob"})
+    told = list(collector.bodies)
+    for role in deployment.metrics_ports:
+        with httpx.Client(base_url=deployment.metrics_url(role)) as operator:
+            told.append(operator.get("/metrics").content)
+            assert b"moiety_build_info" in told[-1]
+    assert not [s for text in told for s in (*secrets_, *raw, *texts, b"local") if s in text], "nor the subject's name"
     for path in (deployment.access_file, *keys.rglob("*"), *deployment.root.glob("*/*")):
         assert path.stat().st_mode & 0o077 == 0 or path.name == "log", path

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -27,8 +28,9 @@ from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.exchange import Sealer
 from moiety_client.local import mnist
-from moiety_client.local.deployment import Deployment, DeploymentError, free_port, fresh
-from moiety_shared.service import http
+from moiety_client.local.deployment import ROLES, Deployment, DeploymentError, free_port, fresh
+from moiety_client.telemetry import Telemetry
+from moiety_shared.service import http, tracing
 
 _ADDED_MS = 10.0
 
@@ -90,6 +92,7 @@ def _measure(root: Path, pixels: mnist.Pixels, seconds: float, console: Console)
             yield from bench.accuracy()
             yield from bench.single()
             yield from bench.secured(root / "bare")
+            yield from bench.observed(root)
             yield from bench.batch()
             yield from bench.sustained(seconds)
             yield from bench.costs()
@@ -153,6 +156,26 @@ class _Bench:
         with_both, without = statistics.median(safe[20:]), statistics.median(plain[20:])
         self._say(f"one image with TLS and a token {with_both * 1e3:.2f} ms, without {without * 1e3:.2f} ms")
         yield Row.at_most("one image with TLS and a token / without: at most", with_both / without, 1.3)
+
+    def observed(self, root: Path) -> Iterator[Row]:
+        """One image with metrics read, logs written and spans exported, beside one with none of these, in turn."""
+        one, port = self.pixels[:1], free_port()
+        endpoint = f"http://127.0.0.1:{port}"
+        quiet_settings = {role: {"LOG_LEVEL": "error", "METRICS_PORT": "0"} for role in ROLES}
+        seen = Deployment(root / "seen", environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+        watching = _process("moiety_client.local.watching", str(port), *map(seen.metrics_url, ROLES))
+        with Deployment(root / "quiet", extra=quiet_settings) as quiet, seen, watching:
+            for deployment in (quiet, seen):
+                deployment.publish()
+            with tracing.exporting("bench", endpoint) as tracer, quiet.client() as unseen:
+                if tracer is tracing.NOBODY:
+                    raise DeploymentError("nothing to export spans with: install moiety[tracing]")
+                with Client.from_access(seen.access_file, telemetry=Telemetry(tracer)) as client:
+                    with_all, without = _in_turn(
+                        [(seen, client), (quiet, unseen)], lambda asked: asked.predict("mnist", one)
+                    )
+        self._say(f"one image observed {with_all * 1e3:.2f} ms, unobserved {without * 1e3:.2f} ms")
+        yield Row.at_most("one image with metrics, logs and traces / without: at most", with_all / without, 1.1)
 
     def batch(self) -> Iterator[Row]:
         """128 images beside torch's forward pass of them, taken in turn."""
@@ -221,6 +244,20 @@ def _distant(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row
     call = statistics.median(calls[10:]) * 1e3
     console.print(f"[dim]one image with 10 ms on every link {call:.1f} ms[/]")
     yield Row.at_most("one image with 10 ms on every link / 10 ms: at most", call / _ADDED_MS, 7)
+
+
+def _in_turn(asked: list[tuple[Deployment, Client]], call: Callable[[Client], object]) -> list[float]:
+    """The median seconds of a call to each deployment, all of them asked in turn."""
+    times: list[list[float]] = [[] for _ in asked]
+    uploads = [client.model("mnist").upload_id for _, client in asked]
+    for _ in range(5):
+        for (deployment, _), upload_id in zip(asked, uploads, strict=True):
+            deployment.wait_full(upload_id)
+        time.sleep(0.2)
+        for _ in range(60):
+            for (_, client), taken in zip(asked, times, strict=True):
+                taken.append(timed(partial(call, client)))
+    return [statistics.median(taken[20:]) for taken in times]
 
 
 def timed(function: Callable[[], object]) -> float:

@@ -53,12 +53,15 @@ def free_port() -> int:
 class Deployment:
     """One local deployment under `root`. `ports` and `extra` (role -> settings) override the defaults.
 
+    `metrics_ports` are where each role's metrics are; `environment` is what all processes get besides their settings.
     `transport` is "plain" only to measure what TLS costs.
     """
 
     root: Path
     ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
+    metrics_ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
     transport: str = "tls"
 
@@ -80,6 +83,10 @@ class Deployment:
         """Where a role is. The sidecar is for this machine's own programs and speaks plain HTTP."""
         scheme = "https" if self.transport == "tls" and role != "client" else "http"
         return f"{scheme}://127.0.0.1:{self.ports[role]}"
+
+    def metrics_url(self, role: str) -> str:
+        """Where a role's metrics are, for this machine alone."""
+        return f"http://127.0.0.1:{self.metrics_ports[role]}"
 
     @property
     def _keys(self) -> Path:
@@ -107,7 +114,11 @@ class Deployment:
             "bob": {"PROVIDER_URL": provider},
             "server": {"ALICE_URL": self.url("alice"), "BOB_URL": bob, "URL": self.url("server")},
         }
-        values = {"PORT": str(self.ports[role]), "DATA_DIR": str(self.root / role)}
+        values = {
+            "PORT": str(self.ports[role]),
+            "DATA_DIR": str(self.root / role),
+            "METRICS_PORT": str(self.metrics_ports[role]),
+        }
         if role == "client":
             values["ACCESS_FILE"] = str(self.access_file)
         else:
@@ -133,7 +144,7 @@ class Deployment:
         with (folder / "log").open("ab") as log:
             self.processes[role] = subprocess.Popen(
                 _moiety(*_COMMANDS[role]),
-                env=_environment() | self.settings(role),
+                env=_environment() | self.environment | self.settings(role),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -223,6 +234,8 @@ class Deployment:
         path = self.root / "owner.env"
         lines = [f"export {name}={json.dumps(value)}" for name, value in self.settings("server").items()]
         lines.append(f"export MOIETY_CLIENT_ACCESS_FILE={json.dumps(str(self.access_file))}")
+        lines.append(f"export MOIETY_CLIENT_PORT={self.ports['client']}")
+        lines.append(f"export MOIETY_CLIENT_STATUS_METRICS={','.join(map(self.metrics_url, ROLES))}")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
         return path

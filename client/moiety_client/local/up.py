@@ -8,13 +8,18 @@ from rich.console import Console
 
 from moiety_client.local.deployment import Deployment, DeploymentError
 
+_METRICS = 10
 _OFFSETS = {"server": 0, "alice": 1, "bob": 2, "crypto_provider": 3, "client": 4}
 
 
 def run(root: Path, base_port: int) -> int:
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    deployment = Deployment(root.resolve(), {role: base_port + offset for role, offset in _OFFSETS.items()})
+    deployment = Deployment(
+        root.resolve(),
+        {role: base_port + offset for role, offset in _OFFSETS.items()},
+        {role: base_port + _METRICS + offset for role, offset in _OFFSETS.items()},
+    )
     try:
         with console.status("starting five processes"):
             deployment.start(lambda role: console.print(f"[green]ready[/]  {role:16} {deployment.url(role)}"))

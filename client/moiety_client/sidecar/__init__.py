@@ -5,6 +5,7 @@ It listens on loopback: what arrives here is plaintext, and it is split and seal
 
 from moiety_client.sidecar.app import build
 from moiety_client.sidecar.guard import Exposed
+from moiety_client.sidecar.metrics import ClientMetrics
 from moiety_client.sidecar.upstream import Upstream
 
-__all__ = ["Exposed", "Upstream", "build"]
+__all__ = ["ClientMetrics", "Exposed", "Upstream", "build"]

@@ -4,12 +4,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from moiety_client.settings import ClientSettings
 from moiety_client.sidecar import messages, page, protocol, show
 from moiety_client.sidecar.guard import Guard, check_bind
+from moiety_client.sidecar.metrics import ClientMetrics
 from moiety_client.sidecar.upstream import Upstream
+from moiety_shared.service import tracing
 from moiety_shared.service.app import create_app
 
 _MAX_BODY = 1 << 26
@@ -17,7 +21,12 @@ _MAX_BODY = 1 << 26
 _FOREIGN_PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc"}
 
 
-def build(upstream: Upstream, settings: ClientSettings) -> FastAPI:
+def build(
+    upstream: Upstream,
+    settings: ClientSettings,
+    metrics: ClientMetrics | None = None,
+    tracer: Tracer = tracing.NOBODY,
+) -> FastAPI:
     """Raises Exposed when it would listen to others without being told so. The app closes `upstream` at its end."""
     check_bind(settings)
 
@@ -29,7 +38,15 @@ def build(upstream: Upstream, settings: ClientSettings) -> FastAPI:
     async def ready() -> None:
         await upstream.names()
 
-    app = create_app("client sidecar", lifespan=lifespan, body_limit=lambda _: _MAX_BODY, ready=ready)
+    app = create_app(
+        "client sidecar",
+        lifespan=lifespan,
+        body_limit=lambda _: _MAX_BODY,
+        ready=ready,
+        link=lambda _: "application",
+        metrics=metrics or ClientMetrics(CollectorRegistry()),
+        tracer=tracer,
+    )
     # Innermost, so that what it refuses is answered and logged like any other problem.
     app.user_middleware.append(Middleware(Guard, hosts=settings.hosts))
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", "") not in _FOREIGN_PAGES]

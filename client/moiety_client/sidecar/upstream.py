@@ -55,7 +55,8 @@ class Upstream(AsyncClient):
     async def exchange(self, call: Call, seconds: float) -> httpx.Response:
         """Send a call made by hand, again until it is answered; who made it opens the answer. Raises Problem."""
         try:
-            return await self._do(self._deliver(call, time.monotonic() + min(seconds, self._timeout)))
+            with self._telemetry.call("predict") as asking:
+                return await self._do(self._deliver(call, time.monotonic() + min(seconds, self._timeout), asking))
         except MoietyError as error:
             raise problem_of(error) from error
 

@@ -10,14 +10,20 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import tracing
 from moiety_shared.service.documented import document_problems
-from moiety_shared.service.gate import BodyLimit, Gate, Guard, problem_response
+from moiety_shared.service.draining import Drain, Draining
+from moiety_shared.service.gate import BodyLimit, Gate, Guard, Link, problem_response
+from moiety_shared.service.metrics import Metrics
 
 API_VERSION = "1"
 _READY_SECONDS = 1.0
+_ASKING_SECONDS = 5.0
 _MAX_PLACES = 20
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -35,12 +41,18 @@ def create_app(
     body_limit: BodyLimit = small_bodies,
     ready: Callable[[], Awaitable[None]] | None = None,
     guard: Guard = lambda _: None,
+    link: Link = lambda _: "client",
+    metrics: Metrics | None = None,
+    tracer: Tracer = tracing.NOBODY,
 ) -> FastAPI:
     """A FastAPI app with the house's rules.
 
     `ready` raises a Problem while the service cannot do its work; `guard` for a request whose body is not even to be
-    read, which is before FastAPI's own dependencies are asked.
+    read, which is before FastAPI's own dependencies are asked; `link` says who sends the requests for a path. What is
+    counted goes to `metrics`, which are the app's own; `app.state` has them for the operator's address, operating.py,
+    and as `drain` what the service still has to end when it stops.
     """
+    metrics = metrics or Metrics(title, CollectorRegistry())
 
     @asynccontextmanager
     async def run(_app: FastAPI) -> AsyncIterator[None]:
@@ -51,13 +63,16 @@ def create_app(
                 yield
 
     app = FastAPI(title=f"moiety {title}", version=API_VERSION, lifespan=run)
-    app.add_middleware(Gate, body_limit=body_limit, guard=guard)
+    app.state.drain = Drain()
+    app.add_middleware(Draining, drain=app.state.drain)
+    app.add_middleware(Gate, body_limit=body_limit, guard=guard, link=link, metrics=metrics, tracer=tracer)
     document_problems(app)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
 
-    readiness = _Readiness(ready) if ready is not None else None
+    readiness = Readiness(ready, metrics)
+    app.state.metrics, app.state.readiness = metrics, readiness
 
     @app.get("/health/live", tags=["health"], summary="The process answers")
     async def live() -> dict[str, str]:
@@ -65,8 +80,7 @@ def create_app(
 
     @app.get("/health/ready", tags=["health"], summary="The service can do its work")
     async def is_ready() -> dict[str, str]:
-        if readiness is not None:
-            await readiness.check()
+        await readiness.check()
         return {"status": "ready"}
 
     return app
@@ -113,12 +127,13 @@ def _place(error: dict[str, Any]) -> str:
     return ".".join(part for part in known if isinstance(part, str) and re.fullmatch(r"[\w-]{1,64}", part))
 
 
-class _Readiness:
+class Readiness:
     """Anybody may ask whether a service is ready, and asking takes it some work: so it is done once a second at most,
     by one caller for all."""
 
-    def __init__(self, ready: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, ready: Callable[[], Awaitable[None]] | None, metrics: Metrics) -> None:
         self._ready = ready
+        self._metrics = metrics
         self._asking = asyncio.Lock()
         self._until = 0.0
         self._problem: Problem | None = None
@@ -127,11 +142,19 @@ class _Readiness:
         """Raises the Problem of the last time, which may be `_READY_SECONDS` old."""
         async with self._asking:
             if time.monotonic() > self._until:
-                try:
-                    await self._ready()
-                    self._problem = None
-                except Problem as problem:
-                    self._problem = problem
+                self._problem = await self._ask()
+                self._metrics.ready.set(self._problem is None)
                 self._until = time.monotonic() + _READY_SECONDS
             if self._problem is not None:
                 raise Problem(self._problem.kind, self._problem.detail, retry_after=self._problem.retry_after)
+
+    async def _ask(self) -> Problem | None:
+        try:
+            async with asyncio.timeout(_ASKING_SECONDS):
+                if self._ready is not None:
+                    await self._ready()
+        except Problem as problem:
+            return problem
+        except TimeoutError:
+            return Problem(ProblemType.OVERLOADED, "it takes too long to find out")
+        return None

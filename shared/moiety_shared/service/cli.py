@@ -1,35 +1,69 @@
 """The `moiety` command. Each installed role contributes its own commands through an entry point."""
 
-from importlib.metadata import entry_points
+import os
+import signal
+import sys
+from typing import Annotated
 
 import typer
 
-from moiety_shared.service import doctor_cli, keys_cli
+from moiety_shared.service import healthcheck
 from moiety_shared.service.terminal import example, flowing
 
 
-def build() -> typer.Typer:
+def build(*, whole: bool = True) -> typer.Typer:
+    """The command line; or of it the healthcheck alone, which runs every few seconds and imports next to nothing."""
     app = typer.Typer(
         name="moiety",
         help="Private inference as a service: the owner keeps the model, the client keeps the data.",
-        epilog=example("moiety demo                       [dim]all of it, on this machine[/]", "moiety predict --help"),
+        epilog=example("moiety demo     # all of it, on this machine", "moiety predict --help"),
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,
         add_completion=True,
         rich_markup_mode="rich",
     )
+    if whole:
+        _register_all(app)
+    else:
+        app.callback()(lambda: None)  # it is a command of several all the same
+    healthcheck.register(app)
+    _let_help_flow(app)
+    return app
+
+
+def _register_all(app: typer.Typer) -> None:
+    from importlib.metadata import entry_points
+
+    from moiety_shared.service import doctor_cli, keys_cli
+
     for entry in sorted(entry_points(group="moiety.commands"), key=lambda e: e.name):
         try:
             register = entry.load()
         except ModuleNotFoundError as error:
-            if (error.name or "").startswith("moiety_"):
+            missing = error.name or ""
+            if missing.startswith("moiety_") and missing != entry.module.partition(".")[0]:
                 raise
-            continue  # a role whose extra is not installed offers no commands
+            continue  # a role that is not here, or whose extra is not installed, offers no commands
         register(app)
+    app.callback()(_top)
     keys_cli.register(app)
     doctor_cli.register(app)
-    _let_help_flow(app)
-    return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("moiety"))
+        raise typer.Exit
+
+
+def _top(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def _let_help_flow(app: typer.Typer) -> None:
@@ -41,7 +75,9 @@ def _let_help_flow(app: typer.Typer) -> None:
 
 
 def main() -> None:
-    build()(prog_name="moiety")
+    # The first process of a container is not ended by a signal that it does not handle; servers set their own handler.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    build(whole=sys.argv[1:2] != ["healthcheck"])(prog_name="moiety")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.gate import problem_response
 from moiety_shared.service.logs import log
+from moiety_shared.service.metrics import Metrics
 
 MAX_HEADER_BYTES = 1 << 15
 MAX_HEADER_FIELDS = 100
@@ -35,11 +36,13 @@ class Connection(HttpToolsProtocol):
         *,
         max_connections: int,
         header_seconds: float,
+        metrics: Metrics,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.logger = logging.getLogger(__name__)  # says nothing by itself; see serving.py
         self._max_connections = max_connections
         self._header_seconds = header_seconds
+        self._metrics = metrics
         self._header_deadline: asyncio.TimerHandle | None = None
         self._unread_deadline: asyncio.TimerHandle | None = None
         self._header_bytes = 0
@@ -144,6 +147,7 @@ class Connection(HttpToolsProtocol):
         """Answer by hand, outside of any request, and close."""
         self._header_arrived()
         log().info("refused", problem=kind.name)
+        self._metrics.refused(kind.name)
         answer = problem_response(Problem(kind), "")
         fields = [*answer.raw_headers, *([] if "connection" in answer.headers else [(b"connection", b"close")])]
         lines = b"".join(b"%s: %s\r\n" % field for field in fields)

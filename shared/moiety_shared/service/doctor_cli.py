@@ -35,11 +35,14 @@ def doctor(
     Settings, ports, keys, certificates, clocks, versions, disk space, and whether the services that a role depends on
     answer, as that role sees them. Nothing is changed.
 
-    Ends with 1 when something is wrong. A line with [yellow]![/] works today and needs care.
+    Ends with 1 when something is wrong. A line with ! works today and needs care.
     """
     from rich.text import Text
 
     from moiety_shared.service.doctor import examine, machine
+
+    def to_mend(finding: "Finding") -> Text:
+        return Text(f"\n→ {finding.mend}" if finding.mend else "", _SIGNS[finding.status][1])
 
     patients = {patient.role: patient for patient in _patients()}
     unknown = [name for name in role or () if name not in patients]
@@ -57,8 +60,8 @@ def doctor(
         if as_json:
             line(asdict(findings[-1]))
     if not as_json:
-        rows = [(Text(*_SIGNS[f.status]), f.role, f.check, f.found, f.mend) for f in findings]
-        table(("", "role", "looked at", "found", "to mend it"), rows)
+        rows = [(Text(*_SIGNS[f.status]), f.role, f.check, Text(f.found) + to_mend(f)) for f in findings]
+        table(("", "role", "looked at", "found"), rows)
     wrong = sum(finding.status == "wrong" for finding in findings)
     if wrong:
         raise ended(Exit.FAILED, f"{wrong} of {len(findings)} things are wrong")

@@ -1,28 +1,34 @@
-"""The outermost ASGI layer: which bodies are read and for how long, how many requests are under way, what is logged.
+"""The outermost ASGI layer: which bodies are read and for how long, how many requests are under way, what is logged and
+counted.
 
 Everything is decided before or while a body arrives, so that a caller who is refused costs next to nothing.
 """
 
 import asyncio
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from opentelemetry.trace import Span, Tracer
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
+from moiety_shared.service import tracing
 from moiety_shared.service.logs import log, where
+from moiety_shared.service.metrics import Metrics
 
 BodyLimit = Callable[[str], int]
 """Bytes that a path takes at most."""
 
 Guard = Callable[[Request], None]
 """Raises a Problem for a caller who may not even send a body."""
+
+Link = Callable[[str], str]
+"""Who is at the other end of the requests for a path: a label of the metrics."""
 
 MAX_REQUESTS = 256
 """Requests under way at the same time, their bodies arrived."""
@@ -35,6 +41,8 @@ HELD_BYTES = 1 << 25
 """Bytes of bodies in memory at the same time, of each limit; two bodies of that limit at least."""
 
 _HEALTH = "/health/"
+_DISCONNECTED = "DISCONNECTED"
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
@@ -49,11 +57,17 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 class Gate:
     """Gives each request its id, refuses bodies before they are read, logs what happened."""
 
-    def __init__(self, app: ASGIApp, body_limit: BodyLimit, guard: Guard) -> None:
+    def __init__(
+        self, app: ASGIApp, body_limit: BodyLimit, guard: Guard, link: Link, metrics: Metrics, tracer: Tracer
+    ) -> None:
         self.app = app
         self._body_limit = body_limit
         self._guard = guard
+        self._link = link
+        self._metrics = metrics
+        self._tracer = tracer
         self._requests = 0
+        metrics.requests_in_flight.set_function(lambda: self._requests)
         self._reading = 0  # of them, those whose body is still arriving
         self._held: Counter[int] = Counter()  # bytes of bodies in memory, by the limit they arrived under
 
@@ -61,16 +75,24 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = secrets.token_hex(8)
+        tracer = tracing.NOBODY if scope["path"].startswith(_HEALTH) else self._tracer
+        span = tracing.begin(tracer, "HTTP", tracing.read(Headers(scope=scope).get(tracing.HEADER)))
+        with tracing.doing(span):
+            await self._answer(scope, receive, send, span)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
+        request_id = tracing.request_id(span.get_span_context())
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        started, status = time.perf_counter(), 0
+        started, status, sent = time.perf_counter(), 0, 0
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            else:
+                sent += len(message.get("body", b""))
             await send(message)
 
         body: _Body | None = None
@@ -84,28 +106,49 @@ class Gate:
             if status == 0:
                 await problem_response(problem, request_id)(scope, receive, answer)
         except ClientDisconnect:
-            state["problem"] = "DISCONNECTED"
+            state["problem"] = _DISCONNECTED
         except asyncio.CancelledError:
             raise
         except Exception as error:  # the last resort: say where, never what
-            log().error("unexpected", request_id=request_id, where=where(error))
+            log().error("unexpected", where=where(error))
+            state["problem"] = ProblemType.INTERNAL.name
             if status == 0:
                 await problem_response(Problem(ProblemType.INTERNAL), request_id)(scope, receive, answer)
         finally:
             self._requests -= 1
+            received = body.held if body is not None else 0
             if body is not None:
                 self._let_go(body)
             if not scope["path"].startswith(_HEALTH):
-                route = scope.get("route")
-                log().info(
-                    "request",
-                    request_id=request_id,
-                    method=scope["method"],
-                    route=getattr(route, "path", "-"),
-                    status=status,
-                    milliseconds=round((time.perf_counter() - started) * 1e3, 2),
-                    **({"problem": state["problem"]} if "problem" in state else {}),
-                )
+                self._note(scope, status, time.perf_counter() - started, received, sent, span)
+
+    def _note(self, scope: Scope, status: int, seconds: float, received: int, sent: int, span: Span) -> None:
+        """The answer is out: log it, count it, complete its span."""
+        route = getattr(scope.get("route"), "path", "-")  # as it is declared: a path could hold anything
+        problem = scope["state"].get("problem")
+        log().info(
+            "request",
+            method=scope["method"],
+            route=route,
+            status=status,
+            milliseconds=round(seconds * 1e3, 2),
+            **({"problem": problem} if problem else {}),
+        )
+        metrics, link = self._metrics, self._link(scope["path"])
+        metrics.requests.labels(route, str(status)).inc()
+        metrics.request_seconds.labels(route).observe(seconds)
+        metrics.link_bytes.labels(link, "in").inc(received)
+        metrics.link_bytes.labels(link, "out").inc(sent)
+        if problem and problem != _DISCONNECTED:
+            metrics.refused(problem)
+        if span.is_recording():
+            method = scope["method"] if scope["method"] in _METHODS else "HTTP"
+            span.update_name(f"{method} {route}")
+            span.set_attribute("http.request.method", method)
+            span.set_attribute("http.route", route)
+            span.set_attribute("http.response.status_code", status)
+            if problem:
+                span.set_attribute("error.type", problem)
 
     def _admit(self, scope: Scope) -> None:
         """Raises OVERLOADED while too many requests are under way. Health checks are always answered."""

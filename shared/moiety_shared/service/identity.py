@@ -23,6 +23,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 
 from moiety_shared.service.keyring import Keyring
 from moiety_shared.service.starting import StartRefused
@@ -101,6 +102,10 @@ class Identity:
         """Whom this role trusts when it calls others; None for the system's CAs."""
         path = self.folder / "tls" / "ca.pem"
         return path if path.exists() else None
+
+    def certificate_expiry(self) -> float:
+        """Until when the service's certificate is valid, in seconds since 1970."""
+        return load_pem_x509_certificate(self._read("tls/cert.pem")).not_valid_after_utc.timestamp()
 
     def server_context(self) -> ssl.SSLContext:
         """TLS 1.3 and nothing older."""

@@ -36,26 +36,38 @@ ALLOWED = frozenset(
 )
 
 
+class _Foreign(logging.Handler):
+    """What libraries say: where, at most. Their messages could quote anything."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log().warning("library", where=f"{record.name}:{record.lineno}")
+
+
 def _allow(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {name: value for name, value in fields.items() if name in ALLOWED}
 
 
-def configure(role: str, log_format: str) -> None:
+def configure(role: str, log_format: str, level: str = "info") -> None:
     """Set up logging for this process. Called once, by the process's command."""
     renderer: Any = structlog.dev.ConsoleRenderer() if log_format == "text" else structlog.processors.JSONRenderer()
+
+    def add_role(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {**fields, "role": role}
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            add_role,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _allow,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(role=role)
+    logging.basicConfig(handlers=[_Foreign()], level=logging.WARNING, force=True)
 
 
 def log() -> Any:

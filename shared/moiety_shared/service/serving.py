@@ -10,10 +10,14 @@ import ssl
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import disable_created_metrics
+from uvicorn.server import ServerState
 
+from moiety_shared.service import operating
 from moiety_shared.service.connection import Connection
 from moiety_shared.service.http import SOCKET_BUFFER
 from moiety_shared.service.logs import log, where
+from moiety_shared.service.metrics import Metrics
 from moiety_shared.service.residency import release_code
 from moiety_shared.service.settings import ServiceSettings
 
@@ -22,6 +26,8 @@ KEEP_ALIVE_SECONDS = 75
 SPARE_CONNECTIONS = 32
 """So many more than allowed are told so; what comes beyond them is closed without a word, before any TLS."""
 
+_OPERATORS = 16  # connections to the operator's address
+CLOSING_SECONDS = 1.0  # for connections to be closed after everything was answered
 _OWN_FILES = 128  # descriptors that connections leave to everything else
 _ACCEPT_PAUSE = 0.1
 
@@ -29,15 +35,26 @@ _ACCEPT_PAUSE = 0.1
 class Server(uvicorn.Server):
     """uvicorn's server with connections that have deadlines, and no more of them than were asked for.
 
-    Those whose TLS handshake is under way count too, and cost as much.
+    Those whose TLS handshake is under way count too, and cost as much. The operator's address has its own.
     """
 
-    def __init__(self, config: uvicorn.Config, settings: ServiceSettings, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        settings: ServiceSettings,
+        tls: ssl.SSLContext | None,
+        metrics: Metrics,
+        operators: uvicorn.Config | None,
+    ) -> None:
         super().__init__(config)
         self._tls = tls
+        self._metrics = metrics
+        self._operators = operators
         self._max_connections = min(settings.max_connections, file_limit() - _OWN_FILES)
         self._header_seconds = settings.header_seconds
         self._arriving: set[asyncio.Task[None]] = set()
+        metrics.max_connections.set(self._max_connections)
+        metrics.connections.set_function(lambda: len(self.server_state.connections))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
@@ -48,7 +65,30 @@ class Server(uvicorn.Server):
             listener.listen(self.config.backlog)
             listener.setblocking(False)
             self.servers.append(_Listening(asyncio.create_task(self._accept(listener))))  # type: ignore[arg-type]
+        if self._operators is not None:
+            self.servers.append(await self._operate(self._operators))  # type: ignore[arg-type]
         self.started = True
+
+    async def _operate(self, config: uvicorn.Config) -> "_Operating":
+        state, loop = ServerState(), asyncio.get_running_loop()
+
+        def connection() -> Connection:
+            return Connection(
+                config,
+                state,
+                {},
+                max_connections=_OPERATORS,
+                header_seconds=self._header_seconds,
+                metrics=self._metrics,
+            )
+
+        return _Operating(await loop.create_server(connection, sock=config.bind_socket(), backlog=_OPERATORS), state)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Connections are taken until all that is under way has ended: they are told to come again."""
+        assert isinstance(self.config.app, FastAPI)  # noqa: S101  see `make`
+        await self.config.app.state.drain.finish()
+        await super().shutdown(sockets)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -61,6 +101,7 @@ class Server(uvicorn.Server):
                 continue
             if len(self._arriving) + len(self.server_state.connections) >= self._max_connections + SPARE_CONNECTIONS:
                 peer.close()
+                self._metrics.dropped_connections.inc()
                 continue
             task = asyncio.create_task(self._connect(peer))
             self._arriving.add(task)
@@ -86,6 +127,7 @@ class Server(uvicorn.Server):
             self.lifespan.state,
             max_connections=self._max_connections,
             header_seconds=self._header_seconds,
+            metrics=self._metrics,
         )
 
 
@@ -102,6 +144,20 @@ class _Listening:
         await asyncio.gather(self._accepting, return_exceptions=True)
 
 
+class _Operating:
+    """The operator's address, in the same way: Prometheus keeps its connection, and is not waited for."""
+
+    def __init__(self, server: asyncio.Server, state: ServerState) -> None:
+        self._server, self._state = server, state
+
+    def close(self) -> None:
+        self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+
+    async def wait_closed(self) -> None: ...
+
+
 def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSLContext | None) -> Server:
     """The server, not bound to its address yet."""
     config = uvicorn.Config(
@@ -115,20 +171,38 @@ def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSL
         ws_max_size=max_message,
         ws="websockets-sansio",  # half the round trip of the default here
         ws_per_message_deflate=False,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=CLOSING_SECONDS,  # type: ignore[arg-type]  # a float does as well
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     config.load()
-    return Server(config, settings, tls)
+    return Server(config, settings, tls, app.state.metrics, _operators(app, settings))
+
+
+def _operators(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config | None:
+    if not settings.metrics_port:
+        return None
+    config = uvicorn.Config(
+        operating.build(app, settings),
+        host=settings.metrics_host,
+        port=settings.metrics_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        lifespan="off",
+    )
+    config.load()
+    return config
 
 
 def serve(
     app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20, tls: ssl.SSLContext | None = None
 ) -> None:
-    """Run until SIGINT or SIGTERM; requests under way get ten seconds to finish.
+    """Run until SIGINT or SIGTERM; then requests under way get some seconds to finish, see draining.py.
 
     `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with.
     """
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, of when it began
     gc.collect()
     gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
     release_code()

@@ -21,6 +21,7 @@ class ServiceSettings(BaseSettings):
     port: int = Field(0, ge=0, le=65535, description="Port to listen on.")
     data_dir: Path = Field(Path(".moiety"), description="Folder for this role's state; created with mode 0700.")
     log_format: str = Field("json", pattern="^(json|text)$", description="`json` for machines, `text` for people.")
+    log_level: Literal["info", "warning", "error"] = Field("info", description="What is less than that is not logged.")
 
     max_connections: int = Field(
         256,
@@ -29,6 +30,14 @@ class ServiceSettings(BaseSettings):
     )
     header_seconds: float = Field(
         10.0, gt=0, description="How long a request's header may take to arrive; then the connection is cut off."
+    )
+
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address of the metrics. They tell how much is asked: for the operator's own network at most.",
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of `/metrics`, plain HTTP for Prometheus; 0: they are not served."
     )
 
     def private_dir(self) -> Path:

@@ -6,6 +6,7 @@ line for each thing there is, so that a long run can be read while it goes on.
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -41,7 +42,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout: 
 
 def example(*lines: str) -> str:
     """The end of a command's help: how it is called."""
-    return "\n".join(("[bold]Example[/]", *(f"  {line}" for line in lines)))
+    return "\n".join(("Example:", *(f"  {line}" for line in lines)))
 
 
 def flowing(text: str) -> str:
@@ -71,20 +72,23 @@ def lines(data: Iterable[Mapping[str, Any]]) -> None:
         line(one)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool = True) -> None:
-    """For people."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool = True, whole: str = "") -> None:
+    """For people. Nothing is cut off; what is in the column `whole` is not broken either."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(*columns, show_header=header, box=box.SIMPLE_HEAD if header else None, pad_edge=False)
+    made = Table(show_header=header, box=box.SIMPLE_HEAD if header else None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold", no_wrap=bool(whole) and column == whole)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     console().print(made)
 
 
 def console() -> "Console":
-    """stdout; as wide as the terminal, and where there is none as wide as need be."""
+    """stdout; as wide as the terminal or as COLUMNS says, and where there is neither as wide as need be."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else _WIDE, highlight=False)

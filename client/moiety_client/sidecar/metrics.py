@@ -1,0 +1,34 @@
+"""What the sidecar counts besides what every service does. No model's name is a label: applications make them up."""
+
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from moiety_client.telemetry import Telemetry
+from moiety_shared.service.metrics import SECONDS, Metrics
+
+
+class ClientMetrics(Metrics):
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__("client", registry)
+        self._predictions = Counter(
+            "moiety_client_predictions",
+            "Predictions asked of the parties, by how they ended.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._phase_seconds = Histogram(
+            "moiety_client_prediction_phase_seconds",
+            "Parts of a prediction: catalogue, seal, exchange, open.",
+            ["phase"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+    def telemetry(self, tracer: Tracer, withhold: bool) -> Telemetry:
+        """For the sidecar's client: its calls are counted here."""
+        return Telemetry(
+            tracer,
+            withhold,
+            phase=lambda name, seconds: self._phase_seconds.labels(name).observe(seconds),
+            ended=lambda outcome: self._predictions.labels(outcome).inc(),
+        )

@@ -1,0 +1,119 @@
+"""What a party counts besides what every service does."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from moiety_shared.problems import ProblemType
+from moiety_shared.service import metrics
+from moiety_shared.service.metrics import SECONDS, Metrics
+
+_MISSED = (
+    ProblemType.PROVIDER_UNAVAILABLE,
+    ProblemType.UNKNOWN_LEASE,
+    ProblemType.ALREADY_ISSUED,
+    ProblemType.MALFORMED,
+    ProblemType.INTERNAL,
+)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """Prepared rows of a model."""
+
+    model: str
+    version: int
+    rows: int
+    target: int
+
+
+class PartyMetrics(Metrics):
+    """alice's or bob's. A prediction is counted by both of them."""
+
+    def __init__(self, role: str, registry: CollectorRegistry) -> None:
+        super().__init__(role, registry)
+        self.predictions = Counter(
+            "moiety_predictions", "Predictions, by how they ended.", ["model", "outcome"], registry=registry
+        )
+        self.rows = Counter(
+            "moiety_prediction_rows", "Inputs of predictions that ended well.", ["model"], registry=registry
+        )
+        self.prediction_seconds = Histogram(
+            "moiety_prediction_duration_seconds",
+            "A prediction that ended well, in this process.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.phase_seconds = Histogram(
+            "moiety_prediction_phase_seconds", "Parts of a run.", ["phase"], buckets=SECONDS, registry=registry
+        )
+        self.rounds = Counter("moiety_rounds", "Rounds of openings with the other party.", registry=registry)
+        self.runs = Gauge(
+            "moiety_runs_in_flight", "Predictions under way, those that wait for a lane among them.", registry=registry
+        )
+        self.waiting = Gauge("moiety_runs_waiting", "alice: requests that wait for a lane.", registry=registry)
+        self.lanes = Gauge("moiety_peer_lanes", "Open lanes to the other party.", registry=registry)
+        self.bundles = Counter("moiety_bundles_prepared", "Bundles of randomness made ready.", registry=registry)
+        self.bundle_failures = Counter(
+            "moiety_bundle_failures", "Bundles that could not be had.", ["problem"], registry=registry
+        )
+        for kind in _MISSED:  # from zero on: a rate needs to see the first one
+            self.bundle_failures.labels(kind.name)
+        self.bundle_seconds = Histogram(
+            "moiety_bundle_preparation_duration_seconds",
+            "From asking for a bundle to having it ready.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+    def watch(self, stocks: Callable[[], Iterable[Stock]]) -> None:
+        """Have the scrapes tell what is in stock then; a model that is gone is not told of any more."""
+        self.registry.register(_Stocks(stocks))
+
+    @contextmanager
+    def prediction(self, model: str, rows: int) -> Iterator[None]:
+        """Count how the block ends."""
+        try:
+            with metrics.timed(self.prediction_seconds):
+                yield
+        except BaseException as error:
+            self.predictions.labels(model, metrics.outcome(error)).inc()
+            raise
+        self.predictions.labels(model, metrics.outcome(None)).inc()
+        self.rows.labels(model).inc(rows)
+
+    def session(self, rounds: int, sent: int, received: int) -> None:
+        """Count what went over a lane."""
+        self.rounds.inc(rounds)
+        self.link_bytes.labels("peer", "out").inc(sent)
+        self.link_bytes.labels("peer", "in").inc(received)
+
+    def phase(self, name: str, seconds: float) -> None:
+        self.phase_seconds.labels(name).observe(seconds)
+
+
+class _Stocks(Collector):
+    def __init__(self, stocks: Callable[[], Iterable[Stock]]) -> None:
+        self._stocks = stocks
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Without samples: what a registry is told when this is registered."""
+        labels = ["model", "version"]
+        return (
+            GaugeMetricFamily("moiety_pool_rows", "Rows of randomness that are ready.", labels=labels),
+            GaugeMetricFamily(
+                "moiety_pool_target_rows", "Rows of randomness that are to be kept ready.", labels=labels
+            ),
+        )
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        rows, target = self.describe()
+        for stock in self._stocks():
+            labels = [stock.model, str(stock.version)]
+            rows.add_metric(labels, stock.rows)
+            target.add_metric(labels, stock.target)
+        return rows, target

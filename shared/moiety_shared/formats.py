@@ -1,0 +1,48 @@
+"""The version of every format that crosses a boundary, in one place; docs/upgrading.md says what a new one means.
+
+What is of another version is refused before anything of it is believed: there is no guessing, and no talking down.
+"""
+
+from typing import Any, ClassVar, Self
+
+from pydantic import ModelWrapValidatorHandler, model_validator
+
+from moiety_shared.layers import Public
+from moiety_shared.problems import Problem, ProblemType
+
+REQUEST, SECRET, RESULT, COUNT, UPLOAD = b"MRQ1", b"MSH2", b"MRS1", b"MCO1", b"MUP2"
+"""First bytes of a prediction's body, of what is sealed in it, of its answer, of a count for owners, of an upload."""
+
+PEER = 4
+"""The protocol between alice and bob: both run the same, or they do not begin."""
+
+
+def check_magic(found: bytes, known: bytes, what: str) -> None:
+    """Raises Problem UNSUPPORTED_VERSION for another version of it, MALFORMED for anything else."""
+    if found == known:
+        return
+    if found[:-1] == known[:-1] and found[-1:].isdigit():
+        raise unsupported(what, int(found[-1:]), int(known[-1:]))
+    raise Problem(ProblemType.MALFORMED, f"this is not {what}")
+
+
+def unsupported(what: str, found: object, known: int) -> Problem:
+    """The refusal: who gets it learns which of both is older. What is no number is not repeated."""
+    found = found if isinstance(found, int) else "unknown"
+    return Problem(ProblemType.UNSUPPORTED_VERSION, f"{what} of version {found}, where version {known} is understood")
+
+
+class Document(Public):
+    """A public model that says the version of its own format, in its member `format`."""
+
+    FORMAT: ClassVar[int]
+    WHAT: ClassVar[str]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_a_known_format(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Raises Problem UNSUPPORTED_VERSION, before anything else of it is looked at."""
+        found = data.get("format", cls.FORMAT) if isinstance(data, dict) else cls.FORMAT
+        if isinstance(found, int) and found != cls.FORMAT:
+            raise unsupported(cls.WHAT, found, cls.FORMAT)
+        return handler(data)
