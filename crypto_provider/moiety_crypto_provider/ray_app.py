@@ -6,9 +6,9 @@ from ray.serve import Application
 
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.settings import ProviderSettings
-from moiety_shared.service import logs
+from moiety_shared.service import logs, tracing
 from moiety_shared.service.identity import Identity
-from moiety_shared.service.ray_serve import application
+from moiety_shared.service.ray_serve import application, until_exit
 
 
 class Arguments(BaseModel):
@@ -22,7 +22,7 @@ def deploy(_arguments: Arguments) -> Application:
     def replica() -> FastAPI:
         settings = ProviderSettings()
         identity = Identity.load(settings.keys_dir / "crypto_provider", "crypto_provider")
-        logs.configure("crypto_provider", settings.log_format)
-        return build(settings, identity)
+        logs.configure("crypto_provider", settings.log_format, settings.log_level)
+        return build(settings, identity, until_exit(tracing.exporting("crypto_provider")))
 
     return application("crypto_provider", replica)

@@ -8,9 +8,9 @@ from ray.serve import Application
 
 from moiety_party.app import build
 from moiety_party.settings import PartySettings
-from moiety_shared.service import logs, memory
+from moiety_shared.service import logs, memory, tracing
 from moiety_shared.service.identity import Identity
-from moiety_shared.service.ray_serve import application
+from moiety_shared.service.ray_serve import application, until_exit
 
 
 class Arguments(BaseModel):
@@ -26,8 +26,8 @@ def deploy(arguments: Arguments) -> Application:
     def replica() -> FastAPI:
         settings = PartySettings(role=role)
         identity = Identity.load(settings.keys_dir / role, role)
-        logs.configure(role, settings.log_format)
+        logs.configure(role, settings.log_format, settings.log_level)
         memory.keep_freed_pages()
-        return build(settings, identity)
+        return build(settings, identity, until_exit(tracing.exporting(role)))
 
     return application("party", replica)

@@ -31,7 +31,7 @@ class Replicated(Deployment):
     def __post_init__(self) -> None:
         super().__post_init__()
         for role in ("alice", "bob", "crypto_provider"):
-            shared = {"DATABASE_URL": self.postgres.text(self.postgres.create())}
+            shared = {"DATABASE_URL": self.postgres.text(self.postgres.create()), "METRICS_PORT": "0"}
             if role != "crypto_provider":
                 store = self.root / "stores" / role
                 store.mkdir(parents=True, mode=0o700)

@@ -4,13 +4,18 @@ Nothing of a role goes through Ray but the app's requests and answers: secrets s
 in the role's database and store.
 """
 
+import atexit
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import TypeVar
 
 from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
 from moiety_shared.service.encrypted import EncryptedOnly
+
+T = TypeVar("T")
 
 
 def application(name: str, build: Callable[[], ASGIApp]) -> Application:
@@ -24,3 +29,10 @@ def application(name: str, build: Callable[[], ASGIApp]) -> Application:
 
     deployment: serve.Deployment = serve.deployment(serve.ingress(replica)(Replica), name=name)  # type: ignore[assignment]
     return deployment.bind()
+
+
+def until_exit(context: AbstractContextManager[T]) -> T:
+    """Enters it. It is left when the replica's process ends."""
+    entered = ExitStack()
+    atexit.register(entered.close)
+    return entered.enter_context(context)
