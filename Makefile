@@ -3,8 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ROLES := shared crypto_provider party server client
+# The images' extras, and what their lock files are made for.
+IMAGES := client crypto-provider party server
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
-.PHONY: demo test test-zoo test-simulation docs docs-integrity docs-reference fuzz check bench browsers prometheus postgres clean
+.PHONY: demo test test-zoo test-simulation test-compose docs docs-integrity docs-reference fuzz check bench browsers lock \
+  prometheus postgres sbom clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
@@ -39,6 +44,27 @@ tests/web/node_modules/.installed: tests/web/package-lock.json
 # Whole architectures at 224 x 224: half an hour and more.
 test-zoo: $(VENV)/.installed
 	$(BIN)/pytest -m zoo --no-header -rA
+
+# The images, built and run by a real Docker daemon; it is started if need be, which takes root.
+test-compose: $(VENV)/.installed
+	tests/compose/with-docker $(BIN)/pytest -m compose --no-header -rA tests/compose
+
+# What goes into the images, with hashes. Versions in the files are kept while they fit: UPGRADE=--upgrade takes the newest.
+lock: $(VENV)/.installed
+	for image in $(IMAGES); do \
+	  $(COMPILE) $(UPGRADE) pyproject.toml --extra $$image --constraint requirements/torch.txt --no-emit-package torch \
+	    --excludes requirements/cuda.txt --output-file requirements/$$image.txt || exit 1; \
+	done
+	$(COMPILE) $(UPGRADE) requirements/build.in --output-file requirements/build.txt
+
+# A bill of materials (CycloneDX) for each image, into dist/sbom.
+sbom: $(VENV)/.installed
+	mkdir -p dist/sbom
+	for image in $(IMAGES); do \
+	  torch=$$([ $$image = client ] || echo requirements/torch.txt); \
+	  cat requirements/$$image.txt $$torch | $(BIN)/cyclonedx-py requirements - --pyproject pyproject.toml \
+	    --mc-type application --output-reproducible --output-file dist/sbom/$$image.cdx.json 2>/dev/null || exit 1; \
+	done
 
 # Every parser against broken messages, FUZZ_SECONDS (60) each; a finding is left in tests/fuzz/corpus.
 fuzz: $(VENV)/.installed

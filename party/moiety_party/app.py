@@ -65,7 +65,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         nonlocal role
-        role = Leader(party) if settings.role == "alice" else Helper(party)
+        role = Leader(party) if settings.role == "alice" else Helper(party, app.state.drain)
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.ring import Array
 from moiety_shared.service import tracing
+from moiety_shared.service.draining import Drain
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.tracing import Timeline
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, Start, malformed, share_bytes, unpack_start
@@ -30,8 +31,10 @@ _HELLO_SECONDS = 5.0
 class Helper:
     """The helper's side of every session kind."""
 
-    def __init__(self, party: Party) -> None:
+    def __init__(self, party: Party, drain: Drain | None = None) -> None:
+        """Runs count as work in `drain`."""
         self._party = party
+        self._drain = drain or Drain()
         self._pending: dict[str, tuple[Manifest, Plan, dict[str, Array]]] = {}
         party.replicas.start()
 
@@ -149,7 +152,7 @@ class Helper:
             model = await party.replicas.model(start.request.binding.upload_id.hex())
             party.admission.admit(model, start.token)
             rounds, started = lane.rounds, time.perf_counter()
-            with party.metrics.prediction(model.manifest.name, rows):
+            with party.metrics.prediction(model.manifest.name, rows), self._drain.work(ProblemType.PEER_UNAVAILABLE):
                 await self._evaluate(lane, model, start, payload, timeline)
             milliseconds = round((time.perf_counter() - started) * 1e3, 2)
             log().info("run", rows=rows, rounds=lane.rounds - rounds, milliseconds=milliseconds)

@@ -114,8 +114,7 @@ class Leader:
     async def close(self) -> None:
         self._supervisor.cancel()
         await asyncio.gather(self._supervisor, return_exceptions=True)
-        for lane in self._idle:
-            await self._end(lane)
+        await asyncio.gather(*map(self._end, self._idle), return_exceptions=True)
 
     async def ready(self) -> None:
         """Raises a Problem while no prediction could be served."""

@@ -151,6 +151,9 @@ def publish(
     activate: Annotated[
         bool, typer.Option(help="Let clients have this version at once; or later, with `moiety activate`.")
     ] = True,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing where clients have a version of it already.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compile a model, share its weights between alice and bob, and publish its signed catalogue entry.
@@ -165,6 +168,9 @@ def publish(
         source = sources.load(
             model, weights=weights, pretrained=pretrained, calibration=calibration, low=low, high=high
         )
+        if if_missing and owner_cli.is_published(name or source.name):
+            say(f"{name or source.name} is published already")
+            return
         say(f"compiling {source.name}")
         compiled = source.compile(reveal=_reveal(reveal), top=top, ring_bits=ring, headroom=headroom)
         say(

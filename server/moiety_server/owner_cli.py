@@ -58,6 +58,12 @@ def owner() -> Iterator["Owner"]:
         made.close()
 
 
+def is_published(name: str) -> bool:
+    """Whether clients have a version of this model."""
+    with owner() as us:
+        return us.catalogue.active(name) is not None
+
+
 def versions(name: Name, as_json: Json = False) -> None:
     """The versions of a model; the one that clients get is marked."""
     from moiety_shared.problems import Problem, ProblemType
@@ -113,6 +119,9 @@ def issue(
     out: Annotated[Path, typer.Option(help="The access file to write, mode 0600: hand it to the client.")] = Path(
         "access.json"
     ),
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing where that file is there already.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write an access file: the catalogue's address, your key, your CA, and a signed token. It is a secret.
@@ -126,6 +135,8 @@ def issue(
     from moiety_shared.signing import key_text
     from moiety_shared.tokens import EVERY_MODEL, OUTPUTS
 
+    if if_missing and out.exists():
+        return
     with owner() as us:
         try:
             grant = new_grant(

@@ -198,6 +198,12 @@ class ProblemType(Enum):
         "Try again shortly; its operator should look whether the database and the store are running.",
     )
     OVERLOADED = ("overloaded", 503, "Too many requests are under way", "Try again shortly.")
+    STOPPING = (
+        "stopping",
+        503,
+        "The service is stopping and begins nothing new",
+        "Try again shortly: another one takes its place, or the same one after a restart.",
+    )
     INTERNAL = (
         "internal",
         500,
@@ -229,6 +235,7 @@ RETRY_AFTER_SECONDS = {
     ProblemType.RANDOMNESS_EXHAUSTED: 1,
     ProblemType.STATE_UNAVAILABLE: 2,
     ProblemType.OVERLOADED: 1,
+    ProblemType.STOPPING: 1,
 }
 
 

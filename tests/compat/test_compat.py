@@ -22,9 +22,7 @@ ROOT = Path(__file__).parent
 STORAGE_KEY = bytes(range(7, 39))
 SEALED = b"a share of an input", b"context"
 TOKEN = "head.claims.signature"
-MESSAGES = sorted(
-    set(TARGETS) - {"start", "frame", "bits", "words"}
-)  # these are of the peer protocol
+MESSAGES = sorted(set(TARGETS) - {"start", "frame", "bits", "words"})  # these are of the peer protocol
 RELEASES = sorted(path.name for path in ROOT.iterdir() if (path / "messages").is_dir())
 
 

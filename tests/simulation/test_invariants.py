@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from moiety_client.errors import MoietyError, UnknownModel
+from moiety_client.errors import MoietyError, ServiceUnavailable, UnknownModel
 from moiety_crypto_provider import dealer
 from moiety_party.pool import Pool
 from moiety_shared.problems import Problem, ProblemType
@@ -124,6 +124,26 @@ def test_crash_in_the_middle_of_runs(root: Path, detector: Detector, role: Party
             await running
 
     simulate(root, detector, scenario, server)
+
+
+def test_a_helper_that_is_told_to_stop_ends_its_run_and_begins_no_other(root: Path, detector: Detector) -> None:
+    async def scenario(w: World) -> None:
+        (bob,), told = w.bobs, list[asyncio.Task[None]]()
+
+        def change(name: str, message: bytes) -> bytes:
+            if name == "OPENING of bob" and not told:
+                told.append(asyncio.create_task(bob.drain.finish(60)))
+            return message
+
+        w.change = change
+        await w.predict(X)
+        await told[0]
+        with pytest.raises(ServiceUnavailable) as refused:
+            await w.predict(X, 0.5)
+        assert refused.value.problem.retry_after
+        await w.restart("bob")
+
+    simulate(root, detector, scenario)
 
 
 def test_a_lane_is_cut_at_every_frame(root: Path, detector: Detector) -> None:

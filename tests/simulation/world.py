@@ -36,6 +36,7 @@ from moiety_shared.plan import Plan
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.ring import Array
 from moiety_shared.service import keys
+from moiety_shared.service.draining import Drain
 from moiety_shared.service.identity import LINKS, Identity
 from moiety_shared.wire import FrameKind
 from tests import plans
@@ -164,7 +165,8 @@ class Node:
         self.wires: list[Wire] = []
         self.tasks: set[asyncio.Task[Any]] = set()
         self.leader = WatchedLeader(self.party, self._connect) if role == "alice" else None
-        self.helper = Helper(self.party) if role == "bob" else None
+        self.drain = Drain()
+        self.helper = Helper(self.party, self.drain) if role == "bob" else None
         if self.leader:
             self.leader.completed = Counter()
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import tracing
 from moiety_shared.service.documented import document_problems
+from moiety_shared.service.draining import Drain, Draining
 from moiety_shared.service.gate import BodyLimit, Gate, Guard, Link, problem_response
 from moiety_shared.service.metrics import Metrics
 
@@ -48,7 +49,8 @@ def create_app(
 
     `ready` raises a Problem while the service cannot do its work; `guard` for a request whose body is not even to be
     read, which is before FastAPI's own dependencies are asked; `link` says who sends the requests for a path. What is
-    counted goes to `metrics`, which are the app's own; `app.state` has them for the operator's address, operating.py.
+    counted goes to `metrics`, which are the app's own; `app.state` has them for the operator's address, operating.py,
+    and as `drain` what the service still has to end when it stops.
     """
     metrics = metrics or Metrics(title, CollectorRegistry())
 
@@ -61,6 +63,8 @@ def create_app(
                 yield
 
     app = FastAPI(title=f"moiety {title}", version=API_VERSION, lifespan=run)
+    app.state.drain = Drain()
+    app.add_middleware(Draining, drain=app.state.drain)
     app.add_middleware(Gate, body_limit=body_limit, guard=guard, link=link, metrics=metrics, tracer=tracer)
     document_problems(app)
     app.add_exception_handler(Problem, _on_problem)

@@ -1,15 +1,18 @@
 """The `moiety` command. Each installed role contributes its own commands through an entry point."""
 
-from importlib.metadata import entry_points, version
+import os
+import signal
+import sys
 from typing import Annotated
 
 import typer
 
-from moiety_shared.service import doctor_cli, keys_cli
+from moiety_shared.service import healthcheck
 from moiety_shared.service.terminal import example, flowing
 
 
-def build() -> typer.Typer:
+def build(*, whole: bool = True) -> typer.Typer:
+    """The command line; or of it the healthcheck alone, which runs every few seconds and imports next to nothing."""
     app = typer.Typer(
         name="moiety",
         help="Private inference as a service: the owner keeps the model, the client keeps the data.",
@@ -19,23 +22,38 @@ def build() -> typer.Typer:
         add_completion=True,
         rich_markup_mode="rich",
     )
-    for entry in sorted(entry_points(group="moiety.commands"), key=lambda e: e.name):
-        try:
-            register = entry.load()
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("moiety_"):
-                raise
-            continue  # a role whose extra is not installed offers no commands
-        register(app)
-    app.callback()(_top)
-    keys_cli.register(app)
-    doctor_cli.register(app)
+    if whole:
+        _register_all(app)
+    else:
+        app.callback()(lambda: None)  # it is a command of several all the same
+    healthcheck.register(app)
     _let_help_flow(app)
     return app
 
 
+def _register_all(app: typer.Typer) -> None:
+    from importlib.metadata import entry_points
+
+    from moiety_shared.service import doctor_cli, keys_cli
+
+    for entry in sorted(entry_points(group="moiety.commands"), key=lambda e: e.name):
+        try:
+            register = entry.load()
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if missing.startswith("moiety_") and missing != entry.module.partition(".")[0]:
+                raise
+            continue  # a role that is not here, or whose extra is not installed, offers no commands
+        register(app)
+    app.callback()(_top)
+    keys_cli.register(app)
+    doctor_cli.register(app)
+
+
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         print(version("moiety"))
         raise typer.Exit
 
@@ -57,7 +75,9 @@ def _let_help_flow(app: typer.Typer) -> None:
 
 
 def main() -> None:
-    build()(prog_name="moiety")
+    # The first process of a container is not ended by a signal that it does not handle; servers set their own handler.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    build(whole=sys.argv[1:2] != ["healthcheck"])(prog_name="moiety")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ SPARE_CONNECTIONS = 32
 """So many more than allowed are told so; what comes beyond them is closed without a word, before any TLS."""
 
 _OPERATORS = 16  # connections to the operator's address
+CLOSING_SECONDS = 1.0  # for connections to be closed after everything was answered
 _OWN_FILES = 128  # descriptors that connections leave to everything else
 _ACCEPT_PAUSE = 0.1
 
@@ -82,6 +83,12 @@ class Server(uvicorn.Server):
             )
 
         return _Operating(await loop.create_server(connection, sock=config.bind_socket(), backlog=_OPERATORS), state)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Connections are taken until all that is under way has ended: they are told to come again."""
+        assert isinstance(self.config.app, FastAPI)  # noqa: S101  see `make`
+        await self.config.app.state.drain.finish()
+        await super().shutdown(sockets)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -164,7 +171,7 @@ def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSL
         ws_max_size=max_message,
         ws="websockets-sansio",  # half the round trip of the default here
         ws_per_message_deflate=False,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=CLOSING_SECONDS,  # type: ignore[arg-type]  # a float does as well
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     config.load()
@@ -191,7 +198,7 @@ def _operators(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config | None
 def serve(
     app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20, tls: ssl.SSLContext | None = None
 ) -> None:
-    """Run until SIGINT or SIGTERM; requests under way get ten seconds to finish.
+    """Run until SIGINT or SIGTERM; then requests under way get some seconds to finish, see draining.py.
 
     `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with.
     """

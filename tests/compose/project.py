@@ -1,0 +1,77 @@
+"""One docker-compose project of its own, and what is asked of its containers."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moiety_client.local.deployment import free_port
+
+ROOT = Path(__file__).parent.parent.parent
+PARTIES = ("alice", "bob")
+SERVICES = ("crypto_provider", "bob", "alice", "server", "client")
+ONE_SHOTS = ("keys", "access", "owner")
+
+
+@dataclass
+class Project:
+    """`docker-compose` under a name and a port that nobody else uses."""
+
+    name: str = field(default_factory=lambda: f"moietytest{os.getpid()}")
+    port: int = field(default_factory=free_port)
+
+    @property
+    def page(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def compose(self, *arguments: str, check: bool = True, seconds: float = 900) -> str:
+        """What it printed. The timeout is a safety net."""
+        command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
+        environment = os.environ | {"COMPOSE_PROJECT_NAME": self.name, "MOIETY_PORT": str(self.port)}
+        done = subprocess.run(
+            [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds
+        )
+        assert done.returncode == 0 or not check, f"{arguments}: {done.stderr[-3000:]}"
+        return done.stdout
+
+    def once(self, service: str, program: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """A Python program in a container of its own, just as that service has it."""
+        command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
+        environment = os.environ | {"COMPOSE_PROJECT_NAME": self.name, "MOIETY_PORT": str(self.port)}
+        run = ["run", "--rm", "--no-deps", "-T", *options, "--entrypoint", "/venv/bin/python", service, "-c", program]
+        return subprocess.run([*command, *run], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+    def container(self, service: str) -> str:
+        """Its id, running or not."""
+        labels = (f"com.docker.compose.project={self.name}", f"com.docker.compose.service={service}")
+        filters = [part for label in labels for part in ("--filter", f"label={label}")]
+        return docker("ps", "-aq", *filters, "--filter", "label=com.docker.compose.oneoff=False").split()[0]
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(docker("inspect", self.container(service)))[0]
+        return found
+
+    def python(self, service: str, program: str) -> Any:
+        """What a program prints as JSON, run inside of the running container."""
+        return json.loads(docker("exec", self.container(service), "/venv/bin/python", "-c", program))
+
+    def wait_healthy(self, service: str) -> None:
+        wait_for(lambda: self.inspect(service)["State"].get("Health", {}).get("Status") == "healthy", service)
+
+
+def docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"docker {' '.join(arguments)[:200]}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
