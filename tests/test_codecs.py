@@ -89,7 +89,7 @@ def test_a_plan_has_one_text_and_one_digest(entry: Entry) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "format"),
+        ({"format": "two"}, "format"),
         ({"ring_bits": 33}, "ring_bits"),
         ({"surprise": 1}, "surprise"),
         ({"output": {"wire": "nowhere", "shape": [10]}}, "output"),
