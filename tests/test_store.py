@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from moiety_party.objects import Objects, Remote, objects
 from moiety_party.store import Model, ModelStore, UnreadableModel
+from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.product import Weights
 from moiety_shared.service.starting import StartRefused
@@ -220,3 +221,56 @@ def test_a_deleted_model_is_gone_and_its_key_was_wiped_first(place: Objects, mon
     store.delete(model.upload_id)
     assert len(found) >= 6 and not any(found[f"{model.upload_id}/model.key"]), "what a thief finds: nothing but zeros"
     assert model.upload_id not in store and content(place) == {}
+
+
+def two_layers() -> Model:
+    """A model whose two layers have weights of one shape."""
+    plan = plans.logits().model_dump(mode="json")
+    plan["layers"].append({**plan["layers"][1], "name": "m"})
+    weights = {name: Weights(np.full((5, 4), n), np.full((5, 4), n), np.full(5, n)) for n, name in enumerate("lm")}
+    return Model(a_model().manifest, Plan.model_validate(plan), weights)
+
+
+def put(root: Path, model: Model) -> Path:
+    """The folder of a model that was put there."""
+    in_folder(root).put(model)
+    (folder,) = (root / "models").iterdir()
+    return folder
+
+
+def rewritten(folder: Path, name: str, old: str, new: str) -> None:
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+
+
+def test_weights_of_one_layer_are_not_taken_for_anothers(tmp_path: Path) -> None:
+    folder = put(tmp_path, two_layers())
+    in_folder(tmp_path)
+    one, other = folder / "l.masked.sealed", folder / "m.masked.sealed"
+    spare = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(spare)
+    with pytest.raises(UnreadableModel):
+        in_folder(tmp_path)
+
+
+def test_nobody_is_let_in_by_another_manifest(tmp_path: Path) -> None:
+    folder = put(tmp_path, stored())
+    rewritten(folder, "manifest.json", '"access":"token"', '"access":"open"')
+    with pytest.raises(UnreadableModel):
+        in_folder(tmp_path)
+
+
+def test_a_model_is_not_served_under_another_id(tmp_path: Path) -> None:
+    folder = put(tmp_path, stored())
+    folder.rename(folder.with_name("1" * 32))
+    with pytest.raises(UnreadableModel):
+        in_folder(tmp_path)
+
+
+def test_a_plan_of_another_release_says_so(tmp_path: Path) -> None:
+    folder = put(tmp_path, stored())
+    rewritten(folder, "plan.json", '"format":2', '"format":3')
+    with pytest.raises(UnreadableModel, match="a plan of version 3, where version 2"):
+        in_folder(tmp_path)

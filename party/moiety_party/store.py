@@ -168,6 +168,10 @@ class ModelStore:
             weights = {layer: Weights(p.get("masked"), p.get("local"), p.get("bias")) for layer, p in parts.items()}
         except (OSError, ValueError, InvalidTag) as error:
             raise self._unreadable(upload_id, error) from None
+        except Problem as problem:
+            if problem.kind is ProblemType.UNSUPPORTED_VERSION:
+                raise UnreadableModel(f"{objects}/{upload_id}: {problem}. {problem.kind.hint}") from None
+            raise
         return Model(manifest, plan, weights)
 
     def _unreadable(self, upload_id: str, error: Exception) -> UnreadableModel:
