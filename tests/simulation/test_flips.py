@@ -269,5 +269,11 @@ def test_one_flipped_bit(
     assert text == found, "make docs-integrity writes what is found now"
 
 
+# alice takes two lanes to one bob for lanes to two of him: which of the leases is noticed to be gone first is chance.
+_BY_CHANCE = {("HELLO of bob", "boot")}
+
+
 def _line(message: str, part: str, outcomes: list[str]) -> str:
+    if (message, part) in _BY_CHANCE and all(outcome.startswith("right") for outcome in outcomes):
+        outcomes = ["right, whether noticed or not"]
     return f"| {message} | {part} | {'; '.join(sorted(set(outcomes)))} |\n"
