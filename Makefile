@@ -62,7 +62,8 @@ test-compose: $(VENV)/.installed
 # What goes into the images, with hashes. Versions in the files are kept while they fit: UPGRADE=--upgrade takes the newest.
 lock: $(VENV)/.installed
 	for image in $(IMAGES); do \
-	  $(COMPILE) $(UPGRADE) pyproject.toml --extra $$image --constraint requirements/torch.txt --no-emit-package torch \
+	  database=$$([ $$image = client ] || echo --extra postgres); \
+	  $(COMPILE) $(UPGRADE) pyproject.toml --extra $$image --extra tracing $$database --constraint requirements/torch.txt --no-emit-package torch \
 	    --excludes requirements/cuda.txt --output-file requirements/$$image.txt || exit 1; \
 	done
 	$(COMPILE) $(UPGRADE) requirements/build.in --output-file requirements/build.txt
