@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from tests.compose.project import ONE_SHOTS, SERVICES, Project, docker, wait_for
 
@@ -298,3 +299,22 @@ def test_healthcheck_says_why(project: Project) -> None:
     for arguments in (("https://localhost:1", "--ca", ca), ("https://localhost:7701",), ("http://localhost:7701",)):
         with pytest.raises(AssertionError, match="localhost"):
             docker("exec", alice, "moiety", "healthcheck", *arguments)
+
+
+OVERLAYS = ("postgres", "scale", "monitoring")
+
+
+@pytest.mark.parametrize("chosen", [("postgres",), ("monitoring",), ("postgres", "scale"), OVERLAYS], ids="+".join)
+def test_the_files_that_add_to_it_go_together(project: Project, chosen: tuple[str, ...]) -> None:
+    files = ["docker-compose.yml", *(f"ops/{name}/compose.yml" for name in chosen)]
+    found = yaml.safe_load(project.compose(*(part for file in files for part in ("-f", file)), "config"))
+    for name, service in found["services"].items():
+        assert service["mem_limit"] and service["pids_limit"] and service["cpus"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+    reached = {name: set(service.get("networks") or ()) for name, service in found["services"].items()}
+    assert not reached["client"] & (reached["bob"] | reached["crypto_provider"])
+    for name in reached:
+        if name.endswith("_database"):
+            members = {other for other, networks in reached.items() if name in networks}
+            role = name.removesuffix("_database")
+            assert members <= {name, role, f"{role}2", *(("owner", "access") if role == "server" else ())}, name
