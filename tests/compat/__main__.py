@@ -26,7 +26,7 @@ def write(folder: Path) -> None:
     (folder / "envelope").write_bytes(old.seal(*SEALED))
     keyring.rotate(timedelta(days=36500))
     access = Access(catalogue_url="https://owner.example", owner_key="k", ca="PEM", token=TOKEN)
-    (folder / "access.json").write_text(access.model_dump_json())
+    (folder / "access-file.json").write_text(access.model_dump_json())
     a_run(folder / "run.jsonl", first=2)
 
 
