@@ -87,7 +87,7 @@ NOW = {
     "moiety_http_requests_in_flight": "requests",
     "moiety_connections": "connections",
     "moiety_peer_lanes": "lanes",
-    "moiety_leases": "leases",
+    "moiety_opened_leases_total": "leases opened",
     "moiety_published_models": "models",
 }
 

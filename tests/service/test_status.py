@@ -64,7 +64,7 @@ def test_an_operator_sees_more(deployment: Deployment, client: Client, digits: D
         assert [(pool["model"], pool["target"]) for pool in roles[name]["pools"]] == [("mnist", 512)]
         assert 0 < roles[name]["pools"][0]["rows"] <= 512 + 64
     assert "MALFORMED" in [last["problem"] for last in roles["alice"]["last_problems"]]
-    assert roles["crypto_provider"]["now"]["leases"] >= 1 and "rows dealt" in roles["crypto_provider"]["rates"]
+    assert roles["crypto_provider"]["now"]["leases opened"] >= 1 and "rows dealt" in roles["crypto_provider"]["rates"]
 
 
 def test_people_get_one_screen(deployment: Deployment, client: Client) -> None:
