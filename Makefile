@@ -84,7 +84,7 @@ fuzz: $(VENV)/.installed
 
 # The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/integrity.md.
 test-simulation: $(VENV)/.installed
-	$(BIN)/pytest tests/simulation --steps 300
+	$(BIN)/pytest tests/simulation --steps 300 -m 'long or not long'
 
 docs-integrity: $(VENV)/.installed
 	$(BIN)/pytest tests/simulation/test_flips.py --rewrite

@@ -37,6 +37,10 @@ PartyRole = Literal["alice", "bob"]
 
 
 on_both = pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
+# The same, but on PostgreSQL it takes a minute or two: `make test-simulation`.
+on_both_at_leisure = pytest.mark.parametrize(
+    "server", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True
+)
 
 
 def simulate(
@@ -111,7 +115,7 @@ def test_restart(root: Path, detector: Detector, role: Role, server: Postgres | 
     simulate(root, detector, scenario, server)
 
 
-@on_both
+@on_both_at_leisure
 @pytest.mark.parametrize("role", ["alice", "bob"])
 def test_crash_in_the_middle_of_runs(root: Path, detector: Detector, role: PartyRole, server: Postgres | None) -> None:
     async def scenario(w: World) -> None:
@@ -182,7 +186,7 @@ def test_retry(root: Path, detector: Detector) -> None:
     simulate(root, detector, scenario)
 
 
-@on_both
+@on_both_at_leisure
 @pytest.mark.parametrize("role", ["alice", "bob", "provider"])
 def test_restored(root: Path, detector: Detector, role: Role, server: Postgres | None) -> None:
     """The role comes back, twice, from a copy of its folder that others have long gone beyond."""
@@ -212,7 +216,7 @@ def test_restored_to_before_the_model(root: Path, detector: Detector, role: Role
     simulate(root, detector, scenario)
 
 
-@on_both
+@on_both_at_leisure
 @pytest.mark.parametrize("role", ["alice", "bob"])
 def test_cloned(root: Path, detector: Detector, role: PartyRole, server: Postgres | None) -> None:
     """Two lives on copies of one folder, at once, behind one address."""
@@ -431,7 +435,11 @@ def operations(w: World, dice: Dice) -> Iterator[tuple[str, Callable[[], Awaitab
         )[dice.below(11)]
 
 
-@pytest.mark.parametrize(("seed", "server"), [(1, "sqlite"), (2, "sqlite"), (3, "postgresql")], indirect=["server"])
+@pytest.mark.parametrize(
+    ("seed", "server"),
+    [(1, "sqlite"), (2, "sqlite"), pytest.param(3, "postgresql", marks=pytest.mark.long)],
+    indirect=["server"],
+)
 def test_dice(root: Path, detector: Detector, seed: int, server: Postgres | None, pytestconfig: pytest.Config) -> None:
     """Anything, in any order. `--steps` makes it longer."""
     steps: int = pytestconfig.getoption("--steps")
