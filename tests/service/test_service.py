@@ -83,11 +83,19 @@ def test_more_images_than_a_request_takes(client: Client, digits: Digits) -> Non
     assert (answer.labels == digits[1]).mean() > 0.97
 
 
-def test_the_providers_bytes_are_those_of_the_formula(deployment: Deployment, client: Client) -> None:
+def test_the_providers_bytes_are_those_of_the_formula(deployment: Deployment, client: Client, digits: Digits) -> None:
+    """Of one model's bundles: the others of this deployment are let alone meanwhile."""
     entry = client.model("mnist")
-    state = deployment.party_state("bob", entry.upload_id)
-    rows = int(str(state["bundle_rows"]))
-    assert rows > 0 and state["bundle_bytes"] == entry.plan.cost(rows).offline_bytes
+
+    def received() -> tuple[int, int]:
+        deployment.wait_full(entry.upload_id)
+        state = deployment.party_state("bob", entry.upload_id)
+        return int(str(state["bundle_rows"])), int(str(state["bundle_bytes"]))
+
+    before = received()
+    client.predict("mnist", digits[0])
+    rows, size = (now - then for now, then in zip(received(), before, strict=True))
+    assert rows > 0 and size == entry.plan.cost(rows).offline_bytes
 
 
 def test_many_clients_at_once(deployment: Deployment, client: Client, digits: Digits) -> None:
