@@ -84,7 +84,7 @@ def test_the_search_finds_a_setting(page: Page, site: str) -> None:
     page.set_viewport_size({"width": 1240, "height": 900})
     page.goto(site)
     page.get_by_role("textbox", name="Search").click()
-    page.keyboard.type("MOIETY_PARTY_POOL_ROWS")
+    page.keyboard.type("MOIETY_PARTY_MAX_WAITING")
     result = page.locator(".md-search-result__link").first
     expect(result).to_be_visible(timeout=20_000)
     result.click()
