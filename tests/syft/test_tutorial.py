@@ -1,4 +1,4 @@
-"""The tutorial as its readers run it: a program of its own, that starts and stops the five processes."""
+"""The tutorial as its readers run it: a program of its own, that starts and stops the other processes."""
 
 import os
 import re

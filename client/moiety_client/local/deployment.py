@@ -18,7 +18,7 @@ from typing import Self
 import httpx
 
 from moiety_client.client import AsyncClient, Client
-from moiety_shared.service import http
+from moiety_shared.service import http, keys
 
 ROLES = ("crypto_provider", "bob", "alice", "server", "client")
 _COMMANDS = {
@@ -51,13 +51,15 @@ def free_port() -> int:
 
 @dataclass
 class Deployment:
-    """One local deployment under `root`. `ports` and `extra` (role -> settings) override the defaults.
+    """One local deployment under `root`. `ports` and `extra` (role -> settings) override the defaults; of the roles,
+    `roles` are started, in this order.
 
     `metrics_ports` are where each role's metrics are; `environment` is what all processes get besides their settings.
     `transport` is "plain" only to measure what TLS costs.
     """
 
     root: Path
+    roles: tuple[str, ...] = ROLES
     ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
     metrics_ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -68,7 +70,7 @@ class Deployment:
     def __post_init__(self) -> None:
         """Keys are made at the first start under a root."""
         if not self._keys.exists():
-            self.run("keys", "init", "--root", str(self._keys))
+            keys.init(self._keys, {})
 
     def __enter__(self) -> Self:
         self.start()
@@ -129,9 +131,9 @@ class Deployment:
     def start(self, on_ready: Callable[[str], None] = lambda _: None) -> None:
         """Start all roles and wait until each answers. Raises DeploymentError when one does not."""
         try:
-            for role in ROLES:
+            for role in self.roles:
                 self.start_role(role)
-            for role in ROLES:
+            for role in self.roles:
                 self.wait(role)
                 on_ready(role)
         except BaseException:
@@ -205,7 +207,7 @@ class Deployment:
         """Run a `moiety` command as the owner; returns what it printed. Raises DeploymentError when it fails."""
         done = subprocess.run(
             _moiety(*command),
-            env=_environment() | ({} if command[0] == "keys" else self.settings("server")),
+            env=_environment() | self.settings("server"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if quiet else None,
             check=False,

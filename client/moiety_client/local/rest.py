@@ -1,10 +1,12 @@
 """`moiety bench --suite sidecar`: what asking the sidecar over HTTP adds to asking the SDK."""
 
+import importlib
 import io
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,8 +17,7 @@ from rich.progress import track
 from moiety_client.client import Client
 from moiety_client.local import mnist
 from moiety_client.local.bench import Row, timed
-from moiety_client.local.deployment import Deployment
-from moiety_client.sidecar.messages import HEADER_LENGTH
+from moiety_client.local.deployment import Deployment, DeploymentError
 from moiety_shared.service import http
 
 _IMAGES = 1000
@@ -24,18 +25,36 @@ _ROUNDS, _CALLS, _WARM = 6, 60, 20
 
 
 def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
-    """The rows of the table, in order."""
+    """The rows of the table, in order. Raises DeploymentError where Triton's client is missing, which asks."""
+    try:
+        triton = importlib.import_module("tritonclient.http")
+    except ModuleNotFoundError:
+        raise DeploymentError("this suite asks with Triton's own client: pip install 'tritonclient[http]'") from None
     with Deployment(root / "roles") as deployment:
         deployment.publish()
-        with deployment.client() as client, http.client(deployment.url("client"), timeout=60) as rest:
-            bench = _Sidecar(deployment, client, rest, console)
+        address = deployment.url("client")
+        with (
+            deployment.client() as client,
+            http.client(address, timeout=60) as rest,
+            triton.InferenceServerClient(address.removeprefix("http://")) as application,
+        ):
+            bench = _Sidecar(deployment, client, rest, triton, application, console)
             yield from bench.labels(pixels[:_IMAGES])
             yield from bench.added(pixels[:1])
 
 
 class _Sidecar:
-    def __init__(self, deployment: Deployment, client: Client, rest: httpx.Client, console: Console) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        client: Client,
+        rest: httpx.Client,
+        triton: ModuleType,
+        application: Any,
+        console: Console,
+    ) -> None:
         self.deployment, self.client, self.rest, self.console = deployment, client, rest, console
+        self.triton, self.application = triton, application
         self.upload_id = client.model("mnist").upload_id
 
     def labels(self, pixels: mnist.Pixels) -> Iterator[Row]:
@@ -52,7 +71,7 @@ class _Sidecar:
         ways: dict[str, Callable[[], object]] = {
             "SDK": lambda: self.client.predict("mnist", one),
             "binary": lambda: self._infer(one),
-            "JSON": lambda: self._infer_json(one),
+            "JSON": lambda: self._infer(one, binary=False),
             "page": lambda: http.check(self.rest.post("/v1/show/mnist", content=file.getvalue())),
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -68,19 +87,8 @@ class _Sidecar:
             yield Row.at_most(f"one image, what the sidecar adds to the SDK, {name}, ms: at most", added, 2)
         yield Row.at_most("one image as the page asks, shares and all, ms: at most", middle["page"], 1000)
 
-    def _infer(self, pixels: mnist.Pixels) -> int:
-        """With the tensors behind the JSON, byte for byte as Triton's client sends them."""
-        size = {"binary_data_size": pixels.nbytes}
-        tensor = {"name": "input", "shape": pixels.shape, "datatype": "UINT8", "parameters": size}
-        head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-        answer = self._post(head + pixels.tobytes(), {HEADER_LENGTH: str(len(head))})
-        behind = answer.content[int(answer.headers[HEADER_LENGTH]) :]
-        return int(np.frombuffer(behind, "<i8", count=1)[0])  # the first output is the label
-
-    def _infer_json(self, pixels: mnist.Pixels) -> int:
-        tensor = {"name": "input", "shape": pixels.shape, "datatype": "UINT8", "data": pixels.ravel().tolist()}
-        answer = self._post(json.dumps({"inputs": [tensor]}).encode(), {})
-        return int(answer.json()["outputs"][0]["data"][0])
-
-    def _post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
-        return http.check(self.rest.post("/v2/models/mnist/infer", content=body, headers=headers))
+    def _infer(self, pixels: mnist.Pixels, *, binary: bool = True) -> int:
+        """The label by the sidecar, asked as applications ask: with Triton's own client."""
+        tensor = self.triton.InferInput("input", pixels.shape, "UINT8").set_data_from_numpy(pixels, binary_data=binary)
+        label = self.triton.InferRequestedOutput("label", binary_data=binary)
+        return int(self.application.infer("mnist", [tensor], outputs=[label]).as_numpy("label")[0])

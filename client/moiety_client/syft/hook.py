@@ -17,7 +17,7 @@ from moiety_client.syft.workers import VirtualWorker, two_of
 class TorchHook:
     """Adds `fix_precision`, `share`, `get`, ... to torch. Several hooks add them once; `unhook` takes them away.
 
-    `services` are processes that run already; without them, those of the environment or five of its own are used.
+    `services` are processes that run already; without them, those of the environment or some of its own are used.
     """
 
     def __init__(self, torch: ModuleType, local_worker: object = None, *, services: Services | None = None) -> None:

@@ -2,7 +2,7 @@
 
 The program plays two roles: the owner, who uploads the model's tensors, and the client, who shares inputs and opens
 results. Where the processes are is in the settings of both (MOIETY_SERVER_*, MOIETY_CLIENT_*); where these name none,
-all five are started on this machine at the first `share` and stopped when the program ends.
+the other four are started on this machine at the first `share` and stopped when the program ends.
 """
 
 import atexit
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from moiety_client.client import Client
 from moiety_client.errors import from_problem
-from moiety_client.local.deployment import Deployment
+from moiety_client.local.deployment import ROLES, Deployment
 from moiety_client.settings import ClientSettings
 from moiety_client.syft.compiling import Program, compile_expression
 from moiety_client.syft.errors import Unsupported
@@ -34,6 +34,7 @@ from moiety_shared.ring import Array
 from moiety_shared.service.identity import Identity
 
 _TIMEOUT = 120.0
+_ROLES = tuple(role for role in ROLES if role != "client")  # that is this program
 # An expression is run once or a few times: little randomness is kept for each.
 _POOLS = {"POOL_ROWS": "512", "POOL_BYTES": str(1 << 26), "MAX_ROWS": "512"}
 
@@ -94,7 +95,7 @@ class Session:
 
     def _local(self) -> Services:
         root = Path(tempfile.mkdtemp(prefix="moiety-syft-"))
-        deployment = Deployment(root, extra={"alice": _POOLS, "bob": _POOLS})
+        deployment = Deployment(root, _ROLES, extra={"alice": _POOLS, "bob": _POOLS})
 
         def stop() -> None:
             if self._starting is not None:

@@ -203,6 +203,7 @@ def serve(
     `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, of when it began
+    gc.enable()
     gc.collect()
     gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
     release_code()
