@@ -59,13 +59,13 @@ class Deployment:
     """
 
     root: Path
-    roles: tuple[str, ...] = ROLES
     ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
     metrics_ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
     transport: str = "tls"
+    roles: tuple[str, ...] = ROLES
 
     def __post_init__(self) -> None:
         """Keys are made at the first start under a root."""

@@ -95,7 +95,7 @@ class Session:
 
     def _local(self) -> Services:
         root = Path(tempfile.mkdtemp(prefix="moiety-syft-"))
-        deployment = Deployment(root, _ROLES, extra={"alice": _POOLS, "bob": _POOLS})
+        deployment = Deployment(root, extra={"alice": _POOLS, "bob": _POOLS}, roles=_ROLES)
 
         def stop() -> None:
             if self._starting is not None:
