@@ -1,11 +1,14 @@
 """A party's share of a model at rest: complete or not there, unreadable without the role's key, wiped when deleted."""
 
+import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from moiety_party.objects import Objects, Remote, objects
@@ -40,10 +43,26 @@ def in_folder(root: Path, key: bytes = KEY) -> ModelStore:
     return ModelStore(objects(None, root), key)
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The endpoint of a server that speaks S3."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "file", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objects:
     """Where models are kept: the test runs once on each kind."""
     urls = {"folder": None, "file": f"file://{tmp_path}/there", "memory": f"memory://{tmp_path}"}
+    if request.param == "s3":
+        made = {"ENDPOINT_URL": request.getfixturevalue("s3"), "ACCESS_KEY_ID": "alice", "SECRET_ACCESS_KEY": "secret"}
+        for name, value in made.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        bucket = f"bucket-{secrets.token_hex(8)}"
+        fsspec.filesystem("s3").mkdir(bucket)
+        urls["s3"] = f"s3://{bucket}/alice"
     url = urls[request.param]
     return objects(SecretStr(url) if url else None, tmp_path)
 

@@ -1,25 +1,22 @@
 """The images as they run: who can read and reach what, what holds them, and that they come back."""
 
-import base64
 import json
 import os
 import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
-from tests.compose.project import ONE_SHOTS, SERVICES, Project, docker, wait_for
+from tests.compose.project import ONE_SHOTS, SERVICES, Project, ask, docker, label, still_serves, wait_for
 
 pytestmark = pytest.mark.compose
 
 PORTS = {"server": 7700, "alice": 7701, "bob": 7702, "crypto_provider": 7703, "client": 7704}
 NETWORKS = ("randomness", "peer", "uploads", "clients", "page")
-DIGITS = Path(__file__).parent.parent.parent / "client" / "moiety_client" / "sidecar" / "web" / "digits"
 services = pytest.mark.parametrize("service", SERVICES)
 
 # Which address of which role a container can open a connection to.
@@ -31,34 +28,6 @@ REACHES = {
     "bob": {"alice", "crypto_provider"},
     "crypto_provider": {"alice", "bob"},
 }
-
-
-def ask(project: Project, digit: int) -> httpx.Response:
-    """One private prediction, by the sidecar's REST interface."""
-    picture = base64.b64encode((DIGITS / f"{digit}.png").read_bytes()).decode()
-    tensor = {"name": "input", "shape": [1], "datatype": "BYTES", "data": [picture]}
-    body = {"inputs": [tensor], "outputs": [{"name": "label"}]}
-    return httpx.post(f"{project.page}/v2/models/mnist/infer", json=body, timeout=60)
-
-
-def label(answer: httpx.Response) -> int:
-    assert answer.is_success, answer.text
-    return int(answer.json()["outputs"][0]["data"][0])
-
-
-def still_serves(project: Project) -> None:
-    """Sooner or later, and without a wrong answer."""
-
-    def served() -> bool:
-        try:
-            answer = ask(project, 3)
-        except httpx.TransportError:
-            return False
-        if answer.status_code == 503:
-            return False
-        return label(answer) == 3
-
-    wait_for(served, "no prediction is answered")
 
 
 def test_the_first_prediction(project: Project, seconds: dict[str, float]) -> None:
@@ -193,7 +162,6 @@ def test_what_the_owner_reaches_of_bob_is_his_upload_address_alone(project: Proj
     """One port serves uploads and the link to alice: which of them answers is up to the credential."""
     program = """
 import asyncio, json, websockets
-from pathlib import Path
 from moiety_shared.service import http
 keys = Path("/keys/server")
 credential = (keys / "present" / "bob").read_text()

@@ -6,6 +6,7 @@ errors that are documented for it.
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from moiety_party.masking import read_shares
 from moiety_shared import tokens, wire
 from moiety_shared.catalogue import Entry, Manifest, Party, SignedEntry, SignedManifest, sign, sign_manifest
 from moiety_shared.plan import Plan
-from moiety_shared.problems import Problem
+from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
 from moiety_shared.sealing import PrivateKey, PublicKey, open_result, seal_result
 from moiety_shared.signing import BadSignature, key_text
@@ -86,8 +87,19 @@ def upload(raw: bytes) -> None:
     same(wire.pack_upload(signed, plan, bytes(envelope)), raw)
 
 
+@contextmanager
+def of_another_version() -> Iterator[None]:
+    """Around the reading of a document: the only problem that it knows."""
+    try:
+        yield
+    except Problem as problem:
+        assert problem.kind is ProblemType.UNSUPPORTED_VERSION, problem
+        raise
+
+
 def plan(raw: bytes) -> None:
-    read = Plan.model_validate_json(raw)
+    with of_another_version():
+        read = Plan.model_validate_json(raw)
     again = Plan.model_validate_json(read.canonical())
     assert again == read and again.digest == read.digest
     assert read.cost(3).rounds == read.rounds and read.slice_rows >= 1
@@ -101,7 +113,8 @@ def shares(raw: bytes) -> None:
 
 
 def entry(raw: bytes) -> None:
-    signed = SignedEntry.model_validate_json(raw)
+    with of_another_version():
+        signed = SignedEntry.model_validate_json(raw)
     assert signed.verify(_OWNER) == _entry().entry, "an entry that was not signed"
 
 
