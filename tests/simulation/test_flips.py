@@ -129,12 +129,15 @@ def _starting() -> Iterator[Case]:
     yield Case("STOCK of bob", "made", member("made"), "nothing", flips=((0.0, 6), (1.0, 0)))
     yield Case("LEASE of alice", "upload", member("upload"), on)
     yield Case("LEASE of alice", "lease", member("lease"), on)
+    yield Case("LEASE of alice", "ticket", member("ticket"), on)
     yield Case("JOINED of bob", "content", at(8), on)
     yield Case("leases request", "upload", member("upload_id"), on)
     yield Case("leases request", "rows", member("rows"), on)
     for message in ("leases answer", "join answer"):
-        for part in ("seed", "check", "tag", "lease_id", "upload_id", "rows"):
+        for part in ("seed", "check", "tag", "lease_id", "upload_id", "rows", "ticket"):
             yield Case(message, part.replace("_", " "), member(part), on)
+    for message in ("join request", "bundle request"):
+        yield Case(message, "ticket", member("ticket"), on)
     yield Case("bundle answer", "corrections", at(0, -32), on)
     yield Case("bundle answer", "tag", at(-32), on)
 

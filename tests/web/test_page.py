@@ -86,12 +86,11 @@ def test_two_calls_have_other_shares(page: Page) -> None:
     assert seen[0]["pixels"] == seen[1]["pixels"] and seen[0]["parties"][0]["share"] != seen[1]["parties"][0]["share"]
 
 
-@pytest.mark.parametrize("label", range(10))
-def test_the_samples_are_recognised_by_the_keyboard_alone(page: Page, label: int) -> None:
-    button = page.get_by_role("button", name=f"Handwritten {label}")
-    button.focus()
-    page.keyboard.press("Enter")
-    answered(page, str(label))
+def test_the_samples_are_recognised_by_the_keyboard_alone(page: Page) -> None:
+    for label in range(10):
+        page.get_by_role("button", name=f"Handwritten {label}").focus()
+        page.keyboard.press("Enter")
+        answered(page, str(label))
 
 
 def test_everything_is_reached_by_the_tab_key(page: Page) -> None:
