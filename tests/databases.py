@@ -36,10 +36,10 @@ class Postgres:
         """The URL as an operator writes it, password and all."""
         return self.url(name).set(drivername="postgresql").render_as_string(hide_password=False)
 
-    def create(self) -> str:
+    def create(self, encoding: str = "UTF8") -> str:
         """A new, empty database."""
         name = f"moiety_{secrets.token_hex(6)}"
-        self.run("createdb", name)
+        self.run("createdb", name, "--encoding", encoding, "--template", "template0", "--locale", "C")
         return name
 
     def run(self, program: str, *arguments: str, **options: object) -> None:

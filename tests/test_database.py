@@ -177,6 +177,17 @@ def test_the_password_is_in_the_url_or_in_the_roles_folder(tmp_path: Path, postg
         Database(setting(tmp_path, url), ledger.SCHEMA).close()
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_the_servers_encoding_does_not_matter(postgres: Postgres, encoding: str) -> None:
+    made = Database(postgres.url(postgres.create(encoding)), state.SCHEMA)
+    usage, subject = state.SCHEMA.metadata.tables["usage"], "Zürich"
+    with made.write() as db:
+        db.execute(usage.insert().values(owner_key="owner", subject=subject, window_end=1, rows=2))
+    with made.read() as db:
+        assert db.execute(select(usage.c.subject)).scalars().all() == [subject]
+    made.close()
+
+
 def test_an_url_of_something_else_is_refused(tmp_path: Path) -> None:
     for url in (f"mysql://u:{PASSWORD}@h/d", PASSWORD, f"postgresql://u:{PASSWORD}@h:notaport/d", "sqlite://"):
         with pytest.raises(StartRefused) as refused:

@@ -34,6 +34,7 @@ def project(request: pytest.FixtureRequest, images: None) -> Iterator[Project]:
     try:
         made.compose("build")
         made.compose("up", "-d")
+        still_serves(made)
         yield made
     except BaseException:
         print(made.compose("ps", check=False), made.compose("logs", "--tail=40", check=False))
@@ -99,7 +100,6 @@ def test_replicas_share_the_work_and_one_of_each_may_die(project: Project) -> No
         assert len(refused) < len(answers) / 2 and all(int(answer.headers["retry-after"]) > 0 for answer in refused)
         assert all(label(a) == digit for a, digit in zip(answers, digits, strict=True) if a not in refused)
 
-    still_serves(project)
     all_right()
     wait_for(lambda: all(served().values()), "one of alice's replicas served nothing")
     docker("kill", "--signal", "KILL", project.container("bob"), project.container("alice"))  # they stay dead

@@ -189,10 +189,13 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    """Commits are on the disk, whatever the server's default; connections that broke are made again."""
+    """Commits are on the disk and text is text, whatever the server's defaults; connections that broke are made again."""
     options = url.query.get("options", "")
     asked = options if isinstance(options, str) else " ".join(options)
-    arguments: dict[str, Any] = {"options": f"{asked} -c synchronous_commit=on".strip()}
+    arguments: dict[str, Any] = {
+        "options": f"{asked} -c synchronous_commit=on".strip(),
+        "client_encoding": "utf8",  # of a database in SQL_ASCII, what comes would be bytes
+    }
     if "connect_timeout" not in url.query:
         arguments["connect_timeout"] = _CONNECT_SECONDS
     return create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True, connect_args=arguments)
