@@ -189,7 +189,7 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    """Commits are on the disk and text is text, whatever the server's defaults; connections that broke are made again."""
+    """Commits are on the disk and text is text, whatever the server says; connections that broke are made again."""
     options = url.query.get("options", "")
     asked = options if isinstance(options, str) else " ".join(options)
     arguments: dict[str, Any] = {
