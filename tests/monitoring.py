@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from moiety_client.sidecar.metrics import ClientMetrics
 from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_party.metrics import PartyMetrics, Stock
-from moiety_server.catalogue import ServerMetrics
+from moiety_server.app import ServerMetrics
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.metrics import Metrics
 from moiety_shared.service.settings import RoleSettings

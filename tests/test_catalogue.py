@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr
 from sqlalchemy import URL
 
-from moiety_server.catalogue import Catalogue, build
+from moiety_server.app import build
+from moiety_server.catalogue import Catalogue
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued, new_grant

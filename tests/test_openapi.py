@@ -23,7 +23,8 @@ from moiety_crypto_provider import app as provider
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party import app as party
 from moiety_party.settings import PartySettings
-from moiety_server import catalogue
+from moiety_server import app as server
+from moiety_server.catalogue import Catalogue
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_shared.access import Access
@@ -56,10 +57,10 @@ def services(
 ) -> Iterator[tuple[str, FastAPI, ServiceSettings]]:
     owner = ServerSettings(data_dir=root / "server")
     with closing(records(owner)) as db:
-        published = catalogue.Catalogue(db)
+        published = Catalogue(db)
         published.put(sign(entry, Ed25519PrivateKey.generate()))
         published.activate(entry.name, entry.version)
-    yield "server", catalogue.build(owner), owner
+    yield "server", server.build(owner), owner
     for role in ("alice", "bob"):
         yield role, party.build(a_party(role, root / role), identities[role]), a_party(role, root / role)
     dealing = ProviderSettings(data_dir=root / "provider")

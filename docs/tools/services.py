@@ -13,7 +13,7 @@ from moiety_crypto_provider import app as provider
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party import app as party
 from moiety_party.settings import PartySettings
-from moiety_server import catalogue
+from moiety_server import app as server
 from moiety_server.settings import ServerSettings
 from moiety_shared.access import Access
 from moiety_shared.service import keys
@@ -33,7 +33,7 @@ def apps() -> Iterator[dict[str, FastAPI]]:
             return Identity.load(root / "keys" / role, role)
 
         yield {
-            "owner": catalogue.build(ServerSettings(data_dir=root / "server")),
+            "owner": server.build(ServerSettings(data_dir=root / "server")),
             "alice": party.build(PartySettings(role="alice", data_dir=root / "alice"), identity("alice")),
             "bob": party.build(PartySettings(role="bob", data_dir=root / "bob"), identity("bob")),
             "crypto-provider": provider.build(ProviderSettings(data_dir=root / "dealer"), identity("crypto_provider")),

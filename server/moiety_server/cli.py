@@ -36,7 +36,7 @@ def server() -> None:
     """Run the model owner's catalogue. Settings: MOIETY_SERVER_* (see docs/settings.md)."""
     from prometheus_client import CollectorRegistry
 
-    from moiety_server.catalogue import ServerMetrics, build
+    from moiety_server.app import ServerMetrics, build
     from moiety_server.settings import ServerSettings
     from moiety_shared.service import logs, serving, tracing
     from moiety_shared.service.identity import Identity
