@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from moiety_party import leader, pool, replicas
+from moiety_party import leader, pool, replicas, state
 from tests.databases import Postgres
 from tests.simulation.detector import Detector
 
@@ -19,6 +19,8 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> Detector:
         (leader, "_POLL_SECONDS", 0.01),
         (replicas, "LOOK_SECONDS", 0.05),
         (replicas, "_LEAST_SECONDS", 0.01),
+        (replicas, "_ALIVE_SECONDS", 1.0),
+        (state, "CLAIM_SECONDS", 4.0),  # what a crash leaves to wait for
     ):
         monkeypatch.setattr(module, name, seconds)
     made = Detector()
