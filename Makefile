@@ -57,7 +57,7 @@ test-scale: $(VENV)/.installed postgres
 
 # The images, built and run by a real Docker daemon; it is started if need be, which takes root.
 test-compose: $(VENV)/.installed
-	tests/compose/with-docker $(BIN)/pytest -m "compose or long" --no-header -rA tests/compose tests/test_images.py
+	tests/compose/with-docker $(BIN)/pytest -m compose --no-header -rA tests/compose
 
 # What goes into the images, with hashes. Versions in the files are kept while they fit: UPGRADE=--upgrade takes the newest.
 lock: $(VENV)/.installed

@@ -78,6 +78,15 @@ def test_the_client_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_a_command_imports_the_client_only_when_it_asks() -> None:
+    program = (
+        "import sys, moiety_client, moiety_shared.service.cli as cli; cli.build();"
+        "assert not {'httpx', 'numpy', 'fastapi', 'sqlalchemy'} & set(sys.modules);"
+        "[getattr(moiety_client, name) for name in moiety_client.__all__]; assert 'httpx' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_files_stay_readable() -> None:
     lines = {path: path.read_text().count("\n") for path in sources("shared", *ROLES)}
     assert not [path for path, count in lines.items() if count > 400]

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Annotated
 
 import torch
@@ -89,10 +89,8 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        try:
+        with closing(ledger):
             yield
-        finally:
-            ledger.close()
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""

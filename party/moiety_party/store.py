@@ -206,8 +206,10 @@ class ModelStore:
             for name in sorted(names):
                 raw = objects.read(upload_id, f"{name}.sealed", expected[name])
                 layer, _, part = name.rpartition(".")
-                (tensor,) = load(_open(key, raw, _context(public, name))).values()  # its context names it
-                parts.setdefault(layer, {})[part] = tensor
+                (tensor,) = load(_open(key, raw, _context(public, name))).items()
+                if tensor[0] != part:
+                    raise ValueError("not the tensor of its name")
+                parts.setdefault(layer, {})[part] = tensor[1]
             weights = {layer: Weights(p.get("masked"), p.get("local"), p.get("bias")) for layer, p in parts.items()}
         except (OSError, ValueError, InvalidTag) as error:
             raise self._unreadable(upload_id, error) from None

@@ -1,7 +1,7 @@
 """The owner's HTTP interface: the published models, which clients read from it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
@@ -47,10 +47,8 @@ def build(settings: ServerSettings, metrics: ServerMetrics | None = None, tracer
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        try:
+        with closing(db):
             yield
-        finally:
-            db.close()
 
     app = create_app("model owner", lifespan=lifespan, ready=ready, metrics=metrics, tracer=tracer)
 

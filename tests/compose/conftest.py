@@ -25,9 +25,8 @@ def seconds() -> dict[str, float]:
 
 @pytest.fixture(scope="package")
 def project(seconds: dict[str, float]) -> Iterator[Project]:
-    made = Project()
     up, predict = readme_commands()
-    try:
+    with Project().taken_down() as made:
         started = time.monotonic()
         made.compose("build")
         built = time.monotonic()
@@ -39,8 +38,3 @@ def project(seconds: dict[str, float]) -> Iterator[Project]:
         for service in SERVICES:
             made.wait_healthy(service)
         yield made
-    except BaseException:
-        print(made.compose("ps", check=False), made.compose("logs", "--tail=30", check=False))
-        raise
-    finally:
-        made.compose("down", "--volumes", "--timeout", "15", check=False)

@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -64,6 +65,17 @@ class Project:
     def inspect(self, service: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(docker("inspect", self.container(service)))[0]
         return found
+
+    @contextmanager
+    def taken_down(self) -> Iterator[Self]:
+        """When the block ends. What its containers said is printed if it fails."""
+        try:
+            yield self
+        except BaseException:
+            print(self.compose("ps", check=False), self.compose("logs", "--tail=40", check=False))
+            raise
+        finally:
+            self.compose("down", "--volumes", "--timeout", "15", check=False)
 
     def python(self, service: str, program: str) -> Any:
         """What a program prints as JSON, run inside of the running container."""

@@ -231,7 +231,6 @@ def test_what_is_told_to_stop_does_so_by_itself_and_starts_again(project: Projec
     still_serves(project)
 
 
-@pytest.mark.long
 def test_a_rolling_restart_under_load(project: Project) -> None:
     over, counted = threading.Event(), Counter[str]()
 

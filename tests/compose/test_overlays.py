@@ -30,17 +30,11 @@ def images() -> None:
 @pytest.fixture
 def project(request: pytest.FixtureRequest, images: None) -> Iterator[Project]:
     """With the overlays that the test names."""
-    made = Project(overlays=request.param)
-    try:
+    with Project(overlays=request.param).taken_down() as made:
         made.compose("build")
         made.compose("up", "-d")
         still_serves(made)
         yield made
-    except BaseException:
-        print(made.compose("ps", check=False), made.compose("logs", "--tail=40", check=False))
-        raise
-    finally:
-        made.compose("down", "--volumes", "--timeout", "15", check=False)
 
 
 def rows(project: Project, role: str, table: str) -> int:

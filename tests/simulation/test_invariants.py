@@ -186,7 +186,7 @@ def test_retry(root: Path, detector: Detector) -> None:
     simulate(root, detector, scenario)
 
 
-@on_both_at_leisure
+@on_both
 @pytest.mark.parametrize("role", ["alice", "bob", "provider"])
 def test_restored(root: Path, detector: Detector, role: Role, server: Postgres | None) -> None:
     """The role comes back, twice, from a copy of its folder that others have long gone beyond."""
@@ -216,7 +216,7 @@ def test_restored_to_before_the_model(root: Path, detector: Detector, role: Role
     simulate(root, detector, scenario)
 
 
-@on_both_at_leisure
+@on_both
 @pytest.mark.parametrize("role", ["alice", "bob"])
 def test_cloned(root: Path, detector: Detector, role: PartyRole, server: Postgres | None) -> None:
     """Two lives on copies of one folder, at once, behind one address."""

@@ -32,8 +32,8 @@ def build(
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        yield
-        await upstream.close()
+        async with upstream:
+            yield
 
     async def ready() -> None:
         await upstream.names()
