@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -27,7 +28,7 @@ _DIGITS = ROOT / "client" / "moiety_client" / "sidecar" / "web" / "digits"
 class Project:
     """`docker-compose` under a name and a port that nobody else uses, with the files `ops/OVERLAY/compose.yml`."""
 
-    name: str = field(default_factory=lambda: f"moietytest{os.getpid()}")
+    name: str = field(default_factory=lambda: f"moietytest{secrets.token_hex(4)}")
     port: int = field(default_factory=free_port)
     overlays: tuple[str, ...] = ()
 
