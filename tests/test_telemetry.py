@@ -1,18 +1,24 @@
 """Names that others give to work, and the operator's address: one app, no deployment."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from opentelemetry.trace import SpanContext, TraceFlags
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from moiety_party.metrics import PartyMetrics
+from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import tracing
 from moiety_shared.service.app import create_app
+from moiety_shared.service.audit import Audit
 from moiety_shared.service.settings import ServiceSettings
 from moiety_shared.service.tracing import Timeline
 from tests.asgi import InProcess, listening
@@ -97,6 +103,28 @@ def test_phases_follow_one_another() -> None:
     timeline.passed("two")
     timeline.tell(tracing.NOBODY, tracing.fresh(), lambda name, seconds: counted.append((name, seconds)))
     assert [name for name, _ in counted] == ["one", "two"] and all(seconds >= 0 for _, seconds in counted)
+
+
+@pytest.mark.parametrize(
+    ("ended", "counted"),
+    [
+        (None, "ok"),
+        (Problem(ProblemType.ROW_USED), "ROW_USED"),
+        (ValueError(), "INTERNAL"),
+        (asyncio.CancelledError(), "cancelled"),
+        (KeyboardInterrupt(), "cancelled"),
+    ],
+)
+def test_what_was_given_up_is_no_fault_of_the_service(
+    ended: BaseException | None, counted: str, tmp_path: Path
+) -> None:
+    metrics, audit = PartyMetrics("alice", CollectorRegistry()), Audit(tmp_path / "audit.jsonl")
+    with suppress(BaseException), metrics.prediction("mnist", 1), audit.event("publish", subject="owner"):
+        if ended is not None:
+            raise ended
+    audit.close()
+    assert json.loads((tmp_path / "audit.jsonl").read_text())["outcome"] == counted
+    assert metrics.registry.get_sample_value("moiety_predictions_total", {"model": "mnist", "outcome": counted}) == 1
 
 
 def test_an_exceptions_message_is_in_no_log_and_no_metric() -> None:

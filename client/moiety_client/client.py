@@ -151,7 +151,7 @@ class Client(Core):
             while True:
                 try:
                     came = self._perform(step)
-                except Exception as error:
+                except BaseException as error:  # a cancellation ends the steps now, and not when they are collected
                     step = steps.throw(error)
                 else:
                     step = steps.send(came)
@@ -259,7 +259,7 @@ class AsyncClient(Core):
             while True:
                 try:
                     came = await self._perform(step)
-                except Exception as error:
+                except BaseException as error:  # a cancellation ends the steps now, and not when they are collected
                     step = steps.throw(error)
                 else:
                     step = steps.send(came)

@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Tracer
 
 from moiety_client.errors import FromProblem
-from moiety_shared.problems import Problem
+from moiety_shared.problems import Problem, outcome
 from moiety_shared.service import tracing
 from moiety_shared.service.tracing import Timeline
 
@@ -54,18 +54,18 @@ class Asking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        outcome = _outcome(error)
-        if outcome != "ok":
-            self._span.set_attribute("error.type", outcome)
+        ended = _outcome(error)
+        if error is not None:
+            self._span.set_attribute("error.type", ended)
         self._timeline.tell(self._telemetry.tracer, self._span.get_span_context(), self._telemetry.phase)
-        self._telemetry.ended(outcome)
+        self._telemetry.ended(ended)
         self._span.end()
 
 
 def _outcome(error: BaseException | None) -> str:
-    match error:
-        case None:
-            return "ok"
-        case FromProblem(problem=Problem() as problem) | (Problem() as problem):
-            return problem.kind.name
-    return type(error).__name__
+    """As the services count it; an error that is no problem of theirs has its own name: InvalidInput."""
+    if isinstance(error, FromProblem):
+        return outcome(error.problem)
+    if isinstance(error, Exception) and not isinstance(error, Problem):
+        return type(error).__name__
+    return outcome(error)

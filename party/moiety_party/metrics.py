@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from moiety_shared.problems import ProblemType
+from moiety_shared.problems import ProblemType, outcome
 from moiety_shared.service import metrics
 from moiety_shared.service.metrics import SECONDS, Metrics
 
@@ -81,9 +81,9 @@ class PartyMetrics(Metrics):
             with metrics.timed(self.prediction_seconds):
                 yield
         except BaseException as error:
-            self.predictions.labels(model, metrics.outcome(error)).inc()
+            self.predictions.labels(model, outcome(error)).inc()
             raise
-        self.predictions.labels(model, metrics.outcome(None)).inc()
+        self.predictions.labels(model, outcome(None)).inc()
         self.rows.labels(model).inc(rows)
 
     def session(self, rounds: int, sent: int, received: int) -> None:

@@ -280,3 +280,13 @@ class Problem(Exception):
             detail if isinstance(detail, str) and detail != kind.title else "",
             retry_after=seconds if isinstance(seconds, int) and 0 <= seconds <= _LONGEST_WAIT else None,
         )
+
+
+def outcome(error: BaseException | None) -> str:
+    """How something ended: "ok", the name of a problem, or "cancelled" where whoever asked for it gave up: a task that
+    is cancelled, a stop, Ctrl-C. INTERNAL is a fault, and that is none."""
+    if error is None:
+        return "ok"
+    if not isinstance(error, Exception):
+        return "cancelled"
+    return (error.kind if isinstance(error, Problem) else ProblemType.INTERNAL).name

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moiety_shared.problems import Problem
+from moiety_shared.problems import outcome
 
 
 class Audit:
@@ -35,7 +35,7 @@ class Audit:
         rows: int = 0,
         milliseconds: float = 0.0,
     ) -> None:
-        """One line. `outcome` is "ok" or the name of a problem type."""
+        """One line. `outcome` is "ok", the name of a problem type, or "cancelled"."""
         members = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event,
@@ -51,17 +51,16 @@ class Audit:
     @contextmanager
     def event(self, event: str, *, subject: str, model: str = "", upload: str = "", rows: int = 0) -> Iterator[None]:
         """Record how the block ends."""
-        started, outcome = time.perf_counter(), "INTERNAL"
+        started, ended = time.perf_counter(), outcome(None)
         try:
             yield
-            outcome = "ok"
-        except Problem as problem:
-            outcome = problem.kind.name
+        except BaseException as error:
+            ended = outcome(error)
             raise
         finally:
             self.record(
                 event,
-                outcome,
+                ended,
                 subject=subject,
                 model=model,
                 upload=upload,

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.problems import ProblemType
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.settings import RoleSettings
 
@@ -91,10 +91,3 @@ def timed(histogram: Histogram) -> Iterator[None]:
     started = time.perf_counter()
     yield
     histogram.observe(time.perf_counter() - started)
-
-
-def outcome(error: BaseException | None) -> str:
-    """How something ended: "ok", or the name of a problem."""
-    if error is None:
-        return "ok"
-    return (error.kind if isinstance(error, Problem) else ProblemType.INTERNAL).name
