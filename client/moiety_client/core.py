@@ -37,6 +37,7 @@ from moiety_shared.wire import MEDIA_TYPE
 # The model may have been republished, or a party's key replaced, since the entry was read.
 _ENTRY_IS_OLD = (ProblemType.UNKNOWN_MODEL, ProblemType.KEY_RETIRED)
 _LEAST_SECONDS = 0.05
+_FIRST_PAUSE = 0.05
 
 
 class Core:
@@ -148,7 +149,7 @@ class Core:
         headers = {"content-type": MEDIA_TYPE} | asking.headers
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
-        pause, attempt = 0.0, 0
+        pause = 0.0
         while True:
             left = max(deadline - time.monotonic() - pause, _LEAST_SECONDS)
             try:
@@ -157,23 +158,24 @@ class Core:
             except Problem as problem:
                 if problem.kind in _ENTRY_IS_OLD:
                     raise
-                pause = _pause(problem, deadline, attempt)
-                attempt += 1
+                pause = _pause(problem, deadline, pause)
 
 
 def _read(call: Call, response: httpx.Response) -> Answer:
-    headers = response.headers
     return Answer(
         call.shares(response.content),
-        int(headers.get("moiety-rounds", 0)),
-        int(headers.get("moiety-online-bytes", 0)),
+        http.count(response, "moiety-rounds"),
+        http.count(response, "moiety-online-bytes"),
         call.for_owner(response.content),
     )
 
 
-def _pause(problem: Problem, deadline: float, attempt: int) -> float:
-    """Seconds until the next attempt. Raises the problem's exception when there is none."""
-    pause = min(0.05 * 2.0**attempt, float(problem.retry_after or 0))
+def _pause(problem: Problem, deadline: float, before: float) -> float:
+    """Seconds until the next attempt: twice as many as `before` the last one, and no more than the service asks for.
+
+    Raises the problem's exception when there is no next attempt.
+    """
+    pause = min(max(2 * before, _FIRST_PAUSE), float(problem.retry_after or 0))
     if problem.retry_after is None or problem.kind is ProblemType.QUOTA_EXCEEDED or time.monotonic() + pause > deadline:
         raise from_problem(problem) from None
     return pause

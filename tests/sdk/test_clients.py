@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -13,8 +14,10 @@ import pytest
 from moiety_client import errors
 from moiety_client.client import AsyncClient, Client
 from moiety_client.errors import AccessFileError, CatalogueError, InvalidInput, MoietyError, UnknownModel
+from moiety_client.telemetry import Telemetry
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import PrivateKey
+from moiety_shared.wire import Request
 from tests import plans
 from tests.sdk.conftest import Asking, Paid
 from tests.test_results import real
@@ -197,3 +200,86 @@ def test_a_catalogue_that_does_not_answer_says_what_to_look_at() -> None:
         asyncio.run(twin())
     with pytest.raises(errors.InsecureAddress, match="https://"):
         Client("http://example.org")
+
+
+# What goes wrong on the way
+
+
+def over(asking: Asking, answer: Callable[[httpx.Request], httpx.Response]) -> None:
+    """From now on the client's requests are answered so."""
+    transport = httpx.MockTransport(answer)
+    is_sync = isinstance(asking.client, Client)
+    asking.client._http = httpx.Client(transport=transport) if is_sync else httpx.AsyncClient(transport=transport)
+
+
+def test_an_outage_may_be_long(paid: Paid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses grow to what the service asks for, and no further: not out of a float either."""
+    pauses: list[float] = []
+    monkeypatch.setattr("moiety_client.client.time.sleep", pauses.append)
+    paid.before = [Problem(ProblemType.PARTY_UNAVAILABLE, retry_after=3)] * 1100
+    answer = paid.asking("sync", timeout=86400).predict("small", INPUTS)
+    assert len(answer) == 43 and len(pauses) == 1100 and pauses == sorted(pauses)
+    assert pauses[:3] == [0.05, 0.1, 0.2] and set(pauses[10:]) == {3.0}
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("given_up", [KeyboardInterrupt(), SystemExit(), asyncio.CancelledError()])
+def test_a_call_that_is_given_up_counts_as_cancelled(paid: Paid, kind: str, given_up: BaseException) -> None:
+    counts: list[str] = []
+    asking = paid.asking(kind)
+    asking.client._telemetry = Telemetry(ended=counts.append)
+
+    def giving_up(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            paid.asked.append(Request.unpack(request.content))
+            raise given_up
+        return paid(request)
+
+    transport = httpx.MockTransport(giving_up)
+    asking.client._http = (
+        httpx.Client(transport=transport) if kind == "sync" else httpx.AsyncClient(transport=transport)
+    )
+    with pytest.raises(type(given_up)):
+        asking.predict("small", INPUTS)
+    assert counts == ["cancelled"] and len(paid.asked) == 1
+
+
+def test_a_task_that_is_cancelled_counts_once_and_at_once(paid: Paid) -> None:
+    counts: list[str] = []
+    client = paid.asking("async").client
+    client._telemetry = Telemetry(ended=counts.append)
+
+    async def run() -> None:
+        asked = asyncio.Event()
+
+        async def never(request: httpx.Request) -> httpx.Response:
+            if request.method == "POST":
+                asked.set()
+                await asyncio.sleep(60)
+            return paid(request)
+
+        client._http = httpx.AsyncClient(transport=httpx.MockTransport(never))
+        task = asyncio.create_task(client.predict("small", INPUTS))  # type: ignore[arg-type]
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert counts == ["cancelled"], "when it is cancelled, not when what it left is collected"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("said", ["9" * 5000, "-1", "1e3", " 7", "\u0667", "1_0", "", "nine"])
+def test_what_alice_counts_is_a_number_or_not_said(asking: Asking, paid: Paid, said: str) -> None:
+    """A proxy on the way may write anything into a header."""
+
+    def counting(request: httpx.Request) -> httpx.Response:
+        answer = paid(request)
+        if request.method == "POST":
+            told = [(b"moiety-rounds", said.encode()), (b"moiety-online-bytes", b"7")]
+            return httpx.Response(200, content=answer.content, headers=told)
+        return answer
+
+    over(asking, counting)
+    answer = asking.predict("small", INPUTS)
+    assert (answer.rounds, answer.online_bytes) == (0, 7) and np.array_equal(answer.outputs, SCORES)

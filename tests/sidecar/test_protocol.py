@@ -6,11 +6,13 @@ import json
 import struct
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from moiety_client.errors import ResultRejected, UntrustedEntry
+from moiety_client.sidecar import show
 from moiety_client.sidecar.show import _drawn, schedule
 from moiety_client.sidecar.upstream import problem_of
 from moiety_shared.catalogue import Entry, Preprocessing
@@ -118,7 +120,7 @@ def test_wrong_binary_tensors(
     refused(local, sidecar.post(INFER, **binary(tensor, behind)), text)
 
 
-@pytest.mark.parametrize("length", ["-1", "x", "99999", "", "1e3", "٣", "9" * 5000])
+@pytest.mark.parametrize("length", ["-1", "x", "99999", "", "1e3", "٣", "9" * 5000, "0" * 12 + "1" * 5000, "0" * 5000])
 def test_wrong_header_lengths(local: Local, sidecar: InProcess, length: str) -> None:
     headers = {LENGTH: length.encode()}
     refused(local, sidecar.post(INFER, content=json.dumps(asked(PIXELS)), headers=headers), LENGTH)
@@ -194,6 +196,14 @@ def test_trust_that_fails_is_not_called_a_pause() -> None:
 
 
 # What the page shows
+
+
+@pytest.mark.parametrize(
+    ("told", "milliseconds"),
+    [("rounds;dur=2", 2.0), ("rounds;dur=0.000", None), ("rounds;dur=1.2.3", None), ("rounds;dur=" + "9" * 5000, None)],
+)
+def test_a_time_that_is_no_number_is_not_shown(told: str, milliseconds: float | None) -> None:
+    assert show._rounds_ms(httpx.Response(200, headers={"server-timing": told})) == milliseconds
 
 
 def test_shares_and_bytes_are_those_of_the_very_call(local: Local, sidecar: InProcess, digits: Any) -> None:

@@ -28,6 +28,7 @@ from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.plan import LABELS, Plan
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import http
 
 _PATIENCE = 5.0  # seconds: somebody sits in front of it
 _GLIMPSE = 48
@@ -151,8 +152,8 @@ async def _ask(upstream: Upstream, entry: Entry, pixels: npt.NDArray[np.uint8]) 
         open_ms=opening,
         upload_bytes=len(call.body),
         download_bytes=len(response.content),
-        rounds=int(response.headers.get("moiety-rounds", 0)),
-        online_bytes=int(response.headers.get("moiety-online-bytes", 0)),
+        rounds=http.count(response, "moiety-rounds"),
+        online_bytes=http.count(response, "moiety-online-bytes"),
     )
     answer = Prediction(
         entry.plan.output, values, entry.classes, measured.rounds, measured.online_bytes, times[-1] - times[0]
@@ -245,7 +246,7 @@ def _drawn(entry: Entry, share: RingArray) -> str:
 
 def _rounds_ms(response: httpx.Response) -> float | None:
     """What alice took for the rounds; a repeated request gets its stored answer, which took none."""
-    found = re.search(r"rounds;dur=([0-9.]+)", response.headers.get("server-timing", ""))
+    found = re.search(r"rounds;dur=([0-9]{1,9}(?:\.[0-9]{1,9})?)(?![0-9.])", response.headers.get("server-timing", ""))
     return float(found[1]) if found and float(found[1]) > 0 else None
 
 

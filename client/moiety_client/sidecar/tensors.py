@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from moiety_client.sidecar.messages import HEADER_LENGTH, Input
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service.http import whole_number
 
 DTYPES = {
     **{f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)},
@@ -30,9 +31,10 @@ def cut(body: bytes, header_length: str | None) -> tuple[memoryview, memoryview]
     view = memoryview(body)
     if header_length is None:
         return view, view[:0]
-    if not (header_length.isascii() and header_length.isdigit()) or int(header_length[:12]) > len(body):
+    length = whole_number(header_length)
+    if length is None or length > len(body):
         raise refused(f"{HEADER_LENGTH} is not the length of the JSON at the body's start")
-    return view[: int(header_length)], view[int(header_length) :]
+    return view[:length], view[length:]
 
 
 def read(tensor: Input, binary: memoryview) -> npt.NDArray[Any] | list[bytes]:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.service import tracing
+from moiety_shared.service.http import whole_number
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.metrics import Metrics
 
@@ -163,9 +164,10 @@ class Gate:
         if "transfer-encoding" in headers:
             raise Problem(ProblemType.LENGTH_REQUIRED)
         lengths = headers.getlist("content-length") or ["0"]
-        if len(lengths) != 1 or not (lengths[0].isascii() and lengths[0].isdigit() and len(lengths[0]) < 20):
+        length = whole_number(lengths[0]) if len(lengths) == 1 else None
+        if length is None:
             raise Problem(ProblemType.MALFORMED, "Content-Length is one whole number")
-        length, limit = int(lengths[0]), self._body_limit(scope["path"])
+        limit = self._body_limit(scope["path"])
         if length > limit:
             raise Problem(ProblemType.TOO_LARGE, f"at most {limit} bytes")
         if length:

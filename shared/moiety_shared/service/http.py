@@ -14,6 +14,7 @@ from moiety_shared.problems import PROBLEM_JSON, Problem
 DEFAULT_TIMEOUT = 10.0
 # Room for a whole batch: the sender hands it over at once instead of waking up for every part the peer has read.
 SOCKET_BUFFER = (socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+_MOST_DIGITS = 18
 _OPTIONS = [SOCKET_BUFFER, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 
 
@@ -49,6 +50,19 @@ def async_client(
 
 def _headers(credential: str) -> Mapping[str, str]:
     return {"authorization": f"Bearer {credential}"} if credential else {}
+
+
+def whole_number(text: str) -> int | None:
+    """A header's decimal digits, or None for anything else, and for what 63 bits do not hold.
+
+    `int` reads more: signs, spaces, "1_000" and other scripts' digits; and it raises for more than 4,300 digits.
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
+
+
+def count(response: httpx.Response, name: str) -> int:
+    """What an answer tells of itself in a header; 0 where it says nothing that is a number."""
+    return whole_number(response.headers.get(name, "")) or 0
 
 
 def check(response: httpx.Response) -> httpx.Response:
