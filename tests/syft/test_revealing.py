@@ -1,5 +1,6 @@
 """What is revealed, and what is not: `get` opens the value that it is called on, and no other."""
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from moiety_client import exchange
 from moiety_client import syft as sy
 from moiety_client.local.deployment import Deployment, DeploymentError
 from moiety_client.syft import session
+from moiety_shared.problems import Problem, ProblemType
 from tests.syft.conftest import Share
 
 
@@ -117,6 +119,54 @@ def test_the_same_expression_of_other_values_is_uploaded_once(share: Share, seen
         found = (share(torch.tensor(values)) * 2 + 0.125).get().float_precision()
         assert torch.allclose(found, torch.tensor(values) * 2 + 0.125, atol=1e-3)
     assert len(seen.uploads) == 1 and len(seen.requests) == 2
+
+
+def published(services: sy.Services) -> set[str]:
+    return {name for name in services.owner.catalogue.names() if name.startswith("syft-")}
+
+
+def test_expressions_are_withdrawn(
+    services: sy.Services, workers: list[sy.VirtualWorker], seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was used longest ago where there are many; all that is left at the end. Used again, it is uploaded again."""
+    monkeypatch.setattr(session, "_MOST_UPLOADS", 2)
+    hook = sy.TorchHook(torch, services=services)
+    hook.session.withdraw()
+    bob, alice, dealer = (sy.VirtualWorker(hook, id=worker.id) for worker in workers)
+    x = torch.tensor([5, 7]).share(bob, alice, crypto_provider=dealer)
+    before, gone = published(services), []
+    for number in (1, 2, 1, 3):
+        assert (x * 11 + number).get().tolist() == [55 + number, 77 + number]
+    one, two, three = seen.uploads
+    assert published(services) == before | {one, three}, "the second was used longest ago"
+    for name in (one, three):
+        gone.append(services.owner.catalogue.get(name).entry.upload_id)
+    hook.unhook()
+    sy.TorchHook(torch, services=services)
+    assert published(services) == before
+    for party, upload_id in itertools.product((0, 1), gone):
+        with pytest.raises(Problem) as caught:
+            services.owner.call(party, "GET", f"/v1/models/{upload_id}")
+        assert caught.value.kind is ProblemType.UNKNOWN_MODEL, "its shares are wiped"
+    assert (x * 11 + 2).get().tolist() == [57, 79] and seen.uploads[3:] == [two]
+    hook.session.withdraw()
+
+
+def test_what_could_not_be_withdrawn_is_named(
+    services: sy.Services, share: Share, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (share(torch.tensor([1.0])) * 3 - 2).get()
+    (name,) = seen.uploads
+    withdraw = services.owner.withdraw
+    with monkeypatch.context() as patched:
+
+        def away(*_: object) -> None:
+            raise Problem(ProblemType.PEER_UNAVAILABLE, "bob does not answer")
+
+        patched.setattr(services.owner, "withdraw", away)
+        with pytest.warns(UserWarning, match=f"bob does not answer.*moiety withdraw {name} 1"):
+            services.withdraw()
+    withdraw(name, 1)
 
 
 def test_steps_that_are_coarser_than_the_decimals_are_told(share: Share) -> None:

@@ -29,7 +29,8 @@ class TorchHook:
                 setattr(target, name, method)
 
     def unhook(self) -> None:
-        """torch as it was. Tensors that are shared stay what they are."""
+        """torch as it was, and nothing left at the parties. Tensors that are shared stay what they are."""
+        self.session.withdraw()
         for target, name, method in _methods():
             if vars(target).get(name) is method:
                 delattr(target, name)

@@ -1,4 +1,5 @@
-"""The connection to the processes, and what was computed over it: plans are compiled and uploaded once.
+"""The connection to the processes, and what was computed over it: plans are compiled once, and uploaded once while
+they are in use.
 
 The program plays two roles: the owner, who uploads the model's tensors, and the client, who shares inputs and opens
 results. Where the processes are is in the settings of both (MOIETY_SERVER_*, MOIETY_CLIENT_*); where these name none,
@@ -10,7 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -37,19 +38,56 @@ _TIMEOUT = 120.0
 _ROLES = tuple(role for role in ROLES if role != "client")  # that is this program
 # An expression is run once or a few times: little randomness is kept for each.
 _POOLS = {"POOL_ROWS": "512", "POOL_BYTES": str(1 << 26), "MAX_ROWS": "512"}
+_MOST_UPLOADS = 16  # a loop's expressions, again and again; each has a pool of randomness at both parties
 
 
-@dataclass(frozen=True)
 class Services:
-    """Where the program is owner and client."""
+    """Where the program is owner and client, and what it has uploaded there."""
 
-    owner: Owner
-    client: Client
+    def __init__(self, owner: Owner, client: Client) -> None:
+        self.owner, self.client = owner, client
+        self._uploads: dict[str, int] = {}  # versions by name; the one used last is the last
 
-    def close(self) -> None:
-        """The connections; the processes go on."""
+    def upload(self, name: str, program: Program) -> None:
+        """Publish it, unless that was done. What was used longest ago is withdrawn where there are many."""
+        version = self._uploads.pop(name, None)
+        if version is None:
+            while len(self._uploads) >= _MOST_UPLOADS:
+                self._withdraw(next(iter(self._uploads)))
+            version = publish(
+                self.owner,
+                name,
+                program.compiled,
+                preprocessing=None,
+                classes=(),
+                description="PySyft 0.2",
+                offer_canaries=False,
+            ).entry.version
+        self._uploads[name] = version
+
+    def withdraw(self) -> None:
+        """All that was uploaded: its shares and their randomness are wiped."""
+        for name in list(self._uploads):
+            self._withdraw(name)
+
+    def _withdraw(self, name: str) -> None:
+        version = self._uploads.pop(name)
+        try:
+            self.owner.withdraw(name, version)
+        except Problem as problem:
+            text = f"an expression's plan stays at the parties ({problem}): moiety withdraw {name} {version}"
+            warnings.warn(text, stacklevel=2)
+
+    def disconnect(self) -> None:
+        """End the connections; the processes go on, with what was uploaded."""
         self.owner.close()
         self.client.close()
+
+    def close(self) -> None:
+        """Withdraw what was uploaded, and end the connections."""
+        atexit.unregister(self.close)
+        self.withdraw()
+        self.disconnect()
 
     @classmethod
     def of(cls, deployment: Deployment) -> "Services":
@@ -60,11 +98,13 @@ class Services:
 
     @classmethod
     def configured(cls) -> "Services | None":
-        """Of the processes that the environment names, if it does."""
+        """Of the processes that the environment names, if it does; closed at the program's end."""
         if "MOIETY_SERVER_ALICE_URL" not in os.environ:
             return None
         client = Client.from_access(ClientSettings().access_file, timeout=_TIMEOUT)
-        return cls(_owner(ServerSettings()), client)
+        made = cls(_owner(ServerSettings()), client)
+        atexit.register(made.close)
+        return made
 
 
 def _owner(settings: ServerSettings) -> Owner:
@@ -79,7 +119,6 @@ class Session:
         self._starting: threading.Thread | None = None
         self._failed: Exception | None = None
         self._programs: dict[tuple[str, bool], Program | NotServable] = {}
-        self._uploaded: set[str] = set()
 
     def prepare(self) -> None:
         """Start what is needed in the background, if nothing is there."""
@@ -101,7 +140,7 @@ class Session:
             if self._starting is not None:
                 self._starting.join()
             if self._services is not None:
-                self._services.close()
+                self._services.disconnect()  # all that they hold goes with them
             deployment.stop()
             shutil.rmtree(root, ignore_errors=True)
 
@@ -118,6 +157,11 @@ class Session:
             failed, self._failed, self._starting = self._failed, None, None
             raise failed or Unsupported("the processes did not come up")
         return self._services
+
+    def withdraw(self) -> None:
+        """Have wiped what was uploaded for its expressions; another `get` uploads again."""
+        if self._services is not None:
+            self._services.withdraw()
 
     # Revealing
 
@@ -185,16 +229,6 @@ class Session:
         if total and len(x) > program.most_rows():
             raise NotServable(f"the sum of {len(x)} rows would not fit the ring. Instead: get() parts of it")
         services, name = self.services(), f"syft-{expression.signature[:32]}{'-sum' if total else ''}"
-        if name not in self._uploaded:
-            publish(
-                services.owner,
-                name,
-                program.compiled,
-                preprocessing=None,
-                classes=(),
-                description="PySyft 0.2",
-                offer_canaries=False,
-            )
-            self._uploaded.add(name)
+        services.upload(name, program)
         found = services.client.total(name, x) if total else services.client.predict(name, x).outputs
         return torch.from_numpy(np.array(found, dtype=np.float64))
