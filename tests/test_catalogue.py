@@ -18,6 +18,7 @@ from moiety_server.tokens import Issued, new_grant
 from moiety_shared.catalogue import Entry, SignedEntry, sign
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.database import Database
+from moiety_shared.service.identity import Identity
 from moiety_shared.tokens import Grant
 from tests import plans
 from tests.asgi import InProcess
@@ -47,7 +48,9 @@ def a_grant(subject: str) -> Grant:
     return new_grant(subject, models=["*"], outputs=["logits"], days=1, rows_per_day=None)
 
 
-def test_versions_of_a_model(db: Database, signed: dict[int, SignedEntry], settings: ServerSettings) -> None:
+def test_versions_of_a_model(
+    db: Database, signed: dict[int, SignedEntry], settings: ServerSettings, identities: dict[str, Identity]
+) -> None:
     catalogue = Catalogue(db)
     assert catalogue.names() == [] and catalogue.active("small") is None and catalogue.next_version("small") == 1
     for version in (1, 2, 3):
@@ -60,7 +63,7 @@ def test_versions_of_a_model(db: Database, signed: dict[int, SignedEntry], setti
     assert caught.value.kind is ProblemType.UNKNOWN_MODEL and catalogue.active("small") == 2
     changed = sign(signed[2].entry.model_copy(update={"description": "new keys"}), KEY)
     catalogue.put(changed)
-    with InProcess(build(settings)) as served:
+    with InProcess(build(settings, identities["server"])) as served:
         assert served.get("/v1/models/small").json() == changed.model_dump(mode="json")
         assert served.get("/v1/models/small/versions/3").json()["entry"]["version"] == 3
         for path in ("none", "%00", "small%00", "small/versions/99999999999999999999", "small/versions/-1"):

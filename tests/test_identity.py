@@ -6,19 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from moiety_party.settings import PartySettings
-from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import http, keys
-from moiety_shared.service import keyring as keyring_module
 from moiety_shared.service.identity import LINKS, BadIdentity, Identity
-from moiety_shared.service.keyring import Keyring
 
 
 @pytest.fixture
@@ -54,6 +49,15 @@ def readable(root: Path) -> None:
 
 def readable_by_a_group(root: Path) -> None:
     (root / "alice" / "storage.key").chmod(0o640)
+
+
+def certificate_elsewhere(root: Path) -> None:
+    (root / "alice" / "present" / "tls").mkdir(mode=0o700)
+    (root / "alice" / "present" / "tls" / "secret.pem").touch(0o644)
+
+
+def key_beside_the_certificate(root: Path) -> None:
+    (root / "alice" / "tls" / "key-of-last-year.pem").touch(0o644)
 
 
 def folder_readable(root: Path) -> None:
@@ -111,6 +115,8 @@ def gone(root: Path) -> None:
         (readable, "chmod"),
         (readable_by_a_group, "chmod"),
         (folder_readable, "chmod"),
+        (certificate_elsewhere, "chmod"),
+        (key_beside_the_certificate, "chmod"),
         (default, "random bytes"),
         (repeated, "random bytes"),
         (shared, "two links"),
@@ -136,6 +142,25 @@ def test_a_role_refuses_to_start_with(root: Path, tmp_path: Path, spoil: Callabl
         assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_where_the_folder_lies_does_not_matter(root: Path) -> None:
+    """Certificates are public: those of the role, not all that lies somewhere below a folder of that name."""
+    elsewhere = root / "tls" / "keys.pem"
+    elsewhere.mkdir(mode=0o700, parents=True)
+    shutil.copytree(root / "alice", elsewhere / "alice")
+    for name in ("cert.pem", "ca.pem"):
+        (elsewhere / "alice" / "tls" / name).chmod(0o644)
+    Identity.load(elsewhere / "alice", "alice")
+    for name in ("storage.key", "tls/key.pem"):
+        (elsewhere / "alice" / name).chmod(0o644)
+        with pytest.raises(BadIdentity, match="chmod"):
+            Identity.load(elsewhere / "alice", "alice")
+        (elsewhere / "alice" / name).chmod(0o600)
+    shutil.copytree(root / "server", elsewhere / "server")
+    (elsewhere / "server" / "signing.pem").chmod(0o644)
+    with pytest.raises(BadIdentity, match="chmod"):
+        Identity.load(elsewhere / "server", "server")
+
+
 @pytest.mark.parametrize(
     "links",
     [
@@ -154,37 +179,6 @@ def test_a_plain_link_is_refused(links: dict[str, str]) -> None:
 def test_links_speak_tls_1_3_and_nothing_older(root: Path) -> None:
     context = Identity.load(root / "alice", "alice").server_context()
     assert context.minimum_version is ssl.TLSVersion.TLSv1_3
-
-
-def test_old_sealing_keys_are_accepted_for_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ring = Identity.load(root / "alice", "alice").keyring
-    first = ring.public
-    envelope = first.seal(b"for alice", b"context")
-    assert ring.open(envelope, b"context") == b"for alice"
-    second = Keyring(root / "alice" / "sealing").rotate(timedelta(days=7))  # by another process
-    assert ring.public == second != first
-    assert ring.open(envelope, b"context") == b"for alice"
-    assert ring.open(second.seal(b"new", b"context"), b"context") == b"new"
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
-            return datetime.now(UTC) + timedelta(days=8)
-
-    monkeypatch.setattr(keyring_module, "datetime", Later)
-    with pytest.raises(Problem) as caught:
-        ring.open(envelope, b"context")
-    assert caught.value.kind is ProblemType.KEY_RETIRED
-    assert ring.open(second.seal(b"new", b"context"), b"context") == b"new"
-    Keyring(root / "alice" / "sealing").rotate(timedelta(0))
-    assert not (root / "alice" / "sealing" / f"{first.key_id}.json").exists(), "what is over is deleted"
-
-
-def test_an_envelope_to_a_stranger_is_refused(root: Path) -> None:
-    ring = Identity.load(root / "alice", "alice").keyring
-    with pytest.raises(Problem) as caught:
-        ring.open(PrivateKey.generate().public.seal(b"x", b""), b"")
-    assert caught.value.kind is ProblemType.KEY_RETIRED
 
 
 def shaken(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str | None:

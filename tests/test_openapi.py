@@ -60,7 +60,7 @@ def services(
         published = Catalogue(db)
         published.put(sign(entry, Ed25519PrivateKey.generate()))
         published.activate(entry.name, entry.version)
-    yield "server", server.build(owner), owner
+    yield "server", server.build(owner, identities["server"]), owner
     for role in ("alice", "bob"):
         yield role, party.build(a_party(role, root / role), identities[role]), a_party(role, root / role)
     dealing = ProviderSettings(data_dir=root / "provider")

@@ -90,7 +90,8 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         with closing(ledger):
-            yield
+            async with identity.keyring.wiping():
+                yield
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""

@@ -33,7 +33,7 @@ def apps() -> Iterator[dict[str, FastAPI]]:
             return Identity.load(root / "keys" / role, role)
 
         yield {
-            "owner": server.build(ServerSettings(data_dir=root / "server")),
+            "owner": server.build(ServerSettings(data_dir=root / "server"), identity("server")),
             "alice": party.build(PartySettings(role="alice", data_dir=root / "alice"), identity("alice")),
             "bob": party.build(PartySettings(role="bob", data_dir=root / "bob"), identity("bob")),
             "crypto-provider": provider.build(ProviderSettings(data_dir=root / "dealer"), identity("crypto_provider")),

@@ -67,7 +67,8 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
         nonlocal role
         role = Leader(party) if settings.role == "alice" else Helper(party, app.state.drain)
         try:
-            yield
+            async with identity.keyring.wiping():
+                yield
         finally:
             await role.close()
             await party.close()

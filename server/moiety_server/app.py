@@ -15,6 +15,7 @@ from moiety_shared.catalogue import Access, SignedEntry
 from moiety_shared.layers import Public
 from moiety_shared.service import tracing
 from moiety_shared.service.app import create_app
+from moiety_shared.service.identity import Identity
 from moiety_shared.service.metrics import Metrics
 
 
@@ -37,7 +38,12 @@ class ServerMetrics(Metrics):
         self.models = Gauge("moiety_published_models", "Models that have an active version.", registry=registry)
 
 
-def build(settings: ServerSettings, metrics: ServerMetrics | None = None, tracer: Tracer = tracing.NOBODY) -> FastAPI:
+def build(
+    settings: ServerSettings,
+    identity: Identity,
+    metrics: ServerMetrics | None = None,
+    tracer: Tracer = tracing.NOBODY,
+) -> FastAPI:
     db = records(settings)
     catalogue = Catalogue(db)
     metrics = metrics or ServerMetrics(CollectorRegistry())
@@ -48,7 +54,8 @@ def build(settings: ServerSettings, metrics: ServerMetrics | None = None, tracer
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         with closing(db):
-            yield
+            async with identity.keyring.wiping():
+                yield
 
     app = create_app("model owner", lifespan=lifespan, ready=ready, metrics=metrics, tracer=tracer)
 

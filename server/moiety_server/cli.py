@@ -49,7 +49,7 @@ def server() -> None:
         with tracing.exporting("server") as tracer:
             metrics = ServerMetrics(CollectorRegistry())
             metrics.certificate(identity, settings)
-            serving.serve(build(settings, metrics, tracer), settings, tls=settings.tls(identity))
+            serving.serve(build(settings, identity, metrics, tracer), settings, tls=settings.tls(identity))
 
 
 def train(

@@ -29,6 +29,7 @@ from moiety_shared.service.keyring import Keyring
 from moiety_shared.service.starting import StartRefused
 
 CREDENTIAL_BYTES = 32
+_CERTIFICATES = ("tls/cert.pem", "tls/ca.pem")  # public: anybody may read these, and nothing else
 STORAGE_KEY_BYTES = 32
 
 
@@ -64,9 +65,8 @@ class Identity:
         """Raises BadIdentity when a secret is missing, too weak, shared, or readable by others."""
         if not folder.is_dir():
             raise BadIdentity(f"{folder} is not there: make it with `moiety keys init`, and name it in the settings")
-        for path in (folder, *sorted(folder.rglob("*"))):
-            if "tls" in path.parts and path.suffix == ".pem" and path.name != "key.pem":
-                continue  # certificates are public
+        public = {folder / name for name in _CERTIFICATES}
+        for path in {folder, *folder.rglob("*")} - public:
             if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise BadIdentity(f"{path} can be read or changed by other users: chmod -R go-rwx {folder}")
         identity = cls(role, folder)

@@ -1,14 +1,24 @@
 """A role's HPKE key pairs on disk: the newest seals, older ones open until their time is over."""
 
+import asyncio
 import base64
+import contextlib
 import json
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import KEY_ID_BYTES, PrivateKey, PublicKey
+from moiety_shared.service.logs import log, where
+
+WIPE_SECONDS = 60.0
+"""A pair is wiped so long after its time is over, at most."""
+
+_GOING = ".wiping"
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,17 +59,51 @@ class Keyring:
         return pair.private.open(envelope, context)
 
     def rotate(self, keep: timedelta) -> PublicKey:
-        """Make a new pair; those before it open for `keep` longer. Pairs whose time is over are deleted."""
-        self._refresh()
+        """Make a new pair; those before it open for `keep` longer. Pairs whose time is over are wiped."""
+        self.wipe()
         now = datetime.now(UTC)
-        for key_id, pair in self._pairs.items():
-            if not pair.accepted(now):
-                (self._folder / f"{key_id}.json").unlink()
-            elif pair.accepted_until is None:
+        for pair in self._pairs.values():
+            if pair.accepted_until is None:
                 self._write(_Pair(pair.private, pair.created, now + keep))
         fresh = _Pair(PrivateKey.generate(), now, None)
         self._write(fresh)
         return fresh.private.public
+
+    def wipe(self) -> None:
+        """Forget the pairs whose time is over, and overwrite and remove their files.
+
+        What a process that ended meanwhile began is finished. Raises OSError where the folder cannot be written to:
+        the pairs are forgotten all the same, and open nothing.
+        """
+        self._refresh()
+        now = datetime.now(UTC)
+        over = [key_id for key_id, pair in self._pairs.items() if not pair.accepted(now)]
+        self._pairs = {key_id: pair for key_id, pair in self._pairs.items() if key_id not in over}
+        for key_id in over:
+            with contextlib.suppress(FileNotFoundError):  # another process of this role was first
+                path = self._folder / f"{key_id}.json"
+                path.replace(path.with_suffix(_GOING))  # nobody reads it half-way
+        for path in self._folder.glob(f"*{_GOING}"):
+            with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+                _overwrite(file)
+                path.unlink()
+
+    @contextlib.asynccontextmanager
+    async def wiping(self) -> AsyncIterator[None]:
+        """While a service runs: pairs are wiped as soon as their time is over."""
+        task = asyncio.create_task(self._keep_wiping())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _keep_wiping(self) -> None:
+        while True:
+            try:
+                self.wipe()
+            except Exception as error:  # once for each pair, which is forgotten now
+                log().warning("a retired sealing key stays on the disk", where=where(error))
+            await asyncio.sleep(WIPE_SECONDS)
 
     def _write(self, pair: _Pair) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -73,7 +117,10 @@ class Keyring:
         partial = path.with_suffix(".partial")
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(content, file)
-        partial.replace(path)
+        with path.open("r+b") if path.exists() else contextlib.nullcontext() as before:
+            partial.replace(path)
+            if before is not None:  # it holds the private key as well
+                _overwrite(before)
 
     def _refresh(self) -> None:
         if not self._folder.is_dir():
@@ -83,7 +130,10 @@ class Keyring:
             return
         pairs = {}
         for path in self._folder.glob("*.json"):
-            content = json.loads(path.read_bytes())
+            try:
+                content = json.loads(path.read_bytes())
+            except FileNotFoundError:  # another process of this role has just wiped it
+                continue
             until = content["accepted_until"]
             pairs[path.stem] = _Pair(
                 PrivateKey(base64.b64decode(content["private"])),
@@ -91,3 +141,10 @@ class Keyring:
                 datetime.fromisoformat(until) if until else None,
             )
         self._pairs, self._read_at = pairs, changed
+
+
+def _overwrite(file: BinaryIO) -> None:
+    """With zeros, on the disk before this returns."""
+    file.write(bytes(os.fstat(file.fileno()).st_size))
+    file.flush()
+    os.fsync(file.fileno())
