@@ -290,6 +290,6 @@ def test_a_model_is_not_served_under_another_id(tmp_path: Path) -> None:
 
 def test_a_plan_of_another_release_says_so(tmp_path: Path) -> None:
     folder = put(tmp_path, stored())
-    rewritten(folder, "plan.json", '"format":2', '"format":3')
-    with pytest.raises(UnreadableModel, match="a plan of version 3, where version 2"):
+    rewritten(folder, "plan.json", '"format":3', '"format":4')
+    with pytest.raises(UnreadableModel, match="a plan of version 4, where version 3"):
         in_folder(tmp_path)

@@ -124,8 +124,8 @@ class Output(Public):
 class Plan(Document):
     """A graph of layers in the order they run. Each layer reads wires that are named before it."""
 
-    FORMAT, WHAT = 2, "a plan"
-    format: Literal[2] = 2
+    FORMAT, WHAT = 3, "a plan"
+    format: Literal[3] = 3
     ring_bits: Literal[32, 64]
     input: Input
     layers: Annotated[tuple[AnyLayer, ...], FailFast()] = Field(min_length=1, max_length=10_000)

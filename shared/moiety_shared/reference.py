@@ -1,7 +1,8 @@
 """A plain fixed-point evaluator behind the same plan: what the protocols must equal, to the last bit.
 
 It holds the secrets in the clear, so it is for owners (expected error before publishing) and for tests. Given the
-dithers of a private run, it reproduces that run's outputs exactly.
+dithers of a private run, it reproduces that run's outputs exactly; for values beyond the layers' ranges as well, but
+for what Truncate makes of such a one.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,9 +12,9 @@ import numpy as np
 
 from moiety_shared.layers import Bias, Conv, Linear, Mul, Open
 from moiety_shared.local import Local
-from moiety_shared.lookups import MaxPool, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.lookups import Comparison, MaxPool, Opened, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import LABELS, AnyLayer, Plan
-from moiety_shared.protocols import table, top_k
+from moiety_shared.protocols import max_pool, table, top_k
 from moiety_shared.protocols.product import times
 from moiety_shared.ring import Array, Ring
 
@@ -87,28 +88,35 @@ def _function(layer: Opened, t: Array, ring: Ring) -> Array:
         case Truncate():
             return ring.wrap(wide)
         case ReLU():
-            terms = [(-1) ** i * np.maximum(wide - h, 0) for i, h in enumerate(layer.hinges)]
+            beyond = [t.astype(np.int64) - h for h in layer.hinges]
+            terms = [(-1) ** i * np.where(_negative(layer, v), 0, _low(layer, v)) for i, v in enumerate(beyond)]
             return ring.wrap(cast(Array, sum(terms)).astype(ring.dtype))
         case MaxPool():
             return Ring(layer.opened_bits).wrap(_max_pool(layer, t))
         case TopK():
-            places = top_k.reference(layer, t)
+            left, right = top_k.pairs(layer.size)
+            places = top_k.reference(layer, _negative(layer, t[:, left].astype(np.int64) - t[:, right]))
             return places if layer.result == "words" else places.astype(ring.dtype)
         case Table():
             return ring.wrap(table.reference(layer, t).astype(ring.dtype))
     raise TypeError(f"no reference for {type(layer).__name__}")
 
 
+def _low(layer: Comparison, v: Array) -> Array:
+    """v mod 2^(B+1), which is all of a value that a comparison reads."""
+    return v & ((2 << layer.range_bits) - 1)
+
+
+def _negative(layer: Comparison, v: Array) -> Array:
+    """What a comparison takes for negative: bit B. That is v < 0 for every v in range."""
+    return (v >> layer.range_bits & 1).astype(np.bool_)
+
+
 def _max_pool(layer: MaxPool, t: Array) -> Array:
-    """Every window's largest value, by its definition."""
-    (_, height, width), (out_h, out_w) = layer.shape, layer.output_size
-    found = np.full((len(t), layer.shape[0], out_h, out_w), np.iinfo(t.dtype).min, dtype=t.dtype)
-    for i in range(layer.kernel[0]):
-        for j in range(layer.kernel[1]):
-            rows = np.arange(out_h) * layer.stride[0] - layer.padding[0] + i * layer.dilation[0]
-            cols = np.arange(out_w) * layer.stride[1] - layer.padding[1] + j * layer.dilation[1]
-            rows_in, cols_in = (rows >= 0) & (rows < height), (cols >= 0) & (cols < width)
-            read = t[:, :, rows[rows_in]][:, :, :, cols[cols_in]]
-            at = (slice(None), slice(None), np.flatnonzero(rows_in)[:, None], np.flatnonzero(cols_in))
-            found[at] = np.maximum(found[at], read)
-    return found
+    """The winner of each window's knock-out: its largest value, where all differences are in range."""
+    alive = t.reshape(len(t), -1).astype(np.int64)
+    for level in max_pool.knock_out(layer):
+        left, right = alive[:, level.left], alive[:, level.right]
+        winners = np.where(_negative(layer, left - right), right, left)
+        alive = np.concatenate((winners, alive[:, level.rest]), axis=1)
+    return alive.reshape(len(t), *layer.output_shape).astype(t.dtype)

@@ -11,7 +11,7 @@ from moiety_client.answers import Prediction
 from moiety_client.core import read_access
 from moiety_client.journal import Journal
 from moiety_party.objects import objects
-from moiety_party.store import ModelStore
+from moiety_party.store import ModelStore, UnreadableModel
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.keyring import Keyring
 from tests.fuzz import targets
@@ -68,7 +68,11 @@ def test_messages_are_read_or_refused_by_their_number(release: Path, name: str) 
             assert release.name != version("moiety"), path
 
 
-def test_a_stored_model_is_read(release: Path) -> None:
+def test_a_stored_model_is_read_or_refused_by_its_number(release: Path) -> None:
+    if release.name != version("moiety"):
+        with pytest.raises(UnreadableModel, match="a plan of version 2, where version 3 is understood"):
+            ModelStore(objects(None, release), STORAGE_KEY)
+        return
     model = stored()
     read = ModelStore(objects(None, release), STORAGE_KEY).get(model.upload_id)
     assert read.plan.digest == model.plan.digest and read.manifest.upload_id == model.upload_id

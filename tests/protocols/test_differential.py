@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from moiety_shared import reference
@@ -25,6 +25,7 @@ from tests.protocols.running import Run, bundle, prepare
 
 LENIENT = [HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large]
 examples = settings(max_examples=40, deadline=None, suppress_health_check=LENIENT)
+few_examples = settings(max_examples=15, deadline=None, suppress_health_check=LENIENT)
 torch_examples = settings(max_examples=60, deadline=None, suppress_health_check=LENIENT)
 
 
@@ -58,6 +59,20 @@ def test_random_plans_are_bit_exact_at_the_stated_cost(kind: str) -> None:
     @given(plans(kind))
     def check(case: Case) -> None:
         Run(case.plan, case.weights).assert_bit_exact(case.x)
+
+    check()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in (*KINDS, "words") if kind != "truncate"])
+def test_random_plans_are_bit_exact_beyond_their_ranges(kind: str) -> None:
+    """Whatever ring elements a client shares, masks decide nothing."""
+
+    @few_examples
+    @given(plans(kind))
+    def check(case: Case) -> None:
+        assume(not any(isinstance(layer, Truncate) for layer in case.plan.layers))
+        run = Run(case.plan, case.weights)
+        run.assert_bit_exact(run.random(case.x.shape))
 
     check()
 

@@ -1,7 +1,7 @@
 """On tiny rings: all inputs, all randomness. The result is exactly the functionality's, and what a party sees is
 distributed alike for every secret. Then the same tests with a bug planted: they must notice."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from typing import Any, cast
@@ -22,6 +22,8 @@ from moiety_shared.protocols.dealing import Dealer, Holder, uniform
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening, alone, lockstep
 from moiety_shared.ring import Array, Ring
 from tests.protocols.enumeration import Axis, Column, Leak, Tape, Views, enumerate_axes, histogram
+
+Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +64,20 @@ class Case:
     @property
     def secrets(self) -> Iterator[tuple[int, ...]]:
         """All inputs whose values are in the layer's stated range under every dither."""
+        return (secret for secret, inside in self._inputs(self.only) if inside)
+
+    @property
+    def beyond(self) -> Iterator[tuple[int, ...]]:
+        """All others, which an honest client never brings about; of three values and more some far apart."""
+        quarter = 1 << (self.k - 2)
+        far = (-quarter, 0, quarter - 1) if self.layer.size > 2 else None
+        return (secret for secret, inside in self._inputs(far) if not inside)
+
+    def _inputs(self, only: Iterable[int] | None) -> Iterator[tuple[tuple[int, ...], bool]]:
         half, low = 1 << (self.k - 1), (1 << self.layer.shift) - 1
-        for secret in product(self.only or range(-half, half), repeat=self.layer.size):
+        for secret in product(only or range(-half, half), repeat=self.layer.size):
             ends = [((x >> self.layer.shift), (x + low) >> self.layer.shift) for x in secret]
-            if all(in_range(self.k, self.layer, t) for t in product(*ends)):
-                yield secret
+            yield secret, all(in_range(self.k, self.layer, t) for t in product(*ends))
 
 
 def in_range(k: int, layer: Opened, t: tuple[int, ...]) -> bool:
@@ -104,6 +115,37 @@ def functionality(layer: Opened, t: Array) -> Array:
     raise TypeError(layer.op)  # type: ignore[attr-defined]
 
 
+def functionality_beyond(layer: Opened, t: Array) -> Array:
+    """What is made of values that are not in range: every comparison reads its value mod 2^(B+1), and no more."""
+    if isinstance(layer, Table):
+        return functionality(layer, t)
+    assert isinstance(layer, Comparison)
+    modulus = 2 << layer.range_bits
+
+    def negative(v: Array) -> Array:
+        return v % modulus >= modulus // 2
+
+    def winner(values: list[Array]) -> Array:
+        while len(values) > 1:
+            met = [np.where(negative(a - b), b, a) for a, b in zip(values[::2], values[1::2], strict=False)]
+            values = met + values[2 * len(met) :]
+        return values[0]
+
+    match layer:
+        case ReLU():
+            return sum((-1) ** i * np.where(negative(t - h), 0, (t - h) % modulus) for i, h in enumerate(layer.hinges))
+        case MaxPool():
+            rows = [winner([t[:, 0, i, j] for j in range(t.shape[3])]) for i in range(t.shape[2])]
+            return winner(rows)[:, None, None, None]
+        case TopK():
+            places = np.arange(layer.size)
+            upper = negative(t[:, :, None] - t[:, None])  # [i, j]: i lost to j, for i < j
+            lost = np.where(places[:, None] < places, upper, (places[:, None] > places) & ~upper.transpose(0, 2, 1))
+            rank = lost.sum(axis=2)
+            return (rank == 0) * 1 if layer.result == "share" else np.where(rank < layer.k, rank + 1, 0)
+    raise TypeError(layer.op)  # type: ignore[attr-defined]
+
+
 def enumerated(case: Case) -> tuple[Array, dict[str, Array], dict[str, Array], dict[str, Array]]:
     """alice's shares of the input, and the columns of alice's, bob's and the dealer's own streams."""
     comparisons, lookups = 0, 0
@@ -136,8 +178,9 @@ def seen_bits(layer: Opened, opening: Opening) -> int:
     return layer.lookups if isinstance(layer, Comparison) and opening.kind is Kind.WORDS else 1
 
 
-def check(case: Case, *, private: bool = True) -> None:
-    """Every result is right; every party's view is uniform, whatever the secret."""
+def check(case: Case, *, private: bool = True, beyond: bool = False) -> None:
+    """Every result is right; every party's view is uniform, whatever the secret. Right is what the secret and the
+    dither alone decide: no mask does, in range or `beyond`."""
     ring, layer, protocol = Ring(case.k), case.layer, PROTOCOLS[type(case.layer)]
     share, of_alice, of_bob, own = enumerated(case)
     rows = len(share)
@@ -149,7 +192,9 @@ def check(case: Case, *, private: bool = True) -> None:
     x0 = share.astype(ring.dtype)
     low = (1 << layer.shift) - 1
     views = Views("alice"), Views("bob")
-    for secret in case.secrets:
+    seen = 0
+    for secret in case.beyond if beyond else case.secrets:
+        seen += 1
         x = np.array(secret, dtype=ring.dtype)
         x1 = ring.wrap(x - x0)
         opened: list[Column] = []
@@ -159,7 +204,7 @@ def check(case: Case, *, private: bool = True) -> None:
             lambda opening, value: opened.append((value, seen_bits(layer, opening))),  # noqa: B023
         )
         t = ((x.astype(np.int64) + (low - (share & low))) >> layer.shift).reshape(shape)
-        expected = functionality(layer, t)
+        expected = (functionality_beyond if beyond else functionality)(layer, t)
         if isinstance(layer, TopK) and layer.result == "words":
             result = shares[0] ^ shares[1]
         else:
@@ -174,6 +219,7 @@ def check(case: Case, *, private: bool = True) -> None:
             bobs = [(of_bob[axis.name], axis.bits) for axis in case.bob]
             views[0].add(secret, histogram([(x0 & known, case.share_bits), *alices, *opened]))
             views[1].add(secret, histogram([(x1 & known, case.share_bits), *bobs, *corrections, *opened]))
+    assert seen
     if private:
         for view in views:
             view.assert_uniform()
@@ -286,6 +332,42 @@ def test_exact_and_private(name: str) -> None:
     check(CASES[name])
 
 
+# Values out of range. A client shares ring elements that nobody checks, so it can bring them about.
+
+
+def has_beyond(case: Case) -> bool:
+    return not isinstance(case.layer, Truncate) and next(case.beyond, None) is not None
+
+
+BEYOND = [name for name, case in CASES.items() if has_beyond(case)]
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_beyond_the_range_no_mask_decides(name: str) -> None:
+    check(CASES[name], beyond=True)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not isinstance(CASES[name].layer, Truncate)])
+def test_within_the_range_both_definitions_agree(name: str) -> None:
+    case = CASES[name]
+    for secret in case.secrets:
+        t = (np.array(secret).reshape(1, *case.layer.shape)) >> case.layer.shift
+        assert np.array_equal(functionality(case.layer, t), functionality_beyond(case.layer, t))
+
+
+def lifted_from(bits: Callable[[ReLU], int]) -> Callable[[Patch], None]:
+    return lambda patch: patch.setattr(relu, "compared_ring", lambda layer: Ring(bits(layer)))
+
+
+@pytest.mark.parametrize("name", ["relu: range below what is opened", "relu: 2 digits of 2 bits"])
+def test_a_lift_of_more_bits_than_are_compared_is_noticed(monkeypatch: Patch, name: str) -> None:
+    """The lift that 0.1 had: right for every value in range, and no others."""
+    lifted_from(lambda layer: layer.opened_bits)(monkeypatch)
+    check(CASES[name], private=False)
+    with pytest.raises(AssertionError, match="wrong for"):
+        check(CASES[name], private=False, beyond=True)
+
+
 @pytest.mark.parametrize("result", ["words", "share"])
 def test_top_k_of_any_three_values_is_exact(result: str) -> None:
     check(compared(3, ranked(3, result, 0, 3, 2, 2, 2 if result == "words" else 1), 0), private=False)
@@ -314,8 +396,6 @@ def test_where_truncation_ends(secret: int, exact: bool) -> None:
 
 
 # Planted bugs. Each is named for what it leaves out; the test that is run is the one above.
-
-Patch = pytest.MonkeyPatch
 
 
 def change_masks(patch: Patch, name: str, change: Callable[[Array], Array]) -> None:

@@ -6,6 +6,10 @@
 
 t - h is open as t^ - h under the same mask; each hinge has tables and mask bits of its own. The sign that is compared
 is the sign of the truncated value itself, so no term is ever negative.
+
+Sign and lift read the same bits, 0 to B: with v = (t - h) mod 2^(B+1), a term is v where v < 2^B and else 0. For t - h
+in -2^B .. 2^B - 1 that is max(0, t - h); for any other t, which only a client can bring about that shares more than it
+may, it is still a function of t alone. Lifted mod 2^q instead, it would depend on r.
 """
 
 from typing import NamedTuple
@@ -34,11 +38,16 @@ def _each_hinge(layer: ReLU, values: Array) -> Array:
     return values if len(layer.hinges) == 1 else np.concatenate((values,) * len(layer.hinges), axis=-1)
 
 
+def compared_ring(layer: ReLU) -> Ring:
+    """Z_{2^(B+1)}, in which v lies."""
+    return Ring(layer.range_bits + 1)
+
+
 def deal(dealer: Dealer, layer: ReLU) -> None:
-    ring = reduce.opened_ring(layer)
-    r = dealer.mask("value", (layer.size,), ring)
+    r = dealer.mask("value", (layer.size,), reduce.opened_ring(layer))
     beta = sign.deal(dealer, layer, _each_hinge(layer, r))
-    lift = truncation.deal_lift(dealer, ring, r)
+    compared = compared_ring(layer)
+    lift = truncation.deal_lift(dealer, compared, compared.reduce(r, 0))
     select.deal(dealer, beta, _each_hinge(layer, lift), dealer.ring)
 
 
@@ -56,7 +65,8 @@ def evaluate(ring: Ring, party: int, layer: ReLU, x: Array, prepared: Prepared) 
     if layer.hinges != (0,):
         opened = np.concatenate([small.wrap(opened - opened.dtype.type(h)) for h in layer.hinges], axis=1)
     masked = yield from sign.evaluate(party, layer, opened, prepared.tables, prepared.monomials)
-    known, carry = truncation.public_parts(small, ring, opened)
+    compared = compared_ring(layer)
+    known, carry = truncation.public_parts(compared, ring, compared.reduce(opened, 0))
     t = truncation.lifted(ring, party, known, carry, _each_hinge(layer, prepared.lift))
     kept = yield from select.evaluate(ring, masked, t, known, carry, prepared.select)
     hinges = kept.reshape(len(kept), len(layer.hinges), *x.shape[1:])

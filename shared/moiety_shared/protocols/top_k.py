@@ -7,7 +7,9 @@
     4. open rank^ = rank + r'       mod 2^w, and look it up in a one-time table that is rotated by r'
 
 The table's entry is the output: shared bytes for the client alone ("words"), or ring elements to go on with ("share").
-Exactly one value has each rank, so nothing but the k places is told.
+Exactly one value has each rank, so nothing but the k places is told. Where differences leave their range, as only a
+client's own doing can have them, outcomes may go in circles and a rank belong to several or to none: a function of the
+values all the same.
 """
 
 from functools import cache
@@ -41,11 +43,13 @@ def pairs(n: int) -> tuple[Array, Array]:
     return left, right
 
 
-def reference(layer: TopK, t: Array) -> Array:
-    """The functionality on plain values (rows, n)."""
-    order = np.argsort(-t.astype(np.int64), axis=1, kind="stable")
-    ranks = np.argsort(order, axis=1, kind="stable")
-    return _result(layer, ranks)
+def reference(layer: TopK, less: Array) -> Array:
+    """The functionality on plain outcomes t_i < t_j of all pairs i < j, (rows, pairs)."""
+    left, right = pairs(layer.size)
+    lost = np.zeros((len(less), layer.size, layer.size), dtype=np.int16)
+    lost[:, left, right] = less
+    lost[:, right, left] = ~less
+    return _result(layer, lost.sum(axis=2))
 
 
 def _result(layer: TopK, ranks: Array) -> Array:

@@ -6,8 +6,15 @@ when msb(r) = 1 and msb(t^) = 0, so in the ring
     t  =  t^  -  r  +  (1 - msb(t^)) * 2^q msb(r)
        = known - rho +      carry    *     mu
 
-where the dealer fixes rho = r and mu = 2^q msb(r), and the rest is local. Truncate takes |t| < 2^(q-2): it adds
-2^(q-2) to t^ first and takes it off the result again.
+where the dealer fixes rho = r and mu = 2^q msb(r), and the rest is local. ReLU lifts mod 2^(B+1) what it found to be
+0 <= t < 2^B, so it is exact whatever it is given. Truncate takes |t| < 2^(q-2): it adds 2^(q-2) to t^ first and takes
+it off the result again. Of any other t its result is right mod 2^q only: which multiple of 2^q comes on top depends on
+r.
+
+No other choice of carry and mu is better. A lift that is a function of t alone is a matrix over t^ and r that is
+constant along its diagonals, 0 on those of 0 <= t < 2^(q-1) without a wrap and 1 on those with one. Beside the last
+diagonal that is odd there are 2^(q-1) - 1 even ones, so as many rows are independent mod 2, and the dealer would have
+to fix as many words. Being sure takes a comparison.
 """
 
 from typing import NamedTuple
