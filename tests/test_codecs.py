@@ -1,6 +1,7 @@
 """Numbers, streams, plans, envelopes, messages: what goes in comes out, and everything else is refused."""
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_an_entry_is_trusted_by_its_signature(entry: Entry) -> None:
 
 IDS = st.binary(min_size=16, max_size=16)
 DIGESTS = st.binary(min_size=32, max_size=32)
-BINDINGS = st.builds(Binding, DIGESTS, IDS, IDS, DIGESTS)
+BINDINGS = st.builds(Binding, DIGESTS, IDS, IDS, DIGESTS, st.integers(0, 2**64 - 1))
 
 
 @given(BINDINGS, st.integers(0, 2**32 - 1), st.tuples(st.binary(max_size=99), st.binary(max_size=99)))
@@ -202,12 +203,12 @@ def test_an_unknown_frame_kind_is_refused() -> None:
 
 
 def test_a_secret_belongs_to_its_request(entry: Entry) -> None:
-    binding = Binding(b"p" * 32, b"u" * 16, b"r" * 16, b"d" * 32)
+    binding = Binding(b"p" * 32, b"u" * 16, b"r" * 16, b"d" * 32, 7)
     packed = Secret(b"r" * 16, b"k" * 32, 2, b"s" * 32).pack()
     assert Secret.unpack(packed, binding, 2, 32).share == b"s" * 32
     for rows, size, id_ in ((3, 32, b"r"), (2, 31, b"r"), (2, 32, b"x")):
         with pytest.raises(Problem):
-            Secret.unpack(packed, Binding(b"p" * 32, b"u" * 16, id_ * 16, b"d" * 32), rows, size)
+            Secret.unpack(packed, replace(binding, request_id=id_ * 16), rows, size)
     assert "k" * 8 not in repr(Secret(b"r" * 16, b"k" * 32, 2, b"s" * 32))
 
 

@@ -16,7 +16,7 @@ from moiety_shared.wire import Binding
 
 
 def binding(number: int, content: bytes = b"c") -> Binding:
-    return Binding(b"p" * 32, b"u" * 16, number.to_bytes(16, "little"), content * 32)
+    return Binding(b"p" * 32, b"u" * 16, number.to_bytes(16, "little"), content * 32, 0)
 
 
 def test_racing_copies_run_once_and_other_content_is_refused() -> None:
@@ -72,7 +72,11 @@ def test_results_expire_by_time_and_by_size(monkeypatch: pytest.MonkeyPatch) -> 
         for number in range(20):
             await answer(number)
         await answer(19)
-        assert len(kept._entries) <= 5 and runs == list(range(20))
+        assert runs == list(range(20)) and kept._kept <= 100 + 30
+        with pytest.raises(Problem) as caught:
+            await answer(0)
+        assert caught.value.kind is ProblemType.REQUEST_EXPIRED, "it ran once, and never again"
+        assert runs == list(range(20))
         brief = Requests(0)
 
         async def compute() -> bytes:
@@ -81,7 +85,7 @@ def test_results_expire_by_time_and_by_size(monkeypatch: pytest.MonkeyPatch) -> 
 
         await brief.once(binding(1), "me", compute)
         await brief.once(binding(1), "me", compute)
-        assert runs[-2:] == [-1, -1]
+        assert runs[-2:] == [-1, -1] and len(brief._entries) == len(brief._finished) == 1, "what is over is forgotten"
 
     asyncio.run(run())
 

@@ -36,10 +36,11 @@ class Client(Core):
     """The synchronous client. Keeps its connections; usable as a context manager, and by several threads.
 
     `owner_key` pins the model owner; without it the first key seen is trusted, with a warning. `token` lets the client
-    in, and `ca` (a file, or its PEM) is the deployment's CA if it is not one that this system trusts. The owner's
-    access file holds all of these: `Client.from_access("access.json")`. `timeout`: seconds that a call may take, with
-    all its repetitions. `telemetry`: where spans go, by default to the application's own OpenTelemetry, and whether the
-    service is told of them.
+    in, `key` (a file, or its PEM) is the private key that the token is bound to, by default the file that
+    MOIETY_CLIENT_KEY_FILE names, and `ca` (a file, or its PEM) is the deployment's CA if it is not one that this system
+    trusts. The owner's access file holds all of these: `Client.from_access("access.json")`. `timeout`: seconds that a
+    call may take, with all its repetitions. `telemetry`: where spans go, by default to the application's own
+    OpenTelemetry, and whether the service is told of them.
     """
 
     def __init__(
@@ -48,18 +49,27 @@ class Client(Core):
         *,
         owner_key: str = "",
         token: str = "",
+        key: Path | str | None = None,
         ca: Path | str | None = None,
         timeout: float = 30.0,
         telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, timeout, telemetry)
+        super().__init__(catalogue_url, owner_key, token, key, timeout, telemetry)
         with trusting():
             self._http = http.client("", timeout=timeout, ca=ca)
 
     @classmethod
-    def from_access(cls, file: Path | str, *, timeout: float = 30.0, telemetry: Telemetry | None = None) -> Self:
-        """A client with what an owner's access file says. Raises AccessFileError."""
-        return cls(**read_access(file), timeout=timeout, telemetry=telemetry)
+    def from_access(
+        cls,
+        file: Path | str,
+        *,
+        key: Path | str | None = None,
+        timeout: float = 30.0,
+        telemetry: Telemetry | None = None,
+    ) -> Self:
+        """A client with what an owner's access file says; `key` is for a file that holds none. Raises
+        AccessFileError."""
+        return cls(**read_access(file, key), timeout=timeout, telemetry=telemetry)
 
     def __enter__(self) -> Self:
         return self
@@ -112,8 +122,8 @@ class Client(Core):
         `images` are inputs or stacks of them, in any form that `predict` takes; `batch` inputs go into one request, or
         as many as the model takes. With `resume`, a file, each batch is on the disk before it is given out: when the
         same call is made again after an interruption, the batches that are there come from the file and are not asked,
-        nor paid, again; nor is the one that was under way, while the parties keep its answer (10 minutes, unless they
-        set MOIETY_PARTY_RESULT_SECONDS, and not if `canaries` are mixed in). `progress` draws a bar on stderr.
+        nor paid, again; nor is the one that was under way, while the parties take it (5 minutes, unless they set
+        MOIETY_PARTY_REQUEST_SECONDS, and not if `canaries` are mixed in). `progress` draws a bar on stderr.
 
         Raises ResumeRefused for a file of other inputs, another model or another batch, else as `predict` does.
         """
@@ -176,18 +186,26 @@ class AsyncClient(Core):
         *,
         owner_key: str = "",
         token: str = "",
+        key: Path | str | None = None,
         ca: Path | str | None = None,
         timeout: float = 30.0,
         telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, timeout, telemetry)
+        super().__init__(catalogue_url, owner_key, token, key, timeout, telemetry)
         with trusting():
             self._http = http.async_client("", timeout=timeout, ca=ca)
 
     @classmethod
-    def from_access(cls, file: Path | str, *, timeout: float = 30.0, telemetry: Telemetry | None = None) -> Self:
+    def from_access(
+        cls,
+        file: Path | str,
+        *,
+        key: Path | str | None = None,
+        timeout: float = 30.0,
+        telemetry: Telemetry | None = None,
+    ) -> Self:
         """See Client.from_access."""
-        return cls(**read_access(file), timeout=timeout, telemetry=telemetry)
+        return cls(**read_access(file, key), timeout=timeout, telemetry=telemetry)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,9 +1,11 @@
 """What both clients do, said once as steps without I/O: read the signed catalogue, send a call until it is answered,
 read a model's entry again when it is old."""
 
+import os
+import stat
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_client.errors import (
     AccessFileError,
@@ -22,12 +25,14 @@ from moiety_client.errors import (
     UntrustedEntry,
     from_problem,
 )
-from moiety_client.exchange import Call, Sealer
+from moiety_client.exchange import Call, Holder, Sealer
+from moiety_client.settings import SdkSettings
 from moiety_client.steps import Fetch, Steps, Work
-from moiety_client.tasks import Answer, Result, Task
+from moiety_client.tasks import Answer, Draw, Result, Task
 from moiety_client.telemetry import Asking, Telemetry
 from moiety_shared.access import Access
 from moiety_shared.catalogue import Entry, SignedEntry
+from moiety_shared.possession import private_from_pem
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
 from moiety_shared.service.settings import is_loopback
@@ -44,14 +49,24 @@ class Core:
     """A client without the one that carries its requests."""
 
     def __init__(
-        self, catalogue_url: str, owner_key: str, token: str, timeout: float, telemetry: Telemetry | None = None
+        self,
+        catalogue_url: str,
+        owner_key: str,
+        token: str,
+        key: Path | str | None,
+        timeout: float,
+        telemetry: Telemetry | None,
     ) -> None:
         self._catalogue = _encrypted(catalogue_url, "the catalogue")
         self._owner_key = owner_key
-        self._token = token
+        self._holder = Holder(token, private_key(key or SdkSettings().key_file))
         self._timeout = timeout
         self._telemetry = telemetry or Telemetry()
         self._sealers: dict[str, Sealer] = {}
+
+    def sealer(self, entry: Entry) -> Sealer:
+        """Makes requests to a model by hand, signed with the key that the token is bound to."""
+        return Sealer(entry, self._holder)
 
     # The catalogue
 
@@ -92,7 +107,7 @@ class Core:
                 f"{error}: ask the owner for their key, and who changed the catalogue if it differs"
             ) from error
         _encrypted(entry.parties[0].url, "alice")
-        return Sealer(entry)
+        return self.sealer(entry)
 
     @contextmanager
     def _catalogue_errors(self) -> Iterator[None]:
@@ -134,7 +149,8 @@ class Core:
             try:
                 answers = []
                 for call in calls:
-                    answers.append(_read(call, (yield from self._deliver(call, deadline, asking))))
+                    anew = partial(self._anew, sealer, call, task.redraw)
+                    answers.append((yield from self._answer(call, anew, deadline, asking)))
                 asking.passed("exchange")
                 result = task.finish(sealer.entry, elements, answers, started)
                 asking.passed("open")
@@ -143,12 +159,33 @@ class Core:
                 unknown = problem
         raise from_problem(unknown)
 
+    def _answer(self, call: Call, anew: Callable[[], Call], deadline: float, asking: Asking) -> Steps[Answer]:
+        """A request that was made too long ago is made anew, once."""
+        try:
+            return _read(call, (yield from self._deliver(call, deadline, asking)))
+        except Problem as problem:
+            if problem.kind is not ProblemType.REQUEST_EXPIRED:
+                raise
+        call = anew()
+        try:
+            return _read(call, (yield from self._deliver(call, deadline, asking)))
+        except Problem as problem:
+            if problem.kind is ProblemType.REQUEST_EXPIRED:
+                raise from_problem(problem) from None
+            raise
+
+    @staticmethod
+    def _anew(sealer: Sealer, call: Call, redraw: Draw) -> Call:
+        """The same inputs in another request."""
+        elements = call.elements()
+        return sealer.call(elements, call.recipients, redraw(sealer.entry, elements))
+
     def _deliver(self, call: Call, deadline: float, asking: Asking) -> Steps[httpx.Response]:
-        """The very same request again until it is answered. Raises Problem where the entry is old."""
+        """The very same request again until it is answered. Raises Problem where the entry is old, or the request."""
         url = f"{call.entry.parties[0].url}/v1/predictions"
         headers = {"content-type": MEDIA_TYPE} | asking.headers
-        if self._token:
-            headers["authorization"] = f"Bearer {self._token}"
+        if self._holder.token:
+            headers["authorization"] = f"Bearer {self._holder.token}"
         pause = 0.0
         while True:
             left = max(deadline - time.monotonic() - pause, _LEAST_SECONDS)
@@ -156,7 +193,7 @@ class Core:
                 with no_answer():
                     return http.check((yield Fetch("POST", url, left, headers, call.body, after=pause)))
             except Problem as problem:
-                if problem.kind in _ENTRY_IS_OLD:
+                if problem.kind in (*_ENTRY_IS_OLD, ProblemType.REQUEST_EXPIRED):
                     raise
                 pause = _pause(problem, deadline, pause)
 
@@ -200,8 +237,26 @@ def _encrypted(url: str, what: str) -> str:
     return url.rstrip("/")
 
 
-def read_access(file: Path | str) -> dict[str, Any]:
-    """What an access file says. Raises AccessFileError."""
+def private_key(key: Path | str | None) -> Ed25519PrivateKey | None:
+    """From a file, or its PEM. Raises AccessFileError."""
+    if not key:
+        return None
+    name = "the key in the access file" if isinstance(key, str) else str(key)
+    try:
+        if isinstance(key, str):
+            return private_from_pem(key.encode())
+        if os.name == "posix" and key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise AccessFileError(f"{name} can be read or changed by other users: chmod go-rwx {name}")
+        return private_from_pem(key.read_bytes())
+    except (OSError, ValueError) as error:
+        raise AccessFileError(
+            f"{name} is not the PEM of an Ed25519 private key ({type(error).__name__}): name the file that `moiety "
+            "keys client` made, or ask the model's owner for a new access file"
+        ) from None
+
+
+def read_access(file: Path | str, key: Path | str | None = None) -> dict[str, Any]:
+    """What an access file says, and the `key` to use in place of its own. Raises AccessFileError."""
     try:
         access = Access.model_validate_json(Path(file).read_bytes())
     except Problem as problem:
@@ -210,7 +265,8 @@ def read_access(file: Path | str) -> dict[str, Any]:
         raise AccessFileError(
             f"{file} is not an access file ({type(error).__name__}): ask the model's owner for one"
         ) from None
-    return access.model_dump(exclude={"format"})
+    members = access.model_dump(exclude={"format"})
+    return members | {"key": key} if key else members
 
 
 @contextmanager

@@ -12,6 +12,7 @@ MoietyError
 ├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
 ├── RequestRefused           a party will not do this; `problem` says which rule
 │   ├── NotAllowed           no token, or one that is not for this
+│   ├── WrongClock           the time of a request just made is not the party's: one of both clocks is wrong
 │   └── QuotaExceeded        the token's quota is used up; `retry_after` seconds until it is not
 ├── LabelsOnly               the model gives no outputs, by its owner's choice
 └── ResultRejected           an answer came back that is not ours, or was changed on the way
@@ -89,6 +90,10 @@ class NotAllowed(RequestRefused):
     """The token is missing, revoked, over, or not for this model."""
 
 
+class WrongClock(RequestRefused):
+    """A request was refused for its time, and so was one that was made anew."""
+
+
 class QuotaExceeded(RequestRefused):
     """Too many inputs for this token's quota."""
 
@@ -104,6 +109,8 @@ def from_problem(problem: Problem) -> MoietyError:
         return NotAllowed(problem)
     if problem.kind is ProblemType.QUOTA_EXCEEDED:
         return QuotaExceeded(problem)
+    if problem.kind is ProblemType.REQUEST_EXPIRED:
+        return WrongClock(problem)
     if problem.retry_after is not None:
         return ServiceUnavailable(problem)
     if problem.kind is ProblemType.UNKNOWN_MODEL:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from moiety_client.client import Client
-from moiety_client.core import read_access
+from moiety_client.core import private_key, read_access
 from moiety_client.errors import MoietyError
 from moiety_client.settings import ClientSettings
 from moiety_shared.access import Access
+from moiety_shared.possession import thumbprint
 from moiety_shared.problems import Problem
 from moiety_shared.service.doctor import Finding, Service, certificate, reach
 from moiety_shared.tokens import verify
@@ -33,6 +34,7 @@ def access_file(settings: ClientSettings) -> Iterator[Finding]:
     else:
         yield Finding(_ROLE, "access file", "ok", f"{settings.access_file}, closed to others")
     yield _token(access)
+    yield from _key(settings, access)
     if access.ca:
         yield certificate(_ROLE, "the CA", access.ca.encode(), _ASK)
     yield from _services(settings, access)
@@ -53,6 +55,30 @@ def _token(access: Access) -> Finding:
     status = "ok" if left > _DAYS else "warning"
     found = f"for {models}, valid until {until:%Y-%m-%d}"
     return Finding(_ROLE, "token", status, found, "" if status == "ok" else _ASK)  # type: ignore[arg-type]
+
+
+def _key(settings: ClientSettings, access: Access) -> Iterator[Finding]:
+    """Whether the token is of use: with the key that it is bound to."""
+    try:
+        bound = verify(access.token, access.owner_key).key
+    except (Problem, ValueError):
+        return
+    if bound is None:
+        found = "the token is bound to none: alice and bob, who see it, could use it"
+        yield Finding(_ROLE, "key", "warning", found, _ASK)
+        return
+    try:
+        key = private_key(access.key or settings.key_file)
+    except MoietyError as error:
+        said, _, mend = str(error).partition(": ")
+        yield Finding(_ROLE, "key", "wrong", said, mend)
+        return
+    if key is None or thumbprint(key.public_key().public_bytes_raw()) != bound:
+        found = "none is here that the token is bound to" if key is None else "the token is bound to another one"
+        mend = "name the private key that you made with moiety keys client in MOIETY_CLIENT_KEY_FILE"
+        yield Finding(_ROLE, "key", "wrong", found, mend)
+    else:
+        yield Finding(_ROLE, "key", "ok", "the one that the token is bound to")
 
 
 def _services(settings: ClientSettings, access: Access) -> Iterator[Finding]:

@@ -1,17 +1,20 @@
 """One prediction without any I/O: split and seal an input, open and join the answer."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_client.errors import ResultRejected
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.plan import Plan
+from moiety_shared.possession import prove
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem
 from moiety_shared.sealing import PublicKey, open_result
@@ -38,10 +41,26 @@ class Drawn:
     request_id: bytes
     seed: bytes
     result_keys: tuple[bytes, bytes]
+    time: int
+    """When it was drawn, in seconds since 1970: parties refuse what was made long ago."""
 
     @classmethod
     def new(cls) -> "Drawn":
-        return cls(new_id(), new_seed(), (new_seed(), new_seed()))
+        return cls(new_id(), new_seed(), (new_seed(), new_seed()), int(time.time()))
+
+
+@dataclass(frozen=True, repr=False)
+class Holder:
+    """Who asks: a token, and the key that it is bound to. Without a key, requests are not signed."""
+
+    token: str = ""
+    key: Ed25519PrivateKey | None = None
+
+    def signed(self, secret: Secret, binding: Binding, party: int) -> Secret:
+        """The same, with a proof for that party."""
+        if self.key is None or not self.token:
+            return secret
+        return replace(secret, proof=prove(self.key, secret.statement(binding, party, self.token)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,6 +75,10 @@ class Call:
     bob_seed: bytes
     _keys: tuple[bytes, bytes]
     recipients: Recipients = Recipients.CLIENT
+
+    def elements(self) -> RingArray:
+        """What was split."""
+        return fixed_point.join(self.alice_share, self.bob_share())
 
     def bob_share(self) -> RingArray:
         """What bob expands his seed to; for showing, the client itself never needs it."""
@@ -113,10 +136,11 @@ def added(shares: Sequence[tuple[RingArray, RingArray]]) -> tuple[RingArray, Rin
 
 
 class Sealer:
-    """Makes calls to one model. Holds the parties' keys, parsed once."""
+    """Makes one client's calls to one model. Holds the parties' keys, parsed once."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, holder: Holder | None = None) -> None:
         self.entry = entry
+        self._holder = holder or Holder()
         self._keys = [PublicKey.from_text(party.sealing_key) for party in entry.parties]
 
     def call(self, elements: RingArray, recipients: Recipients = Recipients.CLIENT, drawn: Drawn | None = None) -> Call:
@@ -126,22 +150,27 @@ class Sealer:
         """
         drawn = drawn or Drawn.new()
         seed, result_keys, request_id, rows = drawn.seed, drawn.result_keys, drawn.request_id, len(elements)
-        header = Secret(request_id, result_keys[0], rows, b"", recipients).header()
+        binding = Binding(
+            self.entry.plan.digest,
+            bytes.fromhex(self.entry.upload_id),
+            request_id,
+            request_digest(request_id, drawn.time, rows, result_keys, seed),
+            drawn.time,
+        )
+        shares = b"", seed
+        alices, bobs = (
+            self._holder.signed(Secret(request_id, result_keys[p], rows, shares[p], recipients), binding, p)
+            for p in (0, 1)
+        )
+        header = alices.header()
         # alice's content is made in place: for a batch, every copy costs more than the cipher.
         content = bytearray(len(header) + elements.nbytes)
         content[: len(header)] = header
         share = np.frombuffer(content, dtype=elements.dtype, offset=len(header)).reshape(elements.shape)
         fixed_point.split(elements, Stream(seed, "input"), share)
-        binding = Binding(
-            self.entry.plan.digest,
-            bytes.fromhex(self.entry.upload_id),
-            request_id,
-            request_digest(request_id, rows, result_keys, seed),
-        )
-        bobs = Secret(request_id, result_keys[1], rows, seed, recipients).pack()
         envelopes = (
             self._keys[0].seal(content, binding.context("input", 0)),
-            self._keys[1].seal(bobs, binding.context("input", 1)),
+            self._keys[1].seal(bobs.pack(), binding.context("input", 1)),
         )
         body = Request(binding, rows, envelopes).pack()
         return Call(self.entry, binding, rows, body, share, seed, result_keys, recipients)

@@ -54,6 +54,7 @@ class Pending(Public):
     request_id: Hex16
     seed: Hex32
     result_keys: tuple[Hex32, Hex32]
+    time: int = Field(0, description="seconds since 1970; release 0.1 wrote none, and what it drew is too old")
 
 
 class Journal:
@@ -109,7 +110,7 @@ class Journal:
         before = self._read_pending()
         if before is not None and (before.inputs, before.upload_id) == (digest, entry.upload_id):
             one, other = map(bytes.fromhex, before.result_keys)
-            return Drawn(bytes.fromhex(before.request_id), bytes.fromhex(before.seed), (one, other))
+            return Drawn(bytes.fromhex(before.request_id), bytes.fromhex(before.seed), (one, other), before.time)
         drawn = Drawn.new()
         pending = Pending(
             inputs=digest,
@@ -117,12 +118,18 @@ class Journal:
             request_id=drawn.request_id.hex(),
             seed=drawn.seed.hex(),
             result_keys=(drawn.result_keys[0].hex(), drawn.result_keys[1].hex()),
+            time=drawn.time,
         )
         partial = self._pending.with_name(self._pending.name + ".partial")
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             _write(file, pending)
         partial.replace(self._pending)
         return drawn
+
+    def redrawn(self, entry: Entry, elements: RingArray) -> Drawn:
+        """The same for a new request: the parties do not accept the one that was under way any more."""
+        self._pending.unlink(missing_ok=True)
+        return self.drawn(entry, elements)
 
     def keep(self, elements: RingArray, answer: Prediction) -> None:
         """On the disk when this returns."""

@@ -4,12 +4,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from moiety_shared.service.settings import ServiceSettings
 
 
-class ClientSettings(ServiceSettings):
+class SdkSettings(BaseSettings):
+    """What the SDK itself reads, where its caller does not say it."""
+
+    model_config = SettingsConfigDict(env_prefix="MOIETY_CLIENT_", frozen=True, extra="ignore")
+
+    key_file: Path | None = Field(
+        None,
+        description="Private key that the token is bound to, as `moiety keys client` makes it: for an access file that "
+        "holds none.",
+    )
+
+
+class ClientSettings(SdkSettings, ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="MOIETY_CLIENT_", frozen=True, extra="ignore")
 
     port: int = Field(7704, ge=0, le=65535, description="Port of the sidecar.")

@@ -83,7 +83,7 @@ class Run:
         """To ask for them. With canaries among them, which are drawn anew, it is another request each time."""
         if self._journal is None or self._canaries:
             return tasks.prediction(rows, self._canaries)
-        return tasks.prediction(rows, 0, self._journal.drawn)
+        return tasks.prediction(rows, 0, self._journal.drawn, self._journal.redrawn)
 
     def keep(self, answer: Prediction) -> Prediction:
         """The same, once it is safe."""

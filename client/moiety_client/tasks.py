@@ -37,16 +37,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Task(Generic[Result]):
-    """The elements that a model is sent, and what is made of its answers. `slow`: to encode takes files to be read."""
+    """The elements that a model is sent, and what is made of its answers. `slow`: to encode takes files to be read.
+
+    `draw` gives what a request is made with, `redraw` the same where the parties do not accept that request any more.
+    """
 
     encode: Callable[[Entry], RingArray]
     finish: Callable[[Entry, RingArray, list[Answer], float], Result]
     recipients: Recipients = Recipients.CLIENT
     draw: Draw = draw_anew
+    redraw: Draw = draw_anew
     slow: bool = False
 
 
-def prediction(images: Any, canaries: int, draw: Draw = draw_anew) -> Task[Prediction]:
+def prediction(images: Any, canaries: int, draw: Draw = draw_anew, redraw: Draw = draw_anew) -> Task[Prediction]:
     among = Canaries(canaries)
 
     def encode(entry: Entry) -> RingArray:
@@ -57,7 +61,7 @@ def prediction(images: Any, canaries: int, draw: Draw = draw_anew) -> Task[Predi
         values = among.checked(entry, np.concatenate([joined(entry.plan, a.shares) for a in answers]))
         return Prediction(entry.plan.output, values, entry.classes, *_counted(answers, started))
 
-    return Task(encode, finish, draw=draw, slow=inputs.is_slow(images))
+    return Task(encode, finish, draw=draw, redraw=redraw, slow=inputs.is_slow(images))
 
 
 def evaluation(images: Any, labels: npt.ArrayLike, reveal_to: str) -> Task[Evaluation]:

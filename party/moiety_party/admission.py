@@ -7,9 +7,10 @@ from functools import lru_cache
 
 from moiety_party.state import State
 from moiety_party.store import Model
-from moiety_shared import tokens
+from moiety_shared import possession, tokens
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.tokens import Grant, Quota
+from moiety_shared.wire import Binding, Secret
 
 _BLOCKS = 64  # a quota is counted on disk in so many blocks: a crash may cost a client one of them, and never gives one
 _MAX_BLOCK = 4096
@@ -24,6 +25,7 @@ class Admission:
         self._state = state
         self._clock = clock
         self._verified = lru_cache(maxsize=4096)(tokens.verify)
+        self._holders_key = lru_cache(maxsize=4096)(possession.holders_key)
         self._reserved: dict[tuple[str, str], tuple[int, int]] = {}  # by owner and subject: window's end, rows left
         self._reserving = asyncio.Lock()
 
@@ -40,6 +42,21 @@ class Admission:
             raise Problem(ProblemType.UNAUTHORIZED, "the token was revoked")
         grant.check(manifest.name, model.plan.output.kind, self._clock())
         return grant
+
+    def check_time(self, binding: Binding, seconds: float, party: int) -> None:
+        """Raises Problem REQUEST_EXPIRED unless the request was made `seconds` ago at most, by this party's clock."""
+        late = self._clock() - binding.time
+        if abs(late) > seconds:
+            name, off = ("alice", "bob")[party], "behind" if late > 0 else "ahead of"
+            raise Problem(
+                ProblemType.REQUEST_EXPIRED,
+                f"its time is {abs(late):.0f} seconds {off} {name}'s clock; at most {seconds:.0f} are accepted",
+            )
+
+    def check_holder(self, grant: Grant | None, secret: Secret, binding: Binding, party: int, token: str) -> None:
+        """Raises Problem UNAUTHORIZED unless whoever made this envelope holds the key that the token is bound to."""
+        if grant is not None and grant.key is not None:
+            possession.check(secret.proof, secret.statement(binding, party, token), grant.key, self._holders_key)
 
     async def spend(self, model: Model, grant: Grant | None, rows: int) -> None:
         """Count these inputs. Raises Problem QUOTA_EXCEEDED, with the seconds until the window ends."""

@@ -23,6 +23,7 @@ from moiety_shared.service import tracing
 from moiety_shared.service.draining import Drain
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.tracing import Timeline
+from moiety_shared.tokens import Grant
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, Start, malformed, share_bytes, unpack_start
 
 _HELLO_SECONDS = 5.0
@@ -164,18 +165,20 @@ class Helper:
         with tracing.doing(span), party.metrics.runs.track_inprogress():
             rows = start.request.rows
             model = await party.replicas.model(start.request.binding.upload_id.hex())
-            party.admission.admit(model, start.token)
+            grant = party.admission.admit(model, start.token)
             rounds, started = lane.rounds, time.perf_counter()
             with party.metrics.prediction(model.manifest.name, rows), self._drain.work(ProblemType.PEER_UNAVAILABLE):
-                await self._evaluate(lane, model, start, payload, timeline)
+                await self._evaluate(lane, model, grant, start, payload, timeline)
             milliseconds = round((time.perf_counter() - started) * 1e3, 2)
             log().info("run", rows=rows, rounds=lane.rounds - rounds, milliseconds=milliseconds)
             timeline.tell(party.tracer, tracing.current(), party.metrics.phase)
 
-    async def _evaluate(self, lane: Lane, model: Model, start: Start, payload: bytes, timeline: Timeline) -> None:
+    async def _evaluate(
+        self, lane: Lane, model: Model, grant: Grant | None, start: Start, payload: bytes, timeline: Timeline
+    ) -> None:
         plan, passed = model.plan, timeline.passed
         async with asyncio.timeout(self._party.settings.run_seconds):
-            accepted = await self._accept(lane.peer, model, start, payload, timeline)
+            accepted = await self._accept(lane.peer, model, grant, start, payload, timeline)
             request, secret, prepared, transcript = accepted
             del accepted
             dtype = fixed_point.ring_dtype(plan.ring_bits)
@@ -190,16 +193,18 @@ class Helper:
             lane.in_run = False
 
     async def _accept(
-        self, leader: str, model: Model, start: Start, payload: bytes, timeline: Timeline
+        self, leader: str, model: Model, grant: Grant | None, start: Start, payload: bytes, timeline: Timeline
     ) -> tuple[Request, Secret, PreparedRows, Transcript]:
         """Everything is checked before a row is claimed. The transcript begins with what alice sent, as it arrived."""
         party = self._party
         request, plan, rows = start.request, model.plan, start.request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):
             raise malformed("the leader's request does not fit the model")
+        party.admission.check_time(request.binding, party.settings.request_seconds, 1)
         opened = party.identity.keyring.open(request.envelopes[1], request.binding.context("input", 1))
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
         check_recipients(plan, secret)
+        party.admission.check_holder(grant, secret, request.binding, 1, start.token)
         timeline.passed("open")
         pool = party.pools.get((leader, model.upload_id))
         if pool is None or pool.lease_id != start.lease_id:

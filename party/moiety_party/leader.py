@@ -32,6 +32,7 @@ from moiety_shared.ring import Array
 from moiety_shared.service import http, tracing
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.tracing import Timeline
+from moiety_shared.tokens import Grant
 from moiety_shared.wire import (
     FrameKind,
     Request,
@@ -99,7 +100,7 @@ class Leader:
     def __init__(self, party: Party, connect: Connect = connect) -> None:
         self._party = party
         self._dial = connect
-        seconds = party.settings.result_seconds
+        seconds = 2 * party.settings.request_seconds
         journal = Journal(party.state, party.boot, seconds) if party.state.shared else None
         self._requests = Requests(seconds, journal)
         self._idle: list[Lane] = []
@@ -155,13 +156,14 @@ class Leader:
         model = await party.replicas.model(request.binding.upload_id.hex())
         grant = party.admission.admit(model, token)
         request.check(model.plan, party.max_rows(model.plan))
+        party.admission.check_time(request.binding, party.settings.request_seconds, 0)
         stats = RunStats()
 
         async def run() -> bytes:
             await party.admission.spend(model, grant, request.rows)
             try:
                 with party.metrics.runs.track_inprogress():
-                    return await self._attempt(model, request, token or "", stats)
+                    return await self._attempt(model, request, grant, token or "", stats)
             except BaseException:
                 await party.admission.refund(model, grant, request.rows)
                 raise
@@ -178,17 +180,17 @@ class Leader:
                 tell = stats.timeline.tell
                 asyncio.get_running_loop().call_soon(tell, party.tracer, tracing.current(), party.metrics.phase)
 
-    async def _attempt(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
+    async def _attempt(self, model: Model, request: Request, grant: Grant | None, token: str, stats: RunStats) -> bytes:
         try:
-            return await self._run(model, request, token, stats)
+            return await self._run(model, request, grant, token, stats)
         except Problem as problem:
             if problem.kind not in _START_AGAIN:
                 raise
             log().info("run again", problem=problem.kind.name, upload=model.upload_id)
             await self._check_leases()
-            return await self._run(model, request, token, stats)
+            return await self._run(model, request, grant, token, stats)
 
-    async def _run(self, model: Model, request: Request, token: str, stats: RunStats) -> bytes:
+    async def _run(self, model: Model, request: Request, grant: Grant | None, token: str, stats: RunStats) -> bytes:
         plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
         passed = stats.timeline.passed
         async with self._lane(prefer=lambda lane: self._stock(lane, model)) as lane:
@@ -206,6 +208,7 @@ class Leader:
             opened = await party.work(len(envelope), party.identity.keyring.open, envelope, context)
             secret = Secret.unpack(opened, binding, rows, share_bytes(plan, 0, rows))
             check_recipients(plan, secret)
+            party.admission.check_holder(grant, secret, binding, 0, token)
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.shared_size)
             rounds, sent = lane.rounds, lane.opening_bytes

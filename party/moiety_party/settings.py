@@ -42,8 +42,11 @@ class PartySettings(RoleSettings):
     )
     max_waiting: int = Field(64, ge=1, description="alice: requests that may wait for a lane.")
     run_seconds: float = Field(60.0, gt=0, description="How long one run may take, from start to result.")
-    result_seconds: float = Field(
-        600.0, gt=0, description="alice: how long a sealed result is kept for a repeated request."
+    request_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="How far the time in a request may be from this party's clock. Requests are remembered twice as "
+        "long, and at alice their sealed results are kept for repetitions.",
     )
 
     @model_validator(mode="after")

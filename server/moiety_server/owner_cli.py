@@ -14,6 +14,8 @@ import typer
 from moiety_shared.service.terminal import Exit, Json, ended, example, lines, table
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     from moiety_server.owner import Owner
 
 PANEL = "Model owner"
@@ -116,6 +118,14 @@ def issue(
     ] = None,
     days: Annotated[float, typer.Option(min=0, help="How long it lets in.")] = 30.0,
     rows_per_day: Annotated[int | None, typer.Option(min=1, help="Inputs in a day at most. Default: no limit.")] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pub",
+            help="Bind the token to this key, of which the client keeps the private half (moiety keys client). "
+            "Default: to a new key, which the access file holds.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The access file to write, mode 0600: hand it to the client.")] = Path(
         "access.json"
     ),
@@ -124,19 +134,24 @@ def issue(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write an access file: the catalogue's address, your key, your CA, and a signed token. It is a secret.
+    """Write an access file: the catalogue's address, your key, your CA, a signed token and its key. It is a secret.
 
-    Nothing needs to run for this. Prints the token's id, by which it can be revoked.
+    The token is of use only to who holds that key, and signs each request with it: alice and bob, who see the token,
+    cannot use it. Nothing needs to run for this. Prints the token's id, by which it can be revoked.
     """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from pydantic import ValidationError
 
     from moiety_server.tokens import new_grant
     from moiety_shared.access import Access
+    from moiety_shared.possession import private_pem
     from moiety_shared.signing import key_text
     from moiety_shared.tokens import EVERY_MODEL, OUTPUTS
 
     if if_missing and out.exists():
         return
+    made = Ed25519PrivateKey.generate()
+    holder = made.public_key() if key is None else _certified(key)
     with owner() as us:
         try:
             grant = new_grant(
@@ -145,16 +160,18 @@ def issue(
                 outputs=output or OUTPUTS,  # type: ignore[arg-type]  # the model checks it
                 days=days,
                 rows_per_day=rows_per_day,
+                key=holder,
             )
         except ValidationError as error:
             raise typer.BadParameter("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
-        key, ca = us.identity.signing_key, us.identity.ca_file
+        signer, ca = us.identity.signing_key, us.identity.ca_file
         with us.audit.event("token", subject=subject):
             access = Access(
                 catalogue_url=us.settings.url,
-                owner_key=key_text(key.public_key()),
+                owner_key=key_text(signer.public_key()),
                 ca=ca.read_text() if ca else "",
-                token=us.issued.issue(grant, key),
+                token=us.issued.issue(grant, signer),
+                key=private_pem(made) if key is None else "",
             )
         with open(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -165,8 +182,19 @@ def issue(
         print(grant.token_id)
 
 
+def _certified(path: Path) -> "Ed25519PublicKey":
+    """A client's own key."""
+    from moiety_shared.possession import public_from_pem
+
+    try:
+        return public_from_pem(path.read_bytes())
+    except (OSError, ValueError) as error:
+        text = f"{path} is not the PEM of an Ed25519 public key ({type(error).__name__}): moiety keys client makes one"
+        raise typer.BadParameter(text, param_hint="--key") from None
+
+
 def list_tokens(as_json: Json = False) -> None:
-    """Who has tokens: id, subject, models, quota, expiry, and whether it was revoked."""
+    """Who has tokens: id, subject, models, quota, expiry, whether it was revoked, and whether it needs a key."""
     with owner() as us:
         revoked = set(us.issued.revoked())
         rows = [{**g.model_dump(mode="json"), "revoked": g.token_id in revoked} for g in us.issued.grants()]
@@ -180,11 +208,12 @@ def list_tokens(as_json: Json = False) -> None:
             "all" if row["models"] == ["*"] else ", ".join(row["models"]),
             f"{row['quota']['rows']} in {row['quota']['seconds'] // 3600} h" if row["quota"] else "no limit",
             datetime.fromtimestamp(row["expires"], UTC).strftime("%Y-%m-%d"),
+            "yes" if row["key"] else "no",
             "revoked" if row["revoked"] else "expired" if row["expires"] <= time.time() else "valid",
         )
         for row in rows
     ]
-    table(("id", "subject", "models", "inputs", "until", "state"), shown, whole="id")
+    table(("id", "subject", "models", "inputs", "until", "key", "state"), shown, whole="id")
 
 
 def revoke(

@@ -4,11 +4,12 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import insert, select
 
 from moiety_server.records import grants, revoked
 from moiety_shared import tokens
+from moiety_shared.possession import thumbprint
 from moiety_shared.service.database import Database, insert_new
 from moiety_shared.tokens import MAX_REVOKED, Grant, OutputKind, Quota
 
@@ -16,9 +17,18 @@ _DAY = 86400
 
 
 def new_grant(
-    subject: str, *, models: Sequence[str], outputs: Sequence[OutputKind], days: float, rows_per_day: int | None
+    subject: str,
+    *,
+    models: Sequence[str],
+    outputs: Sequence[OutputKind],
+    days: float,
+    rows_per_day: int | None,
+    key: Ed25519PublicKey | None = None,
 ) -> Grant:
-    """What a new token will allow. Raises pydantic's ValidationError."""
+    """What a new token will allow, and to the holder of which key: without one, to whoever has the token.
+
+    Raises pydantic's ValidationError.
+    """
     return Grant(
         token_id=secrets.token_hex(16),
         subject=subject,
@@ -26,6 +36,7 @@ def new_grant(
         outputs=tuple(outputs),
         expires=int(time.time() + days * _DAY),
         quota=Quota(rows=rows_per_day, seconds=_DAY) if rows_per_day else None,
+        key=thumbprint(key.public_bytes_raw()) if key is not None else None,
     )
 
 

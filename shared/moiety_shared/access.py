@@ -8,11 +8,17 @@ from moiety_shared.formats import Document
 
 
 class Access(Document):
-    """Where the catalogue is, whom to trust, and the token that lets the client in."""
+    """Where the catalogue is, whom to trust, the token that lets the client in, and the key that it is bound to."""
 
-    FORMAT, WHAT = 1, "an access file"
-    format: Literal[1] = 1
+    FORMAT, WHAT, OLDER = 2, "an access file", (1,)
+    format: Literal[1, 2] = 2
     catalogue_url: str
     owner_key: str = Field(description="Ed25519 public key, base64url: what catalogue entries are signed with")
     ca: str = Field("", description="PEM of the deployment's CA; empty for the system's CAs")
     token: str = Field("", repr=False, description="the client's token: a secret; empty for open models")
+    key: str = Field(
+        "",
+        repr=False,
+        description="PEM of the Ed25519 private key that the token is bound to: a secret; empty when the client keeps "
+        "it elsewhere, or the token is bound to none",
+    )

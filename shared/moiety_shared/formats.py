@@ -10,7 +10,7 @@ from pydantic import ModelWrapValidatorHandler, model_validator
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 
-REQUEST, SECRET, RESULT, COUNT, UPLOAD = b"MRQ1", b"MSH2", b"MRS1", b"MCO1", b"MUP2"
+REQUEST, SECRET, RESULT, COUNT, UPLOAD = b"MRQ2", b"MSH3", b"MRS1", b"MCO2", b"MUP2"
 """First bytes of a prediction's body, of what is sealed in it, of its answer, of a count for owners, of an upload."""
 
 PEER = 4
@@ -37,12 +37,14 @@ class Document(Public):
 
     FORMAT: ClassVar[int]
     WHAT: ClassVar[str]
+    OLDER: ClassVar[tuple[int, ...]] = ()
+    """Formats before this one that are still read."""
 
     @model_validator(mode="wrap")
     @classmethod
     def _of_a_known_format(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Raises Problem UNSUPPORTED_VERSION, before anything else of it is looked at."""
         found = data.get("format", cls.FORMAT) if isinstance(data, dict) else cls.FORMAT
-        if isinstance(found, int) and found != cls.FORMAT:
+        if isinstance(found, int) and found not in (cls.FORMAT, *cls.OLDER):
             raise unsupported(cls.WHAT, found, cls.FORMAT)
         return handler(data)

@@ -82,6 +82,12 @@ class ProblemType(Enum):
         "This request id was used with other content",
         "Use a fresh request id for every prediction.",
     )
+    REQUEST_EXPIRED = (
+        "request-expired",
+        409,
+        "The request is not from now, or its answer is not kept any more",
+        "Make a new request. If that is refused too, one of both clocks is wrong: set it, by NTP for example.",
+    )
     UPLOAD_CONFLICT = (
         "upload-conflict",
         409,

@@ -1,6 +1,8 @@
 """Clients' tokens: JWTs that the model owner signs (EdDSA), and that parties verify offline. No clock here.
 
-Claims: `sub` who, `jti` which token, `exp` until when, `models` and `outputs` what for, `quota` how much.
+Claims: `sub` who, `jti` which token, `exp` until when, `models` and `outputs` what for, `quota` how much, and `cnf`
+(RFC 7800) the thumbprint of the key that the client holds. Tokens of release 0.1 have no `cnf`: whoever sees one can
+use it.
 """
 
 from typing import Annotated, Any, Literal
@@ -38,6 +40,9 @@ class Grant(Public):
     outputs: tuple[OutputKind, ...] = OUTPUTS
     expires: int = Field(description="seconds since 1970")
     quota: Quota | None = None
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")] | None = Field(
+        None, description="thumbprint of the key that must sign each request; null: whoever has the token can use it"
+    )
 
     def check(self, model: str, output: OutputKind, now: float) -> None:
         """Raises Problem UNAUTHORIZED when the time is over, FORBIDDEN for another model or output."""
@@ -50,7 +55,7 @@ class Grant(Public):
 
 
 def issue(grant: Grant, key: Ed25519PrivateKey) -> str:
-    """The token. Whoever has it can use it."""
+    """The token. Without a key in the grant, whoever has it can use it."""
     claims: dict[str, Any] = {
         "iss": key_text(key.public_key()),
         "aud": AUDIENCE,
@@ -59,6 +64,8 @@ def issue(grant: Grant, key: Ed25519PrivateKey) -> str:
         "exp": grant.expires,
         **grant.model_dump(mode="json", include={"models", "outputs", "quota"}),
     }
+    if grant.key is not None:
+        claims["cnf"] = {"jkt": grant.key}
     return jwt.encode(claims, key, algorithm="EdDSA")
 
 
@@ -84,6 +91,15 @@ def verify(token: str | None, owner_key: str) -> Grant:
             models=claims.get("models", ()),
             outputs=claims.get("outputs", ()),
             quota=claims.get("quota"),
+            key=_confirmed(claims),
         )
     except (jwt.InvalidTokenError, ValidationError, RecursionError):
         raise Problem(ProblemType.UNAUTHORIZED, "the token is not one of this model's owner") from None
+
+
+def _confirmed(claims: dict[str, Any]) -> str | None:
+    """The key's thumbprint. A `cnf` of another kind is none, and never as if it were not there: it fails validation."""
+    if "cnf" not in claims:
+        return None
+    named = claims["cnf"].get("jkt") if isinstance(claims["cnf"], dict) else None
+    return named if isinstance(named, str) else ""

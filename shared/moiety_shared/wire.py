@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from moiety_shared.catalogue import Manifest, SignedManifest
 from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, UPLOAD, check_magic
 from moiety_shared.plan import Plan
+from moiety_shared.possession import PROOF_BYTES
 from moiety_shared.prg import SEED_BYTES
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import RESULT_OVERHEAD, SEAL_OVERHEAD
@@ -24,10 +25,11 @@ from moiety_shared.signing import BadSignature
 MEDIA_TYPE = "application/vnd.moiety.v1"
 ID_BYTES = 16
 DIGEST_BYTES = 32
-_REQUEST = struct.Struct("<4s16s32s16s32sIII")  # magic, upload, plan, request, digest, rows, two lengths
+_MAGIC_BYTES, _TIME_BYTES = 4, 8
+_REQUEST = struct.Struct("<4s16s32s16s32sQIII")  # magic, upload, plan, request, digest, time, rows, two lengths
 _RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
-_SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, recipients
-_COUNT = struct.Struct("<4s16s32s16s32sI")  # magic, upload, plan, request, digest, length of the first
+_SECRET = struct.Struct(f"<4s16s32sIB{PROOF_BYTES}s")  # magic, request, result key, rows, recipients, proof
+_COUNT = struct.Struct("<4s16s32s16s32sQI")  # magic, upload, plan, request, digest, time, length of the first
 _START = struct.Struct("<16sQH25s")  # lease, first row, length of the client's token, trace context
 _UPLOAD = struct.Struct("<4sII")  # magic, lengths of the manifest and of the plan
 _FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
@@ -43,17 +45,20 @@ def new_id() -> bytes:
 
 @dataclass(frozen=True)
 class Binding:
-    """What an envelope is bound to: it opens for no other plan, upload, request or role."""
+    """What an envelope is bound to: it opens for no other plan, upload, request, time or role."""
 
     plan_digest: bytes
     upload_id: bytes
     request_id: bytes
     request_digest: bytes
+    time: int
+    """When the client made the request, by its own clock, in seconds since 1970."""
 
     def context(self, direction: str, party: int) -> bytes:
         """HPKE's `info`, or a result's associated data. `direction` is "input" or "result"."""
         role = f"moiety/v1 {direction} {party}\0".encode()
-        return role + self.plan_digest + self.upload_id + self.request_id + self.request_digest
+        time = self.time.to_bytes(_TIME_BYTES, "little")
+        return role + self.plan_digest + self.upload_id + self.request_id + self.request_digest + time
 
 
 class Recipients(IntFlag):
@@ -70,7 +75,8 @@ class Recipients(IntFlag):
 
 @dataclass(frozen=True)
 class Secret:
-    """What is inside an envelope: the key for the way back, who may read the result, and a share of the input.
+    """What is inside an envelope: the key for the way back, who may read the result, a proof that whoever made the
+    request holds the token's key (zeros where the token has none), and a share of the input.
 
     alice's share is the ring elements themselves; bob's is the seed of the stream that was subtracted.
     """
@@ -80,26 +86,35 @@ class Secret:
     rows: int
     share: bytes | memoryview
     recipients: Recipients = Recipients.CLIENT
+    proof: bytes = bytes(PROOF_BYTES)
 
     def pack(self) -> bytes:
         return b"".join((self.header(), self.share))
 
     def header(self) -> bytes:
         """What precedes the share."""
-        return _SECRET.pack(SECRET, self.request_id, self.result_key, self.rows, self.recipients)
+        return _SECRET.pack(SECRET, self.request_id, self.result_key, self.rows, self.recipients, self.proof)
+
+    def statement(self, binding: Binding, party: int, token: str) -> bytes:
+        """What the proof signs: which request this is, under which token, and that the envelope is this party's.
+
+        The other party's proof signs another statement: who saw one of them has nothing to show to the other party.
+        """
+        terms = self.rows.to_bytes(4, "little") + bytes((self.recipients,)) + hashlib.sha256(self.result_key).digest()
+        return binding.context("proof", party) + terms + hashlib.sha256(token.encode()).digest()
 
     def __repr__(self) -> str:
         return f"Secret(rows={self.rows})"
 
     @classmethod
     def unpack(cls, raw: bytes, binding: Binding, rows: int, share_bytes: int) -> "Secret":
-        check_magic(bytes(raw[:4]), SECRET, "an envelope's content")
+        check_magic(bytes(raw[:_MAGIC_BYTES]), SECRET, "an envelope's content")
         if len(raw) != _SECRET.size + share_bytes:
             raise malformed("an envelope's content has another length than its plan says")
-        _, request_id, key, own_rows, recipients = _SECRET.unpack_from(raw)
+        _, request_id, key, own_rows, recipients, proof = _SECRET.unpack_from(raw)
         if not 1 <= recipients <= 3 or request_id != binding.request_id or own_rows != rows:
             raise malformed("an envelope's content does not belong to this request")
-        return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :], Recipients(recipients))
+        return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :], Recipients(recipients), proof)
 
 
 def share_bytes(plan: Plan, party: int, rows: int) -> int:
@@ -122,15 +137,14 @@ def result_bytes(plan: Plan, rows: int, recipients: Recipients = Recipients.CLIE
     return sum(plan.output_bytes(rows) + overheads[recipient] for recipient in recipients)
 
 
-def request_digest(request_id: bytes, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:
-    """SHA-256 over the id and all that was drawn afresh for this content: names it and ties its envelopes together.
+def request_digest(request_id: bytes, time: int, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:
+    """SHA-256 over the id, the time and all that was drawn afresh for this content.
 
-    The share that the seed masks is left out on purpose: another content has another seed and other keys, and hashing
-    400 KB would be a quarter of a batch's sealing time.
+    It names the content, and ties its envelopes together. The share that the seed masks is left out on purpose: another
+    content has another seed and other keys, and hashing 400 KB would be a quarter of a batch's sealing time.
     """
-    return hashlib.sha256(
-        b"moiety/v1 request" + request_id + rows.to_bytes(4, "little") + b"".join(result_keys) + seed
-    ).digest()
+    counts = time.to_bytes(_TIME_BYTES, "little") + rows.to_bytes(4, "little")
+    return hashlib.sha256(b"moiety/v1 request" + request_id + counts + b"".join(result_keys) + seed).digest()
 
 
 @dataclass(frozen=True)
@@ -144,20 +158,20 @@ class Request:
     def pack(self) -> bytes:
         b = self.binding
         lengths = [len(e) for e in self.envelopes]
-        header = _REQUEST.pack(REQUEST, b.upload_id, b.plan_digest, b.request_id, b.request_digest, self.rows, *lengths)
-        return b"".join((header, *self.envelopes))
+        names = b.upload_id, b.plan_digest, b.request_id, b.request_digest, b.time
+        return b"".join((_REQUEST.pack(REQUEST, *names, self.rows, *lengths), *self.envelopes))
 
     @classmethod
     def unpack(cls, body: bytes) -> "Request":
         """Views into `body`. The lengths are checked against the body here, against the plan by `check`."""
+        check_magic(body[:_MAGIC_BYTES], REQUEST, "a prediction request")
         if len(body) < _REQUEST.size:
             raise malformed("the request is shorter than its header")
-        magic, upload, plan, request, digest, rows, first, second = _REQUEST.unpack_from(body)
-        check_magic(magic, REQUEST, "a prediction request")
+        _, upload, plan, request, digest, time, rows, first, second = _REQUEST.unpack_from(body)
         if len(body) != _REQUEST.size + first + second:
             raise malformed("the request's length is not what its header says")
         view = memoryview(body)[_REQUEST.size :]
-        return cls(Binding(plan, upload, request, digest), rows, (view[:first], view[first:]))
+        return cls(Binding(plan, upload, request, digest, time), rows, (view[:first], view[first:]))
 
     def check(self, plan: Plan, max_rows: int) -> None:
         """Raises unless the request is one for this plan with 1 to max_rows rows and the lengths that go with it."""
@@ -182,7 +196,7 @@ def unpack_result(
 ) -> tuple[memoryview, memoryview]:
     """Both sealed shares, their lengths checked."""
     expected = result_bytes(plan, rows, recipients)
-    check_magic(bytes(body[:4]), RESULT, "a result")
+    check_magic(bytes(body[:_MAGIC_BYTES]), RESULT, "a result")
     if len(body) != _RESULT.size + 2 * expected:
         raise malformed("the result has another length than its plan says")
     _, own_id, first, second = _RESULT.unpack_from(body)
@@ -202,19 +216,19 @@ class OwnerCount:
 
     def pack(self) -> bytes:
         b = self.binding
-        head = _COUNT.pack(COUNT, b.upload_id, b.plan_digest, b.request_id, b.request_digest, len(self.envelopes[0]))
-        return b"".join((head, *self.envelopes))
+        names = b.upload_id, b.plan_digest, b.request_id, b.request_digest, b.time
+        return b"".join((_COUNT.pack(COUNT, *names, len(self.envelopes[0])), *self.envelopes))
 
     @classmethod
     def unpack(cls, raw: bytes) -> "OwnerCount":
+        check_magic(raw[:_MAGIC_BYTES], COUNT, "a count for the owner")
         if len(raw) < _COUNT.size:
-            raise malformed("this is not a count for the owner")
-        magic, upload, plan, request, digest, first = _COUNT.unpack_from(raw)
-        check_magic(magic, COUNT, "a count for the owner")
+            raise malformed("the count was cut short")
+        _, upload, plan, request, digest, time, first = _COUNT.unpack_from(raw)
         view = memoryview(raw)[_COUNT.size :]
         if first > len(view):
             raise malformed("the count was cut short")
-        return cls(Binding(plan, upload, request, digest), (view[:first], view[first:]))
+        return cls(Binding(plan, upload, request, digest, time), (view[:first], view[first:]))
 
 
 def upload_context(plan: Plan, upload_id: bytes, party: int) -> bytes:

@@ -12,6 +12,9 @@ import pytest
 import typer
 from PIL import Image
 
+from moiety_shared import tokens
+from moiety_shared.access import Access
+from moiety_shared.possession import private_from_pem, public_from_pem, thumbprint
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import keys, terminal
 from moiety_shared.service.cli import build
@@ -112,6 +115,27 @@ def test_nobody_answers(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert run("token", "revoke", "0" * 32).exit_code == Exit.USAGE
     assert run("keys", "init").exit_code == Exit.USAGE, "they are made once"
     assert run("keys", "init", "--if-missing").exit_code == Exit.OK
+
+
+def test_a_token_is_bound_to_a_key(run: Run, tmp_path: Path) -> None:
+    keys.init(tmp_path / ".moiety" / "keys", {})
+    assert run("token", "issue", "x", "--out", tmp_path / "x.json").exit_code == Exit.OK
+    access = Access.model_validate_json((tmp_path / "x.json").read_bytes())
+    own = private_from_pem(access.key.encode()).public_key()
+    assert tokens.verify(access.token, access.owner_key).key == thumbprint(own.public_bytes_raw())
+    assert run("keys", "client", tmp_path / "mine.pem").stdout.strip() == str(tmp_path / "mine.pub")
+    done = run("keys", "client", tmp_path / "mine.pem")
+    assert done.exit_code == Exit.USAGE and "there already" in done.stderr
+    assert run("token", "issue", "y", "--key", tmp_path / "mine.pub", "--out", tmp_path / "y.json").exit_code == Exit.OK
+    access = Access.model_validate_json((tmp_path / "y.json").read_bytes())
+    mine = public_from_pem((tmp_path / "mine.pub").read_bytes())
+    assert not access.key and tokens.verify(access.token, access.owner_key).key == thumbprint(mine.public_bytes_raw())
+    for wrong in ("mine.pem", "missing.pub", "x.json"):
+        done = run("token", "issue", "z", "--key", tmp_path / wrong, "--out", tmp_path / "z.json")
+        assert done.exit_code == Exit.USAGE and "not the PEM of an Ed25519 public" in done.stderr
+    assert not (tmp_path / "z.json").exists() and len(run("token", "list", "--json").stdout.splitlines()) == 2
+    shown = run("token", "list").stdout
+    assert "key" in shown and "yes" in shown
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_shared import tokens
 from moiety_shared.access import Access
+from moiety_shared.possession import private_pem, thumbprint
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import doctor, doctor_cli, http, keys
 from moiety_shared.service.app import create_app
@@ -251,8 +252,9 @@ def test_a_clients_access_file(found: Callable[..., Found], monkeypatch: Any, tm
     path.write_text("{}")
     assert "ask the model's owner" in found()["client", "access file"]["mend"]
 
-    def access(days: float, signer: Ed25519PrivateKey = key, **more: str) -> Found:
-        grant = Grant(token_id="0" * 32, subject="x", expires=int(datetime.now().timestamp() + days * 86400))
+    def access(days: float, signer: Ed25519PrivateKey = key, bound: str | None = None, **more: str) -> Found:
+        expires = int(datetime.now().timestamp() + days * 86400)
+        grant = Grant(token_id="0" * 32, subject="x", expires=expires, key=bound)
         members = {"catalogue_url": "https://127.0.0.1:9", "owner_key": key_text(key.public_key())}
         token = tokens.issue(grant, signer)
         path.write_text(Access.model_validate(members | {"token": token} | more).model_dump_json())
@@ -263,6 +265,12 @@ def test_a_clients_access_file(found: Callable[..., Found], monkeypatch: Any, tm
         assert access(days)["client", "token"]["status"] == status
     assert access(9, Ed25519PrivateKey.generate())["client", "token"]["status"] == "wrong"
     assert access(9, token="")["client", "token"]["status"] == "warning"
+    assert access(9)["client", "key"]["status"] == "warning", "the token is bound to none"
+    mine = Ed25519PrivateKey.generate()
+    bound = {"bound": thumbprint(mine.public_key().public_bytes_raw())}
+    assert access(9, **bound, key=private_pem(mine))["client", "key"]["status"] == "ok"
+    for other in ({}, {"key": private_pem(Ed25519PrivateKey.generate())}, {"key": "x"}):
+        assert access(9, **bound, **other)["client", "key"]["status"] == "wrong"
     assert access(9)["client", "access file"]["status"] == "ok"
     path.chmod(0o644)
     assert found()["client", "access file"]["mend"] == f"chmod go-rwx {path}"

@@ -90,7 +90,7 @@ def test_sealing_keys_open_what_was_sealed_to_them(release: Path) -> None:
 
 def test_an_access_file_is_read(release: Path) -> None:
     read = read_access(release / "access-file.json")
-    assert read == {"catalogue_url": "https://owner.example", "owner_key": "k", "ca": "PEM", "token": TOKEN}
+    assert read == {"catalogue_url": "https://owner.example", "owner_key": "k", "ca": "PEM", "token": TOKEN, "key": ""}
 
 
 def test_an_interrupted_run_goes_on(release: Path) -> None:

@@ -30,7 +30,7 @@ from tests import plans
 
 CORPUS = Path(__file__).parent / "corpus"
 ID, DIGEST = bytes(range(16)), bytes(range(32))
-BINDING = Binding(DIGEST, ID, ID, DIGEST)
+BINDING = Binding(DIGEST, ID, ID, DIGEST, 1_800_000_000)
 PLAN = plans.logits()
 KEY = PrivateKey(bytes(range(96)))
 SIGNER = Ed25519PrivateKey.from_private_bytes(DIGEST)

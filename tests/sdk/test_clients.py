@@ -6,17 +6,22 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_client import errors
 from moiety_client.client import AsyncClient, Client
 from moiety_client.errors import AccessFileError, CatalogueError, InvalidInput, MoietyError, UnknownModel
 from moiety_client.telemetry import Telemetry
+from moiety_shared.access import Access
+from moiety_shared.possession import private_pem, public_from_pem
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import PrivateKey
+from moiety_shared.service import keys
 from moiety_shared.wire import Request
 from tests import plans
 from tests.sdk.conftest import Asking, Paid
@@ -127,6 +132,19 @@ def test_only_the_same_request_is_sent_again(asking: Asking, paid: Paid) -> None
     assert paid.paid == 3
 
 
+def test_a_request_that_is_too_old_is_made_anew_once(asking: Asking, paid: Paid) -> None:
+    old = Problem(ProblemType.REQUEST_EXPIRED, "its time is 900 seconds behind alice's clock")
+    paid.before = [Problem(ProblemType.PEER_UNAVAILABLE), old]
+    assert np.array_equal(asking.predict("small", INPUTS).outputs, SCORES)
+    ids = [asked.binding.request_id for asked in paid.asked]
+    assert ids[0] == ids[1] != ids[2] and paid.paid == len(INPUTS)
+    assert len({asked.binding.request_digest for asked in paid.asked}) == 2, "nothing of it is used again"
+    paid.before, paid.asked = [old] * 9, []
+    with pytest.raises(errors.WrongClock, match=r"900 seconds behind alice's clock.*set it"):
+        asking.predict("small", INPUTS)
+    assert len(paid.asked) == 2
+
+
 def test_it_waits_no_longer_than_it_may(paid: Paid) -> None:
     given: list[float] = []
 
@@ -184,6 +202,35 @@ def test_an_access_file_that_is_none_says_whom_to_ask(tmp_path: Path) -> None:
         for kind in (Client, AsyncClient):
             with pytest.raises(AccessFileError, match="ask the"):
                 kind.from_access(file)
+
+
+def test_a_key_of_ones_own_is_read_from_its_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By argument, by setting, or out of the access file; in that file's place, and not where others read it."""
+    access, file, public = tmp_path / "access.json", tmp_path / "client.pem", tmp_path / "client.pub"
+    keys.client(file, public)
+    access.write_text(Access(catalogue_url="https://o", owner_key="k", token="t").model_dump_json())
+    own = public_from_pem(public.read_bytes())
+
+    def held(**options: Any) -> Any:
+        with Client.from_access(access, **options) as client:
+            return client._holder.key and client._holder.key.public_key()
+
+    assert held() is None and held(key=file) == held(key=file.read_text()) == own
+    monkeypatch.setenv("MOIETY_CLIENT_KEY_FILE", str(file))
+    assert held() == own
+    other = Ed25519PrivateKey.generate()
+    access.write_text(
+        Access(catalogue_url="https://o", owner_key="k", token="t", key=private_pem(other)).model_dump_json()
+    )
+    assert held() == other.public_key() and held(key=file) == own
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    with pytest.raises(AccessFileError, match="chmod go-rwx"):
+        held(key=file)
+    for wrong in (public, tmp_path / "missing", public.read_text(), "x"):
+        with pytest.raises(AccessFileError, match=r"Ed25519|chmod"):
+            held(key=wrong)
+    assert "PRIVATE" not in repr(Access.model_validate_json(access.read_bytes()))
 
 
 def test_a_catalogue_that_does_not_answer_says_what_to_look_at() -> None:

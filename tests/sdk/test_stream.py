@@ -177,6 +177,23 @@ def test_an_answer_that_was_lost_on_its_way_is_not_paid_again(asking: Asking, pa
     assert not file.with_name("run.jsonl.pending").exists(), "what the inputs were masked with is gone"
 
 
+def test_a_lost_batch_that_the_parties_take_no_more_is_another_request(asking: Asking, paid: Paid, file: Path) -> None:
+    paid.after = [httpx.ReadError("cut")] * 1000
+    with pytest.raises(ServiceUnavailable):
+        asking.stream("small", INPUTS[:10], batch=10, resume=file)
+    lost = paid.asked[0].binding
+    paid.asked, paid.after, paid.before = [], [], [Problem(ProblemType.REQUEST_EXPIRED)]
+    paid.after = [httpx.ReadError("cut")] * 1000
+    with pytest.raises(ServiceUnavailable):
+        asking.stream("small", INPUTS[:10], batch=10, resume=file)
+    anew = paid.asked[-1].binding
+    assert paid.asked[0].binding == lost and lost.request_id != anew.request_id
+    paid.asked, paid.after = [], []
+    assert np.array_equal(outputs(asking.stream("small", INPUTS[:10], batch=10, resume=file)), SCORES[:10])
+    assert [asked.binding for asked in paid.asked] == [anew], "and it is this one that is on the disk"
+    assert not file.with_name(file.name + ".pending").exists()
+
+
 def test_what_was_drawn_is_never_used_for_other_inputs(asking: Asking, paid: Paid, file: Path) -> None:
     paid.after = [httpx.ReadError("the network is down") for _ in range(1000)]
     with pytest.raises(ServiceUnavailable):

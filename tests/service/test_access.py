@@ -14,7 +14,6 @@ from sqlalchemy import make_url
 from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.errors import NotAllowed, QuotaExceeded, UnknownModel
-from moiety_client.exchange import Sealer
 from moiety_client.local.deployment import Deployment
 from moiety_shared.access import Access
 from moiety_shared.problems import Problem, ProblemType
@@ -91,6 +90,16 @@ def test_a_token_is_for_what_it_says(guarded: Deployment, digits: Digits, tmp_pa
         client.predict("mnist", digits[0][:1])
 
 
+def test_a_token_is_of_use_with_its_key_alone(guarded: Deployment, digits: Digits, tmp_path: Path) -> None:
+    """A key that the client made, by `moiety keys client`: the owner certifies it, and the access file has none."""
+    guarded.run("keys", "client", str(tmp_path / "own.pem"))
+    issue(guarded, tmp_path / "own.json", "--key", str(tmp_path / "own.pub"))
+    with Client.from_access(tmp_path / "own.json", key=tmp_path / "own.pem", timeout=20) as client:
+        assert client.predict("mnist", digits[0][:2]).labels.tolist() == [7, 2]
+    with asking(tmp_path / "own.json") as thief, pytest.raises(NotAllowed, match="bound to a key"):
+        thief.predict("mnist", digits[0][:1])
+
+
 def test_a_quota_is_kept_and_says_when_to_come_back(guarded: Deployment, digits: Digits, tmp_path: Path) -> None:
     issue(guarded, tmp_path / "small.json", "--rows-per-day", "10")
     with asking(tmp_path / "small.json") as client:
@@ -99,7 +108,8 @@ def test_a_quota_is_kept_and_says_when_to_come_back(guarded: Deployment, digits:
             client.predict("mnist", digits[0][:6])
         assert 0 < caught.value.retry_after <= 86401
         client.predict("mnist", digits[0][:4])
-        call = Sealer(client.model("mnist")).call(inputs.encode(client.model("mnist"), digits[0][:1]))
+        entry = client.model("mnist")
+        call = client.sealer(entry).call(inputs.encode(entry, digits[0][:1]))
     answer = post(guarded, call.body, tmp_path / "small.json")
     assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 0
 
@@ -110,7 +120,7 @@ def test_an_answer_is_for_whoever_asked(guarded: Deployment, digits: Digits, tmp
     issue(guarded, tmp_path / "thief.json")
     with asking(tmp_path / "asker.json") as client:
         entry = client.model("mnist")
-        call, thiefs = (Sealer(entry).call(inputs.encode(entry, digits[0][:2])) for _ in range(2))
+        call, thiefs = (client.sealer(entry).call(inputs.encode(entry, digits[0][:2])) for _ in range(2))
     first = post(guarded, call.body, tmp_path / "asker.json")
     assert call.open(first.content).argmax(axis=1).tolist() == [7, 2]
     assert post(guarded, call.body, tmp_path / "asker.json").content == first.content
@@ -140,7 +150,7 @@ def test_versions_side_by_side_rolled_back_and_wiped(guarded: Deployment, digits
         assert all(folder.is_dir() for folder in stored)
         guarded.run("withdraw", "two", "2")
         assert not any(folder.exists() for folder in stored)
-        call = Sealer(second).call(inputs.encode(second, digits[0][:1]))
+        call = client.sealer(second).call(inputs.encode(second, digits[0][:1]))
         assert kind(post(guarded, call.body, guarded.access_file)) is ProblemType.UNKNOWN_MODEL
         assert client.predict("two", digits[0][:2]).labels.tolist() == [7, 2]
         guarded.run("withdraw", "two", "1")
@@ -200,7 +210,7 @@ def test_databases_hold_no_secret_and_their_password_is_nowhere(
     with guarded.client() as client:
         client.predict("mnist", digits[0][:1])
         entry = client.model("mnist")
-        call = Sealer(entry).call(inputs.encode(entry, digits[0][:1]))
+        call = client.sealer(entry).call(inputs.encode(entry, digits[0][:1]))
     assert post(guarded, call.body, guarded.access_file).is_success
     keys = guarded.root / "keys"
     private = [p.read_bytes() for p in keys.rglob("*") if p.is_file() and {"present", "sealing"} & set(p.parts)]

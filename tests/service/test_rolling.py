@@ -11,11 +11,12 @@ import numpy as np
 
 from moiety_client import inputs
 from moiety_client.client import Client
-from moiety_client.exchange import Sealer
+from moiety_client.exchange import Holder, Sealer
 from moiety_client.local import mnist
 from moiety_client.local.deployment import Deployment
 from moiety_shared.access import Access
 from moiety_shared.catalogue import Entry
+from moiety_shared.possession import private_from_pem
 
 CLIENTS = 4
 _TRIES = 600  # of one request, a tenth of a second apart
@@ -35,12 +36,14 @@ class Load:
 
     def __post_init__(self) -> None:
         self.expected = mnist.float_outputs(self.images).argmax(axis=1)
-        token = Access.model_validate_json(self.deployment.access_file.read_bytes()).token
+        access = Access.model_validate_json(self.deployment.access_file.read_bytes())
+        token = access.token
+        self.holder = Holder(token, private_from_pem(access.key.encode()))
         self.headers = {"authorization": f"Bearer {token}", "connection": "close"}
 
     def run(self, client: int) -> None:
         try:
-            sealer, at = Sealer(self.entry), client
+            sealer, at = Sealer(self.entry, self.holder), client
             while not self.over.is_set():
                 at = (at + CLIENTS) % len(self.images)
                 call = sealer.call(inputs.encode(self.entry, self.images[at]))

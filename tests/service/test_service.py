@@ -49,7 +49,7 @@ def kind(response: httpx.Response) -> ProblemType:
 
 def call_for(client: Client, images: np.ndarray) -> Call:
     entry = client.model("mnist")
-    return Sealer(entry).call(inputs.encode(entry, images))
+    return client.sealer(entry).call(inputs.encode(entry, images))
 
 
 def still_serves(client: Client, digits: Digits) -> None:
@@ -170,11 +170,11 @@ def resealed(client: Client, party: int, **change: object) -> bytes:
     """A request whose envelope for one party holds something else than it should."""
     entry = client.model("mnist")
     keys = Sealer(entry)._keys
-    binding = Binding(entry.plan.digest, bytes.fromhex(entry.upload_id), wire.new_id(), new_seed())
+    binding = Binding(entry.plan.digest, bytes.fromhex(entry.upload_id), wire.new_id(), new_seed(), int(time.time()))
     shares = [bytes(wire.share_bytes(entry.plan, 0, 1)), new_seed()]
     envelopes = []
     for p in (0, 1):
-        secret = Secret(binding.request_id, new_seed(), 1, shares[p])
+        secret = client._holder.signed(Secret(binding.request_id, new_seed(), 1, shares[p]), binding, p)
         sealed_for, context = p, binding.context("input", p)
         if p == party:
             secret = replace(secret, **change.get("secret", {}))  # type: ignore[arg-type]

@@ -88,7 +88,7 @@ def cases() -> Iterator[Case]:
         find = member("frac_bits") if part == "plan" else member(part)
         yield Case("catalogue entry", part.replace("_", " "), find)
     request = {"magic": (0, 4), "upload": (4, 20), "plan": (20, 52), "id": (52, 68), "digest": (68, 100)}
-    for part, span in (request | {"rows": (100, 104), "lengths": (104, 112)}).items():
+    for part, span in (request | {"time": (100, 108), "rows": (108, 112), "lengths": (112, 120)}).items():
         yield Case("prediction request", part, at(*span))
     yield Case("prediction request", "alice's envelope", request_envelope(0))
     yield Case("prediction request", "bob's envelope", request_envelope(1))
@@ -102,8 +102,8 @@ def cases() -> Iterator[Case]:
     yield Case("START of alice", "first row, to unused ones", at(24, 25), flips=((0.0, 4),))
     yield Case("START of alice", "length of the token", at(32, 34))
     yield Case("START of alice", "trace context", at(34, 59))
-    yield Case("START of alice", "request header", at(59, 171))
-    yield Case("START of alice", "bob's envelope", at(171))
+    yield Case("START of alice", "request header", at(59, 179))
+    yield Case("START of alice", "bob's envelope", at(179))
     for who in ("alice", "bob"):
         yield Case(f"OPENING of {who}", "frame header", at(0, 8))
         yield Case(f"OPENING of {who}", "first round", at(8))

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 
 from moiety_client import inputs
 from moiety_client.client import AsyncClient
-from moiety_client.exchange import Call, Sealer
+from moiety_client.exchange import Call, Holder, Sealer
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party.helper import Helper
@@ -30,14 +30,17 @@ from moiety_party.leader import Leader
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
 from moiety_server.publish import split_weights, upload_body
-from moiety_shared.catalogue import Entry, SignedEntry, sign
+from moiety_shared import tokens
+from moiety_shared.catalogue import Access, Entry, SignedEntry, sign
 from moiety_shared.catalogue import Party as PublicParty
 from moiety_shared.plan import Plan
+from moiety_shared.possession import thumbprint
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.ring import Array
 from moiety_shared.service import keys
 from moiety_shared.service.draining import Drain
 from moiety_shared.service.identity import LINKS, Identity
+from moiety_shared.tokens import Grant
 from moiety_shared.wire import FrameKind
 from tests import plans
 from tests.databases import Postgres
@@ -343,14 +346,14 @@ class World:
 
     # What the owner and the clients do
 
-    async def publish(self) -> str:
+    async def publish(self, access: Access = "open") -> str:
         """The model as a new upload, and its entry. Returns the upload's id. Not while a party lives twice."""
         self.uploads += 1
         upload_id = f"{self.uploads:032x}"
         shares = split_weights(plans.weights())
         nodes = (self.an_alice(), self.a_bob())
         for party in (1, 0):
-            what = {"upload_id": upload_id, "name": "small", "version": self.uploads, "access": "open"}
+            what = {"upload_id": upload_id, "name": "small", "version": self.uploads, "access": access}
             key = nodes[party].party.identity.keyring.public
             await nodes[party].put_model(
                 upload_id, upload_body(what, self.plan, party, shares[party], self._owner, key)
@@ -364,7 +367,7 @@ class World:
                 PublicParty(name=n, url=f"https://{n}", sealing_key=node.party.identity.keyring.public.text())
                 for n, node in zip(("alice", "bob"), nodes, strict=True)
             ),
-            access="open",
+            access=access,
             max_rows=MAX_ROWS,
         )
         self._entry = sign(entry, self._owner)
@@ -384,15 +387,22 @@ class World:
             answer = await client.predict("small", x / 16.0)
         check(x, answer.outputs)
 
-    def call(self, x: Array) -> Call:
+    def call(self, x: Array, holder: Holder | None = None) -> Call:
         """A request to be sent by hand."""
         entry = self.entry.entry
-        return Sealer(entry).call(inputs.encode(entry, x / 16.0))
+        return Sealer(entry, holder).call(inputs.encode(entry, x / 16.0))
 
-    async def ask(self, alice: Node, body: bytes) -> bytes:
+    def holder(self, **members: object) -> Holder:
+        """Somebody with a token of the owner, bound to a key of their own."""
+        key = Ed25519PrivateKey.generate()
+        bound = thumbprint(key.public_key().public_bytes_raw())
+        allowed = {"token_id": "ab" * 16, "subject": "clinic", "expires": 1 << 40, "key": bound}
+        return Holder(tokens.issue(Grant.model_validate(allowed | members), self._owner), key)
+
+    async def ask(self, alice: Node, body: bytes, token: str | None = None) -> bytes:
         """What an alice answers to a request. Cancelled when she crashes."""
         assert alice.leader is not None
-        answer, _ = await asyncio.shield(alice.start(alice.leader.predict(body, None)))
+        answer, _ = await asyncio.shield(alice.start(alice.leader.predict(body, token)))
         return bytes(answer)
 
     def check_once(self) -> None:

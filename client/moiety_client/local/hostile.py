@@ -218,7 +218,7 @@ class _Hostile:
     async def _garbage_prediction(self, streams: Streams) -> None:
         """From somebody who was let in: right in every length and name, but nobody sealed it."""
         plan, upload = self._entry.plan, bytes.fromhex(self._entry.upload_id)
-        binding = Binding(plan.digest, upload, new_id(), secrets.token_bytes(32))
+        binding = Binding(plan.digest, upload, new_id(), secrets.token_bytes(32), int(time.time()))
         keys = [bytes.fromhex(PublicKey.from_text(party.sealing_key).key_id) for party in self._entry.parties]
         first, second = (
             key + secrets.token_bytes(envelope_bytes(plan, party, 1) - len(key)) for party, key in enumerate(keys)

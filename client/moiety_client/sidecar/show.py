@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 from moiety_client import inputs
 from moiety_client.answers import Prediction
 from moiety_client.errors import MoietyError
-from moiety_client.exchange import Call, Sealer
+from moiety_client.exchange import Call
 from moiety_client.sidecar import outputs, pictures
 from moiety_client.sidecar.examples import SHOW
 from moiety_client.sidecar.upstream import Upstream, problem_of
@@ -138,7 +138,7 @@ def routes(upstream: Upstream) -> APIRouter:
 
 async def _ask(upstream: Upstream, entry: Entry, pixels: npt.NDArray[np.uint8]) -> Shows:
     times = [time.perf_counter()]
-    call = Sealer(entry).call(inputs.encode(entry, pixels))
+    call = upstream.sealer(entry).call(inputs.encode(entry, pixels))
     times.append(time.perf_counter())
     response = await upstream.exchange(call, _PATIENCE)
     times.append(time.perf_counter())

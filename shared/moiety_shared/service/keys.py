@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from moiety_shared.possession import private_pem, public_pem
 from moiety_shared.service.identity import CREDENTIAL_BYTES, LINKS, STORAGE_KEY_BYTES, BadIdentity
 from moiety_shared.service.keyring import Keyring
 
@@ -46,7 +47,7 @@ def init(root: Path, hosts: Mapping[str, Sequence[str]]) -> None:
     for (role, of), credential in credentials.items():
         _write(root / role / "present" / of, credential.encode())
         _write(root / of / "expect" / role, hashlib.sha256(credential.encode()).hexdigest().encode())
-    _write(root / "server" / "signing.pem", _pem(ed25519.Ed25519PrivateKey.generate()))
+    _write(root / "server" / "signing.pem", private_pem(ed25519.Ed25519PrivateKey.generate()).encode())
 
 
 def certify(root: Path, role: str, hosts: Sequence[str]) -> None:
@@ -72,6 +73,14 @@ def certify(root: Path, role: str, hosts: Sequence[str]) -> None:
     _write(folder / "key.pem", _pem(key))
     _write(folder / "cert.pem", builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     _write(folder / "ca.pem", authority.public_bytes(serialization.Encoding.PEM))
+
+
+def client(file: Path, public: Path) -> None:
+    """A client's key pair; only the private half is a secret. Raises OSError."""
+    made = ed25519.Ed25519PrivateKey.generate()
+    _write(file, private_pem(made).encode())
+    _write(public, public_pem(made.public_key()).encode())
+    public.chmod(0o644)
 
 
 def _make_ca(folder: Path) -> None:
@@ -123,7 +132,7 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -1,4 +1,4 @@
-"""`moiety keys init | renew | rotate`."""
+"""`moiety keys init | renew | rotate | client`."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     keys.command("init", epilog=example("moiety keys init --host alice=alice.example.org"))(init)
     keys.command("renew", epilog=example("moiety keys renew alice --host alice.example.org"))(renew)
     keys.command("rotate", epilog=example("moiety keys rotate .moiety/keys/alice --keep 7", "moiety refresh"))(rotate)
+    keys.command("client", epilog=example("moiety keys client clinic-7.pem"))(client)
     app.add_typer(keys, name="keys", rich_help_panel="Operators")
 
 
@@ -96,6 +97,29 @@ def rotate(
         lines([{"key_id": made.key_id}])
     else:
         print(made.key_id)
+
+
+def client(
+    file: Annotated[Path, typer.Argument(help="The private key to write, mode 0600; beside it, its .pub.")] = Path(
+        "client.pem"
+    ),
+    as_json: Json = False,
+) -> None:
+    """A client's own key: send the .pub to the model's owner, and keep the other file to yourself.
+
+    The owner binds your token to it with `moiety token issue NAME --key FILE.pub`; then name the private file in
+    MOIETY_CLIENT_KEY_FILE. Prints the .pub.
+    """
+    from moiety_shared.service import keys
+
+    public = file.with_suffix(".pub")
+    if public == file or file.exists() or public.exists():
+        raise ended(Exit.USAGE, f"{file} or {public} is there already: a key is made once, name another file")
+    try:
+        keys.client(file, public)
+    except OSError as error:
+        raise ended(Exit.USAGE, f"{file} cannot be written ({error.strerror}): name another file") from None
+    _print([{"role": "client", "path": str(public)}], as_json)
 
 
 def _print(rows: list[dict[str, str]], as_json: bool) -> None:

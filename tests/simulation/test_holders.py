@@ -1,0 +1,192 @@
+"""Who may make a request, and when: tokens that are bound to a key, and times that both parties look at.
+
+Each attack is made with what one party sees and can do, through the code of the other party.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moiety_client.exchange import Call, Drawn, Holder, Sealer
+from moiety_shared.catalogue import Access
+from moiety_shared.possession import PROOF_BYTES, prove
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.sealing import PublicKey
+from moiety_shared.wire import Binding, Request, Secret, new_id, share_bytes
+from tests import plans
+from tests.simulation.detector import Detector
+from tests.simulation.world import Node, World, check, world
+
+X = plans.random_inputs(1)
+Scenario = Callable[[World], Awaitable[None]]
+
+
+def play(root: Path, detector: Detector, scenario: Scenario, access: Access = "token") -> None:
+
+    async def run() -> None:
+        async with world(root, detector) as w:
+            await w.publish(access)
+            await scenario(w)
+
+    asyncio.run(asyncio.wait_for(run(), 120))
+    detector.check()
+
+
+async def refused(w: World, body: bytes, token: str | None) -> Problem:
+    with pytest.raises(Problem) as caught:
+        await w.ask(w.an_alice(), body, token)
+    return caught.value
+
+
+def view(w: World, party: int, call: Call) -> Secret:
+    """What a party sees in its own envelope."""
+    node = (w.an_alice(), w.a_bob())[party]
+    request = Request.unpack(call.body)
+    raw = node.party.identity.keyring.open(request.envelopes[party], call.binding.context("input", party))
+    return Secret.unpack(raw, call.binding, call.rows, share_bytes(w.plan, party, call.rows))
+
+
+def forged(w: World, binding: Binding, proofs: tuple[bytes, bytes], envelopes: dict[int, bytes | memoryview]) -> bytes:
+    """A request that a party makes: anybody can seal. `envelopes` are those that it takes over as they are."""
+    made = []
+    for party, public in enumerate(w.entry.entry.parties):
+        size = share_bytes(w.plan, party, 1)
+        secret = Secret(binding.request_id, bytes(range(32)), 1, bytes(size), proof=proofs[party])
+        sealed = PublicKey.from_text(public.sealing_key).seal(secret.pack(), binding.context("input", party))
+        made.append(envelopes.get(party, sealed))
+    return Request(binding, 1, (made[0], made[1])).pack()
+
+
+def lets_all_in(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A party that looks at nothing."""
+    monkeypatch.setattr(node.party.admission, "check_holder", lambda *_: None)
+    monkeypatch.setattr(node.party.admission, "check_time", lambda *_: None)
+
+
+def test_the_holder_of_the_key_is_let_in(root: Path, detector: Detector) -> None:
+    async def steps(w: World) -> None:
+        holder = w.holder()
+        call = w.call(X, holder)
+        check(X, call.open(await w.ask(w.an_alice(), call.body, holder.token)))
+        unbound = Holder(w.holder(key=None).token)
+        call = w.call(X, unbound)
+        check(X, call.open(await w.ask(w.an_alice(), call.body, unbound.token)))
+
+    play(root, detector, steps)
+
+
+def test_without_the_key_a_token_is_of_no_use(root: Path, detector: Detector) -> None:
+    async def steps(w: World) -> None:
+        holder, other = w.holder(), w.holder(token_id="cd" * 16)
+        for thief in (Holder(holder.token), Holder(holder.token, other.key)):
+            problem = await refused(w, w.call(X, thief).body, holder.token)
+            assert problem.kind is ProblemType.UNAUTHORIZED and "bound to a key" in problem.detail
+        problem = await refused(w, w.call(X, other).body, holder.token)
+        assert problem.kind is ProblemType.UNAUTHORIZED, "signed under another token"
+        assert not any(alice.leader.completed for alice in w.alices if alice.leader)
+
+    play(root, detector, steps)
+
+
+def test_alice_cannot_use_a_token_that_she_saw(root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def steps(w: World) -> None:
+        holder, alice = w.holder(), w.an_alice()
+        call = w.call(X, holder)
+        await w.ask(alice, call.body, holder.token)
+        seen = view(w, 0, call)
+        lets_all_in(alice, monkeypatch)
+        own, fresh = w.holder().key, replace(call.binding, request_id=new_id())
+        for binding in (fresh, call.binding):
+            alice.leader._requests._entries.clear()  # type: ignore[union-attr]
+            statement = seen.statement(binding, 1, holder.token)
+            for proof in (seen.proof, bytes(PROOF_BYTES), prove(own, statement)):
+                problem = await refused(w, forged(w, binding, (seen.proof, proof), {}), holder.token)
+                assert problem.kind is ProblemType.UNAUTHORIZED
+        taken = {1: Request.unpack(call.body).envelopes[1]}
+        for binding in (fresh, replace(call.binding, time=call.binding.time + 1)):
+            problem = await refused(w, forged(w, binding, (seen.proof, b""), taken), holder.token)
+            assert problem.kind is ProblemType.SEALED_FOR_ANOTHER, "bob's envelope is of its own request alone"
+
+    play(root, detector, steps)
+
+
+def test_bob_cannot_use_a_token_that_he_saw(root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def steps(w: World) -> None:
+        holder = w.holder()
+        call = w.call(X, holder)
+        await w.ask(w.an_alice(), call.body, holder.token)
+        seen = view(w, 1, call)
+        lets_all_in(w.a_bob(), monkeypatch)
+        own, fresh = w.holder().key, replace(call.binding, request_id=new_id())
+        statement = seen.statement(fresh, 0, holder.token)
+        for proof in (seen.proof, bytes(PROOF_BYTES), prove(own, statement)):
+            problem = await refused(w, forged(w, fresh, (proof, seen.proof), {}), holder.token)
+            assert problem.kind is ProblemType.UNAUTHORIZED
+
+    play(root, detector, steps)
+
+
+@pytest.mark.parametrize("party", [0, 1], ids=["alice", "bob"])
+def test_each_party_looks_at_what_was_signed(
+    root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, party: int
+) -> None:
+    """One wrong envelope of a client that holds the key is found by the party that it is for."""
+
+    async def steps(w: World) -> None:
+        holder = w.holder()
+        assert holder.key is not None
+        monkeypatch.setattr(Holder, "signed", _wrong_for(party))
+        problem = await refused(w, w.call(X, holder).body, holder.token)
+        assert problem.kind is ProblemType.UNAUTHORIZED and "not signed" in problem.detail
+
+    play(root, detector, steps)
+
+
+def _wrong_for(party: int) -> Callable[[Holder, Secret, Binding, int], Secret]:
+    signed = Holder.signed
+
+    def changed(holder: Holder, secret: Secret, binding: Binding, of: int) -> Secret:
+        return signed(holder, secret, replace(binding, request_id=bytes(16)) if of == party else binding, of)
+
+    return changed
+
+
+# The time
+
+
+def at(w: World, seconds: float) -> bytes:
+    """A request that was made so many seconds from now."""
+    drawn, elements = Drawn.new(), np.zeros((1, w.plan.input.shared_size), np.int32)
+    return Sealer(w.entry.entry).call(elements, drawn=replace(drawn, time=drawn.time + int(seconds))).body
+
+
+def test_a_request_is_taken_for_five_minutes(root: Path, detector: Detector) -> None:
+    async def steps(w: World) -> None:
+        for seconds in (-290, 290):
+            await w.ask(w.an_alice(), at(w, seconds))
+        for seconds, said in ((-310, "31[0-9] seconds behind alice's"), (330, "3[23][0-9] seconds ahead of alice's")):
+            problem = await refused(w, at(w, seconds), None)
+            assert problem.kind is ProblemType.REQUEST_EXPIRED
+            assert re.search(said, problem.detail), problem.detail
+
+    play(root, detector, steps, "open")
+
+
+def test_bob_looks_at_the_time_too_and_nobody_can_change_it(
+    root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps(w: World) -> None:
+        body, alice = at(w, -1000), w.an_alice()
+        lets_all_in(alice, monkeypatch)
+        problem = await refused(w, body, None)
+        assert problem.kind is ProblemType.REQUEST_EXPIRED and "behind bob's clock" in problem.detail
+        request = Request.unpack(body)
+        now = replace(request, binding=replace(request.binding, time=request.binding.time + 1000))
+        assert (await refused(w, now.pack(), None)).kind is ProblemType.SEALED_FOR_ANOTHER
+
+    play(root, detector, steps, "open")
