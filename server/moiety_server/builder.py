@@ -16,6 +16,8 @@ from moiety_server import ir
 from moiety_server.ir import NotServable, Pair, Shape
 
 NodeT = TypeVar("NodeT", bound=ir.Node)
+_MOST_VALUES = 1 << 26  # of one wire: twenty times the largest of VGG-16 at 224 x 224
+_MOST_AXES, _MOST_PARTS = 8, 256  # a plan has no more
 _LONGEST_NAME = 58  # of 64: `simplify` appends to it, with a dash, which no other name has but before its number
 
 
@@ -45,6 +47,7 @@ class Builder:
     def __init__(self) -> None:
         self.nodes: dict[str, ir.Node] = {}
         self.scope, self.origin = "input", "the model's input"
+        self._numbers: dict[str, int] = {}  # the last one given to each stem
 
     def refuse(self, text: str, hint: str = "") -> NoReturn:
         raise NotServable(f"{self.origin}: {text}" + (f". Instead: {hint}" if hint else ""))
@@ -55,14 +58,23 @@ class Builder:
 
     def _name(self) -> str:
         stem = re.sub(r"[^a-z0-9_.]+", "_", self.scope.lower())[-_LONGEST_NAME:].lstrip("_.") or "node"
-        name, number = stem, 1
+        name, number = stem, self._numbers.get(stem, 1)
         while name in self.nodes:
             number += 1
             suffix = f"-{number}"
             name = stem[: _LONGEST_NAME - len(suffix)] + suffix
+        self._numbers[stem] = number
         return name
 
+    def check_size(self, shape: Sequence[int]) -> None:
+        """Refuses what is empty, or larger than any model needs, before anything is made for it."""
+        self.require(
+            len(shape) <= _MOST_AXES and min(shape, default=1) > 0 and math.prod(shape) <= _MOST_VALUES,
+            f"gives {' x '.join(map(str, shape[:_MOST_AXES]))}, where 1 to {_MOST_VALUES:,} values are served",
+        )
+
     def _head(self, shape: Sequence[int], *inputs: ir.Node) -> _Head:
+        self.check_size(shape)
         return {
             "name": self._name(),
             "inputs": tuple(node.name for node in inputs),
@@ -75,7 +87,7 @@ class Builder:
         return node
 
     def input(self, shape: Shape) -> ir.Node:
-        return self._add(ir.Input(name=self._name(), shape=shape, origin=self.origin))
+        return self._add(ir.Input(**self._head(shape)))
 
     def linear(self, x: ir.Node, weight: Tensor, bias: Tensor | None = None) -> ir.Node:
         """`weight` (out, in), over the last axis."""
@@ -274,6 +286,7 @@ class Builder:
     def concat(self, parts: Sequence[ir.Node], axis: int) -> ir.Node:
         if len(parts) == 1:
             return parts[0]
+        self.require(len(parts) <= _MOST_PARTS, f"puts {len(parts)} parts together, more than {_MOST_PARTS}")
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
         return self._add(ir.Concat(**self._head(shape, *parts), axis=axis))
@@ -295,6 +308,7 @@ class Builder:
 
     def expand(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
         """Repeats axes of size one until x has this shape."""
+        self.check_size(shape)
         x = self.reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
         for axis, n in enumerate(shape):
             if x.shape[axis] != n:

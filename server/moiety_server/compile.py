@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from moiety_server import ir, ranges, scales
@@ -102,12 +103,16 @@ def _compile(
     top: int,
 ) -> Compiled:
     precision = Precision.of(bits)
-    emitter = Emitter(graph, known, scales.choose(graph, known, precision), precision, limits)
-    logits = emitter.logits()
+    try:
+        emitter = Emitter(graph, known, scales.choose(graph, known, precision), precision, limits)
+        logits = emitter.logits()
+        plan = logits if reveal == "logits" else emitter.revealing(reveal, top)
+    except ValidationError as error:  # more layers, axes or parts than a plan may have
+        where = ".".join(map(str, error.errors(include_input=False)[0]["loc"]))
+        raise NotServable(f"the model has no plan: {where}: {error.errors(include_input=False)[0]['msg']}") from None
     if not any(isinstance(layer, Linear | Conv) for layer in logits.layers):
         raise NotServable("the model has no weights to hide: there is nothing to serve privately")
     got = _run(logits, emitter.weights, encode_rows(logits, calibration))
-    plan = logits if reveal == "logits" else emitter.revealing(reveal, top)
     flat = exact.reshape(len(exact), -1)
     return Compiled(
         plan,
@@ -136,8 +141,12 @@ def _run(plan: Plan, weights: Mapping[str, Array], x: Array) -> Array:
 @torch.inference_mode()
 def run_float(graph: ir.Graph, inputs: Tensor) -> Array:
     """The float model's outputs on real inputs (n, ...)."""
-    parts = [graph.run(part)[graph.output] for part in torch.split(inputs, ranges.rows_at_once(graph))]
+    parts = [_output(graph, part) for part in torch.split(inputs, ranges.rows_at_once(graph))]
     return torch.cat(parts).double().numpy()
+
+
+def _output(graph: ir.Graph, inputs: Tensor) -> Tensor:
+    return next(wire for name, wire in graph.wires(inputs) if name == graph.output)
 
 
 def load_onnx(path: Path) -> ir.Graph:

@@ -5,9 +5,10 @@ the graph that is compiled is the graph that was calibrated, and a front end is 
 model.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -298,7 +299,47 @@ class Graph:
     @torch.inference_mode()
     def run(self, x: Tensor) -> dict[str, Tensor]:
         """Every wire's value on inputs (n, ...), by node name."""
+        return dict(self.wires(x, keep=True))
+
+    def wires(self, x: Tensor, *, keep: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """The same one after the other, each held, without `keep`, until its last reader has run."""
         values: dict[str, Tensor] = {}
-        for node in self.nodes:
+        for node, done in zip(self.nodes, self._read_last(), strict=True):
             values[node.name] = node.forward(*([x] if isinstance(node, Input) else [values[i] for i in node.inputs]))
-        return values
+            yield node.name, values[node.name]
+            for name in () if keep else done:
+                del values[name]
+
+    @property
+    def peak(self) -> int:
+        """How many values of one input are held at once when `wires` goes through it."""
+        held = most = 0
+        sizes = {node.name: math.prod(node.shape) for node in self.nodes}
+        for node, done in zip(self.nodes, self._read_last(), strict=True):
+            held += sizes[node.name]
+            most = max(most, held)
+            held -= sum(sizes[name] for name in done)
+        return most
+
+    def _read_last(self) -> list[list[str]]:
+        """For each node the wires that nobody reads after it."""
+        last = {node.name: at for at, node in enumerate(self.nodes)}
+        last |= {name: at for at, node in enumerate(self.nodes) for name in node.inputs}
+        done: list[list[str]] = [[] for _ in self.nodes]
+        for name, at in last.items():
+            done[at].append(name)
+        return done
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Raises NotServable where a node does not give the shape that it states. Shapes alone are computed."""
+        shapes: dict[str, Tensor] = {}
+        for node in self.nodes:
+            tensors: dict[str, Any] = {k: v.to("meta") for k, v in vars(node).items() if isinstance(v, Tensor)}
+            x = [shapes[name] for name in node.inputs] or [torch.empty((2, *node.shape), device="meta")]
+            try:
+                shapes[node.name] = replace(node, **tensors).forward(*x)
+            except (RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError):
+                raise NotServable(f"{node.origin}: its weights, sizes and input do not go together") from None
+            if shapes[node.name].shape != (2, *node.shape):
+                raise NotServable(f"{node.origin}: gives {tuple(shapes[node.name].shape[1:])}, not {node.shape}")

@@ -11,6 +11,8 @@ from types import FrameType, TracebackType
 import torch
 from torch import fx, nn
 
+from moiety_shared.text import printable
+
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _STDLIB = sysconfig.get_path("stdlib")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n(?P<code>[^\n]*)')
@@ -78,4 +80,9 @@ def _frames(tb: TracebackType | None) -> Iterable[tuple[FrameType, int]]:
 def without_paths(text: str) -> str:
     """The first line of a message of torch, short, and without the names of directories."""
     first = next((line for line in text.splitlines() if line.strip()), "").strip()
-    return _PATH.sub("", first)[:200]
+    return shown(_PATH.sub("", first), 200)
+
+
+def shown(name: str, most: int = 80) -> str:
+    """A name out of a file for a message: short, and with nothing in it that a terminal obeys."""
+    return printable(name if len(name) <= most else f"{name[: most - 3]}...")

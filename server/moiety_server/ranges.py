@@ -20,6 +20,7 @@ Box = tuple[Tensor, Tensor]
 """Lower and upper bound of every element, float64 (1, *shape)."""
 
 _VALUES_AT_ONCE = 30_000_000
+_MOST_VALUES = 1 << 27  # 2 GiB while ranges are proved, which takes 16 bytes for each
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,14 @@ class Analysis:
 def analyse(graph: ir.Graph, calibration: Tensor, *, low: float, high: float) -> Analysis:
     """Measure and prove. `calibration` is real input (n, ...); `low` and `high` bound each of its values.
 
-    Raises NotServable when the calibration data lies outside of the declared range or yields no finite outputs.
+    Raises NotServable when the model is too large to be run here, or when the calibration data is not of its input's
+    shape, lies outside of the declared range or yields no finite outputs.
     """
+    if graph.peak > _MOST_VALUES:
+        raise ir.NotServable(f"the model: holds {graph.peak:,} values at once, more than the {_MOST_VALUES:,} served")
+    if tuple(calibration.shape[1:]) != graph.nodes[0].shape:
+        wanted, given = (" x ".join(map(str, s)) for s in (graph.nodes[0].shape, calibration.shape[1:]))
+        raise ir.NotServable(f"the calibration data has inputs of {given}, the model takes {wanted}")
     grace = 1e-5 * (high - low)  # float32 pixels at the very ends
     if not low - grace <= float(calibration.min()) <= float(calibration.max()) <= high + grace:
         raise ir.NotServable(f"the calibration data lies outside of the declared input range {low:g} to {high:g}")
@@ -77,11 +84,12 @@ def analyse(graph: ir.Graph, calibration: Tensor, *, low: float, high: float) ->
     return Analysis(measured, _prove(graph, low, high))
 
 
+@torch.inference_mode()
 def _measure(graph: ir.Graph, calibration: Tensor) -> dict[str, tuple[float, float, float]]:
     """Least, most and root mean square of every wire on the calibration data."""
     found: dict[str, list[tuple[float, float, float]]] = {}
     for part in torch.split(calibration, rows_at_once(graph)):
-        for name, wire in graph.run(part).items():
+        for name, wire in graph.wires(part):
             square = float(wire.square().mean()) * len(wire) / len(calibration)
             found.setdefault(name, []).append((float(wire.min()), float(wire.max()), square))
     return {
@@ -92,7 +100,7 @@ def _measure(graph: ir.Graph, calibration: Tensor) -> dict[str, tuple[float, flo
 
 def rows_at_once(graph: ir.Graph) -> int:
     """Inputs whose wires fit into memory together."""
-    return max(1, _VALUES_AT_ONCE // sum(math.prod(node.shape) for node in graph.nodes))
+    return max(1, _VALUES_AT_ONCE // graph.peak)
 
 
 @torch.inference_mode()

@@ -20,14 +20,17 @@ from moiety_server.ir import NotServable
 Final = Literal["none", "softmax", "log_softmax"]
 
 
-def finish(nodes: Iterable[ir.Node], output: str, final: Final = "none") -> ir.Graph:
+def finish(made: Iterable[ir.Node], output: str, final: Final = "none") -> ir.Graph:
     """The graph to compile, of the nodes a front end made."""
-    live = _alive({node.name: node for node in nodes}, output)
+    live = _alive({node.name: node for node in made}, output)
     for node in live.values():
         if isinstance(node, ir.Smooth) and node.function not in ir.SMOOTH:
             raise NotServable(f"{node.origin}: {node.function} is not served. Instead: {hint_for('', node.function)}")
     merging = _Merging(live, output)
-    return ir.Graph(tuple(_single(part) for n in merging.done.values() for part in _lowered(n)), merging.output, final)
+    nodes = tuple(_single(part) for n in merging.done.values() for part in _lowered(n))
+    graph = ir.Graph(nodes, merging.output, final)
+    graph.check()
+    return graph
 
 
 def _alive(nodes: dict[str, ir.Node], output: str) -> dict[str, ir.Node]:

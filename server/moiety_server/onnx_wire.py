@@ -1,0 +1,76 @@
+"""The size of a protobuf message once it is parsed, told from its bytes alone.
+
+An empty submessage takes two bytes in a file and about a hundred in memory, a small number one byte and eight: a file
+of two gigabytes could become a hundred. So what a file holds is counted before it is parsed.
+"""
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+_MOST_FIELDS = 1_000_000  # a network of a thousand layers, with a dozen notes on each, has a tenth
+_MOST_NUMBERS = 1 << 26  # bytes of whole numbers, which parsed are up to eight times as many; floats stay as they are
+_WHOLE = (
+    FieldDescriptor.TYPE_INT32,
+    FieldDescriptor.TYPE_INT64,
+    FieldDescriptor.TYPE_UINT32,
+    FieldDescriptor.TYPE_UINT64,
+    FieldDescriptor.TYPE_ENUM,
+    FieldDescriptor.TYPE_BOOL,
+)
+_Fields = dict[int, Descriptor | None]  # by number: what is a message of its own, or None for whole numbers
+
+
+class TooMuch(ValueError):
+    """It would take too much memory; the text says of what."""
+
+
+def check(content: bytes, kind: Descriptor) -> None:
+    """Raises TooMuch; ValueError for what is no message at all. Takes time in proportion to what it allows."""
+    known: dict[str, _Fields] = {}
+    fields = numbers = 0
+    pending = [(kind, 0, len(content))]
+    while pending:
+        kind, at, end = pending.pop()
+        inside = (
+            known.setdefault(kind.full_name, _fields(kind)) if kind.full_name not in known else known[kind.full_name]
+        )
+        while at < end:
+            fields += 1
+            if fields > _MOST_FIELDS:
+                raise TooMuch(f"has more than the {_MOST_FIELDS:,} entries that are read")
+            tag, at = _number(content, at)
+            size = _FIXED.get(tag & 7)
+            if tag & 7 == _VARINT:
+                _, at = _number(content, at)
+                continue
+            if tag & 7 == _LENGTH:
+                size, at = _number(content, at)
+            if size is None or size > end - at:
+                raise ValueError("no protobuf message")
+            if tag & 7 == _LENGTH and tag >> 3 in inside:
+                message = inside[tag >> 3]
+                if message is not None:
+                    pending.append((message, at, at + size))
+                elif (numbers := numbers + size) > _MOST_NUMBERS:
+                    raise TooMuch(f"has more than {_MOST_NUMBERS:,} bytes of whole numbers. Instead: save tensors raw")
+            at += size
+
+
+_VARINT, _LENGTH = 0, 2
+_FIXED = {1: 8, 5: 4}
+
+
+def _fields(kind: Descriptor) -> _Fields:
+    return {f.number: f.message_type for f in kind.fields if f.message_type is not None or f.type in _WHOLE}
+
+
+def _number(content: bytes, at: int) -> tuple[int, int]:
+    """A varint, and where it ends. Raises ValueError where there is none."""
+    value = shift = 0
+    while at < len(content) and shift < 70:
+        byte = content[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError("no protobuf message")
