@@ -382,7 +382,7 @@ CRAFTED: dict[str, tuple[Callable[[], ModelProto | bytes], str]] = {
     "too many nodes": (lambda: model([node("Relu", "x", f"t{i}") for i in range(20_001)]), "nodes that are read"),
     "no end": (lambda: b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "no valid"),
     "a tensor without its values": (lambda: stated([HUGE]), "does not hold what its shape"),
-    "a tensor of many dimensions": (lambda: stated([HUGE] * 5000), "does not hold what its shape"),
+    "a tensor of many dimensions": (lambda: stated([HUGE] * 500_000), "500000 dimensions"),
     "a tensor of less than nothing": (lambda: stated([-1], raw_data=b""), "does not hold what its shape"),
     "values of another type": (lambda: stated([1], int64_data=[1]), "does not hold what its shape"),
     "texts": (lambda: stated([1], kind=TensorProto.STRING, string_data=[b"1"]), "no tensor of numbers"),
@@ -441,6 +441,12 @@ CRAFTED: dict[str, tuple[Callable[[], ModelProto | bytes], str]] = {
         "Resize", ["x", "", "s"], ["y"], mode="nearest", coordinate_transformation_mode="asymmetric",
         nearest_mode="floor")), "are served"),
     "many dimensions": (lambda: path(constant("s", [0, 18] + [1] * 60), node("Reshape", "x s")), "are served"),
+    "a shape without end": (
+        lambda: path(constant("n", [1 << 20]), node("ConstantOfShape", "n", "s"), node("Reshape", "x s")),
+        "numbers where its shape is"),
+    "indices without end": (
+        lambda: path(constant("n", [1 << 20]), node("ConstantOfShape", "n", "s"), node("Gather", "x s", axis=1)),
+        "picks many"),
     "a stride of nothing": (lambda: path(node("Conv", "x w", strides=[0, 0])), "y (Conv)"),
     "no groups": (lambda: path(node("Conv", "x w", group=0)), "y (Conv)"),
     "other channels": (lambda: path(node("Conv", "x w"), w=np.ones((2, 7, 1, 1))), "y (Conv)"),

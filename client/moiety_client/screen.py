@@ -14,6 +14,7 @@ from rich.table import Table
 from moiety_client.status import Observer, Role, Status
 from moiety_shared.service import terminal
 from moiety_shared.service.terminal import line
+from moiety_shared.text import printable
 
 _COLOURS = {"ready": "green", "not ready": "yellow", "down": "red"}
 _SOON_DAYS = 14
@@ -54,23 +55,29 @@ def screen(status: Status) -> RenderableType:
     for role in status.roles:
         colour = _COLOURS[role.state]
         roles.add_row(
-            f"{role.role}\n[dim]{escape(role.url)}[/]",
-            f"[{colour}]{role.state}[/]" + (f"\n{escape(role.problem)}" if role.problem else ""),
-            role.version or "-",
+            f"{role.role}\n[dim]{_said(role.url)}[/]",
+            f"[{colour}]{role.state}[/]" + (f"\n{_said(role.problem)}" if role.problem else ""),
+            _said(role.version) or "-",
             _figures(role.rates, "{:.3g}"),
             _figures(role.now, "{:.0f}"),
             _expiry(role, status.time),
-            "\n".join(f"{last.problem} {_ago(status.time - last.time)} ago" for last in role.last_problems) or "-",
+            "\n".join(f"{_said(last.problem)} {_ago(status.time - last.time)} ago" for last in role.last_problems)
+            or "-",
         )
     models = Table("model", "version", "rows of randomness", "description", title="models")
     for model in status.models:
         stock = "\n".join(_stock(status, model.name, str(model.version))) or "-"
-        models.add_row(model.name, str(model.version), stock, escape(model.description))
+        models.add_row(model.name, str(model.version), stock, _said(model.description))
     if not status.models:  # without an access file: what the parties tell
         for role in status.roles:
             for pool in role.pools:
-                models.add_row(pool.model, pool.version, f"{role.role} {pool.rows} of {pool.target}", "")
+                models.add_row(_said(pool.model), _said(pool.version), f"{role.role} {pool.rows} of {pool.target}", "")
     return Group(roles, models, f"[dim]{_utc(status.time)}[/]")
+
+
+def _said(text: str) -> str:
+    """What a service says of itself, in which neither markup nor a terminal's commands take effect."""
+    return escape(printable(text))
 
 
 def _stock(status: Status, model: str, version: str) -> Iterator[str]:
@@ -81,7 +88,7 @@ def _stock(status: Status, model: str, version: str) -> Iterator[str]:
 
 
 def _figures(values: Mapping[str, float], form: str) -> str:
-    return "\n".join(f"{name} {form.format(value)}" for name, value in values.items() if value) or "-"
+    return "\n".join(f"{_said(name)} {form.format(value)}" for name, value in values.items() if value) or "-"
 
 
 def _expiry(role: Role, now: float) -> str:

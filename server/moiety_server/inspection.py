@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from moiety_server.compile import Compiled
@@ -24,6 +25,7 @@ from moiety_shared.prg import Stream, new_seed
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import lockstep
 from moiety_shared.ring import Ring
+from moiety_shared.text import printable
 from moiety_shared.wire import request_bytes, result_bytes
 
 
@@ -190,7 +192,12 @@ def inspect(name: str, compiled: Compiled, batches: tuple[int, ...] = (1, 32)) -
 
 def show(found: Inspection, console: Console) -> None:
     """The table on a terminal. Layers that only move values are left out."""
-    table = Table(title=f"{found.model}: what one input costs", title_style="bold", box=SIMPLE, collapse_padding=True)
+    table = Table(
+        title=f"{escape(printable(found.model))}: what one input costs",
+        title_style="bold",
+        box=SIMPLE,
+        collapse_padding=True,
+    )
     for column in ("layer", "what", "shape"):
         table.add_column(column, no_wrap=True)
     for column in ("bits", "rounds", "online", "provider", "mul-adds", "range"):

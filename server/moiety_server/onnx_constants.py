@@ -100,7 +100,7 @@ def _cast(inputs: Inputs, attributes: Attributes) -> int:
 
 def _gather(inputs: Inputs, attributes: Attributes) -> int:
     data, indices = _given(inputs, 2)
-    return indices.size * (data.size // max(data.shape[attributes.get("axis", 0)], 1))
+    return int(indices.size * (data.size // max(data.shape[attributes.get("axis", 0)], 1)))
 
 
 def _expand(inputs: Inputs, _: Attributes) -> int:
@@ -118,7 +118,7 @@ def _filled(inputs: Inputs, attributes: Attributes) -> int:
 
 
 def _range(inputs: Inputs, _: Attributes) -> int:
-    start, limit, delta = (a.item() for a in _given(inputs, 3))
+    start, limit, delta = (float(a.item()) for a in _given(inputs, 3))
     return max(0, math.ceil((limit - start) / delta))
 
 
@@ -136,7 +136,7 @@ def _product(inputs: Inputs, _: Attributes) -> int:
         raise NotServable("multiplies stacks of matrices. Instead: keep the product in the file")
     widest = max((n for b in bias for n in b.shape), default=1)
     rows, columns = max(*left.shape, widest), max(*right.shape, widest)
-    return max(rows * columns, left.size * columns // _WORK)
+    return max(int(rows * columns), left.size * columns // _WORK)
 
 
 def _scaled(inputs: Inputs, attributes: Attributes) -> int:

@@ -26,6 +26,7 @@ _LARGEST = 2 << 30  # bytes: what a protobuf message can hold
 _LARGEST_BESIDE = 4 << 30  # bytes of all data files together: a thousand million float32, which no party could serve
 _MOST_NODES = 20_000  # with functions written out; a plan has at most 10,000 layers
 _MOST_CALLED = 1 << 26  # bytes of functions written out: they hold nodes, hardly a tensor
+_MOST_AXES = 64  # numpy's own limit
 _DEEPEST = 64  # functions that call one another: modules inside of modules
 _SAVE = "Instead: save the model as one file, or its initializers in a file beside it"
 
@@ -137,20 +138,21 @@ def _parts(message: Message, but: str = "") -> Iterator[Message]:
 
 
 def _is_elsewhere(tensor: TensorProto) -> bool:
-    return tensor.data_location != TensorProto.DEFAULT or len(tensor.external_data) > 0
+    return bool(tensor.data_location != TensorProto.DEFAULT or len(tensor.external_data))
 
 
 def _elements(tensor: TensorProto) -> int:
     """How many numbers it has. Raises NotServable unless it holds as many as its shape says; texts are nobody's."""
+    if len(tensor.dims) > _MOST_AXES:  # first of all: a product of a million sizes takes hours
+        raise NotServable(f"the tensor {shown(tensor.name)} has {len(tensor.dims)} dimensions")
     if tensor.data_type not in _KINDS:
         return 0
-    count, (bits, field) = math.prod(tensor.dims), _KINDS[tensor.data_type]
-    stated = _bytes(tensor)
+    count = math.prod(int(n) for n in tensor.dims)
     if _is_elsewhere(tensor):
         return count
-    if tensor.HasField("raw_data"):
-        held = len(tensor.raw_data)
-    else:
+    bits, field = _KINDS[tensor.data_type]
+    stated, held = _bytes(tensor), len(tensor.raw_data)
+    if not tensor.HasField("raw_data"):
         stated, held = (count + 1) // 2 if bits == 4 else count, len(getattr(tensor, field))
     if min(tensor.dims, default=0) < 0 or stated != held:
         raise NotServable(f"the tensor {shown(tensor.name)} does not hold what its shape {_shape(tensor)} states")
@@ -159,7 +161,7 @@ def _elements(tensor: TensorProto) -> int:
 
 def _bytes(tensor: TensorProto) -> int:
     """Of its values, raw."""
-    return -(-math.prod(tensor.dims) * _KINDS[tensor.data_type][0] // 8)
+    return -(-math.prod(int(n) for n in tensor.dims) * _KINDS[tensor.data_type][0] // 8)
 
 
 def _shape(tensor: TensorProto) -> str:

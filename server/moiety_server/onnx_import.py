@@ -43,7 +43,7 @@ class _Walk:
 
     def __init__(self, file: onnx_file.File) -> None:
         self._graph = file.model.graph
-        self._opsets = {opset.domain: opset.version for opset in file.model.opset_import}
+        self._opsets: dict[str, int] = {opset.domain: opset.version for opset in file.model.opset_import}
         self._builder = Builder()
         self._constants = Constants(file.elements, self._opsets)
         self._initializers = dict(file.initializers)

@@ -10,9 +10,10 @@ from torch import Tensor
 from moiety_server import ir, layers
 from moiety_server import operations as ops
 from moiety_server.builder import Builder
-from moiety_server.ir import Pair
+from moiety_server.ir import NotServable, Pair
 from moiety_server.operations import Value
 
+_MOST_NUMBERS = 64  # two for each axis of any tensor
 Result = ir.Node | list[ir.Node]
 
 
@@ -48,6 +49,8 @@ class Call:
     def constants(self, index: int, name: str) -> list[Any] | None:
         """Numbers that are an input in newer operator sets and were an attribute in older ones."""
         value = self[index]
+        if isinstance(value, Tensor) and value.numel() > _MOST_NUMBERS:
+            raise NotServable(f"has {value.numel()} numbers where its {name} is")
         numbers: list[Any] | None = value.reshape(-1).tolist() if isinstance(value, Tensor) else self.get(name)
         return numbers
 
@@ -282,8 +285,8 @@ def _slice(b: Builder, call: Call) -> ir.Node:
 
 def _gather(b: Builder, call: Call) -> ir.Node:
     indices = ops.secret(b, call[1], "an index")
+    b.require(indices.dim() <= 1 and indices.numel() <= 64, "picks many elements", "take slices")
     dim, picked = call.get("axis", 0), [int(i) for i in indices.reshape(-1)]
-    b.require(indices.dim() <= 1 and len(picked) <= 64, "picks many elements", "take slices")
     if indices.dim() == 0:
         return ops.select(b, call.x, dim, picked[0])
     axis = ops.axis(b, call.x, dim, "picks from")

@@ -1,5 +1,6 @@
 """What all `moiety` commands have in common: how they end, and what they print where.
 
+Whatever others wrote, a catalogue's descriptions, a model's names, is shown with what a terminal obeys written out.
 Data goes to stdout, everything else to stderr. Data is a table for people; with `--json` it is JSON lines, one object a
 line for each thing there is, so that a long run can be read while it goes on.
 """
@@ -13,6 +14,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from moiety_shared.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +55,7 @@ def flowing(text: str) -> str:
 
 def say(text: object) -> None:
     """A line for whoever looks on."""
-    print(text, file=sys.stderr)
+    print(printable(str(text), lines=True), file=sys.stderr)
 
 
 def ended(code: Exit, text: object = "") -> typer.Exit:
@@ -82,7 +85,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: b
     for column in columns:
         made.add_column(column, overflow="fold", no_wrap=bool(whole) and column == whole)
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else Text(printable(str(cell), lines=True)) for cell in row))
     console().print(made)
 
 
