@@ -136,7 +136,7 @@ def _product(inputs: Inputs, _: Attributes) -> int:
         raise NotServable("multiplies stacks of matrices. Instead: keep the product in the file")
     widest = max((n for b in bias for n in b.shape), default=1)
     rows, columns = max(*left.shape, widest), max(*right.shape, widest)
-    return max(int(rows * columns), left.size * columns // _WORK)
+    return int(max(rows * columns, left.size * columns // _WORK))
 
 
 def _scaled(inputs: Inputs, attributes: Attributes) -> int:
