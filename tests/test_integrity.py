@@ -1,12 +1,15 @@
 """Tags: who holds the same gets the same, who holds anything else does not."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from moiety_shared.channel import Channel
 from moiety_shared.integrity import TAG_BYTES, Tag, Transcript, check_key, is_seed_of, seed_tag
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.protocols import graph
-from moiety_shared.protocols.opening import combine, to_wire
+from moiety_shared.protocols.opening import to_wire
 from moiety_shared.ring import Array
 from tests import plans
 from tests.protocols.running import Run, bundle, prepare
@@ -74,23 +77,42 @@ def test_a_seed_is_for_what_it_was_dealt_for() -> None:
     assert check_key((seed, check), "lease") != check_key((seed, check), "upload")
 
 
-def test_why_the_peer_link_must_be_encrypted() -> None:
-    """Whoever records what alice and bob open, and learns the dealer's seeds, reads the input."""
-    plan, x = plans.logits(), plans.random_inputs(3)
+def recorded_opening(x: Array, sealed: bool) -> tuple[Callable[[bytes, bytes], Array], list[bytes]]:
+    """What the recording of a run's first round decodes to under two seeds, and the three seeds of its dealer. Both
+    parties' shares are recorded as they travel inside of TLS: `sealed`, or as they are."""
+    plan = plans.logits()
     run = Run(plan, plans.weights())
     seeds = [new_seed() for _ in range(3)]
     raw = bundle(plan, len(x), run.masks, seeds)
-    shares = run.random(x.shape)
+    one = run.random(x.shape)
     sessions = [
         graph.evaluate(plan, p, share, prepare(plan, p, len(x), seeds[p], raw, run.models[p]), run.models[p])
-        for p, share in enumerate((shares, run.ring.wrap(x - shares)))
+        for p, share in enumerate((one, run.ring.wrap(x - one)))
     ]
     (ours,), (theirs,) = (next(session).openings for session in sessions)
-    recorded = combine(ours, to_wire(theirs).data)
+    shares = [to_wire(opening).data for opening in (ours, theirs)]
+    if sealed:
+        ends = [Channel(new_seed(), p, b"hello", b"hello") for p in (0, 1)]
+        shares = [memoryview(end.seal(share))[:-16] for end, share in zip(ends, shares, strict=True)]
+    both = [np.frombuffer(share, run.ring.dtype).reshape(x.shape) for share in shares]
+    recorded = run.ring.wrap(both[0] + both[1])
 
     def decoded(alice: bytes, bob: bytes) -> Array:
         masks = [Stream(seed).at("o").words("input", x.shape, run.ring.dtype) for seed in (alice, bob)]
-        return run.ring.wrap(recorded.reshape(x.shape) - masks[0] - masks[1])
+        return run.ring.wrap(recorded - masks[0] - masks[1])
 
-    assert np.array_equal(decoded(seeds[0], seeds[1]), x), "the wiretap and the dealer together"
-    assert not (decoded(seeds[0], new_seed()) == x).any(), "the wiretap and alice alone"
+    return decoded, seeds
+
+
+def test_why_the_peer_link_must_be_encrypted() -> None:
+    """Whoever records what alice and bob open, and learns the dealer's seeds, reads the input."""
+    x = plans.random_inputs(3)
+    decoded, (alice, bob, _) = recorded_opening(x, sealed=False)
+    assert np.array_equal(decoded(alice, bob), x), "the wiretap and the dealer together"
+    assert not (decoded(alice, new_seed()) == x).any(), "the wiretap and alice alone"
+
+
+def test_what_is_recorded_inside_of_tls_tells_the_dealer_nothing() -> None:
+    x = plans.random_inputs(3)
+    decoded, (alice, bob, _) = recorded_opening(x, sealed=True)
+    assert not (decoded(alice, bob) == x).any(), "the wiretap and the dealer together, after TLS was broken"

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from moiety_party import helper, lane
+from moiety_party import hello, helper, lane
 from moiety_party.lane import Lane
 from moiety_party.masking import masking
+from moiety_shared.channel import TAG_BYTES, Channel
 from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
@@ -46,12 +47,17 @@ def pipes() -> tuple[Pipe, Pipe]:
     return Pipe(to_alice, to_bob), Pipe(to_bob, to_alice)
 
 
+def both_ends(alice: Pipe, bob: Pipe) -> list[Lane]:
+    """A lane as it is after its HELLOs."""
+    return [Lane(pipe, Channel(CHECK, party, b"hello"), "peer") for party, pipe in enumerate((alice, bob))]
+
+
 Sessions = Sequence[Session[Array]]
 
 
 def drive(alice: Sessions, bob: Sessions, inline_work: int = lane.INLINE_WORK) -> tuple[list[Lane], list[list[Array]]]:
     async def run() -> tuple[list[Lane], list[list[Array]]]:
-        lanes = [Lane(pipe) for pipe in pipes()]
+        lanes = both_ends(*pipes())
         with ThreadPoolExecutor(2) as threads:
             both = (
                 end.drive(sessions, Transcript(CHECK, b""), threads, inline_work=inline_work)
@@ -95,7 +101,7 @@ def test_slices_and_side_by_side_layers_share_rounds(
     assert cost.rounds == 4 < sum(c.rounds for c in plan.costs(1).values())
     for end in lanes:
         assert (end.rounds, end.opening_bytes) == (cost.rounds, cost.online_bytes)
-        assert max(end._link.sizes) <= max(part, small) + 8  # type: ignore[attr-defined]
+        assert max(end._link.sizes) <= max(part, small) + 8 + TAG_BYTES  # type: ignore[attr-defined]
 
 
 def test_a_model_is_masked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,12 +132,11 @@ def test_many_long_openings_pass_a_helper_that_reads_late() -> None:
 @pytest.mark.parametrize("size", [0, 39, 41])
 def test_openings_of_another_length_are_refused(size: int) -> None:
     async def run() -> None:
-        alice, bob = pipes()
-        end = Lane(bob)
+        alice, bob = both_ends(*pipes())
         with ThreadPoolExecutor(1) as threads:
             session = opening(lambda: np.zeros(10, np.int32), Ring(32))
-            task = asyncio.create_task(end.drive([session], Transcript(CHECK, b""), threads))
-            await Lane(alice).send(lane.FrameKind.OPENING, bytes(size))
+            task = asyncio.create_task(bob.drive([session], Transcript(CHECK, b""), threads))
+            await alice.send(lane.FrameKind.OPENING, bytes(size))
             with pytest.raises(Problem) as caught:
                 await task
             assert caught.value.kind is ProblemType.PEER_UNAVAILABLE and "bytes" in caught.value.detail
@@ -152,7 +157,7 @@ def test_prepared_rows_are_let_go_of_during_a_run() -> None:
 
 
 def test_a_leader_that_never_says_hello_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helper, "_HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(hello, "HELLO_SECONDS", 0.05)
 
     class Silent(Pipe):
         closed = False
@@ -162,8 +167,8 @@ def test_a_leader_that_never_says_hello_is_not_waited_for(monkeypatch: pytest.Mo
 
     async def run() -> bool:
         link = Silent(asyncio.Queue(), asyncio.Queue())
-        party = SimpleNamespace(replicas=SimpleNamespace(start=lambda: None))
-        await asyncio.wait_for(helper.Helper(party).serve(Lane(link)), 20)  # type: ignore[arg-type]
+        party = SimpleNamespace(replicas=SimpleNamespace(start=lambda: None), boot="bob")
+        await asyncio.wait_for(helper.Helper(party).serve(link), 20)  # type: ignore[arg-type]
         return link.closed
 
     assert asyncio.run(run())

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import Field
 
 from moiety_party.helper import Helper
-from moiety_party.lane import Lane, ServerLink
+from moiety_party.lane import ServerLink
 from moiety_party.leader import Leader
 from moiety_party.metrics import PartyMetrics
 from moiety_party.party import Party
@@ -176,10 +176,10 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
             if scheme.lower() != "bearer" or not identity.accepts("alice", credential):
                 await socket.close(4401)
                 return
-            await socket.accept()
             helper = running()
             assert isinstance(helper, Helper)  # noqa: S101  bob's role is Helper
-            await helper.serve(Lane(ServerLink(socket)))
+            await socket.accept()
+            await helper.serve(ServerLink(socket))
 
     return app
 

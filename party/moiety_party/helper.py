@@ -4,14 +4,14 @@ import asyncio
 import re
 import time
 
-from moiety_party.lane import Lane, garbled, read_json
+from moiety_party.hello import answer
+from moiety_party.lane import Lane, Link, garbled, read_json
 from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import MAX_WAITING, Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
-from moiety_shared.formats import PEER, unsupported
 from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
@@ -25,8 +25,6 @@ from moiety_shared.service.logs import log, where
 from moiety_shared.service.tracing import Timeline
 from moiety_shared.tokens import Grant
 from moiety_shared.wire import Frame, FrameKind, Request, Secret, Start, malformed, share_bytes, unpack_start
-
-_HELLO_SECONDS = 5.0
 
 
 class Helper:
@@ -62,29 +60,25 @@ class Helper:
         self._pending[upload_id] = (manifest, plan, shares)
         return "waiting for the leader"
 
-    async def serve(self, lane: Lane) -> None:
+    async def serve(self, link: Link) -> None:
         """Sessions until the lane ends. A Problem before a run's first opening is answered and the lane goes on."""
         try:
-            async with asyncio.timeout(_HELLO_SECONDS):
-                hello = await lane.expect_json(FrameKind.HELLO)
-            if hello.get("version") != PEER:
-                raise unsupported("the peer protocol", hello.get("version"), PEER)
-            lane.peer = str(hello.get("boot"))
-            await lane.send_json(FrameKind.HELLO, {"version": PEER, "boot": self._party.boot})
+            lane = await answer(link, self._party.boot)
             self._party.link(lane.peer)
             try:
                 await self._sessions(lane)
             finally:
                 self._party.unlink(lane.peer)
+                await lane.close()
         except Problem as problem:
             if problem.kind is not ProblemType.PEER_UNAVAILABLE or problem.detail:
-                log().warning("lane ended", problem=problem.kind.name)
+                log().warning("lane ended", problem=problem.kind.name, detail=problem.detail)
         except TimeoutError:
             log().warning("lane ended", problem=ProblemType.REQUEST_TIMEOUT.name)
         except Exception as error:
             log().error("lane ended", where=where(error))
         finally:
-            await lane.close()
+            await link.close()
 
     async def _sessions(self, lane: Lane) -> None:
         while True:

@@ -13,10 +13,11 @@ from fastapi import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
+from moiety_shared.channel import Channel
 from moiety_shared.integrity import Transcript
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Round, Session, combine, to_wire, wire_bytes
-from moiety_shared.wire import Frame, FrameKind, pack_frame
+from moiety_shared.wire import Frame, FrameKind, frame_header
 
 MAX_MESSAGE = 1 << 25
 """Bytes that a WebSocket message holds at most."""
@@ -34,7 +35,7 @@ Numbers = Iterator[int]
 class Link(Protocol):
     """Whole binary messages, in order."""
 
-    async def send(self, message: bytes) -> None: ...
+    async def send(self, message: bytes | bytearray) -> None: ...
 
     async def recv(self) -> bytes: ...
 
@@ -47,7 +48,7 @@ class ClientLink:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: bytes | bytearray) -> None:
         try:
             await self._socket.send(message)
         except WebSocketException as error:
@@ -70,9 +71,9 @@ class ServerLink:
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: bytes | bytearray) -> None:
         try:
-            await self._socket.send_bytes(message)
+            await self._socket.send_bytes(message)  # type: ignore[arg-type]  # whatever holds bytes
         except (WebSocketDisconnect, RuntimeError) as error:
             raise Problem(ProblemType.PEER_UNAVAILABLE) from error
 
@@ -95,11 +96,14 @@ class Refused(Problem):
 
 
 class Lane:
-    """One link with the bytes and rounds counted on it. Any failure in a session ends the lane."""
+    """One link after its HELLO, with the bytes and rounds counted on it. Every frame is sealed. Any failure in a
+    session ends the lane."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, channel: Channel, peer: str) -> None:
+        """`peer` is whose other end it is: the boot that the peer's HELLO named."""
         self._link = link
-        self.peer = ""  # whose other end it is: the boot that the peer's HELLO named
+        self._channel = channel
+        self.peer = peer
         self.in_run = False  # openings are under way: after a failure now, the lane is of no more use
         self.rounds = 0
         self.opening_bytes = 0
@@ -108,7 +112,7 @@ class Lane:
         self._counted = (0, 0, 0)
 
     async def send(self, kind: FrameKind, *payload: bytes | memoryview, number: int = 0) -> None:
-        message = pack_frame(kind, number, *payload)
+        message = self._channel.seal(frame_header(kind, number, sum(map(len, payload))), *payload)
         self.sent_bytes += len(message)
         await self._link.send(message)
 
@@ -120,7 +124,7 @@ class Lane:
         try:
             message = await self._link.recv()
             self.received_bytes += len(message)
-            frame = Frame.unpack(message)
+            frame = Frame.unpack(self._channel.open(message))
         except Problem as error:
             if error.kind is ProblemType.MALFORMED:
                 raise garbled(error.detail) from None
@@ -147,6 +151,7 @@ class Lane:
         return rounds, sent, received
 
     async def close(self) -> None:
+        self._channel.close()
         await self._link.close()
 
     async def drive(

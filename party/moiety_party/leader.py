@@ -12,6 +12,7 @@ import numpy as np
 import websockets
 
 from moiety_party.admission import ANYBODY
+from moiety_party.hello import call
 from moiety_party.journal import Journal
 from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
 from moiety_party.masking import masking
@@ -22,7 +23,6 @@ from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Manifest
-from moiety_shared.formats import PEER
 from moiety_shared.integrity import TAG_BYTES, Transcript
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
@@ -50,6 +50,7 @@ _WAIT_SECONDS, _POLL_SECONDS = 5.0, 0.1  # for rows that bob is still preparing
 # A lane that broke while idle, or a lease that ended at one side: one more run, with fresh rows, may do.
 _START_AGAIN = (
     ProblemType.PEER_UNAVAILABLE,
+    ProblemType.PEER_VERSION,  # of one process of bob's, while his others are upgraded
     ProblemType.RANDOMNESS_EXHAUSTED,
     ProblemType.ROW_USED,
     ProblemType.UNKNOWN_LEASE,
@@ -298,12 +299,7 @@ class Leader:
 
     async def _connect(self) -> Lane:
         """To any process of the helper: behind one address there may be several."""
-        lane = Lane(await self._dial(self._party))
-        await lane.send_json(FrameKind.HELLO, {"version": PEER, "boot": self._party.boot})
-        hello = await lane.expect_json(FrameKind.HELLO)
-        if hello.get("version") != PEER:
-            raise Problem(ProblemType.PEER_UNAVAILABLE, "bob runs another version of the peer protocol")
-        lane.peer = str(hello.get("boot"))
+        lane = await call(await self._dial(self._party), self._party.boot)
         self._party.link(lane.peer)
         log().info("peer", peer=lane.peer)
         return lane
@@ -340,7 +336,8 @@ class Leader:
             try:
                 await self._check_leases()
             except Problem as problem:
-                log().warning("not ready", problem=problem.kind.name)
+                said = "" if isinstance(problem, Refused) else problem.detail
+                log().warning("not ready", problem=problem.kind.name, detail=said)
             except Exception as error:
                 log().error("not ready", where=where(error))
             self._wake.clear()

@@ -13,7 +13,7 @@ from moiety_shared.problems import Problem, ProblemType
 REQUEST, SECRET, RESULT, COUNT, UPLOAD = b"MRQ2", b"MSH3", b"MRS1", b"MCO2", b"MUP2"
 """First bytes of a prediction's body, of what is sealed in it, of its answer, of a count for owners, of an upload."""
 
-PEER = 4
+PEER = 5
 """The protocol between alice and bob: both run the same, or they do not begin."""
 
 

@@ -178,6 +178,12 @@ class ProblemType(Enum):
         "The other party cannot be reached or broke off",
         "The randomness of this run was thrown away. Try again shortly.",
     )
+    PEER_VERSION = (
+        "peer-version",
+        503,
+        "The computing parties run different versions",
+        "Their operators bring alice and bob to the same release (docs/upgrading.md). Send the request again after.",
+    )
     OPENINGS_DIFFER = (
         "openings-differ",
         503,
@@ -236,6 +242,7 @@ RETRY_AFTER_SECONDS = {
     ProblemType.CATALOGUE_UNAVAILABLE: 2,
     ProblemType.PARTY_UNAVAILABLE: 2,
     ProblemType.PEER_UNAVAILABLE: 2,
+    ProblemType.PEER_VERSION: 10,
     ProblemType.OPENINGS_DIFFER: 1,
     ProblemType.PROVIDER_UNAVAILABLE: 2,
     ProblemType.RANDOMNESS_EXHAUSTED: 1,

@@ -305,7 +305,7 @@ def unpack_start(payload: bytes) -> Start:
 class FrameKind(IntEnum):
     """What a frame on the peer link says. Sent by: L the leader (alice), H the helper (bob), B both."""
 
-    HELLO = 1  # B: JSON; version and boot id
+    HELLO = 1  # B: JSON, in the clear; version, boot id, and a key (L) or what was sealed to it (H)
     LEASE = 2  # L: JSON; a lease to join
     JOINED = 3  # H: JSON; the lease is joined
     PING = 4  # L: JSON; the rows that are wanted of a model, if any
@@ -326,7 +326,7 @@ class Frame:
     number: int = 0
 
     def pack(self) -> bytes:
-        return pack_frame(self.kind, self.number, self.payload)
+        return frame_header(self.kind, self.number, len(self.payload)) + bytes(self.payload)
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Frame":
@@ -341,6 +341,6 @@ class Frame:
             raise malformed("a frame of an unknown kind") from None
 
 
-def pack_frame(kind: FrameKind, number: int, *parts: bytes | memoryview) -> bytes:
-    """A frame whose payload is the parts after one another, copied once."""
-    return b"".join((_FRAME.pack(kind, 0, number, sum(len(part) for part in parts)), *parts))
+def frame_header(kind: FrameKind, number: int, length: int) -> bytes:
+    """What precedes a frame's payload of that length."""
+    return _FRAME.pack(kind, 0, number, length)

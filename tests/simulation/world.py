@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import httpx
 import numpy as np
@@ -24,8 +26,8 @@ from moiety_client.client import AsyncClient
 from moiety_client.exchange import Call, Holder, Sealer
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.settings import ProviderSettings
+from moiety_party import hello
 from moiety_party.helper import Helper
-from moiety_party.lane import Lane
 from moiety_party.leader import Leader
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
@@ -33,6 +35,7 @@ from moiety_server.publish import split_weights, upload_body
 from moiety_shared import tokens
 from moiety_shared.catalogue import Access, Entry, SignedEntry, sign
 from moiety_shared.catalogue import Party as PublicParty
+from moiety_shared.channel import Channel
 from moiety_shared.plan import Plan
 from moiety_shared.possession import thumbprint
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
@@ -59,6 +62,25 @@ def unchanged(_: str, message: bytes) -> bytes:
     return message
 
 
+def kind_of(frame: bytes, party: int) -> str:
+    return f"{FrameKind(frame[_FRAME_KIND]).name} of {('alice', 'bob')[party]}"
+
+
+class FaultyChannel(Channel):
+    """A party's channel: what it seals may have changed in its memory before, under the frame's name; what is sealed is
+    changed on the wire, as "sealed" such."""
+
+    def __init__(self, world: "World", secret: bytes, party: int, *transcript: bytes) -> None:
+        super().__init__(secret, party, *transcript)
+        self._world, self._party = world, party
+
+    def seal(self, *parts: bytes | memoryview) -> bytes | bytearray:
+        frame = b"".join(parts)
+        name = kind_of(frame, self._party)
+        self._world.sealing = f"sealed {name}"
+        return super().seal(self._world.change(name, frame))
+
+
 class Wire:
     """One lane. When it is cut, what was sent before still arrives."""
 
@@ -83,12 +105,12 @@ class End:
     wire: Wire
     party: int
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: bytes | bytearray) -> None:
         if self.wire.broken:
             return  # as on a socket: who sends learns of it when they read
         world = self.wire.world
-        name = FrameKind(message[_FRAME_KIND]).name
-        message = world.change(f"{name} of {('alice', 'bob')[self.party]}", message)
+        name, world.sealing = world.sealing or kind_of(message, self.party), ""
+        message = world.change(name, bytes(message))
         world.frames += 1
         if world.frames == world.cut_at:
             self.wire.cut()
@@ -179,7 +201,7 @@ class Node:
         wire = Wire(self.world)
         for node in (self, bob):
             node.wires = [w for w in node.wires if not w.broken] + [wire]
-        bob.start(bob.helper.serve(Lane(End(wire, 1))))
+        bob.start(bob.helper.serve(End(wire, 1)))
         return End(wire, 0)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -253,6 +275,7 @@ class World:
     alices: list[Node] = field(default_factory=list)
     bobs: list[Node] = field(default_factory=list)
     change: Change = unchanged
+    sealing: str = ""  # what was sealed and is about to be sent
     frames: int = 0  # frames sent so far on all lanes
     cut_at: int = -1  # the lane that carries this frame is cut
     at_frame: tuple[int, Callable[[], None]] | None = None
@@ -430,8 +453,9 @@ async def world(root: Path, detector: Detector, postgres: Postgres | None = None
         made.folder(role).mkdir(parents=True)
         made.start(role)
     try:
-        await made.publish()
-        yield made
+        with patch.object(hello, "Channel", partial(FaultyChannel, made)):
+            await made.publish()
+            yield made
     finally:
         for role in ("alice", "bob", "provider"):
             await made.stop(role)

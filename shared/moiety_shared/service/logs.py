@@ -27,6 +27,7 @@ ALLOWED = frozenset(
         "bundle",
         "stock",
         "problem",
+        "detail",  # of a problem that this role found itself
         "where",
         "attempt",
         "peer",
