@@ -19,6 +19,7 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import tracing
 from moiety_shared.service.app import create_app
 from moiety_shared.service.audit import Audit
+from moiety_shared.service.ports import reserved
 from moiety_shared.service.settings import ServiceSettings
 from moiety_shared.service.tracing import Timeline
 from tests.asgi import InProcess, listening
@@ -150,16 +151,12 @@ def test_made_up_addresses_are_one_label() -> None:
 # The operator's address
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def operated(**settings: int) -> Iterator[tuple[int, str]]:
-    port = free_port()
-    with listening(app(), ServiceSettings.model_validate(settings | {"metrics_port": port})) as public:
+    with (
+        reserved() as port,
+        listening(app(), ServiceSettings.model_validate(settings | {"metrics_port": port})) as public,
+    ):
         assert httpx.get(f"http://127.0.0.1:{public}/health/live").is_success, "it has started"
         yield public, f"http://127.0.0.1:{port}"
 

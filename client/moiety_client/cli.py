@@ -9,6 +9,7 @@ from moiety_client import client_cli
 from moiety_shared.service.terminal import Exit, Json, ended, example
 
 _HERE = "All roles on this machine"
+_FRESH = "Folder for the data. What an earlier run made there is deleted first; where anything else is, nothing is."
 
 if TYPE_CHECKING:
     from moiety_shared.service.doctor import Patient
@@ -35,21 +36,23 @@ def sidecar() -> None:
 
     with refusing():
         settings = ClientSettings()
-    logs.configure("client", settings.log_format, settings.log_level)
-    metrics = ClientMetrics(CollectorRegistry())
-    with tracing.exporting("client") as tracer:
-        try:
-            telemetry = metrics.telemetry(tracer, settings.withhold_trace)
-            upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout, telemetry=telemetry)
-            built = build(upstream, settings, metrics, tracer)
-        except (AccessFileError, InsecureAddress, Exposed) as error:
-            raise ended(Exit.USAGE, error) from None
-        serving.serve(built, settings)
+        logs.configure("client", settings.log_format, settings.log_level)
+        metrics = ClientMetrics(CollectorRegistry())
+        with tracing.exporting("client") as tracer:
+            try:
+                telemetry = metrics.telemetry(tracer, settings.withhold_trace)
+                upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout, telemetry=telemetry)
+                built = build(upstream, settings, metrics, tracer)
+            except (AccessFileError, InsecureAddress, Exposed) as error:
+                raise ended(Exit.USAGE, error) from None
+            serving.serve(built, settings)
 
 
 def up(
     root: Annotated[Path, typer.Option(help="Folder for the roles' data, one subfolder each.")] = Path(".moiety"),
-    base_port: Annotated[int, typer.Option(help="First of five ports; the metrics' are ten higher.")] = 7700,
+    base_port: Annotated[
+        int, typer.Option(min=1, max=65_500, help="First of five ports; the metrics' are ten higher.")
+    ] = 7700,
 ) -> None:
     """Start all five roles on this machine; Ctrl-C stops them."""
     from moiety_client.local.up import run
@@ -63,7 +66,7 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Folder with MNIST/raw; needed for more than the images we ship.")
     ] = None,
-    root: Annotated[Path, typer.Option(help="Folder for the demo's data; emptied first.")] = Path(".moiety/demo"),
+    root: Annotated[Path, typer.Option(help=_FRESH)] = Path(".moiety/demo"),
     as_json: Json = False,
 ) -> None:
     """The main job, start to end: five processes, a shared network, private predictions, a report."""
@@ -82,7 +85,7 @@ def bench(
     ] = "mnist",
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,
     seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
-    root: Annotated[Path, typer.Option(help="Folder for the data; emptied first.")] = Path(".moiety/bench"),
+    root: Annotated[Path, typer.Option(help=_FRESH)] = Path(".moiety/bench"),
     as_json: Json = False,
 ) -> None:
     """Measure what this machine does, as ratios taken in one run, beside what was asked."""

@@ -66,7 +66,7 @@ class Journal:
         with ExitStack() as opened:
             try:
                 self._file = opened.enter_context(open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b"))
-                _lock(self._file)
+                lock(self._file)
             except BlockingIOError:
                 raise ResumeRefused(f"another run is writing {path}: wait for it, or name another file") from None
             except OSError as error:
@@ -173,7 +173,7 @@ class Journal:
             return None
 
 
-def _lock(file: BinaryIO) -> None:
+def lock(file: BinaryIO) -> None:
     """For one run alone, until it is closed. Raises BlockingIOError. On Windows nothing is locked."""
     if os.name == "posix":
         import fcntl

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import httpx
 
-from moiety_client.local.deployment import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 PARTIES = ("alice", "bob")

@@ -17,7 +17,7 @@ import psutil
 import ray
 import yaml
 
-from moiety_client.local.deployment import free_port
+from tests.ports import free_port
 
 SCALE = Path(__file__).parents[2] / "ops" / "scale"
 _SECONDS = 180.0

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moiety_client.local.deployment import _COMMANDS, _environment, _moiety, free_port
+from moiety_client.local.deployment import _COMMANDS, _environment, _moiety
+from moiety_shared.service.ports import reserved
 from tests.databases import Postgres
 from tests.scale.replicated import REPLICAS, Replicated, predict_all
 
@@ -32,7 +33,7 @@ class BehindNginx(Replicated):
         for number in range(1, REPLICAS + 1):
             name, folder = f"{role}-{number}", self.folder(role, number)
             folder.mkdir(mode=0o700)
-            port = self.replica_ports[name] = free_port()
+            port = self.replica_ports[name] = self._held.enter_context(reserved())
             own = {"MOIETY_PARTY_PORT": str(port), "MOIETY_PARTY_DATA_DIR": str(folder)}
             self._run(name, _moiety(*_COMMANDS[role]), _environment() | self.settings(role) | own)
         if role == "alice":  # the last of them

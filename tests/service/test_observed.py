@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from moiety_client.client import Client
-from moiety_client.local.deployment import ROLES, Deployment, free_port
+from moiety_client.local.deployment import ROLES, Deployment
 from moiety_client.telemetry import Telemetry
+from moiety_shared.service.ports import reserved
 from tests import monitoring
 from tests.collector import Collector, Found
 
@@ -196,14 +197,21 @@ def test_every_role_tells_its_operator_and_nobody_else(observed: Deployment) -> 
             assert operator.get("/v1/models").status_code == 404
 
 
-def test_every_panel_of_the_dashboard_has_data(observed: Deployment, digits: Digits, tmp_path: Path) -> None:
+@pytest.fixture
+def port() -> Iterator[int]:
+    """For a process that the test starts."""
+    with reserved() as kept:
+        yield kept
+
+
+def test_every_panel_of_the_dashboard_has_data(observed: Deployment, digits: Digits, tmp_path: Path, port: int) -> None:
     """Prometheus itself scrapes the five roles and is asked what Grafana would ask it."""
     targets = [
         {"targets": [f"127.0.0.1:{port}"], "labels": {"role": role}} for role, port in observed.metrics_ports.items()
     ]
     job = {"job_name": "moiety", "static_configs": targets, "scrape_interval": "1s", "scrape_timeout": "1s"}
     (tmp_path / "prometheus.yml").write_text(json.dumps({"scrape_configs": [job]}))  # JSON is YAML
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{port}"
     command = [monitoring.needed("prometheus"), f"--config.file={tmp_path / 'prometheus.yml'}"]
     command += [f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address={address}", "--log.level=error"]
     missing = {expression.replace("$__rate_interval", "1m") for expression in monitoring.expressions()}

@@ -13,7 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from moiety_client import exchange
 from moiety_client import syft as sy
-from moiety_client.local.deployment import Deployment, DeploymentError
+from moiety_client.local.deployment import Deployment
+from moiety_client.local.folder import DeploymentError
 from moiety_client.syft import session
 from moiety_shared.problems import Problem, ProblemType
 from tests.syft.conftest import Share

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -28,9 +29,11 @@ from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.exchange import Sealer
 from moiety_client.local import mnist
-from moiety_client.local.deployment import ROLES, Deployment, DeploymentError, free_port, fresh
+from moiety_client.local.deployment import ROLES, Deployment
+from moiety_client.local.folder import DeploymentError, fresh
 from moiety_client.telemetry import Telemetry
 from moiety_shared.service import http, tracing
+from moiety_shared.service.ports import LOOPBACK, reserved
 
 _ADDED_MS = 10.0
 
@@ -64,7 +67,7 @@ def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool
         console.print(f"[red]{error}[/]: pass --data DIR")
         return 1
     try:
-        with fresh(root):
+        with fresh(root, console.print):
             suites: dict[str, Callable[[], Iterator[Row]]] = {
                 "mnist": lambda: _measure(root, pixels, seconds, console),
                 "vision": lambda: vision.measure(root, pixels, console),
@@ -73,7 +76,7 @@ def run(suite: str, data: Path | None, seconds: float, root: Path, as_json: bool
             }
             rows = list(suites[suite]())
     except DeploymentError as error:
-        console.print(f"[red]{error}[/]")
+        console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return 1
     table = Table("what", "value", "asked", "holds", title="moiety bench")
     for row in rows:
@@ -159,12 +162,16 @@ class _Bench:
 
     def observed(self, root: Path) -> Iterator[Row]:
         """One image with metrics read, logs written and spans exported, beside one with none of these, in turn."""
-        one, port = self.pixels[:1], free_port()
-        endpoint = f"http://127.0.0.1:{port}"
+        one = self.pixels[:1]
         quiet_settings = {role: {"LOG_LEVEL": "error", "METRICS_PORT": "0"} for role in ROLES}
-        seen = Deployment(root / "seen", environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
-        watching = _process("moiety_client.local.watching", str(port), *map(seen.metrics_url, ROLES))
-        with Deployment(root / "quiet", extra=quiet_settings) as quiet, seen, watching:
+        with (
+            reserved() as port,
+            Deployment(root / "quiet", extra=quiet_settings) as quiet,
+            Deployment(
+                root / "seen", environment={"OTEL_EXPORTER_OTLP_ENDPOINT": (endpoint := f"http://{LOOPBACK}:{port}")}
+            ) as seen,
+            _process("moiety_client.local.watching", str(port), *map(seen.metrics_url, ROLES)),
+        ):
             for deployment in (quiet, seen):
                 deployment.publish()
             with tracing.exporting("bench", endpoint) as tracer, quiet.client() as unseen:
@@ -227,16 +234,18 @@ class _Bench:
 
 def _distant(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
     """One image with a round trip of 10 ms added on every link, by a delaying TCP proxy."""
-    deployment = Deployment(root)
-    proxies = {role: free_port() for role in ("alice", "bob", "crypto_provider", "server")}
-    pairs = [f"{port}:{deployment.ports[role]}" for role, port in proxies.items()]
-    url = {role: f"https://127.0.0.1:{port}" for role, port in proxies.items()}
-    deployment.extra = {
-        "alice": {"PROVIDER_URL": url["crypto_provider"], "PEER_URL": url["bob"].replace("http", "ws")},
-        "bob": {"PROVIDER_URL": url["crypto_provider"]},
-        "server": {"ALICE_URL": url["alice"], "BOB_URL": url["bob"], "URL": url["server"]},
-    }
-    with _process("moiety_client.local.delay", f"{_ADDED_MS:g}", *pairs), deployment:
+    with ExitStack() as running:
+        proxies = {role: running.enter_context(reserved()) for role in ("alice", "bob", "crypto_provider", "server")}
+        url = {role: f"https://{LOOPBACK}:{port}" for role, port in proxies.items()}
+        extra = {
+            "alice": {"PROVIDER_URL": url["crypto_provider"], "PEER_URL": url["bob"].replace("http", "ws")},
+            "bob": {"PROVIDER_URL": url["crypto_provider"]},
+            "server": {"ALICE_URL": url["alice"], "BOB_URL": url["bob"], "URL": url["server"]},
+        }
+        deployment = Deployment(root, extra=extra)
+        pairs = [f"{port}:{deployment.ports[role]}" for role, port in proxies.items()]
+        running.enter_context(_process("moiety_client.local.delay", f"{_ADDED_MS:g}", *pairs))
+        running.enter_context(deployment)
         deployment.publish()
         with deployment.client() as client:
             deployment.wait_full(client.model("mnist").upload_id)
@@ -296,15 +305,15 @@ def torch_forward(name: str = "mnist") -> Callable[[mnist.Pixels], np.ndarray]:
 
 @contextmanager
 def echo_server() -> Iterator[str]:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with _process("moiety_client.local.echo", str(port)), http.client(url) as client:
-        for _ in range(200):
-            try:
-                client.get("/health/live")
-                break
-            except httpx.HTTPError:
-                time.sleep(0.05)
+    with reserved() as port, _process("moiety_client.local.echo", str(port)):
+        url = f"http://{LOOPBACK}:{port}"
+        with http.client(url) as client:
+            for _ in range(200):
+                try:
+                    client.get("/health/live")
+                    break
+                except httpx.HTTPError:
+                    time.sleep(0.05)
         yield url
 
 

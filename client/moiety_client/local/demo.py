@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -14,7 +15,8 @@ from moiety_client import inputs
 from moiety_client.errors import MoietyError
 from moiety_client.exchange import Sealer
 from moiety_client.local import mnist
-from moiety_client.local.deployment import Deployment, DeploymentError, fresh
+from moiety_client.local.deployment import Deployment
+from moiety_client.local.folder import DeploymentError, fresh
 from moiety_client.local.picture import draw_shares
 
 
@@ -22,13 +24,13 @@ def run(count: int, batch: int, data: Path | None, root: Path, as_json: bool) ->
     console = Console(stderr=True)
     try:
         pixels, truth = mnist.test_images(count, data)
-        with fresh(root), Deployment(root / "roles") as deployment:
+        with fresh(root, console.print), Deployment(root / "roles") as deployment:
             console.print("five processes are up: owner, client, alice, bob, crypto provider")
             with console.status("sharing the network between alice and bob"):
                 deployment.publish("--name", "mnist")
             report = _predict(deployment, pixels, truth, batch, root / "shares.png", console)
     except (DeploymentError, MoietyError, mnist.DataMissing) as error:
-        console.print(f"[red]{error}[/]")
+        console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("stopped")

@@ -1,15 +1,14 @@
 """Five processes, started, watched and stopped together. Roles are run by their own commands, never imported."""
 
+import importlib.util
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,10 @@ from typing import Self
 import httpx
 
 from moiety_client.client import AsyncClient, Client
+from moiety_client.local.folder import DeploymentError, claimed
 from moiety_shared.service import http, keys
+from moiety_shared.service.ports import LOOPBACK, reserved
+from moiety_shared.service.starting import StartRefused
 
 ROLES = ("crypto_provider", "bob", "alice", "server", "client")
 _COMMANDS = {
@@ -27,6 +29,13 @@ _COMMANDS = {
     "alice": ["party", "alice"],
     "server": ["server"],
     "client": ["sidecar"],
+}
+_PACKAGES = {
+    "crypto_provider": "moiety_crypto_provider",
+    "bob": "moiety_party",
+    "alice": "moiety_party",
+    "server": "moiety_server",
+    "client": "moiety_client",
 }
 _SETTINGS_PREFIX = {
     "crypto_provider": "PROVIDER",
@@ -39,38 +48,42 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 12.0
 
 
-class DeploymentError(RuntimeError):
-    """A process did not come up, or a command failed; the text says where its log is."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Deployment:
-    """One local deployment under `root`. `ports` and `extra` (role -> settings) override the defaults; of the roles,
-    `roles` are started, in this order.
+    """One local deployment under `root`, which is its own until `stop`. `extra` (role -> settings) overrides the
+    defaults; of the roles, `roles` are started, in this order.
 
-    `metrics_ports` are where each role's metrics are; `environment` is what all processes get besides their settings.
-    `transport` is "plain" only to measure what TLS costs.
+    `ports`, and `metrics_ports` for each role's metrics, are reserved from the start: 0 becomes one that is free.
+    `environment` is what all processes get besides their settings. `transport` is "plain" only to measure what TLS
+    costs. Raises DeploymentError when the folder or a port is not to be had.
     """
 
     root: Path
-    ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
-    metrics_ports: dict[str, int] = field(default_factory=lambda: {role: free_port() for role in ROLES})
+    ports: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ROLES, 0))
+    metrics_ports: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ROLES, 0))
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
     transport: str = "tls"
     roles: tuple[str, ...] = ROLES
+    _held: ExitStack = field(default_factory=ExitStack, init=False, repr=False)  # the folder and the ports
 
     def __post_init__(self) -> None:
         """Keys are made at the first start under a root."""
-        if not self._keys.exists():
-            keys.init(self._keys, {})
+        for role in self.roles:
+            if importlib.util.find_spec(_PACKAGES[role]) is None:
+                raise DeploymentError(f"{role} is not installed here: pip install 'moiety[all]' brings all roles")
+        with ExitStack() as held:
+            self._claim = held.enter_context(claimed(self.root))
+            try:
+                for ports in (self.ports, self.metrics_ports):
+                    for role, port in ports.items():
+                        ports[role] = held.enter_context(reserved(port, "choose others with --base-port"))
+                if not self._keys.exists():
+                    keys.init(self._keys, {})
+            except StartRefused as refused:
+                raise DeploymentError(str(refused)) from None
+            self._held = held.pop_all()
 
     def __enter__(self) -> Self:
         self.start()
@@ -84,11 +97,11 @@ class Deployment:
     def url(self, role: str) -> str:
         """Where a role is. The sidecar is for this machine's own programs and speaks plain HTTP."""
         scheme = "https" if self.transport == "tls" and role != "client" else "http"
-        return f"{scheme}://127.0.0.1:{self.ports[role]}"
+        return f"{scheme}://{LOOPBACK}:{self.ports[role]}"
 
     def metrics_url(self, role: str) -> str:
         """Where a role's metrics are, for this machine alone."""
-        return f"http://127.0.0.1:{self.metrics_ports[role]}"
+        return f"http://{LOOPBACK}:{self.metrics_ports[role]}"
 
     @property
     def _keys(self) -> Path:
@@ -151,6 +164,7 @@ class Deployment:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is ours to pass on
+                pass_fds=(self._claim,),  # the folder is in use while one of them lives, whatever becomes of us
             )
         _give_cores(role, self.processes[role].pid)
 
@@ -160,22 +174,35 @@ class Deployment:
         with self.http(role, timeout=2) as client:
             while True:
                 if self.processes[role].poll() is not None:
-                    raise DeploymentError(f"{role} ended at its start; its log is {self.root / role / 'log'}")
+                    raise DeploymentError(f"{role} ended at its start{self._last_words(role)}")
                 try:
                     if client.get(path).is_success:
                         return
                 except httpx.HTTPError:
                     pass
                 if time.monotonic() > deadline:
-                    raise DeploymentError(f"{role} does not answer; its log is {self.root / role / 'log'}")
+                    raise DeploymentError(f"{role} does not answer{self._last_words(role)}")
                 time.sleep(0.05)
 
+    def check(self) -> None:
+        """Raises DeploymentError when a role has ended by itself."""
+        for role, process in self.processes.items():
+            if process.poll() is not None:
+                raise DeploymentError(f"{role} ended by itself{self._last_words(role)}")
+
+    def _last_words(self, role: str) -> str:
+        """What a role said last that was meant for people, and where the rest is."""
+        log = self.root / role / "log"
+        said = [line for line in log.read_text(errors="replace").splitlines() if line and not line.startswith("{")]
+        return f"; it said: {said[-1]}; its log is {log}" if said else f"; its log is {log}"
+
     def stop(self) -> None:
-        """SIGTERM to all, and SIGKILL to what is still there after its grace."""
+        """SIGTERM to all, and SIGKILL to what is still there after its grace. Folder and ports are let go of."""
         for role in list(self.processes):
             self.processes[role].send_signal(signal.SIGTERM)
         for role in list(self.processes):
             self.stop_role(role)
+        self._held.close()
 
     def stop_role(self, role: str, how: signal.Signals = signal.SIGTERM) -> None:
         process = self.processes.pop(role)
@@ -254,14 +281,6 @@ def _give_cores(role: str, pid: int) -> None:
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) >= len(parties):
             os.sched_setaffinity(pid, cores[parties.index(role) :: len(parties)])
-
-
-@contextmanager
-def fresh(root: Path) -> Iterator[Path]:
-    """An empty folder for a deployment that is not meant to last."""
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True, mode=0o700)
-    yield root
 
 
 def _moiety(*arguments: str) -> list[str]:

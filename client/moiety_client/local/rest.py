@@ -17,7 +17,8 @@ from rich.progress import track
 from moiety_client.client import Client
 from moiety_client.local import mnist
 from moiety_client.local.bench import Row, timed
-from moiety_client.local.deployment import Deployment, DeploymentError
+from moiety_client.local.deployment import Deployment
+from moiety_client.local.folder import DeploymentError
 from moiety_shared.service import http
 
 _IMAGES = 1000

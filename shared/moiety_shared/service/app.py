@@ -19,6 +19,7 @@ from moiety_shared.service import tracing
 from moiety_shared.service.documented import document_problems
 from moiety_shared.service.draining import Drain, Draining
 from moiety_shared.service.gate import BodyLimit, Gate, Guard, Link, problem_response
+from moiety_shared.service.logs import log, where
 from moiety_shared.service.metrics import Metrics
 
 API_VERSION = "1"
@@ -59,8 +60,12 @@ def create_app(
         if lifespan is None:
             yield
         else:
-            async with lifespan():
-                yield
+            try:
+                async with lifespan():
+                    yield
+            except Exception as error:  # uvicorn would log that there was one
+                log().error("start or stop failed", where=where(error))
+                raise
 
     app = FastAPI(title=f"moiety {title}", version=API_VERSION, lifespan=run)
     app.state.drain = Drain()

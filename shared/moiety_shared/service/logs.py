@@ -1,4 +1,7 @@
-"""Logs: one JSON object a line on stderr. Fields are allow-listed, so a value cannot slip in by accident."""
+"""Logs: one JSON object a line on stderr. Fields are allow-listed, so a value cannot slip in by accident.
+
+`reason` is a sentence of our own, that of a StartRefused: it says what to do, and never quotes a secret.
+"""
 
 import logging
 import sys
@@ -29,6 +32,7 @@ ALLOWED = frozenset(
         "problem",
         "detail",  # of a problem that this role found itself
         "where",
+        "reason",
         "attempt",
         "peer",
         "url",
@@ -38,10 +42,12 @@ ALLOWED = frozenset(
 
 
 class _Foreign(logging.Handler):
-    """What libraries say: where, at most. Their messages could quote anything."""
+    """What libraries say: where, and the type and place of the exception, at most. Their messages could quote
+    anything; of what keeps a service from starting our own sentence says why."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log().warning("library", where=f"{record.name}:{record.lineno}")
+        error = record.exc_info[1] if record.exc_info else None
+        log().warning("library", where=f"{record.name}:{record.lineno}" + (f" {where(error)}" if error else ""))
 
 
 def _allow(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -13,13 +13,14 @@ from fastapi import FastAPI
 from prometheus_client import disable_created_metrics
 from uvicorn.server import ServerState
 
-from moiety_shared.service import operating
+from moiety_shared.service import operating, ports
 from moiety_shared.service.connection import Connection
 from moiety_shared.service.http import SOCKET_BUFFER
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.metrics import Metrics
 from moiety_shared.service.residency import release_code
 from moiety_shared.service.settings import ServiceSettings
+from moiety_shared.service.starting import StartRefused
 
 HANDSHAKE_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 75
@@ -47,6 +48,7 @@ class Server(uvicorn.Server):
         operators: uvicorn.Config | None,
     ) -> None:
         super().__init__(config)
+        self._settings = settings
         self._tls = tls
         self._metrics = metrics
         self._operators = operators
@@ -57,20 +59,34 @@ class Server(uvicorn.Server):
         metrics.connections.set_function(lambda: len(self.server_state.connections))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises StartRefused when the app cannot begin its work, or an address is not to be had."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
-            raise SystemExit(uvicorn.config.STARTUP_FAILURE)
+            raise StartRefused("the service could not begin its work: `where` in its log says what failed")
         self.servers = []
-        for listener in sockets or []:
-            listener.listen(self.config.backlog)
-            listener.setblocking(False)
-            self.servers.append(_Listening(asyncio.create_task(self._accept(listener))))  # type: ignore[arg-type]
-        if self._operators is not None:
-            self.servers.append(await self._operate(self._operators))  # type: ignore[arg-type]
+        try:
+            for listener in sockets or []:
+                self._listen(listener)
+            if self._operators is not None:
+                self.servers.append(await self._operate(self._operators))  # type: ignore[arg-type]
+        except StartRefused:
+            await self.lifespan.shutdown()
+            raise
         self.started = True
+
+    def _listen(self, listener: socket.socket) -> None:
+        """Raises StartRefused when another process listens since the address was bound."""
+        try:
+            listener.listen(self.config.backlog)
+        except OSError as error:
+            host, port = listener.getsockname()[:2]
+            raise ports.refused(host, port, _mend(self._settings), error) from None
+        listener.setblocking(False)
+        self.servers.append(_Listening(asyncio.create_task(self._accept(listener))))  # type: ignore[arg-type]
 
     async def _operate(self, config: uvicorn.Config) -> "_Operating":
         state, loop = ServerState(), asyncio.get_running_loop()
+        listener = ports.bind(config.host, config.port, _mend(self._settings, "METRICS_"))
 
         def connection() -> Connection:
             return Connection(
@@ -82,7 +98,7 @@ class Server(uvicorn.Server):
                 metrics=self._metrics,
             )
 
-        return _Operating(await loop.create_server(connection, sock=config.bind_socket(), backlog=_OPERATORS), state)
+        return _Operating(await loop.create_server(connection, sock=listener, backlog=_OPERATORS), state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Connections are taken until all that is under way has ended: they are told to come again."""
@@ -200,7 +216,8 @@ def serve(
 ) -> None:
     """Run until SIGINT or SIGTERM; then requests under way get some seconds to finish, see draining.py.
 
-    `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with.
+    `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with. Raises StartRefused,
+    which is in the log as well, when it cannot start.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, of when it began
     gc.enable()
@@ -208,10 +225,20 @@ def serve(
     gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
     release_code()
     server = make(app, settings, max_message, tls)
-    listener = server.config.bind_socket()
-    listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
     logging.getLogger(Connection.__module__).disabled = True  # what uvicorn would say of a connection: see `refused`
-    server.run(sockets=[listener])
+    try:
+        listener = ports.bind(settings.host, settings.port, _mend(settings))
+        listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
+        server.run(sockets=[listener])
+    except StartRefused as refused:
+        log().error("start refused", reason=str(refused))
+        raise
+
+
+def _mend(settings: ServiceSettings, whose: str = "") -> str:
+    """What to do about an address: which settings choose it."""
+    name = f"{settings.model_config.get('env_prefix', '')}{whose}"
+    return f"choose another with {name}HOST and {name}PORT"
 
 
 def file_limit() -> int:
