@@ -16,7 +16,7 @@ from moiety_shared.service import terminal
 from moiety_shared.service.terminal import line
 from moiety_shared.text import printable
 
-_COLOURS = {"ready": "green", "not ready": "yellow", "down": "red"}
+_COLOURS = {"ready": "green", "not ready": "yellow", "not reachable": "yellow", "down": "red"}
 _SOON_DAYS = 14
 _WATCH_SECONDS = 2.0
 _SAMPLE_SECONDS = 1.0
@@ -56,7 +56,8 @@ def screen(status: Status) -> RenderableType:
         colour = _COLOURS[role.state]
         roles.add_row(
             f"{role.role}\n[dim]{_said(role.url)}[/]",
-            f"[{colour}]{role.state}[/]" + (f"\n{_said(role.problem)}" if role.problem else ""),
+            f"[{colour}]{role.state}[/]{f', {role.told_by} says' if role.told_by else ''}"
+            + (f"\n{_said(role.problem)}" if role.problem else ""),
             _said(role.version) or "-",
             _figures(role.rates, "{:.3g}"),
             _figures(role.now, "{:.0f}"),

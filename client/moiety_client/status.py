@@ -14,11 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from moiety_client.client import Client
 from moiety_client.errors import MoietyError
 from moiety_shared.access import Access
+from moiety_shared.catalogue import Entry
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.service import http
 
 _SECONDS = 5.0
 _LISTED = 3
+# Why she is not ready although he answered her: see the leader's `ready`.
+_ALICE_REACHED_BOB = (ProblemType.RANDOMNESS_EXHAUSTED, ProblemType.PROVIDER_UNAVAILABLE)
 Sample = tuple[str, Mapping[str, str], float]
 
 
@@ -40,11 +43,15 @@ class LastProblem:
 
 @dataclass(frozen=True)
 class Role:
-    """One role as it is now. Times are seconds since 1970; what is not known is None or empty."""
+    """One role as it is now. Times are seconds since 1970; what is not known is None or empty.
+
+    `state` is ready, not ready, down, or not reachable: where nobody who should be answered could be asked. `told_by`
+    is the role whose word it is, where this one cannot be asked from here.
+    """
 
     role: str
     url: str
-    state: str  # ready, not ready or down
+    state: str
     problem: str = ""
     version: str = ""
     certificate_expires: float | None = None
@@ -52,6 +59,7 @@ class Role:
     last_problems: Sequence[LastProblem] = ()
     rates: Mapping[str, float] = field(default_factory=dict)  # a second
     now: Mapping[str, float] = field(default_factory=dict)
+    told_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,10 +141,10 @@ class Observer:
         return Status(time.time(), ranked, models)
 
     def _catalogue(self, client: Client, roles: dict[str, Role]) -> Iterator[Model]:
-        own = _asked("client", self._sidecar, self._local.get)
+        own, _ = _asked("client", self._sidecar, self._local.get)
         if own.state != "down":  # an SDK needs none
             roles["client"] = own
-        roles["server"] = _asked("server", self._catalogue_url, self._public.get)
+        roles["server"], _ = _asked("server", self._catalogue_url, self._public.get)
         if roles["server"].state == "down":
             return
         try:
@@ -144,20 +152,28 @@ class Observer:
         except MoietyError as error:
             roles["server"] = replace(roles["server"], state="not ready", problem=str(error))
             return
+        if entries:
+            roles |= self._parties(entries[0])
         for entry in entries:
-            for party in entry.parties:
-                if party.name not in roles:
-                    roles[party.name] = _asked(party.name, party.url, self._public.get)
             yield Model(entry.name, entry.version, entry.description)
+
+    def _parties(self, entry: Entry) -> dict[str, Role]:
+        """Both. A client need not reach bob: alice does, and is ready only if he answers her."""
+        at_alice, at_bob = entry.parties
+        alice, said = _asked("alice", at_alice.url, self._public.get)
+        bob, _ = _asked("bob", at_bob.url, self._public.get)
+        if bob.state == "down":
+            bob = _as_alice_says(bob, alice, said)
+        return {"alice": alice, "bob": bob}
 
     def _operated(self, url: str) -> Role:
         """What a role's metrics tell."""
         try:
             text = self._local.get(f"{url}/metrics").raise_for_status().text
-            seen = _asked("", url, self._local.get)
+            seen, _ = _asked("", url, self._local.get)
             samples = list(_samples(text))
         except (httpx.HTTPError, ValueError) as error:
-            return Role(url, url, "down", type(error).__name__)
+            return Role(url, url, "down", f"no answer ({type(error).__name__})")
         info = next((labels for name, labels, _ in samples if name == "moiety_build_info"), {})
         expires = next((v for name, _, v in samples if name == "moiety_certificate_expiry_timestamp_seconds"), None)
         return Role(
@@ -183,17 +199,28 @@ class Observer:
         return {name: max(value - before.get(name, 0.0), 0.0) / (now - then) for name, value in totals.items()}
 
 
-def _asked(role: str, url: str, get: Callable[[str], httpx.Response]) -> Role:
-    """What anybody is told: whether it is ready, and its certificate."""
+def _asked(role: str, url: str, get: Callable[[str], httpx.Response]) -> tuple[Role, ProblemType | None]:
+    """What anybody is told: whether it is ready, and its certificate; and the kind of problem, if it names one."""
     try:
         answer = get(f"{url}/health/ready")
     except httpx.HTTPError as error:
-        return Role(role, url, "down", type(error).__name__)
-    problem = ""
-    if not answer.is_success:
-        is_document = answer.headers.get("content-type", "").startswith(PROBLEM_JSON)
-        problem = str(Problem.from_document(answer.json())) if is_document else f"HTTP {answer.status_code}"
-    return Role(role, url, "not ready" if problem else "ready", problem, certificate_expires=_expiry(answer))
+        return Role(role, url, "down", f"no answer ({type(error).__name__})"), None
+    expires = _expiry(answer)
+    if answer.is_success:
+        return Role(role, url, "ready", certificate_expires=expires), None
+    if not answer.headers.get("content-type", "").startswith(PROBLEM_JSON):
+        return Role(role, url, "not ready", f"HTTP {answer.status_code}", certificate_expires=expires), None
+    problem = Problem.from_document(answer.json())
+    return Role(role, url, "not ready", str(problem), certificate_expires=expires), problem.kind
+
+
+def _as_alice_says(bob: Role, alice: Role, said: ProblemType | None) -> Role:
+    """bob gave no answer here; what alice's own state tells of him."""
+    if alice.state == "ready" or said in _ALICE_REACHED_BOB:
+        return replace(bob, state="ready", problem="not reachable from here, and need not be", told_by="alice")
+    if said is ProblemType.PEER_UNAVAILABLE:
+        return replace(bob, state="down", problem="alice gets no answer either", told_by="alice")
+    return replace(bob, state="not reachable", problem="no answer here, and alice cannot tell")
 
 
 def _expiry(answer: httpx.Response) -> float | None:

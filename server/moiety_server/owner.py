@@ -52,6 +52,10 @@ class Owner:
         """One request to party 0 or 1. Raises its Problem, or PEER_UNAVAILABLE."""
         try:
             return http.check(self._clients[party].request(method, path, **content))  # type: ignore[arg-type]
+        except Problem as problem:
+            if problem.kind is ProblemType.DISK_FULL:
+                raise Problem(problem.kind, f"that of {NAMES[party]}, at {self._clients[party].base_url}") from None
+            raise
         except httpx.HTTPError as error:
             where = f"{NAMES[party]} does not answer at {self._clients[party].base_url}"
             raise Problem(ProblemType.PEER_UNAVAILABLE, f"{where} ({type(error).__name__})") from error

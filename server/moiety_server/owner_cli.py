@@ -44,7 +44,7 @@ def owner() -> Iterator["Owner"]:
     """The owner, from MOIETY_SERVER_* and the secrets folder. What goes wrong ends in a sentence and an exit code."""
     from moiety_server.owner import Owner
     from moiety_server.settings import ServerSettings
-    from moiety_shared.problems import Problem
+    from moiety_shared.problems import Problem, ProblemType
     from moiety_shared.service.identity import Identity
     from moiety_shared.service.starting import refusing
 
@@ -55,7 +55,9 @@ def owner() -> Iterator["Owner"]:
         yield made
     except Problem as problem:
         code = Exit.FAILED if problem.retry_after is None else Exit.UNAVAILABLE
-        raise ended(code, f"{problem}. {problem.kind.hint}") from None
+        own = problem.kind is ProblemType.DISK_FULL and not problem.detail
+        said = Problem(problem.kind, f"your own, that of {settings.data_dir}") if own else problem
+        raise ended(code, f"{said}. {problem.kind.hint}") from None
     finally:
         made.close()
 

@@ -209,6 +209,12 @@ class ProblemType(Enum):
         "The service's database or store does not answer",
         "Try again shortly; its operator should look whether the database and the store are running.",
     )
+    DISK_FULL = (
+        "disk-full",
+        507,
+        "The disk is full",
+        "Make room there, or have its operator do it; then try again.",
+    )
     OVERLOADED = ("overloaded", 503, "Too many requests are under way", "Try again shortly.")
     STOPPING = (
         "stopping",

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moiety_shared.service import healthcheck
-from moiety_shared.service.terminal import example, flowing
+from moiety_shared.service import disk, healthcheck
+from moiety_shared.service.terminal import Exit, example, flowing, say
 
 
 def build(*, whole: bool = True) -> typer.Typer:
@@ -32,19 +32,10 @@ def build(*, whole: bool = True) -> typer.Typer:
 
 
 def _register_all(app: typer.Typer) -> None:
-    from importlib.metadata import entry_points
+    from moiety_shared.service import doctor_cli, keys_cli, roles
 
-    from moiety_shared.service import doctor_cli, keys_cli
-
-    for entry in sorted(entry_points(group="moiety.commands"), key=lambda e: e.name):
-        try:
-            register = entry.load()
-        except ModuleNotFoundError as error:
-            missing = error.name or ""
-            if missing.startswith("moiety_") and missing != entry.module.partition(".")[0]:
-                raise
-            continue  # a role that is not here, or whose extra is not installed, offers no commands
-        register(app)
+    for role in roles.modules():
+        role.register(app)
     app.callback()(_top)
     keys_cli.register(app)
     doctor_cli.register(app)
@@ -77,7 +68,18 @@ def _let_help_flow(app: typer.Typer) -> None:
 def main() -> None:
     # The first process of a container is not ended by a signal that it does not handle; servers set their own handler.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    build(whole=sys.argv[1:2] != ["healthcheck"])(prog_name="moiety")
+    try:
+        build(whole=sys.argv[1:2] != ["healthcheck"])(prog_name="moiety")
+    except OSError as error:
+        if not disk.is_full(error):
+            raise
+        say(disk.sentence(error))
+        sys.exit(Exit.FAILED)
+    except ModuleNotFoundError as error:
+        if error.name is None or "." in error.name:
+            raise
+        say(f"this needs {error.name}, which is not installed here: pip install 'moiety[all]' brings all that is")
+        sys.exit(Exit.USAGE)
 
 
 if __name__ == "__main__":

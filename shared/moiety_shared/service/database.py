@@ -3,6 +3,7 @@
 A database is brought to the newest schema before anything is read: Alembic's migrations, which come with the packages.
 """
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,12 +33,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.service import disk
 from moiety_shared.service.settings import RoleSettings
 from moiety_shared.service.starting import StartRefused
 
 _VERSION_TABLE = "alembic_version"
 _LOCK = 0x6D6F69657479  # "moiety": who migrates holds this lock of PostgreSQL's
 _CONNECT_SECONDS = 5
+_DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
 _SCHEMES = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 PASSWORD_FILE = "database.password"  # noqa: S105  a file's name
 """In a role's folder of secrets: the password of its database, where the URL has none."""
@@ -80,6 +83,8 @@ class Database:
         except ModuleNotFoundError:
             raise StartRefused("PostgreSQL needs its driver: pip install 'moiety[postgres]'") from None
         except OSError as error:
+            if disk.is_full(error):
+                raise
             raise StartRefused(f"{self._name} cannot be opened: {error.strerror}") from None
         try:
             self._migrate(schema)
@@ -206,7 +211,13 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
-        raise Problem(ProblemType.STATE_UNAVAILABLE) from error
+        raise Problem(ProblemType.DISK_FULL if _is_full(error) else ProblemType.STATE_UNAVAILABLE) from error
+
+
+def _is_full(error: DBAPIError) -> bool:
+    """Whether the disk under the database is: SQLite's SQLITE_FULL, PostgreSQL's `disk_full`."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", None) == _DISK_FULL
 
 
 def _reason(error: SQLAlchemyError, password: object) -> str:

@@ -1,12 +1,11 @@
 """`moiety doctor`."""
 
 from dataclasses import asdict
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moiety_shared.service import roles
 from moiety_shared.service.terminal import Exit, Json, ended, example, line, table
 
 if TYPE_CHECKING:
@@ -68,15 +67,8 @@ def doctor(
 
 
 def _patients() -> list["Patient"]:
-    """What the installed roles say of themselves: beside `register`, each has `patients` in its module."""
-    found: list[Patient] = []
-    for entry in entry_points(group="moiety.commands"):
-        try:
-            found.extend(import_module(entry.module).patients())
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("moiety_"):
-                raise
-    return found
+    """What the installed roles say of themselves."""
+    return [patient for role in roles.modules() for patient in role.patients()]
 
 
 def _here(patients: list["Patient"]) -> list["Patient"]:

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
-from moiety_shared.service import tracing
+from moiety_shared.service import disk, tracing
 from moiety_shared.service.http import whole_number
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.metrics import Metrics
@@ -112,9 +112,10 @@ class Gate:
             raise
         except Exception as error:  # the last resort: say where, never what
             log().error("unexpected", where=where(error))
-            state["problem"] = ProblemType.INTERNAL.name
+            kind = ProblemType.DISK_FULL if disk.is_full(error) else ProblemType.INTERNAL
+            state["problem"] = kind.name
             if status == 0:
-                await problem_response(Problem(ProblemType.INTERNAL), request_id)(scope, receive, answer)
+                await problem_response(Problem(kind), request_id)(scope, receive, answer)
         finally:
             self._requests -= 1
             received = body.held if body is not None else 0

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from pydantic import ValidationError
 
+from moiety_shared.service import disk
 from moiety_shared.service.terminal import Exit, ended, say
 
 
@@ -14,7 +15,7 @@ class StartRefused(ValueError):
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Around all that a role does before it serves."""
+    """Around all that a role does before it serves. A full disk is for the command line to tell: see cli.py."""
     try:
         yield
     except StartRefused as error:
@@ -23,6 +24,10 @@ def refusing() -> Iterator[None]:
         for one in error.errors(include_input=False, include_url=False):
             place = ".".join(map(str, one["loc"])).upper()
             say(f"{error.title}: {place}: {one['msg']}" if place else one["msg"])
+    except OSError as error:
+        if disk.is_full(error) or error.filename is None:
+            raise
+        say(f"{error.filename} cannot be used: {error.strerror}")
     else:
         return
     raise ended(Exit.USAGE)
