@@ -220,6 +220,8 @@ def _as_alice_says(bob: Role, alice: Role, said: ProblemType | None) -> Role:
         return replace(bob, state="ready", problem="not reachable from here, and need not be", told_by="alice")
     if said is ProblemType.PEER_UNAVAILABLE:
         return replace(bob, state="down", problem="alice gets no answer either", told_by="alice")
+    if said is ProblemType.PEER_VERSION:
+        return replace(bob, state="not ready", problem=ProblemType.PEER_VERSION.title, told_by="alice")
     return replace(bob, state="not reachable", problem="no answer here, and alice cannot tell")
 
 

@@ -253,6 +253,7 @@ def test_a_database_whose_disk_is_full_says_so(tmp_path: Path) -> None:
         (None, "ready", "alice"),
         (ProblemType.RANDOMNESS_EXHAUSTED, "ready", "alice"),
         (ProblemType.PEER_UNAVAILABLE, "down", "alice"),
+        (ProblemType.PEER_VERSION, "not ready", "alice"),
         (ProblemType.OVERLOADED, "not reachable", ""),
         (httpx.ConnectError("no route"), "not reachable", ""),
     ],
