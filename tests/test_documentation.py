@@ -156,3 +156,58 @@ def test_every_format_is_in_the_table_with_its_version() -> None:
 def test_the_changelog_begins_with_this_version() -> None:
     first = next(line for line in (DOCS.parent / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
     assert first.removeprefix("## ").split()[0] == version("moiety")
+
+
+# What pages promise is what docs/security.md promises
+
+_ROOT = DOCS.parent
+_PAGE = "client/moiety_client/sidecar/web/index.html"
+_TOO_MUCH = re.compile(
+    r"(nobody|no one|cannot|can not|can't|never)( can)? (be )?re(build|built)|both together would tell"
+    r"|alice and bob learn nothing|nobody else (can see|sees) (it|them)|sidecar and nobody else",
+    re.IGNORECASE,
+)
+
+
+def words(path: str) -> str:
+    """A page's text, in one line."""
+    return " ".join(re.sub(r'\\n",\s*"|<[^>]*>', " ", (_ROOT / path).read_text()).split())
+
+
+def pages() -> list[str]:
+    """All that is written for users."""
+    found = [*DOCS.glob("*.md"), *(DOCS / "tutorials").iterdir(), _ROOT / _PAGE, _ROOT / "README.md"]
+    return sorted(str(path.relative_to(_ROOT)) for path in found if path.suffix in (".md", ".ipynb", ".html"))
+
+
+@pytest.mark.parametrize("path", pages())
+def test_no_page_promises_more_than_holds(path: str) -> None:
+    assert not _TOO_MUCH.findall(words(path))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [_PAGE, "README.md", *(f"docs/{name}" for name in ("index.md", "security.md", "tutorials/visitor.md"))],
+)
+def test_that_any_two_of_three_reveal_everything_is_said(path: str) -> None:
+    assert re.search(r"two of (the three|alice, bob and the crypto provider)", words(path), re.IGNORECASE)
+
+
+def test_the_web_pages_footer_says_it() -> None:
+    _, _, footer = words(_PAGE).partition("This page talks to the sidecar")
+    assert "Any two of the three who compute, Alice, Bob and the crypto provider, can reveal everything" in footer
+
+
+def test_that_labels_are_enough_to_rebuild_a_model_is_said() -> None:
+    for path in ("docs/tutorials/model-owner.ipynb", "docs/models.md", "docs/security.md"):
+        text = words(path)
+        assert "rebuild" in text and re.search("slow(s)? that down|slows down who wants to rebuild", text), path
+    assert "labels alone are enough for that, with enough questions" in words("docs/tutorials/model-owner.ipynb")
+
+
+def test_how_to_report_a_fault_is_found() -> None:
+    policy = (_ROOT / "SECURITY.md").read_text()
+    assert "(SECURITY.md)" in words("README.md") and "SECURITY.md" in words("docs/security.md")
+    assert "private vulnerability reporting" in words("SECURITY.md") and "@" not in policy
+    current = ".".join(version("moiety").split(".")[:2])
+    assert f"| {current} | yes |" in policy, "the newest minor version is the one that is mended"
