@@ -35,7 +35,8 @@ def a_model(access: str = "token", name: str = "small", owner: Ed25519PrivateKey
             "version": 1,
             "party": 0,
             "plan_digest": plan.digest.hex(),
-            "share_digest": "0" * 64,
+            "weights_digest": "0" * 64,
+            "seed_digest": "0" * 64,
             "access": access,
             "owner_key": key_text(owner.public_key()),
         }

@@ -15,6 +15,7 @@ from moiety_shared.access import Access
 from moiety_shared.catalogue import SignedEntry
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.upload import Head
 from tests.fuzz import targets
 from tests.fuzz.targets import BINDING, ID, PLAN, ROWS, TARGETS
 
@@ -23,7 +24,7 @@ MESSAGES: dict[str, Callable[[bytes], object]] = {
     "secret": lambda raw: wire.Secret.unpack(raw, BINDING, ROWS, 32),
     "result": lambda raw: wire.unpack_result(raw, ID, PLAN, ROWS),
     "owner_count": wire.OwnerCount.unpack,
-    "upload": wire.unpack_upload,
+    "upload": Head.unpack,
 }
 
 

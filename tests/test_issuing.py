@@ -1,10 +1,12 @@
 """Randomness happens once: the provider's ledger, its HTTP interface, and the parties' pools."""
 
 import asyncio
+import base64
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +28,15 @@ from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import product
 from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.sealing import PrivateKey, PublicKey
 from moiety_shared.service.identity import Identity
+from moiety_shared.service.keys import rotate
+from moiety_shared.upload import context
 from tests import plans
 from tests.asgi import InProcess
 
 KEY = bytes(range(32))
+SEEDS = bytes(range(32)), bytes(range(32, 64))
 
 
 @pytest.fixture
@@ -63,12 +69,28 @@ def ledger(database: URL) -> Iterator[Ledger]:
     made.close()
 
 
-def register(provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]) -> str:
-    upload_id = secrets.token_hex(16)
-    body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
-    seeds = [provider.post("/v1/uploads", json=body, headers=who).json()["seed"] for who in (alice, bob)]
-    assert seeds[0] != seeds[1]
-    return upload_id
+def registration(
+    plan: Plan, provider_key: PublicKey, upload_id: str, seeds: tuple[bytes, bytes] = SEEDS
+) -> dict[str, object]:
+    """What a party hands on."""
+    envelope = provider_key.seal(b"".join(seeds), context(plan, bytes.fromhex(upload_id), "dealer"))
+    text = base64.b64encode(envelope).decode()
+    return {"upload_id": upload_id, "plan": plan.model_dump(mode="json"), "seeds": text}
+
+
+@pytest.fixture
+def provider_key(identities: dict[str, Identity]) -> PublicKey:
+    return identities["server"].provider_key
+
+
+@pytest.fixture
+def upload_id(
+    provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str], provider_key: PublicKey
+) -> str:
+    """Of an upload that both parties have registered, one of them twice."""
+    body = registration(plan, provider_key, made := secrets.token_hex(16))
+    assert [provider.post("/v1/uploads", json=body, headers=who).status_code for who in (alice, bob, bob)] == [204] * 3
+    return made
 
 
 def kind(response: object) -> ProblemType:
@@ -76,9 +98,8 @@ def kind(response: object) -> ProblemType:
 
 
 def test_a_bundle_is_issued_once_and_has_the_stated_length(
-    provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]
+    provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str], upload_id: str
 ) -> None:
-    upload_id = register(provider, plan, alice, bob)
     lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 8}, headers=alice).json()
     shown = {"json": {"ticket": lease["ticket"]}, "headers": bob}
     joined = provider.post(f"/v1/leases/{lease['lease_id']}/join", **shown).json()
@@ -93,11 +114,8 @@ def test_a_bundle_is_issued_once_and_has_the_stated_length(
 
 
 def test_each_seed_goes_to_its_party_once(
-    provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]
+    provider: InProcess, alice: dict[str, str], bob: dict[str, str], upload_id: str
 ) -> None:
-    upload_id = register(provider, plan, alice, bob)
-    body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
-    assert kind(provider.post("/v1/uploads", json=body, headers=alice)) is ProblemType.ALREADY_ISSUED
     lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=alice).json()
     url, shown = f"/v1/leases/{lease['lease_id']}", {"json": {"ticket": lease["ticket"]}}
     assert kind(provider.post(f"{url}/join", **shown, headers=alice)) is ProblemType.FORBIDDEN
@@ -110,16 +128,31 @@ def test_each_seed_goes_to_its_party_once(
     assert kind(provider.post(f"{url}/join", **shown, headers=bob)) is ProblemType.ALREADY_ISSUED
 
 
-def test_both_parties_must_register_the_same_plan(
-    provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str]
+def test_both_parties_must_register_the_same(
+    provider: InProcess,
+    plan: Plan,
+    bob: dict[str, str],
+    upload_id: str,
+    provider_key: PublicKey,
+    identities: dict[str, Identity],
 ) -> None:
-    upload_id = secrets.token_hex(16)
-    provider.post("/v1/uploads", json={"upload_id": upload_id, "plan": plan.model_dump(mode="json")}, headers=alice)
-    other = plan.model_copy(update={"output": plan.output.model_copy(update={"scale": 3.0})})
-    answer = provider.post(
-        "/v1/uploads", json={"upload_id": upload_id, "plan": other.model_dump(mode="json")}, headers=bob
-    )
-    assert kind(answer) is ProblemType.UPLOAD_CONFLICT
+    members = plan.model_dump()
+    other = Plan.model_validate(members | {"output": members["output"] | {"scale": 3.0}})
+    sealed = registration(plan, provider_key, upload_id)
+    stranger = PrivateKey.generate().public
+    cases: list[tuple[dict[str, object], ProblemType]] = [
+        (registration(other, provider_key, upload_id), ProblemType.UPLOAD_CONFLICT),
+        (registration(plan, provider_key, upload_id, (SEEDS[0], bytes(32))), ProblemType.UPLOAD_CONFLICT),
+        (sealed | {"upload_id": "ab" * 16}, ProblemType.SEALED_FOR_ANOTHER),
+        (sealed | {"plan": other.model_dump(mode="json")}, ProblemType.SEALED_FOR_ANOTHER),
+        (registration(plan, stranger, upload_id), ProblemType.PROVIDER_KEY_RETIRED),
+        (sealed | {"seeds": "?"}, ProblemType.MALFORMED),
+    ]
+    for body, expected in cases:
+        assert kind(provider.post("/v1/uploads", json=body, headers=bob)) is expected
+    assert provider.post("/v1/uploads", json=sealed, headers=bob).is_success
+    rotate(identities["crypto_provider"].folder, timedelta(days=1))
+    assert provider.post("/v1/uploads", json=sealed, headers=bob).is_success, "the old key opens for a while"
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic alice-secret"}])
@@ -157,14 +190,15 @@ def test_what_was_issued_is_remembered_across_a_restart(database: URL, plan: Pla
     upload_id = secrets.token_hex(16)
     with closing(Ledger(database, KEY)) as ledger:
         first = Dealer(ledger, 1 << 26, KEY)
-        seeds = [first.register_upload(upload_id, plan, party)[0] for party in (0, 1)]
+        for _ in range(2):
+            first.register_upload(upload_id, plan, SEEDS)
         lease = first.open_lease(upload_id, 4)
         ticket = first.ticket(lease)
         first.join_lease(lease.lease_id, ticket)
         dealt = [b"".join(first.bundle(lease.lease_id, ticket, number)[1]) for number in (0, 1)]
     with closing(Ledger(database, KEY)) as ledger:
         again = Dealer(ledger, 1 << 26, KEY)
-        assert ledger.upload(upload_id)[1:] == tuple(seeds), "the weights' masks stay what they were"
+        assert ledger.upload(upload_id)[1:] == SEEDS, "the weights' masks stay what they were"
         for _ in range(2):
             with pytest.raises(Problem, match="issued before"):
                 again.bundle(lease.lease_id, ticket, 1)
@@ -174,7 +208,7 @@ def test_what_was_issued_is_remembered_across_a_restart(database: URL, plan: Pla
 
 
 def test_replicas_issue_each_bundle_once(database: URL, plan: Plan) -> None:
-    """Four providers, all asked by many at a time for the same seeds, the same join, the same bundles."""
+    """Four providers, all asked by many at a time for the same join, the same bundles."""
     upload_id = secrets.token_hex(16)
     with ExitStack() as opened, ThreadPoolExecutor(8) as threads:
         dealers = [Dealer(opened.enter_context(closing(Ledger(database, KEY))), 1 << 26, KEY) for _ in range(4)]
@@ -190,8 +224,7 @@ def test_replicas_issue_each_bundle_once(database: URL, plan: Plan) -> None:
 
             return [got for got in threads.map(one, dealers * 2) if got is not ProblemType.ALREADY_ISSUED]
 
-        for party in (0, 1):
-            assert len(race(lambda d, party=party: d.register_upload(upload_id, plan, party))) == 1  # type: ignore[misc]
+        assert race(lambda d: d.register_upload(upload_id, plan, SEEDS)) == [None] * 8
         lease = dealers[0].open_lease(upload_id, 4)
         ticket = dealers[0].ticket(lease)
         assert [joined.bob for joined in race(lambda d: d.join_lease(lease.lease_id, ticket))] == [lease.bob]  # type: ignore[attr-defined]
@@ -205,10 +238,30 @@ def test_replicas_issue_each_bundle_once(database: URL, plan: Plan) -> None:
             assert caught.value.kind in (ProblemType.UNKNOWN_LEASE, ProblemType.UNKNOWN_MODEL), "deleted at once"
 
 
+def test_both_parties_register_the_same_once_and_for_all(ledger: Ledger, plan: Plan) -> None:
+    upload_id, never = secrets.token_hex(16), secrets.token_hex(16)
+    for _ in range(2):
+        ledger.register_upload(upload_id, plan, SEEDS)
+    other = plan.model_copy(update={"output": plan.output.model_copy(update={"scale": 0.5})})
+    for theirs, seeds in ((other, SEEDS), (plan, SEEDS[::-1]), (plan, (SEEDS[0], bytes(32)))):
+        with pytest.raises(Problem) as caught:
+            ledger.register_upload(upload_id, theirs, seeds)
+        assert caught.value.kind is ProblemType.UPLOAD_CONFLICT
+    assert ledger.upload(upload_id) == (plan, *SEEDS)
+    for gone in (upload_id, never):
+        for _ in range(2):
+            ledger.forget_upload(gone)
+        with pytest.raises(Problem, match="deleted"):
+            ledger.register_upload(gone, plan, SEEDS)
+        with pytest.raises(Problem) as caught:
+            ledger.upload(gone)
+        assert caught.value.kind is ProblemType.UNKNOWN_MODEL
+
+
 def test_a_ticket_is_of_one_lease_and_one_provider(ledger: Ledger, plan: Plan) -> None:
     dealer, stranger = Dealer(ledger, 1 << 26, KEY), Dealer(ledger, 1 << 26, bytes(32))
     upload_id = secrets.token_hex(16)
-    dealer.register_upload(upload_id, plan, 0)
+    dealer.register_upload(upload_id, plan, SEEDS)
     one, two = (dealer.open_lease(upload_id, 4) for _ in range(2))
     ticket = dealer.ticket(one)
     assert not [seed for seed in (one.alice, one.bob, one.own) if seed in ticket]
@@ -223,19 +276,19 @@ def test_a_ticket_is_of_one_lease_and_one_provider(ledger: Ledger, plan: Plan) -
 def test_the_database_has_no_seed_of_a_lease(tmp_path: Path, plan: Plan) -> None:
     with closing(Ledger(URL.create("sqlite", database=str(tmp_path / "ledger.sqlite")), KEY)) as ledger:
         dealer, upload_id = Dealer(ledger, 1 << 26, KEY), secrets.token_hex(16)
-        seeds = [dealer.register_upload(upload_id, plan, party)[0] for party in (0, 1)]
+        dealer.register_upload(upload_id, plan, SEEDS)
         lease = dealer.open_lease(upload_id, 4)
         dealer.join_lease(lease.lease_id, dealer.ticket(lease))
         files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
         assert lease.lease_id.encode() in files
-        for secret in (*seeds, lease.alice, lease.bob, lease.own, dealer.ticket(lease)[12:]):
+        for secret in (*SEEDS, lease.alice, lease.bob, lease.own, dealer.ticket(lease)[12:]):
             assert secret not in files and secret.hex().encode() not in files
 
 
 def test_too_large_a_bundle_is_refused(ledger: Ledger, plan: Plan) -> None:
     dealer = Dealer(ledger, 1 << 16, KEY)
     upload_id = secrets.token_hex(16)
-    dealer.register_upload(upload_id, plan, 0)
+    dealer.register_upload(upload_id, plan, SEEDS)
     with pytest.raises(Problem) as caught:
         dealer.open_lease(upload_id, 64)
     assert caught.value.kind is ProblemType.TOO_LARGE
@@ -462,6 +515,6 @@ def test_rows_are_as_many_as_their_bytes_allow(
 def test_seeds_are_not_shown(plan: Plan, ledger: Ledger) -> None:
     dealer = Dealer(ledger, 1 << 26, KEY)
     upload_id = secrets.token_hex(16)
-    dealer.register_upload(upload_id, plan, 0)
+    dealer.register_upload(upload_id, plan, SEEDS)
     lease = dealer.open_lease(upload_id, 1)
     assert repr(lease.alice) not in repr(lease) and len(new_seed()) == 32

@@ -1,6 +1,7 @@
 """A role's sealing keys: replaced without a pause, and gone when their time is over."""
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import keyring as keyring_module
 from moiety_shared.service import keys
-from moiety_shared.service.identity import LINKS, Identity
+from moiety_shared.service.identity import LINKS, BadIdentity, Identity
 from moiety_shared.service.keyring import Keyring
 from tests.asgi import listening
 from tests.test_openapi import services
@@ -164,3 +165,32 @@ def test_every_service_wipes_the_keys_of_its_role(root: Path, tmp_path: Path, en
                 asyncio.run(until(lambda: len(list(folder.iterdir())) == 1))  # noqa: B023
             assert identities[role].keyring.public == made
     assert {"alice", "bob", "server"} <= set(seen)
+
+
+def test_the_providers_key_reaches_the_owner_by_hand(root: Path) -> None:
+    owner, provider = Identity.load(root / "server", "server"), root / "crypto_provider"
+    assert owner.provider_key == Identity.load(provider, "crypto_provider").keyring.public
+    made = keys.rotate(provider, timedelta(days=7))
+    assert owner.provider_key != made, "nobody else puts it there"
+    keys.pin(provider, root / "server")
+    assert owner.provider_key == made
+    (root / "server" / "provider.pub").write_text("no key")
+    with pytest.raises(BadIdentity, match=r"provider\.pub is not a sealing key: take sealing\.pub from"):
+        _ = owner.provider_key
+
+
+def test_folders_of_the_first_release_are_completed(root: Path) -> None:
+    provider, owner = root / "crypto_provider", root / "server"
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    keys.complete(root)
+    assert before == {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}, "nothing is missing"
+    shutil.rmtree(provider / "sealing")
+    (provider / "sealing.pub").unlink()
+    (owner / "provider.pub").unlink()
+    with pytest.raises(BadIdentity, match="moiety keys rotate"):
+        Identity.load(provider, "crypto_provider")
+    with pytest.raises(BadIdentity, match=r"provider\.pub is missing"):
+        _ = Identity.load(owner, "server").provider_key
+    keys.complete(root)
+    assert Identity.load(owner, "server").provider_key == Identity.load(provider, "crypto_provider").keyring.public
+    assert not [path for path in root.rglob("*") if path.stat().st_mode & 0o077 and path.suffix != ".pem"]

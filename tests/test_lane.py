@@ -10,11 +10,10 @@ import pytest
 
 from moiety_party import hello, helper, lane
 from moiety_party.lane import Lane
-from moiety_party.masking import masking
 from moiety_shared.channel import TAG_BYTES, Channel
 from moiety_shared.integrity import Transcript
 from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import Kind, Opening, Round, Session
@@ -55,12 +54,12 @@ def both_ends(alice: Pipe, bob: Pipe) -> list[Lane]:
 Sessions = Sequence[Session[Array]]
 
 
-def drive(alice: Sessions, bob: Sessions, inline_work: int = lane.INLINE_WORK) -> tuple[list[Lane], list[list[Array]]]:
+def drive(alice: Sessions, bob: Sessions) -> tuple[list[Lane], list[list[Array]]]:
     async def run() -> tuple[list[Lane], list[list[Array]]]:
         lanes = both_ends(*pipes())
         with ThreadPoolExecutor(2) as threads:
             both = (
-                end.drive(sessions, Transcript(CHECK, b""), threads, inline_work=inline_work)
+                end.drive(sessions, Transcript(CHECK, b""), threads)
                 for end, sessions in zip(lanes, (alice, bob), strict=True)
             )
             return lanes, list(await asyncio.wait_for(asyncio.gather(*both), 20))
@@ -93,8 +92,9 @@ def test_slices_and_side_by_side_layers_share_rounds(
 ) -> None:
     monkeypatch.setattr(lane, "_SMALL_BYTES", small)
     monkeypatch.setattr(lane, "_PART_BYTES", part)
+    monkeypatch.setattr(lane, "INLINE_WORK", inline_work)
     plan, x = plans.branches(), plans.random_inputs(150)
-    lanes, outputs = drive(*sessions(Run(plan, plans.weights()), x), inline_work)
+    lanes, outputs = drive(*sessions(Run(plan, plans.weights()), x))
     y = plans.scores(x)
     assert np.array_equal(joined(outputs), np.maximum(y, 0) - 2 * np.maximum(y - 3, 0))
     cost = plan.cost(len(x))
@@ -102,18 +102,6 @@ def test_slices_and_side_by_side_layers_share_rounds(
     for end in lanes:
         assert (end.rounds, end.opening_bytes) == (cost.rounds, cost.online_bytes)
         assert max(end._link.sizes) <= max(part, small) + 8 + TAG_BYTES  # type: ignore[attr-defined]
-
-
-def test_a_model_is_masked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "_PART_BYTES", 7)
-    plan, w = plans.logits(), plans.weights()
-    one = {name: Stream(new_seed()).words("w", v.shape, np.int32) for name, v in w.items()}
-    shares = (one, {name: w[name] - one[name] for name in w})
-    seeds = new_seed(), new_seed()
-    _, ((alice,), (bob,)) = drive(*([masking(plan, p, shares[p], seeds[p])] for p in (0, 1)), inline_work=-1)
-    assert np.array_equal(alice["l"].masked, bob["l"].masked)
-    assert np.array_equal(alice["l"].local + bob["l"].local, w["l.weight"])
-    assert np.array_equal(alice["l"].bias + bob["l"].bias, w["l.bias"])
 
 
 def opening(make: Callable[[], Array], ring: Ring) -> Session[Array]:

@@ -1,5 +1,6 @@
 """A party's share of a model at rest: complete or not there, unreadable without the role's key, wiped when deleted."""
 
+import errno
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -12,24 +13,27 @@ from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from moiety_party.objects import Objects, Remote, objects
-from moiety_party.store import Model, ModelStore, UnreadableModel
+from moiety_party.store import ModelStore, UnreadableModel
+from moiety_shared import upload
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.product import Weights
 from moiety_shared.service.starting import StartRefused
+from moiety_shared.upload import Upload
 from tests import plans
 from tests.test_admission import a_model
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
+ID = "0" * 32
 MARKER = b"a share of weights"
+SEED = bytes(range(32, 64))
 
 
-def stored() -> Model:
-    weights = {
-        name: Weights(np.frombuffer(MARKER * 4, np.int32).copy(), np.arange(6, dtype=np.int32), np.ones(5, np.int32))
-        for name in ("l",)
-    }
-    return Model(a_model().manifest, plans.logits(), weights)
+def stored(plan: Plan | None = None) -> Upload:
+    """An upload whose masked weights can be told from noise."""
+    plan = plan or plans.logits()
+    raw = np.frombuffer(MARKER * 80, np.int32)
+    masked = {name: np.resize(raw, shape) for name, shape in plan.weights()}
+    return Upload(a_model().manifest, plan, SEED, masked)
 
 
 def flip(path: Path, at: int) -> None:
@@ -77,39 +81,41 @@ def content(place: Objects) -> dict[str, bytes]:
 
 
 def test_what_was_put_is_there_after_a_restart_and_nobody_else_reads_it(place: Objects, tmp_path: Path) -> None:
-    model = stored()
-    ModelStore(place, KEY).put(model)
-    again = ModelStore(place, KEY).get(model.upload_id)
-    assert again.manifest == model.manifest and again.plan == model.plan
-    for part, tensor in model.weights["l"]._asdict().items():
+    upload = stored()
+    ModelStore(place, KEY).put(upload)
+    again = ModelStore(place, KEY).get(ID)
+    assert again.manifest == upload.manifest and again.plan == upload.plan
+    for part, tensor in upload.weights()["l"]._asdict().items():
         assert np.array_equal(getattr(again.weights["l"], part), tensor)
     there = content(place)
-    assert len(there) >= 6 and not [name for name, raw in there.items() if MARKER in raw]
+    assert len(there) >= 4 and not [name for name, raw in there.items() if MARKER in raw or SEED in raw]
     assert not [p for p in tmp_path.rglob("*") if p.stat().st_mode & 0o077]
     with pytest.raises(UnreadableModel, match=r"storage\.key"):
         ModelStore(place, OTHER)
 
 
 def test_what_other_replicas_put_and_deleted(place: Objects) -> None:
-    model, here, there = stored(), ModelStore(place, KEY), ModelStore(place, KEY)
-    assert not there.load(model.upload_id) and model.upload_id not in there
-    here.put(model)
+    here, there = ModelStore(place, KEY), ModelStore(place, KEY)
+    assert not there.load(ID) and ID not in there
+    here.put(stored())
     with pytest.raises(Problem) as caught:
-        there.put(model)
+        there.put(stored())
     assert caught.value.kind is ProblemType.UPLOAD_CONFLICT
-    assert there.load(model.upload_id) and model.upload_id in there
-    there.delete(model.upload_id)
-    here.delete(model.upload_id)
+    assert there.load(ID) and ID in there
+    there.drop(ID)
+    assert there.load(ID) and ID not in there, "it was being read while it was deleted"
+    there.delete(ID)
+    here.delete(ID)
     assert content(place) == {} and not ModelStore(place, KEY).all()
-    here.put(model)
-    assert not ModelStore(place, KEY, deleted={model.upload_id}).all(), "an old copy of a deleted model came back"
+    ModelStore(place, KEY).put(stored())
+    assert not ModelStore(place, KEY, deleted={ID}).all(), "an old copy of a deleted model came back"
     assert content(place) == {}
 
 
 def test_a_model_is_there_when_its_manifest_is(place: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that ends at any write leaves nothing that is served; what it left is wiped an hour later."""
     now, total = 1000.0, len(seen_writes(place, monkeypatch))
-    assert total >= 6
+    assert total >= 5
     for last in range(total):
         left = last
 
@@ -141,7 +147,7 @@ def seen_writes(place: Objects, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         store = ModelStore(place, KEY)
         store.put(stored())
     assert names[-1] == "publish manifest.json" and not [name for name in names[:-1] if "publish" in name]
-    store.delete(stored().upload_id)
+    store.delete(ID)
     return names
 
 
@@ -152,12 +158,12 @@ def test_nothing_is_read_that_is_larger_than_it_may_be(place: Objects, monkeypat
         raw = place.read(folder, file, 1 << 20)
         with pytest.raises(ValueError, match="larger"):
             place.read(folder, file, len(raw) - 1)
-        place.write(folder, file, raw + bytes(1 << 26 if file == "plan.json" else 1 << 17))
+        place.write(folder, file, [raw, bytes(1 << 26 if file == "plan.json" else 1 << 17)])
         with monkeypatch.context() as patch:
             patch.setattr("moiety_party.objects._check_size", refuse_large)
             with pytest.raises(UnreadableModel, match="ValueError"):
                 ModelStore(place, KEY)
-        place.write(folder, file, raw)
+        place.write(folder, file, [raw])
     assert len(ModelStore(place, KEY).all()) == 1
 
 
@@ -181,7 +187,7 @@ def test_a_store_that_does_not_answer_is_said_so(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StartRefused, match="does not answer") as refused:
         ModelStore(place, KEY)
     with pytest.raises(Problem) as caught:
-        ModelStore.load(store, stored().upload_id)
+        ModelStore.load(store, ID)
     assert caught.value.kind is ProblemType.STATE_UNAVAILABLE
     assert "4711" not in f"{refused.value} {caught.value}"
     for url in ("nowhere://key:marker-4711@bucket", "marker-4711://x"):
@@ -227,32 +233,46 @@ def test_what_release_0_1_0_left_half_written_is_not_there(tmp_path: Path) -> No
 
 
 def test_a_deleted_model_is_gone_and_its_key_was_wiped_first(place: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, model = ModelStore(place, KEY), stored()
-    store.put(model)
+    store = ModelStore(place, KEY)
+    store.put(stored())
     with pytest.raises(Problem) as caught:
-        store.put(model)
+        store.put(stored())
     assert caught.value.kind is ProblemType.UPLOAD_CONFLICT
     found: dict[str, bytes] = {}
     remove = place.remove
     monkeypatch.setattr(
         place, "remove", lambda *name: (found.update(content(place) if not found else {}), remove(*name))
     )
-    store.delete(model.upload_id)
-    assert len(found) >= 6 and not any(found[f"{model.upload_id}/model.key"]), "what a thief finds: nothing but zeros"
-    assert model.upload_id not in store and content(place) == {}
+    store.delete(ID)
+    assert len(found) >= 4 and not any(found[f"{ID}/model.key"]), "what a thief finds: nothing but zeros"
+    assert ID not in store and content(place) == {}
 
 
-def two_layers() -> Model:
-    """A model whose two layers have weights of one shape."""
-    plan = plans.logits().model_dump(mode="json")
-    plan["layers"].append({**plan["layers"][1], "name": "m"})
-    weights = {name: Weights(np.full((5, 4), n), np.full((5, 4), n), np.full(5, n)) for n, name in enumerate("lm")}
-    return Model(a_model().manifest, Plan.model_validate(plan), weights)
+def test_an_upload_that_cannot_be_stored_leaves_nothing(place: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, at each write in turn."""
+    for last in range(len(seen_writes(place, monkeypatch))):
+        left = last
+
+        def full(write: object, *arguments: object) -> None:
+            nonlocal left
+            if left == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            left -= 1
+            write(*arguments)  # type: ignore[operator]
+
+        store = ModelStore(place, KEY)
+        with monkeypatch.context() as patch:
+            for name in ("write", "publish"):
+                original = getattr(place, name)
+                patch.setattr(place, name, lambda *a, original=original: full(original, *a))
+            with pytest.raises(OSError, match="No space"):
+                store.put(stored())
+        assert ID not in store and content(place) == {}
 
 
-def put(root: Path, model: Model) -> Path:
+def put(root: Path) -> Path:
     """The folder of a model that was put there."""
-    in_folder(root).put(model)
+    in_folder(root).put(stored())
     (folder,) = (root / "models").iterdir()
     return folder
 
@@ -263,33 +283,57 @@ def rewritten(folder: Path, name: str, old: str, new: str) -> None:
     (folder / name).write_text(text.replace(old, new))
 
 
-def test_weights_of_one_layer_are_not_taken_for_anothers(tmp_path: Path) -> None:
-    folder = put(tmp_path, two_layers())
+def test_chunks_are_not_taken_for_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "CHUNK_BYTES", 16)
+    folder = put(tmp_path)
     in_folder(tmp_path)
-    one, other = folder / "l.masked.sealed", folder / "m.masked.sealed"
-    spare = one.read_bytes()
-    one.write_bytes(other.read_bytes())
-    other.write_bytes(spare)
+    raw = (folder / "weights.sealed").read_bytes()
+    (folder / "weights.sealed").write_bytes(raw[32:64] + raw[:32] + raw[64:])
     with pytest.raises(UnreadableModel):
         in_folder(tmp_path)
 
 
+def test_what_release_0_1_0_left_waiting_is_wiped(tmp_path: Path) -> None:
+    """Halves of uploads whose other half never came."""
+    folder = tmp_path / "models" / f"waiting-{ID}"
+    folder.mkdir(parents=True)
+    for name in ("plan.json", "shares.sealed", "manifest.json"):
+        (folder / name).write_bytes(MARKER)
+    assert in_folder(tmp_path).all() == [] and not folder.exists()
+
+
 def test_nobody_is_let_in_by_another_manifest(tmp_path: Path) -> None:
-    folder = put(tmp_path, stored())
-    rewritten(folder, "manifest.json", '"access":"token"', '"access":"open"')
+    folder = put(tmp_path)
+    rewritten(folder, "manifest.json", '"access": "token"', '"access": "open"')
     with pytest.raises(UnreadableModel):
         in_folder(tmp_path)
 
 
 def test_a_model_is_not_served_under_another_id(tmp_path: Path) -> None:
-    folder = put(tmp_path, stored())
+    folder = put(tmp_path)
     folder.rename(folder.with_name("1" * 32))
     with pytest.raises(UnreadableModel):
         in_folder(tmp_path)
 
 
-def test_a_plan_of_another_release_says_so(tmp_path: Path) -> None:
-    folder = put(tmp_path, stored())
-    rewritten(folder, "plan.json", '"format":3', '"format":4')
-    with pytest.raises(UnreadableModel, match="a plan of version 4, where version 3"):
-        in_folder(tmp_path)
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("plan.json", '"format":3', '"format":4', "a plan of version 4, where version 3"),
+        ("manifest.json", '"format": 2', '"format": 3', "a stored model of version 3, where version 2"),
+        ("manifest.json", '"format": 2, ', "", "a stored model of version 1, where version 2"),
+    ],
+)
+def test_a_model_of_another_release_is_refused_by_its_number(
+    tmp_path: Path, file: str, old: str, new: str, says: str
+) -> None:
+    """The party serves its other models meanwhile, and the owner may withdraw this one."""
+    folder = put(tmp_path)
+    rewritten(folder, file, old, new)
+    store = in_folder(tmp_path)
+    assert store.all() == [] and store.refused() == [ID] and ID in store
+    with pytest.raises(Problem, match=says) as caught:
+        store.get(ID)
+    assert caught.value.kind is ProblemType.UNSUPPORTED_VERSION
+    store.delete(ID)
+    assert not folder.exists() and ID not in store

@@ -17,6 +17,7 @@ from moiety_crypto_provider.dealer import TICKET_BYTES, Dealer, Lease
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_crypto_provider.settings import ProviderSettings
+from moiety_shared import upload
 from moiety_shared.catalogue import Hex16
 from moiety_shared.integrity import seed_tag
 from moiety_shared.layers import Public
@@ -35,6 +36,17 @@ _TICKET_CHARACTERS = TICKET_BYTES * 4 // 3
 class UploadRequest(Public):
     upload_id: Hex16
     plan: Plan
+    seeds: str = Field(
+        max_length=1 << 12,
+        description="The seeds of the weights' masks, sealed to the provider by the owner, base64",
+    )
+
+    def envelope(self) -> bytes:
+        """Raises MALFORMED for what is no base64."""
+        try:
+            return base64.b64decode(self.seeds, validate=True)
+        except ValueError:
+            raise Problem(ProblemType.MALFORMED, "the seeds are no base64") from None
 
 
 class LeaseRequest(Public):
@@ -123,14 +135,24 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
     Caller = Annotated[int, Depends(caller)]
     of_parties = [documented_bearer()]
 
+    def open_envelope(envelope: bytes, bound: bytes) -> bytes:
+        try:
+            return identity.keyring.open(envelope, bound)
+        except Problem as problem:
+            if problem.kind is ProblemType.KEY_RETIRED:
+                raise Problem(ProblemType.PROVIDER_KEY_RETIRED) from None
+            raise
+
     def only(party: int, who: int) -> None:
         if who != party:
             raise Problem(ProblemType.FORBIDDEN, "this is the other party's")
 
-    @app.post("/v1/uploads", dependencies=of_parties, summary="A party's seed for the weight masks of an upload, once")
-    def register_upload(body: UploadRequest, who: Caller) -> Seed:
-        seed, check = dealer.register_upload(body.upload_id, body.plan, who)
-        return _seed(seed, check, body.upload_id, body.plan.digest.hex())
+    @app.post("/v1/uploads", status_code=204, dependencies=of_parties, summary="The seeds of an upload's weight masks")
+    def register_upload(body: UploadRequest, who: Caller) -> None:
+        bound = upload.context(body.plan, bytes.fromhex(body.upload_id), "dealer")
+        seeds = upload.open_seeds(open_envelope(body.envelope(), bound))
+        dealer.register_upload(body.upload_id, body.plan, seeds)
+        log().info("upload", upload=body.upload_id)
 
     @app.delete("/v1/uploads/{upload_id}", status_code=204, dependencies=of_parties, summary="Wipe an upload's seeds")
     def forget_upload(upload_id: Hex16, who: Caller) -> None:

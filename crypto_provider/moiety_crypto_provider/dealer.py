@@ -63,10 +63,9 @@ class Dealer:
         # An upload's weight masks, expanded: what every bundle of it is dealt against.
         self._masks = lru_cache(maxsize=2)(self._expand_masks)
 
-    def register_upload(self, upload_id: str, plan: Plan, party: int) -> tuple[bytes, bytes]:
-        """Party p's 32-byte seed for the weight masks of this upload, and the key of the masking's transcript."""
-        seeds = self._ledger.issue_upload_seeds(upload_id, plan, party, (new_seed(), new_seed()))
-        return seeds[party], check_key(seeds, "upload")
+    def register_upload(self, upload_id: str, plan: Plan, seeds: tuple[bytes, bytes]) -> None:
+        """Keep the seeds of an upload's weight masks, which its owner drew: [s]_0's, and [s]_1's. May be repeated."""
+        self._ledger.register_upload(upload_id, plan, seeds)
 
     def forget_upload(self, upload_id: str) -> None:
         """Wipe an upload's seeds. Its leases end, at all replicas; its id is never taken again."""
@@ -130,10 +129,9 @@ class Dealer:
         return Lease(lease_id, upload_id, rows, *(seeds[at : at + _SEED] for at in range(0, 3 * _SEED, _SEED)))
 
     def _expand_masks(self, upload_id: str) -> tuple[Plan, dict[str, Array]]:
-        plan, seed_0, seed_1 = self._ledger.upload(upload_id)
-        ring = graph.ring_of(plan)
-        halves = [graph.weight_masks(plan, Stream(seed, "upload")) for seed in (seed_0, seed_1)]
-        return plan, {name: ring.wrap(mask + halves[1][name]) for name, mask in halves[0].items()}
+        plan, *seeds = self._ledger.upload(upload_id)
+        alice, bob = (Stream(seed, "upload") for seed in seeds)
+        return plan, graph.weight_masks(plan, alice, bob)
 
 
 def tagged(content: Iterator[bytes | memoryview], tag: Tag) -> Iterator[bytes | memoryview]:

@@ -1,5 +1,6 @@
 """What was issued, durably: so that nothing is ever issued twice. Bundles themselves never touch the disk."""
 
+import hmac
 import secrets
 from pathlib import Path
 
@@ -32,7 +33,6 @@ _uploads = Table(
     Column("plan", LargeBinary, nullable=False),
     Column("seed_0", LargeBinary, nullable=False),
     Column("seed_1", LargeBinary, nullable=False),
-    Column("issued", Integer, nullable=False, default=0),  # bit p: party p has its seed
 )
 _leases = Table(
     "leases",
@@ -60,32 +60,22 @@ class Ledger:
     def close(self) -> None:
         self._db.close()
 
-    def issue_upload_seeds(
-        self, upload_id: str, plan: Plan, party: int, fresh: tuple[bytes, bytes]
-    ) -> tuple[bytes, bytes]:
-        """Both seeds for an upload's weight masks, once for party p. `fresh` seeds are taken if the upload is new.
+    def register_upload(self, upload_id: str, plan: Plan, seeds: tuple[bytes, bytes]) -> None:
+        """Keep both seeds of an upload's weight masks. May be repeated, by either party.
 
-        Raises UPLOAD_CONFLICT for another plan under the same id, ALREADY_ISSUED the second time.
+        Raises UPLOAD_CONFLICT for another plan or other seeds under the same id, and for an upload that was deleted.
         """
         canonical = plan.canonical()
+        sealed = {f"seed_{p}": self._seal(upload_id, p, seed) for p, seed in enumerate(seeds)}
         with self._db.write() as db:
-            row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one_or_none()
-            if row is None:
-                sealed = {f"seed_{p}": self._seal(upload_id, p, seed) for p, seed in enumerate(fresh)}
-                # Not if the other party came first, between the statements.
-                insert_new(db, _uploads, {"upload_id": upload_id, "plan": canonical, "issued": 0, **sealed})
-                row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one()
-            if bytes(row.plan) != canonical:
-                raise Problem(ProblemType.UPLOAD_CONFLICT, "the other party registered another plan")
-            done = db.execute(
-                update(_uploads)
-                .where(_uploads.c.upload_id == upload_id)
-                .where(_uploads.c.issued.op("&")(1 << party) == 0)
-                .values(issued=_uploads.c.issued.op("|")(1 << party))
-            )
-            if done.rowcount != 1:
-                raise Problem(ProblemType.ALREADY_ISSUED, "this party's seed of this upload")
-            return self._open(upload_id, 0, row.seed_0), self._open(upload_id, 1, row.seed_1)
+            if insert_new(db, _uploads, {"upload_id": upload_id, "plan": canonical, **sealed}):
+                return
+            row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one()
+        if not row.seed_0:
+            raise Problem(ProblemType.UPLOAD_CONFLICT, "its owner deleted it")
+        known = self._open(upload_id, 0, row.seed_0) + self._open(upload_id, 1, row.seed_1)
+        if bytes(row.plan) != canonical or not hmac.compare_digest(known, b"".join(seeds)):
+            raise Problem(ProblemType.UPLOAD_CONFLICT, "the other party registered another plan, or other seeds")
 
     def upload(self, upload_id: str) -> tuple[Plan, bytes, bytes]:
         """The plan and both seeds. Raises UNKNOWN_MODEL."""
@@ -97,13 +87,11 @@ class Ledger:
         return Plan.model_validate_json(row.plan), *seeds
 
     def forget_upload(self, upload_id: str) -> None:
-        """Wipe the seeds and the plan. The row stays, so that the id is never taken again."""
+        """Wipe the seeds and the plan. A row stays, so that the id is never taken again, if it ever was."""
+        nothing = {"plan": b"", "seed_0": b"", "seed_1": b""}
         with self._db.write() as db:
-            db.execute(
-                update(_uploads)
-                .where(_uploads.c.upload_id == upload_id)
-                .values(plan=b"", seed_0=b"", seed_1=b"", issued=3)
-            )
+            if not insert_new(db, _uploads, {"upload_id": upload_id, **nothing}):
+                db.execute(update(_uploads).where(_uploads.c.upload_id == upload_id).values(**nothing))
 
     def _seal(self, upload_id: str, party: int, seed: bytes) -> bytes:
         nonce = secrets.token_bytes(_NONCE)

@@ -23,7 +23,7 @@ from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
 from moiety_shared.tokens import MAX_REVOKED
-from moiety_shared.wire import MEDIA_TYPE, malformed, request_bytes
+from moiety_shared.wire import MEDIA_TYPE, request_bytes
 
 _OWNER = "server"
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
@@ -115,13 +115,12 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
     async def keys() -> PublicKeys:
         return PublicKeys(role=settings.role, sealing_key=identity.keyring.public.text())
 
-    @app.put("/v1/models/{upload_id}", status_code=201, dependencies=of_owner, summary="A model's share")
+    @app.put("/v1/models/{upload_id}", status_code=201, dependencies=of_owner, summary="A model, masked")
     async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
         with party.audit.event("upload", subject=_OWNER, upload=upload_id):
-            manifest, plan, shares = await party.read_upload(upload_id, await _body(request))
-            state = await running().put_model(manifest, plan, shares)
+            await party.receive(upload_id, request.stream(), int(request.headers.get("content-length", "0")))
         log().info("upload", upload=upload_id)
-        return {"upload_id": upload_id, "state": state}
+        return {"upload_id": upload_id, "state": "stored"}
 
     @app.delete("/v1/models/{upload_id}", status_code=204, dependencies=of_owner, summary="Wipe a model's share")
     async def delete_model(upload_id: UploadId) -> None:
@@ -182,14 +181,3 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
             await helper.serve(ServerLink(socket))
 
     return app
-
-
-async def _body(request: Request) -> bytearray:
-    """The body, in one piece from the start: a model's share is large."""
-    body, at = bytearray(int(request.headers.get("content-length", "0"))), 0
-    async for chunk in request.stream():
-        body[at : at + len(chunk)] = chunk
-        at += len(chunk)
-    if at != len(body):
-        raise malformed("the body has another length than was announced")
-    return body

@@ -1,24 +1,19 @@
 """bob: answers the leader's sessions, one lane at a time each."""
 
 import asyncio
-import re
 import time
 
 from moiety_party.hello import answer
 from moiety_party.lane import Lane, Link, garbled, read_json
-from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.results import check_recipients, sealed_result
-from moiety_party.store import MAX_WAITING, Model
+from moiety_party.store import Model
 from moiety_shared import fixed_point
-from moiety_shared.catalogue import Manifest
 from moiety_shared.integrity import Transcript
-from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
-from moiety_shared.ring import Array
 from moiety_shared.service import tracing
 from moiety_shared.service.draining import Drain
 from moiety_shared.service.logs import log, where
@@ -34,7 +29,6 @@ class Helper:
         """Runs count as work in `drain`."""
         self._party = party
         self._drain = drain or Drain()
-        self._pending: dict[str, tuple[Manifest, Plan, dict[str, Array]]] = {}
         party.replicas.start()
 
     async def close(self) -> None:
@@ -46,19 +40,6 @@ class Helper:
         It does not ask for alice: she may only come once he is ready.
         """
         await self._party.check_stock({upload_id for _, upload_id in self._party.pools})
-
-    async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
-        """Keep the owner's half until the leader starts the masking: in memory, or where all replicas find it."""
-        upload_id, party = manifest.upload_id, self._party
-        if party.state.shared:
-            await party.away(party.store.put_waiting, manifest, plan, shares)
-            return "waiting for the leader"
-        if upload_id in self._pending:
-            raise Problem(ProblemType.UPLOAD_CONFLICT)
-        while len(self._pending) >= MAX_WAITING:
-            self._pending.pop(next(iter(self._pending)))
-        self._pending[upload_id] = (manifest, plan, shares)
-        return "waiting for the leader"
 
     async def serve(self, link: Link) -> None:
         """Sessions until the lane ends. A Problem before a run's first opening is answered and the lane goes on."""
@@ -98,20 +79,19 @@ class Helper:
                 await lane.send_json(FrameKind.STOCK, await self._stock(lane.peer, read_json(frame)))
             case FrameKind.LEASE:
                 await self._join(lane, read_json(frame))
-            case FrameKind.MASK:
-                await self._mask(lane, read_json(frame))
             case FrameKind.START:
                 await self._run(lane, bytes(frame.payload))
             case _:
                 raise garbled(f"a session cannot begin with {frame.kind.name}")
 
     async def _stock(self, leader: str, wanted: dict[str, object]) -> dict[str, object]:
-        """What each pool with this leader has, after it said which rows it will need."""
+        """What each model has in its pool with this leader, if it has one, after it said which rows it will need."""
         pools = self._party.pools_with(leader)
         for upload_id, end in wanted.items():
             if upload_id in pools and isinstance(end, int):
                 await pools[upload_id].want_until(end)
-        return {
+        without: dict[str, object] = {model.upload_id: {} for model in self._party.store.all()}
+        return without | {
             upload: {"lease": p.lease_id, "position": p.position, "made": p.made, "lost": p.lost, "gaps": p.gaps}
             for upload, p in pools.items()
         }
@@ -123,33 +103,6 @@ class Helper:
             raise malformed("the lease is for another model")
         await self._party.open_pool(lane.peer, model, grant)
         await lane.send_json(FrameKind.JOINED, {})
-
-    async def _mask(self, lane: Lane, what: dict[str, object]) -> None:
-        upload_id = str(what.get("upload"))
-        manifest, plan, shares = await self._waiting(upload_id)
-        if plan.digest.hex() != what.get("plan"):
-            raise Problem(ProblemType.UPLOAD_CONFLICT, "the two halves have different plans")
-        grant = await self._party.provider.upload_seed(upload_id, plan)
-        await lane.send_json(FrameKind.MASK, {})
-        lane.in_run = True
-        session = masking(plan, 1, shares, grant.seed)
-        del shares
-        transcript = Transcript(grant.check, bytes.fromhex(upload_id) + plan.digest)
-        (weights,) = await lane.drive([session], transcript, self._party.online, inline_work=-1)
-        if not transcript.agrees(0, await lane.expect(FrameKind.OPENED)):
-            raise Problem(ProblemType.OPENINGS_DIFFER)
-        await self._party.keep_model(Model(manifest, plan, weights))
-        await lane.send(FrameKind.STORED, transcript.of(1))
-        lane.in_run = False
-
-    async def _waiting(self, upload_id: str) -> tuple[Manifest, Plan, dict[str, Array]]:
-        """The owner's half, which waits no more. Raises UPLOAD_INCOMPLETE."""
-        party = self._party
-        if party.state.shared and re.fullmatch("[0-9a-f]{32}", upload_id):
-            return await party.away(party.store.take_waiting, upload_id)
-        if upload_id not in self._pending:
-            raise Problem(ProblemType.UPLOAD_INCOMPLETE)
-        return self._pending.pop(upload_id)
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
         """One run, as part of what alice says it is part of."""

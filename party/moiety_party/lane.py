@@ -159,21 +159,19 @@ class Lane:
         sessions: Sequence[Session[Outcome]],
         transcript: Transcript,
         executor: Executor,
-        *,
-        inline_work: int = INLINE_WORK,
     ) -> list[Outcome]:
         """Run one party's sessions to their ends, all of one length: slices of one batch.
 
         All that is opened goes into the transcript: round by round, and in each slice by slice, at both parties alike.
         They take turns, so that one computes while another's opening travels; each opening is sent before the peer's
-        is awaited. Steps with more than `inline_work` run in `executor`, so that the event loop goes on serving
+        is awaited. Steps with more than `INLINE_WORK` run in `executor`, so that the event loop goes on serving
         meanwhile.
         """
         outcomes: list[Outcome] = []
         sent, received = itertools.count(), itertools.count()
         rounds: list[Round] = []
         for session in sessions:
-            step = await _advance(session, None, b"", transcript, executor, inline_work)
+            step = await _advance(session, None, b"", transcript, executor)
             if isinstance(step, _Done):
                 outcomes.append(step.outcome)
             else:
@@ -186,7 +184,7 @@ class Lane:
             for group in _groups(rounds):
                 peer = await self._opened(group, received)
                 for opened, part in zip(group, _cut(peer, [r.wire_bytes for r in group]), strict=True):
-                    step = await _advance(next(turns), opened, part, transcript, executor, inline_work)
+                    step = await _advance(next(turns), opened, part, transcript, executor)
                     if isinstance(step, _Done):
                         outcomes.append(step.outcome)
                         continue
@@ -265,7 +263,6 @@ async def _advance(
     peer: bytes | memoryview,
     transcript: Transcript,
     executor: Executor,
-    inline_work: int,
 ) -> "Round | _Done[Outcome]":
     """The session's next round, from the peer's shares of the one before; of none at its start."""
 
@@ -282,7 +279,7 @@ async def _advance(
             return _Done(stop.value)
 
     work, size = (opened.work, opened.wire_bytes) if opened else (0, 0)
-    if work <= inline_work and size <= _INLINE_BYTES:
+    if work <= INLINE_WORK and size <= _INLINE_BYTES:
         return step()
     return await asyncio.get_running_loop().run_in_executor(executor, step)
 

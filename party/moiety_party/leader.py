@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import websockets
@@ -15,20 +16,16 @@ from moiety_party.admission import ANYBODY
 from moiety_party.hello import call
 from moiety_party.journal import Journal
 from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
-from moiety_party.masking import masking
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.requests import Requests
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
-from moiety_shared.catalogue import Manifest
 from moiety_shared.integrity import TAG_BYTES, Transcript
-from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
-from moiety_shared.ring import Array
 from moiety_shared.service import http, tracing
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.tracing import Timeline
@@ -44,7 +41,6 @@ from moiety_shared.wire import (
 
 _PING_SECONDS = 1.0
 _CONNECT_SECONDS = 3.0
-_MASKING_RUNS = 10  # a model's masking may take as long as so many runs
 _PING_INTERVAL = 5.0
 _WAIT_SECONDS, _POLL_SECONDS = 5.0, 0.1  # for rows that bob is still preparing
 # A lane that broke while idle, or a lease that ended at one side: one more run, with fresh rows, may do.
@@ -107,8 +103,8 @@ class Leader:
         self._idle: list[Lane] = []
         self._free = asyncio.Semaphore(party.settings.lanes)
         self._waiting = 0
-        self._leasing: dict[tuple[str, str], asyncio.Lock] = {}  # by the peer's boot and upload
-        self._wake = asyncio.Event()
+        # By the peer's boot and upload, while somebody leases or waits to.
+        self._leasing = WeakValueDictionary[tuple[str, str], asyncio.Lock]()
         self._supervisor = asyncio.create_task(self._supervise())
         party.replicas.start()
 
@@ -124,29 +120,6 @@ class Leader:
                 await lane.send_json(FrameKind.PING, {})
                 await lane.expect(FrameKind.STOCK)
         await self._party.check_stock(model.upload_id for model in self._party.store.all())
-
-    # Models
-
-    async def put_model(self, manifest: Manifest, plan: Plan, shares: dict[str, Array]) -> str:
-        """Mask the weights with bob, who must hold his half already; durable at both when this returns."""
-        party, upload_id = self._party, manifest.upload_id
-        async with self._lane(_MASKING_RUNS * party.settings.run_seconds) as lane:
-            await lane.send_json(FrameKind.MASK, {"upload": upload_id, "plan": plan.digest.hex()})
-            await lane.expect(FrameKind.MASK)
-            lane.in_run = True
-            grant = await party.provider.upload_seed(upload_id, plan)
-            session = masking(plan, 0, shares, grant.seed)
-            del shares
-            transcript = Transcript(grant.check, bytes.fromhex(upload_id) + plan.digest)
-            (weights,) = await lane.drive([session], transcript, party.online, inline_work=-1)
-            # bob keeps nothing before he has compared, alice nothing before bob has it on his disk.
-            await lane.send(FrameKind.OPENED, transcript.of(0))
-            if not transcript.agrees(1, await lane.expect(FrameKind.STORED)):
-                raise Problem(ProblemType.OPENINGS_DIFFER)
-            await party.keep_model(Model(manifest, plan, weights))
-            lane.in_run = False
-        self._wake.set()
-        return "ready"
 
     # Predictions
 
@@ -254,9 +227,9 @@ class Leader:
         return pool.stock if pool is not None else 0
 
     @asynccontextmanager
-    async def _lane(self, seconds: float = 0, prefer: Callable[[Lane], int] = lambda _: 0) -> AsyncIterator[Lane]:
-        """A lane of one's own for one session, of `run_seconds` unless it may take longer; of those that are idle the
-        one that `prefer` ranks highest. It goes back only if the session ended cleanly."""
+    async def _lane(self, prefer: Callable[[Lane], int] = lambda _: 0) -> AsyncIterator[Lane]:
+        """A lane of one's own for one session of `run_seconds` at most; of those that are idle the one that `prefer`
+        ranks highest. It goes back only if the session ended cleanly."""
         metrics = self._party.metrics
         if self._waiting >= self._party.settings.max_waiting:
             raise Problem(ProblemType.OVERLOADED)
@@ -270,7 +243,7 @@ class Leader:
         lane: Lane | None = None
         clean = False
         try:
-            async with asyncio.timeout(seconds or self._party.settings.run_seconds):
+            async with asyncio.timeout(self._party.settings.run_seconds):
                 if self._idle:
                     lane = max(self._idle, key=prefer)
                     self._idle.remove(lane)
@@ -340,10 +313,10 @@ class Leader:
                 log().warning("not ready", problem=problem.kind.name, detail=said)
             except Exception as error:
                 log().error("not ready", where=where(error))
-            self._wake.clear()
+            self._party.arrived.clear()
             with contextlib.suppress(TimeoutError):  # wait_for would lose a cancellation that comes with the event
                 async with asyncio.timeout(_PING_SECONDS):
-                    await self._wake.wait()
+                    await self._party.arrived.wait()
 
     async def _check_leases(self) -> None:
         """With every peer that there is an idle lane to; without any, with whoever answers."""
@@ -363,7 +336,8 @@ class Leader:
                         await party.drop_pool(lane.peer, model.upload_id)
                 elif pool is not None:
                     pool.skip(theirs.get("gaps", []))
-                await self._lease(lane, model)
+                if model.upload_id in stock:  # else bob does not have it, yet or any more
+                    await self._lease(lane, model)
 
 
 def _is_stale(pool: Pool, theirs: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ Names are `folder/file`. Nothing here is atomic but `publish`, which is so every
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,8 @@ from pydantic import SecretStr
 
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.starting import StartRefused
+
+_BLOCK_BYTES = 1 << 24  # of a remote store: so much is asked for, or sent, at a time
 
 
 class Objects(Protocol):
@@ -29,8 +31,12 @@ class Objects(Protocol):
     def read(self, folder: str, file: str, limit: int) -> bytes:
         """Raises ValueError, and reads nothing, when there are more than `limit` bytes."""
 
-    def write(self, folder: str, file: str, content: bytes) -> None:
-        """Durable when this returns."""
+    def pieces(self, folder: str, file: str, sizes: Iterable[int]) -> Iterator[bytes]:
+        """What is there, in pieces of these sizes. Raises ValueError, and reads nothing, unless it is as long as all of
+        them."""
+
+    def write(self, folder: str, file: str, content: Iterable[bytes]) -> None:
+        """The pieces after one another. Durable when this returns."""
 
     def publish(self, folder: str, file: str, content: bytes) -> None:
         """The same; and it is there as a whole or not at all, never before what was written beside it earlier."""
@@ -77,12 +83,19 @@ class Folder:
             _check_size(os.fstat(opened.fileno()).st_size, limit)
             return opened.read(limit)
 
-    def write(self, folder: str, file: str, content: bytes) -> None:
+    def pieces(self, folder: str, file: str, sizes: Iterable[int]) -> Iterator[bytes]:
+        sizes = list(sizes)
+        with (self._root / folder / file).open("rb") as opened:
+            _check_length(os.fstat(opened.fileno()).st_size, sizes)
+            for size in sizes:
+                yield opened.read(size)
+
+    def write(self, folder: str, file: str, content: Iterable[bytes]) -> None:
         (self._root / folder).mkdir(mode=0o700, exist_ok=True)
         _write(self._root / folder / file, content)
 
     def publish(self, folder: str, file: str, content: bytes) -> None:
-        _write(self._root / folder / f"{file}.partial", content)
+        _write(self._root / folder / f"{file}.partial", [content])
         _sync(self._root / folder)
         (self._root / folder / f"{file}.partial").rename(self._root / folder / file)
         _sync(self._root / folder)
@@ -137,11 +150,23 @@ class Remote:
             content: bytes = self._files.cat_file(path, start=0, end=size)
         return content
 
-    def write(self, folder: str, file: str, content: bytes) -> None:
+    def pieces(self, folder: str, file: str, sizes: Iterable[int]) -> Iterator[bytes]:
+        path, sizes = self._path(folder, file), list(sizes)
+        with _answering():
+            length = int(self._files.info(path)["size"])
+        _check_length(length, sizes)
+        with _answering(), self._files.open(path, "rb", block_size=_BLOCK_BYTES) as opened:
+            for size in sizes:
+                yield opened.read(size)
+
+    def write(self, folder: str, file: str, content: Iterable[bytes]) -> None:
+        with _answering(), self._files.open(self._path(folder, file), "wb", block_size=_BLOCK_BYTES) as opened:
+            for piece in content:
+                opened.write(piece)
+
+    def publish(self, folder: str, file: str, content: bytes) -> None:
         with _answering():
             self._files.pipe_file(self._path(folder, file), content)
-
-    publish = write
 
     def overwrite(self, folder: str, file: str) -> None:
         path = self._path(folder, file)
@@ -185,9 +210,14 @@ def _check_size(size: int, limit: int) -> None:
         raise ValueError("larger than it may be")
 
 
-def _write(path: Path, content: bytes) -> None:
+def _check_length(length: int, sizes: Iterable[int]) -> None:
+    if length != sum(sizes):
+        raise ValueError("larger or smaller than it must be")
+
+
+def _write(path: Path, content: Iterable[bytes]) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
-        opened.write(content)
+        opened.writelines(content)
         opened.flush()
         os.fsync(opened.fileno())
 

@@ -5,13 +5,11 @@ an address, each may be linked with any of the other's, and has a pool for each 
 """
 
 import asyncio
-import hashlib
-import hmac
 import os
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -20,8 +18,8 @@ from opentelemetry.trace import SpanKind, Tracer
 from prometheus_client import CollectorRegistry
 
 from moiety_party.admission import Admission
+from moiety_party.arriving import Body, read_head, read_weights
 from moiety_party.bundles import prepare_bundle
-from moiety_party.masking import read_shares
 from moiety_party.metrics import PartyMetrics, Stock
 from moiety_party.objects import objects
 from moiety_party.pool import Pool
@@ -30,17 +28,14 @@ from moiety_party.replicas import Replicas
 from moiety_party.settings import PartySettings
 from moiety_party.state import State
 from moiety_party.store import Model, ModelStore
-from moiety_shared.catalogue import Manifest
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows
-from moiety_shared.ring import Array
 from moiety_shared.service import http, tracing
 from moiety_shared.service.audit import Audit
 from moiety_shared.service.database import location
 from moiety_shared.service.identity import Identity
 from moiety_shared.service.metrics import timed
-from moiety_shared.wire import malformed, unpack_upload, upload_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,6 +79,7 @@ class Party:
         self.admission = Admission(self.state)
         self.audit = Audit(folder / "audit.jsonl")
         self.pools: dict[tuple[str, str], Pool] = {}  # by the peer's boot and upload
+        self.arrived = asyncio.Event()  # a model did
         self._lanes = Counter[str]()  # by the peer's boot
         self._leaving: set[asyncio.Task[None]] = set()
         self.bundle_bytes = 0  # received from the provider so far
@@ -123,33 +119,31 @@ class Party:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.online, lambda: function(*args, **kwargs))
 
-    async def read_upload(self, upload_id: str, body: bytes | bytearray) -> tuple[Manifest, Plan, dict[str, Array]]:
-        """The manifest, the plan and this party's weight shares, all of what the owner signed.
+    async def receive(self, upload_id: str, source: AsyncIterator[bytes], length: int) -> None:
+        """Take the owner's upload: checked, known to the provider, and durable when this returns.
 
-        What was read is let go of before the next copy is made.
+        Raises UPLOAD_CONFLICT for an id that was used before, also if it is deleted while it arrives.
         """
         if upload_id in self.store:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
-        manifest, plan, envelope = unpack_upload(body)
-        if manifest.upload_id != upload_id or manifest.party != self.settings.party:
-            raise malformed("the manifest is of another upload, or for the other party")
-        context = upload_context(plan, bytes.fromhex(upload_id), self.settings.party)
-        raw = await self.work(len(envelope), self.identity.keyring.open, envelope, context)
-        del body, envelope
-        digest = await self.work(len(raw), lambda: hashlib.sha256(raw).hexdigest())
-        if not hmac.compare_digest(digest, manifest.share_digest):
-            raise malformed("the weights are not those of the manifest")
-        return manifest, plan, await self.away(read_shares, plan, raw)
-
-    async def keep_model(self, model: Model) -> None:
-        """Durable, and known to all replicas, when this returns."""
-        await self.away(self.store.put, model)
-        await self.away(self.state.stored, model.upload_id)
+        body = Body(source, length)
+        head = await read_head(body, upload_id, self.settings.party)
+        upload = await read_weights(body, head, self.identity.keyring, self.away)
+        await self.provider.register(upload_id, head.plan, head.dealer_envelope)
+        await self.away(self.store.put, upload)
+        if not await self.away(self.state.stored, upload_id):
+            await self._wipe(upload_id)
+            raise Problem(ProblemType.UPLOAD_CONFLICT, "it was deleted before it had arrived")
+        self.arrived.set()
 
     async def delete_model(self, upload_id: str) -> None:
         """Wipe a model, its randomness, and what the provider keeps of it. May be repeated."""
+        await self.away(self.state.forget, upload_id)  # first: from now on no replica reads it again
+        await self._wipe(upload_id)
+
+    async def _wipe(self, upload_id: str) -> None:
+        self.store.drop(upload_id)
         await self.drop_pools_of(upload_id)
-        await self.away(self.state.forget, upload_id)
         await self.away(self.store.delete, upload_id)
         await self.provider.forget_upload(upload_id)
 
@@ -191,8 +185,11 @@ class Party:
                 await self.drop_pool(peer, upload_id)
 
     async def open_pool(self, peer: str, model: Model, grant: LeaseGrant) -> Pool:
-        """Start a pool with a peer under a new lease; the rows of the old one are thrown away."""
-        await self.drop_pool(peer, model.upload_id)
+        """Start a pool with a peer under a new lease; the rows of the old one are thrown away.
+
+        Raises UNKNOWN_MODEL when the model was deleted meanwhile.
+        """
+        self.store.get(model.upload_id)
 
         async def make(number: int) -> PreparedRows:
             party = self.settings.party
@@ -216,7 +213,10 @@ class Party:
             claim_seconds=self.settings.run_seconds / 2,
             failed=lambda problem: self.metrics.bundle_failures.labels(problem).inc(),
         )
-        self.pools[peer, model.upload_id] = pool
+        # Nothing is waited for since the store was asked: who deletes the model finds this pool, or no pool comes up.
+        old, self.pools[peer, model.upload_id] = self.pools.get((peer, model.upload_id)), pool
+        if old is not None:
+            await old.close()
         return pool
 
     async def drop_pool(self, peer: str, upload_id: str) -> None:

@@ -16,14 +16,6 @@ _BUNDLE_TIMEOUT = httpx.Timeout(30, read=300)
 """Seconds; between two reads the provider may deal a large layer."""
 
 
-@dataclass(frozen=True, repr=False)
-class UploadGrant:
-    """One side of an upload: this party's seed for the weights' masks, and the key of the masking's transcript."""
-
-    seed: bytes
-    check: bytes
-
-
 @dataclass(frozen=True)
 class LeaseGrant:
     """One side of a lease: this party's seed for all bundles of it, the key of its runs' transcripts, and the ticket by
@@ -50,11 +42,14 @@ class Provider:
         self._client = client
         self._link_bytes = link_bytes
 
-    async def upload_seed(self, upload_id: str, plan: Plan) -> UploadGrant:
-        body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json")}
-        with _unchanged():
-            seed, check = self._seeds(await self._post("/v1/uploads", body), upload_id, plan.digest.hex())
-        return UploadGrant(seed, check)
+    async def register(self, upload_id: str, plan: Plan, envelope: bytes) -> None:
+        """Hand on the seeds of the weights' masks, which the owner sealed to the provider. May be repeated.
+
+        Raises UPLOAD_CONFLICT when the other party handed on others, or the upload was deleted.
+        """
+        seeds = base64.b64encode(envelope).decode()
+        body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json"), "seeds": seeds}
+        await self._post("/v1/uploads", body)
 
     async def forget_upload(self, upload_id: str) -> None:
         """The provider wipes the upload's seeds; nothing can be dealt for it any more."""
@@ -121,18 +116,17 @@ class Provider:
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
-    async def _post(self, path: str, body: Mapping[str, object]) -> dict[str, str]:
+    async def _post(self, path: str, body: Mapping[str, object]) -> httpx.Response:
         try:
             response = await self._client.post(path, json=body, headers=tracing.outgoing())
             self._link_bytes(len(response.request.content), len(response.content))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
-        with _unchanged():
-            answer: dict[str, str] = http.check(response).json()
-        return answer
+        return http.check(response)
 
-    def _grant(self, answer: dict[str, str]) -> LeaseGrant:
+    def _grant(self, response: httpx.Response) -> LeaseGrant:
         with _unchanged():
+            answer: dict[str, str] = response.json()
             lease_id, upload_id, rows = answer["lease_id"], answer["upload_id"], int(answer["rows"])
             seeds = self._seeds(answer, lease_id, upload_id, str(rows))
             return LeaseGrant(lease_id, upload_id, rows, answer["ticket"], *seeds)

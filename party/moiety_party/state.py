@@ -131,10 +131,12 @@ class State:
 
     # Models
 
-    def stored(self, upload_id: str) -> None:
-        """Tell the other replicas of a model that is in the store now."""
+    def stored(self, upload_id: str) -> bool:
+        """Tell the other replicas of a model that is in the store now. False: it is deleted already."""
         with self._db.write() as db:
-            insert_new(db, _models, {"upload_id": upload_id, "deleted": False})
+            if insert_new(db, _models, {"upload_id": upload_id, "deleted": False}):
+                return True
+            return not db.execute(select(_models.c.deleted).where(_models.c.upload_id == upload_id)).scalar_one()
 
     def forget(self, upload_id: str) -> None:
         """The model is deleted, for all replicas and for good: also when an old store is restored."""

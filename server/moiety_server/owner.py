@@ -11,9 +11,11 @@ from moiety_server.tokens import Issued
 from moiety_shared.catalogue import Party, sign
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.sealing import PublicKey
 from moiety_shared.service import http
 from moiety_shared.service.audit import Audit
 from moiety_shared.service.identity import Identity
+from moiety_shared.service.starting import StartRefused
 
 NAMES = ("alice", "bob")
 
@@ -68,6 +70,13 @@ class Owner:
         urls = self.settings.alice_url, self.settings.bob_url
         alice, bob = (Party(name=k.role, url=u, sealing_key=k.sealing_key) for k, u in zip(found, urls, strict=True))
         return alice, bob
+
+    def provider_key(self) -> PublicKey:
+        """The crypto provider's key, pinned in the owner's folder. Raises INVALID_INPUT where there is none."""
+        try:
+            return self.identity.provider_key
+        except StartRefused as refused:
+            raise Problem(ProblemType.INVALID_INPUT, str(refused)) from None
 
     def refresh(self) -> list[str]:
         """Sign the parties' current keys and addresses into every entry. Returns the entries that changed."""

@@ -1,14 +1,12 @@
-"""Publishing: split the weights, upload one share to each party, wait until they can serve, sign the entry."""
+"""Publishing: mask the weights, upload them to both parties, wait until they can serve, sign the entry."""
 
-import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from safetensors.numpy import save
 
 from moiety_server import canaries
 from moiety_server.compile import Compiled
@@ -16,22 +14,14 @@ from moiety_server.owner import NAMES, Owner
 from moiety_shared.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign, sign_manifest
 from moiety_shared.layers import ring_dtype
 from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.ring import Array
 from moiety_shared.sealing import PublicKey
 from moiety_shared.service.keyring import Keyring
 from moiety_shared.signing import key_text
-from moiety_shared.wire import OwnerCount, pack_upload, upload_context
+from moiety_shared.upload import Draws, MaskedModel
+from moiety_shared.wire import OwnerCount
 
 _POLL_SECONDS = 0.1
-
-
-def split_weights(weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Two additive shares of every tensor; either alone is uniform."""
-    stream = Stream(new_seed(), "weights")
-    one = {name: stream.words(name, w.shape, w.dtype) for name, w in weights.items()}
-    return one, {name: w - one[name] for name, w in weights.items()}
 
 
 def open_count(keyring: Keyring, token: bytes, ring_bits: int) -> int:
@@ -59,15 +49,15 @@ def publish(
     plan = _addressed(compiled.plan, owner)
     parties = owner.parties()
     upload_id, version = secrets.token_hex(16), owner.catalogue.next_version(name)
-    shares = split_weights(compiled.weights)
-    what = {"upload_id": upload_id, "name": name, "version": version, "access": access}
+    masked, dealer = MaskedModel(upload_id, plan, compiled.weights, Draws.fresh()), owner.provider_key()
+    what = {"name": name, "version": version, "access": access}
     with owner.audit.event("publish", subject="owner", model=name, upload=upload_id):
         owner.push_revocations()
-        for party in (1, 0):  # bob first: the masking starts when alice has hers
-            progress(f"uploading the share of {NAMES[party]}")
+        for party in (1, 0):  # bob first: alice has randomness prepared for what he has too
+            progress(f"uploading to {NAMES[party]}")
             key = PublicKey.from_text(parties[party].sealing_key)
-            body = upload_body(what, plan, party, shares[party], owner.identity.signing_key, key)
-            owner.call(party, "PUT", f"/v1/models/{upload_id}", content=body)
+            length, body = upload_body(masked, what, party, owner.identity.signing_key, key, dealer)
+            owner.call(party, "PUT", f"/v1/models/{upload_id}", content=body, headers={"content-length": str(length)})
         progress("choosing canaries")
         known = canaries.choose(compiled) if offer_canaries else ()
         progress("preparing randomness")
@@ -93,27 +83,20 @@ def publish(
 
 
 def upload_body(
+    masked: MaskedModel,
     what: Mapping[str, object],
-    plan: Plan,
     party: int,
-    shares: Mapping[str, Array],
     signing_key: Ed25519PrivateKey,
-    sealing_key: PublicKey,
-) -> bytes:
-    """What one party is sent: a signed manifest, the plan, and that party's shares, sealed to it.
+    own: PublicKey,
+    dealer: PublicKey,
+) -> tuple[int, Iterator[bytes | memoryview]]:
+    """Length and content of what one party is sent, whose key `own` is; `dealer` is the crypto provider's.
 
-    `what` are the manifest's upload_id, name, version and access.
+    `what` are the manifest's name, version and access.
     """
-    content = save(dict(shares))
-    members = {
-        "party": party,
-        "plan_digest": plan.digest.hex(),
-        "share_digest": hashlib.sha256(content).hexdigest(),
-        "owner_key": key_text(signing_key.public_key()),
-    }
-    manifest = Manifest.model_validate({**what, **members})
-    envelope = sealing_key.seal(content, upload_context(plan, bytes.fromhex(manifest.upload_id), party))
-    return pack_upload(sign_manifest(manifest, signing_key), plan, envelope)
+    members = {"upload_id": masked.upload_id, "party": party, "owner_key": key_text(signing_key.public_key())}
+    manifest = Manifest.model_validate({**what, **members, **masked.digests(party)})
+    return masked.body(sign_manifest(manifest, signing_key), own, dealer)
 
 
 def _addressed(plan: Plan, owner: Owner) -> Plan:

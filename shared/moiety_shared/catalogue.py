@@ -132,14 +132,15 @@ def sign(entry: Entry, key: Ed25519PrivateKey) -> SignedEntry:
 
 class Manifest(Public):
     """What one party's upload is: which version of which model, the digests of what comes with it, and the owner whose
-    tokens let clients in."""
+    tokens let clients in. The crypto provider never gets it: `upload.py` says why."""
 
     upload_id: Hex16
     name: Name
     version: int = Field(ge=1)
     party: Literal[0, 1]
     plan_digest: Hex32
-    share_digest: Hex32 = Field(description="SHA-256 of this party's safetensors")
+    weights_digest: Hex32 = Field(description="of the masked weights, which both parties get, with a secret nonce")
+    seed_digest: Hex32 = Field(description="of the seed of this party's half of the masks")
     access: Access = "token"
     owner_key: str = Field(description="Ed25519 public key, base64url: pinned with this upload")
 

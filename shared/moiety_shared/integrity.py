@@ -56,8 +56,8 @@ class Tag:
 class Transcript:
     """All that a party opened in one session, in the order both go through it.
 
-    `check` is the key that alice and bob were dealt for the lease or the upload, `context` what began the session: who
-    began another one, or with other rows, has another tag.
+    `check` is the key that alice and bob were dealt for the lease, `context` what began the session: who began another
+    one, or with other rows, has another tag.
     """
 
     def __init__(self, check: bytes, context: bytes) -> None:
@@ -81,7 +81,7 @@ def bundle_tag(seed: bytes, lease_id: str, number: int) -> Tag:
 
 
 def check_key(seeds: tuple[bytes, bytes], what: str) -> bytes:
-    """What both parties are given beside their own seeds of a lease or an upload, and derive from neither."""
+    """What both parties are given beside their own seeds of a lease, and derive from neither."""
     return _derive(b"".join(seeds), f"check {what}")
 
 

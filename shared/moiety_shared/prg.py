@@ -5,11 +5,12 @@ who hold the same seed expand the same words without talking. Every (address, na
 """
 
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
@@ -44,14 +45,21 @@ class Stream:
 
     def fill(self, name: str, out: npt.NDArray[Any]) -> None:
         """The same into an existing contiguous array."""
+        _fill(self._encryptor(name), out)
+
+    def pieces(self, name: str, count: int, dtype: npt.DTypeLike, most: int) -> Iterator[npt.NDArray[Any]]:
+        """The same `count` words in their order, at most `most` at a time: so they need not all be in memory."""
+        encryptor = self._encryptor(name)
+        for start in range(0, count, most):
+            out = np.empty(min(most, count - start), dtype=dtype)
+            _fill(encryptor, out)
+            yield out
+
+    def _encryptor(self, name: str) -> CipherContext:
         if name in self._drawn:
             raise ValueError(f"{name!r} was already drawn from this stream")
         self._drawn.add(name)
-        target = out.reshape(-1).view(np.uint8).data
-        encryptor = Cipher(algorithms.AES128(self._key(name)), modes.CTR(bytes(16))).encryptor()
-        for start in range(0, len(target), len(_ZEROS)):
-            part = target[start : start + len(_ZEROS)]
-            encryptor.update_into(_ZEROS[: len(part)], part)
+        return Cipher(algorithms.AES128(self._key(name)), modes.CTR(bytes(16))).encryptor()
 
     def _key(self, name: str) -> bytes:
         # Each part carries its type and length: no two addresses encode alike.
@@ -61,3 +69,11 @@ class Stream:
             for part in parts
         )
         return HKDFExpand(SHA256(), 16, b"moiety/v1 stream" + info).derive(self._seed)
+
+
+def _fill(encryptor: CipherContext, out: npt.NDArray[Any]) -> None:
+    """The next words, into a contiguous array."""
+    target = out.reshape(-1).view(np.uint8).data
+    for start in range(0, len(target), len(_ZEROS)):
+        part = target[start : start + len(_ZEROS)]
+        encryptor.update_into(_ZEROS[: len(part)], part)

@@ -44,6 +44,12 @@ class ProblemType(Enum):
         "The envelope was sealed to a key that is not accepted any more",
         "Read the model's catalogue entry again: it names the current keys.",
     )
+    PROVIDER_KEY_RETIRED = (
+        "provider-key-retired",
+        400,
+        "The upload was sealed to a key that the crypto provider does not have any more",
+        "Take sealing.pub from the provider's folder of secrets to the owner's, as provider.pub; then publish again.",
+    )
     UNAUTHORIZED = (
         "unauthorized",
         401,
@@ -93,12 +99,6 @@ class ProblemType(Enum):
         409,
         "This upload id was used before",
         "Publish again: every upload gets a new id.",
-    )
-    UPLOAD_INCOMPLETE = (
-        "upload-incomplete",
-        409,
-        "Only half of the model has arrived",
-        "Upload to bob first, then to alice; or publish again.",
     )
     ALREADY_ISSUED = (
         "already-issued",

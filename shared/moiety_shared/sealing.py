@@ -7,6 +7,9 @@ Back to the client: AES-256-GCM under a key that the client drew for this reques
 envelope (as Oblivious HTTP, RFC 9458, does with an exported key). No public-key operation is on the way back, and the
 relaying party cannot read what the other one returns. Nonces are random: a run that broke off at its very end is run
 again, and then a party seals a second, different share under the same key.
+
+What is large and kept or sent in pieces, such as a model: AES-256-GCM in chunks that are numbered, under a key that is
+drawn for this content alone and sealed by one of the ways above.
 """
 
 import base64
@@ -35,6 +38,8 @@ KEY_ID_BYTES = 8
 SEAL_OVERHEAD = 1144  # bytes: the key's id (8), the encapsulated key (1088 + 32) and the tag (16)
 RESULT_OVERHEAD = 28  # bytes: the nonce (12) and the tag (16)
 RESULT_KEY_BYTES = 32
+CHUNK_OVERHEAD = 16  # bytes: the tag
+CHUNK_KEY_BYTES = 32
 _NONCE = 12
 _MLKEM_PUBLIC, _MLKEM_SEED, _X25519 = 1184, 64, 32
 
@@ -124,3 +129,24 @@ def open_result(key: bytes, sealed: bytes | memoryview, context: bytes) -> bytes
         return AESGCM(key).decrypt(bytes(sealed[:_NONCE]), sealed[_NONCE:], context)
     except (InvalidTag, ValueError) as error:
         raise Problem(ProblemType.SEALED_FOR_ANOTHER, "a result share") from error
+
+
+class Chunks:
+    """One content in order, chunk by chunk; who opens must know how many there are. A key is for one content."""
+
+    def __init__(self, key: bytes, context: bytes = b"") -> None:
+        self._cipher, self._context, self._number = AESGCM(key), context, 0
+
+    def seal(self, piece: bytes | memoryview) -> bytes:
+        return self._cipher.encrypt(self._nonce(), piece, self._context)
+
+    def open(self, sealed: bytes | bytearray | memoryview) -> bytes:
+        """Raises Problem MALFORMED when it is not the next chunk of this content."""
+        try:
+            return self._cipher.decrypt(self._nonce(), sealed, self._context)
+        except (InvalidTag, ValueError) as error:
+            raise Problem(ProblemType.MALFORMED, "a sealed chunk was changed, or is not the next one") from error
+
+    def _nonce(self) -> bytes:
+        self._number += 1
+        return self._number.to_bytes(_NONCE, "little")

@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
-from moiety_shared.catalogue import Manifest, SignedManifest
-from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, UPLOAD, check_magic
+from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, check_magic
 from moiety_shared.plan import Plan
 from moiety_shared.possession import PROOF_BYTES
 from moiety_shared.prg import SEED_BYTES
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import RESULT_OVERHEAD, SEAL_OVERHEAD
-from moiety_shared.signing import BadSignature
 
 MEDIA_TYPE = "application/vnd.moiety.v1"
 ID_BYTES = 16
@@ -31,7 +27,6 @@ _RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
 _SECRET = struct.Struct(f"<4s16s32sIB{PROOF_BYTES}s")  # magic, request, result key, rows, recipients, proof
 _COUNT = struct.Struct("<4s16s32s16s32sQI")  # magic, upload, plan, request, digest, time, length of the first
 _START = struct.Struct("<16sQH25s")  # lease, first row, length of the client's token, trace context
-_UPLOAD = struct.Struct("<4sII")  # magic, lengths of the manifest and of the plan
 _FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
 
 
@@ -231,43 +226,6 @@ class OwnerCount:
         return cls(Binding(plan, upload, request, digest, time), (view[:first], view[first:]))
 
 
-def upload_context(plan: Plan, upload_id: bytes, party: int) -> bytes:
-    """What the envelope with a model's weight shares is bound to."""
-    return f"moiety/v1 upload {party}\0".encode() + plan.digest + upload_id
-
-
-def pack_upload(manifest: SignedManifest, plan: Plan, envelope: bytes) -> bytes:
-    """The body of a model upload: the owner's manifest, the public plan, then the sealed safetensors with this party's
-    weight shares."""
-    texts = manifest.model_dump_json().encode(), plan.canonical()
-    return b"".join((_UPLOAD.pack(UPLOAD, *map(len, texts)), *texts, envelope))
-
-
-def unpack_upload(body: bytes | bytearray) -> tuple[Manifest, Plan, memoryview]:
-    """The manifest, its signature and the plan's digest checked; the plan; and the envelope. The digest of what is in
-    the envelope is still to be checked."""
-    if len(body) < _UPLOAD.size:
-        raise malformed("the upload is shorter than its header")
-    magic, first, second = _UPLOAD.unpack_from(body)
-    ends = _UPLOAD.size + first, _UPLOAD.size + first + second
-    check_magic(magic, UPLOAD, "a model upload")
-    if len(body) < ends[1]:
-        raise malformed("the model upload was cut short")
-    try:
-        texts = body[_UPLOAD.size : ends[0]], body[ends[0] : ends[1]]
-        signed, plan = SignedManifest.model_validate_json(texts[0]), Plan.model_validate_json(texts[1])
-        manifest = signed.verify()
-    except BadSignature as error:
-        raise malformed(str(error)) from None
-    except ValidationError as error:
-        raise malformed(f"the manifest or the plan is not valid: {error.error_count()} errors") from None
-    if (signed.model_dump_json().encode(), plan.canonical()) != texts:
-        raise malformed("the manifest or the plan is not in its canonical form")
-    if manifest.plan_digest != plan.digest.hex():
-        raise malformed("the manifest is of another plan")
-    return manifest, plan, memoryview(body)[ends[1] :]
-
-
 def pack_start(lease_id: str, first_row: int, trace: bytes, token: str, request: Request) -> bytes:
     """What the leader sends to begin a run: its first row, whose work it is (25 bytes, see `service/tracing.py`), the
     client's token ("" for none), and the request without its own envelope."""
@@ -310,13 +268,10 @@ class FrameKind(IntEnum):
     JOINED = 3  # H: JSON; the lease is joined
     PING = 4  # L: JSON; the rows that are wanted of a model, if any
     STOCK = 5  # H: JSON; rows made and in stock per model
-    MASK = 6  # B: JSON; mask this upload's weights now; the helper answers alike when it holds its half
     START = 7  # L: a run: its rows, request header and bob's envelope; the first OPENING follows unasked
     OPENING = 8  # B: shares of one round, or the next part of them when they are long
     RESULT = 9  # H: the tag over what was opened, and the sealed result share
-    STORED = 10  # H: the same tag; the upload is safe on disk
     FAILED = 11  # B: JSON; a problem document: the session is over
-    OPENED = 12  # L: the tag over what a masking opened; the helper stores nothing before it has compared
 
 
 @dataclass(frozen=True)

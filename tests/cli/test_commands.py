@@ -83,7 +83,7 @@ def test_wrong_use(run: Run, tmp_path: Path) -> None:
         (("predict", "mnist", tmp_path / "bad.json"), "is not an access file"),
         (("models", "--access", tmp_path / "bad.json"), "ask the model's owner for one"),
         (("token", "revoke", "0" * 32), "is not there"),
-        (("keys", "rotate", tmp_path), "has no sealing keys"),
+        (("keys", "rotate", tmp_path), "is no secrets folder"),
         (("keys", "renew", "nobody"), "one of alice"),
         (("doctor", "nobody"), "alice"),
         (("inspect", "mnist", "--reveal", "everything"), "logits, labels or count"),

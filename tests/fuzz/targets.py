@@ -13,18 +13,17 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
-from safetensors.numpy import save
 
 from moiety_party.lane import read_json
-from moiety_party.masking import read_shares
 from moiety_shared import tokens, wire
 from moiety_shared.catalogue import Entry, Manifest, Party, SignedEntry, SignedManifest, sign, sign_manifest
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
-from moiety_shared.sealing import PrivateKey, PublicKey, open_result, seal_result
+from moiety_shared.sealing import SEAL_OVERHEAD, PrivateKey, PublicKey, open_result, seal_result
 from moiety_shared.signing import BadSignature, key_text
 from moiety_shared.tokens import Grant, Quota
+from moiety_shared.upload import Head
 from moiety_shared.wire import Binding, Frame, FrameKind, OwnerCount, Request, Secret
 from tests import plans
 
@@ -80,11 +79,7 @@ def frame(raw: bytes) -> None:
 
 
 def upload(raw: bytes) -> None:
-    manifest, plan, envelope = wire.unpack_upload(raw)
-    length = int.from_bytes(raw[4:8], "little")
-    signed = SignedManifest.model_validate_json(raw[12 : 12 + length])
-    assert signed.manifest == manifest
-    same(wire.pack_upload(signed, plan, bytes(envelope)), raw)
+    same(Head.unpack(raw).pack(), raw)
 
 
 @contextmanager
@@ -105,11 +100,6 @@ def plan(raw: bytes) -> None:
     assert read.cost(3).rounds == read.rounds and read.slice_rows >= 1
     assert read.bundle_row_bytes >= 0 and read.output_bytes(2) > 0 and read.last_reader is not None
     assert all(size > 0 for _, shape in read.weights() for size in shape)
-
-
-def shares(raw: bytes) -> None:
-    read = read_shares(PLAN, raw)
-    assert {name: t.shape for name, t in read.items()} == dict(PLAN.weights())
 
 
 def entry(raw: bytes) -> None:
@@ -190,10 +180,6 @@ def every_layer() -> Plan:
     return Plan.model_validate({"ring_bits": 64, "input": asked, "layers": layers, "output": output})
 
 
-def _shares() -> Iterator[bytes]:
-    yield save(plans.weights())
-
-
 def _frames() -> Iterator[bytes]:
     yield Frame(FrameKind.OPENING, b"payload", 3).pack()
     yield Frame(FrameKind.HELLO, json.dumps({"version": 2, "boot": "ab"}).encode()).pack()
@@ -214,10 +200,15 @@ def _manifest() -> SignedManifest:
         version=1,
         party=0,
         plan_digest=PLAN.digest.hex(),
-        share_digest=DIGEST.hex(),
+        weights_digest=DIGEST.hex(),
+        seed_digest=DIGEST.hex(),
         owner_key=key_text(key.public_key()),
     )
     return sign_manifest(manifest, key)
+
+
+def _head() -> Head:
+    return Head(_manifest(), PLAN, bytes(SEAL_OVERHEAD + 64), bytes(SEAL_OVERHEAD + 96))
 
 
 def token(raw: bytes) -> None:
@@ -242,10 +233,9 @@ TARGETS: dict[str, Target] = {
         ),
     ),
     "frame": Target(frame, (Problem,), _frames),
-    "upload": Target(upload, (Problem,), lambda: iter([wire.pack_upload(_manifest(), PLAN, b"envelope")])),
+    "upload": Target(upload, (Problem,), lambda: iter([_head().pack()])),
     "token": Target(token, (Problem,), _tokens),
     "plan": Target(plan, (ValidationError, Problem), _all_plans),
-    "shares": Target(shares, (Problem,), _shares),
     "entry": Target(
         entry, (ValidationError, BadSignature, Problem), lambda: iter([_entry().model_dump_json().encode()])
     ),

@@ -13,6 +13,7 @@ from moiety_shared.protocols import graph, reduce
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.protocols.opening import Opening, Result, Session, lockstep, wire_bytes
 from moiety_shared.ring import Array
+from moiety_shared.upload import Draws, MaskedModel, Tensors
 
 
 @contextmanager
@@ -65,18 +66,24 @@ def without_rounds(session: Session[Result]) -> Result:
     raise AssertionError("the session opens something")
 
 
+def masked_weights(plan: Plan, weights: Mapping[str, Array], seeds: list[bytes]) -> dict[str, Array]:
+    """w^ by "layer.weight", as an upload brings it."""
+    draws = Draws((seeds[0], seeds[1]), bytes(32), (bytes(32), bytes(32)))
+    tensors = Tensors(plan)
+    for piece in MaskedModel("0" * 32, plan, weights, draws)._pieces():
+        tensors.add(bytes(piece))
+    return tensors.done()
+
+
 class Run:
     """One model, masked once; `outputs` runs it on encoded inputs with fresh rows."""
 
     def __init__(self, plan: Plan, weights: Mapping[str, Array]) -> None:
         self.plan, self.weights, self.ring = plan, weights, graph.ring_of(plan)
-        uploads = [Stream(new_seed(), "upload") for _ in range(2)]
-        masks = [graph.weight_masks(plan, upload) for upload in uploads]
-        self.masks = {name: self.ring.wrap(mask + masks[1][name]) for name, mask in masks[0].items()}
-        one = {name: self.random(w.shape) for name, w in weights.items()}
-        other = {name: w - one[name] for name, w in weights.items()}
-        sessions = [graph.mask_model(plan, p, s, masks[p]) for p, s in enumerate((one, other))]
-        self.models = lockstep(*sessions) if self.masks else (without_rounds(sessions[0]), without_rounds(sessions[1]))
+        seeds = [new_seed() for _ in range(2)]
+        self.masks = graph.weight_masks(plan, *(Stream(seed, "upload") for seed in seeds))
+        masked = masked_weights(plan, weights, seeds)
+        self.models = [graph.weights_at(plan, p, masked, Stream(seed, "upload")) for p, seed in enumerate(seeds)]
         self.rounds = 0
         self.opened: list[tuple[Opening, Array]] = []
         self.dithers: dict[str, Array] = {}

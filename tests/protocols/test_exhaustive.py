@@ -20,6 +20,7 @@ from moiety_shared.protocols import graph, max_pool, reduce, relu, select, sign,
 from moiety_shared.protocols import product as products
 from moiety_shared.protocols.dealing import Dealer, Holder, uniform
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening, alone, lockstep
+from moiety_shared.protocols.product import Weights
 from moiety_shared.ring import Array, Ring
 from tests.protocols.enumeration import Axis, Column, Leak, Tape, Views, enumerate_axes, histogram
 
@@ -628,7 +629,7 @@ def check_weighted(k: int, layer: products.Weighted) -> None:
     views = Views("alice"), Views("bob")
     for x, w in product(range(size), repeat=2):
         seen: list[Array] = []
-        for model in product(range(size), repeat=3):
+        for model in product(range(size), repeat=2):
             histograms = weighted_histograms(Ring(k), layer, x, w, model, columns)
             seen = [a + b for a, b in zip(seen, histograms, strict=True)] if seen else histograms
         for view, found in zip(views, seen, strict=True):
@@ -636,16 +637,17 @@ def check_weighted(k: int, layer: products.Weighted) -> None:
 
 
 def weighted_histograms(
-    ring: Ring, layer: products.Weighted, x: int, w: int, model: tuple[int, int, int], columns: list[Array]
+    ring: Ring, layer: products.Weighted, x: int, w: int, model: tuple[int, int], columns: list[Array]
 ) -> list[Array]:
-    (s0, s1, w0), (r0, r1, c0, x0), rows, bits = model, columns, len(columns[0]), ring.bits
+    (s0, s1), (r0, r1, c0, x0), rows, bits = model, columns, len(columns[0]), ring.bits
     opening = Open(name="o", input="input", shape=layer.shape)
 
     def weight(value: int) -> Array:
         return ring.wrap(np.full(layer.weights()["weight"], value, dtype=ring.dtype))
 
-    shares, masks = (weight(w0), weight(w - w0)), (weight(s0), weight(s1))
-    models = lockstep(*(alone(products.mask_weights(ring, p, shares[p], masks[p], None)) for p in (0, 1)))
+    masks = weight(s0), weight(s1)
+    whole = products.mask_weight(ring, weight(w), masks)
+    models = [Weights(whole, products.weight_share(ring, p, whole, masks[p].copy()), None) for p in (0, 1)]
     dealer = Dealer(ring, rows, Tape({"product": c0}), Tape(), Tape())
     inputs = Tape({"input": r0}), Tape({"input": r1})
     mask = products.deal_open(Dealer(ring, rows, *inputs, Tape()), opening)
@@ -666,10 +668,9 @@ def weighted_histograms(
     def constant(value: Any) -> Array:
         return np.full(rows, int(np.reshape(value, -1)[0]), dtype=np.int64)
 
-    masked = constant(models[0].masked)
-    opened = wires[0].value
-    alice = (constant(shares[0]), constant(s0), masked, x0, r0, c0, opened)
-    bob = (constant(shares[1]), constant(s1), masked, x1, r1, dealer.corrections["product"], opened)
+    masked, opened = constant(whole), wires[0].value
+    alice = (constant(s0), masked, x0, r0, c0, opened)
+    bob = (constant(s1), masked, x1, r1, dealer.corrections["product"], opened)
     return [histogram([(column, bits) for column in view]) for view in (alice, bob)]
 
 
@@ -679,8 +680,9 @@ def test_linear_is_exact_and_private(layer: products.Weighted) -> None:
 
 
 def no_weight_mask(patch: Patch) -> None:
-    original = products.mask_weights
-    patch.setattr(products, "mask_weights", lambda ring, p, w, s, b: original(ring, p, w, s * 0, b))
+    original, share = products.mask_weight, products.weight_share
+    patch.setattr(products, "mask_weight", lambda ring, w, s: original(ring, w, (s[0] * 0, s[1] * 0)))
+    patch.setattr(products, "weight_share", lambda ring, p, w, s: share(ring, p, w, s * 0))
     deal = products.deal
     patch.setattr(products, "deal", lambda dealer, layer, r, s: deal(dealer, layer, r, s * 0))
 

@@ -24,6 +24,7 @@ from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
 from moiety_shared.service.identity import Identity
+from moiety_shared.upload import Draws, MaskedModel
 from moiety_shared.wire import Binding, Request, Secret
 from tests.collector import Collector
 
@@ -262,9 +263,15 @@ def test_half_a_model_is_not_served(deployment: Deployment, client: Client, digi
     upload_id = "ab" * 16
     with deployment.http("alice", credential_of="server") as alice:
         body = half_upload(deployment, client, 0, upload_id)
-        assert kind(alice.put(f"/v1/models/{upload_id}", content=body)) is ProblemType.UPLOAD_INCOMPLETE
-        assert kind(alice.put(f"/v1/models/{upload_id}", content=body[:-9])) is ProblemType.SEALED_FOR_ANOTHER
-        assert kind(alice.put(f"/v1/models/{upload_id}", content=body[:99])) is ProblemType.MALFORMED
+        for broken in (body[:-9], body[:99], body[:-1] + bytes([body[-1] ^ 1])):
+            assert kind(alice.put(f"/v1/models/{upload_id}", content=broken)) is ProblemType.MALFORMED
+        assert kind(alice.get(f"/v1/models/{upload_id}")) is ProblemType.UNKNOWN_MODEL
+        assert alice.put(f"/v1/models/{upload_id}", content=body).status_code == 201
+        assert kind(alice.put(f"/v1/models/{upload_id}", content=body)) is ProblemType.UPLOAD_CONFLICT
+        assert alice.get(f"/v1/models/{upload_id}").json()["state"] == "preparing", "bob does not have it"
+        still_serves(client, digits)
+        assert alice.delete(f"/v1/models/{upload_id}").status_code == 204
+        assert kind(alice.put(f"/v1/models/{upload_id}", content=body)) is ProblemType.UPLOAD_CONFLICT, "never again"
         assert kind(alice.put(f"/v1/models/{entry.upload_id}", content=body)) is ProblemType.UPLOAD_CONFLICT
         assert kind(alice.get(f"/v1/models/{upload_id}")) is ProblemType.UNKNOWN_MODEL
         assert kind(alice.put("/v1/models/..%2f..", content=body)) in (ProblemType.NOT_FOUND, ProblemType.INVALID_INPUT)
@@ -277,9 +284,12 @@ def test_half_a_model_is_not_served(deployment: Deployment, client: Client, digi
 def half_upload(deployment: Deployment, client: Client, party: int, upload_id: str) -> bytes:
     """What the owner sends to one party, of a model of zeros."""
     plan, identity = client.model("mnist").plan, Identity.load(deployment.root / "keys" / "server", "server")
-    shares = {name: np.zeros(shape, np.int32) for name, shape in plan.weights()}
-    what = {"upload_id": upload_id, "name": "zeros", "version": 1}
-    return upload_body(what, plan, party, shares, identity.signing_key, Sealer(client.model("mnist"))._keys[party])
+    masked = MaskedModel(
+        upload_id, plan, {name: np.zeros(shape, np.int32) for name, shape in plan.weights()}, Draws.fresh()
+    )
+    keys = Sealer(client.model("mnist"))._keys[party], identity.provider_key
+    _, body = upload_body(masked, {"name": "zeros", "version": 1}, party, identity.signing_key, *keys)
+    return b"".join(body)
 
 
 # Dying peers
@@ -370,7 +380,7 @@ def test_no_secret_is_written_anywhere(
     keys = deployment.root / "keys"
     private = [p.read_bytes() for p in keys.rglob("*") if p.is_file() and {"present", "sealing"} & set(p.parts)]
     private += [p.read_bytes() for p in (*keys.rglob("key.pem"), *keys.rglob("*.key"), *keys.rglob("signing.pem"))]
-    assert len(private) == 18, "credentials, sealing keys, TLS keys, storage keys, the CA and the signing key"
+    assert len(private) == 19, "credentials, sealing keys, TLS keys, storage keys, the CA and the signing key"
     secrets_ = [b"1.2345678", b"98765.4321", token(deployment).encode(), *private]
     encoded = inputs.encode(client.model("mnist"), digits[0][:1])
     raw = [encoded.tobytes()[1600:1700], call.bob_seed, call._keys[0], call._keys[1], digits[0][0, 14].tobytes()]

@@ -12,9 +12,10 @@ from itertools import count
 
 import pytest
 
-from moiety_party import helper, leader
+from moiety_party import arriving, helper, leader
 from moiety_shared.integrity import Transcript
 from moiety_shared.ring import Array
+from moiety_shared.upload import Arrival, Upload
 
 _ROW_BYTES = 12
 Place = tuple[int, int, int]
@@ -32,6 +33,7 @@ class Detector:
         """From now on, until the patch is undone."""
         for party, module in enumerate((leader, helper)):
             patch.setattr(module, "Transcript", self._recording(party))
+        patch.setattr(arriving, "Arrival", self._arriving())
 
     def _recording(self, party: int) -> type[Transcript]:
         detector = self
@@ -44,6 +46,19 @@ class Detector:
             def add(self, opened: Array) -> None:
                 super().add(opened)
                 detector.saw(party, self._session, next(self._openings), opened)
+
+        return Recording
+
+    def _arriving(self) -> type[Arrival]:
+        detector = self
+
+        class Recording(Arrival):
+            def finish(self) -> Upload:
+                upload = super().finish()
+                session = next(detector._sessions)
+                for number, (_, tensor) in enumerate(sorted(upload.masked.items())):
+                    detector.saw(upload.manifest.party, session, number, tensor.reshape(len(tensor), -1))
+                return upload
 
         return Recording
 

@@ -25,6 +25,7 @@ from moiety_crypto_provider import dealer
 from moiety_party.pool import Pool
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import cut, stack
+from moiety_shared.upload import Draws
 from tests import plans
 from tests.databases import Postgres
 from tests.simulation.detector import Detector
@@ -345,16 +346,11 @@ def test_a_dealer_that_repeats_the_seeds_of_leases_is_noticed(
     planted(root, detector, scenario)
 
 
-def test_a_dealer_that_repeats_the_seeds_of_uploads_is_noticed(
+def test_an_owner_who_repeats_the_seeds_of_uploads_is_noticed(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeds = itertools.cycle((b"a" * 32, b"b" * 32))
-    original = dealer.Ledger.issue_upload_seeds
-
-    def repeated(self: dealer.Ledger, upload_id: str, plan: object, party: int, _: object) -> tuple[bytes, bytes]:
-        return original(self, upload_id, plan, party, (next(seeds), next(seeds)))  # type: ignore[arg-type]
-
-    monkeypatch.setattr(dealer.Ledger, "issue_upload_seeds", repeated)
+    repeated = Draws.fresh()
+    monkeypatch.setattr(Draws, "fresh", lambda: repeated)
 
     async def scenario(w: World) -> None:
         await w.publish()

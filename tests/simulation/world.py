@@ -31,7 +31,7 @@ from moiety_party.helper import Helper
 from moiety_party.leader import Leader
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
-from moiety_server.publish import split_weights, upload_body
+from moiety_server.publish import upload_body
 from moiety_shared import tokens
 from moiety_shared.catalogue import Access, Entry, SignedEntry, sign
 from moiety_shared.catalogue import Party as PublicParty
@@ -44,6 +44,7 @@ from moiety_shared.service import keys
 from moiety_shared.service.draining import Drain
 from moiety_shared.service.identity import LINKS, Identity
 from moiety_shared.tokens import Grant
+from moiety_shared.upload import Draws, MaskedModel
 from moiety_shared.wire import FrameKind
 from tests import plans
 from tests.databases import Postgres
@@ -211,12 +212,13 @@ class Node:
         return task
 
     async def put_model(self, upload_id: str, body: bytes) -> None:
-        manifest, plan, shares = await self.party.read_upload(
-            upload_id, self.world.change(f"upload {self.party.settings.role}", body)
-        )
-        role = self.leader or self.helper
-        assert role is not None
-        await role.put_model(manifest, plan, shares)
+        body = self.world.change(f"upload {self.party.settings.role}", body)
+
+        async def source() -> AsyncIterator[bytes]:
+            for at in range(0, len(body), 1000):
+                yield body[at : at + 1000]
+
+        await self.party.receive(upload_id, source(), len(body))
 
     def crash(self) -> None:
         """All that is under way ends where it is."""
@@ -373,14 +375,13 @@ class World:
         """The model as a new upload, and its entry. Returns the upload's id. Not while a party lives twice."""
         self.uploads += 1
         upload_id = f"{self.uploads:032x}"
-        shares = split_weights(plans.weights())
+        masked = MaskedModel(upload_id, self.plan, plans.weights(), Draws.fresh())
         nodes = (self.an_alice(), self.a_bob())
         for party in (1, 0):
-            what = {"upload_id": upload_id, "name": "small", "version": self.uploads, "access": access}
-            key = nodes[party].party.identity.keyring.public
-            await nodes[party].put_model(
-                upload_id, upload_body(what, self.plan, party, shares[party], self._owner, key)
-            )
+            what = {"name": "small", "version": self.uploads, "access": access}
+            keys = nodes[party].party.identity.keyring.public, self.identities["server"].provider_key
+            _, body = upload_body(masked, what, party, self._owner, *keys)
+            await nodes[party].put_model(upload_id, b"".join(body))
         entry = Entry(
             name="small",
             version=1,

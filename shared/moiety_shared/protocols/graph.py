@@ -1,8 +1,8 @@
 """Whole plans: the protocols of each layer over the graph. No I/O, randomness passed in.
 
 `deal` yields layer by layer and `Preparation` takes layer by layer, so that a bundle can be streamed; `evaluate` runs
-every layer as soon as its inputs are there and lets those that run side by side share their rounds. Weights are dealt
-with per upload, bundles per row, runs per request.
+every layer as soon as its inputs are there and lets those that run side by side share their rounds. Weights are masked
+per upload, bundles dealt per row, runs made per request.
 """
 
 import math
@@ -17,8 +17,8 @@ from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import LABELS, Plan
 from moiety_shared.prg import Stream
 from moiety_shared.protocols import max_pool, product, reduce, relu, table, top_k, truncation
-from moiety_shared.protocols.dealing import Dealer, Holder
-from moiety_shared.protocols.opening import Opening, Round, Session, alone
+from moiety_shared.protocols.dealing import Dealer, Holder, uniform
+from moiety_shared.protocols.opening import Opening, Round, Session
 from moiety_shared.protocols.product import Opened, Weights
 from moiety_shared.ring import Array, Ring
 
@@ -36,30 +36,28 @@ def ring_of(plan: Plan) -> Ring:
     return Ring(plan.ring_bits)
 
 
-def weight_masks(plan: Plan, upload: Stream) -> dict[str, Array]:
-    """[s]_p of every weighted layer, from one party's upload stream."""
-    ring = ring_of(plan)
-    return {
-        layer.name: product.weight_mask(ring, upload.at(layer.name), layer)
-        for layer in plan.layers
-        if isinstance(layer, Linear | Conv)
-    }
-
-
-def mask_model(
-    plan: Plan, party: int, shares: Mapping[str, Array], masks: Mapping[str, Array]
-) -> Session[dict[str, Weights]]:
-    """Open every weight under its mask, once per upload. `shares` are [w]_p and [b]_p by "layer.weight"."""
-    ring = ring_of(plan)
-    weights = {}
+def weight_masks(plan: Plan, alice: Stream, bob: Stream) -> dict[str, Array]:
+    """s of every weighted layer, from both parties' streams of the upload: the dealer's."""
+    ring, masks = ring_of(plan), dict[str, Array]()
     for layer in plan.layers:
-        bias = shares.get(f"{layer.name}.bias")
-        if isinstance(layer, Bias):
-            weights[layer.name] = Weights(None, None, bias)
-        elif isinstance(layer, Linear | Conv):
-            weight, mask = shares[f"{layer.name}.weight"], masks[layer.name]
-            session = product.mask_weights(ring, party, weight, mask, bias)
-            weights[layer.name] = yield from alone(session)
+        if isinstance(layer, Linear | Conv):
+            mask = product.weight_mask(ring, alice.at(layer.name), layer)
+            mask += product.weight_mask(ring, bob.at(layer.name), layer)
+            masks[layer.name] = ring.wrap(mask)
+    return masks
+
+
+def weights_at(plan: Plan, party: int, masked: Mapping[str, Array], upload: Stream) -> dict[str, Weights]:
+    """Party p's part of the model, from w^ by "layer.weight" and its own stream of the upload."""
+    ring, weights = ring_of(plan), dict[str, Weights]()
+    for layer in plan.layers:
+        source, shares = upload.at(layer.name), dict[str, Array]()
+        for part, shape in layer.weights().items():
+            mask = uniform(ring, source, part, shape)
+            shares[part] = product.weight_share(ring, party, masked[f"{layer.name}.{part}"], mask)
+        if shares:
+            whole = masked.get(f"{layer.name}.weight")
+            weights[layer.name] = Weights(whole, shares.get("weight"), shares.get("bias"))
     return weights
 
 

@@ -3,7 +3,9 @@
 Open:                     x^ = x + r is opened under a free mask (1 round) and serves any number of products.
 
 Linear and Conv, y = x * w + b, with * the matrix product or the convolution:
-    Upload (once per model):  w^ = w + s is opened, s derived from the upload id.  V_p = p w^ - [s]_p.
+    Upload (once per model):  the owner draws s = [s]_0 + [s]_1 as two seeds and gives w^ = w + s to both parties, to
+                              party p the seed of [s]_p, to the dealer both.  V_p = [w]_p = p w^ - [s]_p.
+                              The bias goes the same way, under a mask of its own.
     Bundle (per row):         the dealer fixes c = r * s.
     Online:                   y = (x^ - r) * (w^ - s) = x^ * (w^ - s) - r * w^ + r * s,  so
                               [y]_p = x^ * V_p - [r]_p * w^ + [c]_p + [b]_p.
@@ -62,17 +64,22 @@ def times(ring: Ring, layer: Weighted, x: Array, weight: Array) -> Array:
 
 
 def weight_mask(ring: Ring, source: Source, layer: Weighted) -> Array:
-    """[s]_p, from party p's stream for this upload and layer."""
+    """[s]_p of the weight, from party p's stream for this upload and layer."""
     return uniform(ring, source, "weight", layer.weights()["weight"])
 
 
-def mask_weights(
-    ring: Ring, party: int, weight: Array, mask: Array, bias: Array | None
-) -> Generator[Opening, Array, Weights]:
-    """Open w^ from shares [w]_p and [s]_p. Runs once per upload: a second opening of another w under the same s would
+def mask_weight(ring: Ring, weight: Array, halves: tuple[Array, Array]) -> Array:
+    """w^ = w + [s]_0 + [s]_1, of a weight or a bias: the owner's, once per upload. Another w under the same s would
     reveal the difference of the two."""
-    masked = yield Opening(ring.wrap(weight + mask), Kind.RING, ring)
-    return Weights(masked, ring.wrap(party * masked - mask), bias)
+    return ring.wrap(weight + halves[0] + halves[1])
+
+
+def weight_share(ring: Ring, party: int, masked: Array, mask: Array) -> Array:
+    """[w]_p = p w^ - [s]_p, written over [s]_p: a model is large."""
+    np.negative(mask, out=mask)
+    if party == 1:
+        mask += masked
+    return ring.wrap(mask)
 
 
 def deal_open(dealer: Dealer, layer: Open) -> Array:

@@ -6,6 +6,8 @@
     present/<role>           the credential that this role presents to another
     expect/<role>            SHA-256 of the credential that another presents to it: the credential itself is not here
     sealing/<key id>.json    HPKE key pairs; the newest seals, older ones open until their time is over
+    sealing.pub              the newest of them, its public half: the crypto provider's, for the owner
+    provider.pub             the owner's copy of that: the masks of a model's weights are sealed to it
     storage.key              encrypts what this role keeps on disk
     signing.pem              the model owner's Ed25519 key
 
@@ -25,11 +27,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
 
+from moiety_shared.sealing import PublicKey
 from moiety_shared.service.keyring import Keyring
 from moiety_shared.service.starting import StartRefused
 
 CREDENTIAL_BYTES = 32
 _CERTIFICATES = ("tls/cert.pem", "tls/ca.pem")  # public: anybody may read these, and nothing else
+SEALING = ("alice", "bob", "crypto_provider", "server")
+"""Roles to whom something is sealed."""
+SEALING_KEY, PROVIDER_KEY = "sealing.pub", "provider.pub"
+PIN = f"take {SEALING_KEY} from the crypto provider's folder of secrets, where `moiety keys rotate` writes it"
 STORAGE_KEY_BYTES = 32
 
 
@@ -90,6 +97,15 @@ class Identity:
     def keyring(self) -> Keyring:
         return Keyring(self.folder / "sealing")
 
+    @property
+    def provider_key(self) -> PublicKey:
+        """The crypto provider's sealing key, as it is pinned in the owner's folder now. Raises BadIdentity."""
+        text = self._read(PROVIDER_KEY, PIN).decode(errors="replace").strip()
+        try:
+            return PublicKey.from_text(text)
+        except ValueError:
+            raise BadIdentity(f"{self.folder / PROVIDER_KEY} is not a sealing key: {PIN}") from None
+
     @cached_property
     def signing_key(self) -> Ed25519PrivateKey:
         key = load_pem_private_key(self._read("signing.pem"), None)
@@ -118,11 +134,11 @@ class Identity:
     def _expected(self) -> dict[str, str]:
         return {who: self._read(f"expect/{who}").decode().strip() for who in LINKS[self.role].expects}
 
-    def _read(self, name: str) -> bytes:
+    def _read(self, name: str, instead: str = "`moiety keys init` makes it") -> bytes:
         try:
             return (self.folder / name).read_bytes()
         except FileNotFoundError:
-            raise BadIdentity(f"{self.folder / name} is missing: `moiety keys init` makes it") from None
+            raise BadIdentity(f"{self.folder / name} is missing: {instead}") from None
 
     def _check(self) -> None:
         found = self._read("role").decode().strip()
@@ -143,6 +159,8 @@ class Identity:
             raise BadIdentity(f"{self.folder / 'storage.key'} is not {STORAGE_KEY_BYTES} random bytes")
         for name in ("tls/key.pem", "tls/cert.pem"):
             self._read(name)
+        if self.role in SEALING and not any((self.folder / "sealing").glob("*.json")):
+            raise BadIdentity(f"{self.folder / 'sealing'} holds no key: `moiety keys rotate {self.folder}` makes one")
 
 
 def _strong(credential: str, of: str) -> str:

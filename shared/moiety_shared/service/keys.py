@@ -17,10 +17,18 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from moiety_shared.possession import private_pem, public_pem
-from moiety_shared.service.identity import CREDENTIAL_BYTES, LINKS, STORAGE_KEY_BYTES, BadIdentity
+from moiety_shared.sealing import PublicKey
+from moiety_shared.service.identity import (
+    CREDENTIAL_BYTES,
+    LINKS,
+    PROVIDER_KEY,
+    SEALING,
+    SEALING_KEY,
+    STORAGE_KEY_BYTES,
+    BadIdentity,
+)
 from moiety_shared.service.keyring import Keyring
 
-SEALING = ("alice", "bob", "server")
 _CA_DAYS, _CERTIFICATE_DAYS = 3650, 397
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -43,11 +51,36 @@ def init(root: Path, hosts: Mapping[str, Sequence[str]]) -> None:
             _folder(folder / name)
         certify(root, role, hosts.get(role, ()))
         if role in SEALING:
-            Keyring(_folder(folder / "sealing")).rotate(timedelta(0))
+            rotate(folder, timedelta(0))
     for (role, of), credential in credentials.items():
         _write(root / role / "present" / of, credential.encode())
         _write(root / of / "expect" / role, hashlib.sha256(credential.encode()).hexdigest().encode())
     _write(root / "server" / "signing.pem", private_pem(ed25519.Ed25519PrivateKey.generate()).encode())
+    pin(root / "crypto_provider", root / "server")
+
+
+def complete(root: Path) -> None:
+    """What folders of release 0.1.0 lack, of those here: the provider's sealing key, the owner's copy of it."""
+    provider, owner = root / "crypto_provider", root / "server"
+    if (provider / "role").exists() and not (provider / SEALING_KEY).exists():
+        rotate(provider, timedelta(0))
+    if (provider / SEALING_KEY).exists() and (owner / "role").exists() and not (owner / PROVIDER_KEY).exists():
+        pin(provider, owner)
+
+
+def rotate(folder: Path, keep: timedelta) -> PublicKey:
+    """A new sealing key for the role whose folder it is; those before it open for `keep` longer."""
+    made = Keyring(_folder(folder / "sealing")).rotate(keep)
+    _write(folder / SEALING_KEY, made.text().encode())
+    return made
+
+
+def pin(provider: Path, owner: Path) -> None:
+    """The provider's sealing key into the owner's folder. Raises BadIdentity where there is none."""
+    try:
+        _write(owner / PROVIDER_KEY, (provider / SEALING_KEY).read_bytes())
+    except FileNotFoundError as error:
+        raise BadIdentity(f"{error.filename} is missing: `moiety keys rotate {provider}` writes it") from None
 
 
 def certify(root: Path, role: str, hosts: Sequence[str]) -> None:

@@ -22,7 +22,12 @@ def register(app: typer.Typer) -> None:
     )
     keys.command("init", epilog=example("moiety keys init --host alice=alice.example.org"))(init)
     keys.command("renew", epilog=example("moiety keys renew alice --host alice.example.org"))(renew)
-    keys.command("rotate", epilog=example("moiety keys rotate .moiety/keys/alice --keep 7", "moiety refresh"))(rotate)
+    rotating = (
+        "moiety keys rotate .moiety/keys/alice --keep 7",
+        "moiety refresh",
+        "moiety keys rotate .moiety/keys/crypto_provider --owner .moiety/keys/server",
+    )
+    keys.command("rotate", epilog=example(*rotating))(rotate)
     keys.command("client", epilog=example("moiety keys client clinic-7.pem"))(client)
     app.add_typer(keys, name="keys", rich_help_panel="Operators")
 
@@ -33,7 +38,9 @@ def init(
         list[str] | None,
         typer.Option(help="ROLE=NAME: a name or address by which others call that role; may be given often."),
     ] = None,
-    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing where there are keys already.")] = False,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Where there are keys already, add what folders of moiety 0.1 lack.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make all that a deployment needs: a private CA, and a folder of secrets for each role.
@@ -46,6 +53,8 @@ def init(
     from moiety_shared.service.identity import LINKS
 
     if if_missing and (root / "server" / "role").exists():
+        with refusing():
+            keys.complete(root)
         return
     hosts: dict[str, list[str]] = {}
     for item in host or ():
@@ -79,20 +88,33 @@ def renew(
 
 
 def rotate(
-    folder: Annotated[Path, typer.Argument(help="The role's secrets folder: alice's, bob's or the owner's.")],
+    folder: Annotated[Path, typer.Argument(help="The secrets folder of alice, bob, the crypto provider or the owner.")],
     keep: Annotated[float, typer.Option(min=0, help="Days that envelopes to the old key are still opened.")] = 7.0,
+    owner: Annotated[
+        Path | None,
+        typer.Option(help="The crypto provider's alone: the owner's secrets folder, if it is here, gets the key too."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """A new sealing key. No restart is needed; `moiety refresh` then signs it into the owner's catalogue.
+    """A new sealing key. No restart is needed.
 
-    Clients with an older catalogue entry are served until the old key's time is over, and read the entry again then.
-    Prints the new key's id.
+    alice's or bob's: `moiety refresh` then signs it into the owner's catalogue. Clients with an older catalogue entry
+    are served until the old key's time is over, and read the entry again then. The crypto provider's: the owner seals
+    each model's masks to it, so take the folder's sealing.pub to the owner's folder, as provider.pub, before the old
+    key's time is over; --owner does that where both folders are on one machine. Prints the new key's id.
     """
-    from moiety_shared.service.keyring import Keyring
+    from moiety_shared.service import keys
+    from moiety_shared.service.identity import SEALING
 
-    if not (folder / "sealing").is_dir():
-        raise ended(Exit.USAGE, f"{folder} has no sealing keys: name the secrets folder of alice, bob or the owner")
-    made = Keyring(folder / "sealing").rotate(timedelta(days=keep))
+    role = (folder / "role").read_text().strip() if (folder / "role").is_file() else ""
+    if role not in SEALING:
+        raise ended(Exit.USAGE, f"{folder} is no secrets folder: name that of alice, bob, the provider or the owner")
+    if owner is not None and role != "crypto_provider":
+        raise typer.BadParameter("only the crypto provider's key goes to the owner's folder", param_hint="--owner")
+    with refusing():
+        made = keys.rotate(folder, timedelta(days=keep))
+        if owner is not None:
+            keys.pin(folder, owner)
     if as_json:
         lines([{"key_id": made.key_id}])
     else:

@@ -1,0 +1,61 @@
+"""An upload's way in: read as it arrives, a chunk at a time, and nothing of it kept but what the model will be."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from moiety_shared import upload
+from moiety_shared.service.keyring import Keyring
+from moiety_shared.upload import HEADER_BYTES, Arrival, Head, Keys, Upload, context
+from moiety_shared.wire import malformed
+
+Away = Callable[..., Awaitable[None]]
+"""Calls a function with its arguments in a thread."""
+
+
+class Body:
+    """A request's body of a stated length, in parts of the sizes that are asked for."""
+
+    def __init__(self, source: AsyncIterator[bytes], length: int) -> None:
+        self._source, self._left = source, length
+        self._rest = memoryview(b"")
+
+    @property
+    def left(self) -> int:
+        """Bytes that were announced and not yet taken."""
+        return self._left
+
+    async def take(self, size: int) -> bytearray:
+        """The next `size` bytes. Raises Problem MALFORMED when they do not come."""
+        if size > self._left:
+            raise malformed("the model upload was cut short")
+        part, at = bytearray(size), 0
+        while at < size:
+            if not self._rest:
+                self._rest = memoryview(await anext(self._source, b""))
+                if not self._rest:
+                    raise malformed("the body has another length than was announced")
+            taken = min(len(self._rest), size - at)
+            part[at : at + taken] = self._rest[:taken]
+            self._rest, at = self._rest[taken:], at + taken
+        self._left -= size
+        return part
+
+
+async def read_head(body: Body, upload_id: str, party: int) -> Head:
+    """Raises a Problem unless it is of this upload, and for this party."""
+    header = await body.take(HEADER_BYTES)
+    head = Head.unpack(header + await body.take(Head.size(header)))
+    if head.manifest.upload_id != upload_id or head.manifest.party != party:
+        raise malformed("the manifest is of another upload, or for the other party")
+    return head
+
+
+async def read_weights(body: Body, head: Head, keyring: Keyring, away: Away) -> Upload:
+    """The rest of the body. Raises a Problem unless all of it is what the owner signed."""
+    if body.left != sum(upload.sealed_sizes(head.plan)):
+        raise malformed("the model upload has another length than its plan says")
+    upload_id = bytes.fromhex(head.manifest.upload_id)
+    opened = keyring.open(head.own_envelope, context(head.plan, upload_id, str(head.manifest.party)))
+    arrival = Arrival(head, Keys.unpack(opened))
+    for size in upload.sealed_sizes(head.plan):
+        await away(arrival.add, await body.take(size))
+    return arrival.finish()
