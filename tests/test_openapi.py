@@ -27,6 +27,7 @@ from moiety_server import app as server
 from moiety_server.catalogue import Catalogue
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
+from moiety_server.uploads import Uploads
 from moiety_shared.access import Access
 from moiety_shared.catalogue import Entry, sign
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
@@ -57,9 +58,9 @@ def services(
 ) -> Iterator[tuple[str, FastAPI, ServiceSettings]]:
     owner = ServerSettings(data_dir=root / "server")
     with closing(records(owner)) as db:
-        published = Catalogue(db)
-        published.put(sign(entry, Ed25519PrivateKey.generate()))
-        published.activate(entry.name, entry.version)
+        begun = Uploads(db).begin(entry.name)
+        members = {"upload_id": begun.upload_id, "version": begun.version}
+        Catalogue(db).add(sign(entry.model_copy(update=members), Ed25519PrivateKey.generate()), activate=True)
     yield "server", server.build(owner, identities["server"]), owner
     for role in ("alice", "bob"):
         yield role, party.build(a_party(role, root / role), identities[role]), a_party(role, root / role)

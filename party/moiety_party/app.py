@@ -48,6 +48,18 @@ class ModelState(Public):
     bundle_bytes: int
 
 
+class HeldModel(Public):
+    """An upload that is here. Name and version are not told of one that another release stored."""
+
+    upload_id: str
+    name: str = ""
+    version: int = 0
+
+
+class HeldModels(Public):
+    models: tuple[HeldModel, ...]
+
+
 class Revocations(Public):
     """Tokens that let nobody in any more."""
 
@@ -114,6 +126,14 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
     @app.get("/v1/keys", summary="This party's public sealing key")
     async def keys() -> PublicKeys:
         return PublicKeys(role=settings.role, sealing_key=identity.keyring.public.text())
+
+    @app.get("/v1/models", dependencies=of_owner, summary="Which uploads are here")
+    async def held_models() -> HeldModels:
+        await party.replicas.look()
+        manifests = [model.manifest for model in party.store.all()]
+        served = [HeldModel(upload_id=m.upload_id, name=m.name, version=m.version) for m in manifests]
+        refused = [HeldModel(upload_id=upload_id) for upload_id in party.store.refused()]
+        return HeldModels(models=(*served, *refused))
 
     @app.put("/v1/models/{upload_id}", status_code=201, dependencies=of_owner, summary="A model, masked")
     async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """The owner's connection to both parties, and what the owner does with what is published already."""
 
+import contextlib
 import time
+from dataclasses import dataclass
 
 import httpx
 
@@ -8,7 +10,8 @@ from moiety_server.catalogue import Catalogue
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued
-from moiety_shared.catalogue import Party, sign
+from moiety_server.uploads import Uploads
+from moiety_shared.catalogue import Entry, Hex16, Party, sign
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import PublicKey
@@ -27,6 +30,30 @@ class Keys(Public):
     sealing_key: str
 
 
+class Held(Public):
+    """A model that a party has; name and version are not told of one that another release stored."""
+
+    upload_id: Hex16
+    name: str = ""
+    version: int = 0
+
+
+class HeldModels(Public):
+    models: tuple[Held, ...]
+
+
+@dataclass(frozen=True)
+class LeftOver:
+    """An upload that no catalogue entry names. `started` is in seconds since 1970, if it is on record; `at` says
+    whether alice and bob have it, None of who does not answer."""
+
+    upload_id: str
+    name: str
+    version: int
+    started: int | None
+    at: tuple[bool | None, ...]
+
+
 class Owner:
     """Calls both parties under the owner's credentials. Every failure is a Problem."""
 
@@ -35,6 +62,7 @@ class Owner:
         self.identity = identity
         self._db = records(settings)
         self.catalogue = Catalogue(self._db)
+        self.uploads = Uploads(self._db)
         self.issued = Issued(self._db)
         self.audit = Audit(settings.private_dir() / "audit.jsonl")
         urls = settings.alice_url, settings.bob_url
@@ -84,8 +112,8 @@ class Owner:
         for name in self.catalogue.names():
             for version in self.catalogue.versions(name):
                 entry = self.catalogue.get(name, version).entry
-                if entry.parties != parties:
-                    self.catalogue.put(sign(entry.model_copy(update={"parties": parties}), self.identity.signing_key))
+                signed = sign(entry.model_copy(update={"parties": parties}), self.identity.signing_key)
+                if entry.parties != parties and self.catalogue.replace(signed):
                     changed.append(f"{name} {version}")
         return changed
 
@@ -98,9 +126,61 @@ class Owner:
         """Take a version out of the catalogue and have its shares wiped. May be repeated when a party was away."""
         upload_id = self.catalogue.get(name, version).entry.upload_id
         with self.audit.event("withdraw", subject="owner", model=name, upload=upload_id):
-            for party in (0, 1):  # the leader first: it asks the helper for nothing that is gone
-                self.call(party, "DELETE", f"/v1/models/{upload_id}")
+            self._wipe(upload_id)
             self.catalogue.delete(name, version)
+
+    def remove(self, upload_id: str) -> None:
+        """Have an upload wiped that no catalogue entry names: its publish did not come to its end. May be repeated.
+
+        Raises INVALID_INPUT for one that clients have.
+        """
+        for entry in self._entries():
+            if entry.upload_id == upload_id:
+                instead = f"it is published: moiety withdraw {entry.name} {entry.version}"
+                raise Problem(ProblemType.INVALID_INPUT, instead)
+        with self.audit.event("withdraw", subject="owner", upload=upload_id):
+            self._wipe(upload_id)
+            self.uploads.wiped(upload_id)
+
+    def left_over(self) -> list[LeftOver]:
+        """Uploads that are on record, or at a party, and in no catalogue entry: under way, or left by a publish that
+        ended half-way."""
+        known = {upload.upload_id: upload for upload in self.uploads.unfinished()}
+        there = [self._held(party) for party in (0, 1)]
+        at_parties = {upload_id: held for one in there if one is not None for upload_id, held in one.items()}
+        published = {entry.upload_id for entry in self._entries()}  # last: a publish may have ended meanwhile
+        found = []
+        for upload_id in [*known, *(at for at in at_parties if at not in known)]:
+            if upload_id in published:
+                continue
+            upload, held = known.get(upload_id), at_parties.get(upload_id)
+            name, version = (upload.name, upload.version) if upload else (held.name, held.version) if held else ("", 0)
+            at = tuple(None if one is None else upload_id in one for one in there)
+            found.append(LeftOver(upload_id, name, version, upload.started if upload else None, at))
+        return found
+
+    def _held(self, party: int) -> dict[str, Held] | None:
+        """What a party has, by upload. None when it does not answer."""
+        try:
+            answer = self.call(party, "GET", "/v1/models")
+        except Problem as problem:
+            if problem.kind is not ProblemType.PEER_UNAVAILABLE:
+                raise
+            return None
+        return {held.upload_id: held for held in HeldModels.model_validate_json(answer.content).models}
+
+    def _entries(self) -> list[Entry]:
+        """All versions of all models."""
+        found = []
+        for name in self.catalogue.names():
+            for version in self.catalogue.versions(name):
+                with contextlib.suppress(Problem):  # withdrawn meanwhile
+                    found.append(self.catalogue.get(name, version).entry)
+        return found
+
+    def _wipe(self, upload_id: str) -> None:
+        for party in (0, 1):  # the leader first: it asks the helper for nothing that is gone
+            self.call(party, "DELETE", f"/v1/models/{upload_id}")
 
     def revoke(self, token_ids: list[str]) -> None:
         """Have both parties refuse these tokens, and all that were revoked before."""

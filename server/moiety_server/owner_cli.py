@@ -1,17 +1,19 @@
-"""`moiety versions | activate | withdraw | refresh` and `moiety token issue | list | revoke`."""
+"""`moiety versions | activate | withdraw | uploads | refresh` and `moiety token issue | list | revoke`."""
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moiety_shared.service.terminal import Exit, Json, ended, example, lines, table
+from moiety_shared.service.terminal import Exit, Json, ended, example, lines, say, table
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -24,8 +26,14 @@ Version = Annotated[int, typer.Argument(help="Its version, as `moiety versions` 
 
 
 def register(app: typer.Typer) -> None:
-    for command, how in ((versions, "mnist"), (activate, "mnist 2"), (withdraw, "mnist 1"), (refresh, "")):
-        shown = example(f"moiety {command.__name__} {how}".strip())
+    for command, *how in (
+        (versions, "mnist"),
+        (activate, "mnist 2"),
+        (withdraw, "mnist 1", "--upload 5f0e6c1f9b6f4b0f8d3a2c1b0a9e8d7c"),
+        (uploads, ""),
+        (refresh, ""),
+    ):
+        shown = example(*(f"moiety {command.__name__} {text}".strip() for text in how))
         app.command(rich_help_panel=PANEL, epilog=shown)(command)
     token = typer.Typer(
         no_args_is_help=True,
@@ -90,10 +98,51 @@ def activate(name: Name, version: Version) -> None:
         us.activate(name, version)
 
 
-def withdraw(name: Name, version: Version) -> None:
-    """Take a version out of the catalogue, and have alice, bob and the crypto provider wipe their parts of it."""
+def withdraw(
+    name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")] = "",
+    version: Annotated[int, typer.Argument(help="Its version, as `moiety versions` lists them.")] = 0,
+    upload: Annotated[
+        str, typer.Option(metavar="ID", help="Instead: an upload in no version, as `moiety uploads` lists them.")
+    ] = "",
+) -> None:
+    """Take a version out of the catalogue, and have alice, bob and the crypto provider wipe their parts of it.
+
+    With --upload, have them wipe what a publish left that did not come to its end. May be repeated.
+    """
+    if bool(upload) == bool(name) or bool(name) != bool(version):
+        raise typer.BadParameter("name a model and its version, or --upload ID")
+    if upload and not re.fullmatch("[0-9a-f]{32}", upload):
+        raise typer.BadParameter("32 hexadecimal digits, as `moiety uploads` prints them", param_hint="--upload")
     with owner() as us:
-        us.withdraw(name, version)
+        if upload:
+            us.remove(upload)
+        else:
+            us.withdraw(name, version)
+
+
+def uploads(as_json: Json = False) -> None:
+    """Uploads that are in no version: of a publish that is under way, or that did not come to its end.
+
+    Each costs the parties disk and randomness until it is withdrawn. Prints nothing where there are none.
+    """
+    with owner() as us:
+        found = us.left_over()
+    if as_json:
+        lines({**asdict(one), "at": dict(zip(("alice", "bob"), one.at, strict=True))} for one in found)
+        return
+    answers = {True: "yes", False: "no", None: "no answer"}
+    rows = [
+        (
+            one.upload_id,
+            f"{one.name} {one.version}" if one.name else "-",
+            datetime.fromtimestamp(one.started, UTC).strftime("%Y-%m-%d %H:%M") if one.started else "not on record",
+            *(answers[at] for at in one.at),
+        )
+        for one in found
+    ]
+    if rows:
+        table(("upload", "version", "begun (UTC)", "alice", "bob"), rows, whole="upload")
+        say("unless its publish is still running, remove one with: moiety withdraw --upload ID")
 
 
 def refresh(as_json: Json = False) -> None:

@@ -1,8 +1,9 @@
 """Publishing: mask the weights, upload them to both parties, wait until they can serve, sign the entry."""
 
-import secrets
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,18 @@ def publish(
     offer_canaries: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> SignedEntry:
-    """Upload, wait for the first prepared randomness, and put the signed entry into the catalogue."""
+    """Upload, wait for the first prepared randomness, and put the signed entry into the catalogue.
+
+    It becomes active unless a newer version was published meanwhile. What a publish that fails has uploaded is removed.
+    """
     plan = _addressed(compiled.plan, owner)
     parties = owner.parties()
-    upload_id, version = secrets.token_hex(16), owner.catalogue.next_version(name)
-    masked, dealer = MaskedModel(upload_id, plan, compiled.weights, Draws.fresh()), owner.provider_key()
+    dealer = owner.provider_key()
+    upload = owner.uploads.begin(name)
+    upload_id, version = upload.upload_id, upload.version
+    masked = MaskedModel(upload_id, plan, compiled.weights, Draws.fresh())
     what = {"name": name, "version": version, "access": access}
-    with owner.audit.event("publish", subject="owner", model=name, upload=upload_id):
+    with owner.audit.event("publish", subject="owner", model=name, upload=upload_id), _or_removed(owner, upload_id):
         owner.push_revocations()
         for party in (1, 0):  # bob first: alice has randomness prepared for what he has too
             progress(f"uploading to {NAMES[party]}")
@@ -67,7 +73,7 @@ def publish(
             version=version,
             upload_id=upload_id,
             plan=plan,
-            parties=parties,
+            parties=owner.parties(),  # again: their keys may have been replaced while this went on
             max_rows=min(int(state["max_rows"]) for state in states),
             preprocessing=preprocessing,
             classes=classes,
@@ -76,10 +82,20 @@ def publish(
             canaries=known,
         )
         signed = sign(entry, owner.identity.signing_key)
-        owner.catalogue.put(signed)
-        if activate:
-            owner.catalogue.activate(name, version)
+        owner.catalogue.add(signed, activate=activate)
     return signed
+
+
+@contextmanager
+def _or_removed(owner: Owner, upload_id: str) -> Iterator[None]:
+    """However a publish ends: what it has uploaded is in the catalogue, or is wiped again, or stays on record as left
+    over (`moiety uploads`) when a party cannot be reached for that, or this process is killed."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Problem):
+            owner.remove(upload_id)
+        raise
 
 
 def upload_body(

@@ -1,9 +1,10 @@
-"""The owner's database: what is published, and which tokens were issued and revoked. Never a token or a weight."""
+"""The owner's database: what was uploaded and is published, which tokens were issued and revoked. Never a token or a
+weight."""
 
 import json
 from pathlib import Path
 
-from sqlalchemy import Column, Integer, MetaData, Table, Text, func, select
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, UniqueConstraint, func, select
 
 from moiety_server.settings import ServerSettings
 from moiety_shared.service.database import Database, Schema, insert_new, location
@@ -33,6 +34,17 @@ revoked = Table(
     _metadata,
     Column("number", Integer, primary_key=True),  # in the order in which they were revoked
     Column("token_id", Text, nullable=False, unique=True),
+)
+UPLOADING, PUBLISHED, GONE = "uploading", "published", "gone"
+uploads = Table(
+    "uploads",
+    _metadata,
+    Column("upload_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),  # never given again: no row is ever deleted
+    Column("started", BigInteger, nullable=False),  # seconds since 1970; 0 for those of release 0.1.0
+    Column("state", Text, nullable=False),  # UPLOADING until it is in the catalogue, GONE when the parties wiped it
+    UniqueConstraint("name", "version"),
 )
 SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "server_0001")
 
