@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PANEL = "Client"
 _COMPLETING_SECONDS = 2.0
 _BATCH = 128
+_LABELS = 1 << 27  # bytes of a text file: some ten million
 
 
 def register(app: typer.Typer) -> None:
@@ -268,14 +269,15 @@ def _is_stack(path: Path) -> bool:
 
 
 def _read_labels(path: Path) -> Any:
-    import numpy as np
+    from moiety_shared.service import reading
 
     try:
         if path.suffix.lower() == ".npy":
-            return np.load(path, allow_pickle=False)
-        return [_number(text) for text in path.read_text().split("\n") if text.strip()]
+            return reading.array(path)
+        lines = reading.content(path, _LABELS).decode().split("\n")
+        return [_number(text) for text in lines if text.strip()]
     except (OSError, ValueError) as error:
-        text = f"{path} cannot be read as labels ({type(error).__name__}): pass .npy, or a text file with one a line"
+        text = f"{path} cannot be read as labels ({error}): pass .npy, or a text file with one a line"
         raise ended(Exit.USAGE, text) from None
 
 

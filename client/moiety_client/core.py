@@ -34,7 +34,7 @@ from moiety_shared.access import Access
 from moiety_shared.catalogue import Entry, SignedEntry
 from moiety_shared.possession import private_from_pem
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import http
+from moiety_shared.service import http, reading
 from moiety_shared.service.settings import is_loopback
 from moiety_shared.signing import BadSignature
 from moiety_shared.wire import MEDIA_TYPE
@@ -42,6 +42,7 @@ from moiety_shared.wire import MEDIA_TYPE
 # The model may have been republished, or a party's key replaced, since the entry was read.
 _ENTRY_IS_OLD = (ProblemType.UNKNOWN_MODEL, ProblemType.KEY_RETIRED)
 _LEAST_SECONDS = 0.05
+_MAX_ACCESS_BYTES = 1 << 20  # with the certificates of a few CAs it has some thousand
 _FIRST_PAUSE = 0.05
 
 
@@ -258,7 +259,7 @@ def private_key(key: Path | str | None) -> Ed25519PrivateKey | None:
 def read_access(file: Path | str, key: Path | str | None = None) -> dict[str, Any]:
     """What an access file says, and the `key` to use in place of its own. Raises AccessFileError."""
     try:
-        access = Access.model_validate_json(Path(file).read_bytes())
+        access = Access.model_validate_json(reading.content(Path(file), _MAX_ACCESS_BYTES))
     except Problem as problem:
         raise AccessFileError(f"{file}: {problem}. {problem.kind.hint}") from None
     except (OSError, ValueError) as error:

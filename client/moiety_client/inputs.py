@@ -20,6 +20,7 @@ from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry, Preprocessing
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.plan import Plan
+from moiety_shared.service import reading
 
 _STEP = 16
 _NPY = ".npy"
@@ -150,10 +151,11 @@ def _as_array(given: Any) -> npt.NDArray[Any]:
 
 def _array_file(path: Path) -> npt.NDArray[Any]:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidInput(f"{path} is no .npy file that can be read ({type(error).__name__})") from None
-    return np.asarray(array)
+        return reading.array(path)
+    except OSError as error:
+        raise InvalidInput(f"{path} is no .npy file that can be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidInput(f"{path} is no .npy file that can be read: {error}") from None
 
 
 def _preprocessing(entry: Entry) -> Preprocessing:

@@ -1,6 +1,8 @@
 """From a picture to the pixels that a model takes: its colours, its size, its cut. Pillow alone, so no torch is needed.
 
-Done as torchvision's transforms do it, to the pixel, so that a model gets what it was trained on.
+Done as torchvision's transforms do it, to the pixel, so that a model gets what it was trained on. For that the longer
+side is resized as a whole before its middle is cut out: Pillow rounds otherwise where it resizes a part. What a picture
+may cost is bounded by its shape beforehand: its pixels, those it is made into, and how much longer it may be.
 """
 
 import io
@@ -12,45 +14,111 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from moiety_client.errors import InvalidInput
 from moiety_shared.catalogue import Preprocessing
+from moiety_shared.service import reading
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000  # of a telephone's largest photographs
+MOST_MADE = 1 << 24  # pixels after resizing: 4096 x 4096, where models take 224 x 224
+MOST_LONGER = 20  # times, in proportion to what the model takes: of a longer picture it would see less than a twentieth
+_BAND = 256  # rows at a time where a picture shines through
+_ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 0x0112, 322, 323
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def read(file: Path | bytes, how: Preprocessing, formats: tuple[str, ...] = FORMATS) -> npt.NDArray[np.uint8]:
-    """Pixels (height, width), or (height, width, 3), of a picture file or its content. Raises InvalidInput."""
+    """Pixels (height, width), or (height, width, 3), of a picture file or its content: of several frames the first.
+
+    Raises InvalidInput.
+    """
     name = "this" if isinstance(file, bytes) else str(file)
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats) as picture:
-            return fit(picture, how)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise InvalidInput(f"{name} cannot be opened ({error.strerror}): name a picture file that is there") from None
+        with (
+            io.BytesIO(file) if isinstance(file, bytes) else reading.regular(file) as opened,
+            Image.open(opened, formats=formats) as picture,
+        ):
+            return _fitted(picture, how)
     except InvalidInput:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+    except UnidentifiedImageError:
         raise InvalidInput(f"{name} is no picture file that can be read: {', '.join(formats)} are") from None
+    except OSError as error:
+        if error.errno is None:  # Pillow's own, for what is cut short or broken
+            raise InvalidInput(f"{name} is no picture file that can be read: it is broken") from None
+        raise InvalidInput(f"{name} cannot be opened ({error.strerror}): name a picture file that is there") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large() from None
+    except Exception:  # Pillow's readers have no common one: whatever a header says, each trips in its own way
+        raise InvalidInput(f"{name} is no picture file that can be read: it is broken") from None
 
 
 def fit(picture: Image.Image, how: Preprocessing) -> npt.NDArray[np.uint8]:
     """Pixels (height, width), or (height, width, 3), of a picture. Raises InvalidInput."""
-    if picture.width * picture.height > MAX_PIXELS:  # known from its header: nothing is unpacked yet
-        raise InvalidInput(f"the picture has more than {MAX_PIXELS:,} pixels: make it smaller")
-    upright = ImageOps.exif_transpose(picture)
-    if upright.has_transparency_data:  # what shines through is paper
-        paper = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(paper, upright.convert("RGBA"))
-    coloured = upright.convert("RGB" if how.channels == 3 else "L")
-    return np.asarray(_cut(_resized(coloured, how), how))
+    try:
+        return _fitted(picture, how)
+    except InvalidInput:
+        raise
+    except Exception as error:  # it may have been opened of a file that is only read now
+        raise InvalidInput(f"the picture cannot be read ({type(error).__name__}): it is broken") from None
 
 
-def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
+def _fitted(picture: Image.Image, how: Preprocessing) -> npt.NDArray[np.uint8]:
+    tiles = getattr(picture, "tag_v2", {})  # of a TIFF, which may have larger ones than it is itself
+    pixels = max(picture.width * picture.height, tiles.get(_TILE_WIDTH, 1) * tiles.get(_TILE_HEIGHT, 1))
+    if pixels > MAX_PIXELS:  # known from its header: nothing is unpacked yet
+        raise _too_large()
+    if _is_long(picture.size, how) and _is_long(picture.size[::-1], how):
+        raise _too_long(picture)
+    upright = ImageOps.exif_transpose(picture) if picture.getexif().get(_ORIENTATION, 1) != 1 else picture
+    if _is_long(upright.size, how):
+        raise _too_long(upright)
+    size = _resized_to(upright, how)
+    coloured = _coloured(upright, "RGB" if how.channels == 3 else "L")
+    resized = coloured if coloured.size == size else coloured.resize(size, _FILTERS[how.interpolation])
+    return np.asarray(_cut(resized, how))
+
+
+def _too_large() -> InvalidInput:
+    return InvalidInput(f"the picture has more than {MAX_PIXELS:,} pixels: make it smaller")
+
+
+def _is_long(size: tuple[int, int], how: Preprocessing) -> bool:
+    """Whether the model would see next to nothing of a picture so wide and high, or that squeezed."""
+    height, width = how.size
+    across, down = size[0] * height, size[1] * width
+    return not min(across, down) or max(across, down) > MOST_LONGER * min(across, down)
+
+
+def _too_long(picture: Image.Image) -> InvalidInput:
+    return InvalidInput(
+        f"the picture has {picture.width:,} x {picture.height:,} pixels, more than {MOST_LONGER} times as long as what "
+        "the model takes: cut out what it is to see"
+    )
+
+
+def _resized_to(picture: Image.Image, how: Preprocessing) -> tuple[int, int]:
+    """Width and height. Raises InvalidInput where a model takes too much."""
     height, width = how.size
     if how.resize is not None:  # the shorter side; the longer one in proportion, rounded down
         shorter = min(picture.size)
         width, height = (max(how.resize * side // shorter, 1) for side in picture.size)
-    return picture if picture.size == (width, height) else picture.resize((width, height), _FILTERS[how.interpolation])
+    if width * height > MOST_MADE:
+        raise InvalidInput(
+            f"the model wants the picture resized to {width:,} x {height:,}, more than {MOST_MADE:,} pixels: "
+            "cut it out yourself, and pass it as an array"
+        )
+    return width, height
+
+
+def _coloured(picture: Image.Image, mode: str) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture if picture.mode == mode else picture.convert(mode)
+    made = Image.new(mode, picture.size)
+    for top in range(0, picture.height, _BAND):  # each takes four copies
+        band = picture.crop((0, top, picture.width, min(top + _BAND, picture.height))).convert("RGBA")
+        paper = Image.new("RGBA", band.size, "white")  # what shines through
+        made.paste(Image.alpha_composite(paper, band).convert(mode), (0, top))
+    return made
 
 
 def _cut(picture: Image.Image, how: Preprocessing) -> Image.Image:

@@ -13,15 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moiety_server import ir, network, samples
 from moiety_server.compile import Compiled, Reveal, compile_model, load_onnx
 from moiety_server.ir import NotServable
+from moiety_server.origin import shown
 from moiety_shared.catalogue import Preprocessing
+from moiety_shared.service import reading
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -79,15 +81,15 @@ def read_calibration(path: Path) -> Tensor:
     """Inputs (n, ...) as float32, from a .npy file or the only tensor of a .safetensors file."""
     try:
         if path.suffix == ".npy":
-            array = torch.from_numpy(np.load(path, allow_pickle=False))
+            array = torch.from_numpy(reading.array(path))
         else:
-            (array,) = load_file(str(path)).values()
-    except (OSError, ValueError) as error:
+            (array,) = _tensors(path).values()
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise NotServable(
-            f"{path.name} cannot be read as calibration data ({error}): pass a .npy file, or a .safetensors file with "
-            "one tensor, of inputs (n, ...)"
+            f"{shown(path.name)} cannot be read as calibration data ({_reason(error)}): pass a .npy file, or a "
+            ".safetensors file with one tensor, of inputs (n, ...)"
         ) from error
-    if not array.is_floating_point() or array.ndim < 2:
+    if not array.is_floating_point() or array.ndim < 2 or not array.numel():
         raise NotServable("calibration data is real model input, floats of shape (n, ...), as the model is called with")
     return array.float()
 
@@ -97,7 +99,7 @@ def _shipped(name: str, weights: Path | None) -> Source:
     pixels, _ = samples.images()
     return Source(
         name=name,
-        model=network.load(weights or samples.FOLDER / f"{name}.safetensors", name),
+        model=_with_weights(network.build(name), weights or samples.FOLDER / f"{name}.safetensors"),
         calibration=network.normalise(pixels, name),
         low=(0 - network.MEAN) / network.STD,
         high=(1 - network.MEAN) / network.STD,
@@ -136,7 +138,7 @@ def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path 
     module, _, function = what.partition(":")
     if not function:
         raise NotServable(f"there is no model {what!r}: see `moiety publish --help` for what can be named")
-    return Source(function.lower(), _with_weights(_own(module, function)(), weights), inputs, least, most)
+    return Source(function.lower(), _with_weights(_own(module, function), weights), inputs, least, most)
 
 
 def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:
@@ -178,15 +180,29 @@ def _torchvision_weights(name: str) -> Any:
     return models.get_model_weights(name).DEFAULT
 
 
-def _own(module: str, function: str) -> Callable[[], nn.Module]:
-    sys.path.insert(0, str(Path.cwd()))
+def _own(module: str, function: str) -> nn.Module:
+    """What the user's function returns. The folder can be imported from while it runs: it may import its neighbours."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
     try:
         found: Callable[[], nn.Module] = getattr(importlib.import_module(module), function)
+        return found()
     except (ImportError, AttributeError) as error:
         raise NotServable(f"{module}:{function} cannot be imported: {error}") from error
     finally:
-        sys.path.pop(0)
-    return found
+        sys.path.remove(folder)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Of a safetensors file, which states their sizes and has to hold as much. Raises OSError, SafetensorError."""
+    with reading.regular(path):
+        return load_file(str(path))
+
+
+def _reason(error: Exception) -> str:
+    """In one line."""
+    text = error.strerror or "" if isinstance(error, OSError) else " ".join(str(error).split())
+    return shown(text, 300)
 
 
 def _with_weights(model: nn.Module, weights: Path | None) -> nn.Module:
@@ -194,7 +210,7 @@ def _with_weights(model: nn.Module, weights: Path | None) -> nn.Module:
         raise NotServable(f"the function returned {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
         try:
-            model.load_state_dict(load_file(str(weights)))
-        except (OSError, RuntimeError) as error:
-            raise NotServable(f"{weights.name} does not fit the model: {error}") from error
+            model.load_state_dict(_tensors(weights))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise NotServable(f"{shown(weights.name)} does not fit the model: {_reason(error)}") from error
     return model.train(False)

@@ -4,23 +4,41 @@ For each parser a function that either returns, having packed the value back int
 errors that are documented for it.
 """
 
+import io
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from PIL import Image
 from pydantic import ValidationError
 
+from moiety_client import pictures
+from moiety_client.errors import InvalidInput
 from moiety_party.lane import read_json
+from moiety_server.ir import NotServable
+from moiety_server.onnx_import import read_onnx
 from moiety_shared import tokens, wire
-from moiety_shared.catalogue import Entry, Manifest, Party, SignedEntry, SignedManifest, sign, sign_manifest
+from moiety_shared.catalogue import (
+    Entry,
+    Manifest,
+    Party,
+    Preprocessing,
+    SignedEntry,
+    SignedManifest,
+    sign,
+    sign_manifest,
+)
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
 from moiety_shared.sealing import SEAL_OVERHEAD, PrivateKey, PublicKey, open_result, seal_result
+from moiety_shared.service import reading
 from moiety_shared.signing import BadSignature, key_text
 from moiety_shared.tokens import Grant, Quota
 from moiety_shared.upload import Head
@@ -220,6 +238,61 @@ def _tokens() -> Iterator[bytes]:
     yield tokens.issue(Grant(token_id=ID.hex(), subject="me", expires=2, quota=Quota(rows=3, seconds=4)), key).encode()
 
 
+@contextmanager
+def as_file(raw: bytes, name: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(raw)
+        yield path
+
+
+def array(raw: bytes) -> None:
+    with as_file(raw, "a.npy") as path:
+        assert reading.array(path).nbytes < len(raw)
+
+
+def _arrays() -> Iterator[bytes]:
+    for made in (np.arange(12, dtype=np.uint8).reshape(3, 4), np.array(["a", "b"]), np.asfortranarray(np.ones((2, 3)))):
+        np.save(into := io.BytesIO(), made)
+        yield into.getvalue()
+
+
+def picture(raw: bytes) -> None:
+    assert pictures.read(raw, _PICTURES).shape == (8, 8)
+
+
+_PICTURES = Preprocessing(channels=1, size=(8, 8), mean=(0.5,), std=(0.5,))
+
+
+def _pictures() -> Iterator[bytes]:
+    for form in pictures.FORMATS:
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(into := io.BytesIO(), form)
+        yield into.getvalue()
+
+
+def onnx_file(raw: bytes) -> None:
+    with as_file(raw, "m.onnx") as path:
+        read_onnx(path)
+
+
+def _models() -> Iterator[bytes]:
+    info = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in "xy"]
+    weights = [
+        onnx.numpy_helper.from_array(np.ones(shape, dtype=np.float32), name)
+        for name, shape in (("w", (4, 4)), ("b", 4))
+    ]
+    shape = onnx.numpy_helper.from_array(np.array([-1, 4]), "s")
+    nodes = [
+        onnx.helper.make_node("Gemm", ["x", "w", "b"], ["h"], transB=1),
+        onnx.helper.make_node("Constant", [], ["s"], value=shape),
+        onnx.helper.make_node("Reshape", ["h", "s"], ["r"]),
+        onnx.helper.make_node("Relu", ["r"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", info[:1], info[1:], weights)
+    imports = [onnx.helper.make_opsetid("", 17)]
+    yield onnx.helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+
+
 TARGETS: dict[str, Target] = {
     "request": Target(request, (Problem,), _requests),
     "secret": Target(secret, (Problem,), lambda: iter([Secret(ID, DIGEST, ROWS, DIGEST).pack()])),
@@ -243,6 +316,9 @@ TARGETS: dict[str, Target] = {
     "result_envelope": Target(result_envelope, (Problem,), lambda: iter([seal_result(DIGEST, b"message", b"context")])),
     "sealing_key": Target(sealing_key, (ValueError,), lambda: iter([KEY.public.text().encode()])),
     "bits": Target(bits, (ValueError,), lambda: iter([bytes(10)])),
+    "array": Target(array, (ValueError,), _arrays),
+    "picture": Target(picture, (InvalidInput,), _pictures),
+    "onnx_file": Target(onnx_file, (NotServable,), _models),
     "words": Target(words, (ValueError,), lambda: iter([bytes(33)])),
 }
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from moiety_shared.service import tracing
 from moiety_shared.service.app import create_app
 
 _MAX_BODY = 1 << 26
+_DECODED_AT_ONCE = 2  # picture files, of up to 50 million pixels
 # FastAPI's own documentation pages fetch their scripts from elsewhere: none of that on this origin.
 _FOREIGN_PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc"}
 
@@ -50,8 +52,9 @@ def build(
     # Innermost, so that what it refuses is answered and logged like any other problem.
     app.user_middleware.append(Middleware(Guard, hosts=settings.hosts))
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", "") not in _FOREIGN_PAGES]
-    app.include_router(protocol.routes(upstream))
-    app.include_router(show.routes(upstream))
+    decoding = CapacityLimiter(_DECODED_AT_ONCE)
+    app.include_router(protocol.routes(upstream, decoding))
+    app.include_router(show.routes(upstream, decoding))
     page.serve(app)
     messages.describe(app)
     return app

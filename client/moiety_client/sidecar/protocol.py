@@ -4,6 +4,7 @@ from importlib.metadata import version as installed
 from typing import Any
 
 import anyio.to_thread
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Request, Response
 
 from moiety_client.errors import MoietyError
@@ -28,7 +29,8 @@ _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "m
 _THREAD_BYTES = 1 << 18  # what is larger is read beside the event loop
 
 
-def routes(upstream: Upstream) -> APIRouter:
+def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
+    """`decoding` is for picture files: each takes up to half a gigabyte while it is unpacked."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
     models, versions = "/models/{name}", "/models/{name}/versions/{version}"
 
@@ -86,6 +88,8 @@ def routes(upstream: Upstream) -> APIRouter:
             asked, array = await anyio.to_thread.run_sync(_read, body, header_length, entry)
         else:
             asked, array = _read(body, header_length, entry)
+        if isinstance(array, list):  # picture files: a small one may unpack to a large picture
+            array = await anyio.to_thread.run_sync(pictures.decode_all, array, entry, limiter=decoding)
         try:
             answer = await upstream.predict(name, array)
         except MoietyError as error:
@@ -111,8 +115,7 @@ def _read(body: bytes, header_length: str | None, entry: Entry) -> tuple[InferRe
     text, binary = tensors.cut(body, header_length)
     asked: InferRequest = parse(InferRequest, text)
     outputs.chosen(entry, asked.outputs)  # what is refused is refused before anything is computed
-    array = tensors.read(asked.inputs[0], binary)
-    return asked, pictures.decode_all(array, entry) if isinstance(array, list) else array
+    return asked, tensors.read(asked.inputs[0], binary)
 
 
 def _response(answer: InferResponse, behind: list[bytes]) -> Response:

@@ -6,6 +6,7 @@
 import base64
 import re
 import time
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ import anyio.to_thread
 import httpx
 import numpy as np
 import numpy.typing as npt
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
@@ -97,7 +99,7 @@ class Shows(BaseModel):
     formula: list[Round]
 
 
-def routes(upstream: Upstream) -> APIRouter:
+def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["Page"])
 
     @router.get("/models", summary="The published models, for people to choose from")
@@ -123,7 +125,7 @@ def routes(upstream: Upstream) -> APIRouter:
         for last in (False, True):  # the model may have been published anew since its entry was read
             entry = await upstream.entry(name, refresh=last)
             how = pictures.preprocessing(entry)
-            pixels = await anyio.to_thread.run_sync(lambda: pictures.decode(raw, how, invert=invert))  # noqa: B023
+            pixels = await anyio.to_thread.run_sync(partial(pictures.decode, raw, how, invert=invert), limiter=decoding)
             try:
                 return await _ask(upstream, entry, pixels)
             except Problem as problem:
