@@ -12,6 +12,7 @@ from moiety_client.client import Prediction
 from moiety_client.errors import CanaryFailed, InvalidInput, ResultRejected
 from moiety_server import canaries, sources
 from moiety_server.compile import Compiled, compile_model
+from moiety_server.ir import NotServable
 from moiety_shared.canary import MOST, Canary, expand
 from moiety_shared.plan import Plan
 from moiety_shared.prg import new_seed
@@ -171,3 +172,29 @@ def test_a_model_that_cannot_tell_has_none() -> None:
         flat.weight[1:] = flat.weight[0]
         flat.bias.zero_()
     assert canaries.choose(compile_model(flat, torch.rand(50, 20), low=0, high=1)) == ()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.2), (-3.2, -3.1), (0.3, 0.300001), (1000.1, 1000.2), (-1.0, 1.0)])
+def test_every_input_range_holds_a_value_of_its_scale(low: float, high: float) -> None:
+    """The scale is chosen for the weights, and may have no value in a narrow range: canaries are such values."""
+    inputs = low + (high - low) * torch.linspace(0.1, 0.9, 24).reshape(8, 3)
+    compiled = compile_model(nn.Linear(3, 2), inputs, low=low, high=high)
+    values = expand(bytes(32), compiled.plan) / 2.0**compiled.plan.input.frac_bits
+    assert (low <= values).all() and (values <= high).all()
+    assert canaries.choose(compiled)
+
+
+def test_a_range_that_no_scale_is_fine_enough_for_is_refused() -> None:
+    inputs = torch.full((8, 3), 1e6 + 0.5)
+    with pytest.raises(NotServable, match="a range too narrow for so large numbers"):
+        compile_model(nn.Linear(3, 2), inputs, low=1e6 + 0.45, high=1e6 + 0.55)
+    for low, high in ((1.0, 1.0), (2.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))):
+        with pytest.raises(NotServable, match="state one with --low and --high"):
+            compile_model(nn.Linear(3, 2), torch.ones(8, 3), low=low, high=high)
+
+
+def test_a_plan_whose_range_holds_no_value_is_none() -> None:
+    plan = plans.logits()
+    for members in ({"low": 0.1, "high": 0.2, "frac_bits": 2}, {"low": 0.0, "high": 1e300, "frac_bits": 60}):
+        with pytest.raises(ValueError, match="input range"):
+            Plan.model_validate(plan.model_dump() | {"input": plan.input.model_dump() | members})

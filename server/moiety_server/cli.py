@@ -20,6 +20,7 @@ _PUBLISH = (
     "moiety publish torchvision:resnet18 --pretrained --calibration inputs.npy",
     "moiety publish mypackage.models:build --calibration inputs.npy",
 )
+_COUNT = 1 << 16  # bytes of what a client hands on: two envelopes of some thousand
 _INSPECT = ("moiety inspect lenet", "moiety inspect model.onnx --calibration inputs.npy --json")
 
 
@@ -204,13 +205,16 @@ def count(
 ) -> None:
     """How many labels were right in private evaluations whose number only the owner may read."""
     from moiety_server.publish import open_count
+    from moiety_shared.service import reading
 
     with owner_cli.owner() as owner:
         bits = owner.catalogue.get(model).entry.plan.ring_bits
         try:
-            tokens = [path.read_bytes() for path in files]
+            tokens = [reading.content(path, _COUNT) for path in files]
         except OSError as error:
             raise ended(Exit.USAGE, f"{error.filename} cannot be read: {error.strerror}") from None
+        except reading.TooLarge as error:
+            raise ended(Exit.USAGE, f"one of the files is no count: it {error}") from None
         correct = sum(open_count(owner.identity.keyring, token, bits) for token in tokens)
     if as_json:
         line({"model": model, "correct": correct})

@@ -72,6 +72,8 @@ def compile_model(
 
     Raises NotServable, before anything is shared, for what cannot be served exactly.
     """
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise NotServable(f"the input range {low:g} to {high:g} is none: state one with --low and --high")
     graph = model if isinstance(model, ir.Graph) else trace(model, calibration[:2])
     analysis, exact = ranges.analyse(graph, calibration, low=low, high=high), run_float(graph, calibration)
     last: Compiled | NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,7 @@ from moiety_server.scales import Precision, Scales, fitting
 from moiety_server.wires import FEWEST_VALUE_BITS, Wire, Writer, fits
 from moiety_shared import layers as plan_layers
 from moiety_shared import local, lookups
+from moiety_shared.fixed_point import NotEncodable, grid
 from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
 
 _MOST_FRAC_BITS = 30
@@ -100,9 +102,7 @@ class Emitter(Writer):
             self.measured.add(node.name)
         match node:
             case ir.Input():
-                frac = min(fitting(self._known[node.name].reach, self.precision.short), _MOST_FRAC_BITS)
-                frac = min(frac, max(math.ceil(min(self._scales.wanted[node.name], 60)), 1))
-                return Wire(node.name, node.shape, self.ring.bits, max(frac, 0), 1.0, low, high)
+                return Wire(node.name, node.shape, self.ring.bits, self._input_scale(node), 1.0, low, high)
             case ir.Linear() | ir.Conv():
                 return self._product(node, self.small(x[0], self._scales.wanted[node.inputs[0]]))
             case ir.Clamp():
@@ -136,6 +136,19 @@ class Emitter(Writer):
                 return self._sum_of(node, self.in_ring(x[0]))
             case _:
                 return self.after(x[0], self._moved(node, x[0]), low=low, high=high)
+
+    def _input_scale(self, node: ir.Input) -> int:
+        """Its fractional bits: as many as fit, or its readers have use for, and at least so many that a value of the
+        scale lies in the declared range."""
+        most = min(fitting(self._known[node.name].reach, self.precision.short), _MOST_FRAC_BITS)
+        frac = max(min(most, max(math.ceil(min(self._scales.wanted[node.name], 60)), 1)), 0)
+        low, high = self._limits
+        with suppress(NotEncodable):
+            grid(low, high, frac)
+            return frac
+        frac = math.ceil(-math.log2(high - low))
+        self.demand(frac <= most, f"takes {low:g} to {high:g}, a range too narrow for so large numbers,")
+        return frac
 
     def _moved(self, node: ir.Node, x: Wire) -> AnyLayer:
         """Layers that only move values."""

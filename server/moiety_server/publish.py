@@ -13,7 +13,7 @@ from moiety_server import canaries
 from moiety_server.compile import Compiled
 from moiety_server.owner import NAMES, Owner
 from moiety_shared.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign, sign_manifest
-from moiety_shared.layers import ring_dtype
+from moiety_shared.layers import ring_bytes, ring_dtype
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import PublicKey
@@ -30,6 +30,8 @@ def open_count(keyring: Keyring, token: bytes, ring_bits: int) -> int:
     count = OwnerCount.unpack(token)
     dtype = ring_dtype(ring_bits)
     shares = [keyring.open(count.envelopes[p], count.binding.context("count", p)) for p in (0, 1)]
+    if any(len(share) != ring_bytes(ring_bits) for share in shares):  # whoever has the owner's key may seal to it
+        raise Problem(ProblemType.MALFORMED, "the count is no pair of shares")
     return int((np.frombuffer(shares[0], dtype=dtype) + np.frombuffer(shares[1], dtype=dtype))[0])
 
 

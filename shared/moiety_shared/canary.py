@@ -7,7 +7,7 @@ shares of: although all canaries are public, they cannot tell which rows of a re
 import numpy as np
 from pydantic import Field, field_validator
 
-from moiety_shared.fixed_point import RingArray, ring_dtype
+from moiety_shared.fixed_point import RingArray, grid, ring_dtype
 from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.prg import SEED_BYTES, Stream
@@ -37,7 +37,6 @@ class Canary(Public):
 
 def expand(seed: bytes, plan: Plan) -> RingArray:
     """Uniform over the values of the plan's input range in the ring. Whole numbers only: alike on every machine."""
-    low, high = (limit * 2.0**plan.input.frac_bits for limit in (plan.input.low, plan.input.high))
-    least, values = int(np.ceil(low)), int(np.floor(high)) - int(np.ceil(low)) + 1
+    least, largest = grid(plan.input.low, plan.input.high, plan.input.frac_bits)
     words = Stream(seed, "canary").words("input", (plan.input.size,), np.uint64)
-    return ((words % np.uint64(values)).astype(np.int64) + least).astype(ring_dtype(plan.ring_bits))
+    return ((words % np.uint64(largest - least + 1)).astype(np.int64) + least).astype(ring_dtype(plan.ring_bits))

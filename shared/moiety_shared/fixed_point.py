@@ -3,6 +3,7 @@
 A real x stands in the ring as round(x * 2^f) mod 2^k, with f its number of fractional bits.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,14 @@ def encode(values: npt.ArrayLike, *, frac_bits: int, ring_bits: int, low: float,
         raise NotEncodable(f"the input has values outside the declared range {low:g} to {high:g}")
     encoded: RingArray = np.rint(real * 2.0**frac_bits).astype(ring_dtype(ring_bits))
     return encoded
+
+
+def grid(low: float, high: float, frac_bits: int) -> tuple[int, int]:
+    """The least and the largest ring element whose value is in the range. Raises NotEncodable where there is none."""
+    least, largest = math.ceil(low * 2.0**frac_bits), math.floor(high * 2.0**frac_bits)
+    if least > largest:
+        raise NotEncodable(f"no value of {frac_bits} fractional bits is in the input range {low:g} to {high:g}")
+    return least, largest
 
 
 def decode(elements: RingArray, *, scale: float) -> npt.NDArray[np.float64]:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import FailFast, Field, model_validator
 
+from moiety_shared.fixed_point import grid
 from moiety_shared.formats import Document
 from moiety_shared.layers import (
     MAX_ELEMENTS,
@@ -76,6 +77,9 @@ class Input(Public):
     def _check(self) -> Self:
         if not self.low < self.high:
             raise ValueError("the input range is empty")
+        if max(-self.low, self.high) * 2.0**self.frac_bits >= 1 << 63:
+            raise ValueError("the input range has more than 64 bits")
+        grid(self.low, self.high, self.frac_bits)
         if self.name == LABELS:
             raise ValueError(f"{LABELS!r} is the name of another wire")
         return self
