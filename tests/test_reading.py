@@ -16,7 +16,12 @@ from moiety_client.core import read_access
 from moiety_client.errors import AccessFileError
 from moiety_server import sources
 from moiety_server.ir import NotServable
+from moiety_server.publish import open_count
+from moiety_shared.problems import Problem
+from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import reading
+from moiety_shared.wire import OwnerCount
+from tests.fuzz.targets import BINDING
 
 
 def header(text: str, version: tuple[int, int] = (1, 0), behind: bytes = b"") -> bytes:
@@ -167,3 +172,24 @@ def test_a_models_function_may_import_its_neighbours(tmp_path: Path, monkeypatch
     with pytest.raises(NotServable, match="cannot be imported"):
         sources.load("own_model:other", calibration=Path("c.npy"))
     assert sys.path == before
+
+
+# What a client hands on
+
+
+def test_a_count_that_anybody_sealed_is_a_pair_of_shares_or_none() -> None:
+    """The owner's sealing key is public: what is in the envelopes may be anything."""
+    key = PrivateKey(bytes(range(96)))
+
+    class Ring:
+        def open(self, envelope: Any, context: bytes) -> bytes:
+            return key.open(bytes(envelope), context)
+
+    def handed_on(*shares: bytes) -> bytes:
+        one, other = (key.public.seal(s, BINDING.context("count", p)) for p, s in enumerate(shares))
+        return OwnerCount(BINDING, (one, other)).pack()
+
+    assert open_count(Ring(), handed_on(bytes([5, 0, 0, 0]), bytes([2, 0, 0, 0])), 32) == 7  # type: ignore[arg-type]
+    for shares in ((b"", b""), (bytes(3), bytes(4)), (bytes(4), bytes(8)), (bytes(400), bytes(400))):
+        with pytest.raises(Problem, match="no pair of shares"):
+            open_count(Ring(), handed_on(*shares), 32)  # type: ignore[arg-type]
