@@ -380,6 +380,7 @@ CRAFTED: dict[str, tuple[Callable[[], ModelProto | bytes], str]] = {
     "a million entries": (lambda: b"\x3a\x80\x89\x7a" + b"\x0a\x00" * 1_000_000, "entries that are read"),
     "numbers that grow": (lambda: _many_numbers(), "bytes of whole numbers"),
     "too many nodes": (lambda: model([node("Relu", "x", f"t{i}") for i in range(20_001)]), "nodes that are read"),
+    "a name that is no text": (lambda: _field(7, _field(2, b"\xff\x1b[31m")), "no valid ONNX file"),
     "no end": (lambda: b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "no valid"),
     "a tensor without its values": (lambda: stated([HUGE]), "does not hold what its shape"),
     "a tensor of many dimensions": (lambda: stated([HUGE] * 500_000), "500000 dimensions"),

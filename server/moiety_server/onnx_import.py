@@ -91,7 +91,9 @@ class _Walk:
             raise NotServable("the model: its output does not depend on its input")
         if final and not self._is_over_classes(final, output):
             self._take(final)  # which is refused
-        return finish(self._builder.nodes.values(), output.name, _FINAL[final.op_type] if final else "none")
+        graph = finish(self._builder.nodes.values(), output.name, _FINAL[final.op_type] if final else "none")
+        graph.check()
+        return graph
 
     def _last(self) -> tuple[str, NodeProto | None]:
         """The wire that is served, and what the client makes of it."""

@@ -4,6 +4,8 @@ An empty submessage takes two bytes in a file and about a hundred in memory, a s
 of two gigabytes could become a hundred. So what a file holds is counted before it is parsed.
 """
 
+from typing import Literal
+
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 _MOST_FIELDS = 1_000_000  # a network of a thousand layers, with a dozen notes on each, has a tenth
@@ -16,7 +18,7 @@ _WHOLE = (
     FieldDescriptor.TYPE_ENUM,
     FieldDescriptor.TYPE_BOOL,
 )
-_Fields = dict[int, Descriptor | None]  # by number: what is a message of its own, or None for whole numbers
+_Fields = dict[int, Descriptor | Literal["text", "numbers"]]  # by number: a message of its own, or what it is
 
 
 class TooMuch(ValueError):
@@ -30,9 +32,9 @@ def check(content: bytes, kind: Descriptor) -> None:
     pending = [(kind, 0, len(content))]
     while pending:
         kind, at, end = pending.pop()
-        inside = (
-            known.setdefault(kind.full_name, _fields(kind)) if kind.full_name not in known else known[kind.full_name]
-        )
+        if kind.full_name not in known:
+            known[kind.full_name] = _fields(kind)
+        inside = known[kind.full_name]
         while at < end:
             fields += 1
             if fields > _MOST_FIELDS:
@@ -47,9 +49,11 @@ def check(content: bytes, kind: Descriptor) -> None:
             if size is None or size > end - at:
                 raise ValueError("no protobuf message")
             if tag & 7 == _LENGTH and tag >> 3 in inside:
-                message = inside[tag >> 3]
-                if message is not None:
-                    pending.append((message, at, at + size))
+                part = inside[tag >> 3]
+                if part == "text":
+                    content[at : at + size].decode()  # protobuf takes other bytes too, and hands them out as such
+                elif part != "numbers":
+                    pending.append((part, at, at + size))
                 elif (numbers := numbers + size) > _MOST_NUMBERS:
                     raise TooMuch(f"has more than {_MOST_NUMBERS:,} bytes of whole numbers. Instead: save tensors raw")
             at += size
@@ -60,7 +64,9 @@ _FIXED = {1: 8, 5: 4}
 
 
 def _fields(kind: Descriptor) -> _Fields:
-    return {f.number: f.message_type for f in kind.fields if f.message_type is not None or f.type in _WHOLE}
+    fields: _Fields = {f.number: "numbers" for f in kind.fields if f.type in _WHOLE}
+    fields |= {f.number: "text" for f in kind.fields if f.type == FieldDescriptor.TYPE_STRING}
+    return fields | {f.number: f.message_type for f in kind.fields if f.message_type is not None}
 
 
 def _number(content: bytes, at: int) -> tuple[int, int]:

@@ -28,9 +28,7 @@ def finish(made: Iterable[ir.Node], output: str, final: Final = "none") -> ir.Gr
             raise NotServable(f"{node.origin}: {node.function} is not served. Instead: {hint_for('', node.function)}")
     merging = _Merging(live, output)
     nodes = tuple(_single(part) for n in merging.done.values() for part in _lowered(n))
-    graph = ir.Graph(nodes, merging.output, final)
-    graph.check()
-    return graph
+    return ir.Graph(nodes, merging.output, final)
 
 
 def _alive(nodes: dict[str, ir.Node], output: str) -> dict[str, ir.Node]:
