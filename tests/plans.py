@@ -4,7 +4,7 @@ import numpy as np
 
 from moiety_shared.layers import Linear, Mul, Open
 from moiety_shared.local import Combine, Sum
-from moiety_shared.lookups import ReLU, TopK
+from moiety_shared.lookups import OneHot, ReLU, TopK
 from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
 from moiety_shared.ring import Array
 
@@ -49,7 +49,8 @@ def count() -> Plan:
         *_SCORES,
         _top(result="share"),
         Open(name="guess", input="t", shape=(CLASSES,)),
-        Open(name="truth", input=LABELS, shape=(CLASSES,)),
+        OneHot(name="row", input=LABELS, opened_bits=3, classes=CLASSES),
+        Open(name="truth", input="row", shape=(CLASSES,)),
         Mul(name="hit", left="guess", right="truth", left_shape=(CLASSES,), right_shape=(CLASSES,)),
         Sum(name="hits", input="hit", shape=(CLASSES,), axes=(0,)),
     )

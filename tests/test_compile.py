@@ -17,8 +17,9 @@ from moiety_server.ir import NotServable
 from moiety_server.scales import Precision
 from moiety_server.trace import trace
 from moiety_shared import reference
-from moiety_shared.layers import Linear
-from moiety_shared.lookups import MaxPool, ReLU, TopK
+from moiety_shared.layers import Linear, Reshare
+from moiety_shared.lookups import MaxPool, ReLU, Table, TopK
+from moiety_shared.protocols import graph as protocols
 from tests.protocols.running import Run
 
 
@@ -116,6 +117,33 @@ def test_a_network_of_every_kind_of_block_runs_privately_as_in_float() -> None:
     assert compiled.error < 0.02 * expected.std()
 
 
+@pytest.mark.parametrize("first", [nn.Sigmoid(), nn.GELU(), nn.ReLU(), nn.MaxPool1d(2), nn.Hardtanh(-0.5, 0.7)])
+def test_a_network_that_begins_with_a_look_up(first: nn.Module) -> None:
+    """No low bits are dropped of the shares that a client chose, and outputs are as near as behind a product."""
+    torch.manual_seed(2)
+    x = torch.rand(60, 1, 20) * 4 - 2
+    model = nn.Sequential(first, nn.Flatten(), nn.Linear(10 if isinstance(first, nn.MaxPool1d) else 20, 6)).eval()
+    compiled = compile_model(model, x, low=-2, high=2)
+    with torch.inference_mode():
+        expected = model(x).double().numpy()
+    run, rows = Run(compiled.plan, compiled.weights), encode_rows(compiled.plan, x)
+    got = run.assert_bit_exact(rows) * compiled.plan.output.scale
+    assert np.abs(got - expected).max() < 0.002 * expected.std()
+    smooth = isinstance(first, nn.Sigmoid | nn.GELU)
+    assert any(isinstance(layer, Reshare) for layer in compiled.plan.layers) == smooth
+    # Both shares of every row are the client's own: the dithers are not.
+    rows = np.resize(rows[:1], (500, rows.shape[1]))
+    parties = [
+        protocols.evaluate(compiled.plan, p, shares, prepared, run.models[p])
+        for p, (shares, (_, prepared)) in enumerate(zip((rows * 0, rows), run.ready(rows), strict=True))
+    ]
+    run.drive(*parties)
+    if smooth:
+        first_table = next(layer for layer in compiled.plan.layers if isinstance(layer, Table))
+        dither = run.dithers[first_table.name] / 2.0**first_table.shift
+        assert abs(dither.mean() - 0.5) < 0.02 and len(np.unique(dither)) == 1 << first_table.shift
+
+
 @pytest.mark.parametrize("reveal", ["labels", "count"])
 def test_labels_and_counts_are_those_of_the_logits(reveal: str) -> None:
     torch.manual_seed(1)
@@ -131,8 +159,7 @@ def test_labels_and_counts_are_those_of_the_logits(reveal: str) -> None:
         ].tolist()
         return
     claimed = np.where(np.arange(40) % 3 == 0, order[:, 1], order[:, 0])
-    one_hot = np.eye(7, dtype=rows.dtype)[claimed]
-    right = run.assert_bit_exact(np.concatenate((rows, one_hot), axis=1))
+    right = run.assert_bit_exact(np.concatenate((rows, claimed[:, None].astype(rows.dtype)), axis=1))
     assert right.sum() == sum(i % 3 != 0 for i in range(40))
 
 

@@ -45,6 +45,17 @@ def test_whole_numbers_are_decided_exactly(kind: Kind, reach: float, bits: int) 
     assert np.array_equal(decided(kind, 0.5, values, reach, bits), expected)
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("kind", ["greater", "not_less", "equal"])
+def test_a_decision_is_a_bit_whatever_is_shared(kind: Kind, bits: int) -> None:
+    """So a sum of decisions is a count, and no client reads more off it: here at all ends of what is compared."""
+    edges = [
+        sign * (1 << place) + near for place in range(bits - bits // 4) for sign in (-1, 1) for near in range(-2, 3)
+    ]
+    values = np.array(edges, dtype=np.float64) / 2.0**6
+    assert set(decided(kind, 0.5, values, 3.0, bits)) == {0, 1}
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.25, 1 / 3, -2.0])
 @pytest.mark.parametrize("kind", ["greater", "not_less", "equal"])
 def test_what_is_nearer_than_the_tolerance_is_equal(kind: Kind, scale: float) -> None:

@@ -38,14 +38,14 @@ def encode(entry: Entry, given: Any) -> RingArray:
 
 
 def encode_labelled(entry: Entry, given: Any, labels: npt.ArrayLike) -> RingArray:
-    """The same for a private evaluation: each input is followed by the one-hot row of its label, an int below the
-    number of classes, or a class's name."""
+    """The same for a private evaluation: each input is followed by its label, an int below the number of
+    classes, or a class's name."""
     classes = entry.plan.input.classes
     if not classes or entry.plan.output.kind != "count":
         raise InvalidInput(f"model {entry.name!r} is not published for evaluation: call predict")
     elements = encode_rows(entry, rows(entry, given))
-    one_hot = label_indices(entry, labels, len(elements), classes)[:, None] == np.arange(classes)
-    return np.concatenate((elements, one_hot.astype(elements.dtype)), axis=1)
+    indices = label_indices(entry, labels, len(elements), classes)[:, None]
+    return np.concatenate((elements, indices.astype(elements.dtype)), axis=1)
 
 
 def check_predicts(entry: Entry) -> None:

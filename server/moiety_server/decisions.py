@@ -1,7 +1,6 @@
 """Comparisons whose outcome is a number of its own: 0 or 1, the place of the largest, or how values rank.
 
-A decision is a ReLU layer with neighbouring hinges: max(0, t - h) - max(0, t - h - 1) is 1 for t > h and else 0,
-exactly, because t is a whole number. So no protocol is added for them.
+A decision is a bit whatever is shared, so that a sum of decisions is a count and says nothing else.
 """
 
 import math
@@ -11,7 +10,9 @@ from moiety_server import ir
 from moiety_server.ir import NotServable
 from moiety_server.scales import fitting
 from moiety_server.wires import Wire, Writer
+from moiety_shared import layers as plan_layers
 from moiety_shared import local, lookups
+from moiety_shared.plan import LABELS
 
 _RANKED_BITS = 20  # compared for a rank: four digits of five bits
 _MOST_SUMMED = 256
@@ -25,16 +26,16 @@ def decide(writer: Writer, node: ir.Decide, x: Wire) -> Wire:
     unit = x.factor * 2.0**-frac
     writer.demand(not node.whole or unit <= 1, "compares whole numbers that are too large to be told apart")
     t = max(round(node.tolerance / unit), 1)
-    hinges = {"greater": (t - 1, t), "not_less": (-t, 1 - t), "equal": (-t, 1 - t, t, t - 1)}[node.kind]
+    hinges = {"greater": (t,), "not_less": (1 - t,), "equal": (1 - t, t)}[node.kind]
     shift = x.frac - frac
     opened = min(writer.precision.opened, x.bits - shift)
     # A value, one more for what truncation adds, and the farthest hinge.
     bits = math.ceil(math.log2(x.reach * 2.0**frac + t + 3))
     writer.demand(bits < opened, "compares values that are too large")
     digits = math.ceil(bits / (4 if bits <= 16 else 5))
-    layer = lookups.ReLU(
+    layer = lookups.Decide(
         name=node.name,
-        input=x.name,
+        input=writer.to_reduce(x, shift).name,
         shape=x.shape,
         shift=shift,
         opened_bits=opened,
@@ -55,7 +56,7 @@ def rank(writer: Writer, name: str, x: Wire, k: int, result: Literal["words", "s
     cut = max(0, x.frac - fitting((x.high - x.low) / x.factor, _RANKED_BITS))
     layer = lookups.TopK(
         name=name,
-        input=x.name,
+        input=writer.to_reduce(x, cut).name,
         shape=(classes,),
         shift=cut,
         opened_bits=min(x.bits - cut, _RANKED_BITS + 2),
@@ -66,6 +67,17 @@ def rank(writer: Writer, name: str, x: Wire, k: int, result: Literal["words", "s
     )
     writer.add(layer)
     return layer
+
+
+def right_labels(writer: Writer, top: lookups.TopK, name: str) -> None:
+    """Writes the wire that is 1 where the largest value's place is the client's label, else 0."""
+    classes, shape = top.size, top.output_shape
+    bits = max((classes - 1).bit_length(), 2)
+    row = lookups.OneHot(name="labels-row", input=LABELS, opened_bits=bits, classes=classes)
+    writer.add(row)
+    left, right = (writer.open(Wire(one, shape, writer.ring.bits, 0, 1.0, 0, 1)) for one in (top.name, row.name))
+    writer.add(plan_layers.Mul(name="labels-right", left=left, right=right, left_shape=shape, right_shape=shape))
+    writer.add(local.Sum(name=name, input="labels-right", shape=shape, axes=(0,)))
 
 
 def argmax(writer: Writer, node: ir.Argmax, x: Wire) -> Wire:

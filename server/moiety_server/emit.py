@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from moiety_server.wires import FEWEST_VALUE_BITS, Wire, Writer, fits
 from moiety_shared import layers as plan_layers
 from moiety_shared import local, lookups
 from moiety_shared.fixed_point import NotEncodable, grid
-from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
+from moiety_shared.plan import AnyLayer, Input, Output, Plan
 
 _MOST_FRAC_BITS = 30
 _FEWEST_WEIGHT_BITS = 5
@@ -73,12 +74,7 @@ class Emitter(Writer):
         if reveal == "labels":
             output = Output(wire=kind.name, shape=(classes,), kind="labels", top=top)
         else:
-            sides = [self.open(Wire(name, (classes,), self.ring.bits, 0, 1.0, 0, 1)) for name in (kind.name, LABELS)]
-            shape = (classes,)
-            self.add(
-                plan_layers.Mul(name="labels-right", left=sides[0], right=sides[1], left_shape=shape, right_shape=shape)
-            )
-            self.add(local.Sum(name="labels-count", input="labels-right", shape=shape, axes=(0,)))
+            decisions.right_labels(self, kind, "labels-count")
             output = Output(wire="labels-count", shape=(1,), kind="count")
         added, self.layers = self.layers, self.layers[:start]
         return self._plan(added, output, classes if reveal == "count" else None)
@@ -102,6 +98,7 @@ class Emitter(Writer):
             self.measured.add(node.name)
         match node:
             case ir.Input():
+                self.given(node.name)
                 return Wire(node.name, node.shape, self.ring.bits, self._input_scale(node), 1.0, low, high)
             case ir.Linear() | ir.Conv():
                 return self._product(node, self.small(x[0], self._scales.wanted[node.inputs[0]]))
@@ -202,12 +199,13 @@ class Emitter(Writer):
             self.demand(frac == x.frac, "would be cut twice")
         wanted = self._scales.wanted[node.name] + math.log2(x.factor)
         useful = max(math.ceil(min(wanted, 60)), fitting(x.reach, FEWEST_VALUE_BITS - 1)) + 1
-        frac = frac if x.bits < self.ring.bits else min(frac, useful)
+        if x.bits == self.ring.bits and not self.is_shared(x):  # what the client shares is short as it is
+            frac = min(frac, useful)
         self.demand(frac >= fitting(x.reach, 4), "would keep less than four bits of what it compares")
         return frac
 
-    def _comparison(self, x: Wire, frac: int, difference: float) -> dict[str, int]:
-        """The attributes of a layer that compares values up to `difference` (in units of factor)."""
+    def _comparison(self, x: Wire, frac: int, difference: float) -> dict[str, Any]:
+        """The attributes of a layer that compares values of x up to `difference` (in units of factor)."""
         bits = min(max(math.ceil(math.log2(difference * 2.0**frac + 2)), 1), self.precision.opened - 1)
         digits = math.ceil(bits / (4 if bits <= 16 else 5))
         opened = x.bits if x.bits < self.ring.bits else self.precision.opened
@@ -216,6 +214,8 @@ class Emitter(Writer):
             "opened_bits": min(opened, x.bits - (x.frac - frac)),
             "range_bits": bits,
             "digit_bits": math.ceil(bits / digits),
+            "input": self.to_reduce(x, x.frac - frac).name,
+            "shape": x.shape,
         }
 
     def _clamp(self, node: ir.Clamp, x: Wire) -> Wire:
@@ -226,8 +226,6 @@ class Emitter(Writer):
         frac = self._fraction(node, x, max(farthest, x.reach), self.precision.compared)
         layer = lookups.ReLU(
             name=node.name,
-            input=x.name,
-            shape=x.shape,
             hinges=tuple(round(limit / x.factor * 2.0**frac) for limit in limits),
             **self._comparison(x, frac, max(farthest, x.reach)),
         )
@@ -243,8 +241,6 @@ class Emitter(Writer):
         frac = self._fraction(node, x, max(x.reach, (x.high - x.low) / x.factor / 2), self.precision.short)
         layer = lookups.MaxPool(
             name=node.name,
-            input=x.name,
-            shape=x.shape,
             kernel=node.kernel,
             stride=node.stride,
             padding=node.padding,
@@ -359,7 +355,7 @@ class Emitter(Writer):
         self.demand(of.shift + of.index_bits <= x.bits, "opens more bits than there are")
         table = lookups.Table(
             name=self.name(own, "terms"),
-            input=x.name,
+            input=self.to_reduce(x, of.shift).name,
             shape=x.shape,
             shift=of.shift,
             opened_bits=of.index_bits,

@@ -118,8 +118,8 @@ def upload_body(
 
 
 def _addressed(plan: Plan, owner: Owner) -> Plan:
-    """A plan that counts names the owner's sealing key."""
-    if plan.output.kind != "count":
+    """A plan that counts right labels names the owner's sealing key."""
+    if plan.output.kind != "count" or not plan.input.classes:
         return plan
     members = plan.model_dump()
     key = owner.identity.keyring.public.text()

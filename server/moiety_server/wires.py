@@ -11,7 +11,7 @@ from moiety_server import ir
 from moiety_server.ir import NotServable
 from moiety_server.scales import Precision, fitting
 from moiety_shared import layers as plan_layers
-from moiety_shared import lookups
+from moiety_shared import local, lookups
 from moiety_shared.plan import AnyLayer
 from moiety_shared.ring import Array, Ring
 
@@ -51,12 +51,34 @@ class Writer:
         self.origins: dict[str, str] = {}
         self.node = node
         self.precision, self.ring = precision, Ring(precision.ring_bits)
+        self._shared: set[str] = set()  # what the client shared, and what is computed of that by each party alone
+        self._fresh: dict[str, str] = {}
         self._short: dict[str, Wire] = {}
         self._opened: dict[str, str] = {}
 
     def add(self, layer: AnyLayer) -> None:
         self.layers.append(layer)
         self.origins[layer.name] = self.node.origin
+        if isinstance(layer, local.Local | plan_layers.Bias) and self._shared.intersection(layer.reads):
+            self._shared.add(layer.name)
+
+    def given(self, name: str) -> None:
+        """A wire that the client shares."""
+        self._shared.add(name)
+
+    def is_shared(self, wire: Wire) -> bool:
+        return wire.name in self._shared
+
+    def to_reduce(self, wire: Wire, shift: int) -> Wire:
+        """The wire in shares whose low bits can be dropped: of those that the client chose, it would choose the
+        dither."""
+        if not shift or not self.is_shared(wire):
+            return wire
+        if wire.name not in self._fresh:
+            layer = plan_layers.Reshare(name=self.name(wire, "fresh"), input=wire.name, shape=wire.shape)
+            self.add(layer)
+            self._fresh[wire.name] = layer.name
+        return replace(wire, name=self._fresh[wire.name])
 
     def name(self, wire: Wire, suffix: str) -> str:
         return f"{wire.name[: 63 - len(suffix)]}-{suffix}"
@@ -85,8 +107,9 @@ class Writer:
         shift = wire.frac - frac
         opened = min(self.precision.opened, wire.bits - shift)
         self.demand(wire.reach * 2.0**frac < 2.0 ** (opened - 2), "has a value that leaves no room to be cut")
+        x = self.to_reduce(wire, shift)
         layer = lookups.Truncate(
-            name=self.name(wire, suffix), input=wire.name, shape=wire.shape, shift=shift, opened_bits=opened
+            name=self.name(wire, suffix), input=x.name, shape=wire.shape, shift=shift, opened_bits=opened
         )
         return self.after(wire, layer, frac=frac, bits=self.ring.bits)
 

@@ -309,3 +309,17 @@ class Bias(Unary):
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         return {"bias": self.bias_shape}
+
+
+class Reshare(Unary):
+    """The same values in fresh shares: what a client shared is dithered by nobody's choice after it. No round."""
+
+    op: Literal["reshare"] = "reshare"
+
+    def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
+        if inputs[0] != Wire(self.shape, ring_bits):
+            raise ValueError("reads shares of the plan's ring")
+        return inputs[0]
+
+    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
+        return (Correction("zero", self.shape, ring_dtype(ring_bits)),)

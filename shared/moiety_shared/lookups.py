@@ -101,13 +101,9 @@ class Comparison(Opened):
         return rows * self.size * ring_bytes(self.opened_bits), signs, packed(signs)
 
 
-class ReLU(Comparison):
-    """The sum over hinges h_0, h_1, ... of +-max(0, t - h_i), signs alternating from +. 3 rounds.
+class Hinged(Comparison):
+    """Base of what compares each value with several public ones."""
 
-    One hinge at 0 is ReLU; 0 and c clip between 0 and c.
-    """
-
-    op: Literal["relu"] = "relu"
     hinges: Annotated[tuple[int, ...], FailFast()] = Field((0,), min_length=1, max_length=8)
 
     @model_validator(mode="after")
@@ -120,10 +116,36 @@ class ReLU(Comparison):
     def comparisons(self) -> int:
         return self.size * len(self.hinges)
 
+
+class ReLU(Hinged):
+    """The sum over hinges h_0, h_1, ... of +-max(0, t - h_i), signs alternating from +. 3 rounds.
+
+    One hinge at 0 is ReLU; 0 and c clip between 0 and c.
+    """
+
+    op: Literal["relu"] = "relu"
+
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
         dtype = ring_dtype(ring_bits)
         lift = Correction("lift", (2, self.size), dtype)
         return (*super().corrections(ring_bits), lift, Correction("select", (3, self.comparisons), dtype))
+
+
+class Decide(Hinged):
+    """1 where t reaches an odd number of the hinges, else 0, in the plan's ring. 3 rounds.
+
+    One hinge h says t >= h; two hinges h < g say h <= t < g.
+    """
+
+    op: Literal["decide"] = "decide"
+
+    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
+        return (*super().corrections(ring_bits), Correction("beta", (self.size,), ring_dtype(ring_bits)))
+
+    def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
+        """The hinges' signs are opened as one bit."""
+        values, looked_up, _ = super().openings(ring_bits, rows)
+        return values, looked_up, packed(rows * self.size)
 
 
 class MaxPool(Comparison):
@@ -292,3 +314,33 @@ class Table(Opened):
     def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
         values = rows * self.size
         return values * ring_bytes(self.opened_bits), packed(values * sum(self.widths))
+
+
+class OneHot(Opened):
+    """A row of `classes` with a 1 at the index t, in the plan's ring. 1 round.
+
+    Whatever is shared, exactly one class has the 1: t is read mod 2^opened_bits, and from `classes` on it stands for
+    class 0.
+    """
+
+    op: Literal["one_hot"] = "one_hot"
+    shape: tuple[Literal[1]] = (1,)
+    shift: Literal[0] = 0
+    opened_bits: Annotated[int, Field(ge=2, le=11)]
+    classes: Annotated[int, Field(ge=2, le=2048)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.opened_bits != max((self.classes - 1).bit_length(), 2):
+            raise ValueError("an index has as many bits as its classes need")
+        return self
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.classes,)
+
+    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
+        return (Correction("row", (1 << self.opened_bits,), ring_dtype(ring_bits)),)
+
+    def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
+        return (rows * ring_bytes(self.opened_bits),)

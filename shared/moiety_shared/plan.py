@@ -26,15 +26,16 @@ from moiety_shared.layers import (
     Name,
     Open,
     Public,
+    Reshare,
     Shape,
     Wire,
     ring_bytes,
 )
-from moiety_shared.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
-from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
+from moiety_shared.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.lookups import Decide, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
 from moiety_shared.sealing import PublicKey
 
-LABELS = "labels"  # the wire of the client's one-hot labels in a private evaluation
+LABELS = "labels"  # the wire of the client's label, an index, in a private evaluation
 _SLICE_VALUES = 1 << 17
 _MAX_SLICE_ROWS = 64
 
@@ -44,11 +45,14 @@ AnyLayer = Annotated[
     | Conv
     | Mul
     | Bias
+    | Reshare
     | Truncate
     | ReLU
+    | Decide
     | MaxPool
     | TopK
     | Table
+    | OneHot
     | Reshape
     | Permute
     | Slice
@@ -64,7 +68,7 @@ AnyLayer = Annotated[
 
 class Input(Public):
     """What the client shares: `shape` values between `low` and `high`, at `frac_bits` fractional bits; for a private
-    evaluation also the one-hot row of each input's label among `classes`."""
+    evaluation also each input's label, an index below `classes`."""
 
     name: Name = "input"
     shape: Shape
@@ -92,7 +96,7 @@ class Input(Public):
     @property
     def shared_size(self) -> int:
         """Ring elements of one input, with its label."""
-        return self.size + (self.classes or 0)
+        return self.size + bool(self.classes)
 
 
 class Output(Public):
@@ -140,20 +144,53 @@ class Plan(Document):
         limit = 2.0 ** (self.ring_bits - 1)
         if max(abs(self.input.low), abs(self.input.high)) * 2.0**self.input.frac_bits >= limit:
             raise ValueError("the input range does not fit the ring")
+        self._check_what_is_shared()
         wire = self.wires.get(self.output.wire)
         if wire is None or math.prod(wire.shape) != self.output.size:
             raise ValueError("the output's wire does not exist or has another size than its shape")
         expected = (8, "words") if self.output.kind == "labels" else (self.ring_bits, "share")
         if (wire.bits, wire.kind) != expected:
             raise ValueError(f"the output's wire cannot be given out as {self.output.kind}")
+        asked = self.input.classes or self.output.owner_key
+        if asked and self.output.kind == "count" and not self._counts:
+            raise ValueError("the output's wire is no count of right labels: it says more than a client agrees to")
         return self
+
+    def _check_what_is_shared(self) -> None:
+        """A client chooses both shares of its input, and with them what parties compute of those alone. Raises
+        ValueError where a dither would be its choice, or where a label is anything but an index of a class."""
+        chosen = {self.input.name, LABELS}
+        for layer in self.layers:
+            looked_up = isinstance(layer, OneHot) and layer.classes == self.input.classes
+            if self.input.classes and LABELS in layer.reads and not looked_up:
+                raise ValueError(f"layer {layer.name!r} reads labels, which are an index to be looked up first")
+            if not chosen.intersection(layer.reads):
+                continue
+            if isinstance(layer, Opened) and layer.shift:
+                raise ValueError(f"layer {layer.name!r} drops low bits of what a client shared: reshare it first")
+            if isinstance(layer, Local | Bias):
+                chosen.add(layer.name)
+
+    @property
+    def _counts(self) -> bool:
+        """Is each row's output 1 where its label is the likeliest class, else 0?"""
+        made = {layer.name: layer for layer in self.layers}
+        total = made.get(self.output.wire)
+        right = made.get(total.input) if isinstance(total, Sum) else None
+        if self.output.size != 1 or not isinstance(right, Mul):
+            return False
+        opened = [made.get(name) for name in right.reads]
+        sides = [made.get(layer.input) for layer in opened if isinstance(layer, Open)]
+        winners = [side for side in sides if isinstance(side, TopK) and side.size == self.input.classes]
+        labels = [side for side in sides if isinstance(side, OneHot) and side.input == LABELS]
+        return len(winners) == len(labels) == 1
 
     @cached_property
     def wires(self) -> dict[str, Wire]:
         """Every wire by name. Raises ValueError at the first layer that does not fit what it reads."""
         wires = {self.input.name: Wire(self.input.shape, self.ring_bits)}
         if self.input.classes:
-            wires[LABELS] = Wire((self.input.classes,), self.ring_bits)
+            wires[LABELS] = Wire((1,), self.ring_bits)
         for layer in self.layers:
             if layer.name in wires:
                 raise ValueError(f"two wires are called {layer.name!r}")

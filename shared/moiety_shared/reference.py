@@ -10,11 +10,11 @@ from typing import cast
 
 import numpy as np
 
-from moiety_shared.layers import Bias, Conv, Linear, Mul, Open
+from moiety_shared.layers import Bias, Conv, Linear, Mul, Open, Reshare
 from moiety_shared.local import Local
-from moiety_shared.lookups import Comparison, MaxPool, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.lookups import Comparison, Decide, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import LABELS, AnyLayer, Plan
-from moiety_shared.protocols import max_pool, table, top_k
+from moiety_shared.protocols import max_pool, one_hot, table, top_k
 from moiety_shared.protocols.product import times
 from moiety_shared.ring import Array, Ring
 
@@ -58,7 +58,7 @@ def run(
 def _layer(plan: Plan, layer: AnyLayer, x: list[Array], weights: Mapping[str, Array], dither: Dither | None) -> Array:
     ring = Ring(plan.ring_bits)
     match layer:
-        case Open():
+        case Open() | Reshare():
             return x[0]
         case Linear() | Conv():
             y = times(ring, layer, x[0], weights[f"{layer.name}.weight"])
@@ -91,6 +91,11 @@ def _function(layer: Opened, t: Array, ring: Ring) -> Array:
             beyond = [t.astype(np.int64) - h for h in layer.hinges]
             terms = [(-1) ** i * np.where(_negative(layer, v), 0, _low(layer, v)) for i, v in enumerate(beyond)]
             return ring.wrap(cast(Array, sum(terms)).astype(ring.dtype))
+        case Decide():
+            reached = [~_negative(layer, t.astype(np.int64) - h) for h in layer.hinges]
+            return np.logical_xor.reduce(reached).astype(ring.dtype)
+        case OneHot():
+            return one_hot.reference(layer, t).astype(ring.dtype)
         case MaxPool():
             return Ring(layer.opened_bits).wrap(_max_pool(layer, t))
         case TopK():

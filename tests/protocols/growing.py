@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from moiety_shared.layers import Bias, Conv, Linear, Mul, Open, Wire, ring_dtype
-from moiety_shared.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
-from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
+from moiety_shared.layers import Bias, Conv, Linear, Mul, Open, Reshare, Wire, ring_dtype
+from moiety_shared.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
 from moiety_shared.prg import Stream
 from moiety_shared.ring import Array
@@ -38,6 +38,9 @@ class Growing:
     bounds: dict[str, int] = field(default_factory=dict)
     """The largest |value| of every wire, as far as it is known."""
     layers: list[AnyLayer] = field(default_factory=list)
+    shared: set[str] = field(default_factory=lambda: {"input"})
+    """The input, and what each party computes of it alone: no low bits are dropped of these."""
+    classes: int | None = None
 
     # What wires there are.
 
@@ -52,7 +55,7 @@ class Growing:
         names = [
             name
             for name, wire in self.wires.items()
-            if wire.kind == "share" and (not whole or wire.bits == self.ring_bits) and fits(wire)
+            if wire.kind == "share" and name != LABELS and (not whole or wire.bits == self.ring_bits) and fits(wire)
         ]
         return self.draw(st.sampled_from([*names, *names[-2:], *names[-1:]])) if names else None
 
@@ -66,6 +69,8 @@ class Growing:
         assume(math.prod(layer.output_shape) <= MOST_VALUES and min(layer.output_shape) > 0)
         wire = layer.output(inputs, self.ring_bits)
         self.layers.append(layer)
+        if isinstance(layer, Local | Bias) and self.shared.intersection(layer.reads):
+            self.shared.add(layer.name)
         self.wires[layer.name] = wire
         self.bounds[layer.name] = min(bound, 1 << (wire.bits - 1))
         return layer.name
@@ -183,10 +188,19 @@ class Growing:
 
     # What opens the upper bits.
 
+    def reshare(self, name: str | None = None) -> str | None:
+        name = name or self.share(whole=True)
+        return name and self.add(Reshare(name=self.name(), input=name, shape=self.wires[name].shape), self.bounds[name])
+
+    def to_reduce(self, name: str) -> str:
+        """The wire, perhaps in fresh shares where those it has are the client's."""
+        return (self.reshare(name) or name) if name in self.shared and self.draw(st.booleans()) else name
+
     def read(self, name: str, most: int) -> tuple[int, int]:
         """A shift, so that |t| <= 2^most, and that bound of |t|."""
         least = max((self.bounds[name] - 1).bit_length() - most, 0)
-        shift = self.number(least, least + 4)
+        assume(not least or name not in self.shared)
+        shift = 0 if name in self.shared else self.number(least, least + 4)
         assume(shift + 2 <= self.wires[name].bits)
         return shift, -(-self.bounds[name] // (1 << shift))
 
@@ -199,6 +213,7 @@ class Growing:
 
     def truncate(self, name: str | None = None) -> None:
         if name := name or self.share():
+            name = self.to_reduce(name)
             shift, t = self.read(name, self.number(10, 40))
             if shift == 0 and self.wires[name].bits == self.ring_bits and self.draw(st.booleans()):
                 q = self.ring_bits  # nothing is lifted, so there is no range
@@ -218,6 +233,7 @@ class Growing:
 
     def relu(self, name: str | None = None) -> None:
         if name := name or self.share():
+            name = self.to_reduce(name)
             shift, t = self.read(name, 12)
             hinges = (
                 [0]
@@ -229,9 +245,19 @@ class Growing:
             layer = ReLU(name=self.name(), input=name, shape=shape, hinges=tuple(hinges), **compared)
             self.add(layer, sum(t + abs(h) for h in hinges))
 
+    def decide(self) -> None:
+        if name := self.share():
+            name = self.to_reduce(name)
+            shift, t = self.read(name, 12)
+            hinges = self.draw(st.lists(st.integers(-t - 2, t + 2), min_size=1, max_size=4))
+            compared = self.comparison(name, shift, t + max(map(abs, hinges)))
+            shape = self.wires[name].shape
+            self.add(Decide(name=self.name(), input=name, shape=shape, hinges=tuple(hinges), **compared), 1)
+
     def max_pool(self) -> None:
         if (name := self.image()) is None:
             return
+        name = self.to_reduce(name)
         shape = self.wires[name].shape
         kernel, stride, dilation = self.pair(1, 4), self.pair(1, 3), self.pair(1, 2)
         assume(kernel != (1, 1))
@@ -263,7 +289,7 @@ class Growing:
     def top_k(self, result: str = "share") -> None:
         name = self.share(lambda wire: 2 <= math.prod(wire.shape) <= 20)
         if name is not None:
-            name = self.reshaped(name, (math.prod(self.wires[name].shape),))
+            name = self.to_reduce(self.reshaped(name, (math.prod(self.wires[name].shape),)))
             shift, t = self.read(name, self.number(2, 12))
             layer = TopK(
                 name=self.name(),
@@ -278,7 +304,9 @@ class Growing:
     def table(self) -> None:
         if name := self.share():
             m = self.number(2, TABLE_BITS)
-            shift = self.number(0, min(self.wires[name].bits - m, 10)) if self.wires[name].bits >= m else 0
+            name = self.to_reduce(name)
+            most = min(self.wires[name].bits - m, 10)
+            shift = 0 if most < 0 or name in self.shared else self.number(0, most)
             assume(shift + m <= self.wires[name].bits)
             values = []
             for index in range(self.number(1, 3)):
@@ -287,6 +315,11 @@ class Growing:
             shape, bound = self.wires[name].shape, max(abs(v) for row in values for v in row)
             layer = Table(name=self.name(), input=name, shape=shape, shift=shift, opened_bits=m, values=tuple(values))
             self.add(layer, bound)
+
+    def one_hot(self) -> None:
+        if self.classes:
+            bits = max((self.classes - 1).bit_length(), 2)
+            self.add(OneHot(name=self.name(), input=LABELS, opened_bits=bits, classes=self.classes), 1)
 
     # What each party computes alone.
 
@@ -411,6 +444,7 @@ def broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 KINDS = (
     *("open", "linear", "conv", "mul", "bias", "truncate", "relu", "max_pool", "top_k", "table", "reshape", "permute"),
+    *("reshare", "decide", "one_hot"),
     *("slice", "pad", "upsample", "sum", "sum_pool", "concat", "combine"),
 )
 
@@ -426,11 +460,11 @@ def plans(draw: st.DrawFn, kind: str = "", most: int = 6) -> Case:
             st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6)),
         )
     )
-    classes = draw(st.sampled_from([None, None, 3]))
-    growing = Growing(draw, ring_bits)
+    classes = draw(st.integers(2, 9) if kind == "one_hot" else st.sampled_from([None, None, 3]))
+    growing = Growing(draw, ring_bits, classes=classes)
     growing.wires["input"], growing.bounds["input"] = Wire(shape, ring_bits), INPUT_BOUND
     if classes:
-        growing.wires[LABELS], growing.bounds[LABELS] = Wire((classes,), ring_bits), INPUT_BOUND
+        growing.wires[LABELS], growing.bounds[LABELS] = Wire((1,), ring_bits), INPUT_BOUND
     steps = draw(st.lists(st.sampled_from(KINDS), max_size=most))
     if kind in KINDS:
         steps.insert(draw(st.integers(0, len(steps))), kind)

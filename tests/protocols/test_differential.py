@@ -11,15 +11,16 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from moiety_shared import reference
-from moiety_shared.layers import Bias, Conv, Linear, Mul, Open
+from moiety_shared.layers import Bias, Conv, Linear, Mul, Open, Reshare
 from moiety_shared.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
-from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
+from moiety_shared.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import AnyLayer, Input, Output, Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import Kind, wire_bytes
 from moiety_shared.protocols.product import times
 from moiety_shared.ring import Array, Ring
+from moiety_shared.sealing import PrivateKey
 from tests.protocols.growing import KINDS, TABLE_BITS, Case, plans
 from tests.protocols.running import Run, bundle, prepare
 
@@ -136,7 +137,8 @@ def test_a_wrong_dither_is_noticed() -> None:
 
 
 def test_without_dithers_rounding_is_to_nearest() -> None:
-    plan = plan_of(Truncate(name="t", input="input", shape=(5,), shift=2, opened_bits=16), shape=(5,))
+    fresh = Reshare(name="fresh", input="input", shape=(5,))
+    plan = plan_of(fresh, Truncate(name="t", input="fresh", shape=(5,), shift=2, opened_bits=16), shape=(5,))
     x = np.array([[-7, -6, 5, 6, 8]], dtype=np.int32)
     assert reference.run(plan, x, {}).tolist() == [[-2, -1, 1, 2, 2]]
 
@@ -175,8 +177,9 @@ def test_layers_side_by_side_share_their_rounds() -> None:
     shape = (4,)
     plan = plan_of(
         ReLU(name="relu", input="input", shape=shape, shift=0, opened_bits=16, range_bits=9),
-        Truncate(name="truncate", input="input", shape=shape, shift=2, opened_bits=16),
-        Table(name="table", input="input", shape=shape, shift=4, opened_bits=4, values=(tuple(range(16)),)),
+        Reshare(name="fresh", input="input", shape=shape),
+        Truncate(name="truncate", input="fresh", shape=shape, shift=2, opened_bits=16),
+        Table(name="table", input="fresh", shape=shape, shift=4, opened_bits=4, values=(tuple(range(16)),)),
         Reshape(name="flat", input="table", shape=(1, 4), to=shape),
         Combine(name="sum", inputs=("relu", "truncate", "flat"), shapes=(shape,) * 3, factors=(1, -2, 3)),
         Open(name="o", input="sum", shape=shape),
@@ -198,16 +201,30 @@ def test_a_private_evaluation_counts_what_is_right() -> None:
     plan = plan_of(
         TopK(name="winner", input="input", shape=(5,), shift=0, opened_bits=16, range_bits=9, result="share"),
         Open(name="w", input="winner", shape=(5,)),
-        Open(name="l", input="labels", shape=(5,)),
+        OneHot(name="row", input="labels", opened_bits=3, classes=5),
+        Open(name="l", input="row", shape=(5,)),
         Mul(name="both", left="w", right="l", left_shape=(5,), right_shape=(5,)),
         Sum(name="right", input="both", shape=(5,), axes=(0,)),
         shape=(5,),
         classes=5,
     )
     logits, labels = integers((6, 5)), np.arange(6) % 5
-    x = np.concatenate((logits, np.eye(5, dtype=np.int32)[labels]), axis=1)
+    x = np.concatenate((logits, labels[:, None].astype(np.int32)), axis=1)
     got = run_of(plan).assert_bit_exact(x)
     assert np.array_equal(got[:, 0], logits.argmax(axis=1) == labels)
+
+
+def test_any_label_is_one_label() -> None:
+    """Whatever ring element is shared as a label, a row counts 0 or 1, and it counts 1 for one class alone."""
+    run = run_of(counting(*of_both("g", "r")))
+    labels = np.array([0, 1, 2, 3, 4, 5, -1, -2, 10, 100, 1000, 1 << 16, -(1 << 31), (1 << 31) - 1], dtype=np.int32)
+    got = []
+    for winner in range(3):
+        logits = np.zeros((len(labels), 3), dtype=np.int32)
+        logits[:, winner] = 7
+        got.append(run.assert_bit_exact(np.concatenate((logits, labels[:, None]), axis=1))[:, 0])
+    meant = np.where(labels % 4 < 3, labels % 4, 0)
+    assert np.array_equal(np.stack(got, axis=1), meant[:, None] == np.arange(3))
 
 
 # At the ends of the stated ranges, under fresh masks for 2,000 rows each.
@@ -284,9 +301,10 @@ def test_every_entry_of_a_table(m: int) -> None:
     size = 1 << m
     wide = 23 if m <= 8 else 7
     values = tuple(integers((size,), wide).tolist()), tuple(range(-size, 0)), (7,) * size
-    layer = Table(name="t", input="input", shape=(size,), shift=2, opened_bits=m, values=values)
+    fresh = Reshare(name="fresh", input="input", shape=(size,))
+    layer = Table(name="t", input="fresh", shape=(size,), shift=2, opened_bits=m, values=values)
     x = 4 * np.arange(-size // 2, size // 2, dtype=np.int32)[None].repeat(2, 0)
-    run = Run(plan_of(layer, shape=(size,)), {})
+    run = Run(plan_of(fresh, layer, shape=(size,)), {})
     got = run.assert_bit_exact(x)
     t = (x + run.dithers["t"]) >> 2
     for function, column in zip(values, got.transpose(1, 0, 2), strict=True):
@@ -489,7 +507,10 @@ REFUSED: dict[str, tuple[tuple[int, ...], tuple[AnyLayer, ...], str]] = {
     ),
     "more bits than the ring has": (
         A,
-        (Truncate(name="bad", input="input", shape=A, shift=20, opened_bits=16),),
+        (
+            Reshare(name="fresh", input="input", shape=A),
+            Truncate(name="bad", input="fresh", shape=A, shift=20, opened_bits=16),
+        ),
         "'bad' opens more bits",
     ),
     "more bits than the smaller ring has": (
@@ -516,6 +537,99 @@ REFUSED: dict[str, tuple[tuple[int, ...], tuple[AnyLayer, ...], str]] = {
         "'bad' has no size",
     ),
 }
+
+
+SHIFTED: dict[str, Any] = {"shift": 2, "opened_bits": 16}
+LOW_BITS: dict[str, tuple[AnyLayer, ...]] = {
+    "the input": (Truncate(name="bad", input="input", shape=A, **SHIFTED),),
+    "the input, compared": (ReLU(name="bad", input="input", shape=A, **SHIFTED, range_bits=8),),
+    "the input, looked up": (
+        Table(name="bad", input="input", shape=A, shift=2, opened_bits=2, values=((0, 1, 2, 3),)),
+    ),
+    "what is moved": (
+        Permute(name="p", input="input", shape=A, order=(1, 0)),
+        Truncate(name="bad", input="p", shape=(3, 2), **SHIFTED),
+    ),
+    "a sum": (Sum(name="s", input="input", shape=A, axes=(0,)), Truncate(name="bad", input="s", shape=(3,), **SHIFTED)),
+    "a sum with something fresh": (
+        Reshare(name="f", input="input", shape=A),
+        Combine(name="c", inputs=("f", "input"), shapes=(A, A), factors=(1, 1)),
+        Decide(name="bad", input="c", shape=A, **SHIFTED, range_bits=8),
+    ),
+    "a bias": (
+        Bias(name="b", input="input", shape=A, bias_shape=(3,)),
+        Truncate(name="bad", input="b", shape=A, **SHIFTED),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOW_BITS)
+def test_a_client_chooses_no_dither(name: str) -> None:
+    """It chose both shares: low bits are dropped of fresh ones only."""
+    *before, last = LOW_BITS[name]
+    with pytest.raises(ValueError, match="'bad' drops low bits of what a client shared"):
+        plan_of(*before, last, shape=A)
+    (read,), (shape,) = last.reads, last.input_shapes
+    fresh = Reshare(name="fresh", input=read, shape=shape)
+    plan_of(*before, fresh, last.model_copy(update={"input": "fresh"}), shape=A)
+
+
+ROW = OneHot(name="row", input="labels", opened_bits=2, classes=3)
+OPEN_ROW = Open(name="r", input="row", shape=(3,))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (Open(name="bad", input="labels", shape=(1,)),),
+        (Truncate(name="bad", input="labels", shape=(1,), shift=0, opened_bits=16),),
+        (OneHot(name="bad", input="labels", opened_bits=2, classes=4),),
+        (ROW, OPEN_ROW, Pad(name="bad", input="labels", shape=(1,), before=(0,), after=(2,))),
+    ],
+    ids=["opened", "truncated", "of other classes", "moved"],
+)
+def test_labels_are_an_index_and_nothing_else(layers: tuple[AnyLayer, ...]) -> None:
+    with pytest.raises(ValueError, match="'bad' reads labels, which are an index"):
+        plan_of(*layers, shape=(3,), classes=3)
+
+
+def counting(*layers: AnyLayer, wire: str = "count", **more: Any) -> Plan:
+    top = TopK(name="top", input="input", shape=(3,), **Q, result="share")
+    guess = Open(name="g", input="top", shape=(3,))
+    return Plan(
+        ring_bits=32,
+        input=Input(shape=(3,), frac_bits=0, low=-128, high=128, classes=more.pop("classes", 3)),
+        layers=(top, guess, ROW, OPEN_ROW, *layers) if more.pop("labels", True) else (top, guess, *layers),
+        output=Output(wire=wire, shape=more.pop("shape", (1,)), kind="count", **more),
+    )
+
+
+def of_both(left: str, right: str) -> tuple[AnyLayer, ...]:
+    both = Mul(name="m", left=left, right=right, left_shape=(3,), right_shape=(3,))
+    return both, Sum(name="count", input="m", shape=(3,), axes=(0,))
+
+
+def test_a_count_is_of_right_labels_and_of_nothing_else() -> None:
+    key = PrivateKey.generate().public.text()
+    counting(*of_both("g", "r"))
+    counting(*of_both("r", "g"), owner_key=key)
+    more = Open(name="i", input="input", shape=(3,))
+    weighted = (
+        Combine(name="w", inputs=("top",), shapes=((3,),), factors=(1000,)),
+        Open(name="x", input="w", shape=(3,)),
+    )
+    wrong: list[tuple[tuple[AnyLayer, ...], dict[str, Any]]] = [
+        ((), {"wire": "input", "shape": (3,)}),
+        ((), {"wire": "row", "shape": (3,)}),
+        ((), {"wire": "input", "shape": (3,), "classes": None, "labels": False, "owner_key": key}),
+        ((more, *of_both("i", "r")), {}),
+        (of_both("r", "r"), {}),
+        (of_both("g", "g"), {}),
+        ((*weighted, *of_both("x", "r")), {}),
+    ]
+    for layers, how in wrong:
+        with pytest.raises(ValueError, match="no count of right labels"):
+            counting(*layers, **how)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -11,12 +11,25 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from moiety_shared.layers import Conv, Linear, Mul, Open
+from moiety_shared.layers import Conv, Linear, Mul, Open, Reshare
 from moiety_shared.local import Reshape
-from moiety_shared.lookups import Comparison, MaxPool, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.lookups import Comparison, Decide, Hinged, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import Input, Output, Plan
 from moiety_shared.prg import Stream, new_seed
-from moiety_shared.protocols import graph, max_pool, reduce, relu, select, sign, table, top_k, truncation
+from moiety_shared.protocols import (
+    decide,
+    graph,
+    max_pool,
+    one_hot,
+    reduce,
+    relu,
+    reshare,
+    select,
+    sign,
+    table,
+    top_k,
+    truncation,
+)
 from moiety_shared.protocols import product as products
 from moiety_shared.protocols.dealing import Dealer, Holder, uniform
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening, alone, lockstep
@@ -39,6 +52,8 @@ def _one_thread() -> Iterator[None]:
 PROTOCOLS: dict[type[Opened], Any] = {
     Truncate: truncation,
     ReLU: relu,
+    Decide: decide,
+    OneHot: one_hot,
     MaxPool: max_pool,
     TopK: top_k,
     Table: table,
@@ -87,7 +102,7 @@ def in_range(k: int, layer: Opened, t: tuple[int, ...]) -> bool:
         case Truncate():
             middle = 1 << (layer.opened_bits - 2)
             return layer.opened_bits == k or all(-middle <= value < middle for value in t)
-        case ReLU():
+        case Hinged():
             compared = [value - h for value in t for h in layer.hinges]
         case MaxPool() | TopK():
             compared = [a - b for a, b in combinations(t, 2)]
@@ -106,6 +121,11 @@ def functionality(layer: Opened, t: Array) -> Array:
             return np.asarray(sum(terms[::2]) - sum(terms[1::2]))
         case MaxPool():
             return t.max(axis=(2, 3), keepdims=True)
+        case Decide():
+            return np.asarray(sum(t >= h for h in layer.hinges)) % 2
+        case OneHot():
+            index = t % 2**layer.opened_bits
+            return (np.where(index < layer.classes, index, 0) == np.arange(layer.classes)) * 1
         case Table():
             return np.stack([np.array(values)[t % 2**layer.opened_bits] for values in layer.values], axis=1)
         case TopK():
@@ -135,6 +155,8 @@ def functionality_beyond(layer: Opened, t: Array) -> Array:
     match layer:
         case ReLU():
             return sum((-1) ** i * np.where(negative(t - h), 0, (t - h) % modulus) for i, h in enumerate(layer.hinges))
+        case Decide():
+            return np.asarray(sum(~negative(t - h) for h in layer.hinges)) % 2
         case MaxPool():
             rows = [winner([t[:, 0, i, j] for j in range(t.shape[3])]) for i in range(t.shape[2])]
             return winner(rows)[:, None, None, None]
@@ -250,6 +272,18 @@ def hinged(shift: int, q: int, B: int, digit: int, hinges: tuple[int, ...] = (0,
     )
 
 
+def decided(shift: int, q: int, B: int, digit: int, *hinges: int) -> Decide:
+    return Decide(**hinged(shift, q, B, digit, hinges).model_dump(exclude={"op"}))
+
+
+def indexed(k: int, classes: int, *, full: bool = False) -> Case:
+    """The masks of both; in full also all that the dealer fixes."""
+    w = max((classes - 1).bit_length(), 2)
+    layer = OneHot(name="h", input="labels", opened_bits=w, classes=classes)
+    mask, row = Axis("value", 1, w), Axis("row", 1 << w, k)
+    return Case(k, layer, k, (mask, row) if full else (mask,), (mask,))
+
+
 def pool(shape: tuple[int, int], shift: int, q: int, B: int, digit: int) -> MaxPool:
     return MaxPool(
         name="m",
@@ -310,6 +344,14 @@ CASES = {
     "relu: two hinges, 2 digits": compared(4, hinged(0, 4, 3, 2, (-1, 2)), 0, both=True),
     "relu: hinges in no order": compared(5, hinged(0, 4, 3, 3, (2, -1, 0)), 0, both=True),
     "relu: a hinge above the range of what is opened": compared(6, hinged(0, 4, 3, 3, (5,)), 0, both=True),
+    "decide: one hinge": compared(5, decided(1, 4, 3, 3, 1), 5, both=True),
+    "decide: one hinge, 2 digits": compared(5, decided(1, 3, 2, 1, 0), 5, both=True),
+    "decide: between two hinges": compared(5, decided(1, 4, 3, 3, -1, 2), 5, both=True),
+    "decide: three hinges": compared(5, decided(0, 4, 2, 2, 1, -1, 0), 0, both=True),
+    "one-hot: 3 classes, all there is": indexed(2, 3, full=True),
+    "one-hot: 5 classes of 8 indices": indexed(4, 5),
+    "one-hot: 8 classes of 8 indices": indexed(4, 8),
+    "one-hot: 2 classes": indexed(3, 2),
     "pool: 1 x 2": compared(4, pool((1, 2), 1, 3, 2, 2), 4),
     "pool: 1 x 2, 2 digits": compared(3, pool((1, 2), 0, 3, 2, 1), 0, both=True),
     "pool: 2 x 1": compared(3, pool((2, 1), 0, 3, 2, 2), 3),
@@ -348,7 +390,7 @@ def test_beyond_the_range_no_mask_decides(name: str) -> None:
     check(CASES[name], beyond=True)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not isinstance(CASES[name].layer, Truncate)])
+@pytest.mark.parametrize("name", [name for name in CASES if isinstance(CASES[name].layer, Comparison)])
 def test_within_the_range_both_definitions_agree(name: str) -> None:
     case = CASES[name]
     for secret in case.secrets:
@@ -547,6 +589,15 @@ LEAKS: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("pool: 1 x 3", "masks used again", value_masks_again),
     ("pool: 1 x 3", "one set of bits", one_set_of_bits),
     ("pool: 2 x 2", "no mask for the differences", no_mask("differences")),
+    ("decide: one hinge, 2 digits", "no mask", no_mask("value")),
+    ("decide: one hinge, 2 digits", "no e_1", mask_bits(0xFB)),
+    ("decide: one hinge, 2 digits", "no beta", mask_bits(0x7F)),
+    ("decide: between two hinges", "no beta", mask_bits(0x7F)),
+    ("decide: between two hinges", "one set of bits", one_set_of_bits),
+    ("one-hot: 3 classes, all there is", "no mask", no_mask("value")),
+    ("one-hot: 3 classes, all there is", "half a mask", half_a_mask),
+    ("one-hot: 3 classes, all there is", "a bare row", bare("row")),
+    ("one-hot: 5 classes of 8 indices", "even masks", lambda p: change_masks(p, "value", lambda r: r * 2 % 8)),
     ("top 2 of 2, words", "no mask", no_mask("value")),
     ("top 2 of 2, words", "one mask", one_mask("value")),
     ("top 2 of 2, words", "no e_1", mask_bits(0xFB)),
@@ -574,6 +625,9 @@ ERRORS: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("relu: 2 digits of 1 bit", "no beta in select", no_beta_in_select),
     *(("relu: 2 digits of 1 bit", f"select without {row}", wrong("select", without_row(row))) for row in range(3)),
     ("relu: 2 digits of 1 bit", "no mu", wrong("lift", without_row(1))),
+    ("decide: one hinge", "no beta", wrong("beta", np.zeros_like)),
+    ("decide: one hinge", "a wrong constant", wrong("monomials", lambda v: v ^ 1)),
+    ("one-hot: 5 classes of 8 indices", "a wrong row", wrong("row", lambda v: np.roll(v, 1, axis=1))),
     ("pool: 1 x 3", "no beta in select", no_beta_in_select),
     *(("pool: 1 x 3", f"select without {row}", wrong("select", without_row(row))) for row in range(2)),
     ("top 2 of 2, words", "no beta in the ranks", wrong("beta", np.zeros_like)),
@@ -600,6 +654,86 @@ def test_a_wrong_result_is_noticed(monkeypatch: Patch, name: str, bug: str, plan
     plant(monkeypatch)
     with pytest.raises(AssertionError, match="wrong for"):
         check(CASES[name])
+
+
+# Decisions and labels: numbers that are counted must be bits, and labels one class, whatever a client shares.
+
+
+def sums_of_hinges(patch: Patch) -> None:
+    """Decisions as 0.1 made them: max(0, t - h) - max(0, t - h - 1), which is no bit where a comparison wraps."""
+
+    def evaluate(ring: Ring, party: int, layer: Decide, x: Array, prepared: Any) -> Evaluation:
+        low = min(layer.hinges)
+        hinges = ReLU(**{**layer.model_dump(exclude={"op"}), "hinges": (low - 1, low)})
+        return relu.evaluate(ring, party, hinges, x, prepared)
+
+    def deal(dealer: Dealer, layer: Decide) -> None:
+        relu.deal(dealer, ReLU(**{**layer.model_dump(exclude={"op"}), "hinges": (0, 0)}))
+
+    def prepare(holder: Holder, layer: Decide) -> Any:
+        return relu.prepare(holder, ReLU(**{**layer.model_dump(exclude={"op"}), "hinges": (0, 0)}))
+
+    for name, function in (("evaluate", evaluate), ("deal", deal), ("prepare", prepare)):
+        patch.setattr(decide, name, function)
+
+
+def test_decisions_that_are_no_bits_are_noticed(monkeypatch: Patch) -> None:
+    case = compared(4, decided(0, 3, 2, 2, 1), 0, only=range(-3, 4))
+    sums_of_hinges(monkeypatch)
+    monkeypatch.setattr(Decide, "comparisons", property(lambda self: 2 * self.size))
+    check(case, private=False)
+    with pytest.raises(AssertionError, match="wrong for"):
+        check(case, private=False, beyond=True)
+
+
+def unfolded(patch: Patch) -> None:
+    """Indices beyond the classes have no class."""
+    original = one_hot.evaluate
+
+    def evaluate(ring: Ring, party: int, layer: OneHot, x: Array, prepared: one_hot.Prepared) -> Evaluation:
+        every = layer.model_copy(update={"classes": 1 << layer.opened_bits})
+        rows = yield from original(ring, party, every, x, prepared)
+        return rows[:, : layer.classes]
+
+    patch.setattr(one_hot, "evaluate", evaluate)
+
+
+def test_an_index_without_a_class_is_noticed(monkeypatch: Patch) -> None:
+    check(CASES["one-hot: 8 classes of 8 indices"], private=False)
+    unfolded(monkeypatch)
+    with pytest.raises(AssertionError, match="wrong for"):
+        check(CASES["one-hot: 5 classes of 8 indices"], private=False)
+
+
+# Fresh shares: alice's, and the dither in its low bits, are uniform whatever both shares were.
+
+
+def check_reshared(k: int) -> None:
+    ring, layer = Ring(k), Reshare(name="f", input="x", shape=(1,))
+    (zero,) = enumerate_axes([Axis("zero", 1, k)])
+    dealer = Dealer(ring, len(zero), Tape({"zero": zero}), Tape(), Tape())
+    reshare.deal(dealer, layer)
+    holders = Holder(ring, 0, len(zero), Tape({"zero": zero}), {}), Holder(ring, 1, 0, Tape(), dealer.corrections)
+    prepared = [reshare.prepare(holder, layer) for holder in holders]
+    view = Views("alice")
+    for shares in product(range(1 << k), repeat=2):
+        one, other = (
+            reshare.evaluate(ring, np.full(zero.shape, x, dtype=ring.dtype), of)
+            for x, of in zip(shares, prepared, strict=True)
+        )
+        assert (ring.wrap(one + other) == sum(shares) % (1 << k)).all(), f"wrong for {shares}"
+        view.add(shares, histogram([(one, k)]))
+    view.assert_uniform()
+
+
+def test_fresh_shares_are_uniform_whatever_the_clients_were() -> None:
+    check_reshared(4)
+
+
+def test_shares_that_stay_the_clients_are_noticed(monkeypatch: Patch) -> None:
+    bare("zero")(monkeypatch)
+    with pytest.raises(Leak):
+        check_reshared(4)
 
 
 # A mask used for two wires: only a pair of wires can show it.
@@ -793,8 +927,11 @@ def test_a_product_with_a_wrong_correction_is_noticed(monkeypatch: Patch) -> Non
 IMAGE = (2, 2, 2)
 EVERY_KIND = Plan(
     ring_bits=32,
-    input=Input(shape=IMAGE, frac_bits=4, low=-8, high=8),
+    input=Input(shape=IMAGE, frac_bits=4, low=-8, high=8, classes=5),
     layers=(
+        Reshare(name="fresh", input="input", shape=IMAGE),
+        Decide(name="decide", input="fresh", shape=IMAGE, shift=2, opened_bits=8, range_bits=6, hinges=(1, 3)),
+        OneHot(name="row", input="labels", opened_bits=3, classes=5),
         Open(name="o", input="input", shape=IMAGE),
         Conv(name="conv", input="o", shape=IMAGE, out_channels=2, kernel=(1, 1)),
         Mul(name="mul", left="o", right="o", left_shape=IMAGE, right_shape=IMAGE),
@@ -898,7 +1035,9 @@ def test_every_correction_is_hidden_by_words_of_its_own() -> None:
     check_corrections()
 
 
-@pytest.mark.parametrize("where", ["tables", "monomials", "lift", "select", "one_hot", "beta", "ranks", "product"])
+@pytest.mark.parametrize(
+    "where", ["tables", "monomials", "lift", "select", "one_hot", "beta", "ranks", "row", "zero", "product"]
+)
 def test_a_correction_that_is_not_hidden_is_noticed(monkeypatch: Patch, where: str) -> None:
     bare(where)(monkeypatch)
     with pytest.raises(AssertionError, match="is not hidden"):

@@ -7,23 +7,40 @@ per upload, bundles dealt per row, runs made per request.
 
 import math
 from collections.abc import Generator, Iterator, Mapping
+from types import ModuleType
 from typing import cast
 
 import numpy as np
 
-from moiety_shared.layers import Bias, Conv, Correction, Layer, Linear, Mul, Open
+from moiety_shared.layers import Bias, Conv, Correction, Layer, Linear, Mul, Open, Reshare
 from moiety_shared.local import Local
-from moiety_shared.lookups import MaxPool, ReLU, Table, TopK, Truncate
+from moiety_shared.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan import LABELS, Plan
 from moiety_shared.prg import Stream
-from moiety_shared.protocols import max_pool, product, reduce, relu, table, top_k, truncation
+from moiety_shared.protocols import (
+    decide,
+    max_pool,
+    one_hot,
+    product,
+    reduce,
+    relu,
+    reshare,
+    table,
+    top_k,
+    truncation,
+)
 from moiety_shared.protocols.dealing import Dealer, Holder, uniform
-from moiety_shared.protocols.opening import Opening, Round, Session
+from moiety_shared.protocols.opening import Evaluation, Opening, Round, Session
 from moiety_shared.protocols.product import Opened, Weights
 from moiety_shared.ring import Array, Ring
 
 PreparedRows = dict[str, tuple[Array, ...]]
 """What each layer prepared, rows first."""
+
+_PROTOCOLS: dict[type[Layer], ModuleType] = {
+    ReLU: relu, Decide: decide, MaxPool: max_pool, TopK: top_k, Table: table, OneHot: one_hot, Truncate: truncation,
+    Reshare: reshare,
+}  # fmt: skip
 
 _COMPARISON_WORK = 100  # one comparison costs about as much as that many multiply-adds
 
@@ -83,16 +100,8 @@ def deal(
                 product.deal(dealer, layer, opened[layer.input], masks[layer.name])
             case Mul():
                 product.deal_mul(dealer, layer, opened[layer.left], opened[layer.right])
-            case ReLU():
-                relu.deal(dealer, layer)
-            case MaxPool():
-                max_pool.deal(dealer, layer)
-            case Truncate():
-                truncation.deal(dealer, layer)
-            case Table():
-                table.deal(dealer, layer)
-            case TopK():
-                top_k.deal(dealer, layer)
+            case _ if type(layer) in _PROTOCOLS:
+                _PROTOCOLS[type(layer)].deal(dealer, layer)
         for name in layer.reads:
             if plan.last_reader.get(name) == layer.name:
                 opened.pop(name, None)
@@ -130,16 +139,8 @@ class Preparation:
                 self.ready[layer.name] = product.prepare(holder, layer, mask, self._weights[layer.name])
             case Mul():
                 self.ready[layer.name] = product.prepare_mul(holder, layer)
-            case ReLU():
-                self.ready[layer.name] = relu.prepare(holder, layer)
-            case MaxPool():
-                self.ready[layer.name] = max_pool.prepare(holder, layer)
-            case Truncate():
-                self.ready[layer.name] = truncation.prepare(holder, layer)
-            case Table():
-                self.ready[layer.name] = table.prepare(holder, layer)
-            case TopK():
-                self.ready[layer.name] = top_k.prepare(holder, layer)
+            case _ if type(layer) in _PROTOCOLS:
+                self.ready[layer.name] = _PROTOCOLS[type(layer)].prepare(holder, layer)
 
 
 def _views(corrections: tuple[Correction, ...], rows: int, raw: bytes | bytearray) -> dict[str, Array]:
@@ -268,16 +269,13 @@ class _Run:
         match layer, ready:
             case Open(), product.PreparedOpen():
                 return product.evaluate_open(ring, self._share(layer.input), ready)
-            case ReLU(), relu.Prepared():
-                return relu.evaluate(ring, party, layer, self._share(layer.input), ready)
             case MaxPool(), max_pool.Prepared():
                 return max_pool.evaluate(reduce.opened_ring(layer), party, layer, self._share(layer.input), ready)
-            case Truncate(), truncation.Prepared():
-                return truncation.evaluate(ring, party, layer, self._share(layer.input), ready)
-            case Table(), table.Prepared():
-                return table.evaluate(ring, party, layer, self._share(layer.input), ready)
             case TopK(), top_k.Prepared():
                 return top_k.evaluate(party, layer, self._share(layer.input), ready)
+            case ((ReLU() | Decide() | Truncate() | Table() | OneHot()), tuple()):
+                protocol = _PROTOCOLS[type(layer)]
+                return cast(Evaluation, protocol.evaluate(ring, party, layer, self._share(layer.input), ready))
         return None
 
     def _at_once(self, layer: Layer) -> Array:
@@ -288,6 +286,8 @@ class _Run:
                 return product.evaluate_mul(
                     self.ring, self.party, self._opened(layer.left), self._opened(layer.right), ready
                 )
+            case Reshare(), reshare.Prepared() as ready:
+                return reshare.evaluate(self.ring, self._share(layer.input), ready)
             case Bias(), _:
                 return self.ring.wrap(self._share(layer.input) + self.weights[layer.name].bias)
             case Local(), _:

@@ -14,8 +14,6 @@ may, it is still a function of t alone. Lifted mod 2^q instead, it would depend 
 
 from typing import NamedTuple
 
-import numpy as np
-
 from moiety_shared.lookups import ReLU
 from moiety_shared.protocols import reduce, select, sign, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
@@ -33,11 +31,6 @@ class Prepared(NamedTuple):
     select: Array
 
 
-def _each_hinge(layer: ReLU, values: Array) -> Array:
-    """(..., size) repeated for every hinge: (..., hinges * size)."""
-    return values if len(layer.hinges) == 1 else np.concatenate((values,) * len(layer.hinges), axis=-1)
-
-
 def compared_ring(layer: ReLU) -> Ring:
     """Z_{2^(B+1)}, in which v lies."""
     return Ring(layer.range_bits + 1)
@@ -45,10 +38,10 @@ def compared_ring(layer: ReLU) -> Ring:
 
 def deal(dealer: Dealer, layer: ReLU) -> None:
     r = dealer.mask("value", (layer.size,), reduce.opened_ring(layer))
-    beta = sign.deal(dealer, layer, _each_hinge(layer, r))
+    beta = sign.deal(dealer, layer, sign.each_hinge(layer, r))
     compared = compared_ring(layer)
     lift = truncation.deal_lift(dealer, compared, compared.reduce(r, 0))
-    select.deal(dealer, beta, _each_hinge(layer, lift), dealer.ring)
+    select.deal(dealer, beta, sign.each_hinge(layer, lift), dealer.ring)
 
 
 def prepare(holder: Holder, layer: ReLU) -> Prepared:
@@ -61,13 +54,11 @@ def prepare(holder: Holder, layer: ReLU) -> Prepared:
 def evaluate(ring: Ring, party: int, layer: ReLU, x: Array, prepared: Prepared) -> Evaluation:
     """[x]_p to the sum of the hinges' shares, both (rows, *shape). Three openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
-    small = reduce.opened_ring(layer)
-    if layer.hinges != (0,):
-        opened = np.concatenate([small.wrap(opened - opened.dtype.type(h)) for h in layer.hinges], axis=1)
-    masked = yield from sign.evaluate(party, layer, opened, prepared.tables, prepared.monomials)
+    beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)
+    masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.monomials)
     compared = compared_ring(layer)
-    known, carry = truncation.public_parts(compared, ring, compared.reduce(opened, 0))
-    t = truncation.lifted(ring, party, known, carry, _each_hinge(layer, prepared.lift))
+    known, carry = truncation.public_parts(compared, ring, compared.reduce(beyond, 0))
+    t = truncation.lifted(ring, party, known, carry, sign.each_hinge(layer, prepared.lift))
     kept = yield from select.evaluate(ring, masked, t, known, carry, prepared.select)
     hinges = kept.reshape(len(kept), len(layer.hinges), *x.shape[1:])
     total = hinges[:, 0]

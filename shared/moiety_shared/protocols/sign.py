@@ -29,10 +29,10 @@ from itertools import combinations
 
 import numpy as np
 
-from moiety_shared.lookups import Comparison
+from moiety_shared.lookups import Comparison, Hinged
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Kind, Opening
-from moiety_shared.ring import Array
+from moiety_shared.ring import Array, Ring
 
 _BLOCK = 1 << 15
 
@@ -102,6 +102,18 @@ def _digits(layer: Comparison, values: Array) -> Array:
 def _places(lookups: int) -> Array:
     """What each looked-up bit is worth in its byte, (2D-1, 1)."""
     return (1 << np.arange(lookups, dtype=np.uint8))[:, None]
+
+
+def each_hinge(layer: Hinged, values: Array) -> Array:
+    """(..., size) repeated for every hinge: (..., hinges * size)."""
+    return values if len(layer.hinges) == 1 else np.concatenate((values,) * len(layer.hinges), axis=-1)
+
+
+def beyond_hinges(layer: Hinged, ring: Ring, opened: Array) -> Array:
+    """t^ - h of t^ (rows, size) for every hinge: (rows, hinges * size), under the masks of t^."""
+    if layer.hinges == (0,):
+        return opened
+    return np.concatenate([ring.wrap(opened - opened.dtype.type(h)) for h in layer.hinges], axis=1)
 
 
 def deal(dealer: Dealer, layer: Comparison, r: Array) -> Array:

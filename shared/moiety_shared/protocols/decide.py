@@ -1,0 +1,55 @@
+"""Decisions: a bit for each value, as a ring element. Three rounds.
+
+    1. open t^ = t + r             (q bits a wire)                                                 reduce.py
+    2. open the looked-up bits     (one byte a hinge and wire)    gives shares of the masked signs  sign.py
+    3. open b^ = b xor beta        (one bit a wire)               b, the XOR of all hinges' signs
+
+Signs are XORed before they are opened, and their masks with them, so only the decision's own bit is ever masked. A
+sign is 1 below its hinge: the decision d is b, turned round where the hinges are odd in number. Then d = d^ + (1 - 2
+d^) beta is local with the dealer's beta. It is 0 or 1 whatever t is, so a sum of decisions is a count.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moiety_shared.lookups import Decide
+from moiety_shared.protocols import reduce, sign
+from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols.opening import Evaluation, Kind, Opening
+from moiety_shared.ring import Array, Ring
+
+
+class Prepared(NamedTuple):
+    """[r]_p (rows, size) mod 2^q; sign's tables and monomials; [beta]_p (rows, size) in the plan's ring."""
+
+    mask: Array
+    tables: Array
+    monomials: Array
+    beta: Array
+
+
+def _together(layer: Decide, bits: Array) -> Array:
+    """(rows, hinges * size) to the XOR of the hinges' bits, (rows, size)."""
+    return np.bitwise_xor.reduce(bits.reshape(len(bits), len(layer.hinges), layer.size), axis=1)
+
+
+def deal(dealer: Dealer, layer: Decide) -> None:
+    r = dealer.mask("value", (layer.size,), reduce.opened_ring(layer))
+    beta = sign.deal(dealer, layer, sign.each_hinge(layer, r))
+    dealer.fix("beta", _together(layer, beta).astype(dealer.ring.dtype))
+
+
+def prepare(holder: Holder, layer: Decide) -> Prepared:
+    mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
+    return Prepared(mask, *sign.prepare(holder, layer), holder.fixed("beta", (layer.size,)))
+
+
+def evaluate(ring: Ring, party: int, layer: Decide, x: Array, prepared: Prepared) -> Evaluation:
+    """[x]_p to [d]_p, both (rows, *shape). Three openings."""
+    opened = yield reduce.opening(layer, party, x, prepared.mask)
+    beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)
+    masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.monomials)
+    bits = yield Opening(_together(layer, masked), Kind.BITS)
+    public: Array = (bits ^ (len(layer.hinges) & 1)).astype(ring.dtype)
+    return ring.wrap((1 - 2 * public) * prepared.beta + party * public).reshape(x.shape)

@@ -1,0 +1,51 @@
+"""An index as a one-hot row, of which no value is anything else. One round.
+
+    open t^ = t + r mod 2^w        w bits, as many as the classes need
+
+The dealer fixes e, the one-hot row of r: 2^w ring elements. t = c where r = t^ - c, so the row of t is e, turned round
+and rotated by t^, and each party does that to its share of e. What the rows beyond `classes` say is added to class 0:
+every ring element that a client may share is the index of exactly one class.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moiety_shared.lookups import OneHot
+from moiety_shared.protocols import reduce
+from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols.opening import Evaluation
+from moiety_shared.ring import Array, Ring
+
+
+class Prepared(NamedTuple):
+    """[r]_p (rows, 1) mod 2^w, and [e]_p (rows, 2^w) in the plan's ring."""
+
+    mask: Array
+    row: Array
+
+
+def reference(layer: OneHot, t: Array) -> Array:
+    """The functionality on plain values (rows, 1): (rows, classes)."""
+    index = t & ((1 << layer.opened_bits) - 1)
+    found: Array = np.where(index < layer.classes, index, 0) == np.arange(layer.classes)
+    return found
+
+
+def deal(dealer: Dealer, layer: OneHot) -> None:
+    r = dealer.mask("value", (1,), reduce.opened_ring(layer))
+    dealer.fix("row", (np.arange(1 << layer.opened_bits) == r).astype(dealer.ring.dtype))
+
+
+def prepare(holder: Holder, layer: OneHot) -> Prepared:
+    mask = holder.mask("value", (1,), reduce.opened_ring(layer))
+    return Prepared(mask, holder.fixed("row", (1 << layer.opened_bits,)))
+
+
+def evaluate(ring: Ring, party: int, layer: OneHot, x: Array, prepared: Prepared) -> Evaluation:
+    """[t]_p (rows, 1) to [row]_p (rows, classes). One opening."""
+    opened = yield reduce.opening(layer, party, x, prepared.mask)
+    size = 1 << layer.opened_bits
+    turned = np.take_along_axis(prepared.row, (opened.astype(np.int64) - np.arange(size)) % size, axis=1)
+    turned[:, 0] += turned[:, layer.classes :].sum(axis=1, dtype=turned.dtype)
+    return ring.wrap(turned[:, : layer.classes])
