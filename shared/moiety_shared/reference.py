@@ -93,7 +93,7 @@ def _function(layer: Opened, t: Array, ring: Ring) -> Array:
             return ring.wrap(cast(Array, sum(terms)).astype(ring.dtype))
         case Decide():
             reached = [~_negative(layer, t.astype(np.int64) - h) for h in layer.hinges]
-            return np.logical_xor.reduce(reached).astype(ring.dtype)
+            return cast(Array, np.logical_xor.reduce(reached)).astype(ring.dtype)
         case OneHot():
             return one_hot.reference(layer, t).astype(ring.dtype)
         case MaxPool():

@@ -31,7 +31,8 @@ class Prepared(NamedTuple):
 
 def _together(layer: Decide, bits: Array) -> Array:
     """(rows, hinges * size) to the XOR of the hinges' bits, (rows, size)."""
-    return np.bitwise_xor.reduce(bits.reshape(len(bits), len(layer.hinges), layer.size), axis=1)
+    together: Array = np.bitwise_xor.reduce(bits.reshape(len(bits), len(layer.hinges), layer.size), axis=1)
+    return together
 
 
 def deal(dealer: Dealer, layer: Decide) -> None:
