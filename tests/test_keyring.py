@@ -18,8 +18,8 @@ from moiety_shared.service import keyring as keyring_module
 from moiety_shared.service import keys
 from moiety_shared.service.identity import LINKS, BadIdentity, Identity
 from moiety_shared.service.keyring import Keyring
+from tests.apps import services
 from tests.asgi import listening
-from tests.test_openapi import services
 
 
 @pytest.fixture
