@@ -8,13 +8,57 @@ IMAGES := client crypto-provider party server
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
-.PHONY: demo test test-zoo test-compose test-scale test-simulation docs docs-integrity docs-reference fuzz check bench \
+# Environments of their own: with the lowest versions that pyproject.toml allows, and with a Python newer than the images'.
+LOWEST := .venv-lowest
+NEWEST := .venv-newest
+LOWEST_EXTRAS := client party crypto-provider server onnx syft tracing postgres s3
+LOWEST_TESTS := test_versions test_serving test_uvicorn test_telemetry test_database test_store test_catalogue test_tokens test_onnx \
+  sidecar/test_guard sidecar/test_protocol sidecar/test_tritonclient sdk/test_clients service/test_observed syft/test_revealing
+# What is tested without PyTorch: the client and its sidecar, what the roles share, the services' shell.
+NEWEST_TESTS := test_client test_codecs test_draining test_monitoring test_requests test_serving test_telemetry test_tokens \
+  test_uvicorn sidecar/test_guard sidecar/test_protocol
+# The one on the PATH or pyenv's; else uv looks for one, and fetches it.
+PYTHON_NEWEST = $(firstword $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null) \
+  $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.13*/bin/python3.13) 3.13)
+
+.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation docs docs-integrity docs-reference fuzz check bench \
   browsers lock prometheus postgres nginx sbom clean
 demo: $(VENV)/.installed
 	$(BIN)/moiety demo
 
 test: $(VENV)/.installed
 	$(BIN)/pytest
+
+# The lowest versions run: the hot paths of each role, processes, databases, stores and formats; two to four minutes.
+test-lowest: lowest
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation --reinstall-package moiety .
+	$(LOWEST)/bin/pytest -p no:cacheprovider -m "not long" $(LOWEST_TESTS:%=tests/%.py)
+
+# Python 3.13 runs what needs no PyTorch; the network's plan and some digits come from the environment that has it.
+test-newest: newest
+	$(BIN)/uv pip install --quiet --python $(NEWEST)/bin/python --no-deps --reinstall-package moiety .
+	$(BIN)/python -m tests.mnist $(NEWEST)
+	MOIETY_TEST_MNIST=$(NEWEST) $(NEWEST)/bin/pytest -p no:cacheprovider $(NEWEST_TESTS:%=tests/%.py)
+
+lowest: $(LOWEST)/.installed
+newest: $(NEWEST)/.installed
+
+# uv chooses the versions, pip the build of PyTorch, of which there are several.
+$(LOWEST)/.installed: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m venv --clear --without-pip $(LOWEST)
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python $(LOWEST)/bin/python $(addprefix --extra ,$(LOWEST_EXTRAS)) \
+	  --constraint requirements/torch.txt --no-emit-package torch --excludes requirements/cuda.txt \
+	  pyproject.toml requirements/build.in --output-file $(LOWEST)/versions.txt
+	$(BIN)/python -m pip --python $(LOWEST)/bin/python install --quiet --progress-bar off -r requirements/torch.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps -r $(LOWEST)/versions.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/versions.txt \
+	  pytest hypothesis "moto[s3,server]" "tritonclient[http]"
+	touch $@
+
+$(NEWEST)/.installed: pyproject.toml $(VENV)/.installed
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON_NEWEST) $(NEWEST)
+	$(BIN)/uv pip install --quiet --python $(NEWEST)/bin/python ".[client,tracing,postgres]" alembic websockets pytest hypothesis
+	touch $@
 
 # What the tests of the web page need: Debian's Chromium, and axe-core for what cannot see it. Node.js must be there.
 browsers: tests/web/node_modules/.installed
@@ -109,9 +153,9 @@ bench: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --progress-bar off "torch>=2.9" "torchvision>=0.24"
+	$(BIN)/python -m pip install --quiet --progress-bar off "torch>=2.13" "torchvision>=0.29"
 	$(BIN)/python -m pip install --quiet --progress-bar off -e ".[all,dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) .moiety
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) .moiety

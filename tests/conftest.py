@@ -1,5 +1,7 @@
 """What several folders of tests share."""
 
+import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +11,8 @@ from sqlalchemy import URL
 
 from moiety_client.client import Client
 from moiety_client.local.deployment import Deployment
-from moiety_server import samples, sources
 from moiety_shared.catalogue import Entry, Party, Preprocessing
+from moiety_shared.plan import Plan
 from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import keys
 from moiety_shared.service.identity import LINKS, Identity
@@ -40,7 +42,7 @@ def entry(party_keys: tuple[PrivateKey, PrivateKey]) -> Entry:
         name="mnist",
         version=1,
         upload_id="00" * 16,
-        plan=sources.load("mnist").compile().plan,
+        plan=Plan.model_validate_json(_mnist("plan.json")),
         parties=tuple(  # type: ignore[arg-type]
             Party(name=n, url="http://127.0.0.1:9", sealing_key=k.public.text())
             for n, k in zip(names, party_keys, strict=True)
@@ -54,8 +56,17 @@ def entry(party_keys: tuple[PrivateKey, PrivateKey]) -> Entry:
 @pytest.fixture(scope="session")
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Real MNIST test images (512, 28, 28) and labels."""
-    images, labels = samples.images()
-    return images.numpy(), labels.numpy()
+    written = np.load(io.BytesIO(_mnist("digits.npz")))
+    return written["images"], written["labels"]
+
+
+def _mnist(name: str) -> bytes:
+    """A file that `tests/mnist.py` writes: in MOIETY_TEST_MNIST where PyTorch is not there to make it of."""
+    if folder := os.environ.get("MOIETY_TEST_MNIST"):
+        return (Path(folder) / name).read_bytes()
+    from tests import mnist
+
+    return mnist.FILES[name]()
 
 
 @pytest.fixture(scope="session")

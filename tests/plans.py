@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from moiety_shared.fixed_point import RingArray
 from moiety_shared.layers import Linear, Mul, Open
 from moiety_shared.local import Combine, Sum
 from moiety_shared.lookups import OneHot, ReLU, TopK
 from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
-from moiety_shared.ring import Array
 
 CLASSES = 5
 SIZE = 4
@@ -22,13 +22,13 @@ def _top(**how: object) -> TopK:
     return TopK.model_validate(common | how)
 
 
-def weights() -> dict[str, Array]:
+def weights() -> dict[str, RingArray]:
     """Of the linear layer: whole numbers, so that scores come out exactly."""
     weight = np.arange(CLASSES * SIZE, dtype=np.int32).reshape(CLASSES, SIZE)
     return {"l.weight": weight * 7 % 11 - 5, "l.bias": np.arange(CLASSES, dtype=np.int32)}
 
 
-def scores(x: Array) -> Array:
+def scores(x: RingArray) -> RingArray:
     """The linear layer on encoded inputs."""
     w = weights()
     return x[:, :SIZE].astype(np.int64) @ w["l.weight"].T + w["l.bias"]
@@ -77,7 +77,7 @@ def branches() -> Plan:
     return Plan(ring_bits=32, input=X, layers=(*_SCORES, *sides, joined), output=Output(wire="sum", shape=(CLASSES,)))
 
 
-def random_inputs(rows: int, seed: int = 0) -> Array:
+def random_inputs(rows: int, seed: int = 0) -> RingArray:
     """Encoded inputs inside of the range."""
     words = np.arange(rows * SIZE, dtype=np.int64) * 2654435761 + seed * 97
     return (words % 257 - 128).astype(np.int32).reshape(rows, SIZE)

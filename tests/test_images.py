@@ -84,7 +84,8 @@ def test_a_role_has_only_its_extra(folder: str) -> None:
 @images
 def test_an_image_has_a_numeric_user_labels_and_no_shell_to_start_with(folder: str) -> None:
     dockerfile = (ROOT / folder / "Dockerfile").read_text()
-    stages = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    base = "".join(re.findall(r"\AARG PYTHON=(\S+)$", re.sub(r"^#.*\n", "", dockerfile, flags=re.M), re.M))
+    stages = [base if stage == "$PYTHON" else stage for stage in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)]
     assert len(stages) > 2 and set(stages) == {"python:3.11-slim-bookworm"}
     assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == ["10001:10001"]
     assert 'ENTRYPOINT ["/venv/bin/moiety"]' in dockerfile

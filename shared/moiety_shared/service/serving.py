@@ -201,6 +201,7 @@ def _operators(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config | None
         operating.build(app, settings),
         host=settings.metrics_host,
         port=settings.metrics_port,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
