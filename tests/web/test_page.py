@@ -77,7 +77,7 @@ def test_what_it_shows_is_what_was_measured(page: Page) -> None:
 
 
 def test_its_foot_says_who_could_reveal_everything(page: Page) -> None:
-    expect(page.locator("footer")).to_contain_text("Any two of the three who compute, Alice, Bob and the crypto provider")
+    expect(page.locator("footer")).to_contain_text("Any two of the three who compute, Alice, Bob and the crypto")
 
 
 def test_two_calls_have_other_shares(page: Page) -> None:
