@@ -44,7 +44,7 @@ def services(
     with closing(records(owner)) as db:
         begun = Uploads(db).begin(entry.name)
         members = {"upload_id": begun.upload_id, "version": begun.version}
-        Catalogue(db).add(sign(entry.model_copy(update=members), Ed25519PrivateKey.generate()), activate=True)
+        Catalogue(db).add(entry.model_copy(update=members), Ed25519PrivateKey.generate())
     yield "server", server.build(owner, identities["server"]), owner
     for role in ("alice", "bob"):
         yield role, party.build(a_party(role, root / role), identities[role]), a_party(role, root / role)

@@ -16,7 +16,7 @@ from moiety_shared.plan import Plan
 from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import keys
 from moiety_shared.service.identity import LINKS, Identity
-from tests import databases
+from tests import databases, plans
 from tests.collector import Collector
 from tests.databases import Postgres
 
@@ -50,6 +50,7 @@ def entry(party_keys: tuple[PrivateKey, PrivateKey]) -> Entry:
         max_rows=512,
         preprocessing=Preprocessing(channels=1, size=(28, 28), mean=(0.1307,), std=(0.3081,)),
         classes=tuple("0123456789"),
+        **plans.TERM,  # type: ignore[arg-type]
     )
 
 

@@ -8,6 +8,8 @@ from moiety_shared.local import Combine, Sum
 from moiety_shared.lookups import OneHot, ReLU, TopK
 from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
 
+TERM = {"revision": 1, "active": True, "issued": 1_700_000_000, "expires": 4_000_000_000}
+"""What is signed with an entry that clients believe, and that nobody needs to renew, for these tests' lifetime."""
 CLASSES = 5
 SIZE = 4
 X = Input(name="x", shape=(SIZE,), frac_bits=4, low=-8, high=8)

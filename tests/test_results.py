@@ -45,6 +45,7 @@ class Service:
                 Party(name=n, url="https://p", sealing_key=k.public.text()) for n, k in zip(names, keys, strict=True)
             ),
             max_rows=100,
+            **plans.TERM,  # type: ignore[arg-type]
         )
         self.results: list[list[Array]] = []
 

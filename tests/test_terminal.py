@@ -36,7 +36,7 @@ def test_status_shows_it_so(capsys: pytest.CaptureFixture[str]) -> None:
         role="alice", url="https://a", state="down", problem=EVIL, version=EVIL, pools=[Pool(EVIL, EVIL, 1, 2)],
         last_problems=[LastProblem(EVIL, 0.0)],
     )  # fmt: skip
-    for models in ([], [Model(name="m", version=1, description=EVIL)]):
+    for models in ([], [Model(name="m", version=1, description=EVIL, expires=4e9)]):
         Console(width=1000).print(screen.screen(Status(time=1.0, roles=[role], models=models)))
         out, _ = capsys.readouterr()
         assert harmless(out) and out.count("[red]hello") >= 4

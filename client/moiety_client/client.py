@@ -38,9 +38,10 @@ class Client(Core):
     `owner_key` pins the model owner; without it the first key seen is trusted, with a warning. `token` lets the client
     in, `key` (a file, or its PEM) is the private key that the token is bound to, by default the file that
     MOIETY_CLIENT_KEY_FILE names, and `ca` (a file, or its PEM) is the deployment's CA if it is not one that this system
-    trusts. The owner's access file holds all of these: `Client.from_access("access.json")`. `timeout`: seconds that a
-    call may take, with all its repetitions. `telemetry`: where spans go, by default to the application's own
-    OpenTelemetry, and whether the service is told of them.
+    trusts. The owner's access file holds all of these: `Client.from_access("access.json")`. `state` is a file that
+    remembers the newest entry seen of each model, by default the one that MOIETY_CLIENT_STATE names; without one, this
+    client remembers for itself. `timeout`: seconds that a call may take, with all its repetitions. `telemetry`: where
+    spans go, by default to the application's own OpenTelemetry, and whether the service is told of them.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Client(Core):
         token: str = "",
         key: Path | str | None = None,
         ca: Path | str | None = None,
+        state: Path | str | None = None,
         timeout: float = 30.0,
         telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, key, timeout, telemetry)
+        super().__init__(catalogue_url, owner_key, token, key, state, timeout, telemetry)
         with trusting():
             self._http = http.client("", timeout=timeout, ca=ca)
 
@@ -64,12 +66,13 @@ class Client(Core):
         file: Path | str,
         *,
         key: Path | str | None = None,
+        state: Path | str | None = None,
         timeout: float = 30.0,
         telemetry: Telemetry | None = None,
     ) -> Self:
         """A client with what an owner's access file says; `key` is for a file that holds none. Raises
         AccessFileError."""
-        return cls(**read_access(file, key), timeout=timeout, telemetry=telemetry)
+        return cls(**read_access(file, key), state=state, timeout=timeout, telemetry=telemetry)
 
     def __enter__(self) -> Self:
         return self
@@ -188,10 +191,11 @@ class AsyncClient(Core):
         token: str = "",
         key: Path | str | None = None,
         ca: Path | str | None = None,
+        state: Path | str | None = None,
         timeout: float = 30.0,
         telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, key, timeout, telemetry)
+        super().__init__(catalogue_url, owner_key, token, key, state, timeout, telemetry)
         with trusting():
             self._http = http.async_client("", timeout=timeout, ca=ca)
 
@@ -201,11 +205,12 @@ class AsyncClient(Core):
         file: Path | str,
         *,
         key: Path | str | None = None,
+        state: Path | str | None = None,
         timeout: float = 30.0,
         telemetry: Telemetry | None = None,
     ) -> Self:
         """See Client.from_access."""
-        return cls(**read_access(file, key), timeout=timeout, telemetry=telemetry)
+        return cls(**read_access(file, key), state=state, timeout=timeout, telemetry=telemetry)
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from operator import length_hint
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,7 +75,8 @@ def models(
     if as_json:
         lines(map(_as_data, entries))
     elif name:
-        table(("", ""), entries[0].facts().items(), header=False)
+        until = datetime.fromtimestamp(entries[0].expires, UTC).strftime("%Y-%m-%d")
+        table(("", ""), [*entries[0].facts().items(), ("valid until", until)], header=False)
     elif not entries:
         say("the catalogue is empty")
     else:
@@ -212,7 +214,9 @@ def _code(error: "MoietyError") -> Exit:
     from moiety_client import errors
 
     match error:
-        case errors.InvalidInput() | errors.AccessFileError() | errors.InsecureAddress() | errors.ResumeRefused():
+        case errors.InvalidInput() | errors.InsecureAddress() | errors.ResumeRefused():
+            return Exit.USAGE
+        case errors.AccessFileError() | errors.StateFileError():
             return Exit.USAGE
         case errors.ServiceUnavailable() | errors.QuotaExceeded() | errors.CatalogueUnavailable():
             return Exit.UNAVAILABLE

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from moiety_client.errors import (
     AccessFileError,
     CatalogueError,
     CatalogueUnavailable,
+    ExpiredEntry,
     InsecureAddress,
     MoietyError,
     UnknownModel,
@@ -27,6 +29,7 @@ from moiety_client.errors import (
 )
 from moiety_client.exchange import Call, Holder, Sealer
 from moiety_client.settings import SdkSettings
+from moiety_client.state import State
 from moiety_client.steps import Fetch, Steps, Work
 from moiety_client.tasks import Answer, Draw, Result, Task
 from moiety_client.telemetry import Asking, Telemetry
@@ -55,12 +58,15 @@ class Core:
         owner_key: str,
         token: str,
         key: Path | str | None,
+        state: Path | str | None,
         timeout: float,
         telemetry: Telemetry | None,
     ) -> None:
         self._catalogue = _encrypted(catalogue_url, "the catalogue")
         self._owner_key = owner_key
-        self._holder = Holder(token, private_key(key or SdkSettings().key_file))
+        settings = SdkSettings()
+        self._holder = Holder(token, private_key(key or settings.key_file))
+        self._state = State(Path(state) if state else settings.state)
         self._timeout = timeout
         self._telemetry = telemetry or Telemetry()
         self._sealers: dict[str, Sealer] = {}
@@ -90,24 +96,29 @@ class Core:
         return (yield from self._sealer(name, refresh)).entry
 
     def _sealer(self, name: str, refresh: bool = False) -> Steps[Sealer]:
-        if refresh or name not in self._sealers:
+        if refresh or name not in self._sealers or self._sealers[name].entry.expires <= time.time():
             url = f"{self._catalogue}/v1/models/{quote(name, safe='')}"
             with self._catalogue_errors():
-                self._sealers[name] = self._trust((yield Fetch("GET", url, self._timeout)))
+                response = yield Fetch("GET", url, self._timeout)
+                self._sealers[name] = yield Work(partial(self._trust, name, response))
         return self._sealers[name]
 
-    def _trust(self, response: httpx.Response) -> Sealer:
+    def _trust(self, name: str, response: httpx.Response) -> Sealer:
+        """Raises UntrustedEntry and its kinds, StateFileError. Nothing of an entry that is refused is remembered."""
         signed = SignedEntry.model_validate_json(http.check(response).content)
-        if not self._owner_key:
-            warnings.warn("no owner_key pinned: trusting the key that the catalogue itself names", stacklevel=2)
-            self._owner_key = signed.owner_key
-        try:
-            entry = signed.verify(self._owner_key)
-        except BadSignature as error:
-            raise UntrustedEntry(
-                f"{error}: ask the owner for their key, and who changed the catalogue if it differs"
-            ) from error
-        _encrypted(entry.parties[0].url, "alice")
+        with self._state.changing() as seen:
+            pinned = self._owner_key or seen.owners.get(self._catalogue, "")
+            if not pinned:
+                warnings.warn("no owner_key pinned: trusting the key that the catalogue itself names", stacklevel=2)
+            owner_key = pinned or signed.owner_key
+            entry = _verified(signed, owner_key)
+            revisions = seen.revisions.setdefault(owner_key, {})
+            _check_current(entry, name, revisions.get(name, 0))
+            _encrypted(entry.parties[0].url, "alice")
+            revisions[name] = entry.revision
+            if not self._owner_key:
+                seen.owners[self._catalogue] = owner_key
+        self._owner_key = owner_key
         return self.sealer(entry)
 
     @contextmanager
@@ -197,6 +208,38 @@ class Core:
                 if problem.kind in (*_ENTRY_IS_OLD, ProblemType.REQUEST_EXPIRED):
                     raise
                 pause = _pause(problem, deadline, pause)
+
+
+def _verified(signed: SignedEntry, owner_key: str) -> Entry:
+    """Raises UntrustedEntry."""
+    try:
+        return signed.verify(owner_key)
+    except BadSignature as error:
+        raise UntrustedEntry(
+            f"{error}: ask the owner for their key, and who changed the catalogue if it differs"
+        ) from error
+
+
+def _check_current(entry: Entry, name: str, seen: int) -> None:
+    """Raises UntrustedEntry unless this is the model's active entry, of the highest revision seen; ExpiredEntry."""
+    if entry.name != name:
+        raise UntrustedEntry(f"the catalogue gave model {entry.name!r} for {name!r}: ask the owner who changed it")
+    if not entry.active:
+        raise UntrustedEntry(
+            f"the catalogue gave version {entry.version} of {name!r}, which is not the active one: ask the owner who "
+            "changed it"
+        )
+    if entry.revision < seen:
+        raise UntrustedEntry(
+            f"the catalogue gave an older entry of {name!r} than before (revision {entry.revision}, not {seen}): ask "
+            "the owner who changed it"
+        )
+    if entry.expires <= time.time():
+        over = datetime.fromtimestamp(entry.expires, UTC)
+        raise ExpiredEntry(
+            f"the entry of {name!r} was good until {over:%Y-%m-%d %H:%M} UTC: the owner renews it with moiety refresh; "
+            "if that was done, set the clock here, or ask who shows you an old one"
+        )
 
 
 def _read(call: Call, response: httpx.Response) -> Answer:

@@ -3,12 +3,14 @@
 MoietyError
 ├── InvalidInput             the arrays do not fit the model; nothing was sent   (also a ValueError)
 ├── AccessFileError          there is no access file, or it is not one
+├── StateFileError           the file that remembers what was seen of catalogues cannot be used; nothing was sent
 ├── ResumeRefused            the file of an interrupted run is of another one; nothing was sent
 ├── InsecureAddress          plain HTTP to another machine; nothing was sent
 ├── CatalogueError           the owner's catalogue
 │   ├── CatalogueUnavailable it does not answer, or not now; safe to try again
 │   ├── UnknownModel         it has no such model
-│   └── UntrustedEntry       the entry is not signed by the key you pinned
+│   └── UntrustedEntry       the entry is not of the owner you pinned, not the one asked for, or older than one seen
+│       └── ExpiredEntry     its time is over: the owner did not renew it, or somebody shows an old one
 ├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
 ├── RequestRefused           a party will not do this; `problem` says which rule
 │   ├── NotAllowed           no token, or one that is not for this
@@ -34,6 +36,10 @@ class AccessFileError(MoietyError):
     """The access file cannot be read."""
 
 
+class StateFileError(MoietyError):
+    """The file that MOIETY_CLIENT_STATE names is of something else, or cannot be written."""
+
+
 class ResumeRefused(MoietyError):
     """The file to go on with is of other inputs, another model or another batch, or is no such file."""
 
@@ -55,7 +61,11 @@ class UnknownModel(CatalogueError):
 
 
 class UntrustedEntry(CatalogueError):
-    """The catalogue entry is not signed by the pinned owner key."""
+    """The catalogue entry is not signed by the pinned owner key, not the one asked for, or older than one seen."""
+
+
+class ExpiredEntry(UntrustedEntry):
+    """The catalogue entry's time is over."""
 
 
 class ResultRejected(MoietyError):

@@ -65,14 +65,16 @@ def screen(status: Status) -> RenderableType:
             "\n".join(f"{_said(last.problem)} {_ago(status.time - last.time)} ago" for last in role.last_problems)
             or "-",
         )
-    models = Table("model", "version", "rows of randomness", "description", title="models")
+    models = Table("model", "version", "entry", "rows of randomness", "description", title="models")
     for model in status.models:
         stock = "\n".join(_stock(status, model.name, str(model.version))) or "-"
-        models.add_row(model.name, str(model.version), stock, _said(model.description))
+        until = _days(model.expires, status.time)
+        models.add_row(model.name, str(model.version), until, stock, _said(model.description))
     if not status.models:  # without an access file: what the parties tell
         for role in status.roles:
             for pool in role.pools:
-                models.add_row(_said(pool.model), _said(pool.version), f"{role.role} {pool.rows} of {pool.target}", "")
+                stock = f"{role.role} {pool.rows} of {pool.target}"
+                models.add_row(_said(pool.model), _said(pool.version), "-", stock, "")
     return Group(roles, models, f"[dim]{_utc(status.time)}[/]")
 
 
@@ -93,10 +95,12 @@ def _figures(values: Mapping[str, float], form: str) -> str:
 
 
 def _expiry(role: Role, now: float) -> str:
-    if role.certificate_expires is None:
-        return "-"
-    days = (role.certificate_expires - now) / 86400
-    text = f"{_utc(role.certificate_expires)[:10]}\n{days:.0f} days"
+    return "-" if role.certificate_expires is None else _days(role.certificate_expires, now)
+
+
+def _days(expires: float, now: float) -> str:
+    days = (expires - now) / 86400
+    text = f"{_utc(expires)[:10]}\n{days:.0f} days"
     return f"[red]{text}[/]" if days < _SOON_DAYS else text
 
 
@@ -118,6 +122,8 @@ def _data(status: Status) -> dict[str, Any]:
         role["certificate_expires"] = _iso(role["certificate_expires"])
         for last in role["last_problems"]:
             last["time"] = _iso(last["time"])
+    for model in document["models"]:
+        model["expires"] = _iso(model["expires"])
     return document
 
 

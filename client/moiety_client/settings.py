@@ -19,6 +19,11 @@ class SdkSettings(BaseSettings):
         description="Private key that the token is bound to, as `moiety keys client` makes it: for an access file that "
         "holds none.",
     )
+    state: Path | None = Field(
+        None,
+        description="File that remembers the newest catalogue entry seen of each model, so that no process that starts "
+        "later believes an older one. Default: each process remembers for itself.",
+    )
 
 
 class ClientSettings(SdkSettings, ServiceSettings):

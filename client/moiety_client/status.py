@@ -67,6 +67,7 @@ class Model:
     name: str
     version: int
     description: str
+    expires: float  # clients believe its entry so long
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class Observer:
         if entries:
             roles |= self._parties(entries[0])
         for entry in entries:
-            yield Model(entry.name, entry.version, entry.description)
+            yield Model(entry.name, entry.version, entry.description, entry.expires)
 
     def _parties(self, entry: Entry) -> dict[str, Role]:
         """Both. A client need not reach bob: alice does, and is ready only if he answers her."""

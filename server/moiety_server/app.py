@@ -1,5 +1,6 @@
 """The owner's HTTP interface: the published models, which clients read from it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 
@@ -11,11 +12,13 @@ from prometheus_client import CollectorRegistry, Gauge
 from moiety_server.catalogue import Catalogue
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
-from moiety_shared.catalogue import Access, SignedEntry
+from moiety_shared.catalogue import Access, Entry, SignedEntry
 from moiety_shared.layers import Public
+from moiety_shared.problems import Problem
 from moiety_shared.service import tracing
 from moiety_shared.service.app import create_app
 from moiety_shared.service.identity import Identity
+from moiety_shared.service.logs import log, where
 from moiety_shared.service.metrics import Metrics
 
 
@@ -36,6 +39,47 @@ class ServerMetrics(Metrics):
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("server", registry)
         self.models = Gauge("moiety_published_models", "Models that have an active version.", registry=registry)
+        self.expiry = Gauge(
+            "moiety_catalogue_entry_expiry_timestamp_seconds",
+            "Until when clients believe the model's active entry.",
+            ["model"],
+            registry=registry,
+        )
+
+    def published(self, entries: list[Entry]) -> None:
+        """Tell what is active now."""
+        self.models.set(len(entries))
+        self.expiry.clear()
+        for entry in entries:
+            self.expiry.labels(entry.name).set(entry.expires)
+
+
+_RENEW_SECONDS = 3600.0
+
+
+@asynccontextmanager
+async def renewing(catalogue: Catalogue, identity: Identity, metrics: ServerMetrics) -> AsyncIterator[None]:
+    """Once an hour, from now on: what has had half of its time is signed anew, if the signing key is here."""
+
+    async def renew() -> None:
+        while True:
+            try:
+                if identity.signs:
+                    for _ in await run_in_threadpool(catalogue.renew, identity.signing_key):
+                        log().info("entry renewed")
+                metrics.published([signed.entry for signed in await run_in_threadpool(catalogue.all)])
+            except Problem as problem:
+                log().warning("not renewed", problem=problem.kind.name)
+            except Exception as error:
+                log().error("not renewed", where=where(error))
+            await asyncio.sleep(_RENEW_SECONDS)
+
+    task = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def build(
@@ -49,12 +93,12 @@ def build(
     metrics = metrics or ServerMetrics(CollectorRegistry())
 
     async def ready() -> None:
-        metrics.models.set(len(await run_in_threadpool(catalogue.all)))
+        metrics.published([signed.entry for signed in await run_in_threadpool(catalogue.all)])
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         with closing(db):
-            async with identity.keyring.wiping():
+            async with identity.keyring.wiping(), renewing(catalogue, identity, metrics):
                 yield
 
     app = create_app("model owner", lifespan=lifespan, ready=ready, metrics=metrics, tracer=tracer)

@@ -1,11 +1,15 @@
 """The published models: versions of each, as signed entries, in the owner's database."""
 
+import json
+import time
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, select, update
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import ColumnElement, Connection, Select, Table, case, delete, func, select, update
 
-from moiety_server.records import GONE, PUBLISHED, UPLOADING, active, entries, uploads
-from moiety_shared.catalogue import SignedEntry
+from moiety_server.records import GONE, PUBLISHED, UPLOADING, active, entries, revisions, uploads
+from moiety_shared.catalogue import Entry, Party, SignedEntry, sign
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.database import Database, insert_new
 
@@ -13,34 +17,35 @@ _MOST_VERSIONS = 1 << 31
 
 
 class Catalogue:
-    """Versions of models, each a signed entry, and which of them is active."""
+    """Versions of models, each a signed entry, and which of them is active.
 
-    def __init__(self, db: Database) -> None:
+    Whatever is signed gets the name's next revision, in the transaction that stores it: what clients saw last is
+    always what is served, whoever else publishes, activates or renews at the same time.
+    """
+
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
         self._db = db
+        self._clock = clock
 
     def get(self, name: str, version: int | None = None) -> SignedEntry:
-        """A version, or the active one. Raises Problem UNKNOWN_MODEL."""
-        if version is None:
-            same = (entries.c.name == active.c.name) & (entries.c.version == active.c.version)
-            chosen = select(entries.c.signed).join(active, same).where(_named(entries, name))
-        else:
-            chosen = select(entries.c.signed).where(_one(name, version))
-        with self._db.read() as db:
-            found = db.execute(chosen).scalar_one_or_none()
-        if found is None:
-            raise Problem(ProblemType.UNKNOWN_MODEL, "the catalogue has no model of that name and version")
-        return SignedEntry.model_validate_json(found)
+        """A version, or the active one. Raises Problem UNKNOWN_MODEL, or UNSUPPORTED_VERSION where an older release
+        signed it."""
+        return SignedEntry.model_validate_json(self._text(name, version))
+
+    def upload_id(self, name: str, version: int) -> str:
+        """Which upload it is, also where an older release signed it. Raises Problem UNKNOWN_MODEL."""
+        return str(json.loads(self._text(name, version))["entry"]["upload_id"])
 
     def names(self) -> list[str]:
         with self._db.read() as db:
             return list(db.execute(select(entries.c.name).distinct().order_by(entries.c.name)).scalars())
 
     def all(self) -> list[SignedEntry]:
-        """The active version of every model."""
+        """The active version of every model; none that an older release signed, which clients cannot read."""
         same = (entries.c.name == active.c.name) & (entries.c.version == active.c.version)
         with self._db.read() as db:
             found = db.execute(select(entries.c.signed).join(active, same).order_by(entries.c.name)).scalars().all()
-        return [SignedEntry.model_validate_json(signed) for signed in found]
+        return [signed for signed in map(_read, found) if signed is not None]
 
     def versions(self, name: str) -> list[int]:
         """Rising. Empty for a name that is not there."""
@@ -53,47 +58,105 @@ class Catalogue:
             row = db.execute(_of(active, name)).one_or_none()
         return row.version if row is not None else None
 
-    def add(self, signed: SignedEntry, *, activate: bool) -> None:
-        """A version whose upload is done. It is active at once if that is wanted and no newer one is there.
+    def add(self, entry: Entry, key: Ed25519PrivateKey) -> SignedEntry:
+        """A version whose upload is done. It is active at once if `entry` is, and no newer one is there.
 
         Raises Problem UPLOAD_CONFLICT when the upload is not on record, or was withdrawn meanwhile.
         """
-        entry = signed.entry
         mine = (uploads.c.upload_id == entry.upload_id) & (uploads.c.state == UPLOADING)
         with self._db.write() as db:
+            self._next_revision(db, entry.name)
             if db.execute(update(uploads).where(mine).values(state=PUBLISHED)).rowcount != 1:
                 raise Problem(ProblemType.UPLOAD_CONFLICT, "it was withdrawn before it was published")
-            values = {"name": entry.name, "version": entry.version, "signed": signed.model_dump_json()}
-            db.execute(entries.insert().values(**values))
             newest = db.execute(select(func.max(entries.c.version)).where(entries.c.name == entry.name)).scalar_one()
-            if activate and newest == entry.version:
-                _activate(db, entry.name, entry.version)
+            is_newest = newest is None or newest < entry.version
+            return self._sign(db, entry.model_copy(update={"active": entry.active and is_newest}), key)
 
-    def replace(self, signed: SignedEntry) -> bool:
-        """Put an entry in the place of the one of its version. Returns whether that was still there: not if it was
-        withdrawn."""
+    def activate(self, name: str, version: int, key: Ed25519PrivateKey) -> None:
+        """What clients get from now on. Raises Problem UNKNOWN_MODEL, UNSUPPORTED_VERSION."""
+        self.get(name, version)
         with self._db.write() as db:
-            this = _one(signed.entry.name, signed.entry.version)
-            return db.execute(update(entries).where(this).values(signed=signed.model_dump_json())).rowcount == 1
+            entry = self._locked(db, name, version)
+            if entry is None:
+                raise Problem(ProblemType.UNKNOWN_MODEL, "it was withdrawn meanwhile")
+            self._sign(db, self._renewed(entry, active=True), key)
 
-    def activate(self, name: str, version: int) -> None:
-        """What clients get from now on. Raises Problem UNKNOWN_MODEL."""
-        with self._db.write() as db:
-            # Locked, so that it is not withdrawn between the statements.
-            if db.execute(select(entries.c.version).where(_one(name, version)).with_for_update()).first() is None:
-                raise Problem(ProblemType.UNKNOWN_MODEL, "the catalogue has no model of that name and version")
-            _activate(db, name, version)
-
-    def delete(self, name: str, version: int) -> None:
+    def delete(self, name: str, version: int, key: Ed25519PrivateKey) -> None:
         """Forget a version that both parties have wiped; the newest that is left is active if it was this one."""
         this = {"name": name, "version": version}
         with self._db.write() as db:
+            self._next_revision(db, name)
             db.execute(update(uploads).filter_by(**this).values(state=GONE))
             db.execute(delete(entries).filter_by(**this))
             was_active = db.execute(delete(active).filter_by(**this)).rowcount == 1
             left = [row.version for row in db.execute(_of(entries, name))]
-            if was_active and left:
-                _activate(db, name, max(left))
+            readable = (entry for version in sorted(left, reverse=True) if (entry := _entry(db, name, version)))
+            if was_active and (newest := next(readable, None)) is not None:
+                self._sign(db, self._renewed(newest, active=True), key)
+
+    def renew(self, key: Ed25519PrivateKey, parties: tuple[Party, Party] | None = None) -> list[tuple[str, int]]:
+        """Sign anew what has had half of its time, and what names others than these parties. Returns what that was."""
+        known = [(name, version) for name in self.names() for version in self.versions(name)]
+        return [(name, version) for name, version in known if self._renew(name, version, key, parties)]
+
+    def _renew(self, name: str, version: int, key: Ed25519PrivateKey, parties: tuple[Party, Party] | None) -> bool:
+        def wants(entry: Entry | None) -> bool:
+            return entry is not None and (entry.is_due(self._clock()) or parties not in (None, entry.parties))
+
+        with self._db.read() as db:
+            if not wants(_entry(db, name, version)):
+                return False
+        with self._db.write() as db:
+            entry = self._locked(db, name, version)
+            if entry is None or not wants(entry):
+                return False
+            chosen = db.execute(_of(active, name)).one_or_none()
+            is_active = chosen is not None and chosen.version == version
+            self._sign(db, self._renewed(entry, active=is_active, parties=parties or entry.parties), key)
+            return True
+
+    def _locked(self, db: Connection, name: str, version: int) -> Entry | None:
+        """As it is now, and nobody else changes anything of this name until the transaction ends."""
+        self._next_revision(db, name)
+        return _entry(db, name, version)
+
+    def _renewed(self, entry: Entry, **change: object) -> Entry:
+        """For as long again as it was issued for."""
+        now = int(self._clock())
+        return entry.model_copy(update={"issued": now, "expires": now + entry.expires - entry.issued, **change})
+
+    def _sign(self, db: Connection, entry: Entry, key: Ed25519PrivateKey) -> SignedEntry:
+        revision = self._next_revision(db, entry.name)
+        signed = sign(entry.model_copy(update={"revision": revision}), key)
+        found, text = {"name": entry.name, "version": entry.version}, signed.model_dump_json()
+        if not insert_new(db, entries, {**found, "signed": text}):
+            db.execute(update(entries).filter_by(**found).values(signed=text))
+        if entry.active and not insert_new(db, active, found):
+            db.execute(update(active).filter_by(name=entry.name).values(version=entry.version))
+        return signed
+
+    def _next_revision(self, db: Connection, name: str) -> int:
+        """Higher than any before, and than any that a restored backup has forgotten: the time is the least. The row is
+        locked until the transaction ends."""
+        now, kept = int(self._clock()), revisions.c.revision
+        if insert_new(db, revisions, {"name": name, "revision": now}):
+            return now
+        higher = case((kept >= now, kept + 1), else_=now)
+        raised = update(revisions).filter_by(name=name).values(revision=higher).returning(kept)
+        return int(db.execute(raised).scalar_one())
+
+    def _text(self, name: str, version: int | None) -> str:
+        """A SignedEntry of this or an older release, as JSON."""
+        if version is None:
+            same = (entries.c.name == active.c.name) & (entries.c.version == active.c.version)
+            chosen = select(entries.c.signed).join(active, same).where(_named(entries, name))
+        else:
+            chosen = select(entries.c.signed).where(_one(name, version))
+        with self._db.read() as db:
+            found = db.execute(chosen).scalar_one_or_none()
+        if found is None:
+            raise Problem(ProblemType.UNKNOWN_MODEL, "the catalogue has no model of that name and version")
+        return str(found)
 
 
 def _of(table: Table, name: str) -> Select[Any]:
@@ -111,6 +174,16 @@ def _one(name: str, version: int) -> ColumnElement[bool]:
     return _named(entries, name) & (entries.c.version == (version if 0 < version < _MOST_VERSIONS else 0))
 
 
-def _activate(db: Connection, name: str, version: int) -> None:
-    if not insert_new(db, active, {"name": name, "version": version}):
-        db.execute(update(active).filter_by(name=name).values(version=version))
+def _entry(db: Connection, name: str, version: int) -> Entry | None:
+    """None for what is not there, and for what an older release signed."""
+    text = db.execute(select(entries.c.signed).where(_one(name, version))).scalar_one_or_none()
+    signed = _read(text) if text is not None else None
+    return signed.entry if signed is not None else None
+
+
+def _read(text: str) -> SignedEntry | None:
+    """None for one that an older release signed."""
+    try:
+        return SignedEntry.model_validate_json(text)
+    except Problem:
+        return None

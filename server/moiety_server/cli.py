@@ -152,6 +152,15 @@ def publish(
     activate: Annotated[
         bool, typer.Option(help="Let clients have this version at once; or later, with `moiety activate`.")
     ] = True,
+    valid_days: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=3650,
+            help="How long clients may use the entry. It is signed anew when half of that is over: by the catalogue's "
+            "service, or by moiety refresh where that does not hold the signing key.",
+        ),
+    ] = 90,
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing where clients have a version of it already.")
     ] = False,
@@ -188,6 +197,7 @@ def publish(
                 description=source.description,
                 access="open" if open_to_all else "token",
                 activate=activate,
+                valid_days=valid_days,
                 progress=say,
             )
     except NotServable as error:

@@ -11,7 +11,7 @@ from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued
 from moiety_server.uploads import Uploads
-from moiety_shared.catalogue import Entry, Hex16, Party, sign
+from moiety_shared.catalogue import Entry, Hex16, Party
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import PublicKey
@@ -107,27 +107,24 @@ class Owner:
             raise Problem(ProblemType.INVALID_INPUT, str(refused)) from None
 
     def refresh(self) -> list[str]:
-        """Sign the parties' current keys and addresses into every entry. Returns the entries that changed."""
-        parties, changed = self.parties(), []
-        for name in self.catalogue.names():
-            for version in self.catalogue.versions(name):
-                entry = self.catalogue.get(name, version).entry
-                signed = sign(entry.model_copy(update={"parties": parties}), self.identity.signing_key)
-                if entry.parties != parties and self.catalogue.replace(signed):
-                    changed.append(f"{name} {version}")
-        return changed
+        """Sign the parties' current keys and addresses into every entry, and renew each that has had half of its time.
+
+        Returns the entries that changed.
+        """
+        renewed = self.catalogue.renew(self.identity.signing_key, self.parties())
+        return [f"{name} {version}" for name, version in renewed]
 
     def activate(self, name: str, version: int) -> None:
         """What clients get from now on, be it newer or older. Raises UNKNOWN_MODEL."""
         with self.audit.event("activate", subject="owner", model=name):
-            self.catalogue.activate(name, version)
+            self.catalogue.activate(name, version, self.identity.signing_key)
 
     def withdraw(self, name: str, version: int) -> None:
         """Take a version out of the catalogue and have its shares wiped. May be repeated when a party was away."""
-        upload_id = self.catalogue.get(name, version).entry.upload_id
+        upload_id = self.catalogue.upload_id(name, version)
         with self.audit.event("withdraw", subject="owner", model=name, upload=upload_id):
             self._wipe(upload_id)
-            self.catalogue.delete(name, version)
+            self.catalogue.delete(name, version, self.identity.signing_key)
 
     def remove(self, upload_id: str) -> None:
         """Have an upload wiped that no catalogue entry names: its publish did not come to its end. May be repeated.

@@ -148,7 +148,7 @@ def uploads(as_json: Json = False) -> None:
 def refresh(as_json: Json = False) -> None:
     """Sign the parties' current keys and addresses into the catalogue: after `moiety keys rotate`, or a move.
 
-    Prints the entries that changed.
+    Entries that have had half of their time are signed anew as well. Prints the entries that changed.
     """
     with owner() as us:
         changed = us.refresh()

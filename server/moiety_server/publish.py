@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from moiety_server import canaries
 from moiety_server.compile import Compiled
 from moiety_server.owner import NAMES, Owner
-from moiety_shared.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign, sign_manifest
+from moiety_shared.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign_manifest
 from moiety_shared.layers import ring_bytes, ring_dtype
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
@@ -22,6 +22,9 @@ from moiety_shared.signing import key_text
 from moiety_shared.upload import Draws, MaskedModel
 from moiety_shared.wire import OwnerCount
 
+VALID_DAYS = 90
+"""An entry is signed anew after half of it: so long may the signing key, or the catalogue, be away."""
+_DAY = 86400
 _POLL_SECONDS = 0.1
 
 
@@ -46,6 +49,7 @@ def publish(
     access: Access = "token",
     activate: bool = True,
     offer_canaries: bool = True,
+    valid_days: int = VALID_DAYS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> SignedEntry:
     """Upload, wait for the first prepared randomness, and put the signed entry into the catalogue.
@@ -70,6 +74,7 @@ def publish(
         known = canaries.choose(compiled) if offer_canaries else ()
         progress("preparing randomness")
         states = _wait(owner, upload_id)
+        now = int(time.time())
         entry = Entry(
             name=name,
             version=version,
@@ -82,10 +87,12 @@ def publish(
             description=description,
             access=access,
             canaries=known,
+            revision=1,  # the catalogue gives it the next one
+            active=activate,
+            issued=now,
+            expires=now + valid_days * _DAY,
         )
-        signed = sign(entry, owner.identity.signing_key)
-        owner.catalogue.add(signed, activate=activate)
-    return signed
+        return owner.catalogue.add(entry, owner.identity.signing_key)
 
 
 @contextmanager

@@ -35,6 +35,12 @@ revoked = Table(
     Column("number", Integer, primary_key=True),  # in the order in which they were revoked
     Column("token_id", Text, nullable=False, unique=True),
 )
+revisions = Table(
+    "revisions",
+    _metadata,
+    Column("name", Text, primary_key=True),
+    Column("revision", BigInteger, nullable=False),  # the highest that was signed; stays when the model is withdrawn
+)
 UPLOADING, PUBLISHED, GONE = "uploading", "published", "gone"
 uploads = Table(
     "uploads",

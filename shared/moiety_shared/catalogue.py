@@ -17,6 +17,8 @@ from moiety_shared.signing import key_text
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(ge=1, le=1 << 14)]
+Time = Annotated[int, Field(ge=0, le=253402300799)]
+"""Seconds since 1970, to the end of the year 9999."""
 Access = Literal["token", "open"]
 """Who may ask: holders of the owner's tokens, or everybody."""
 
@@ -61,10 +63,14 @@ class Party(Public):
 
 
 class Entry(Document):
-    """One version of one model. `upload_id` names this very upload of its weights."""
+    """One version of one model. `upload_id` names this very upload of its weights.
 
-    FORMAT, WHAT = 1, "a catalogue entry"
-    format: Literal[1] = 1
+    What is signed for a name has a rising `revision`: a client that saw one believes no older one. It believes none
+    after `expires`: who kept an old entry can show it to new clients until then, and no longer.
+    """
+
+    FORMAT, WHAT = 2, "a catalogue entry"
+    format: Literal[2] = 2
     name: Name
     version: int = Field(ge=1)
     upload_id: Hex16
@@ -76,6 +82,20 @@ class Entry(Document):
     description: str = ""
     access: Access = "token"
     canaries: tuple[Canary, ...] = Field((), max_length=MOST, description="inputs whose answers are known")
+    revision: int = Field(ge=1, description="rises with everything that is signed for this name, whatever the version")
+    active: bool = Field(description="whether it is for clients who name no version")
+    issued: Time = Field(description="seconds since 1970")
+    expires: Time = Field(description="seconds since 1970; the owner signs it anew when half of the time is over")
+
+    @model_validator(mode="after")
+    def _ends_after_it_began(self) -> Self:
+        if self.expires <= self.issued:
+            raise ValueError("an entry expires after it was issued")
+        return self
+
+    def is_due(self, now: float) -> bool:
+        """Whether half of its time is over: whoever holds the signing key signs it anew."""
+        return now >= (self.issued + self.expires) / 2
 
     def describe(self) -> str:
         """What a client may want to know of it, a line for each thing."""

@@ -157,7 +157,8 @@ def words(raw: bytes) -> None:
 def _entry() -> SignedEntry:
     key = KEY.public.text()
     parties = (Party(name="alice", url="http://a", sealing_key=key), Party(name="bob", url="http://b", sealing_key=key))
-    made = Entry(name="m", version=1, upload_id=ID.hex(), plan=PLAN, parties=parties, max_rows=4, classes=("a", "b"))
+    named = {"name": "m", "version": 1, "upload_id": ID.hex(), "classes": ("a", "b")}
+    made = Entry.model_validate(named | {"plan": PLAN, "parties": parties, "max_rows": 4} | plans.TERM)
     return sign(made, SIGNER)
 
 

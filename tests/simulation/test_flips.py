@@ -45,8 +45,8 @@ def member(name: str, index: int = 0) -> Find:
 
 def request_envelope(party: int) -> Find:
     def find(raw: bytes) -> Span:
-        first = int.from_bytes(raw[104:108], "little")
-        return (112, 112 + first) if party == 0 else (112 + first, len(raw))
+        first = int.from_bytes(raw[112:116], "little")
+        return (120, 120 + first) if party == 0 else (120 + first, len(raw))
 
     return find
 

@@ -393,6 +393,7 @@ class World:
             ),
             access=access,
             max_rows=MAX_ROWS,
+            **plans.TERM | {"revision": self.uploads},  # type: ignore[arg-type]
         )
         self._entry = sign(entry, self._owner)
         return upload_id

@@ -114,6 +114,11 @@ class Identity:
         return key
 
     @property
+    def signs(self) -> bool:
+        """Whether the owner's key is here: where the catalogue is served it need not be."""
+        return (self.folder / "signing.pem").exists()
+
+    @property
     def ca_file(self) -> Path | None:
         """Whom this role trusts when it calls others; None for the system's CAs."""
         path = self.folder / "tls" / "ca.pem"

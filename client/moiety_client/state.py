@@ -1,0 +1,101 @@
+"""What a client remembers of catalogues, so that nobody shows it an older entry than it has seen: in memory, and in the
+file that MOIETY_CLIENT_STATE names, which several processes may share."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from moiety_client.errors import StateFileError
+from moiety_shared.layers import Public
+
+
+class Seen(Public):
+    """What was seen so far."""
+
+    format: Literal[1] = 1
+    owners: dict[str, str] = Field(
+        default_factory=dict, description="the key that was trusted first, by the catalogue's address"
+    )
+    revisions: dict[str, dict[str, int]] = Field(
+        default_factory=dict, description="the highest revision, by the owner's key and the model's name"
+    )
+
+
+class State:
+    """One client's. Everything it does is on the disk, in the file if there is one, when it returns."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._seen = Seen()
+        self._changing = threading.Lock()
+
+    @contextmanager
+    def changing(self) -> Iterator[Seen]:
+        """What was seen, to be looked at and changed by nobody else meanwhile. It stays as it was if the block raises.
+
+        Raises StateFileError.
+        """
+        with self._changing:
+            if self._path is None:
+                seen = self._seen.model_copy(deep=True)
+                yield seen
+                self._seen = seen
+                return
+            with _locked(self._path):
+                before = _read(self._path)
+                seen = before.model_copy(deep=True)
+                yield seen
+                if seen != before:
+                    _write(self._path, seen)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """For one process at a time. On Windows nothing is locked."""
+    with ExitStack() as opened:
+        with _usable(path):
+            file = opened.enter_context(open(os.open(_beside(path, "lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+b"))
+            if os.name == "posix":
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path) -> Seen:
+    try:
+        with _usable(path):
+            return Seen.model_validate_json(path.read_bytes()) if path.exists() else Seen()
+    except ValidationError:
+        raise StateFileError(f"{path} is not a client's memory: name another file in MOIETY_CLIENT_STATE") from None
+
+
+def _write(path: Path, seen: Seen) -> None:
+    """Replaced as a whole, mode 0600."""
+    partial = _beside(path, "partial")
+    with _usable(path):
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(seen.model_dump(), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.name}.{what}")
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StateFileError(
+            f"{path} cannot be used ({error.strerror}): name another file in MOIETY_CLIENT_STATE"
+        ) from None
