@@ -48,7 +48,7 @@ def test_a_client_sees_what_anybody_may(deployment: Deployment, client: Client) 
     for name in ("server", "alice", "bob"):
         assert roles[name]["certificate_expires"] > seen["time"]
         assert roles[name]["pools"] == roles[name]["last_problems"] == [] and not roles[name]["version"]
-    assert seen["models"][0]["name"] == "mnist"
+    assert seen["models"][0]["name"] == "mnist" and seen["models"][0]["expires"] > seen["time"]
 
 
 def test_an_operator_sees_more(deployment: Deployment, client: Client, digits: Digits) -> None:
