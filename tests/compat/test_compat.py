@@ -22,7 +22,8 @@ ROOT = Path(__file__).parent
 STORAGE_KEY = bytes(range(7, 39))
 SEALED = b"a share of an input", b"context"
 TOKEN = "head.claims.signature"
-MESSAGES = sorted(set(TARGETS) - {"start", "frame", "bits", "words"})  # these are of the peer protocol
+_OF_THE_PEER_PROTOCOL, _OF_OTHERS = {"start", "frame", "bits", "words"}, {"array", "onnx_file", "picture"}
+MESSAGES = sorted(set(TARGETS) - _OF_THE_PEER_PROTOCOL - _OF_OTHERS)
 RELEASES = sorted(path.name for path in ROOT.iterdir() if (path / "messages").is_dir())
 
 
