@@ -59,8 +59,9 @@ def test_this_version_is_among_them() -> None:
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_messages_are_read_or_refused_by_their_number(release: Path, name: str) -> None:
-    kept = sorted((release / "messages" / name).iterdir())
-    assert kept
+    folder = release / "messages" / name
+    kept = sorted(folder.iterdir()) if folder.is_dir() else []  # what it did not know yet, it did not write
+    assert kept or release.name != version("moiety")
     for path in kept:
         try:
             TARGETS[name].read(path.read_bytes())
