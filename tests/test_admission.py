@@ -19,7 +19,7 @@ from moiety_shared import tokens
 from moiety_shared.catalogue import Manifest
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.signing import key_text
-from moiety_shared.tokens import Grant, Quota
+from moiety_shared.tokens import MAX_EXPIRES, MAX_QUOTA_ROWS, MAX_QUOTA_SECONDS, Grant, Quota
 from tests import plans
 
 OWNER = Ed25519PrivateKey.generate()
@@ -110,6 +110,25 @@ def test_other_tokens_do_not(admission: Admission, clock: Clock) -> None:
     assert refused(admission, a_model("open"), "x") is ProblemType.UNAUTHORIZED, "a bad token is never ignored"
 
 
+def test_who_may_send_a_body_is_seen_by_the_header(admission: Admission, clock: Clock) -> None:
+    closed, opened = a_model(), a_model("open", "public")
+    other = a_model(owner=Ed25519PrivateKey.generate())
+    good = token()
+    for models, text in (([], None), ([], "x"), ([closed, opened], None), ([other, closed], good), ([opened], good)):
+        admission.check_sender(models, text)
+    for models, text in (([closed], None), ([closed], "x"), ([closed, opened], "x"), ([other], good)):
+        with pytest.raises(Problem) as caught:
+            admission.check_sender(models, text)
+        assert caught.value.kind is ProblemType.UNAUTHORIZED
+    clock.now = 2000
+    with pytest.raises(Problem, match="expired"):
+        admission.check_sender([closed], good)
+    clock.now = 1000
+    admission._state.revoke([ID])
+    with pytest.raises(Problem, match="revoked"):
+        admission.check_sender([closed], good)
+
+
 def test_a_revoked_token_stays_revoked(admission: Admission, database: URL, clock: Clock) -> None:
     good = token()
     admission.admit(a_model(), good)
@@ -176,8 +195,9 @@ def test_without_crashes_a_quota_is_exact_and_what_failed_comes_back(admission: 
 
     async def run() -> int:
         spent = 0
-        await asyncio.gather(*(admission.spend(model, allowed, 10) for _ in range(50)))
-        await admission.refund(model, allowed, 500)
+        receipts = await asyncio.gather(*(admission.spend(model, allowed, 10) for _ in range(50)))
+        await asyncio.gather(*map(admission.refund, receipts))
+        await asyncio.gather(*map(admission.refund, receipts))  # each is good for one
         while True:
             try:
                 await admission.spend(model, allowed, 10)
@@ -197,11 +217,12 @@ def test_what_a_window_left_over_is_not_given_to_the_next(admission: Admission, 
     allowed, model = grant(quota=Quota(rows=1000, seconds=100)), a_model()
 
     async def run() -> int:
-        await admission.spend(model, allowed, 510)
+        receipt = await admission.spend(model, allowed, 510)
         await admission.spend(model, allowed, 1)  # the rest of its block is left
         clock.now += 100
-        await admission.refund(model, allowed, 510)  # a run that failed when its window was over
-        spent = 0
+        spent = 10
+        await admission.spend(model, allowed, 10)
+        await admission.refund(receipt)  # a run that failed when its window was over
         with pytest.raises(Problem, match="quota"):
             while True:
                 await admission.spend(model, allowed, 10)
@@ -209,6 +230,52 @@ def test_what_a_window_left_over_is_not_given_to_the_next(admission: Admission, 
         return spent
 
     assert asyncio.run(run()) == 1000
+
+
+def test_what_one_token_reserved_lets_no_other_go_beyond_its_own_limit(admission: Admission) -> None:
+    """A subject may have two tokens: its inputs are counted together, and held against the limit of that one."""
+    large, small = (grant(quota=Quota(rows=rows, seconds=100)) for rows in (64_000, 100))
+    model = a_model()
+
+    async def run() -> int:
+        await admission.spend(model, large, 1)  # of a block of 1,000
+        spent = 0
+        with pytest.raises(Problem, match="quota"):
+            while True:
+                await admission.spend(model, small, 10)
+                spent += 10
+        return spent
+
+    assert asyncio.run(run()) == 0
+
+
+def test_what_failed_is_safe_from_a_crash_and_a_clean_stop_loses_nothing(database: URL, clock: Clock) -> None:
+    allowed, model = grant(quota=Quota(rows=1000, seconds=100)), a_model()
+
+    async def left(admission: Admission) -> int:
+        count = 0
+        with pytest.raises(Problem, match="quota"):
+            while True:
+                await admission.spend(model, allowed, 1)
+                count += 1
+        return count
+
+    async def run() -> None:
+        with a_state(database) as state:
+            crashes = Admission(state, clock)
+            receipts = [await crashes.spend(model, allowed, 500) for _ in range(2)]
+            for receipt in receipts:
+                await crashes.refund(receipt)
+        with a_state(database) as state:
+            stops = Admission(state, clock)
+            await stops.spend(model, allowed, 1)
+            late = await stops.spend(model, allowed, 100)
+            await stops.close()
+            await stops.refund(late)  # it failed while the process was ending
+        with a_state(database) as state:
+            assert await left(Admission(state, clock)) == 1000 - 1000 // 64 - 1
+
+    asyncio.run(run())
 
 
 def test_a_quota_is_written_to_the_disk_in_blocks(admission: Admission, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,12 +292,36 @@ def test_a_quota_is_written_to_the_disk_in_blocks(admission: Admission, monkeypa
     assert len(written) == 2
 
 
+def test_the_largest_quota_is_counted(admission: Admission, clock: Clock) -> None:
+    allowed = grant(quota=Quota(rows=MAX_QUOTA_ROWS, seconds=MAX_QUOTA_SECONDS))
+
+    async def run() -> None:
+        receipt = await admission.spend(a_model(), allowed, MAX_QUOTA_ROWS)
+        with pytest.raises(Problem, match="quota"):
+            await admission.spend(a_model(), allowed, MAX_QUOTA_ROWS)
+        await admission.refund(receipt)
+        await admission.spend(a_model(), allowed, MAX_QUOTA_ROWS)
+
+    asyncio.run(run())
+    for beyond in ({"rows": MAX_QUOTA_ROWS + 1}, {"seconds": MAX_QUOTA_SECONDS + 1}, {"rows": 0}, {"rows": 2**63}):
+        claims = jwt.decode(token(), options={"verify_signature": False})
+        text = jwt.encode(claims | {"quota": {"rows": 1, "seconds": 1} | beyond}, OWNER, algorithm="EdDSA")
+        assert refused(admission, a_model(), text) is ProblemType.UNAUTHORIZED
+    for expires in (MAX_EXPIRES + 1, -1, 2**63):
+        text = jwt.encode(claims | {"exp": expires}, OWNER, algorithm="EdDSA")
+        assert refused(admission, a_model(), text) is ProblemType.UNAUTHORIZED
+
+
 def test_a_window_counts_to_its_limit_and_is_forgotten_when_over(database: URL) -> None:
     with a_state(database) as state:
         assert [state.reserve("k", "clinic", 100, rows, 10, 0) for rows in (7, 4, 3, 1)] == [True, False, True, False]
         assert state.reserve("k", "another", 100, 10, 10, 0) and state.reserve("other key", "clinic", 100, 10, 10, 0)
+        state.unreserve("k", "clinic", 100, 4)
+        assert [state.reserve("k", "clinic", 100, rows, 10, 0) for rows in (5, 4)] == [False, True]
         assert state.reserve("k", "clinic", 200, 10, 10, 150), "the next window"
-        assert state.reserve("k", "clinic", 100, 10, 10, 150), "the first one was forgotten when it was over"
+        assert not state.reserve("k", "clinic", 100, 1, 10, 90), "a clock that is behind does not begin the first again"
+        assert state.reserve("k", "clinic", 8000, 10, 10, 7000)
+        assert state.reserve("k", "clinic", 100, 10, 10, 7000), "an hour later it is forgotten"
 
 
 def test_a_token_for_something_else_or_of_any_size_is_none(admission: Admission) -> None:

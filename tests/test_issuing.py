@@ -362,6 +362,43 @@ def test_claims_may_arrive_out_of_order_but_never_twice() -> None:
     asyncio.run(run())
 
 
+def test_burnt_rows_are_gone_and_those_around_them_are_not() -> None:
+    async def run() -> None:
+        async with pool() as bob:
+            await bob.claim(0, 4)
+            await bob.burn(2, 8)  # some of them are used already
+            await bob.burn(2, 8)
+            assert bob.position == 10
+            for first, count in ((4, 1), (9, 2), (0, 1)):
+                with pytest.raises(Problem) as caught:
+                    await bob.claim(first, count)
+                assert caught.value.kind is ProblemType.ROW_USED
+            assert numbers(await bob.claim(10, 4)) == [10, 11, 12, 13]
+            for first, count in ((-1, 2), (0, 0), (10**9, 1)):
+                await bob.burn(first, count)
+            assert bob.position == 14, "what no honest leader names is left alone"
+
+    asyncio.run(run())
+
+
+def test_rows_that_are_still_to_be_made_come_burnt() -> None:
+    """bob refuses a run whose rows alice has already and he has not."""
+
+    async def run() -> None:
+        async with pool(target=ROWS, spread=8 * ROWS) as bob:
+            ahead = bob.made + 3 * ROWS
+            await bob.burn(ahead - 2, 4)
+            assert numbers(await bob.claim(ahead - 4, 2)) == [ahead - 4, ahead - 3]
+            for first in range(ahead - 2, ahead + 2):
+                with pytest.raises(Problem) as caught:
+                    await bob.claim(first, 1)
+                assert caught.value.kind is ProblemType.ROW_USED
+            assert numbers(await bob.claim(ahead + 2, 2)) == [ahead + 2, ahead + 3]
+            assert not bob._burnt, "nothing is remembered of bundles that came"
+
+    asyncio.run(run())
+
+
 def test_a_bundle_that_never_arrives_is_skipped_by_both() -> None:
     async def run() -> None:
         async with pool() as alice, pool(fail={1: ProblemType.ALREADY_ISSUED}) as bob:

@@ -155,8 +155,44 @@ def test_a_leader_that_never_says_hello_is_not_waited_for(monkeypatch: pytest.Mo
 
     async def run() -> bool:
         link = Silent(asyncio.Queue(), asyncio.Queue())
-        party = SimpleNamespace(replicas=SimpleNamespace(start=lambda: None), boot="bob")
+        party = SimpleNamespace(
+            replicas=SimpleNamespace(start=lambda: None),
+            state=SimpleNamespace(answered=dict),
+            settings=SimpleNamespace(request_seconds=1.0),
+            boot="bob",
+        )
         await asyncio.wait_for(helper.Helper(party).serve(link), 20)  # type: ignore[arg-type]
         return link.closed
 
     assert asyncio.run(run())
+
+
+@pytest.mark.parametrize("said", [ProblemType.KEY_RETIRED, None], ids=["a refusal", "nothing"])
+def test_what_a_peer_said_before_it_closed_is_read(said: ProblemType | None) -> None:
+    """Its refusal has arrived when sending fails: that is the reason, and not the link."""
+
+    class Closed(Pipe):
+        async def send(self, message: bytes) -> None:
+            raise Problem(ProblemType.PEER_UNAVAILABLE, "closed")
+
+        async def recv(self) -> bytes:
+            if self.incoming.empty():
+                raise Problem(ProblemType.PEER_UNAVAILABLE, "at the end")
+            return await super().recv()
+
+    async def run() -> None:
+        to_alice = asyncio.Queue[bytes]()
+        end, bob = both_ends(Closed(to_alice, asyncio.Queue()), Pipe(asyncio.Queue(), to_alice))
+        await bob.send(lane.FrameKind.OPENING, b"of a round before")
+        if said is not None:
+            await bob.send_json(lane.FrameKind.FAILED, Problem(said, retry_after=7).document())
+        with pytest.raises(Problem) as caught:
+            await end.send(lane.FrameKind.OPENING, b"the next")
+        if said is None:
+            assert (caught.value.kind, caught.value.detail) == (ProblemType.PEER_UNAVAILABLE, "closed")
+        else:
+            assert isinstance(caught.value, lane.Refused)
+            assert (caught.value.kind, caught.value.retry_after) == (said, 7)
+        assert end.in_run, "such a lane is of no more use"
+
+    asyncio.run(run())

@@ -28,6 +28,7 @@ from moiety_shared.service.settings import ServiceSettings
 from tests.asgi import InProcess, listening
 
 GET = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
+UPGRADE = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
 LIMIT = 1 << 20
 
 
@@ -147,6 +148,11 @@ def test_two_requests_on_one_connection_and_a_pause_between_them(port: int) -> N
         (GET + b"x: " + b"a" * 40_000, ProblemType.HEADERS_TOO_LARGE),
         (b"GET /" + b"a" * 40_000, ProblemType.HEADERS_TOO_LARGE),
         (GET + b"a: b\r\n" * 200 + b"\r\n", ProblemType.HEADERS_TOO_LARGE),
+        (GET + b"x: " + b"a" * 33_000 + b"\r\n\r\n", ProblemType.HEADERS_TOO_LARGE),  # complete, in one read
+        (GET + (b"x: " + b"a" * 8_000 + b"\r\n") * 5 + b"\r\n", ProblemType.HEADERS_TOO_LARGE),
+        (b"GET /" + b"a" * 33_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", ProblemType.HEADERS_TOO_LARGE),
+        (GET + UPGRADE + b"x: " + b"a" * 33_000 + b"\r\n\r\n", ProblemType.HEADERS_TOO_LARGE),
+        (GET + b"\r\n" + GET + b"x: " + b"a" * 33_000 + b"\r\n\r\n", None),  # the first is answered
         (b"POST /echo HTTP/1.1\r\ncontent-length: -1\r\n\r\n", ProblemType.MALFORMED),
         (b"POST /echo HTTP/1.1\r\ncontent-length: 1e3\r\n\r\n", ProblemType.MALFORMED),
         (b"POST /echo HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", ProblemType.MALFORMED),
@@ -155,9 +161,13 @@ def test_two_requests_on_one_connection_and_a_pause_between_them(port: int) -> N
     ],
 )
 def test_what_is_not_http_gets_a_problem_and_the_connection_is_closed(
-    port: int, raw: bytes, expected: ProblemType
+    port: int, raw: bytes, expected: ProblemType | None
 ) -> None:
-    assert kind(ask(port, raw)) is expected
+    answer = ask(port, raw)
+    if expected is None:
+        assert answer.count(b" 200 OK") <= 1 and b" 431 " in answer
+    else:
+        assert kind(answer) is expected
 
 
 def test_requests_are_not_piled_up_on_one_connection(port: int) -> None:
@@ -213,9 +223,26 @@ def test_memory_for_bodies_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{at}") as client:
             refused = client.post("/echo", content=bytes(LIMIT))
             assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+            small = client.post("/echo", content=bytes(gate.SMALL_BODY))
+            assert small.text == str(gate.SMALL_BODY), "a part is kept for small ones"
             peers.close()
             threading.Event().wait(0.3)
             assert client.post("/echo", content=bytes(LIMIT)).is_success, "what was held is let go of"
+
+
+def test_small_bodies_have_a_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "HELD_BYTES", 0)
+    monkeypatch.setattr(gate, "SMALL_HELD_BYTES", 3 * gate.SMALL_BODY)
+    small = f"POST /echo HTTP/1.1\r\ncontent-length: {gate.SMALL_BODY}\r\n\r\n".encode()
+    large = f"POST /echo HTTP/1.1\r\ncontent-length: {LIMIT}\r\n\r\n".encode()
+    with running(header_seconds=5) as at, contextlib.ExitStack() as peers:
+        for head, size, count in ((large, LIMIT, 2), (small, gate.SMALL_BODY, 3)):
+            for _ in range(count):
+                peer = peers.enter_context(socket.create_connection(("127.0.0.1", at), timeout=10))
+                peer.sendall(head + bytes(size - 1))
+            threading.Event().wait(0.5)
+        with httpx.Client(base_url=f"http://127.0.0.1:{at}") as client:
+            assert client.post("/echo", content=bytes(gate.SMALL_BODY)).status_code == 503
 
 
 # Numbers
@@ -330,8 +357,7 @@ def test_a_handshake_that_does_not_come_is_not_waited_for(tmp_path: Path, monkey
 
 def test_websockets_that_nobody_wants_are_closed_at_once(port: int) -> None:
     for path in (b"/link", b"/nowhere", b"/echo"):
-        upgrade = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
-        request = b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n" + upgrade
+        request = b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n" + UPGRADE
         assert b" 403 " in ask(port, request + b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
         assert b" 400 " in ask(port, request + b"\r\n"), "no key"
 

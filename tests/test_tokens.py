@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
 from sqlalchemy import URL
 
 from moiety_server import tokens
@@ -30,6 +31,16 @@ def issue(issued: Issued, days: float) -> str:
     grant = new_grant("clinic", models=("*",), outputs=("labels",), days=days, rows_per_day=None)
     issued.issue(grant, Ed25519PrivateKey.generate())
     return grant.token_id
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"days": 1e300}, {"days": float("inf")}, {"days": float("nan")}, {"rows_per_day": 10**12 + 1}]
+)
+def test_what_a_token_says_is_a_number_that_everything_can_hold(wrong: dict[str, float]) -> None:
+    good: dict[str, float | None] = {"days": 36_500, "rows_per_day": 10**12}
+    new_grant("clinic", models=("*",), outputs=("labels",), **good)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError):
+        new_grant("clinic", models=("*",), outputs=("labels",), **(good | wrong))  # type: ignore[arg-type]
 
 
 def test_parties_are_not_told_of_tokens_that_are_long_expired(db: Database) -> None:

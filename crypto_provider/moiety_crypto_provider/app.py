@@ -114,7 +114,7 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
             raise Problem(ProblemType.UNAUTHORIZED)
         return int(is_bob)
 
-    def guard(request: Request) -> None:
+    async def guard(request: Request) -> None:
         """Strangers' bodies are not read: a plan is large."""
         if request.url.path.startswith("/v1/"):
             caller(request)

@@ -1,21 +1,64 @@
-"""Who may ask: tokens verified offline against the owner's key that came with the model, and quotas counted durably."""
+"""Who may ask: tokens verified offline against the owner's key that came with the model, and quotas counted durably.
+
+Both parties count. alice counts what she lets in, bob what he gives out his share for.
+"""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from moiety_party.state import State
 from moiety_party.store import Model
 from moiety_shared import possession, tokens
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.tokens import Grant, Quota
+from moiety_shared.tokens import Grant
 from moiety_shared.wire import Binding, Secret
 
 _BLOCKS = 64  # a quota is counted on disk in so many blocks: a crash may cost a client one of them, and never gives one
 _MAX_BLOCK = 4096
 ANYBODY = "-"
 """Who asks for an open model without a token."""
+# Refusals that a client can bring about as often as it likes: its quota pays for the rows that they burn.
+_CLIENTS_DOING = (
+    ProblemType.MALFORMED,
+    ProblemType.UNSUPPORTED_VERSION,
+    ProblemType.SEALED_FOR_ANOTHER,
+    ProblemType.KEY_RETIRED,
+    ProblemType.UNAUTHORIZED,
+    ProblemType.FORBIDDEN,
+    ProblemType.QUOTA_EXCEEDED,
+    ProblemType.REQUEST_EXPIRED,
+)
+
+
+@dataclass
+class _Account:
+    """What this process reserved of one quota in one window, and has not let in: `left` rows.
+
+    Windows and limits have accounts of their own: what was reserved under one says nothing of another.
+    """
+
+    owner_key: str
+    subject: str
+    end: int  # of the window, seconds since 1970
+    limit: int
+    left: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def block(self) -> int:
+        return min(self.limit // _BLOCKS, _MAX_BLOCK)
+
+
+@dataclass
+class Receipt:
+    """Inputs that were counted, and where. It is good for one refund."""
+
+    account: _Account
+    rows: int
 
 
 class Admission:
@@ -26,8 +69,14 @@ class Admission:
         self._clock = clock
         self._verified = lru_cache(maxsize=4096)(tokens.verify)
         self._holders_key = lru_cache(maxsize=4096)(possession.holders_key)
-        self._reserved: dict[tuple[str, str], tuple[int, int]] = {}  # by owner and subject: window's end, rows left
-        self._reserving = asyncio.Lock()
+        self._accounts: dict[tuple[str, str, int, int], _Account] = {}
+        self._closed = False
+
+    async def close(self) -> None:
+        """Give back what was reserved and not let in; from now on, refunds are written at once."""
+        self._closed = True
+        for account in list(self._accounts.values()):
+            await self._give_back(account, 0)
 
     def admit(self, model: Model, token: str | None) -> Grant | None:
         """What the token grants; None where the model is open to everybody.
@@ -42,6 +91,25 @@ class Admission:
             raise Problem(ProblemType.UNAUTHORIZED, "the token was revoked")
         grant.check(manifest.name, model.plan.output.kind, self._clock())
         return grant
+
+    def check_sender(self, models: Sequence[Model], token: str | None) -> None:
+        """Before a request is read. Raises Problem UNAUTHORIZED unless one of these models may be asked with this
+        token, or without one. Which model it is for is seen when it was read."""
+        if not models or (not token and any(model.manifest.access == "open" for model in models)):
+            return
+        refused = Problem(ProblemType.UNAUTHORIZED)
+        for owner_key in {model.manifest.owner_key for model in models}:
+            try:
+                grant = self._verified(token or None, owner_key)
+                if self._state.is_revoked(grant.token_id):
+                    raise Problem(ProblemType.UNAUTHORIZED, "the token was revoked")
+                grant.check_time(self._clock())
+                return
+            except Problem as problem:
+                if problem.kind is not ProblemType.UNAUTHORIZED:
+                    raise
+                refused = problem
+        raise refused
 
     def check_time(self, binding: Binding, seconds: float, party: int) -> None:
         """Raises Problem REQUEST_EXPIRED unless the request was made `seconds` ago at most, by this party's clock."""
@@ -58,39 +126,71 @@ class Admission:
         if grant is not None and grant.key is not None:
             possession.check(secret.proof, secret.statement(binding, party, token), grant.key, self._holders_key)
 
-    async def spend(self, model: Model, grant: Grant | None, rows: int) -> None:
-        """Count these inputs. Raises Problem QUOTA_EXCEEDED, with the seconds until the window ends."""
+    async def spend(self, model: Model, grant: Grant | None, rows: int) -> Receipt | None:
+        """Count these inputs. Returns what `refund` takes; None where nothing is counted.
+
+        Raises Problem QUOTA_EXCEEDED, with the seconds until the window ends.
+        """
         if grant is None or grant.quota is None:
-            return
-        key, quota = (model.manifest.owner_key, grant.subject), grant.quota
+            return None
+        quota = grant.quota
         if rows > quota.rows:
             raise Problem(ProblemType.FORBIDDEN, f"the token allows {quota.rows} inputs at a time at most")
-        async with self._reserving:
-            end = self._window_end(quota)
-            left = self._left(key, end)
-            if left < rows:
-                left += await asyncio.to_thread(self._reserve, key, quota, end, rows - left)
-            self._reserved[key] = (end, left - rows)
+        end = (int(self._clock()) // quota.seconds + 1) * quota.seconds
+        account = self._account(model.manifest.owner_key, grant.subject, end, quota.rows)
+        async with account.lock:
+            if account.left < rows:
+                account.left += await asyncio.to_thread(self._reserve, account, rows - account.left)
+            account.left -= rows
+        return Receipt(account, rows)
 
-    async def refund(self, model: Model, grant: Grant | None, rows: int) -> None:
-        """The run failed: the client got nothing for them."""
-        if grant is None or grant.quota is None:
+    async def refund(self, receipt: Receipt | None) -> None:
+        """The client got nothing for these, and that was not its own doing. Of a window that is over, nothing is left.
+
+        More than a block is not kept in memory: a crash would take it. What the database does not confirm is lost, for
+        it may have been written.
+        """
+        if receipt is None:
             return
-        key, end = (model.manifest.owner_key, grant.subject), self._window_end(grant.quota)
-        async with self._reserving:
-            if key in self._reserved and self._reserved[key][0] == end:
-                self._reserved[key] = (end, self._reserved[key][1] + rows)
+        rows, receipt.rows = receipt.rows, 0
+        await self._give_back(receipt.account, rows)
 
-    def _left(self, key: tuple[str, str], end: int) -> int:
-        known, left = self._reserved.get(key, (end, 0))
-        return left if known == end else 0
+    async def _give_back(self, account: _Account, rows: int) -> None:
+        async with account.lock:
+            account.left += rows
+            surplus = account.left - (0 if self._closed else account.block)
+            if surplus > 0:
+                account.left -= surplus
+                with contextlib.suppress(Problem):
+                    await asyncio.to_thread(
+                        self._state.unreserve, account.owner_key, account.subject, account.end, surplus
+                    )
 
-    def _reserve(self, key: tuple[str, str], quota: Quota, end: int, rows: int) -> int:
+    def _account(self, owner_key: str, subject: str, end: int, limit: int) -> _Account:
+        key = owner_key, subject, end, limit
+        if key not in self._accounts:
+            now = self._clock()
+            for old in [old for old, account in self._accounts.items() if account.end <= now]:
+                del self._accounts[old]
+            self._accounts[key] = _Account(*key)
+        return self._accounts[key]
+
+    def _reserve(self, account: _Account, rows: int) -> int:
         now = self._clock()
-        for block in (max(rows, min(quota.rows // _BLOCKS, _MAX_BLOCK)), rows):
-            if self._state.reserve(*key, end, block, quota.rows, now):
+        for block in (max(rows, account.block), rows):
+            if self._state.reserve(account.owner_key, account.subject, account.end, block, account.limit, now):
                 return block
-        raise Problem(ProblemType.QUOTA_EXCEEDED, retry_after=max(1, int(end - now) + 1))
+        raise Problem(ProblemType.QUOTA_EXCEEDED, retry_after=max(1, int(account.end - now) + 1))
 
-    def _window_end(self, quota: Quota) -> int:
-        return (int(self._clock()) // quota.seconds + 1) * quota.seconds
+
+def clients_doing(error: BaseException, *, by_bob: bool, again: bool) -> bool:
+    """Whether the client's quota pays for a request that failed so, at alice or `by_bob`, `again` at a second attempt.
+
+    It does not for a key of ours that was replaced, which alice sees before a row is taken, nor for an answer of bob's
+    that our first attempt lost.
+    """
+    if not isinstance(error, Problem) or error.kind not in _CLIENTS_DOING:
+        return False
+    if error.kind is ProblemType.KEY_RETIRED:
+        return by_bob
+    return not (error.kind is ProblemType.REQUEST_EXPIRED and again)

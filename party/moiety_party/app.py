@@ -27,7 +27,7 @@ from moiety_shared.wire import MEDIA_TYPE, request_bytes
 
 _OWNER = "server"
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
-_MODELS, _REVOCATIONS = "/v1/models/", "/v1/revocations"
+_PREDICTIONS, _MODELS, _REVOCATIONS = "/v1/predictions", "/v1/models/", "/v1/revocations"
 _SMALL, _REVOCATION_BYTES = 1 << 16, 1 << 19
 
 
@@ -94,7 +94,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
         await running().ready()
 
     def body_limit(path: str) -> int:
-        if path == "/v1/predictions":
+        if path == _PREDICTIONS:
             sizes = [request_bytes(m.plan, party.max_rows(m.plan)) for m in party.store.all()]
             return max(sizes, default=_SMALL)
         if path == _REVOCATIONS:
@@ -105,10 +105,21 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
         if not identity.accepts(_OWNER, bearer(request)):
             raise Problem(ProblemType.UNAUTHORIZED)
 
-    def guard(request: Request) -> None:
-        """Strangers' bodies are not read: a model is large."""
+    async def guard(request: Request) -> None:
+        """Strangers' bodies are not read: a model is large, and so are many inputs."""
         if request.url.path.startswith((_MODELS, _REVOCATIONS)):
             owner(request)
+        elif request.url.path == _PREDICTIONS:
+            await sender(bearer(request))
+
+    async def sender(token: str | None) -> None:
+        try:
+            party.admission.check_sender(party.store.all(), token)
+        except Problem:
+            if not party.state.shared:
+                raise
+            await party.replicas.look()  # for a model that reached another replica a moment ago
+            party.admission.check_sender(party.store.all(), token)
 
     app = create_app(
         f"party {settings.role}",
@@ -116,7 +127,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
         body_limit=body_limit,
         ready=ready,
         guard=guard,
-        link=lambda path: "client" if path == "/v1/predictions" else "owner",
+        link=lambda path: "client" if path == _PREDICTIONS else "owner",
         metrics=metrics,
         tracer=tracer,
     )
@@ -170,7 +181,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
     if settings.role == "alice":
 
         @app.post(
-            "/v1/predictions",
+            _PREDICTIONS,
             summary="A private prediction, under a token of the model's owner unless the model is open",
             response_class=Response,
             openapi_extra={"security": [{"bearer": []}, {}]},

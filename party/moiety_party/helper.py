@@ -3,9 +3,11 @@
 import asyncio
 import time
 
+from moiety_party.answered import Answered
 from moiety_party.hello import answer
 from moiety_party.lane import Lane, Link, garbled, read_json
 from moiety_party.party import Party
+from moiety_party.pool import Pool
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
@@ -13,13 +15,12 @@ from moiety_shared.integrity import Transcript
 from moiety_shared.prg import Stream
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
-from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.service import tracing
 from moiety_shared.service.draining import Drain
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.tracing import Timeline
 from moiety_shared.tokens import Grant
-from moiety_shared.wire import Frame, FrameKind, Request, Secret, Start, malformed, share_bytes, unpack_start
+from moiety_shared.wire import Frame, FrameKind, Secret, Start, malformed, share_bytes, unpack_start
 
 
 class Helper:
@@ -29,10 +30,11 @@ class Helper:
         """Runs count as work in `drain`."""
         self._party = party
         self._drain = drain or Drain()
+        self._answered = Answered(party.state, 2 * party.settings.request_seconds)
         party.replicas.start()
 
     async def close(self) -> None:
-        """Nothing of its own to close."""
+        await self._answered.close()
 
     async def ready(self) -> None:
         """Raises a Problem while no prediction could be served.
@@ -62,14 +64,20 @@ class Helper:
             await link.close()
 
     async def _sessions(self, lane: Lane) -> None:
+        """One after another. A run that is refused leaves openings of alice's on the lane: nobody reads them."""
+        refused = False
         while True:
             frame = await lane.recv()
+            if refused and frame.kind is FrameKind.OPENING:
+                continue
+            refused = False
             try:
                 await self._session(lane, frame)
             except Problem as problem:
                 await lane.send_json(FrameKind.FAILED, problem.document())
                 if lane.in_run:
                     raise
+                refused = True
             finally:
                 self._party.metrics.session(*lane.counted())
 
@@ -105,9 +113,21 @@ class Helper:
         await lane.send_json(FrameKind.JOINED, {})
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
-        """One run, as part of what alice says it is part of."""
-        lane.in_run = True  # the leader's first openings are on their way already
-        party, start, timeline = self._party, unpack_start(payload), Timeline()
+        """One run, as part of what alice says it is part of. If it is refused, the rows that it named are gone: alice
+        has used them."""
+        start = unpack_start(payload)
+        pool = self._party.pools.get((lane.peer, start.request.binding.upload_id.hex()))
+        if pool is not None and pool.lease_id != start.lease_id:
+            pool = None
+        try:
+            await self._answer(lane, start, payload, pool)
+        except Exception:
+            if pool is not None:
+                await pool.burn(start.first_row, start.request.rows)
+            raise
+
+    async def _answer(self, lane: Lane, start: Start, payload: bytes, pool: Pool | None) -> None:
+        party, timeline = self._party, Timeline()
         span = tracing.begin(party.tracer, "run", tracing.unpack(start.trace))
         with tracing.doing(span), party.metrics.runs.track_inprogress():
             rows = start.request.rows
@@ -115,36 +135,25 @@ class Helper:
             grant = party.admission.admit(model, start.token)
             rounds, started = lane.rounds, time.perf_counter()
             with party.metrics.prediction(model.manifest.name, rows), self._drain.work(ProblemType.PEER_UNAVAILABLE):
-                await self._evaluate(lane, model, grant, start, payload, timeline)
+                async with asyncio.timeout(party.settings.run_seconds):
+                    secret = self._open(model, grant, start)
+                    timeline.passed("open")
+                    receipt = await party.admission.spend(model, grant, rows)
+                    try:
+                        share = await self._evaluate(lane, model, start, payload, secret, pool, timeline)
+                    except BaseException:
+                        await party.admission.refund(receipt)
+                        raise
+                    await lane.send(FrameKind.RESULT, *share)  # it is counted, whether it arrives or not
+                    timeline.passed("seal")
+                    lane.in_run = False
             milliseconds = round((time.perf_counter() - started) * 1e3, 2)
             log().info("run", rows=rows, rounds=lane.rounds - rounds, milliseconds=milliseconds)
             timeline.tell(party.tracer, tracing.current(), party.metrics.phase)
 
-    async def _evaluate(
-        self, lane: Lane, model: Model, grant: Grant | None, start: Start, payload: bytes, timeline: Timeline
-    ) -> None:
-        plan, passed = model.plan, timeline.passed
-        async with asyncio.timeout(self._party.settings.run_seconds):
-            accepted = await self._accept(lane.peer, model, grant, start, payload, timeline)
-            request, secret, prepared, transcript = accepted
-            del accepted
-            dtype = fixed_point.ring_dtype(plan.ring_bits)
-            share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
-            sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
-            del prepared  # the sessions let go of what they have used
-            outputs = await lane.drive(sessions, transcript, self._party.online)
-            passed("rounds")
-            result = sealed_result(plan, 1, outputs, secret, request.binding)
-            await lane.send(FrameKind.RESULT, transcript.of(1, result), result)
-            passed("seal")
-            lane.in_run = False
-
-    async def _accept(
-        self, leader: str, model: Model, grant: Grant | None, start: Start, payload: bytes, timeline: Timeline
-    ) -> tuple[Request, Secret, PreparedRows, Transcript]:
-        """Everything is checked before a row is claimed. The transcript begins with what alice sent, as it arrived."""
-        party = self._party
-        request, plan, rows = start.request, model.plan, start.request.rows
+    def _open(self, model: Model, grant: Grant | None, start: Start) -> Secret:
+        """What the client sealed to bob. All of the request is checked here, before a row is claimed."""
+        party, request, plan, rows = self._party, start.request, model.plan, start.request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):
             raise malformed("the leader's request does not fit the model")
         party.admission.check_time(request.binding, party.settings.request_seconds, 1)
@@ -152,10 +161,36 @@ class Helper:
         secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
         check_recipients(plan, secret)
         party.admission.check_holder(grant, secret, request.binding, 1, start.token)
-        timeline.passed("open")
-        pool = party.pools.get((leader, model.upload_id))
-        if pool is None or pool.lease_id != start.lease_id:
+        self._answered.check(request.binding.request_id)
+        return secret
+
+    async def _evaluate(
+        self,
+        lane: Lane,
+        model: Model,
+        start: Start,
+        payload: bytes,
+        secret: Secret,
+        pool: Pool | None,
+        timeline: Timeline,
+    ) -> tuple[bytes, bytes]:
+        """The tag of what was opened, and bob's sealed share of the result: it leaves once for each request.
+
+        The transcript begins with what alice sent, as it arrived.
+        """
+        request, plan = start.request, model.plan
+        if pool is None:
             raise Problem(ProblemType.ROW_USED, "another lease")
-        prepared = await pool.claim(start.first_row, rows)
+        prepared = await pool.claim(start.first_row, request.rows)
         timeline.passed("rows")
-        return request, secret, prepared, Transcript(pool.check, payload)
+        lane.in_run = True
+        transcript = Transcript(pool.check, payload)
+        dtype = fixed_point.ring_dtype(plan.ring_bits)
+        share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
+        sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
+        del prepared  # the sessions let go of what they have used
+        outputs = await lane.drive(sessions, transcript, self._party.online)
+        timeline.passed("rounds")
+        result = sealed_result(plan, 1, outputs, secret, request.binding)
+        await self._answered.note(request.binding.request_id)
+        return transcript.of(1, result), result

@@ -104,7 +104,7 @@ class Lane:
         self._link = link
         self._channel = channel
         self.peer = peer
-        self.in_run = False  # openings are under way: after a failure now, the lane is of no more use
+        self.in_run = False  # the peer opened something, or the link broke: after a failure now, it is of no more use
         self.rounds = 0
         self.opening_bytes = 0
         self.sent_bytes = 0
@@ -114,7 +114,22 @@ class Lane:
     async def send(self, kind: FrameKind, *payload: bytes | memoryview, number: int = 0) -> None:
         message = self._channel.seal(frame_header(kind, number, sum(map(len, payload))), *payload)
         self.sent_bytes += len(message)
-        await self._link.send(message)
+        try:
+            await self._link.send(message)
+        except Problem as broken:
+            self.in_run = True
+            await self._last_words()
+            raise broken from None
+
+    async def _last_words(self) -> None:
+        """The link broke. Raises Refused when the peer said why before it closed: that is waiting to be read."""
+        try:
+            while True:
+                await self.recv()
+        except Refused:
+            raise
+        except Problem:
+            return
 
     async def send_json(self, kind: FrameKind, value: object) -> None:
         await self.send(kind, json.dumps(value).encode())
@@ -131,7 +146,7 @@ class Lane:
             raise
         if frame.kind is FrameKind.FAILED:
             problem = Problem.from_document(read_json(frame))
-            raise Refused(problem.kind, problem.detail)
+            raise Refused(problem.kind, problem.detail, retry_after=problem.retry_after)
         return frame
 
     async def expect(self, kind: FrameKind, number: int = 0) -> memoryview | bytes:
@@ -183,6 +198,7 @@ class Lane:
             turns, steps = iter(sessions), list[Round]()
             for group in _groups(rounds):
                 peer = await self._opened(group, received)
+                self.in_run = True
                 for opened, part in zip(group, _cut(peer, [r.wire_bytes for r in group]), strict=True):
                     step = await _advance(next(turns), opened, part, transcript, executor)
                     if isinstance(step, _Done):

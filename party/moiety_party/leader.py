@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import websockets
 
-from moiety_party.admission import ANYBODY
+from moiety_party.admission import ANYBODY, clients_doing
 from moiety_party.hello import call
 from moiety_party.journal import Journal
 from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
@@ -60,6 +60,7 @@ class RunStats:
     rounds: int = 0
     opening_bytes: int = 0
     seconds: float = 0.0  # of the rounds alone
+    again: bool = False  # the first attempt came to nothing
     timeline: Timeline = field(default_factory=Timeline)
 
 
@@ -134,12 +135,15 @@ class Leader:
         stats = RunStats()
 
         async def run() -> bytes:
-            await party.admission.spend(model, grant, request.rows)
+            receipt = await party.admission.spend(model, grant, request.rows)
             try:
+                secret = await self._open(model, request, grant, token or "")
+                stats.timeline.passed("open")
                 with party.metrics.runs.track_inprogress():
-                    return await self._attempt(model, request, grant, token or "", stats)
-            except BaseException:
-                await party.admission.refund(model, grant, request.rows)
+                    return await self._attempt(model, request, secret, token or "", stats)
+            except BaseException as error:
+                if not clients_doing(error, by_bob=isinstance(error, Refused), again=stats.again):
+                    await party.admission.refund(receipt)
                 raise
 
         subject, name = grant.subject if grant else ANYBODY, model.manifest.name
@@ -154,17 +158,36 @@ class Leader:
                 tell = stats.timeline.tell
                 asyncio.get_running_loop().call_soon(tell, party.tracer, tracing.current(), party.metrics.phase)
 
-    async def _attempt(self, model: Model, request: Request, grant: Grant | None, token: str, stats: RunStats) -> bytes:
+    async def _open(self, model: Model, request: Request, grant: Grant | None, token: str) -> Secret:
+        """What the client sealed to alice. It is opened before any row is taken: what cannot be opened burns none.
+
+        Raises Problem SEALED_FOR_ANOTHER, KEY_RETIRED, MALFORMED or UNAUTHORIZED.
+        """
+        party, plan, binding, envelope = self._party, model.plan, request.binding, request.envelopes[0]
+        opened = await party.work(len(envelope), party.identity.keyring.open, envelope, binding.context("input", 0))
+        secret = Secret.unpack(opened, binding, request.rows, share_bytes(plan, 0, request.rows))
+        check_recipients(plan, secret)
+        party.admission.check_holder(grant, secret, binding, 0, token)
+        return secret
+
+    async def _attempt(self, model: Model, request: Request, secret: Secret, token: str, stats: RunStats) -> bytes:
         try:
-            return await self._run(model, request, grant, token, stats)
+            return await self._run(model, request, secret, token, stats)
         except Problem as problem:
             if problem.kind not in _START_AGAIN:
                 raise
-            log().info("run again", problem=problem.kind.name, upload=model.upload_id)
-            await self._check_leases()
-            return await self._run(model, request, grant, token, stats)
+            first = problem
+        log().info("run again", problem=first.kind.name, upload=model.upload_id)
+        stats.again = True
+        await self._check_leases()
+        try:
+            return await self._run(model, request, secret, token, stats)
+        except Refused as refused:
+            if refused.kind is ProblemType.QUOTA_EXCEEDED:  # bob has not noticed yet that the first attempt broke off
+                raise first from None
+            raise
 
-    async def _run(self, model: Model, request: Request, grant: Grant | None, token: str, stats: RunStats) -> bytes:
+    async def _run(self, model: Model, request: Request, secret: Secret, token: str, stats: RunStats) -> bytes:
         plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
         passed = stats.timeline.passed
         async with self._lane(prefer=lambda lane: self._stock(lane, model)) as lane:
@@ -173,23 +196,15 @@ class Leader:
             passed("lease")
             first, prepared = await self._take(lane, model, pool, rows)
             passed("rows")
-            lane.in_run = True
             start = pack_start(pool.lease_id, first, tracing.pack(tracing.current()), token, request)
             await lane.send(FrameKind.START, start)
-            await asyncio.sleep(0)  # lets it out
-            # Both open their envelopes at the same time. A request that cannot be opened has burnt its rows.
-            envelope, context = request.envelopes[0], binding.context("input", 0)
-            opened = await party.work(len(envelope), party.identity.keyring.open, envelope, context)
-            secret = Secret.unpack(opened, binding, rows, share_bytes(plan, 0, rows))
-            check_recipients(plan, secret)
-            party.admission.check_holder(grant, secret, binding, 0, token)
+            await asyncio.sleep(0)  # lets it out: bob opens his envelope while the first openings are computed
             dtype = fixed_point.ring_dtype(plan.ring_bits)
             share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.shared_size)
             rounds, sent = lane.rounds, lane.opening_bytes
             sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
             del prepared  # the sessions let go of what they have used
             transcript = Transcript(pool.check, start)
-            passed("open")
             started = time.perf_counter()
             outputs = await lane.drive(sessions, transcript, party.online)
             stats.seconds = time.perf_counter() - started

@@ -103,6 +103,7 @@ class Party:
         for pool in self.pools.values():
             await pool.close()
         await self._http.aclose()
+        await self.admission.close()
         self.state.close()
         self.audit.close()
         self.online.shutdown(wait=False, cancel_futures=True)

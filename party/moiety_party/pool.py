@@ -1,8 +1,9 @@
 """The pool: prepared rows of randomness for one model under one lease, each handed out once.
 
 Rows are numbered through: row n is row n % R of bundle n // R. bob's pool is filled by bundles from the provider,
-alice's from her seed, in the same order. alice `take`s the next rows and names the first; bob `claim`s the same ones.
-Either way a row leaves the pool for good: there is no way to put it back, so a run that fails has burnt its rows.
+alice's from her seed, in the same order. alice `take`s the next rows and names the first; bob `claim`s the same ones,
+or `burn`s them when he refuses the run. Whichever it is, a row leaves the pool for good: there is no way to put it
+back, so a run that fails has burnt its rows at both.
 """
 
 import asyncio
@@ -65,6 +66,7 @@ class Pool:
         self._make = make
         self._failed = failed
         self._bundles: dict[int, _Bundle] = {}
+        self._burnt: dict[int, npt.NDArray[np.bool_]] = {}  # rows of bundles that are still to come, by bundle
         self._position = 0  # only rises
         self._made = 0  # bundles made or given up so far
         self._wanted = 0  # somebody waits for the rows below this one
@@ -150,6 +152,21 @@ class Pool:
                 raise Problem(ProblemType.ROW_USED)
             return self._remove(first, count)
 
+    async def burn(self, first: int, count: int) -> None:
+        """The leader named these rows and they will not be used: they are as gone here as they are there, made or not.
+
+        Rows that are further ahead than any run of an honest leader are left alone.
+        """
+        async with self._changed:
+            if first < 0 or count < 1 or first + count > min(self._position, self.made) + 2 * self.spread:
+                return
+            for number, start, stop in self._pieces(first, count):
+                if number >= self._made:
+                    self._burnt.setdefault(number, np.zeros(self.bundle_rows, dtype=np.bool_))[start:stop] = True
+                elif number in self._bundles:
+                    self._bundles[number].unused[start:stop] = False
+            self._pass(first + count)
+
     def skip(self, bundles: list[int]) -> None:
         """Drop bundles that the other party never got."""
         for number in bundles:
@@ -210,14 +227,18 @@ class Pool:
             bundle = self._bundles[number]
             bundle.unused[start:stop] = False
             parts.append(cut(bundle.prepared, start, stop))
-        self._position = max(self._position, first + count)
+        self._pass(first + count)
+        return stack(parts)
+
+    def _pass(self, end: int) -> None:
+        """The rows below this one were named."""
+        self._position = max(self._position, end)
         # Runs on other lanes may still name rows a little below the position; what is further back was lost.
         oldest = self._position - self.spread
         for number in list(self._bundles):
             if not self._bundles[number].unused.any() or (number + 1) * self.bundle_rows <= oldest:
                 del self._bundles[number]
         self._changed.notify_all()
-        return stack(parts)
 
     async def _fill(self) -> None:
         while not self.lost:
@@ -254,8 +275,10 @@ class Pool:
             self._failed(ProblemType.INTERNAL.name)
         async with self._changed:
             if prepared is not None:
-                self._bundles[number] = _Bundle(prepared, np.ones(self.bundle_rows, dtype=np.bool_))
+                burnt = self._burnt.pop(number, np.zeros(self.bundle_rows, dtype=np.bool_))
+                self._bundles[number] = _Bundle(prepared, ~burnt)
             if gone:
+                self._burnt.pop(number, None)
                 self.gaps.append(number)
             self._made = number + int(prepared is not None or gone)
             self._failing = self._made == number

@@ -1,8 +1,9 @@
 """What a party must not forget, and all replicas of it must agree on: revoked tokens, how much of its quota each client
-has used, which models were uploaded and deleted, which requests are running or done. Never a secret."""
+has used, which models were uploaded and deleted, which requests are running or done, which were answered. Never a
+secret."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from sqlalchemy import (
@@ -25,6 +26,8 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service.database import Database, Schema, insert_new
 from moiety_shared.service.starting import StartRefused
 
+WINDOW_KEPT_SECONDS = 3600.0
+"""So long after its end a quota's window is still counted: no clock that is behind begins it once more."""
 FRESH_SECONDS = 15.0
 """What a replica knows of the others is used so long: then it lets nobody in until it has read the database again."""
 CLAIM_SECONDS = 15.0
@@ -56,6 +59,12 @@ _requests = Table(
     Column("replica", Text, nullable=False),
     Column("until", Float, nullable=False, index=True),  # seconds since 1970; the result's end, or the claim's
     Column("result", LargeBinary, nullable=True),  # sealed to the client
+)
+_answered = Table(
+    "answered",
+    _metadata,
+    Column("request_id", LargeBinary, primary_key=True),
+    Column("until", Float, nullable=False, index=True),  # seconds since 1970
 )
 SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "party_0001")
 
@@ -116,10 +125,10 @@ class State:
         self._revoked.update(fresh)
 
     def reserve(self, owner_key: str, subject: str, window_end: int, rows: int, limit: int, now: float) -> bool:
-        """Count `rows` more in this window, if that stays within `limit`. Windows that are over are forgotten."""
+        """Count `rows` more in this window, if that stays within `limit`. Windows long over are forgotten."""
         mine = (_usage.c.owner_key == owner_key) & (_usage.c.subject == subject)
         with self._db.write() as db:
-            db.execute(delete(_usage).where(mine, _usage.c.window_end <= now))
+            db.execute(delete(_usage).where(mine, _usage.c.window_end <= now - WINDOW_KEPT_SECONDS))
             key = {"owner_key": owner_key, "subject": subject, "window_end": window_end}
             insert_new(db, _usage, {**key, "rows": 0})
             counted = (
@@ -128,6 +137,12 @@ class State:
                 .values(rows=_usage.c.rows + rows)
             )
             return db.execute(counted).rowcount == 1
+
+    def unreserve(self, owner_key: str, subject: str, window_end: int, rows: int) -> None:
+        """Of what was counted in this window, `rows` were not used after all."""
+        window = (_usage.c.owner_key == owner_key) & (_usage.c.subject == subject) & (_usage.c.window_end == window_end)
+        with self._db.write() as db:
+            db.execute(update(_usage).where(window, _usage.c.rows >= rows).values(rows=_usage.c.rows - rows))
 
     # Models
 
@@ -184,3 +199,17 @@ class State:
         with self._db.write(durable=False) as db:
             db.execute(update(_requests).where(mine).values(until=now + CLAIM_SECONDS))
             db.execute(delete(_requests).where(_requests.c.until < now))
+
+    # Answers: when a crash of the database forgets one, alice may run that request once more
+
+    def answered(self) -> dict[bytes, float]:
+        """The ids of requests that were answered, and until when each is remembered; what ends first comes first."""
+        with self._db.read() as db:
+            rows = db.execute(select(_answered).where(_answered.c.until >= self._clock()).order_by(_answered.c.until))
+            return {bytes(row.request_id): row.until for row in rows}
+
+    def note_answered(self, until: Mapping[bytes, float]) -> int:
+        """Remember these ids until then. Returns how many were not known; what is over is forgotten."""
+        with self._db.write(durable=False) as db:
+            db.execute(delete(_answered).where(_answered.c.until < self._clock()))
+            return sum(insert_new(db, _answered, {"request_id": i, "until": end}) for i, end in until.items())

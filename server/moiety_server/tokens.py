@@ -1,5 +1,6 @@
 """Clients' tokens, as their owner issues them: a record of who got which, never the token itself."""
 
+import math
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from moiety_server.records import grants, revoked
 from moiety_shared import tokens
 from moiety_shared.possession import thumbprint
 from moiety_shared.service.database import Database, insert_new
-from moiety_shared.tokens import MAX_REVOKED, Grant, OutputKind, Quota
+from moiety_shared.tokens import MAX_EXPIRES, MAX_REVOKED, Grant, OutputKind, Quota
 
 _DAY = 86400
 
@@ -34,7 +35,7 @@ def new_grant(
         subject=subject,
         models=tuple(models),
         outputs=tuple(outputs),
-        expires=int(time.time() + days * _DAY),
+        expires=int(time.time() + days * _DAY) if math.isfinite(days * _DAY) else MAX_EXPIRES + 1,
         quota=Quota(rows=rows_per_day, seconds=_DAY) if rows_per_day else None,
         key=thumbprint(key.public_bytes_raw()) if key is not None else None,
     )

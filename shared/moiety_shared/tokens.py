@@ -20,6 +20,11 @@ EVERY_MODEL = "*"
 MAX_TOKEN_BYTES = 4096
 MAX_REVOKED = 10_000
 """Token ids in one message of revocations."""
+MAX_QUOTA_ROWS = 10**12
+"""Far more than anybody asks in a window, and twice of it is a number in every database."""
+MAX_QUOTA_SECONDS = 366 * 86_400
+MAX_EXPIRES = 253_402_300_799
+"""The last second of the year 9999: later times are none to a calendar."""
 OutputKind = Literal["logits", "labels", "count"]
 OUTPUTS: tuple[OutputKind, ...] = ("logits", "labels", "count")
 
@@ -27,8 +32,8 @@ OUTPUTS: tuple[OutputKind, ...] = ("logits", "labels", "count")
 class Quota(Public):
     """At most `rows` inputs in every window of `seconds`."""
 
-    rows: int = Field(ge=1)
-    seconds: int = Field(ge=1)
+    rows: int = Field(ge=1, le=MAX_QUOTA_ROWS)
+    seconds: int = Field(ge=1, le=MAX_QUOTA_SECONDS)
 
 
 class Grant(Public):
@@ -38,16 +43,20 @@ class Grant(Public):
     subject: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
     models: tuple[Name | Literal["*"], ...] = (EVERY_MODEL,)
     outputs: tuple[OutputKind, ...] = OUTPUTS
-    expires: int = Field(description="seconds since 1970")
+    expires: int = Field(ge=0, le=MAX_EXPIRES, description="seconds since 1970")
     quota: Quota | None = None
     key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")] | None = Field(
         None, description="thumbprint of the key that must sign each request; null: whoever has the token can use it"
     )
 
-    def check(self, model: str, output: OutputKind, now: float) -> None:
-        """Raises Problem UNAUTHORIZED when the time is over, FORBIDDEN for another model or output."""
+    def check_time(self, now: float) -> None:
+        """Raises Problem UNAUTHORIZED when it is over."""
         if now >= self.expires:
             raise Problem(ProblemType.UNAUTHORIZED, "the token has expired")
+
+    def check(self, model: str, output: OutputKind, now: float) -> None:
+        """Raises Problem UNAUTHORIZED when the time is over, FORBIDDEN for another model or output."""
+        self.check_time(now)
         if EVERY_MODEL not in self.models and model not in self.models:
             raise Problem(ProblemType.FORBIDDEN, "the token is not for this model")
         if output not in self.outputs:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -56,6 +58,20 @@ def post(deployment: Deployment, body: bytes, access: Path | None) -> httpx.Resp
 
 def kind(response: httpx.Response) -> ProblemType:
     return Problem.from_document(response.json()).kind
+
+
+@pytest.mark.parametrize("path", ["/v1/predictions", "/v1/revocations"])
+def test_a_strangers_body_is_not_waited_for(guarded: Deployment, path: str) -> None:
+    """The header is enough to refuse it: nothing of the body is sent."""
+    parts = urlsplit(guarded.url("alice"))
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 9999\r\nauthorization: Bearer x\r\n\r\n"
+    context = ssl.create_default_context(cafile=str(guarded.ca))
+    with (
+        socket.create_connection((parts.hostname, parts.port), timeout=5) as raw,
+        context.wrap_socket(raw, server_hostname=parts.hostname) as peer,
+    ):
+        peer.sendall(head.encode())
+        assert peer.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
 
 
 def test_a_token_lets_in_until_it_is_revoked(guarded: Deployment, digits: Digits, tmp_path: Path) -> None:

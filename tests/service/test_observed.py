@@ -97,7 +97,7 @@ def test_one_trace_and_one_id_from_the_application_to_the_provider(
         parent = one.span.span_id
     for service, top, phases in (
         ("client", chain[1], ("catalogue", "seal", "exchange", "open")),
-        ("alice", chain[2], ("lane", "lease", "rows", "open", "rounds", "seal", "result")),
+        ("alice", chain[2], ("open", "lane", "lease", "rows", "rounds", "seal", "result")),
         ("bob", chain[3], ("open", "rows", "rounds", "seal")),
     ):
         inside = [one for one in found if one.span.parent_span_id == top.span.span_id and one.service == top.service]

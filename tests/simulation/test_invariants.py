@@ -4,7 +4,7 @@ last one throws dice.
 1. No wrong answer. Whoever gets an answer gets the plan's, to the last bit. Getting none is allowed.
 2. Once. In one life of alice a request id runs to its end once: copies get the same answer, other content under the
    same id is refused. (alice's memory of requests ends with her process: the same request sent to her next life runs
-   again, with other rows, and only its client can open either answer.)
+   again, with other rows, if bob has not answered it; see test_refusals.py.)
 3. No mask twice. Over all lives of all parties, restarted, restored from old folders, or living twice, no row is ever
    opened under a mask that was used before; nor are weights. See detector.py.
 4. It goes on. When the misfortune is over, and the owner has published again where a folder forgot the model, the next

@@ -35,13 +35,17 @@ def small_bodies(_path: str) -> int:
     return 1 << 20
 
 
+async def anybody(_request: Request) -> None:
+    """The guard where strangers may send bodies."""
+
+
 def create_app(
     title: str,
     *,
     lifespan: Callable[[], AbstractAsyncContextManager[None]] | None = None,
     body_limit: BodyLimit = small_bodies,
     ready: Callable[[], Awaitable[None]] | None = None,
-    guard: Guard = lambda _: None,
+    guard: Guard = anybody,
     link: Link = lambda _: "client",
     metrics: Metrics | None = None,
     tracer: Tracer = tracing.NOBODY,

@@ -45,7 +45,8 @@ class Connection(HttpToolsProtocol):
         self._metrics = metrics
         self._header_deadline: asyncio.TimerHandle | None = None
         self._unread_deadline: asyncio.TimerHandle | None = None
-        self._header_bytes = 0
+        self._header_bytes = 0  # that arrived so far, of a header that is not complete
+        self._field_bytes = 0  # in the fields that the parser has seen
         self._in_header = True
         self._too_large = False
 
@@ -76,15 +77,24 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_header, self._header_bytes = True, 0
+        self._in_header, self._header_bytes, self._field_bytes = True, 0, 0
         if len(self.pipeline) >= MAX_AHEAD:
             raise ValueError("too many requests ahead")  # the parser stops, and the connection is refused
 
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        if len(self.headers) > MAX_HEADER_FIELDS:
+        self._count(len(name) + len(value))
+
+    def _count(self, size: int) -> None:
+        """Also of a header that arrives in one piece."""
+        self._field_bytes += size
+        if self._field_bytes > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
             self._too_large = True
-            raise ValueError("too many headers")
+            raise ValueError("too much of a header")
 
     def on_headers_complete(self) -> None:
         self._header_arrived()

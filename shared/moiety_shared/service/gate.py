@@ -7,7 +7,7 @@ Everything is decided before or while a body arrives, so that a caller who is re
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
@@ -25,7 +25,7 @@ from moiety_shared.service.metrics import Metrics
 BodyLimit = Callable[[str], int]
 """Bytes that a path takes at most."""
 
-Guard = Callable[[Request], None]
+Guard = Callable[[Request], Awaitable[None]]
 """Raises a Problem for a caller who may not even send a body."""
 
 Link = Callable[[str], str]
@@ -40,6 +40,10 @@ BODY_RATE = 1 << 16
 
 HELD_BYTES = 1 << 25
 """Bytes of bodies in memory at the same time, of each limit; two bodies of that limit at least."""
+
+SMALL_BODY = 1 << 16
+SMALL_HELD_BYTES = 1 << 23
+"""So many bytes more are for bodies of `SMALL_BODY` bytes at most: large ones leave them room."""
 
 _HEALTH = "/health/"
 _DISCONNECTED = "DISCONNECTED"
@@ -69,7 +73,7 @@ class Gate:
         self._tracer = tracer
         self._requests = 0
         metrics.requests_in_flight.set_function(lambda: self._requests)
-        self._reading = 0  # of them, those whose body is still arriving
+        self._reading = 0  # of them, those whose body is still arriving, or not let in yet
         self._held: Counter[int] = Counter()  # bytes of bodies in memory, by the limit they arrived under
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,7 +104,7 @@ class Gate:
         self._requests += 1
         try:
             self._admit(scope)
-            body = self._body(scope, receive)
+            body = await self._body(scope, receive)
             await self.app(scope, body, answer)
         except Problem as problem:
             state["problem"] = problem.kind.name
@@ -157,7 +161,7 @@ class Gate:
         if self._requests - self._reading > MAX_REQUESTS and not scope["path"].startswith(_HEALTH):
             raise Problem(ProblemType.OVERLOADED)
 
-    def _body(self, scope: Scope, receive: Receive) -> "_Body":
+    async def _body(self, scope: Scope, receive: Receive) -> "_Body":
         """What the app reads the body from. Raises the Problem of a body that is refused unread."""
         headers = Headers(scope=scope)
         if any(value.strip().lower() != "identity" for value in headers.getlist("content-encoding")):
@@ -172,12 +176,17 @@ class Gate:
         if length > limit:
             raise Problem(ProblemType.TOO_LARGE, f"at most {limit} bytes")
         if length:
-            self._guard(Request(scope))
+            self._reading += 1
+            try:
+                await self._guard(Request(scope))
+            finally:
+                self._reading -= 1
         return _Body(self, scope, receive, length, limit)
 
     def _hold(self, body: "_Body", size: int) -> None:
         """Account for what arrived of a body. Raises OVERLOADED when all of them take too much memory."""
-        if self._held[body.limit] + size > max(HELD_BYTES, 2 * body.limit):
+        room = max(HELD_BYTES, 2 * body.limit) + (SMALL_HELD_BYTES if body.length <= SMALL_BODY else 0)
+        if self._held[body.limit] + size > room:
             raise Problem(ProblemType.OVERLOADED, "too many bodies are arriving")
         self._held[body.limit] += size
         body.held += size
