@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from moiety_client.local import folder, mnist
 from moiety_client.local.deployment import Deployment
@@ -25,6 +27,7 @@ from moiety_server.settings import ServerSettings
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.service import cli, http, keys
 from moiety_shared.service.app import create_app
+from moiety_shared.service.database import Database
 from moiety_shared.service.ports import bind, reserved
 from moiety_shared.service.starting import StartRefused
 from moiety_shared.service.terminal import Exit
@@ -242,6 +245,22 @@ def test_a_database_whose_disk_is_full_says_so(tmp_path: Path) -> None:
             connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
             connection.exec_driver_sql("CREATE TABLE large AS SELECT zeroblob(1 << 20)")
     assert full.value.kind is ProblemType.DISK_FULL
+
+
+def test_a_database_that_cannot_be_opened_on_a_full_disk_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite calls it an I/O error when there is no room for the index of its log."""
+    refusal = sqlite3.OperationalError("disk I/O error")
+    refusal.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+
+    def refused(*_: Any) -> None:
+        raise OperationalError("", {}, refusal)
+
+    monkeypatch.setattr(Database, "_migrate", refused)
+    with pytest.raises(OSError, match="No space left on device") as full:
+        records(ServerSettings(data_dir=tmp_path))
+    assert full.value.errno == errno.ENOSPC and full.value.filename == str(tmp_path / "server.sqlite")
 
 
 # What a client sees of bob, whom it need not reach

@@ -3,6 +3,8 @@
 A database is brought to the newest schema before anything is read: Alembic's migrations, which come with the packages.
 """
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,6 +96,8 @@ class Database:
                 "restore a backup from before it"
             ) from None
         except SQLAlchemyError as error:
+            if isinstance(error, DBAPIError) and _is_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), url.database) from None
             raise StartRefused(f"{self._name} cannot be opened: {_reason(error, url.password)}") from None
         finally:
             self._engine.dispose()  # also when nobody will ever close it
@@ -215,9 +219,13 @@ def _answering() -> Iterator[None]:
 
 
 def _is_full(error: DBAPIError) -> bool:
-    """Whether the disk under the database is: SQLite's SQLITE_FULL, PostgreSQL's `disk_full`."""
+    """Whether the disk under the database is: SQLite's SQLITE_FULL, or that it cannot enlarge the file of its log's
+    index, which it needs to open anything; PostgreSQL's `disk_full`."""
     code = getattr(error.orig, "sqlite_errorcode", None)
-    return code == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", None) == _DISK_FULL
+    return (
+        code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+        or getattr(error.orig, "sqlstate", None) == _DISK_FULL
+    )
 
 
 def _reason(error: SQLAlchemyError, password: object) -> str:
