@@ -135,9 +135,11 @@ class Leader:
         stats = RunStats()
 
         async def run() -> bytes:
+            # Who does not show that a token's key is theirs uses up nothing of its holder's quota.
+            proven = await self._open(model, request, grant, token or "") if grant and grant.key else None
             receipt = await party.admission.spend(model, grant, request.rows)
             try:
-                secret = await self._open(model, request, grant, token or "")
+                secret = proven or await self._open(model, request, grant, token or "")
                 stats.timeline.passed("open")
                 with party.metrics.runs.track_inprogress():
                     return await self._attempt(model, request, secret, token or "", stats)

@@ -93,6 +93,25 @@ def test_without_the_key_a_token_is_of_no_use(root: Path, detector: Detector) ->
     play(root, detector, steps)
 
 
+def test_who_has_no_key_does_not_use_up_the_quota_of_who_has(root: Path, detector: Detector) -> None:
+    async def steps(w: World) -> None:
+        holder = w.holder(quota={"rows": 2, "seconds": 86400})
+        for _ in range(3):
+            body = w.call(X, Holder(holder.token)).body
+            await refused(w, body, holder.token)
+            await refused(
+                w,
+                forged(w, w.call(X).binding, (b"", b""), {0: body[-1:] * len(Request.unpack(body).envelopes[0])}),
+                holder.token,
+            )
+        for _ in range(2):
+            call = w.call(X, holder)
+            check(X, call.open(await w.ask(w.an_alice(), call.body, holder.token)))
+        assert (await refused(w, w.call(X, holder).body, holder.token)).kind is ProblemType.QUOTA_EXCEEDED
+
+    play(root, detector, steps)
+
+
 def test_alice_cannot_use_a_token_that_she_saw(root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     async def steps(w: World) -> None:
         holder, alice = w.holder(), w.an_alice()
