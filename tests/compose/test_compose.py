@@ -102,10 +102,10 @@ def test_no_secret_of_one_role_can_be_read_by_another(project: Project) -> None:
     secret = Counter(
         digest
         for files in found.values()
-        for digest in {d for path, d in files.items() if not path.endswith(("tls/ca.pem", "/role"))}
+        for digest in {d for path, d in files.items() if not path.endswith(("tls/ca.pem", "/role", ".pub"))}
     )
     assert len(secret) > 15 and max(secret.values()) == 1, (
-        "nothing is in two places but the public certificate of the CA"
+        "nothing is in two places but the certificate of the CA and the provider's public key"
     )
     mounted = Counter(
         mount["Name"].removeprefix(f"{project.name}_")
