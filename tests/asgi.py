@@ -45,6 +45,9 @@ class InProcess:
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self.request("POST", path, **options)
 
+    def delete(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("DELETE", path, **options)
+
 
 @contextmanager
 def listening(app: FastAPI, settings: ServiceSettings, tls: ssl.SSLContext | None = None) -> Iterator[int]:

@@ -16,10 +16,10 @@ from moiety_party import bundles
 from moiety_party.bundles import prepare_bundle
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.store import Model
-from moiety_shared.integrity import TAG_BYTES, bundle_tag
+from moiety_shared.channel import TAG_BYTES, bundle_cipher
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
-from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows
 from tests import plans
@@ -37,9 +37,13 @@ class Dealt:
         self.grants = [LeaseGrant("ab", "00" * 16, ROWS, "ticket", new_seed(), new_seed()) for _ in range(2)]
         streams = (Stream(seed, "bundle", 7) for seed in (*(g.seed for g in self.grants), new_seed()))
         arrays = (array for _, array in graph.deal(plan, ROWS, run.masks, *streams))
-        tag = bundle_tag(self.grants[1].seed, "ab", 7)
-        self.content = b"".join(dealer.tagged(dealer.chunks(arrays), tag))
+        self.corrections = b"".join(map(bytes, dealer.chunks(arrays)))
+        self.content = self.sealed("ab", 7)
         self.asked = 0
+
+    def sealed(self, lease_id: str, number: int) -> bytes:
+        encryptor = bundle_cipher(self.grants[1].seed, lease_id, number).encryptor()
+        return b"".join(dealer.sealed(iter([self.corrections]), encryptor))
 
     async def prepare(
         self, party: int, chunks: Iterator[int] | None = None, announced: int | None = None
@@ -69,7 +73,7 @@ class Dealt:
         )
         ends = accumulate(preparation.wanted(layer) for layer in self.plan.layers)
         for layer, end in zip(self.plan.layers, ends, strict=True):
-            preparation.add(layer, self.content[end - preparation.wanted(layer) : end])
+            preparation.add(layer, self.corrections[end - preparation.wanted(layer) : end])
         return preparation.ready
 
 
@@ -92,6 +96,12 @@ def test_layers_are_prepared_from_chunks_of_any_size(
     monkeypatch.setattr(bundles, "_STEP_BYTES", step)
     assert len(dealt.content) == ROWS * dealt.plan.bundle_row_bytes + TAG_BYTES
     assert same(asyncio.run(dealt.prepare(1, cycle(sizes))), dealt.direct(1))
+
+
+def test_no_correction_can_be_read_on_its_way(dealt: Dealt) -> None:
+    pieces = {dealt.corrections[at : at + 16] for at in range(0, len(dealt.corrections) - 15, 16)}
+    assert not [at for at in range(len(dealt.content)) if dealt.content[at : at + 16] in pieces]
+    assert bundle_cipher(dealt.grants[1].seed, "ab", 7).encryptor().update(dealt.content[:64]) != dealt.content[:64]
 
 
 def test_alice_asks_for_nothing(dealt: Dealt) -> None:
@@ -125,9 +135,7 @@ def test_a_bundle_that_was_changed_is_refused_whole(dealt: Dealt, place: float) 
 def test_a_bundle_under_another_seed_or_number_is_refused(dealt: Dealt) -> None:
     for lease, number in (("ab", 8), ("ac", 7)):
         wrong = Dealt(dealt.plan)
-        tag = bundle_tag(wrong.grants[1].seed, lease, number)
-        tag.add(wrong.content[:-TAG_BYTES])
-        wrong.content = wrong.content[:-TAG_BYTES] + tag.of()
+        wrong.content = wrong.sealed(lease, number)
         with pytest.raises(Problem, match="changed on its way"):
             asyncio.run(wrong.prepare(1))
 
@@ -171,3 +179,19 @@ def test_the_provider_joins_small_arrays_and_cuts_large_ones() -> None:
     assert b"".join(made) == b"".join(array.tobytes() for array in arrays)
     assert [len(chunk) for chunk in made] == [10, 3 << 20, 1 << 20, 8 << 20, 8 << 20, 1 << 20, 5]
     assert len(list(dealer.chunks(np.zeros(100, np.int64) for _ in range(2000)))) == 2
+
+
+def test_a_provider_of_another_release_is_told_apart_from_a_clients_mistake() -> None:
+    """What it does not understand is not the client's input."""
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        problem = Problem(ProblemType.INVALID_INPUT, "check: body")
+        return httpx.Response(422, json=problem.document(), headers={"content-type": PROBLEM_JSON})
+
+    async def run() -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://provider") as client:
+            await Provider(client).open_lease("00" * 16, ROWS)
+
+    with pytest.raises(Problem, match="of the same release") as caught:
+        asyncio.run(run())
+    assert caught.value.kind is ProblemType.PROVIDER_UNAVAILABLE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moiety_shared.channel import Channel
-from moiety_shared.integrity import TAG_BYTES, Tag, Transcript, check_key, is_seed_of, seed_tag
+from moiety_shared.integrity import TAG_BYTES, Tag, Transcript
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import to_wire
@@ -66,15 +66,6 @@ def test_pieces_may_be_cut_anywhere_but_contexts_may_not() -> None:
         another = Tag(CHECK, what, *context)
         another.add(b"abcdef")
         assert another.of() != one.of()
-
-
-def test_a_seed_is_for_what_it_was_dealt_for() -> None:
-    seed, check = new_seed(), check_key((new_seed(), new_seed()), "lease")
-    tag = seed_tag(seed, check, "lease", "8")
-    assert is_seed_of(tag, seed, check, "lease", "8")
-    assert not is_seed_of(tag, seed, check, "lease", "9") and not is_seed_of(tag, new_seed(), check, "lease", "8")
-    assert not is_seed_of(tag, seed, new_seed(), "lease", "8")
-    assert check_key((seed, check), "lease") != check_key((seed, check), "upload")
 
 
 def recorded_opening(x: Array, sealed: bool) -> tuple[Callable[[bytes, bytes], Array], list[bytes]]:

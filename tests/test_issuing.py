@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import URL
+from sqlalchemy import URL, text
 
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.dealer import Dealer
@@ -22,7 +22,7 @@ from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.settings import PartySettings
 from moiety_shared.catalogue import Entry
-from moiety_shared.integrity import TAG_BYTES
+from moiety_shared.channel import TAG_BYTES, lease_context
 from moiety_shared.plan import Plan
 from moiety_shared.prg import new_seed
 from moiety_shared.problems import Problem, ProblemType
@@ -37,6 +37,9 @@ from tests.asgi import InProcess
 
 KEY = bytes(range(32))
 SEEDS = bytes(range(32)), bytes(range(32, 64))
+FRESH = PrivateKey(bytes(range(96)))
+PUBLIC = {"key": FRESH.public.text()}
+HOUR = 3600.0
 
 
 @pytest.fixture
@@ -100,10 +103,12 @@ def kind(response: object) -> ProblemType:
 def test_a_bundle_is_issued_once_and_has_the_stated_length(
     provider: InProcess, plan: Plan, alice: dict[str, str], bob: dict[str, str], upload_id: str
 ) -> None:
-    lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 8}, headers=alice).json()
+    lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 8, **PUBLIC}, headers=alice).json()
     shown = {"json": {"ticket": lease["ticket"]}, "headers": bob}
-    joined = provider.post(f"/v1/leases/{lease['lease_id']}/join", **shown).json()
-    assert joined["seed"] != lease["seed"]
+    asked = {"ticket": lease["ticket"], **PUBLIC}
+    joined = provider.post(f"/v1/leases/{lease['lease_id']}/join", json=asked, headers=bob).json()
+    ours, theirs = (opened(answer, party) for party, answer in enumerate((lease, joined)))
+    assert len(ours) == len(theirs) == 64 and ours[:32] != theirs[:32] and ours[32:] == theirs[32:]
     url = f"/v1/leases/{lease['lease_id']}/bundles"
     bundle = provider.post(f"{url}/0", **shown)
     assert len(bundle.content) == 8 * plan.bundle_row_bytes + TAG_BYTES == int(bundle.headers["content-length"])
@@ -116,14 +121,13 @@ def test_a_bundle_is_issued_once_and_has_the_stated_length(
 def test_each_seed_goes_to_its_party_once(
     provider: InProcess, alice: dict[str, str], bob: dict[str, str], upload_id: str
 ) -> None:
-    lease = provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=alice).json()
-    url, shown = f"/v1/leases/{lease['lease_id']}", {"json": {"ticket": lease["ticket"]}}
+    asked = {"upload_id": upload_id, "rows": 1, **PUBLIC}
+    lease = provider.post("/v1/leases", json=asked, headers=alice).json()
+    url, shown = f"/v1/leases/{lease['lease_id']}", {"json": {"ticket": lease["ticket"], **PUBLIC}}
     assert kind(provider.post(f"{url}/join", **shown, headers=alice)) is ProblemType.FORBIDDEN
-    assert kind(provider.post(f"{url}/bundles/0", **shown, headers=alice)) is ProblemType.FORBIDDEN
-    assert (
-        kind(provider.post("/v1/leases", json={"upload_id": upload_id, "rows": 1}, headers=bob))
-        is ProblemType.FORBIDDEN
-    )
+    of_bob = provider.post(f"{url}/bundles/0", json={"ticket": lease["ticket"]}, headers=alice)
+    assert kind(of_bob) is ProblemType.FORBIDDEN
+    assert kind(provider.post("/v1/leases", json=asked, headers=bob)) is ProblemType.FORBIDDEN
     assert provider.post(f"{url}/join", **shown, headers=bob).is_success
     assert kind(provider.post(f"{url}/join", **shown, headers=bob)) is ProblemType.ALREADY_ISSUED
 
@@ -162,6 +166,38 @@ def test_strangers_get_nothing(provider: InProcess, plan: Plan, headers: dict[st
         assert answer.status_code == 401 and kind(answer) is ProblemType.UNAUTHORIZED
 
 
+def opened(answer: dict[str, str], party: int) -> bytes:
+    """A party's seed of the lease, and the key of its tags."""
+    ticket, sealed = (base64.b64decode(answer[name]) for name in ("ticket", "seeds"))
+    context = lease_context(party, answer["lease_id"], answer["upload_id"], int(answer["rows"]), ticket)
+    return FRESH.open(sealed, context)
+
+
+@pytest.mark.parametrize("who", ["alice", "bob"])
+def test_either_party_ends_a_lease(
+    provider: InProcess, alice: dict[str, str], bob: dict[str, str], upload_id: str, who: str
+) -> None:
+    asked = {"upload_id": upload_id, "rows": 1, **PUBLIC}
+    ended, other = (provider.post("/v1/leases", json=asked, headers=alice).json() for _ in range(2))
+    url = f"/v1/leases/{ended['lease_id']}"
+    assert kind(provider.delete(url)) is ProblemType.UNAUTHORIZED
+    shown = {"json": {"ticket": ended["ticket"]}, "headers": bob}
+    assert provider.post(f"{url}/bundles/0", **shown).is_success
+    for _ in range(2):
+        assert provider.delete(url, headers={"alice": alice, "bob": bob}[who]).status_code == 204
+    assert kind(provider.post(f"{url}/bundles/1", **shown)) is ProblemType.UNKNOWN_LEASE
+    shown["json"]["ticket"] = other["ticket"]
+    assert provider.post(f"/v1/leases/{other['lease_id']}/bundles/0", **shown).is_success
+
+
+@pytest.mark.parametrize("key", ["", "x", "A" * 1624, "é"])
+def test_a_seed_is_sealed_to_a_key_or_not_given_out(
+    provider: InProcess, alice: dict[str, str], upload_id: str, key: str
+) -> None:
+    asked = {"upload_id": upload_id, "rows": 1, "key": key}
+    assert kind(provider.post("/v1/leases", json=asked, headers=alice)) is ProblemType.INVALID_INPUT
+
+
 async def chunks() -> AsyncIterator[bytes]:
     yield b"x"
 
@@ -189,15 +225,14 @@ def test_bad_requests_are_problem_documents_without_the_input(
 def test_what_was_issued_is_remembered_across_a_restart(database: URL, plan: Plan) -> None:
     upload_id = secrets.token_hex(16)
     with closing(Ledger(database, KEY)) as ledger:
-        first = Dealer(ledger, 1 << 26, KEY)
+        first = Dealer(ledger, 1 << 26, HOUR)
         for _ in range(2):
             first.register_upload(upload_id, plan, SEEDS)
-        lease = first.open_lease(upload_id, 4)
-        ticket = first.ticket(lease)
+        lease, ticket = first.open_lease(upload_id, 4)
         first.join_lease(lease.lease_id, ticket)
         dealt = [b"".join(first.bundle(lease.lease_id, ticket, number)[1]) for number in (0, 1)]
     with closing(Ledger(database, KEY)) as ledger:
-        again = Dealer(ledger, 1 << 26, KEY)
+        again = Dealer(ledger, 1 << 26, HOUR)
         assert ledger.upload(upload_id)[1:] == SEEDS, "the weights' masks stay what they were"
         for _ in range(2):
             with pytest.raises(Problem, match="issued before"):
@@ -211,7 +246,7 @@ def test_replicas_issue_each_bundle_once(database: URL, plan: Plan) -> None:
     """Four providers, all asked by many at a time for the same join, the same bundles."""
     upload_id = secrets.token_hex(16)
     with ExitStack() as opened, ThreadPoolExecutor(8) as threads:
-        dealers = [Dealer(opened.enter_context(closing(Ledger(database, KEY))), 1 << 26, KEY) for _ in range(4)]
+        dealers = [Dealer(opened.enter_context(closing(Ledger(database, KEY))), 1 << 26, HOUR) for _ in range(4)]
 
         def race(ask: Callable[[Dealer], object]) -> list[object]:
             """What came of it at all of them, but for those that were told that it was issued before."""
@@ -225,8 +260,7 @@ def test_replicas_issue_each_bundle_once(database: URL, plan: Plan) -> None:
             return [got for got in threads.map(one, dealers * 2) if got is not ProblemType.ALREADY_ISSUED]
 
         assert race(lambda d: d.register_upload(upload_id, plan, SEEDS)) == [None] * 8
-        lease = dealers[0].open_lease(upload_id, 4)
-        ticket = dealers[0].ticket(lease)
+        lease, ticket = dealers[0].open_lease(upload_id, 4)
         assert [joined.bob for joined in race(lambda d: d.join_lease(lease.lease_id, ticket))] == [lease.bob]  # type: ignore[attr-defined]
         for number in range(3):
             (issued,) = race(lambda d, n=number: d.bundle(lease.lease_id, ticket, n)[0])  # type: ignore[misc]
@@ -258,15 +292,14 @@ def test_both_parties_register_the_same_once_and_for_all(ledger: Ledger, plan: P
         assert caught.value.kind is ProblemType.UNKNOWN_MODEL
 
 
-def test_a_ticket_is_of_one_lease_and_one_provider(ledger: Ledger, plan: Plan) -> None:
-    dealer, stranger = Dealer(ledger, 1 << 26, KEY), Dealer(ledger, 1 << 26, bytes(32))
+def test_a_ticket_is_of_one_lease(ledger: Ledger, plan: Plan) -> None:
+    dealer = Dealer(ledger, 1 << 26, HOUR)
     upload_id = secrets.token_hex(16)
     dealer.register_upload(upload_id, plan, SEEDS)
-    one, two = (dealer.open_lease(upload_id, 4) for _ in range(2))
-    ticket = dealer.ticket(one)
+    (one, ticket), (_, of_two) = (dealer.open_lease(upload_id, 4) for _ in range(2))
     assert not [seed for seed in (one.alice, one.bob, one.own) if seed in ticket]
     changed = [ticket[:at] + bytes([ticket[at] ^ 1]) + ticket[at + 1 :] for at in range(len(ticket))]
-    for wrong in (b"", ticket[:-1], stranger.ticket(one), dealer.ticket(two), *changed):
+    for wrong in (b"", ticket[:-1], of_two, *changed):
         with pytest.raises(Problem) as caught:
             dealer.join_lease(one.lease_id, wrong)
         assert caught.value.kind is ProblemType.UNKNOWN_LEASE
@@ -275,18 +308,67 @@ def test_a_ticket_is_of_one_lease_and_one_provider(ledger: Ledger, plan: Plan) -
 
 def test_the_database_has_no_seed_of_a_lease(tmp_path: Path, plan: Plan) -> None:
     with closing(Ledger(URL.create("sqlite", database=str(tmp_path / "ledger.sqlite")), KEY)) as ledger:
-        dealer, upload_id = Dealer(ledger, 1 << 26, KEY), secrets.token_hex(16)
+        dealer, upload_id = Dealer(ledger, 1 << 26, HOUR), secrets.token_hex(16)
         dealer.register_upload(upload_id, plan, SEEDS)
-        lease = dealer.open_lease(upload_id, 4)
-        dealer.join_lease(lease.lease_id, dealer.ticket(lease))
+        lease, ticket = dealer.open_lease(upload_id, 4)
+        dealer.join_lease(lease.lease_id, ticket)
         files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
         assert lease.lease_id.encode() in files
-        for secret in (*SEEDS, lease.alice, lease.bob, lease.own, dealer.ticket(lease)[12:]):
+        for secret in (*SEEDS, lease.alice, lease.bob, lease.own, ticket[12:], ledger.lease_key(lease.lease_id, HOUR)):
             assert secret not in files and secret.hex().encode() not in files
 
 
+@pytest.mark.parametrize("how", ["a party says so", "the model is deleted", "its time is over", "looked for"])
+def test_a_ticket_opens_no_more_when_its_lease_is_over(tmp_path: Path, plan: Plan, how: str) -> None:
+    """Not with storage.key, the database's files and the ticket, which a curious alice may have kept."""
+    url, now = URL.create("sqlite", database=str(tmp_path / "ledger.sqlite")), [1e9]
+
+    def files() -> bytes:
+        return b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+    with closing(Ledger(url, KEY, lambda: now[0])) as ledger:
+        dealer, upload_id = Dealer(ledger, 1 << 26, HOUR), secrets.token_hex(16)
+        dealer.register_upload(upload_id, plan, SEEDS)
+        (lease, ticket), (other, of_other) = (dealer.open_lease(upload_id, 4) for _ in range(2))
+        with ledger._db.read() as db:
+            found = db.execute(text("SELECT key FROM leases WHERE lease_id = :id"), {"id": lease.lease_id})
+            stored = found.scalar_one()
+        assert dealer._lease(lease.lease_id, ticket) == lease and stored in files()
+        match how:
+            case "a party says so":
+                dealer.end_lease(lease.lease_id)
+                assert dealer._lease(other.lease_id, of_other) == other
+            case "the model is deleted":
+                dealer.forget_upload(upload_id)
+            case "its time is over":
+                now[0] += HOUR + 1
+            case "looked for":
+                now[0] += HOUR + 1
+                dealer.end_old_leases()
+                now[0] -= HOUR + 1
+        with pytest.raises(Problem) as caught:
+            dealer._lease(lease.lease_id, ticket)
+        assert caught.value.kind is ProblemType.UNKNOWN_LEASE
+        if how != "its time is over":  # the next look wipes it
+            assert stored not in files()
+        dealer.end_old_leases()
+        kept = files()
+    assert (stored in kept) is False and (stored in files()) is False
+
+
+def test_a_deleted_uploads_seeds_are_in_no_file(tmp_path: Path, plan: Plan) -> None:
+    with closing(Ledger(URL.create("sqlite", database=str(tmp_path / "ledger.sqlite")), KEY)) as ledger:
+        dealer, upload_id = Dealer(ledger, 1 << 26, HOUR), secrets.token_hex(16)
+        dealer.register_upload(upload_id, plan, SEEDS)
+        with ledger._db.read() as db:
+            sealed = db.execute(text("SELECT seed_0, seed_1 FROM uploads")).one()
+        dealer.forget_upload(upload_id)
+        files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert upload_id.encode() in files and not [seed for seed in sealed if seed in files]
+
+
 def test_too_large_a_bundle_is_refused(ledger: Ledger, plan: Plan) -> None:
-    dealer = Dealer(ledger, 1 << 16, KEY)
+    dealer = Dealer(ledger, 1 << 16, HOUR)
     upload_id = secrets.token_hex(16)
     dealer.register_upload(upload_id, plan, SEEDS)
     with pytest.raises(Problem) as caught:
@@ -550,8 +632,8 @@ def test_rows_are_as_many_as_their_bytes_allow(
 
 
 def test_seeds_are_not_shown(plan: Plan, ledger: Ledger) -> None:
-    dealer = Dealer(ledger, 1 << 26, KEY)
+    dealer = Dealer(ledger, 1 << 26, HOUR)
     upload_id = secrets.token_hex(16)
     dealer.register_upload(upload_id, plan, SEEDS)
-    lease = dealer.open_lease(upload_id, 1)
+    lease, _ = dealer.open_lease(upload_id, 1)
     assert repr(lease.alice) not in repr(lease) and len(new_seed()) == 32

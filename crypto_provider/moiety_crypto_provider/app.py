@@ -1,8 +1,9 @@
 """The provider's HTTP interface. Only alice and bob may talk to it."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Annotated
 
 import torch
@@ -11,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from moiety_crypto_provider.dealer import TICKET_BYTES, Dealer, Lease
 from moiety_crypto_provider.ledger import Ledger
@@ -19,10 +20,11 @@ from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_shared import upload
 from moiety_shared.catalogue import Hex16
-from moiety_shared.integrity import seed_tag
+from moiety_shared.channel import lease_context
 from moiety_shared.layers import Public
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.sealing import PublicKey
 from moiety_shared.service import tracing
 from moiety_shared.service.app import bearer, create_app, documented_bearer
 from moiety_shared.service.database import location
@@ -30,6 +32,7 @@ from moiety_shared.service.identity import Identity
 from moiety_shared.service.logs import log
 
 _PLAN_BYTES, _SMALL_BYTES = 1 << 25, 1 << 20
+_LOOK_SECONDS = 600.0  # between two looks for leases that are too old
 _TICKET_CHARACTERS = TICKET_BYTES * 4 // 3
 
 
@@ -49,15 +52,21 @@ class UploadRequest(Public):
             raise Problem(ProblemType.MALFORMED, "the seeds are no base64") from None
 
 
-class LeaseRequest(Public):
+def _a_key(text: str) -> str:
+    PublicKey.from_text(text)
+    return text
+
+
+class FreshKey(Public):
+    key: Annotated[str, AfterValidator(_a_key)] = Field(
+        max_length=1 << 11,
+        description="A public key that was made for this request, base64url: the party's seed is sealed to it",
+    )
+
+
+class LeaseRequest(FreshKey):
     upload_id: Hex16
     rows: Annotated[int, Field(ge=1, le=1 << 20)]
-
-
-class Seed(Public):
-    seed: str = Field(description="32 bytes, base64; this party's alone")
-    check: str = Field(description="32 bytes, base64; both parties', for the tags of their transcripts")
-    tag: str = Field(description="32 bytes, base64; over all that the seed is for")
 
 
 class LeaseTicket(Public):
@@ -74,21 +83,26 @@ class LeaseTicket(Public):
             raise Problem(ProblemType.UNKNOWN_LEASE) from None
 
 
-class LeaseGrant(Seed, LeaseTicket):
+class JoinRequest(FreshKey, LeaseTicket):
+    """bob's."""
+
+
+class LeaseGrant(LeaseTicket):
     lease_id: Hex16
     upload_id: Hex16
     rows: int
+    seeds: str = Field(
+        description="Sealed to the request's key, base64: 32 bytes of seed, which are this party's alone, and 32 that "
+        "both have, for the tags of their transcripts"
+    )
 
 
-def _seed(seed: bytes, check: bytes, *what: str) -> Seed:
-    texts = (base64.b64encode(raw).decode() for raw in (seed, check, seed_tag(seed, check, *what)))
-    return Seed(**dict(zip(("seed", "check", "tag"), texts, strict=True)))
-
-
-def _grant(lease: Lease, seed: bytes, ticket: bytes) -> LeaseGrant:
-    dealt = _seed(seed, lease.check, lease.lease_id, lease.upload_id, str(lease.rows))
-    what = {"lease_id": lease.lease_id, "upload_id": lease.upload_id, "rows": lease.rows}
-    return LeaseGrant(**dealt.model_dump(), **what, ticket=base64.b64encode(ticket).decode())
+def _grant(lease: Lease, party: int, key: str, ticket: bytes) -> LeaseGrant:
+    context = lease_context(party, lease.lease_id, lease.upload_id, lease.rows, ticket)
+    seeds = (lease.alice, lease.bob)[party] + lease.check
+    sealed = PublicKey.from_text(key).seal(seeds, context)
+    texts = {name: base64.b64encode(raw).decode() for name, raw in (("seeds", sealed), ("ticket", ticket))}
+    return LeaseGrant(lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows, **texts)
 
 
 def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
@@ -97,13 +111,24 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
     metrics = ProviderMetrics(CollectorRegistry())
     metrics.certificate(identity, settings)
     ledger = Ledger(location(settings, identity.role, "ledger.sqlite"), identity.storage_key)
-    dealer = Dealer(ledger, settings.max_bundle_bytes, identity.storage_key, metrics)
+    dealer = Dealer(ledger, settings.max_bundle_bytes, settings.lease_hours * 3600, metrics)
+
+    async def end_old_leases() -> None:
+        while True:
+            with suppress(Problem):  # the database does not answer: the next time, perhaps
+                await run_in_threadpool(dealer.end_old_leases)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         with closing(ledger):
-            async with identity.keyring.wiping():
-                yield
+            looking = asyncio.create_task(end_old_leases())
+            try:
+                async with identity.keyring.wiping():
+                    yield
+            finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
 
     def caller(request: Request) -> int:
         """0 for alice, 1 for bob. Both credentials are compared every time."""
@@ -162,15 +187,20 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
     @app.post("/v1/leases", dependencies=of_parties, summary="alice opens a lease and gets her seed")
     def open_lease(body: LeaseRequest, who: Caller) -> LeaseGrant:
         only(0, who)
-        lease = dealer.open_lease(body.upload_id, body.rows)
+        lease, ticket = dealer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
-        return _grant(lease, lease.alice, dealer.ticket(lease))
+        return _grant(lease, 0, body.key, ticket)
 
     @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="bob joins a lease, once")
-    def join_lease(lease_id: str, body: LeaseTicket, who: Caller) -> LeaseGrant:
+    def join_lease(lease_id: str, body: JoinRequest, who: Caller) -> LeaseGrant:
         only(1, who)
         lease = dealer.join_lease(lease_id, body.sealed())
-        return _grant(lease, lease.bob, body.sealed())
+        return _grant(lease, 1, body.key, body.sealed())
+
+    @app.delete("/v1/leases/{lease_id}", status_code=204, dependencies=of_parties, summary="Wipe a lease's key")
+    def end_lease(lease_id: Hex16, who: Caller) -> None:
+        dealer.end_lease(lease_id)
+        log().info("lease ended", lease=lease_id)
 
     @app.post(
         "/v1/leases/{lease_id}/bundles/{number}",

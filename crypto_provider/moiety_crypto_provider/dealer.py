@@ -1,7 +1,8 @@
 """Leases and bundles. A lease pairs one boot of alice with one boot of bob, for one upload of one model.
 
 A lease's seeds are on no disk: the parties hold them for the provider, sealed in a *ticket* that only the provider can
-open. So every replica of the provider serves every lease, and a restart ends none.
+open. So every replica of the provider serves every lease, and a restart ends none. The ticket's key is in the ledger
+for as long as the lease lasts: after that, nobody can open it again.
 """
 
 import secrets
@@ -13,21 +14,21 @@ from operator import itemgetter
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import AEADEncryptionContext
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from prometheus_client import CollectorRegistry
 
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.metrics import ProviderMetrics
-from moiety_shared.integrity import TAG_BYTES, Tag, bundle_tag, check_key
+from moiety_shared.channel import TAG_BYTES, bundle_cipher
+from moiety_shared.integrity import check_key
 from moiety_shared.plan import Plan
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.ring import Array
 
-_NONCE, _SEED = 12, 32
+_NONCE, _SEED, _KEY = 12, 32, 32
 TICKET_BYTES = _NONCE + 16 + 4 + 3 * _SEED + 16
 _JOINED_BYTES = 1 << 20  # arrays that are shorter go together: every chunk is a turn of the thread pool
 _CHUNK_BYTES = 1 << 23
@@ -54,12 +55,13 @@ class Dealer:
     """Issues seeds, leases and bundles, each exactly once."""
 
     def __init__(
-        self, ledger: Ledger, max_bundle_bytes: int, storage_key: bytes, metrics: ProviderMetrics | None = None
+        self, ledger: Ledger, max_bundle_bytes: int, lease_seconds: float, metrics: ProviderMetrics | None = None
     ) -> None:
+        """Leases serve for `lease_seconds` at most."""
         self._ledger = ledger
+        self._lease_seconds = lease_seconds
         self._metrics = metrics or ProviderMetrics(CollectorRegistry())
         self._max_bundle_bytes = max_bundle_bytes
-        self._tickets = AESGCM(HKDF(hashes.SHA256(), 32, None, b"moiety/v1 lease tickets").derive(storage_key))
         # An upload's weight masks, expanded: what every bundle of it is dealt against.
         self._masks = lru_cache(maxsize=2)(self._expand_masks)
 
@@ -72,15 +74,16 @@ class Dealer:
         self._ledger.forget_upload(upload_id)
         self._masks.cache_clear()
 
-    def open_lease(self, upload_id: str, rows: int) -> Lease:
-        """A lease of bundles of `rows` rows. alice's."""
+    def open_lease(self, upload_id: str, rows: int) -> tuple[Lease, bytes]:
+        """A lease of bundles of `rows` rows, and its ticket. alice's."""
         plan, _ = self._masks(upload_id)
         if rows < 1 or rows * plan.bundle_row_bytes > self._max_bundle_bytes:
             raise Problem(ProblemType.TOO_LARGE, f"a bundle has at most {self._max_bundle_bytes} bytes")
         lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed(), new_seed())
-        self._ledger.open_lease(lease.lease_id, upload_id)
+        key = secrets.token_bytes(_KEY)
+        self._ledger.open_lease(lease.lease_id, upload_id, key)
         self._metrics.opened_leases.inc()
-        return lease
+        return lease, _ticket(lease, key)
 
     def join_lease(self, lease_id: str, ticket: bytes) -> Lease:
         """bob's side of a lease, once."""
@@ -88,7 +91,14 @@ class Dealer:
         self._ledger.join_lease(lease_id)
         return lease
 
-    def bundle(self, lease_id: str, ticket: bytes, number: int) -> tuple[int, Iterator[bytes | memoryview]]:
+    def end_lease(self, lease_id: str) -> None:
+        """Nothing more is dealt under it, and its ticket opens no more. May be repeated."""
+        self._ledger.end_lease(lease_id)
+
+    def end_old_leases(self) -> None:
+        self._ledger.end_leases(self._lease_seconds)
+
+    def bundle(self, lease_id: str, ticket: bytes, number: int) -> tuple[int, Iterator[bytes]]:
         """Length and content of bundle `number`, its tag last; now issued: it never will be again, whatever becomes of
         it."""
         lease = self._lease(lease_id, ticket)
@@ -96,15 +106,15 @@ class Dealer:
         self._ledger.issue_bundle(lease_id, number)
         streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob, lease.own))
         dealt = graph.deal(plan, lease.rows, masks, *streams)
-        tag = bundle_tag(lease.bob, lease_id, number)
+        encryptor = bundle_cipher(lease.bob, lease_id, number).encryptor()
         length = lease.rows * plan.bundle_row_bytes + TAG_BYTES
-        return length, self._counted(lease.rows, length, tagged(chunks(map(itemgetter(1), dealt)), tag))
+        return length, self._counted(lease.rows, length, sealed(chunks(map(itemgetter(1), dealt)), encryptor))
 
     def check(self) -> None:
         """Raises PROVIDER_UNAVAILABLE while nothing can be issued."""
         self._ledger.check()
 
-    def _counted(self, rows: int, length: int, content: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    def _counted(self, rows: int, length: int, content: Iterator[bytes]) -> Iterator[bytes]:
         started, metrics = time.perf_counter(), self._metrics
         yield from content
         metrics.bundles.inc()
@@ -112,17 +122,11 @@ class Dealer:
         metrics.bytes.inc(length)
         metrics.dealing_seconds.observe(time.perf_counter() - started)
 
-    def ticket(self, lease: Lease) -> bytes:
-        """The lease, sealed to the provider. `TICKET_BYTES` long."""
-        content = bytes.fromhex(lease.upload_id) + lease.rows.to_bytes(4, "little")
-        content += lease.alice + lease.bob + lease.own
-        nonce = secrets.token_bytes(_NONCE)
-        return nonce + self._tickets.encrypt(nonce, content, lease.lease_id.encode())
-
     def _lease(self, lease_id: str, ticket: bytes) -> Lease:
-        """Raises UNKNOWN_LEASE unless it is that lease's ticket."""
+        """Raises UNKNOWN_LEASE unless it is that lease's ticket, and the lease is not over."""
+        key = self._ledger.lease_key(lease_id, self._lease_seconds)
         try:
-            content = self._tickets.decrypt(ticket[:_NONCE], ticket[_NONCE:], lease_id.encode())
+            content = AESGCM(key).decrypt(ticket[:_NONCE], ticket[_NONCE:], lease_id.encode())
         except (InvalidTag, ValueError):
             raise Problem(ProblemType.UNKNOWN_LEASE) from None
         upload_id, rows, seeds = content[:16].hex(), int.from_bytes(content[16:20], "little"), content[20:]
@@ -134,12 +138,19 @@ class Dealer:
         return plan, graph.weight_masks(plan, alice, bob)
 
 
-def tagged(content: Iterator[bytes | memoryview], tag: Tag) -> Iterator[bytes | memoryview]:
-    """The content, and at its end the tag over it."""
+def _ticket(lease: Lease, key: bytes) -> bytes:
+    """The lease, sealed to the provider. `TICKET_BYTES` long."""
+    content = bytes.fromhex(lease.upload_id) + lease.rows.to_bytes(4, "little")
+    content += lease.alice + lease.bob + lease.own
+    nonce = secrets.token_bytes(_NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, content, lease.lease_id.encode())
+
+
+def sealed(content: Iterator[bytes | memoryview], encryptor: AEADEncryptionContext) -> Iterator[bytes]:
+    """The content, sealed chunk by chunk, and at its end the tag over all of it."""
     for chunk in content:
-        tag.add(chunk)
-        yield chunk
-    yield tag.of()
+        yield encryptor.update(chunk)
+    yield encryptor.finalize() + encryptor.tag
 
 
 def chunks(arrays: Iterator[Array]) -> Iterator[bytes | memoryview]:

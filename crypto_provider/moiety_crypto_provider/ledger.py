@@ -2,16 +2,21 @@
 
 import hmac
 import secrets
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import (
     URL,
     BigInteger,
     Column,
+    ColumnElement,
     Integer,
     LargeBinary,
     MetaData,
+    Row,
     Table,
     Text,
     func,
@@ -41,6 +46,8 @@ _leases = Table(
     Column("upload_id", Text, nullable=False),
     Column("joined", Integer, nullable=False, default=0),
     Column("next_bundle", Integer().with_variant(BigInteger(), "postgresql"), nullable=False, default=0),
+    Column("key", LargeBinary, nullable=True),  # of its ticket, encrypted; NULL: the lease is over
+    Column("opened", BigInteger, nullable=True),  # seconds since 1970
 )
 SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "provider_0001")
 
@@ -52,10 +59,11 @@ class Ledger:
     STATE_UNAVAILABLE.
     """
 
-    def __init__(self, url: URL, storage_key: bytes) -> None:
+    def __init__(self, url: URL, storage_key: bytes, clock: Callable[[], float] = time.time) -> None:
         """Raises StartRefused when the database cannot be opened."""
         self._db = Database(url, SCHEMA)
         self._cipher = AESGCM(storage_key)
+        self._clock = clock
 
     def close(self) -> None:
         self._db.close()
@@ -66,14 +74,14 @@ class Ledger:
         Raises UPLOAD_CONFLICT for another plan or other seeds under the same id, and for an upload that was deleted.
         """
         canonical = plan.canonical()
-        sealed = {f"seed_{p}": self._seal(upload_id, p, seed) for p, seed in enumerate(seeds)}
+        sealed = {f"seed_{p}": self._seal(seed, _context(upload_id, p)) for p, seed in enumerate(seeds)}
         with self._db.write() as db:
             if insert_new(db, _uploads, {"upload_id": upload_id, "plan": canonical, **sealed}):
                 return
             row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one()
         if not row.seed_0:
             raise Problem(ProblemType.UPLOAD_CONFLICT, "its owner deleted it")
-        known = self._open(upload_id, 0, row.seed_0) + self._open(upload_id, 1, row.seed_1)
+        known = b"".join(self._seeds(row))
         if bytes(row.plan) != canonical or not hmac.compare_digest(known, b"".join(seeds)):
             raise Problem(ProblemType.UPLOAD_CONFLICT, "the other party registered another plan, or other seeds")
 
@@ -83,26 +91,59 @@ class Ledger:
             row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one_or_none()
         if row is None or not row.seed_0:
             raise Problem(ProblemType.UNKNOWN_MODEL, "the provider has no such upload, or its owner deleted it")
-        seeds = self._open(upload_id, 0, row.seed_0), self._open(upload_id, 1, row.seed_1)
-        return Plan.model_validate_json(row.plan), *seeds
+        return Plan.model_validate_json(row.plan), *self._seeds(row)
 
     def forget_upload(self, upload_id: str) -> None:
-        """Wipe the seeds and the plan. A row stays, so that the id is never taken again, if it ever was."""
+        """Wipe the seeds, the plan and its leases' keys. A row stays, so that the id is never taken again."""
         nothing = {"plan": b"", "seed_0": b"", "seed_1": b""}
-        with self._db.write() as db:
+        with self._db.wipe() as db:
+            db.execute(update(_leases).where(_leases.c.upload_id == upload_id).values(key=None))
             if not insert_new(db, _uploads, {"upload_id": upload_id, **nothing}):
                 db.execute(update(_uploads).where(_uploads.c.upload_id == upload_id).values(**nothing))
 
-    def _seal(self, upload_id: str, party: int, seed: bytes) -> bytes:
+    def _seeds(self, row: Row[Any]) -> tuple[bytes, bytes]:
+        sealed = row.seed_0, row.seed_1
+        one, other = (self._open(seed, _context(row.upload_id, p)) for p, seed in enumerate(sealed))
+        return one, other
+
+    def _seal(self, secret: bytes, context: bytes) -> bytes:
         nonce = secrets.token_bytes(_NONCE)
-        return nonce + self._cipher.encrypt(nonce, seed, _context(upload_id, party))
+        return nonce + self._cipher.encrypt(nonce, secret, context)
 
-    def _open(self, upload_id: str, party: int, sealed: bytes) -> bytes:
-        return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], _context(upload_id, party))
+    def _open(self, sealed: bytes, context: bytes) -> bytes:
+        return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], context)
 
-    def open_lease(self, lease_id: str, upload_id: str) -> None:
+    def open_lease(self, lease_id: str, upload_id: str, key: bytes) -> None:
+        """`key` is what its ticket is sealed with; it is wiped when the lease ends."""
+        row = {"lease_id": lease_id, "upload_id": upload_id, "joined": 0, "next_bundle": 0}
         with self._db.write() as db:
-            db.execute(insert(_leases).values(lease_id=lease_id, upload_id=upload_id, joined=0, next_bundle=0))
+            db.execute(
+                insert(_leases).values(**row, key=self._seal(key, _of_lease(lease_id)), opened=int(self._clock()))
+            )
+
+    def lease_key(self, lease_id: str, seconds: float) -> bytes:
+        """The key of its ticket. Raises UNKNOWN_LEASE for a lease that ended, or is older than so many seconds."""
+        with self._db.read() as db:
+            row = db.execute(select(_leases).where(_leases.c.lease_id == lease_id)).one_or_none()
+        if row is None or row.key is None or row.opened < self._clock() - seconds:
+            raise Problem(ProblemType.UNKNOWN_LEASE)
+        return self._open(row.key, _of_lease(lease_id))
+
+    def end_lease(self, lease_id: str) -> None:
+        """Wipe the key of its ticket. May be repeated."""
+        self._end(_leases.c.lease_id == lease_id)
+
+    def end_leases(self, seconds: float) -> None:
+        """Wipe the keys of all that were opened longer ago than that."""
+        self._end(_leases.c.opened < self._clock() - seconds)
+
+    def _end(self, which: ColumnElement[bool]) -> None:
+        alive = which & _leases.c.key.is_not(None)
+        with self._db.read() as db:
+            if db.execute(select(_leases.c.lease_id).where(alive).limit(1)).first() is None:
+                return
+        with self._db.wipe() as db:
+            db.execute(update(_leases).where(alive).values(key=None))
 
     def join_lease(self, lease_id: str) -> None:
         """Raises ALREADY_ISSUED the second time."""
@@ -135,6 +176,10 @@ class Ledger:
             if db.execute(select(_leases.c.lease_id).where(served)).first() is None:
                 raise Problem(ProblemType.UNKNOWN_LEASE)
             raise Problem(ProblemType.ALREADY_ISSUED, "this bundle, or a later one")
+
+
+def _of_lease(lease_id: str) -> bytes:
+    return f"moiety/v1 lease ticket key\0{lease_id}".encode()
 
 
 def _context(upload_id: str, party: int) -> bytes:

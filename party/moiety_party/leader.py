@@ -315,8 +315,12 @@ class Leader:
             rows = self._party.bundle_rows_for(model.plan)
             grant = await self._party.provider.open_lease(model.upload_id, rows)
             lease = {"upload": model.upload_id, "lease": grant.lease_id, "ticket": grant.ticket}
-            await lane.send_json(FrameKind.LEASE, lease)
-            await lane.expect(FrameKind.JOINED)
+            try:
+                await lane.send_json(FrameKind.LEASE, lease)
+                await lane.expect(FrameKind.JOINED)
+            except BaseException:
+                self._party.end_lease(grant.lease_id)
+                raise
             log().info("leased", upload=model.upload_id, lease=grant.lease_id, rows=rows)
             return await self._party.open_pool(lane.peer, model, grant)
 

@@ -35,6 +35,7 @@ from moiety_shared.service import http, tracing
 from moiety_shared.service.audit import Audit
 from moiety_shared.service.database import location
 from moiety_shared.service.identity import Identity
+from moiety_shared.service.logs import log
 from moiety_shared.service.metrics import timed
 
 P = ParamSpec("P")
@@ -42,6 +43,7 @@ T = TypeVar("T")
 
 INLINE_BYTES = 1 << 20  # more than this is opened or sealed off the event loop
 _MAX_BUNDLE_ROWS = 4096
+_ENDING_SECONDS = 2.0  # so long a party that stops waits for the provider to hear that its leases are over
 _UNLINKED_SECONDS = 10.0  # so long the pools of a peer without any lane are kept: it may only have lost its lanes
 
 
@@ -82,6 +84,7 @@ class Party:
         self.arrived = asyncio.Event()  # a model did
         self._lanes = Counter[str]()  # by the peer's boot
         self._leaving: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self.bundle_bytes = 0  # received from the provider so far
         self.bundle_rows = 0
         self.online = ThreadPoolExecutor(settings.lanes, "online")
@@ -100,8 +103,12 @@ class Party:
         await self.replicas.close()
         for task in self._leaving:
             task.cancel()
-        for pool in self.pools.values():
-            await pool.close()
+        for peer, upload_id in list(self.pools):
+            await self.drop_pool(peer, upload_id)
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=_ENDING_SECONDS)
+        for task in self._ending:
+            task.cancel()
         await self._http.aclose()
         await self.admission.close()
         self.state.close()
@@ -221,9 +228,23 @@ class Party:
         return pool
 
     async def drop_pool(self, peer: str, upload_id: str) -> None:
+        """Its rows are thrown away, and its lease is over."""
         old = self.pools.pop((peer, upload_id), None)
         if old is not None:
             await old.close()
+            self.end_lease(old.lease_id)
+
+    def end_lease(self, lease_id: str) -> None:
+        """Have the provider wipe the lease's key, soon: if it does not hear of it, the lease ends by its age."""
+        task = asyncio.create_task(self._end_lease(lease_id))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end_lease(self, lease_id: str) -> None:
+        try:
+            await self.provider.end_lease(lease_id)
+        except Problem as problem:
+            log().warning("lease not ended", lease=lease_id, problem=problem.kind.name)
 
     async def drop_pools_of(self, upload_id: str) -> None:
         """A model's, with all peers."""

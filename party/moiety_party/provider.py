@@ -6,10 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
+from cryptography.exceptions import InvalidTag
 
-from moiety_shared.integrity import TAG_BYTES, bundle_tag, is_seed_of
+from moiety_shared.channel import TAG_BYTES, bundle_cipher, lease_context
 from moiety_shared.plan import Plan
+from moiety_shared.prg import SEED_BYTES
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.sealing import PrivateKey
 from moiety_shared.service import http, tracing
 
 _BUNDLE_TIMEOUT = httpx.Timeout(30, read=300)
@@ -53,19 +56,20 @@ class Provider:
 
     async def forget_upload(self, upload_id: str) -> None:
         """The provider wipes the upload's seeds; nothing can be dealt for it any more."""
-        try:
-            http.check(await self._client.delete(f"/v1/uploads/{upload_id}", headers=tracing.outgoing()))
-        except httpx.HTTPError as error:
-            raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
+        await self._delete(f"/v1/uploads/{upload_id}")
 
     async def open_lease(self, upload_id: str, rows: int) -> LeaseGrant:
-        grant = self._grant(await self._post("/v1/leases", {"upload_id": upload_id, "rows": rows}))
+        grant = await self._lease("/v1/leases", 0, {"upload_id": upload_id, "rows": rows})
         if grant.upload_id != upload_id:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "it opened a lease for another model")
         return grant
 
     async def join_lease(self, lease_id: str, ticket: str) -> LeaseGrant:
-        return self._grant(await self._post(f"/v1/leases/{lease_id}/join", {"ticket": ticket}))
+        return await self._lease(f"/v1/leases/{lease_id}/join", 1, {"ticket": ticket})
+
+    async def end_lease(self, lease_id: str) -> None:
+        """The provider wipes the lease's key; nothing more can be dealt under it. May be repeated."""
+        await self._delete(f"/v1/leases/{lease_id}")
 
     async def check(self) -> None:
         """Raises PROVIDER_UNAVAILABLE unless it answers, and can do its work."""
@@ -80,7 +84,8 @@ class Provider:
         Raises a Problem unless it is exactly that long, and at its end unless it is what was dealt: nothing of it may
         be used before. The announced length is checked before the body is read.
         """
-        url, tag = f"/v1/leases/{grant.lease_id}/bundles/{number}", bundle_tag(grant.seed, grant.lease_id, number)
+        url = f"/v1/leases/{grant.lease_id}/bundles/{number}"
+        decryptor = bundle_cipher(grant.seed, grant.lease_id, number).decryptor()
         body = {"ticket": grant.ticket}
         try:
             async with self._client.stream(
@@ -103,16 +108,26 @@ class Provider:
                         if not rest:
                             raise Problem(ProblemType.MALFORMED, "a bundle was cut short")
                         taken = min(len(rest), size - at)
-                        part[at : at + taken] = rest[:taken]
+                        if index < len(sizes):
+                            decryptor.update_into(rest[:taken], memoryview(part)[at : at + taken])
+                        else:
+                            part[at : at + taken] = rest[:taken]
                         rest, at = rest[taken:], at + taken
                     if index < len(sizes):
-                        tag.add(part)
                         yield part
-                    elif not tag.verify(part):
-                        raise Problem(ProblemType.MALFORMED, "a bundle was changed on its way")
+                    else:
+                        decryptor.finalize_with_tag(bytes(part))
                 more: bytes = await anext(chunks, b"")
                 if rest or more:
                     raise Problem(ProblemType.MALFORMED, "a bundle is longer than its plan says")
+        except InvalidTag:
+            raise Problem(ProblemType.MALFORMED, "a bundle was changed on its way") from None
+        except httpx.HTTPError as error:
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
+
+    async def _delete(self, path: str) -> None:
+        try:
+            http.check(await self._client.delete(path, headers=tracing.outgoing()))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
@@ -124,20 +139,25 @@ class Provider:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
         return http.check(response)
 
-    def _grant(self, response: httpx.Response) -> LeaseGrant:
+    async def _lease(self, path: str, party: int, what: Mapping[str, object]) -> LeaseGrant:
+        """The answer is sealed to a key that is let go of when this returns."""
+        key = PrivateKey.generate()
+        try:
+            response = await self._post(path, {**what, "key": key.public.text()})
+        except Problem as problem:
+            if problem.kind is not ProblemType.INVALID_INPUT:
+                raise
+            detail = "it does not understand what it is asked: is it of the same release?"
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE, detail) from problem
         with _unchanged():
             answer: dict[str, str] = response.json()
             lease_id, upload_id, rows = answer["lease_id"], answer["upload_id"], int(answer["rows"])
-            seeds = self._seeds(answer, lease_id, upload_id, str(rows))
-            return LeaseGrant(lease_id, upload_id, rows, answer["ticket"], *seeds)
-
-    @staticmethod
-    def _seeds(answer: dict[str, str], *what: str) -> tuple[bytes, bytes]:
-        """Seed and check key. Raises ValueError unless they were dealt for that."""
-        seed, check, tag = (base64.b64decode(answer[name], validate=True) for name in ("seed", "check", "tag"))
-        if not is_seed_of(tag, seed, check, *what):
-            raise ValueError("a seed was changed on its way, or dealt for something else")
-        return seed, check
+            ticket, sealed = (base64.b64decode(answer[name], validate=True) for name in ("ticket", "seeds"))
+            try:
+                seeds = key.open(sealed, lease_context(party, lease_id, upload_id, rows, ticket))
+            except Problem as problem:
+                raise ValueError("sealed for something else") from problem
+            return LeaseGrant(lease_id, upload_id, rows, answer["ticket"], seeds[:SEED_BYTES], seeds[SEED_BYTES:])
 
 
 @contextmanager
@@ -145,5 +165,5 @@ def _unchanged() -> Iterator[None]:
     """What the provider never said is as good as nothing said."""
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "its answer was changed on the way") from error

@@ -5,6 +5,9 @@ TLS and the link's credential say who is at the other end. Whoever opens a lane 
 a fresh key pair (MLKEM768-X25519, see `sealing.py`), and gets 32 fresh bytes sealed to it. All keys are derived from
 these bytes and from everything that was said before: a changed word means other keys, and nothing opens any more.
 
+A lease is the same with one answer: the crypto provider seals a party's seed to the key that came with the request,
+bound to the lease. Bundles are then sealed under keys of bob's seed.
+
 One side's bytes are enough. An end whose randomness came twice, because its memory did, still has other keys: the other
 end's half of the conversation is fresh, and goes into them. Two secrets would not help against an end whose randomness
 can be guessed, either: it opens both.
@@ -98,7 +101,26 @@ class _Direction:
         return self._cipher, nonce
 
 
+def lease_context(party: int, lease_id: str, upload_id: str, rows: int, ticket: bytes) -> bytes:
+    """What party p's seed of a lease is bound to on its way from the provider."""
+    return _encoded(f"lease {party}", lease_id.encode(), upload_id.encode(), rows.to_bytes(4, "little"), ticket)
+
+
+def bundle_cipher(seed: bytes, lease_id: str, number: int) -> "Cipher[modes.GCM]":
+    """What seals a bundle's content: one message, in pieces of any size, with a tag of `TAG_BYTES` at its end.
+
+    `seed` is bob's of the lease. A bundle is issued once, and so is its key used once.
+    """
+    key = derive(seed, "bundle", lease_id.encode(), number.to_bytes(8, "little"))
+    return Cipher(algorithms.AES256(key), modes.GCM(bytes(_NONCE_BYTES)))
+
+
 def derive(secret: bytes, what: str, *context: bytes, length: int = _KEY_BYTES) -> bytes:
-    """A key for `what` alone, and for that context: its parts are told apart."""
-    info = b"".join(len(part).to_bytes(8, "little") + part for part in (what.encode(), *context))
-    return HKDF(SHA256(), length, None, b"moiety/v1 channel" + info).derive(secret)
+    """A key for `what` alone, and for that context."""
+    return HKDF(SHA256(), length, None, _encoded(what, *context)).derive(secret)
+
+
+def _encoded(what: str, *context: bytes) -> bytes:
+    """One encoding for each use and sequence of parts."""
+    parts = (what.encode(), *context)
+    return b"moiety/v1 channel" + b"".join(len(part).to_bytes(8, "little") + part for part in parts)

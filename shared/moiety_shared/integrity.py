@@ -1,5 +1,4 @@
-"""Tags that say whether two roles hold the same: seeds as they were dealt, bundles as they were sent, openings as both
-saw them.
+"""Tags that say whether two roles hold the same: openings as both saw them.
 
 The keys come from the crypto provider, on links of their own: who changes bytes between alice and bob cannot make up
 for it in a tag, as they could in a plain hash of what they see.
@@ -75,20 +74,6 @@ class Transcript:
         return self._tag.verify(said, bytes([party]), result)
 
 
-def bundle_tag(seed: bytes, lease_id: str, number: int) -> Tag:
-    """For the end of a bundle, under bob's seed of its lease. A bundle is issued once, and so is its key used once."""
-    return Tag(seed, "bundle", lease_id.encode(), number.to_bytes(8, "little"))
-
-
 def check_key(seeds: tuple[bytes, bytes], what: str) -> bytes:
     """What both parties are given beside their own seeds of a lease, and derive from neither."""
     return _derive(b"".join(seeds), f"check {what}")
-
-
-def seed_tag(seed: bytes, check: bytes, *what: str) -> bytes:
-    """Goes with a seed and says for what it was dealt: one that is changed on its way is noticed before it is used."""
-    return _derive(seed, "seed", check, *(part.encode() for part in what))
-
-
-def is_seed_of(tag: bytes, seed: bytes, check: bytes, *what: str) -> bool:
-    return hmac.compare_digest(tag, seed_tag(seed, check, *what))

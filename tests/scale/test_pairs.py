@@ -25,7 +25,7 @@ def leases(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     opened = Counter[str]()
     original = Dealer.open_lease
 
-    def counted(self: Dealer, upload_id: str, rows: int) -> Lease:
+    def counted(self: Dealer, upload_id: str, rows: int) -> tuple[Lease, bytes]:
         opened[upload_id] += 1
         return original(self, upload_id, rows)
 

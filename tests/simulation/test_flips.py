@@ -152,12 +152,14 @@ def _starting() -> Iterator[Case]:
     yield Case("leases request", "upload", member("upload_id"), on)
     yield Case("leases request", "rows", member("rows"), on)
     for message in ("leases answer", "join answer"):
-        for part in ("seed", "check", "tag", "lease_id", "upload_id", "rows", "ticket"):
+        for part in ("seeds", "lease_id", "upload_id", "rows", "ticket"):
             yield Case(message, part.replace("_", " "), member(part), on)
+    for message in ("leases request", "join request"):
+        yield Case(message, "key", member("key"), on)
     for message in ("join request", "bundle request"):
         yield Case(message, "ticket", member("ticket"), on)
-    yield Case("bundle answer", "corrections", at(0, -32), on)
-    yield Case("bundle answer", "tag", at(-32), on)
+    yield Case("bundle answer", "corrections", at(0, -16), on)
+    yield Case("bundle answer", "tag", at(-16), on)
 
 
 def _publishing() -> Iterator[Case]:
@@ -284,5 +286,14 @@ def test_one_flipped_bit(
     assert text == found, "make docs-integrity writes what is found now"
 
 
+# A bit of base64 may leave no base64, or no key, or another one; either end of a lane may be the first to learn that it
+# ended: which problem comes first is chance.
+_BASE64 = {"key", "seeds", "sealed secret", "ticket"}
+
+
 def _line(message: str, part: str, outcomes: list[str]) -> str:
+    if message.startswith("sealed ") or part in _BASE64:
+        for noticed in ("right, after ", "refused: "):
+            if all(outcome.startswith(noticed) for outcome in outcomes):
+                outcomes = [f"{noticed}whichever problem came first"]
     return f"| {message} | {part} | {'; '.join(sorted(set(outcomes)))} |\n"

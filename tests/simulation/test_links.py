@@ -1,13 +1,21 @@
 """What travels between the roles, as somebody sees it who took TLS away: whoever recorded it, or a proxy."""
 
 import asyncio
+import base64
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from moiety_client.errors import ServiceUnavailable
+from moiety_party.party import Party
+from moiety_party.pool import Pool
+from moiety_party.provider import LeaseGrant
+from moiety_party.store import Model
 from moiety_shared.formats import PEER
+from moiety_shared.layers import Layer
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols.graph import Preparation
 from tests import plans
 from tests.simulation.detector import Detector
 from tests.simulation.world import World, world
@@ -49,6 +57,81 @@ def test_no_frame_between_the_parties_can_be_read_inside_of_tls(root: Path, dete
     travelled = recorder.windows("HELLO of alice", "HELLO of bob", *(f"sealed {name}" for name in frames))
     for name in frames:
         assert not travelled & recorder.windows(name), f"{name} was readable"
+
+
+def test_no_seed_or_correction_from_the_provider_can_be_read_inside_of_tls(
+    root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, seeds, corrections = Recorder(), list[bytes](), list[bytes]()
+    opened, prepared = Party.open_pool, Preparation.add
+
+    async def open_pool(self: Party, peer: str, model: Model, grant: LeaseGrant) -> Pool:
+        seeds.extend((grant.seed, grant.check))
+        return await opened(self, peer, model, grant)
+
+    def add(self: Preparation, layer: Layer, raw: bytes | bytearray) -> None:
+        corrections.append(bytes(raw))
+        prepared(self, layer, raw)
+
+    monkeypatch.setattr(Party, "open_pool", open_pool)
+    monkeypatch.setattr(Preparation, "add", add)
+
+    async def run() -> None:
+        async with world(root, detector) as w:
+            w.change = recorder
+            await w.restart("alice")
+            await w.predict(X)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert {"leases answer", "join answer", "bundle answer"} <= set(recorder.messages)
+    travelled = [name for name in recorder.messages if f"sealed {name}" not in recorder.messages]
+    recorded = recorder.windows(*travelled)
+    assert len(seeds) >= 4 and max(map(len, corrections)) > 100
+    for secret in (*seeds, *map(base64.b64encode, seeds), *(raw.hex().encode() for raw in seeds), *corrections):
+        pieces = {secret[at : at + _WINDOW] for at in range(0, len(secret) - _WINDOW + 1, _WINDOW)}
+        assert not recorded & pieces
+
+
+def keys_of_leases(w: World) -> int:
+    """How many the provider still has."""
+    with sqlite3.connect(w.folder("provider") / "ledger.sqlite") as db:
+        (count,) = db.execute("SELECT count(*) FROM leases WHERE key IS NOT NULL").fetchone()
+    return int(count)
+
+
+def test_a_lease_ends_with_its_pool(root: Path, detector: Detector) -> None:
+    """Whatever ends that: a restart, a model that is deleted, bob's forgetting. After a crash only its age does."""
+
+    async def scenario(w: World) -> None:
+        async def left(count: int) -> None:
+            while True:
+                if keys_of_leases(w) == count:
+                    return
+                await asyncio.sleep(0.05)
+
+        await w.predict(X)
+        await left(1)
+        for role in ("alice", "bob"):
+            await w.restart(role)
+            await w.predict(X)
+            await left(1)
+        await w.publish()
+        await w.predict(X)
+        await left(2)
+        await w.alices[0].party.delete_model(w.entry.entry.upload_id)
+        await left(1)
+        await w.restart("bob", crash=True)
+        await left(1)
+        await w.restart("alice", crash=True)
+        await left(2)
+        await w.stop("alice")
+        await left(1)
+
+    async def run() -> None:
+        async with world(root, detector) as w:
+            await scenario(w)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_operators_and_clients_are_told_that_the_parties_versions_differ(root: Path, detector: Detector) -> None:

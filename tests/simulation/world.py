@@ -135,16 +135,18 @@ class End:
 
 
 class ToProvider(httpx.AsyncBaseTransport):
-    """A party's connection to whichever provider runs now."""
+    """A party's connection to whichever provider runs now. Who crashed says nothing more."""
 
-    def __init__(self, world: "World") -> None:
-        self._world = world
+    def __init__(self, world: "World", node: "Node") -> None:
+        self._world, self._node = world, node
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         world = self._world
-        if world.provider is None:
+        if world.provider is None or self._node.crashed:
             raise httpx.ConnectError("no provider", request=request)
         name = "bundle" if "/bundles/" in request.url.path else request.url.path.rsplit("/", 1)[-1]
+        if request.method == "DELETE":
+            name = "end"
         asked = world.change(f"{name} request", await request.aread())
         request = httpx.Request(request.method, request.url, headers=_without_length(request.headers), content=asked)
         transport = httpx.ASGITransport(app=world.provider, raise_app_exceptions=False)
@@ -172,7 +174,7 @@ class Node:
     """One life of a party on a state folder."""
 
     def __init__(self, world: "World", role: Literal["alice", "bob"], folder: Path) -> None:
-        self.world, self.folder, self.alive = world, folder, True
+        self.world, self.folder, self.alive, self.crashed = world, folder, True, False
         self.ended = asyncio.Event()
         settings = PartySettings(
             role=role,
@@ -186,7 +188,7 @@ class Node:
         )
         identity = world.identities[role]
         headers = {"authorization": f"Bearer {identity.credential('crypto_provider')}"}
-        provider = httpx.AsyncClient(transport=ToProvider(world), base_url="http://provider", headers=headers)
+        provider = httpx.AsyncClient(transport=ToProvider(world, self), base_url="http://provider", headers=headers)
         self.party = Party(settings, identity, provider)
         self.wires: list[Wire] = []
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -222,7 +224,7 @@ class Node:
 
     def crash(self) -> None:
         """All that is under way ends where it is."""
-        self.alive = False
+        self.alive, self.crashed = False, True
         self.ended.set()
         for wire in self.wires:
             wire.cut()

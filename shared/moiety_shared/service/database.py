@@ -128,6 +128,17 @@ class Database:
             yield connection
 
     @contextmanager
+    def wipe(self) -> Iterator[Connection]:
+        """The same, and what is overwritten or deleted in it is in none of SQLite's files when the block ends, unless
+        somebody is just reading there: then it is when the next one ends. PostgreSQL keeps old rows for a while, see
+        docs/state.md."""
+        with self.write() as connection:
+            yield connection
+        if not self.shared:
+            with _answering(), self._connected() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @contextmanager
     def _connected(self, *, writes: bool = False) -> Iterator[Connection]:
         with self._engine.connect().execution_options(moiety_writes=writes) as connection:
             try:
@@ -186,6 +197,7 @@ def _sqlite(url: URL) -> Engine:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten, see `wipe`
         cursor.close()
 
     @event.listens_for(engine, "begin")
