@@ -80,7 +80,7 @@ def bench(
         str,
         typer.Option(
             help="mnist; vision: LeNet, ResNet-18, label-only output; sidecar: its REST interface; "
-            "hostile: 1,000 hostile connections."
+            "hostile: junk of one token, then 1,000 hostile connections."
         ),
     ] = "mnist",
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,

@@ -87,6 +87,8 @@ class Helper:
                 await lane.send_json(FrameKind.STOCK, await self._stock(lane.peer, read_json(frame)))
             case FrameKind.LEASE:
                 await self._join(lane, read_json(frame))
+            case FrameKind.CHECK:
+                await self._check(lane, unpack_start(bytes(frame.payload)))
             case FrameKind.START:
                 await self._run(lane, bytes(frame.payload))
             case _:
@@ -111,6 +113,12 @@ class Helper:
             raise malformed("the lease is for another model")
         await self._party.open_pool(lane.peer, model, grant)
         await lane.send_json(FrameKind.JOINED, {})
+
+    async def _check(self, lane: Lane, start: Start) -> None:
+        """Whether a run could begin so. Nothing is claimed, counted or remembered."""
+        model = await self._party.replicas.model(start.request.binding.upload_id.hex())
+        self._open(model, self._party.admission.admit(model, start.token), start)
+        await lane.send(FrameKind.CHECKED)
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
         """One run, as part of what alice says it is part of. If it is refused, the rows that it named are gone: alice

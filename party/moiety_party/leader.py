@@ -21,6 +21,7 @@ from moiety_party.pool import Pool
 from moiety_party.requests import Requests
 from moiety_party.results import check_recipients, sealed_result
 from moiety_party.store import Model
+from moiety_party.suspects import Suspects
 from moiety_shared import fixed_point
 from moiety_shared.integrity import TAG_BYTES, Transcript
 from moiety_shared.problems import Problem, ProblemType
@@ -101,6 +102,7 @@ class Leader:
         seconds = 2 * party.settings.request_seconds
         journal = Journal(party.state, party.boot, seconds) if party.state.shared else None
         self._requests = Requests(seconds, journal)
+        self._suspects = Suspects()
         self._idle: list[Lane] = []
         self._free = asyncio.Semaphore(party.settings.lanes)
         self._waiting = 0
@@ -146,6 +148,8 @@ class Leader:
             except BaseException as error:
                 if not clients_doing(error, by_bob=isinstance(error, Refused), again=stats.again):
                     await party.admission.refund(receipt)
+                elif isinstance(error, Refused):
+                    self._suspects.note(model, token or "")
                 raise
 
         subject, name = grant.subject if grant else ANYBODY, model.manifest.name
@@ -196,6 +200,12 @@ class Leader:
             passed("lane")
             pool = await self._lease(lane, model)
             passed("lease")
+            if self._suspects.holds(model, token):
+                await lane.send(
+                    FrameKind.CHECK, pack_start(pool.lease_id, 0, tracing.pack(tracing.current()), token, request)
+                )
+                await lane.expect(FrameKind.CHECKED)  # one exchange more, and no row is gone if he refuses
+                passed("check")
             first, prepared = await self._take(lane, model, pool, rows)
             passed("rows")
             start = pack_start(pool.lease_id, first, tracing.pack(tracing.current()), token, request)

@@ -272,6 +272,8 @@ class FrameKind(IntEnum):
     OPENING = 8  # B: shares of one round, or the next part of them when they are long
     RESULT = 9  # H: the tag over what was opened, and the sealed result share
     FAILED = 11  # B: JSON; a problem document: the session is over
+    CHECK = 12  # L: what START would hold, before any row is taken: whether the helper could use it
+    CHECKED = 14  # H: nothing; he could
 
 
 @dataclass(frozen=True)

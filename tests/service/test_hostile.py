@@ -41,3 +41,20 @@ def test_an_answer_that_is_wrong_would_be_counted(
     monkeypatch.setattr(hostile.mnist, "float_outputs", lambda pixels: np.zeros((len(pixels), 10)))
     report = hostile.attack(deployment, digits[0], connections=4, seconds=1)
     assert report.wrong > 0
+
+
+def test_junk_of_one_token_burns_next_to_nothing(deployment: Deployment, digits: tuple[np.ndarray, np.ndarray]) -> None:
+    """What the others wait for is randomness. How long they wait is measured by the bench."""
+    with deployment.client() as client:
+        upload = client.model("mnist").upload_id
+
+    def prepared() -> int:
+        deployment.wait_full(upload)
+        return int(str(deployment.party_state("bob", upload)["bundle_rows"]))
+
+    before = prepared()
+    report = hostile.send_junk(deployment, digits[0], seconds=3)
+    assert report.quiet and report.beside and report.answers[400]
+    assert set(report.answers) == {400}
+    asked, burnt = len(report.quiet) + len(report.beside), 2 * 64  # before bob's first refusal, one on each connection
+    assert prepared() - before <= asked + burnt + 512, report.answers

@@ -25,7 +25,7 @@ X = plans.random_inputs(3)
 _HEAD = "| message | part | what happens |\n|---|---|---|\n"
 Span = tuple[int, int]
 Find = Callable[[bytes], Span]
-Occasion = Literal["prediction", "alice restarts", "nothing", "publishing", "bad request"]
+Occasion = Literal["prediction", "alice restarts", "nothing", "publishing", "bad request", "after a bad request"]
 
 
 def at(start: int, stop: int | None = None) -> Find:
@@ -127,6 +127,11 @@ def cases() -> Iterator[Case]:
     for message in ("START of alice", "OPENING of alice", "OPENING of bob", "RESULT of bob"):
         yield Case(f"sealed {message}", "anywhere", at(0))
     yield Case("sealed FAILED of bob", "anywhere", at(0), "bad request")
+    for part, find in {"frame header": at(0, 8), "lease and first row": at(8, 32), "bob's envelope": at(179)}.items():
+        yield Case("CHECK of alice", part, find, "after a bad request")
+    yield Case("CHECKED of bob", "frame header", at(0), "after a bad request")
+    for message in ("CHECK of alice", "CHECKED of bob"):
+        yield Case(f"sealed {message}", "anywhere", at(0), "after a bad request")
     yield from _starting()
     yield from _publishing()
 
@@ -218,7 +223,16 @@ async def answer(w: World) -> str:
     return "right"
 
 
+def bad_request(w: World) -> bytes:
+    body = bytearray(w.call(X).body)
+    body[-1] ^= 1
+    return bytes(body)
+
+
 async def happens(w: World, flip: Flip) -> str:
+    if flip.case.on == "after a bad request":
+        with pytest.raises(Problem):
+            await w.ask(w.an_alice(), bad_request(w))
     w.change = flip
     match flip.case.on:
         case "alice restarts":
@@ -233,10 +247,8 @@ async def happens(w: World, flip: Flip) -> str:
                 assert flip.done, flip.case
                 return f"refused: {problem.kind.name}"
         case "bad request":
-            body = bytearray(w.call(X).body)
-            body[-1] ^= 1
             try:
-                await w.ask(w.an_alice(), bytes(body))
+                await w.ask(w.an_alice(), bad_request(w))
             except Problem as problem:
                 assert flip.done, flip.case
                 return f"refused: {problem.kind.name}"

@@ -14,6 +14,7 @@ import pytest
 
 from moiety_party import helper
 from moiety_party.leader import RunStats
+from moiety_party.suspects import Suspects
 from moiety_shared import fixed_point
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.wire import Request, Secret
@@ -61,18 +62,62 @@ def test_what_bob_cannot_open_is_burnt_at_both_and_costs_no_lane(root: Path, det
         await w.predict(X)
         (_, lanes), _ = pools(w)
         (bob,) = w.bobs
-        for n in range(12):
-            assert await refused(w, junk(w, 1)) is ProblemType.SEALED_FOR_ANOTHER
+        for n in range(12):  # a stranger each time: nobody asks bob before
+            assert await refused(w, junk(w, 1), w.token(100 + n)) is ProblemType.SEALED_FOR_ANOTHER
             if n % 3 == 2:
                 await w.predict(X)  # over the lane that alice's openings are still on
             (mine, _), (theirs, _) = pools(w)
-            assert mine == theirs
+            assert mine == theirs == len(X) * (1 + n + 1 + (n + 1) // 3)
         (_, after), _ = pools(w)
         assert after == lanes, "the lanes go on"
         (pool,) = bob.party.pools.values()
         for number, bundle in pool._bundles.items():
             start = number * pool.bundle_rows
             assert not bundle.unused[: max(pool.position - start, 0)].any(), "no row that alice used is to be had"
+
+    simulate(root, detector, scenario)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["a token", "nobody"])
+def test_who_sent_junk_burns_no_more(root: Path, detector: Detector, named: bool) -> None:
+    """Side by side too: no more burns than there are lanes. Good requests of the same sender go on."""
+
+    async def scenario(w: World) -> None:
+        await w.predict(X)
+        token = w.holder(key=None).token if named else None
+        (alice,), ((before, lanes), _) = w.alices, pools(w)
+        flood = (refused(w, junk(w, 1), token) for _ in range(30))
+        assert set(await asyncio.gather(*flood)) == {ProblemType.SEALED_FOR_ANOTHER}
+        (burnt, _), (theirs, _) = pools(w)
+        assert before < burnt == theirs <= before + len(X) * alice.party.settings.lanes
+        for n in range(1, 4):
+            assert await refused(w, junk(w, 1), token) is ProblemType.SEALED_FOR_ANOTHER
+            call = w.call(X)
+            call.open(await w.ask(alice, call.body, token))
+            assert [position for position, _ in pools(w)] == [burnt + n * len(X)] * 2
+        (_, after), _ = pools(w)
+        assert after <= max(lanes, alice.party.settings.lanes), "the lanes go on"
+
+    simulate(root, detector, scenario)
+
+
+def test_who_is_suspected_is_so_for_a_minute_after_the_last_time(root: Path, detector: Detector) -> None:
+    async def scenario(w: World) -> None:
+        (alice,), now = w.alices, 0.0
+        assert alice.leader is not None
+        (model,) = alice.party.store.all()
+        suspects = Suspects(lambda: now)
+        suspects.note(model, "a token")
+        now = 40.0
+        suspects.note(model, "a token")
+        suspects.note(model, "another")
+        now = 99.0
+        assert suspects.holds(model, "a token") and not suspects.holds(model, "")
+        now = 101.0
+        assert not suspects.holds(model, "a token")
+        for n in range(5000):
+            suspects.note(model, str(n))
+        assert len(suspects._until) == 4096 and suspects.holds(model, "4999")
 
     simulate(root, detector, scenario)
 

@@ -1,4 +1,5 @@
-"""`moiety bench --suite hostile`: a thousand connections that mean no good, while one client goes on predicting digits.
+"""`moiety bench --suite hostile`: a thousand connections that mean no good, while one client goes on predicting digits;
+then one token whose holder sends what nobody can use, as fast as it can.
 
 Only ever against the processes that this deployment started on this machine; bounded in number and time.
 """
@@ -7,10 +8,12 @@ import asyncio
 import contextlib
 import secrets
 import ssl
+import statistics
 import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +22,7 @@ import numpy as np
 import psutil
 from rich.console import Console
 
+from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.errors import MoietyError, ServiceUnavailable
 from moiety_client.local import mnist
@@ -33,6 +37,8 @@ from moiety_shared.wire import Binding, Request, envelope_bytes, new_id, request
 CONNECTIONS, SECONDS = 1000, 20.0  # at alice; beside them some at the others
 _MEGABYTES = 900
 _BATCH = 8
+JUNK_SECONDS = 10.0  # without the junk, and as long with it
+_JUNK_CONNECTIONS, _JUNK_ROWS = 2, 64
 _PAUSE = 0.25  # seconds between two requests of one connection, and between two bytes of a slow one
 _TARGETS = ("alice",) * 10 + ("bob", "crypto_provider", "server")  # where the connections go, in turn
 
@@ -59,11 +65,30 @@ class Report:
         return self.right + self.wrong + self.refused + self.lost
 
 
+@dataclass
+class Junk:
+    """One client's seconds for one image, without the junk and beside it, and what the junk was answered."""
+
+    quiet: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+    answers: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.beside) / statistics.median(self.quiet)
+
+
 def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
     """The rows of the table, in order."""
     with Deployment(root / "roles") as deployment:
         deployment.publish()
+        junk = send_junk(deployment, pixels, seconds=JUNK_SECONDS)
         report = attack(deployment, pixels, connections=CONNECTIONS * 13 // 10, seconds=SECONDS)
+    quiet, beside = (statistics.median(taken) * 1e3 for taken in (junk.quiet, junk.beside))
+    console.print(
+        f"[dim]one image {quiet:.1f} ms, {beside:.1f} beside junk of another's token, answered {dict(junk.answers)}[/]"
+    )
+    yield Row.at_most("one image beside another token's junk / without: at most", junk.ratio, 3)
     console.print(
         f"[dim]{report.good} good requests: {report.right} answered, {report.refused} refused for now, "
         f"{report.lost} lost; {report.opened} hostile connections were answered {dict(report.statuses)}[/]"
@@ -99,6 +124,44 @@ def attack(deployment: Deployment, pixels: mnist.Pixels, *, connections: int, se
         report.megabytes[role] = _peak_megabytes(process.pid) if process.poll() is None else 0.0
         report.grown[role] = report.megabytes[role] - before[role]
     return report
+
+
+def send_junk(deployment: Deployment, pixels: mnist.Pixels, *, seconds: float) -> Junk:
+    """One client asks for one image after another, for so long in quiet, and as long while the holder of another token,
+    without a quota, sends requests whose envelope for bob nobody can open. Raises MoietyError when one of the client's
+    own is not answered."""
+    access = deployment.root / "junk.json"
+    deployment.run("token", "issue", "junk", "--days", "1", "--out", str(access))
+    junk, over = Junk(), threading.Event()
+    with deployment.client(timeout=60) as client, Client.from_access(access) as holder:
+        entry = holder.model("mnist")
+        sealed = holder.sealer(entry).call(inputs.encode(entry, pixels[:_JUNK_ROWS])).body
+        body = sealed[:-1] + bytes([sealed[-1] ^ 1])  # what fails is forgotten: it may be sent again
+        headers = {"authorization": f"Bearer {Access.model_validate_json(access.read_bytes()).token}"}
+
+        def send() -> None:
+            with deployment.http("alice", timeout=60) as link:
+                while not over.is_set():
+                    junk.answers[link.post("/v1/predictions", content=body, headers=headers).status_code] += 1
+
+        def ask(taken: list[float]) -> None:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                started = time.perf_counter()
+                client.predict("mnist", pixels[:1])
+                taken.append(time.perf_counter() - started)
+
+        deployment.wait_full(entry.upload_id)
+        ask(junk.quiet)
+        with ThreadPoolExecutor(_JUNK_CONNECTIONS) as senders:
+            sending = [senders.submit(send) for _ in range(_JUNK_CONNECTIONS)]
+            try:
+                ask(junk.beside)
+            finally:
+                over.set()
+        for each in sending:
+            each.result()
+    return junk
 
 
 def _predict(client: Client, pixels: mnist.Pixels, until: float, report: Report) -> None:
