@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from moiety_client.client import Client
 from moiety_client.local.deployment import ROLES, Deployment
 from moiety_client.telemetry import Telemetry
+from moiety_shared.access import Access
 from moiety_shared.service.ports import reserved
 from tests import monitoring
 from tests.collector import Collector, Found
@@ -162,7 +163,9 @@ def test_what_happens_is_counted(observed: Deployment, digits: Digits) -> None:
         entry = client.model("mnist")
         online = client.predict("mnist", digits[0][:3]).online_bytes
     with observed.http("alice") as alice:
-        assert alice.post("/v1/predictions", content=b"garbage").status_code == 400
+        token = Access.model_validate_json(observed.access_file.read_bytes()).token
+        headers = {"authorization": f"Bearer {token}"}
+        assert alice.post("/v1/predictions", content=b"garbage", headers=headers).status_code == 400
     assert [after - then for then, after in zip(before, state(), strict=True)] == [1, 3, 1] * 2
     assert total(observed, "alice", "moiety_refused_requests_total", problem="MALFORMED") == refused + 1
     assert total(observed, "alice", "moiety_last_refused_request_timestamp_seconds", problem="MALFORMED") > 1.7e9

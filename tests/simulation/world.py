@@ -286,7 +286,7 @@ class World:
     frames: int = 0  # frames sent so far on all lanes
     cut_at: int = -1  # the lane that carries this frame is cut
     at_frame: tuple[int, Callable[[], None]] | None = None
-    turns: int = 0
+    turns: Counter[str] = field(default_factory=Counter)  # by role
     uploads: int = 0
     lives: list[Node] = field(default_factory=list)
     identities: dict[str, Identity] = field(init=False)
@@ -361,18 +361,18 @@ class World:
         self.backups.restore(role, self.copy(role, "clone"), folder)
         return self.start_party(role, folder)
 
-    def _next(self, nodes: list[Node]) -> Node:
+    def _next(self, role: str, nodes: list[Node]) -> Node:
         """Lives of one role take turns, as behind one address."""
         if not nodes:
             raise Problem(ProblemType.PEER_UNAVAILABLE)
-        self.turns += 1
-        return nodes[self.turns % len(nodes)]
+        self.turns[role] += 1
+        return nodes[self.turns[role] % len(nodes)]
 
     def an_alice(self) -> Node:
-        return self._next([n for n in self.alices if n.alive])
+        return self._next("alice", [n for n in self.alices if n.alive])
 
     def a_bob(self) -> Node:
-        return self._next([n for n in self.bobs if n.alive])
+        return self._next("bob", [n for n in self.bobs if n.alive])
 
     # What the owner and the clients do
 
