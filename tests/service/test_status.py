@@ -54,7 +54,7 @@ def test_a_client_sees_what_anybody_may(deployment: Deployment, client: Client) 
 def test_an_operator_sees_more(deployment: Deployment, client: Client, digits: Digits) -> None:
     client.predict("mnist", digits[0][0])
     with deployment.http("alice") as alice:
-        assert alice.post("/v1/predictions", content=b"garbage").status_code == 400
+        assert alice.post("/v1/predictions", content=b"garbage").status_code == 401
     done = status("--json", **as_client(deployment), **as_operator(deployment))
     assert done.returncode == 0, done.stderr + done.stdout
     roles = {role["role"]: role for role in json.loads(done.stdout)["roles"]}
@@ -64,7 +64,7 @@ def test_an_operator_sees_more(deployment: Deployment, client: Client, digits: D
     for name in ("alice", "bob"):
         assert [(pool["model"], pool["target"]) for pool in roles[name]["pools"]] == [("mnist", 512)]
         assert 0 < roles[name]["pools"][0]["rows"] <= 512 + 64
-    assert "MALFORMED" in [last["problem"] for last in roles["alice"]["last_problems"]]
+    assert "UNAUTHORIZED" in [last["problem"] for last in roles["alice"]["last_problems"]]
     # Since it started: leases outlive the provider's process, so there may be none yet.
     metrics = httpx.get(f"{deployment.metrics_url('crypto_provider')}/metrics").text
     opened = next(line for line in metrics.splitlines() if line.startswith("moiety_opened_leases_total"))
