@@ -29,6 +29,7 @@ OVERRIDDEN = {
         "connection_lost": ["self", "exc"],
         "data_received": ["self", "data"],
         "on_message_begin": ["self"],
+        "on_url": ["self", "url"],
         "on_header": ["self", "name", "value"],
         "on_headers_complete": ["self"],
         "handle_websocket_upgrade": ["self"],
