@@ -93,6 +93,7 @@ def test_all_that_the_demo_and_the_bench_make_is_listed() -> None:
         "keys",
         "access.json",
         "owner.env",
+        "junk.json",
     }  # a deployment's own, in its folder
     assert made == set(MADE)
 

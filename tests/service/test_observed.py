@@ -84,13 +84,14 @@ def test_one_trace_and_one_id_from_the_application_to_the_provider(
     services = ("client", "alice", "bob", "crypto_provider")
     found = collector.wait_for(trace, {f"moiety-{service}" for service in services})
 
+    dealt = the(found, "crypto_provider", "POST /v1/leases/{lease_id}/bundles/{number}")
     chain = [
         the(found, "client", "POST /v2/models/{name}/infer"),
         the(found, "client", "predict"),
         the(found, "alice", "POST /v1/predictions"),
         the(found, "bob", "run"),
-        the(found, "bob", "bundle"),
-        the(found, "crypto_provider", "POST /v1/leases/{lease_id}/bundles/{number}"),
+        the([one for one in found if one.span.span_id == dealt.span.parent_span_id], "bob", "bundle"),
+        dealt,
     ]
     parent = bytes.fromhex(application)
     for one in chain:
