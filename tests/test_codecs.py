@@ -17,7 +17,6 @@ from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import SEAL_OVERHEAD, PrivateKey, open_result, seal_result
 from moiety_shared.signing import BadSignature
-from moiety_shared.upload import Head
 from moiety_shared.wire import Binding, Frame, FrameKind, Request, Secret
 
 FINITE = st.floats(-100, 100, allow_nan=False)
@@ -191,7 +190,7 @@ def test_frames_survive_packing(kind: FrameKind, payload: bytes, number: int) ->
 
 @given(st.binary(max_size=300))
 def test_garbage_is_malformed_and_nothing_else(raw: bytes) -> None:
-    for read in (Request.unpack, Frame.unpack, Head.unpack, wire.unpack_start):
+    for read in (Request.unpack, Frame.unpack, wire.unpack_start):
         try:
             read(raw)
         except Problem as problem:

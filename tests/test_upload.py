@@ -13,6 +13,8 @@ import httpx
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moiety_party.arriving import Body, read_head, read_weights
 from moiety_party.objects import Folder
@@ -30,7 +32,7 @@ from moiety_shared.protocols import graph
 from moiety_shared.ring import Array
 from moiety_shared.sealing import PublicKey
 from moiety_shared.service.identity import Identity
-from moiety_shared.upload import Draws, MaskedModel, Upload
+from moiety_shared.upload import Draws, Head, MaskedModel, Upload
 from tests import plans
 
 OWNER = Ed25519PrivateKey.generate()
@@ -251,3 +253,10 @@ def test_what_is_deleted_while_it_arrives_is_gone(identities: dict[str, Identity
 
     asyncio.run(scenario())
     assert registered[-1] == "DELETE", "the provider forgets it, too"
+
+
+@given(st.binary(max_size=300))
+def test_garbage_for_a_head_is_malformed_and_nothing_else(raw: bytes) -> None:
+    with pytest.raises(Problem) as refused:
+        Head.unpack(raw)
+    assert refused.value.kind is ProblemType.MALFORMED
