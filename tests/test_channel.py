@@ -26,7 +26,7 @@ def refused(end: Channel, message: bytes) -> bool:
     return caught.value.kind is ProblemType.MALFORMED
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, channel._JOINED_BYTES - 1, channel._JOINED_BYTES, 1 << 20])
+@pytest.mark.parametrize("size", [0, 1, 1000, 1 << 20])
 def test_both_ways_whatever_the_size(size: int) -> None:
     alice, bob = pair()
     for _ in range(3):

@@ -24,7 +24,8 @@ from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry, sign
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.sealing import PrivateKey, seal_result
-from moiety_shared.wire import Request, Secret, pack_result, share_bytes
+from moiety_shared.wire import Request, pack_result
+from tests.envelopes import opened
 
 Keys = tuple[PrivateKey, PrivateKey]
 Digits = tuple[np.ndarray, np.ndarray]
@@ -62,9 +63,7 @@ class Parties:
         request.check(self.entry.plan, self.entry.max_rows)
         sealed = []
         for party, key in enumerate(self.keys):
-            raw = key.open(request.envelopes[party], request.binding.context("input", party))
-            size = share_bytes(self.entry.plan, party, request.rows)
-            secret = Secret.unpack(raw, request.binding, request.rows, size)
+            _, secret = opened(key, request, self.entry.plan, party)
             shares = [np.tile(self.outputs, (request.rows, 1)) - 5, np.full((request.rows, 10), 5, dtype=np.int32)]
             content = shares[party].astype(np.int32).tobytes()
             sealed.append(seal_result(secret.result_key, content, request.binding.context("result", party)))

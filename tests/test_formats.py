@@ -13,6 +13,7 @@ from moiety_client.errors import AccessFileError, CatalogueError
 from moiety_shared import wire
 from moiety_shared.access import Access
 from moiety_shared.catalogue import SignedEntry
+from moiety_shared.handshake import Handshake
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.upload import Head
@@ -22,6 +23,7 @@ from tests.fuzz.targets import BINDING, ID, PLAN, ROWS, TARGETS
 MESSAGES: dict[str, Callable[[bytes], object]] = {
     "request": wire.Request.unpack,
     "secret": lambda raw: wire.Secret.unpack(raw, BINDING, ROWS, 32),
+    "handshake": Handshake.unpack,
     "result": lambda raw: wire.unpack_result(raw, ID, PLAN, ROWS),
     "owner_count": wire.OwnerCount.unpack,
     "upload": Head.unpack,

@@ -1,7 +1,6 @@
-"""Proofs that a request was made by who holds the token's key."""
+"""Proofs that a handshake was made by who holds the token's key."""
 
 import base64
-import hashlib
 import json
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from moiety_shared import tokens
+from moiety_shared.handshake import Handshake
 from moiety_shared.possession import (
     PROOF_BYTES,
     check,
@@ -25,12 +25,10 @@ from moiety_shared.possession import (
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.signing import key_text
 from moiety_shared.tokens import Grant
-from moiety_shared.wire import Binding, Recipients, Secret
 
 KEY, OWNER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 BOUND = thumbprint(KEY.public_key().public_bytes_raw())
-BINDING = Binding(b"p" * 32, b"u" * 16, b"r" * 16, b"d" * 32, 1000)
-SECRET = Secret(b"r" * 16, b"k" * 32, 2, b"s" * 32)
+HANDSHAKE = Handshake(b"k" * 32, 1000)
 
 
 def refused(proof: bytes, statement: bytes, expected: str = BOUND) -> None:
@@ -45,27 +43,31 @@ def test_the_thumbprint_is_that_of_the_standard() -> None:
     assert thumbprint(public) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
 
 
-def test_a_proof_is_for_one_party_one_request_and_one_token() -> None:
-    statement = SECRET.statement(BINDING, 0, "token")
+def test_a_proof_is_for_one_key_one_party_and_one_token() -> None:
+    statement = HANDSHAKE.statement(0, "token")
     proof = prove(KEY, statement)
     check(proof, statement, BOUND)
     others = [
-        SECRET.statement(BINDING, 1, "token"),
-        SECRET.statement(BINDING, 0, "another token"),
-        replace(SECRET, rows=3).statement(BINDING, 0, "token"),
-        replace(SECRET, recipients=Recipients.OWNER).statement(BINDING, 0, "token"),
-        replace(SECRET, result_key=bytes(32)).statement(BINDING, 0, "token"),
+        HANDSHAKE.statement(1, "token"),
+        HANDSHAKE.statement(0, "another token"),
+        replace(HANDSHAKE, key=bytes(32)).statement(0, "token"),
+        replace(HANDSHAKE, time=1001).statement(0, "token"),
     ]
-    changes = {"plan_digest": bytes(32), "upload_id": bytes(16), "request_id": bytes(16), "request_digest": bytes(32)}
-    for name, value in (*changes.items(), ("time", 1001)):
-        others.append(SECRET.statement(replace(BINDING, **{name: value}), 0, "token"))
     assert len({statement, *others}) == 1 + len(others)
     for other in others:
         refused(proof, other)
+    assert HANDSHAKE.key not in statement, "whoever verifies it may keep it"
+
+
+def test_a_handshake_is_signed_by_the_holder() -> None:
+    made = Handshake.new(1000, 1, "token", KEY)
+    check(made.proof, made.statement(1, "token"), BOUND)
+    assert Handshake.new(1000, 1, "token", KEY).key != made.key
+    assert Handshake.new(1000, 1, "token").proof == bytes(PROOF_BYTES)
 
 
 def test_other_proofs_are_refused() -> None:
-    statement = SECRET.statement(BINDING, 0, "token")
+    statement = HANDSHAKE.statement(0, "token")
     stranger, good = Ed25519PrivateKey.generate(), prove(KEY, statement)
     refused(prove(stranger, statement), statement)
     refused(good[:32] + prove(stranger, statement)[32:], statement)
@@ -114,4 +116,3 @@ def test_keys_are_read_as_they_were_written() -> None:
     for wrong in (b"", b"x", private_pem(KEY).encode()):
         with pytest.raises(ValueError, match=r".+"):
             public_from_pem(wrong)
-    assert hashlib.sha256(SECRET.result_key).digest() in SECRET.statement(BINDING, 0, ""), "never the key itself"

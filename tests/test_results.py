@@ -22,9 +22,10 @@ from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import lockstep
 from moiety_shared.ring import Array
 from moiety_shared.sealing import PrivateKey, seal_result
-from moiety_shared.wire import Request, Secret, pack_result, share_bytes
+from moiety_shared.wire import Request, pack_result
 from tests import plans
 from tests.asgi import InProcess
+from tests.envelopes import opened
 from tests.protocols.running import Run, bundle, prepare
 
 Keys = tuple[PrivateKey, PrivateKey]
@@ -58,10 +59,7 @@ class Service:
         request, plan = Request.unpack(body), self.entry.plan
         request.check(plan, self.entry.max_rows)
         rows, binding, run = request.rows, request.binding, self.run
-        secrets = []
-        for p, key in enumerate(self.keys):
-            raw = key.open(request.envelopes[p], binding.context("input", p))
-            secrets.append(Secret.unpack(raw, binding, rows, share_bytes(plan, p, rows)))
+        secrets = [opened(key, request, plan, p)[1] for p, key in enumerate(self.keys)]
         shape = (rows, plan.input.shared_size)
         shares = (
             np.frombuffer(secrets[0].share, dtype=np.int32).reshape(shape),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from moiety_client.errors import ResultRejected
 from moiety_shared import fixed_point
 from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
+from moiety_shared.handshake import MAX_SECONDS, Handshake
 from moiety_shared.plan import Plan
-from moiety_shared.possession import prove
 from moiety_shared.prg import Stream, new_seed
 from moiety_shared.problems import Problem
 from moiety_shared.sealing import PublicKey, open_result
@@ -51,16 +51,25 @@ class Drawn:
 
 @dataclass(frozen=True, repr=False)
 class Holder:
-    """Who asks: a token, and the key that it is bound to. Without a key, requests are not signed."""
+    """Who asks: a token, and the key that it is bound to. Without a key, handshakes are not signed."""
 
     token: str = ""
     key: Ed25519PrivateKey | None = None
 
-    def signed(self, secret: Secret, binding: Binding, party: int) -> Secret:
-        """The same, with a proof for that party."""
-        if self.key is None or not self.token:
-            return secret
-        return replace(secret, proof=prove(self.key, secret.statement(binding, party, self.token)))
+    def handshake(self, time: int, party: int) -> Handshake:
+        """A fresh one, signed if there is a key."""
+        return Handshake.new(time, party, self.token, self.key if self.token else None)
+
+
+@dataclass(frozen=True, repr=False)
+class _Begun:
+    """A handshake, and how it is sealed to its party."""
+
+    handshake: Handshake
+    sealed: bytes
+
+    def seal(self, message: bytes | bytearray, bound_to: bytes) -> bytes:
+        return self.handshake.seal(self.sealed, message, bound_to)
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,12 +145,13 @@ def added(shares: Sequence[tuple[RingArray, RingArray]]) -> tuple[RingArray, Rin
 
 
 class Sealer:
-    """Makes one client's calls to one model. Holds the parties' keys, parsed once."""
+    """Makes one client's calls to one model. Holds the parties' keys, parsed once, and a handshake with each."""
 
     def __init__(self, entry: Entry, holder: Holder | None = None) -> None:
         self.entry = entry
         self._holder = holder or Holder()
         self._keys = [PublicKey.from_text(party.sealing_key) for party in entry.parties]
+        self._begun: tuple[_Begun, _Begun] | None = None
 
     def call(self, elements: RingArray, recipients: Recipients = Recipients.CLIENT, drawn: Drawn | None = None) -> Call:
         """`elements` are encoded inputs (rows, their ring elements), rows at most the entry's max_rows.
@@ -158,22 +168,31 @@ class Sealer:
             drawn.time,
         )
         shares = b"", seed
-        alices, bobs = (
-            self._holder.signed(Secret(request_id, result_keys[p], rows, shares[p], recipients), binding, p)
-            for p in (0, 1)
-        )
+        alices, bobs = (Secret(request_id, result_keys[p], rows, shares[p], recipients) for p in (0, 1))
         header = alices.header()
         # alice's content is made in place: for a batch, every copy costs more than the cipher.
         content = bytearray(len(header) + elements.nbytes)
         content[: len(header)] = header
         share = np.frombuffer(content, dtype=elements.dtype, offset=len(header)).reshape(elements.shape)
         fixed_point.split(elements, Stream(seed, "input"), share)
+        for_alice, for_bob = self._handshakes(drawn.time)
         envelopes = (
-            self._keys[0].seal(content, binding.context("input", 0)),
-            self._keys[1].seal(bobs.pack(), binding.context("input", 1)),
+            for_alice.seal(content, binding.context("input", 0)),
+            for_bob.seal(bobs.pack(), binding.context("input", 1)),
         )
         body = Request(binding, rows, envelopes).pack()
         return Call(self.entry, binding, rows, body, share, seed, result_keys, recipients)
+
+    def _handshakes(self, time: int) -> tuple[_Begun, _Begun]:
+        """With each party, for a request of that time."""
+        begun = self._begun
+        if begun is None or abs(time - begun[0].handshake.time) > MAX_SECONDS:
+            begun = self._begun = self._begin(time, 0), self._begin(time, 1)
+        return begun
+
+    def _begin(self, time: int, party: int) -> _Begun:
+        fresh = self._holder.handshake(time, party)
+        return _Begun(fresh, fresh.sealed(self._keys[party], party))
 
     def calls(
         self,

@@ -13,9 +13,10 @@ from functools import lru_cache
 from moiety_party.state import State
 from moiety_party.store import Model
 from moiety_shared import possession, tokens
+from moiety_shared.handshake import Handshake
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.tokens import Grant
-from moiety_shared.wire import Binding, Secret
+from moiety_shared.wire import Binding
 
 _BLOCKS = 64  # a quota is counted on disk in so many blocks: a crash may cost a client one of them, and never gives one
 _MAX_BLOCK = 4096
@@ -68,7 +69,7 @@ class Admission:
         self._state = state
         self._clock = clock
         self._verified = lru_cache(maxsize=4096)(tokens.verify)
-        self._holders_key = lru_cache(maxsize=4096)(possession.holders_key)
+        self._proven = lru_cache(maxsize=4096)(possession.check)
         self._accounts: dict[tuple[str, str, int, int], _Account] = {}
         self._closed = False
 
@@ -121,10 +122,11 @@ class Admission:
                 f"its time is {abs(late):.0f} seconds {off} {name}'s clock; at most {seconds:.0f} are accepted",
             )
 
-    def check_holder(self, grant: Grant | None, secret: Secret, binding: Binding, party: int, token: str) -> None:
-        """Raises Problem UNAUTHORIZED unless whoever made this envelope holds the key that the token is bound to."""
+    def check_holder(self, grant: Grant | None, handshake: Handshake, party: int, token: str) -> None:
+        """Raises Problem UNAUTHORIZED unless whoever drew this handshake holds the key that the token is bound to. A
+        signature is verified once."""
         if grant is not None and grant.key is not None:
-            possession.check(secret.proof, secret.statement(binding, party, token), grant.key, self._holders_key)
+            self._proven(handshake.proof, handshake.statement(party, token), grant.key)
 
     async def spend(self, model: Model, grant: Grant | None, rows: int) -> Receipt | None:
         """Count these inputs. Returns what `refund` takes; None where nothing is counted.

@@ -4,11 +4,12 @@ import asyncio
 import time
 
 from moiety_party.answered import Answered
+from moiety_party.envelopes import opened
 from moiety_party.hello import answer
 from moiety_party.lane import Lane, Link, garbled, read_json
 from moiety_party.party import Party
 from moiety_party.pool import Pool
-from moiety_party.results import check_recipients, sealed_result
+from moiety_party.results import sealed_result
 from moiety_party.store import Model
 from moiety_shared import fixed_point
 from moiety_shared.integrity import Transcript
@@ -20,7 +21,7 @@ from moiety_shared.service.draining import Drain
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.tracing import Timeline
 from moiety_shared.tokens import Grant
-from moiety_shared.wire import Frame, FrameKind, Secret, Start, malformed, share_bytes, unpack_start
+from moiety_shared.wire import Frame, FrameKind, Secret, Start, malformed, unpack_start
 
 
 class Helper:
@@ -117,7 +118,7 @@ class Helper:
     async def _check(self, lane: Lane, start: Start) -> None:
         """Whether a run could begin so. Nothing is claimed, counted or remembered."""
         model = await self._party.replicas.model(start.request.binding.upload_id.hex())
-        self._open(model, self._party.admission.admit(model, start.token), start)
+        await self._open(model, self._party.admission.admit(model, start.token), start)
         await lane.send(FrameKind.CHECKED)
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
@@ -144,7 +145,7 @@ class Helper:
             rounds, started = lane.rounds, time.perf_counter()
             with party.metrics.prediction(model.manifest.name, rows), self._drain.work(ProblemType.PEER_UNAVAILABLE):
                 async with asyncio.timeout(party.settings.run_seconds):
-                    secret = self._open(model, grant, start)
+                    secret = await self._open(model, grant, start)
                     timeline.passed("open")
                     receipt = await party.admission.spend(model, grant, rows)
                     try:
@@ -159,16 +160,13 @@ class Helper:
             log().info("run", rows=rows, rounds=lane.rounds - rounds, milliseconds=milliseconds)
             timeline.tell(party.tracer, tracing.current(), party.metrics.phase)
 
-    def _open(self, model: Model, grant: Grant | None, start: Start) -> Secret:
+    async def _open(self, model: Model, grant: Grant | None, start: Start) -> Secret:
         """What the client sealed to bob. All of the request is checked here, before a row is claimed."""
         party, request, plan, rows = self._party, start.request, model.plan, start.request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):
             raise malformed("the leader's request does not fit the model")
         party.admission.check_time(request.binding, party.settings.request_seconds, 1)
-        opened = party.identity.keyring.open(request.envelopes[1], request.binding.context("input", 1))
-        secret = Secret.unpack(opened, request.binding, rows, share_bytes(plan, 1, rows))
-        check_recipients(plan, secret)
-        party.admission.check_holder(grant, secret, request.binding, 1, start.token)
+        secret = await opened(party, 1, model, request, grant, start.token)
         self._answered.check(request.binding.request_id)
         return secret
 

@@ -35,7 +35,7 @@ Numbers = Iterator[int]
 class Link(Protocol):
     """Whole binary messages, in order."""
 
-    async def send(self, message: bytes | bytearray) -> None: ...
+    async def send(self, message: bytes) -> None: ...
 
     async def recv(self) -> bytes: ...
 
@@ -48,7 +48,7 @@ class ClientLink:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
 
-    async def send(self, message: bytes | bytearray) -> None:
+    async def send(self, message: bytes) -> None:
         try:
             await self._socket.send(message)
         except WebSocketException as error:
@@ -71,9 +71,9 @@ class ServerLink:
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
 
-    async def send(self, message: bytes | bytearray) -> None:
+    async def send(self, message: bytes) -> None:
         try:
-            await self._socket.send_bytes(message)  # type: ignore[arg-type]  # whatever holds bytes
+            await self._socket.send_bytes(message)
         except (WebSocketDisconnect, RuntimeError) as error:
             raise Problem(ProblemType.PEER_UNAVAILABLE) from error
 

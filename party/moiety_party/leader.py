@@ -13,13 +13,14 @@ import numpy as np
 import websockets
 
 from moiety_party.admission import ANYBODY, clients_doing
+from moiety_party.envelopes import opened
 from moiety_party.hello import call
 from moiety_party.journal import Journal
 from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.requests import Requests
-from moiety_party.results import check_recipients, sealed_result
+from moiety_party.results import sealed_result
 from moiety_party.store import Model
 from moiety_party.suspects import Suspects
 from moiety_shared import fixed_point
@@ -30,14 +31,12 @@ from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.service import http, tracing
 from moiety_shared.service.logs import log, where
 from moiety_shared.service.tracing import Timeline
-from moiety_shared.tokens import Grant
 from moiety_shared.wire import (
     FrameKind,
     Request,
     Secret,
     pack_result,
     pack_start,
-    share_bytes,
 )
 
 _PING_SECONDS = 1.0
@@ -137,11 +136,12 @@ class Leader:
         stats = RunStats()
 
         async def run() -> bytes:
-            # Who does not show that a token's key is theirs uses up nothing of its holder's quota.
-            proven = await self._open(model, request, grant, token or "") if grant and grant.key else None
+            # Her envelope is opened before any row is taken: what cannot be opened burns none. Who does not show that
+            # a token's key is theirs uses up nothing of its holder's quota.
+            proven = await opened(party, 0, model, request, grant, token or "") if grant and grant.key else None
             receipt = await party.admission.spend(model, grant, request.rows)
             try:
-                secret = proven or await self._open(model, request, grant, token or "")
+                secret = proven or await opened(party, 0, model, request, grant, token or "")
                 stats.timeline.passed("open")
                 with party.metrics.runs.track_inprogress():
                     return await self._attempt(model, request, secret, token or "", stats)
@@ -163,18 +163,6 @@ class Leader:
             finally:  # when the answer is out
                 tell = stats.timeline.tell
                 asyncio.get_running_loop().call_soon(tell, party.tracer, tracing.current(), party.metrics.phase)
-
-    async def _open(self, model: Model, request: Request, grant: Grant | None, token: str) -> Secret:
-        """What the client sealed to alice. It is opened before any row is taken: what cannot be opened burns none.
-
-        Raises Problem SEALED_FOR_ANOTHER, KEY_RETIRED, MALFORMED or UNAUTHORIZED.
-        """
-        party, plan, binding, envelope = self._party, model.plan, request.binding, request.envelopes[0]
-        opened = await party.work(len(envelope), party.identity.keyring.open, envelope, binding.context("input", 0))
-        secret = Secret.unpack(opened, binding, request.rows, share_bytes(plan, 0, request.rows))
-        check_recipients(plan, secret)
-        party.admission.check_holder(grant, secret, binding, 0, token)
-        return secret
 
     async def _attempt(self, model: Model, request: Request, secret: Secret, token: str, stats: RunStats) -> bytes:
         try:

@@ -187,7 +187,7 @@ def issue(
 ) -> None:
     """Write an access file: the catalogue's address, your key, your CA, a signed token and its key. It is a secret.
 
-    The token is of use only to who holds that key, and signs each request with it: alice and bob, who see the token,
+    The token is of use only to who holds that key, and signs with it what it seals: alice and bob, who see the token,
     cannot use it. Nothing needs to run for this. Prints the token's id, by which it can be revoked.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -25,7 +25,6 @@ SECRET_BYTES = 32
 TAG_BYTES = 16
 _KEY_BYTES, _NONCE_BYTES = 32, 12
 _KEY_MESSAGES = 1 << 10  # a key's last: of 8 MiB each, they are a 32nd of what AES-GCM is good for under one key
-_JOINED_BYTES = 1 << 16  # so much is quicker to copy than a cipher that takes pieces is made
 
 
 class Channel:
@@ -41,7 +40,7 @@ class Channel:
         directions = _Direction(keys[:_KEY_BYTES]), _Direction(keys[_KEY_BYTES:])
         self._out, self._in = directions[party], directions[1 - party]
 
-    def seal(self, *parts: bytes | memoryview) -> bytes | bytearray:
+    def seal(self, *parts: bytes | memoryview) -> bytes:
         """The next message, whose content is the parts after one another; `TAG_BYTES` longer than they."""
         return self._out.seal(parts)
 
@@ -67,19 +66,9 @@ class _Direction:
         self._cipher: AESGCM | None = AESGCM(self._key)
         self._count = 0
 
-    def seal(self, parts: tuple[bytes | memoryview, ...]) -> bytes | bytearray:
+    def seal(self, parts: tuple[bytes | memoryview, ...]) -> bytes:
         cipher, nonce = self._next()
-        size = sum(map(len, parts))
-        if size < _JOINED_BYTES:
-            return cipher.encrypt(nonce, b"".join(parts), None)
-        message, at = bytearray(size + TAG_BYTES), 0
-        encryptor = Cipher(algorithms.AES256(self._key), modes.GCM(nonce)).encryptor()
-        with memoryview(message) as view:
-            for part in parts:
-                at += encryptor.update_into(part, view[at : at + len(part)])
-            encryptor.finalize()
-            view[at:] = encryptor.tag
-        return message
+        return cipher.encrypt(nonce, b"".join(parts), None)
 
     def open(self, message: bytes) -> bytes:
         cipher, nonce = self._next()

@@ -10,12 +10,12 @@ from pydantic import ModelWrapValidatorHandler, model_validator
 from moiety_shared.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 
-REQUEST, SECRET, RESULT, COUNT, UPLOAD = b"MRQ2", b"MSH3", b"MRS1", b"MCO2", b"MUP3"
-"""First bytes of a prediction's body, of what is sealed in it, of its answer, of a count for owners, of an upload."""
+REQUEST, HANDSHAKE, SECRET, RESULT, COUNT, UPLOAD = b"MRQ2", b"MHS1", b"MSH3", b"MRS1", b"MCO2", b"MUP3"
+"""First bytes of a prediction's body, of the two parts that are sealed in its envelopes, of its answer, of a count for
+owners, of an upload."""
 
 PEER = 5
 """The protocol between alice and bob: both run the same, or they do not begin."""
-
 
 MODEL = 2
 """What a party keeps of a model."""

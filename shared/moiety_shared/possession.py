@@ -1,12 +1,11 @@
 """Proof of possession (RFC 7800): a token may name the hash of a key, and is then of use only to who holds that key.
 
-The client signs each request, once for each party, and seals the signature into that party's envelope.
+The client signs its handshake with each party, which every request begins with (`handshake.py`).
 """
 
 import base64
 import hashlib
 import hmac
-from collections.abc import Callable
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -63,7 +62,7 @@ def prove(key: Ed25519PrivateKey, statement: bytes) -> bytes:
     return key.public_key().public_bytes_raw() + key.sign(statement)
 
 
-def holders_key(public: bytes, expected: str) -> Ed25519PublicKey:
+def _holders_key(public: bytes, expected: str) -> Ed25519PublicKey:
     """The key, if this is its thumbprint. Raises Problem UNAUTHORIZED."""
     try:
         if hmac.compare_digest(thumbprint(public), expected):
@@ -77,13 +76,10 @@ def holders_key(public: bytes, expected: str) -> Ed25519PublicKey:
     )
 
 
-def check(
-    proof: bytes, statement: bytes, expected: str, key: Callable[[bytes, str], Ed25519PublicKey] = holders_key
-) -> None:
-    """Raises Problem UNAUTHORIZED unless the key of that thumbprint signed the statement. `key` may be `holders_key`
-    with a memory."""
+def check(proof: bytes, statement: bytes, expected: str) -> None:
+    """Raises Problem UNAUTHORIZED unless the key of that thumbprint signed the statement."""
     try:
-        key(proof[:_KEY_BYTES], expected).verify(proof[_KEY_BYTES:], statement)
+        _holders_key(proof[:_KEY_BYTES], expected).verify(proof[_KEY_BYTES:], statement)
     except InvalidSignature:
         raise Problem(ProblemType.UNAUTHORIZED, "the request is not signed by the token's key") from None
 

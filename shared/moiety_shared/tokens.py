@@ -46,7 +46,8 @@ class Grant(Public):
     expires: int = Field(ge=0, le=MAX_EXPIRES, description="seconds since 1970")
     quota: Quota | None = None
     key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")] | None = Field(
-        None, description="thumbprint of the key that must sign each request; null: whoever has the token can use it"
+        None,
+        description="thumbprint of the key that signs what a client seals; null: whoever has the token can use it",
     )
 
     def check_time(self, now: float) -> None:

@@ -12,8 +12,8 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, check_magic
+from moiety_shared.handshake import ENVELOPE_OVERHEAD
 from moiety_shared.plan import Plan
-from moiety_shared.possession import PROOF_BYTES
 from moiety_shared.prg import SEED_BYTES
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import RESULT_OVERHEAD, SEAL_OVERHEAD
@@ -24,7 +24,7 @@ DIGEST_BYTES = 32
 _MAGIC_BYTES, _TIME_BYTES = 4, 8
 _REQUEST = struct.Struct("<4s16s32s16s32sQIII")  # magic, upload, plan, request, digest, time, rows, two lengths
 _RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
-_SECRET = struct.Struct(f"<4s16s32sIB{PROOF_BYTES}s")  # magic, request, result key, rows, recipients, proof
+_SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, recipients
 _COUNT = struct.Struct("<4s16s32s16s32sQI")  # magic, upload, plan, request, digest, time, length of the first
 _START = struct.Struct("<16sQH25s")  # lease, first row, length of the client's token, trace context
 _FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
@@ -50,7 +50,8 @@ class Binding:
     """When the client made the request, by its own clock, in seconds since 1970."""
 
     def context(self, direction: str, party: int) -> bytes:
-        """HPKE's `info`, or a result's associated data. `direction` is "input" or "result"."""
+        """An envelope's or a result's associated data, or HPKE's `info` of a count. `direction` is "input", "result" or
+        "count"."""
         role = f"moiety/v1 {direction} {party}\0".encode()
         time = self.time.to_bytes(_TIME_BYTES, "little")
         return role + self.plan_digest + self.upload_id + self.request_id + self.request_digest + time
@@ -70,8 +71,7 @@ class Recipients(IntFlag):
 
 @dataclass(frozen=True)
 class Secret:
-    """What is inside an envelope: the key for the way back, who may read the result, a proof that whoever made the
-    request holds the token's key (zeros where the token has none), and a share of the input.
+    """What is inside an envelope: the key for the way back, who may read the result, and a share of the input.
 
     alice's share is the ring elements themselves; bob's is the seed of the stream that was subtracted.
     """
@@ -81,22 +81,13 @@ class Secret:
     rows: int
     share: bytes | memoryview
     recipients: Recipients = Recipients.CLIENT
-    proof: bytes = bytes(PROOF_BYTES)
 
     def pack(self) -> bytes:
         return b"".join((self.header(), self.share))
 
     def header(self) -> bytes:
         """What precedes the share."""
-        return _SECRET.pack(SECRET, self.request_id, self.result_key, self.rows, self.recipients, self.proof)
-
-    def statement(self, binding: Binding, party: int, token: str) -> bytes:
-        """What the proof signs: which request this is, under which token, and that the envelope is this party's.
-
-        The other party's proof signs another statement: who saw one of them has nothing to show to the other party.
-        """
-        terms = self.rows.to_bytes(4, "little") + bytes((self.recipients,)) + hashlib.sha256(self.result_key).digest()
-        return binding.context("proof", party) + terms + hashlib.sha256(token.encode()).digest()
+        return _SECRET.pack(SECRET, self.request_id, self.result_key, self.rows, self.recipients)
 
     def __repr__(self) -> str:
         return f"Secret(rows={self.rows})"
@@ -106,10 +97,10 @@ class Secret:
         check_magic(bytes(raw[:_MAGIC_BYTES]), SECRET, "an envelope's content")
         if len(raw) != _SECRET.size + share_bytes:
             raise malformed("an envelope's content has another length than its plan says")
-        _, request_id, key, own_rows, recipients, proof = _SECRET.unpack_from(raw)
+        _, request_id, key, own_rows, recipients = _SECRET.unpack_from(raw)
         if not 1 <= recipients <= 3 or request_id != binding.request_id or own_rows != rows:
             raise malformed("an envelope's content does not belong to this request")
-        return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :], Recipients(recipients), proof)
+        return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :], Recipients(recipients))
 
 
 def share_bytes(plan: Plan, party: int, rows: int) -> int:
@@ -118,7 +109,7 @@ def share_bytes(plan: Plan, party: int, rows: int) -> int:
 
 
 def envelope_bytes(plan: Plan, party: int, rows: int) -> int:
-    return SEAL_OVERHEAD + _SECRET.size + share_bytes(plan, party, rows)
+    return ENVELOPE_OVERHEAD + _SECRET.size + share_bytes(plan, party, rows)
 
 
 def request_bytes(plan: Plan, rows: int) -> int:

@@ -34,6 +34,7 @@ from moiety_shared.catalogue import (
     sign,
     sign_manifest,
 )
+from moiety_shared.handshake import Handshake
 from moiety_shared.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
@@ -74,6 +75,10 @@ def request(raw: bytes) -> None:
 
 def secret(raw: bytes) -> None:
     same(Secret.unpack(raw, BINDING, ROWS, 32).pack(), raw)
+
+
+def handshake(raw: bytes) -> None:
+    same(Handshake.unpack(raw).pack(), raw)
 
 
 def result(raw: bytes) -> None:
@@ -297,6 +302,7 @@ def _models() -> Iterator[bytes]:
 TARGETS: dict[str, Target] = {
     "request": Target(request, (Problem,), _requests),
     "secret": Target(secret, (Problem,), lambda: iter([Secret(ID, DIGEST, ROWS, DIGEST).pack()])),
+    "handshake": Target(handshake, (Problem,), lambda: iter([Handshake(DIGEST, 7).pack()])),
     "result": Target(result, (Problem,), lambda: iter([wire.pack_result(ID, (bytes(_WIRES), bytes(_WIRES)))])),
     "owner_count": Target(owner_count, (Problem,), lambda: iter([OwnerCount(BINDING, (b"one", b"two")).pack()])),
     "start": Target(

@@ -27,6 +27,7 @@ from moiety_shared.service.identity import Identity
 from moiety_shared.upload import Draws, MaskedModel
 from moiety_shared.wire import Binding, Request, Secret
 from tests.collector import Collector
+from tests.envelopes import sealed
 
 Digits = tuple[np.ndarray, np.ndarray]
 
@@ -175,13 +176,14 @@ def resealed(client: Client, party: int, **change: object) -> bytes:
     shares = [bytes(wire.share_bytes(entry.plan, 0, 1)), new_seed()]
     envelopes = []
     for p in (0, 1):
-        secret = client._holder.signed(Secret(binding.request_id, new_seed(), 1, shares[p]), binding, p)
+        secret = Secret(binding.request_id, new_seed(), 1, shares[p])
+        begun = client._holder.handshake(binding.time, p)
         sealed_for, context = p, binding.context("input", p)
         if p == party:
             secret = replace(secret, **change.get("secret", {}))  # type: ignore[arg-type]
             sealed_for = int(str(change.get("sealed_for", p)))
             context = bytes(change.get("context", context))  # type: ignore[call-overload]
-        envelopes.append(keys[sealed_for].seal(secret.pack(), context))
+        envelopes.append(sealed(keys[sealed_for], begun, p, secret.pack(), context))
     return Request(binding, 1, (envelopes[0], envelopes[1])).pack()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from moiety_client.errors import CatalogueError, FromProblem, MoietyError, ResultRejected
+from moiety_shared.handshake import SEALED_BYTES
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.sealing import SEAL_OVERHEAD
 from tests import plans
@@ -44,9 +45,20 @@ def member(name: str, index: int = 0) -> Find:
 
 
 def request_envelope(party: int) -> Find:
+    """Its content, which follows the handshake."""
+
     def find(raw: bytes) -> Span:
         first = int.from_bytes(raw[112:116], "little")
-        return (120, 120 + first) if party == 0 else (120 + first, len(raw))
+        start, end = (120, 120 + first) if party == 0 else (120 + first, len(raw))
+        return start + SEALED_BYTES, end
+
+    return find
+
+
+def request_handshake(party: int) -> Find:
+    def find(raw: bytes) -> Span:
+        end, _ = request_envelope(party)(raw)
+        return end - SEALED_BYTES, end
 
     return find
 
@@ -101,8 +113,9 @@ def cases() -> Iterator[Case]:
     request = {"magic": (0, 4), "upload": (4, 20), "plan": (20, 52), "id": (52, 68), "digest": (68, 100)}
     for part, span in (request | {"time": (100, 108), "rows": (108, 112), "lengths": (112, 120)}).items():
         yield Case("prediction request", part, at(*span))
-    yield Case("prediction request", "alice's envelope", request_envelope(0))
-    yield Case("prediction request", "bob's envelope", request_envelope(1))
+    for party, name in enumerate(("alice", "bob")):
+        yield Case("prediction request", f"{name}'s handshake", request_handshake(party))
+        yield Case("prediction request", f"{name}'s envelope", request_envelope(party))
     for part, span in {"magic": (0, 4), "id": (4, 20), "lengths": (20, 28)}.items():
         yield Case("result", part, at(*span))
     yield Case("result", "alice's share", sealed_result(0))

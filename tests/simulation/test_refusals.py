@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from moiety_party import helper
+from moiety_party.envelopes import opened
 from moiety_party.leader import RunStats
 from moiety_party.suspects import Suspects
 from moiety_shared import fixed_point
@@ -185,7 +186,7 @@ async def runs(alice: Node, body: bytes, delta: int, token: str = "") -> bytes:
     assert alice.leader is not None
     request, leader = Request.unpack(body), alice.leader
     model = await alice.party.replicas.model(request.binding.upload_id.hex())
-    secret = await leader._open(model, request, None, token)
+    secret = await opened(alice.party, 0, model, request, None, token)
     share = np.frombuffer(secret.share, fixed_point.ring_dtype(model.plan.ring_bits)).copy()
     share[0] += delta
     return await leader._run(model, request, _sharing(secret, share), token, RunStats())

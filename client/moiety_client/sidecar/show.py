@@ -28,6 +28,7 @@ from moiety_client.sidecar.upstream import Upstream, problem_of
 from moiety_shared import wire
 from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
+from moiety_shared.handshake import SEALED_BYTES
 from moiety_shared.plan import LABELS, Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.service import http
@@ -66,7 +67,7 @@ class Party(BaseModel):
     url: str
     share: str = Field(description="the highest byte of each ring element, as the picture is laid out; base64")
     envelope_bytes: int = Field(description="what was sent for this party, sealed")
-    envelope: str = Field(description="how it begins, in hexadecimal")
+    envelope: str = Field(description="how its content begins, in hexadecimal; a handshake precedes it")
     result_bytes: int = Field(description="its sealed share of the answer")
     result: str
 
@@ -229,7 +230,7 @@ def _parties(entry: Entry, call: Call, answer: bytes) -> tuple[Party, Party]:
             url=party.url,
             share=_drawn(entry, share),
             envelope_bytes=len(envelope),
-            envelope=bytes(envelope[:_GLIMPSE]).hex(),
+            envelope=bytes(envelope[SEALED_BYTES : SEALED_BYTES + _GLIMPSE]).hex(),
             result_bytes=len(result),
             result=bytes(result[:_GLIMPSE]).hex(),
         )

@@ -5,9 +5,10 @@ import base64
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ WIPE_SECONDS = 60.0
 """A pair is wiped so long after its time is over, at most."""
 
 _GOING = ".wiping"
+_KEPT = 4096  # messages that a pair keeps, the last ones used: a few megabytes of handshakes
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,6 +28,11 @@ class _Pair:
     private: PrivateKey
     created: datetime
     accepted_until: datetime | None
+
+    @cached_property
+    def opened(self) -> Callable[[bytes, bytes], bytes]:
+        """`private.open`, with a memory that goes with the pair."""
+        return lru_cache(maxsize=_KEPT)(self.private.open)
 
     def accepted(self, now: datetime) -> bool:
         return self.accepted_until is None or now < self.accepted_until
@@ -50,13 +57,20 @@ class Keyring:
 
     def open(self, envelope: bytes | memoryview, context: bytes) -> bytes:
         """The message. Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs."""
+        return self._pair(envelope).private.open(envelope, context)
+
+    def open_kept(self, envelope: bytes, context: bytes) -> bytes:
+        """The same, for what comes again and again: it is kept in memory, and forgotten with the key at the latest."""
+        return self._pair(envelope).opened(envelope, context)
+
+    def _pair(self, envelope: bytes | memoryview) -> _Pair:
         key_id = bytes(envelope[:KEY_ID_BYTES]).hex()
         if key_id not in self._pairs:
             self._refresh()
         pair = self._pairs.get(key_id)
         if pair is None or not pair.accepted(datetime.now(UTC)):
             raise Problem(ProblemType.KEY_RETIRED)
-        return pair.private.open(envelope, context)
+        return pair
 
     def rotate(self, keep: timedelta) -> PublicKey:
         """Make a new pair; those before it open for `keep` longer. Pairs whose time is over are wiped."""
