@@ -103,7 +103,6 @@ class Provider:
                     while at < size:
                         if not rest:
                             chunk: bytes = await anext(chunks, b"")
-                            self._link_bytes(0, len(chunk))
                             rest = memoryview(chunk)
                         if not rest:
                             raise Problem(ProblemType.MALFORMED, "a bundle was cut short")
@@ -118,6 +117,7 @@ class Provider:
                     else:
                         decryptor.finalize_with_tag(bytes(part))
                 more: bytes = await anext(chunks, b"")
+                self._link_bytes(0, response.num_bytes_downloaded)
                 if rest or more:
                     raise Problem(ProblemType.MALFORMED, "a bundle is longer than its plan says")
         except InvalidTag:

@@ -211,11 +211,20 @@ class Plan(Document):
         return wires
 
     @cached_property
+    def readers(self) -> dict[str, tuple[int, ...]]:
+        """The layers that read a wire, by wire: their numbers, rising."""
+        readers: dict[str, list[int]] = {name: [] for name in self.wires}
+        for number, layer in enumerate(self.layers):
+            for name in set(layer.reads):
+                readers[name].append(number)
+        return {name: tuple(numbers) for name, numbers in readers.items()}
+
+    @cached_property
     def last_reader(self) -> dict[str, str]:
         """The layer after which a wire is needed no more, by wire; the output has none."""
-        readers = {name: layer.name for layer in self.layers for name in layer.reads}
-        readers.pop(self.output.wire, None)
-        return readers
+        last = {name: self.layers[numbers[-1]].name for name, numbers in self.readers.items() if numbers}
+        last.pop(self.output.wire, None)
+        return last
 
     def canonical(self) -> bytes:
         """The one JSON text of this plan: sorted keys, no spaces, UTF-8."""

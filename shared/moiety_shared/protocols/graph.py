@@ -7,6 +7,7 @@ per upload, bundles dealt per row, runs made per request.
 
 import math
 from collections.abc import Generator, Iterator, Mapping
+from heapq import heappop, heappush
 from types import ModuleType
 from typing import cast
 
@@ -187,26 +188,21 @@ def evaluate(
 
     Takes the layers out of `prepared` as it goes, so that a large run frees what it has used.
     """
-    wires: dict[str, Array | Opened] = {plan.input.name: x[:, : plan.input.size].reshape(-1, *plan.input.shape)}
+    run = _Run(plan, party, prepared, weights)
+    run.arrived(plan.input.name, x[:, : plan.input.size].reshape(-1, *plan.input.shape))
     if plan.input.classes:
-        wires[LABELS] = x[:, plan.input.size :]
-    run = _Run(plan, party, prepared, weights, wires)
-    waiting = list(plan.layers)
+        run.arrived(LABELS, x[:, plan.input.size :])
     running: _Running = []
     while True:
-        # Layers without openings may make others ready, those too at once: the plan's order takes one pass.
-        for layer in waiting:
-            if all(name in wires for name in layer.reads):
-                run.start(layer, running)
-        waiting = [layer for layer in waiting if layer.name not in run.started]
+        run.start(running)
         if not running:
             break
         openings = tuple(opening for *_, opening in running)
-        values = yield Round(openings, run.work([layer for layer, *_ in running], len(x)))
+        values = yield Round(openings, len(x) * sum(run.work(layer) for layer, *_ in running))
         now, running = running, []
         for (resumed, generator, _), value in zip(now, values, strict=True):
             run.resume(resumed, generator, value, running)
-    result = wires[plan.output.wire]
+    result = run.wires[plan.output.wire]
     assert not isinstance(result, Opened)  # noqa: S101  the plan's own check
     return result
 
@@ -214,26 +210,30 @@ def evaluate(
 class _Run:
     """The wires of one evaluation, and how each layer makes its own."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        party: int,
-        prepared: PreparedRows,
-        weights: Mapping[str, Weights],
-        wires: dict[str, Array | Opened],
-    ) -> None:
-        self.plan, self.party, self.prepared, self.weights, self.wires = plan, party, prepared, weights, wires
+    def __init__(self, plan: Plan, party: int, prepared: PreparedRows, weights: Mapping[str, Weights]) -> None:
+        self.plan, self.party, self.prepared, self.weights = plan, party, prepared, weights
         self.ring = ring_of(plan)
-        self.started: set[str] = set()
-        self._readers = {name: sum(name in layer.reads for layer in plan.layers) for name in plan.wires}
-        self._readers[plan.output.wire] += 1
+        self.wires: dict[str, Array | Opened] = {}
+        self._missing = [len(set(layer.reads)) for layer in plan.layers]  # wires that a layer waits for
+        self._unread = {name: len(numbers) for name, numbers in plan.readers.items()}  # layers that will read a wire
+        self._unread[plan.output.wire] += 1
+        self._ready: list[int] = []  # a heap: both parties start layers in the plan's order
 
-    def start(self, layer: Layer, running: _Running) -> None:
-        self.started.add(layer.name)
-        if (generator := self._generator(layer)) is None:
-            self._finish(layer, self._at_once(layer))
-        else:
-            running.append((layer, generator, next(generator)))
+    def arrived(self, name: str, value: Array | Opened) -> None:
+        self.wires[name] = value
+        for number in self.plan.readers[name]:
+            self._missing[number] -= 1
+            if not self._missing[number]:
+                heappush(self._ready, number)
+
+    def start(self, running: _Running) -> None:
+        """Every layer whose wires are there, and what its own makes ready at once."""
+        while self._ready:
+            layer = self.plan.layers[heappop(self._ready)]
+            if (generator := self._generator(layer)) is None:
+                self._finish(layer, self._at_once(layer))
+            else:
+                running.append((layer, generator, next(generator)))
 
     def resume(
         self, layer: Layer, generator: Generator[Opening, Array, Array | Opened], value: Array, running: _Running
@@ -243,18 +243,17 @@ class _Run:
         except StopIteration as stop:
             self._finish(layer, stop.value)
 
-    def work(self, layers: list[Layer], rows: int) -> int:
-        """About how many operations follow when these layers' openings are open."""
-        names = {layer.name for layer in layers}
-        products = sum(layer.multiply_adds for layer in self.plan.layers if names.intersection(layer.reads))
-        return rows * (products + _COMPARISON_WORK * sum(layer.comparisons for layer in layers))
+    def work(self, layer: Layer) -> int:
+        """About how many operations on each row follow when this layer's openings are open."""
+        readers = self.plan.readers[layer.name]
+        return _COMPARISON_WORK * layer.comparisons + sum(self.plan.layers[n].multiply_adds for n in readers)
 
     def _finish(self, layer: Layer, value: Array | Opened) -> None:
-        self.wires[layer.name] = value
+        self.arrived(layer.name, value)
         self.prepared.pop(layer.name, None)
         for name in set(layer.reads):
-            self._readers[name] -= 1
-            if not self._readers[name]:
+            self._unread[name] -= 1
+            if not self._unread[name]:
                 self.wires[name] = _GONE
 
     def _share(self, name: str) -> Array:

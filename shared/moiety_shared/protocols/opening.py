@@ -8,6 +8,7 @@ process. Both parties' bytes are sent before either is needed.
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,7 +36,7 @@ class Opening:
     ring: Ring | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Round:
     """Openings that travel together. `work` estimates the operations that follow once they are open: a driver that
     must not block can move a large round off its event loop."""
@@ -43,7 +44,7 @@ class Round:
     openings: tuple[Opening, ...]
     work: int = 0
 
-    @property
+    @cached_property
     def wire_bytes(self) -> int:
         return sum(wire_bytes(opening) for opening in self.openings)
 
