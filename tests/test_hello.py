@@ -4,11 +4,12 @@ import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from moiety_party import hello
+from moiety_party import hello, leader
 from moiety_party.hello import answer, call
 from moiety_party.lane import Lane
 from moiety_shared.formats import PEER
@@ -192,3 +193,15 @@ def test_a_link_that_never_says_hello_is_closed(monkeypatch: pytest.MonkeyPatch,
         return alice.closed
 
     assert asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "said", [[], 7, {"lease": "l"}, {"position": "7", "made": 8, "gaps": []}, {"position": 7, "made": 8, "gaps": ["x"]}]
+)
+def test_stock_that_makes_no_sense_is_no_stock(said: object) -> None:
+    model = SimpleNamespace(upload_id="u")
+    whole = {"lease": "l", "position": 7, "made": 8, "gaps": [1]}
+    assert leader._at_bob({"u": whole}, model) == whole and leader._at_bob({}, model) == {}  # type: ignore[arg-type]
+    with pytest.raises(Problem) as caught:
+        leader._at_bob({"u": said}, model)  # type: ignore[arg-type]
+    assert caught.value.kind is ProblemType.PEER_UNAVAILABLE

@@ -211,7 +211,7 @@ def _asked(role: str, url: str, get: Callable[[str], httpx.Response]) -> tuple[R
         return Role(role, url, "ready", certificate_expires=expires), None
     if not answer.headers.get("content-type", "").startswith(PROBLEM_JSON):
         return Role(role, url, "not ready", f"HTTP {answer.status_code}", certificate_expires=expires), None
-    problem = Problem.from_document(answer.json())
+    problem = Problem.from_document(http.document(answer))
     return Role(role, url, "not ready", str(problem), certificate_expires=expires), problem.kind
 
 

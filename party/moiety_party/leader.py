@@ -16,7 +16,7 @@ from moiety_party.admission import ANYBODY, clients_doing
 from moiety_party.envelopes import opened
 from moiety_party.hello import call
 from moiety_party.journal import Journal
-from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
+from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused, garbled
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.requests import Requests
@@ -226,8 +226,8 @@ class Leader:
         while pool.bundle_rows == 1:
             end = await pool.want(rows)
             await lane.send_json(FrameKind.PING, {model.upload_id: end})
-            theirs = (await lane.expect_json(FrameKind.STOCK)).get(model.upload_id, {})
-            if theirs.get("lease") != pool.lease_id or int(theirs["made"]) >= end:
+            theirs = _at_bob(await lane.expect_json(FrameKind.STOCK), model)
+            if theirs.get("lease") != pool.lease_id or theirs["made"] >= end:
                 break
             if time.monotonic() > deadline:
                 raise Problem(ProblemType.RANDOMNESS_EXHAUSTED, "bob's is still being prepared")
@@ -349,12 +349,12 @@ class Leader:
             await lane.send_json(FrameKind.PING, {})
             stock = await lane.expect_json(FrameKind.STOCK)
             for model in party.store.all():
-                pool, theirs = before.get(model.upload_id), stock.get(model.upload_id, {})
+                pool, theirs = before.get(model.upload_id), _at_bob(stock, model)
                 if pool is not None and _is_stale(pool, theirs):
                     if party.pools.get((lane.peer, model.upload_id)) is pool:
                         await party.drop_pool(lane.peer, model.upload_id)
                 elif pool is not None:
-                    pool.skip(theirs.get("gaps", []))
+                    pool.skip(theirs["gaps"])
                 if model.upload_id in stock:  # else bob does not have it, yet or any more
                     await self._lease(lane, model)
 
@@ -363,4 +363,17 @@ def _is_stale(pool: Pool, theirs: dict[str, Any]) -> bool:
     """Whether bob's pool is another one, gets no more rows, or waits for too many that alice has burnt."""
     if theirs.get("lease") != pool.lease_id or theirs.get("lost"):
         return True
-    return pool.position - int(theirs["position"]) > pool.spread
+    return bool(pool.position - theirs["position"] > pool.spread)
+
+
+def _at_bob(stock: dict[str, Any], model: Model) -> dict[str, Any]:
+    """What STOCK says of a model's pool, complete; {} if bob has none. Raises PEER_UNAVAILABLE for anything else."""
+    theirs = stock.get(model.upload_id, {})
+    if theirs == {}:
+        return {}
+    if isinstance(theirs, dict):
+        gaps = theirs.get("gaps")
+        numbers = [theirs.get("position"), theirs.get("made"), *(gaps if isinstance(gaps, list) else [None])]
+        if all(isinstance(number, int) for number in numbers):
+            return theirs
+    raise garbled("STOCK does not say what is in a pool")

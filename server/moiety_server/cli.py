@@ -1,5 +1,6 @@
 """`moiety server | train | publish | inspect | count`; what is done with published versions is in owner_cli.py."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,7 +84,17 @@ def train(
 def patients() -> list["Patient"]:
     """For `moiety doctor`."""
     from moiety_server.settings import ServerSettings
-    from moiety_shared.service.doctor import Patient, Service
+    from moiety_shared.service.doctor import Finding, Patient, Service
+    from moiety_shared.service.identity import BadIdentity, Identity
+
+    def provider_key(settings: ServerSettings) -> Iterator[Finding]:
+        """What the owner needs of the crypto provider, whom it never calls."""
+        try:
+            key = Identity.load(settings.keys_dir / "server", "server").provider_key
+            yield Finding("server", "provider.pub", "ok", f"the crypto provider's sealing key, {key.key_id}")
+        except BadIdentity as error:
+            found, _, mend = str(error).partition(": ")
+            yield Finding("server", "provider.pub", "wrong", found, mend)
 
     def calls(settings: ServerSettings) -> list[Service]:
         ca = settings.keys_dir / "server" / "tls" / "ca.pem"
@@ -107,6 +118,7 @@ def patients() -> list["Patient"]:
             keys=lambda settings: settings.keys_dir / "server",
             present=lambda settings: (settings.keys_dir / "server").is_dir(),
             calls=calls,
+            own=provider_key,
         )
     ]
 

@@ -111,6 +111,16 @@ def test_keys(owner: Path, found: Callable[..., Found]) -> None:
     assert found("server")["server", "keys"]["status"] == "wrong"
 
 
+def test_the_providers_key(owner: Path, found: Callable[..., Found]) -> None:
+    assert found()["server", "provider.pub"]["status"] == "ok"
+    (owner / "provider.pub").write_text("no key")
+    row = found()["server", "provider.pub"]
+    assert row["status"] == "wrong" and "is not a sealing key" in row["found"]
+    (owner / "provider.pub").unlink()
+    row = found()["server", "provider.pub"]
+    assert row["status"] == "wrong" and "take sealing.pub from the crypto provider's folder" in row["mend"]
+
+
 def certificates(days: float, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     monkeypatch.setattr(keys, "_CERTIFICATE_DAYS", days)
     root = folder / f"made-{days}"
@@ -208,7 +218,11 @@ def test_a_service_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"title": "moiety party alice"}, "wrong", "moiety party alice answers", "MOIETY_PARTY_PEER_URL"),
         ({"version": "2"}, "wrong", "speaks version 2", "same version of moiety"),
         ({"content": "<html>"}, "wrong", "is not moiety", "MOIETY_PARTY_PEER_URL"),
+        ({"content": '{"info": [1]}'}, "wrong", "is not moiety", "MOIETY_PARTY_PEER_URL"),
+        ({"content": "[" * 100_000}, "wrong", "is not moiety", "MOIETY_PARTY_PEER_URL"),
         ({"ready": httpx.Response(503, text="no")}, "warning", "not ready: 503", "log"),
+        ({"ready": httpx.Response(503, json=["no"])}, "warning", "not ready: 503", "log"),
+        ({"ready": httpx.Response(503, json={"title": 7, "hint": [8]})}, "warning", "not ready: 7", "8"),
     ],
 )
 def test_a_service_that_is_not(monkeypatch: Any, how: dict, status: str, said: str, mend: str) -> None:

@@ -21,6 +21,7 @@ from cryptography import x509
 from packaging.requirements import Requirement
 from pydantic import ValidationError
 
+from moiety_shared.problems import Problem
 from moiety_shared.service import http
 from moiety_shared.service.app import API_VERSION
 from moiety_shared.service.identity import BadIdentity, Identity
@@ -186,9 +187,9 @@ def _port(here: Service, settings: ServiceSettings) -> Iterator[Finding]:
             refused = error.strerror or type(error).__name__
     try:
         with http.client(here.url, timeout=_SECONDS, ca=here.ca) as client:
-            title = client.get("/openapi.json").json()["info"]["title"]
-    except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError):
-        title = ""
+            title = _info(client.get("/openapi.json")).get("title")
+    except (httpx.HTTPError, OSError, ValueError):
+        title = None
     if title == here.title:
         yield Finding(here.name, check, "ok", f"{here.name} runs at {where}")
     else:
@@ -204,27 +205,35 @@ def reach(role: str, service: Service) -> Iterator[Finding]:
             asked = time.time()
             answer = client.get("/openapi.json")
             now = (asked + time.time()) / 2
-            info = http.check(answer).json()["info"]
+            info = _info(http.check(answer))
             ready = client.get("/health/ready")
     except httpx.HTTPError as error:
         yield Finding(role, check, "wrong", f"no answer at {service.url} ({_said(error)})", _mend(service, error))
         return
-    except Exception:  # whatever it is, it is none of ours
+    except Problem:
+        info = {}
+    if "title" not in info:
         yield Finding(role, check, "wrong", f"what answers at {service.url} is not moiety", f"mend {service.setting}")
         return
     if info["title"] != service.title:
         found = f"{info['title']} answers at {service.url}, not {service.title}"
         yield Finding(role, check, "wrong", found, f"mend {service.setting}")
-    elif info["version"] != API_VERSION:
-        found = f"{service.name} speaks version {info['version']}, we speak {API_VERSION}"
+    elif info.get("version") != API_VERSION:
+        found = f"{service.name} speaks version {info.get('version')}, we speak {API_VERSION}"
         yield Finding(role, check, "wrong", found, "install the same version of moiety on both sides")
     elif not ready.is_success:
-        title = ready.json().get("title", "") if "json" in ready.headers.get("content-type", "") else ""
-        found = f"{service.name} answers but is not ready: {title or ready.status_code}"
-        yield Finding(role, check, "warning", found, ready.json().get("hint", "") if title else "look at its log")
+        said = http.document(ready)
+        found = f"{service.name} answers but is not ready: {said.get('title') or ready.status_code}"
+        yield Finding(role, check, "warning", found, str(said.get("hint") or "look at its log"))
     else:
         yield Finding(role, check, "ok", f"{service.title} answers at {service.url} and is ready")
     yield _clock(role, service, answer.headers.get("date"), now)
+
+
+def _info(answer: httpx.Response) -> dict[str, Any]:
+    """What a service's interface says of it, as far as it is one."""
+    info = http.document(answer).get("info")
+    return info if isinstance(info, dict) else {}
 
 
 def _clock(role: str, service: Service, date: str | None, now: float) -> Finding:

@@ -69,8 +69,14 @@ def check(response: httpx.Response) -> httpx.Response:
     """The response if it succeeded; otherwise raises the Problem in it. The body must have been read."""
     if response.is_success:
         return response
-    document: Any = None
-    if response.headers.get("content-type", "").startswith(PROBLEM_JSON):
-        with contextlib.suppress(ValueError, RecursionError):
-            document = response.json()
-    raise Problem.from_document(document)
+    is_problem = response.headers.get("content-type", "").startswith(PROBLEM_JSON)
+    raise Problem.from_document(document(response) if is_problem else None)
+
+
+def document(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object that it holds; an empty one where it holds anything else: whoever answers may be a stranger."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = response.json()
+        if isinstance(found, dict):
+            return found
+    return {}
