@@ -65,7 +65,7 @@ class Machine:
         w = stream.words("w", (64, 64, 3, 3), ring.dtype)
         product = _fastest(lambda: ring.conv(layer, x, w))
         size = 1 << 15
-        relu = ReLU(name="r", input="input", shape=(size,), shift=8, opened_bits=16, range_bits=15)
+        relu = ReLU(name="r", input="input", shape=(size,), shift=0, opened_bits=16, range_bits=15)
         plan = Plan(
             ring_bits=32 if ring_bits == 32 else 64,
             input=Input(shape=(size,), frac_bits=0, low=-1, high=1),

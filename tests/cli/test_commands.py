@@ -99,6 +99,17 @@ def test_wrong_use(run: Run, tmp_path: Path) -> None:
         assert said in done.stderr and not done.stdout, command
 
 
+def test_what_a_model_will_cost(run: Run, tmp_path: Path) -> None:
+    done = run("inspect", "mnist", "--json", "--chart", tmp_path / "cost.png")
+    found = json.loads(done.stdout)
+    assert done.exit_code == Exit.OK, done.output
+    assert sum(layer["rounds"] for layer in found["layers"]) == found["total"]["rounds"] == 5
+    near, far = found["seconds"]["loopback"], found["seconds"]["WAN, 100 Mbit/s, 50 ms"]
+    assert 0 < near["1"] < near["32"] < far["32"]
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+    assert "predicted time of a call" in run("inspect", "mnist").output
+
+
 def test_settings_that_are_wrong(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOIETY_CLIENT_TIMEOUT", "soon")
     done = run("models")
