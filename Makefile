@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ROLES := shared crypto_provider party server client
+PACKAGES := moiety moiety_shared moiety_service moiety_crypto_provider moiety_party moiety_server moiety_client moiety_local \
+  moiety_syft benchmarks
 # The images' extras, and what their lock files are made for.
 IMAGES := client crypto-provider party server
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes \
@@ -144,11 +145,11 @@ docs-reference: $(VENV)/.installed
 check: $(VENV)/.installed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(addprefix -p moiety_,$(ROLES))
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
 	$(BIN)/pytest tests/test_house_rules.py
 
 bench: $(VENV)/.installed
-	$(BIN)/moiety bench
+	$(BIN)/python -m benchmarks
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -19,10 +19,10 @@ from moiety_server.catalogue import Catalogue
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_server.uploads import Uploads
-from moiety_shared.access import Access
-from moiety_shared.catalogue import Entry, sign
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.settings import ServiceSettings
+from moiety_service.security.identity import Identity
+from moiety_service.settings import ServiceSettings
+from moiety_shared.messages.access import Access
+from moiety_shared.messages.catalogue import Entry, sign
 
 NOWHERE = "http://127.0.0.1:9"
 

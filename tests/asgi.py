@@ -11,8 +11,8 @@ from typing import Any, Self
 import httpx
 from fastapi import FastAPI
 
-from moiety_shared.service import serving
-from moiety_shared.service.settings import ServiceSettings
+from moiety_service.http import serving
+from moiety_service.settings import ServiceSettings
 
 
 class InProcess:

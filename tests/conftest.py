@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import URL
 
 from moiety_client.client import Client
-from moiety_client.local.deployment import Deployment
-from moiety_shared.catalogue import Entry, Party, Preprocessing
-from moiety_shared.plan import Plan
-from moiety_shared.sealing import PrivateKey
-from moiety_shared.service import keys
-from moiety_shared.service.identity import LINKS, Identity
+from moiety_local.deployment import Deployment
+from moiety_service.security import keys
+from moiety_service.security.identity import LINKS, Identity
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.catalogue import Entry, Party, Preprocessing
+from moiety_shared.plan.plan import Plan
 from tests import databases, plans
 from tests.collector import Collector
 from tests.databases import Postgres

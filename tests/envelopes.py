@@ -2,11 +2,11 @@
 
 from typing import Protocol
 
-from moiety_shared import handshake
-from moiety_shared.handshake import SEALED_BYTES, Handshake
-from moiety_shared.plan import Plan
-from moiety_shared.sealing import PublicKey
-from moiety_shared.wire import Request, Secret, share_bytes
+from moiety_shared.crypto import handshake
+from moiety_shared.crypto.handshake import SEALED_BYTES, Handshake
+from moiety_shared.crypto.sealing import PublicKey
+from moiety_shared.messages.wire import Request, Secret, share_bytes
+from moiety_shared.plan.plan import Plan
 
 
 class Opens(Protocol):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moiety_server import samples, sources
+from moiety_server import sources
+from moiety_server.zoo import samples
 
 
 def _plan() -> bytes:

@@ -14,9 +14,9 @@ from moiety_client.sidecar.metrics import ClientMetrics
 from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_party.metrics import PartyMetrics, Stock
 from moiety_server.app import ServerMetrics
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.metrics import Metrics
-from moiety_shared.service.settings import RoleSettings
+from moiety_service.observability.metrics import Metrics
+from moiety_service.security.identity import Identity
+from moiety_service.settings import RoleSettings
 
 FOLDER = Path(__file__).parent.parent / "ops" / "monitoring"
 

@@ -3,10 +3,10 @@
 import numpy as np
 
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.layers import Linear, Mul, Open
-from moiety_shared.local import Combine, Sum
-from moiety_shared.lookups import OneHot, ReLU, TopK
-from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
+from moiety_shared.plan.layers import Linear, Mul, Open
+from moiety_shared.plan.local import Combine, Sum
+from moiety_shared.plan.lookups import OneHot, ReLU, TopK
+from moiety_shared.plan.plan import LABELS, AnyLayer, Input, Output, Plan
 
 TERM = {"revision": 1, "active": True, "issued": 1_700_000_000, "expires": 4_000_000_000}
 """What is signed with an entry that clients believe, and that nobody needs to renew, for these tests' lifetime."""

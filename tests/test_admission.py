@@ -15,11 +15,11 @@ from sqlalchemy import URL
 from moiety_party.admission import Admission
 from moiety_party.state import State
 from moiety_party.store import Model
-from moiety_shared import tokens
-from moiety_shared.catalogue import Manifest
+from moiety_shared.crypto import tokens
+from moiety_shared.crypto.signing import key_text
+from moiety_shared.crypto.tokens import MAX_EXPIRES, MAX_QUOTA_ROWS, MAX_QUOTA_SECONDS, Grant, Quota
+from moiety_shared.messages.catalogue import Manifest
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.signing import key_text
-from moiety_shared.tokens import MAX_EXPIRES, MAX_QUOTA_ROWS, MAX_QUOTA_SECONDS, Grant, Quota
 from tests import plans
 
 OWNER = Ed25519PrivateKey.generate()

@@ -16,9 +16,9 @@ from moiety_party import bundles
 from moiety_party.bundles import prepare_bundle
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.store import Model
-from moiety_shared.channel import TAG_BYTES, bundle_cipher
-from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.graph import PreparedRows

@@ -11,13 +11,13 @@ from moiety_client.canaries import Canaries
 from moiety_client.client import Prediction
 from moiety_client.errors import CanaryFailed, InvalidInput, ResultRejected
 from moiety_server import canaries, sources
-from moiety_server.compile import Compiled, compile_model
-from moiety_server.ir import NotServable
-from moiety_shared.canary import MOST, Canary, expand
-from moiety_shared.plan import Plan
-from moiety_shared.prg import new_seed
+from moiety_server.compiler.compile import Compiled, compile_model
+from moiety_server.compiler.ir import NotServable
+from moiety_shared.crypto.prg import new_seed
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.canary import MOST, Canary, expand
+from moiety_shared.plan.plan import Plan
 from moiety_shared.ring import Array
-from moiety_shared.sealing import PrivateKey
 from tests import plans
 from tests.protocols.running import Run
 from tests.test_results import Service, real

@@ -22,12 +22,12 @@ from moiety_server.records import SCHEMA, entries, records, revisions
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued, new_grant
 from moiety_server.uploads import Upload, Uploads
-from moiety_shared.catalogue import Entry, SignedEntry, sign
+from moiety_service.database import Database
+from moiety_service.security.identity import Identity
+from moiety_shared.crypto.signing import key_text
+from moiety_shared.crypto.tokens import Grant
+from moiety_shared.messages.catalogue import Entry, SignedEntry, sign
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.database import Database
-from moiety_shared.service.identity import Identity
-from moiety_shared.signing import key_text
-from moiety_shared.tokens import Grant
 from tests import plans
 from tests.asgi import InProcess
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from moiety_shared import channel
-from moiety_shared.channel import TAG_BYTES, Channel, derive
+from moiety_shared.crypto import channel
+from moiety_shared.crypto.channel import TAG_BYTES, Channel, derive
 from moiety_shared.problems import Problem, ProblemType
 
 SECRET = bytes(range(32))

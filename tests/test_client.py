@@ -21,10 +21,10 @@ from moiety_client.errors import (
 )
 from moiety_client.exchange import Sealer
 from moiety_shared import fixed_point
-from moiety_shared.catalogue import Entry, sign
+from moiety_shared.crypto.sealing import PrivateKey, seal_result
+from moiety_shared.messages.catalogue import Entry, sign
+from moiety_shared.messages.wire import Request, pack_result
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
-from moiety_shared.sealing import PrivateKey, seal_result
-from moiety_shared.wire import Request, pack_result
 from tests.envelopes import opened
 
 Keys = tuple[PrivateKey, PrivateKey]

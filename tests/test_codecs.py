@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moiety_shared import fixed_point, wire
-from moiety_shared.catalogue import Entry, SignedEntry, sign
+from moiety_shared import fixed_point
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.crypto.sealing import SEAL_OVERHEAD, PrivateKey, open_result, seal_result
+from moiety_shared.crypto.signing import BadSignature
 from moiety_shared.fixed_point import NotEncodable
-from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.messages import wire
+from moiety_shared.messages.catalogue import Entry, SignedEntry, sign
+from moiety_shared.messages.wire import Binding, Frame, FrameKind, Request, Secret
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import SEAL_OVERHEAD, PrivateKey, open_result, seal_result
-from moiety_shared.signing import BadSignature
-from moiety_shared.wire import Binding, Frame, FrameKind, Request, Secret
 
 FINITE = st.floats(-100, 100, allow_nan=False)
 

@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from moiety_server import ir, network, ranges, samples, smooth, sources
-from moiety_server.compile import Compiled, compile_model, encode_rows
-from moiety_server.ir import NotServable
-from moiety_server.scales import Precision
-from moiety_server.trace import trace
+from moiety_server import sources
+from moiety_server.compiler import ir, ranges, smooth
+from moiety_server.compiler.compile import Compiled, compile_model, encode_rows
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.scales import Precision
+from moiety_server.compiler.trace import trace
+from moiety_server.zoo import network, samples
 from moiety_shared import reference
-from moiety_shared.layers import Linear, Reshare
-from moiety_shared.lookups import MaxPool, ReLU, Table, TopK
+from moiety_shared.plan.layers import Linear, Reshare
+from moiety_shared.plan.lookups import MaxPool, ReLU, Table, TopK
 from moiety_shared.protocols import graph as protocols
 from tests.protocols.running import Run
 

@@ -20,9 +20,9 @@ from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party import state
 from moiety_party.state import State
 from moiety_server import records
+from moiety_service.database import Database, Schema, configuration, location
+from moiety_service.startup import StartRefused
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.database import Database, Schema, configuration, location
-from moiety_shared.service.starting import StartRefused
 from tests.databases import PASSWORD, Postgres
 
 SCHEMAS = {"party": state.SCHEMA, "provider": ledger.SCHEMA, "server": records.SCHEMA}

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from moiety_server import ir, ranges, scales
-from moiety_server.builder import Builder
-from moiety_server.emit import Emitter
-from moiety_server.ir import NotServable
-from moiety_server.scales import Precision
-from moiety_server.simplify import finish
-from moiety_shared.plan import Plan
+from moiety_server.compiler import ir, ranges, scales
+from moiety_server.compiler.builder import Builder
+from moiety_server.compiler.emit import Emitter
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.scales import Precision
+from moiety_server.compiler.simplify import finish
+from moiety_shared.plan.plan import Plan
 from moiety_shared.ring import Array
 from tests.protocols.running import Run
 

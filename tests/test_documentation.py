@@ -20,12 +20,12 @@ from moiety_client.settings import ClientSettings
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party.settings import PartySettings
 from moiety_server.settings import ServerSettings
+from moiety_service.cli.main import build
 from moiety_shared import formats
-from moiety_shared.access import Access
-from moiety_shared.catalogue import Entry
-from moiety_shared.plan import Plan
+from moiety_shared.messages.access import Access
+from moiety_shared.messages.catalogue import Entry
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import ProblemType
-from moiety_shared.service.cli import build
 from tests.test_house_rules import ROLES, sources
 
 DOCS = reference.DOCS

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from moiety_service.http import draining, serving
+from moiety_service.http.app import create_app
+from moiety_service.settings import ServiceSettings
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import draining, serving
-from moiety_shared.service.app import create_app
-from moiety_shared.service.settings import ServiceSettings
 
 
 @dataclass

@@ -10,13 +10,13 @@ import pytest
 from moiety_client.client import Client
 from moiety_client.core import read_access
 from moiety_client.errors import AccessFileError, CatalogueError
-from moiety_shared import wire
-from moiety_shared.access import Access
-from moiety_shared.catalogue import SignedEntry
-from moiety_shared.handshake import Handshake
-from moiety_shared.plan import Plan
+from moiety_shared.crypto.handshake import Handshake
+from moiety_shared.messages import wire
+from moiety_shared.messages.access import Access
+from moiety_shared.messages.catalogue import SignedEntry
+from moiety_shared.messages.upload import Head
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.upload import Head
 from tests.fuzz import targets
 from tests.fuzz.targets import BINDING, ID, PLAN, ROWS, TARGETS
 

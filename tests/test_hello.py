@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from moiety_party import hello, leader
+from moiety_party import hello
 from moiety_party.hello import answer, call
 from moiety_party.lane import Lane
+from moiety_party.leader import leader
+from moiety_shared.crypto.sealing import PrivateKey
 from moiety_shared.formats import PEER
+from moiety_shared.messages.wire import Frame, FrameKind
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PrivateKey
-from moiety_shared.wire import Frame, FrameKind
 
 
 class End:

@@ -12,8 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from moiety_party.settings import PartySettings
-from moiety_shared.service import http, keys
-from moiety_shared.service.identity import LINKS, BadIdentity, Identity
+from moiety_service.http import clients
+from moiety_service.security import keys
+from moiety_service.security.identity import LINKS, BadIdentity, Identity
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_a_role_refuses_to_start_with(root: Path, tmp_path: Path, spoil: Callabl
     spoil(root)
     with pytest.raises(BadIdentity, match=said):
         Identity.load(root / "alice", "alice")
-    command = [sys.executable, "-m", "moiety_shared.service.cli", "party", "alice"]
+    command = [sys.executable, "-m", "moiety_service.cli.main", "party", "alice"]
     environment = {"MOIETY_PARTY_KEYS_DIR": str(root), "MOIETY_PARTY_DATA_DIR": str(tmp_path / "data"), "PATH": ""}
     if spoil in (readable, gone):  # the whole way, for two of them
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -194,7 +195,7 @@ def shaken(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str | N
 
 
 def test_an_operators_own_ca_works_and_others_do_not(root: Path, tmp_path: Path) -> None:
-    ours = http.tls_context(root / "ca" / "ca.pem")
+    ours = clients.tls_context(root / "ca" / "ca.pem")
     assert shaken(Identity.load(root / "alice", "alice").server_context(), ours, "alice.example") == "TLSv1.3"
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         shaken(Identity.load(root / "bob", "bob").server_context(), ours, "alice.example")
@@ -202,7 +203,7 @@ def test_an_operators_own_ca_works_and_others_do_not(root: Path, tmp_path: Path)
     shutil.rmtree(root / "alice" / "tls")
     shutil.copytree(tmp_path / "operator" / "alice" / "tls", root / "alice" / "tls")
     alice = Identity.load(root / "alice", "alice")
-    theirs = http.tls_context((tmp_path / "operator" / "ca" / "ca.pem").read_text())
+    theirs = clients.tls_context((tmp_path / "operator" / "ca" / "ca.pem").read_text())
     assert shaken(alice.server_context(), theirs, "alice.hospital.example") == "TLSv1.3"
     with pytest.raises(ssl.SSLCertVerificationError):
         shaken(alice.server_context(), ours, "alice.hospital.example")

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from moiety_shared.channel import Channel
-from moiety_shared.integrity import TAG_BYTES, Tag, Transcript
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.crypto.channel import Channel
+from moiety_shared.crypto.integrity import TAG_BYTES, Tag, Transcript
+from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import to_wire
 from moiety_shared.ring import Array

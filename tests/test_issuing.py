@@ -21,17 +21,17 @@ from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.settings import PartySettings
-from moiety_shared.catalogue import Entry
-from moiety_shared.channel import TAG_BYTES, lease_context
-from moiety_shared.plan import Plan
-from moiety_shared.prg import new_seed
+from moiety_service.security.identity import Identity
+from moiety_service.security.keys import rotate
+from moiety_shared.crypto.channel import TAG_BYTES, lease_context
+from moiety_shared.crypto.prg import new_seed
+from moiety_shared.crypto.sealing import PrivateKey, PublicKey
+from moiety_shared.messages.catalogue import Entry
+from moiety_shared.messages.upload import context
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import product
 from moiety_shared.protocols.graph import PreparedRows
-from moiety_shared.sealing import PrivateKey, PublicKey
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.keys import rotate
-from moiety_shared.upload import context
 from tests import plans
 from tests.asgi import InProcess
 

@@ -11,13 +11,13 @@ from typing import BinaryIO
 import pytest
 from structlog.testing import capture_logs
 
-from moiety_shared.catalogue import Entry
+from moiety_service.security import keyring as keyring_module
+from moiety_service.security import keys
+from moiety_service.security.identity import LINKS, BadIdentity, Identity
+from moiety_service.security.keyring import Keyring
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.catalogue import Entry
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PrivateKey
-from moiety_shared.service import keyring as keyring_module
-from moiety_shared.service import keys
-from moiety_shared.service.identity import LINKS, BadIdentity, Identity
-from moiety_shared.service.keyring import Keyring
 from tests.apps import services
 from tests.asgi import listening
 

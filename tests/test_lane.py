@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from moiety_party import hello, helper, lane
+from moiety_party import hello, lane
+from moiety_party.helper import helper
 from moiety_party.lane import Lane
-from moiety_shared.channel import TAG_BYTES, Channel
-from moiety_shared.integrity import Transcript
-from moiety_shared.plan import Plan
-from moiety_shared.prg import new_seed
+from moiety_shared.crypto.channel import TAG_BYTES, Channel
+from moiety_shared.crypto.integrity import Transcript
+from moiety_shared.crypto.prg import new_seed
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import Kind, Opening, Round, Session

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.logs import ALLOWED
+from moiety_service.observability.logs import ALLOWED
+from moiety_service.security.identity import Identity
 from tests.monitoring import FOLDER, expressions, names_in, needed, registries, series
 
 DOCUMENT = FOLDER.parent.parent / "docs" / "monitoring.md"

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from moiety_server import ir
-from moiety_server.ir import NotServable
-from moiety_server.onnx_import import read_onnx
+from moiety_server.compiler import ir
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.onnx.graph import read_onnx
 
 quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 small = st.integers(1, 3)
@@ -74,7 +74,9 @@ def check(
     values = graph.run(x)
     with torch.no_grad():
         torch.testing.assert_close(values[graph.output], expected(x), rtol=1e-4, atol=1e-4)
-    assert all(values[n.name].shape[1:] == n.shape and type(n).__module__ == "moiety_server.ir" for n in graph.nodes)
+    assert all(
+        values[n.name].shape[1:] == n.shape and type(n).__module__ == "moiety_server.compiler.ir" for n in graph.nodes
+    )
     return graph
 
 

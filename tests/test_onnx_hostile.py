@@ -14,10 +14,10 @@ import pytest
 import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
-from moiety_server import onnx_file
-from moiety_server.compile import compile_model
-from moiety_server.ir import NotServable
-from moiety_server.onnx_import import read_onnx
+from moiety_server.compiler.compile import compile_model
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.onnx import file
+from moiety_server.compiler.onnx.graph import read_onnx
 
 SECRET = b"-----BEGIN PRIVATE KEY-----\n"
 N = len(SECRET)
@@ -308,9 +308,9 @@ def test_what_a_tensor_says_of_its_file_fits_together(folder: Path) -> None:
 
 def test_data_files_have_a_largest_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "data").write_bytes(SECRET)
-    monkeypatch.setattr(onnx_file, "_LARGEST_BESIDE", N - 1)
+    monkeypatch.setattr(file, "_LARGEST_BESIDE", N - 1)
     assert "are asked for" in refusal(folder / "m.onnx", beside())
-    monkeypatch.setattr(onnx_file, "_LARGEST", 10)
+    monkeypatch.setattr(file, "_LARGEST", 10)
     assert "more than the 10 that are read" in refusal(folder / "m.onnx", beside())
 
 
@@ -530,6 +530,6 @@ def test_the_owners_command_says_it_in_a_line(folder: Path) -> None:
     """As `moiety publish` runs: with the keys in the folder that it is called in."""
     (folder / "m.onnx").write_bytes(PLACES["a Constant"]().SerializeToString())
     np.save(folder / "c.npy", np.zeros((4, N), dtype=np.float32))
-    command = [sys.executable, "-m", "moiety_shared.service.cli", "inspect", "m.onnx", "--calibration", "c.npy"]
+    command = [sys.executable, "-m", "moiety_service.cli.main", "inspect", "m.onnx", "--calibration", "c.npy"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "names another file" in done.stderr, done.stderr

@@ -13,9 +13,9 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance, unsupported_method
 
-from moiety_shared.catalogue import Entry
+from moiety_service.security.identity import LINKS, Identity
+from moiety_shared.messages.catalogue import Entry
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
-from moiety_shared.service.identity import LINKS, Identity
 from tests.apps import services
 from tests.asgi import listening
 

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from moiety_shared import tokens
-from moiety_shared.handshake import Handshake
-from moiety_shared.possession import (
+from moiety_shared.crypto import tokens
+from moiety_shared.crypto.handshake import Handshake
+from moiety_shared.crypto.possession import (
     PROOF_BYTES,
     check,
     private_from_pem,
@@ -22,9 +22,9 @@ from moiety_shared.possession import (
     public_pem,
     thumbprint,
 )
+from moiety_shared.crypto.signing import key_text
+from moiety_shared.crypto.tokens import Grant
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.signing import key_text
-from moiety_shared.tokens import Grant
 
 KEY, OWNER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 BOUND = thumbprint(KEY.public_key().public_bytes_raw())

@@ -11,14 +11,14 @@ import pytest
 
 from moiety_server import publish as publishing
 from moiety_server import sources
-from moiety_server.compile import Compiled
+from moiety_server.compiler.compile import Compiled
 from moiety_server.owner import Owner
 from moiety_server.publish import publish
 from moiety_server.settings import ServerSettings
-from moiety_shared.catalogue import SignedEntry
+from moiety_service.security.identity import Identity
+from moiety_shared.messages.catalogue import SignedEntry
+from moiety_shared.messages.upload import HEADER_BYTES, Head
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
-from moiety_shared.service.identity import Identity
-from moiety_shared.upload import HEADER_BYTES, Head
 
 NAMES = ("alice", "bob")
 

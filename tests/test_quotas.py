@@ -14,8 +14,8 @@ from sqlalchemy import URL
 
 from moiety_party.admission import Admission, Receipt
 from moiety_party.state import State
+from moiety_shared.crypto.tokens import Grant, Quota
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.tokens import Grant, Quota
 from tests.test_admission import Clock, a_model, grant
 
 SECONDS = 100

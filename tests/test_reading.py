@@ -15,12 +15,12 @@ from safetensors.numpy import save
 from moiety_client.core import read_access
 from moiety_client.errors import AccessFileError
 from moiety_server import sources
-from moiety_server.ir import NotServable
+from moiety_server.compiler.ir import NotServable
 from moiety_server.publish import open_count
+from moiety_service import files
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.wire import OwnerCount
 from moiety_shared.problems import Problem
-from moiety_shared.sealing import PrivateKey
-from moiety_shared.service import reading
-from moiety_shared.wire import OwnerCount
 from tests.fuzz.targets import BINDING
 
 
@@ -42,7 +42,7 @@ def test_arrays_are_read_as_numpy_reads_them(tmp_path: Path) -> None:
         for version in ((1, 0), (2, 0)):
             with path.open("wb") as file:
                 npy.write_array(file, array, version)
-            read = reading.array(path)
+            read = files.array(path)
             assert read.dtype == array.dtype and np.array_equal(read, array)
 
 
@@ -79,7 +79,7 @@ def test_what_is_no_array_of_numbers_is_refused_before_memory_is_taken(tmp_path:
     path.write_bytes(WRONG[case])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match=r"header|holds"):
-        reading.array(path)
+        files.array(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10, "kilobytes"
     with pytest.raises(NotServable, match=r"a\.npy cannot be read as calibration data \(its|a\.npy .* \(it holds"):
         sources.read_calibration(path)
@@ -88,13 +88,13 @@ def test_what_is_no_array_of_numbers_is_refused_before_memory_is_taken(tmp_path:
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path(os.devnull), tmp_path / "missing"):
-        for read in (lambda p: reading.content(p, 100), reading.array, lambda p: sources._tensors(p)):
+        for read in (lambda p: files.content(p, 100), files.array, lambda p: sources._tensors(p)):
             with pytest.raises(OSError, match=r"regular|directory|No such"):
                 read(path)
     (tmp_path / "file").write_bytes(bytes(100))
-    assert reading.content(tmp_path / "file", 100) == bytes(100)
-    with pytest.raises(reading.TooLarge, match="has 100 bytes, more than the 99"):
-        reading.content(tmp_path / "file", 99)
+    assert files.content(tmp_path / "file", 100) == bytes(100)
+    with pytest.raises(files.TooLarge, match="has 100 bytes, more than the 99"):
+        files.content(tmp_path / "file", 99)
 
 
 def safetensors(text: bytes, behind: bytes = b"", size: int | None = None) -> bytes:

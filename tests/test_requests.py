@@ -7,12 +7,12 @@ from contextlib import ExitStack, closing
 import pytest
 from sqlalchemy import URL
 
-from moiety_party import journal, requests
-from moiety_party.journal import Journal
-from moiety_party.requests import Requests
+from moiety_party.leader import journal, requests
+from moiety_party.leader.journal import Journal
+from moiety_party.leader.requests import Requests
 from moiety_party.state import CLAIM_SECONDS, State
+from moiety_shared.messages.wire import Binding
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.wire import Binding
 
 
 def binding(number: int, content: bytes = b"c") -> Binding:

@@ -15,14 +15,14 @@ from moiety_client.errors import InvalidInput, LabelsOnly
 from moiety_client.settings import ClientSettings
 from moiety_client.sidecar import Upstream, build
 from moiety_party.results import result_share
-from moiety_shared.catalogue import Entry, Party, Preprocessing, sign
-from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.crypto.sealing import PrivateKey, seal_result
+from moiety_shared.messages.catalogue import Entry, Party, Preprocessing, sign
+from moiety_shared.messages.wire import Request, pack_result
+from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import lockstep
 from moiety_shared.ring import Array
-from moiety_shared.sealing import PrivateKey, seal_result
-from moiety_shared.wire import Request, pack_result
 from tests import plans
 from tests.asgi import InProcess
 from tests.envelopes import opened

@@ -21,10 +21,10 @@ from fastapi import FastAPI, Request, WebSocket
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse, Response
 
+from moiety_service.http import clients, connection, gate, serving
+from moiety_service.http.app import create_app
+from moiety_service.settings import ServiceSettings
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import connection, gate, http, serving
-from moiety_shared.service.app import create_app
-from moiety_shared.service.settings import ServiceSettings
 from tests.asgi import InProcess, listening
 
 GET = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
@@ -438,5 +438,5 @@ def test_readiness_is_asked_for_once_a_second() -> None:
 def test_a_problem_document_that_is_none_is_a_problem_all_the_same(text: bytes) -> None:
     answer = httpx.Response(500, headers={"content-type": "application/problem+json"}, content=text)
     with pytest.raises(Problem) as caught:
-        http.check(answer)
+        clients.check(answer)
     assert caught.value.kind is ProblemType.INTERNAL

@@ -14,11 +14,11 @@ from pydantic import SecretStr
 
 from moiety_party.objects import Objects, Remote, objects
 from moiety_party.store import ModelStore, UnreadableModel
-from moiety_shared import upload
-from moiety_shared.plan import Plan
+from moiety_service.startup import StartRefused
+from moiety_shared.messages import upload
+from moiety_shared.messages.upload import Upload
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.starting import StartRefused
-from moiety_shared.upload import Upload
 from tests import plans
 from tests.test_admission import a_model
 

@@ -15,13 +15,13 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from moiety_party.metrics import PartyMetrics
+from moiety_service.http.app import create_app
+from moiety_service.http.ports import reserved
+from moiety_service.observability import tracing
+from moiety_service.observability.audit import Audit
+from moiety_service.observability.tracing import Timeline
+from moiety_service.settings import ServiceSettings
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import tracing
-from moiety_shared.service.app import create_app
-from moiety_shared.service.audit import Audit
-from moiety_shared.service.ports import reserved
-from moiety_shared.service.settings import ServiceSettings
-from moiety_shared.service.tracing import Timeline
 from tests.asgi import InProcess, listening
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -3,9 +3,9 @@
 import pytest
 from rich.console import Console
 
-from moiety_client import screen
-from moiety_client.status import LastProblem, Model, Pool, Role, Status
-from moiety_shared.service import terminal
+from moiety_client.cli import screen
+from moiety_client.cli.status import LastProblem, Model, Pool, Role, Status
+from moiety_service.cli import terminal
 from moiety_shared.text import printable
 
 EVIL = "\x1b]0;owned\x07 \x9b31m \r\u202e\u2028[red]hello"

@@ -15,8 +15,8 @@ from moiety_server.owner import Owner
 from moiety_server.records import SCHEMA
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued, new_grant
-from moiety_shared.service.database import Database
-from moiety_shared.service.identity import Identity
+from moiety_service.database import Database
+from moiety_service.security.identity import Identity
 
 DAY = 86400
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from moiety_server import ir
-from moiety_server.ir import NotServable
-from moiety_server.trace import trace
+from moiety_server.compiler import ir
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.trace import trace
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 quick = settings(max_examples=6, deadline=None)
@@ -61,7 +61,7 @@ def check(
     assert len(set(names)) == len(names) and all(NAME.fullmatch(name) for name in names)
     assert type(graph.nodes[0]) is ir.Input
     for i, node in enumerate(graph.nodes):
-        assert type(node).__module__ == "moiety_server.ir"
+        assert type(node).__module__ == "moiety_server.compiler.ir"
         assert values[node.name].shape[1:] == node.shape, node
         assert values[node.name].dtype == torch.float32
         assert set(node.inputs) <= set(names[:i])

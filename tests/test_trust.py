@@ -15,8 +15,8 @@ from moiety_client import core
 from moiety_client.client import AsyncClient, Client
 from moiety_client.errors import CatalogueError, ExpiredEntry, StateFileError, UntrustedEntry
 from moiety_client.state import State
-from moiety_shared.catalogue import Entry, SignedEntry, sign
-from moiety_shared.signing import key_text
+from moiety_shared.crypto.signing import key_text
+from moiety_shared.messages.catalogue import Entry, SignedEntry, sign
 from tests import plans
 
 OWNER, OTHER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from moiety_client.local.deployment import Deployment
+from moiety_local.deployment import Deployment
 
 TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

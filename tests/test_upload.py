@@ -23,16 +23,16 @@ from moiety_party.provider import Provider
 from moiety_party.settings import PartySettings
 from moiety_party.store import ModelStore
 from moiety_server.publish import upload_body
-from moiety_shared import upload
-from moiety_shared.catalogue import SignedManifest
-from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream
+from moiety_service.security.identity import Identity
+from moiety_shared.crypto.prg import Stream
+from moiety_shared.crypto.sealing import PublicKey
+from moiety_shared.messages import upload
+from moiety_shared.messages.catalogue import SignedManifest
+from moiety_shared.messages.upload import Draws, Head, MaskedModel, Upload
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.ring import Array
-from moiety_shared.sealing import PublicKey
-from moiety_shared.service.identity import Identity
-from moiety_shared.upload import Draws, Head, MaskedModel, Upload
 from tests import plans
 
 OWNER = Ed25519PrivateKey.generate()

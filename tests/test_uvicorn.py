@@ -1,4 +1,4 @@
-"""What service/serving.py and service/connection.py take from inside of uvicorn is there, and is called as they expect.
+"""What http/serving.py and http/connection.py take from inside of uvicorn is there, and is called as they expect.
 
 pyproject.toml says up to which version. Where a newer one fails here, read its httptools_impl.py and server.py beside
 our two files before the bound is raised: tests/test_serving.py holds what connections do.
@@ -19,8 +19,8 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from moiety_shared.service.connection import Connection
-from moiety_shared.service.serving import Server
+from moiety_service.http.connection import Connection
+from moiety_service.http.serving import Server
 
 OVERRIDDEN = {
     HttpToolsProtocol: {

@@ -1,30 +1,20 @@
-"""The client: splits and seals inputs, opens and joins predictions. Needs no torch."""
+"""The client: splits and seals inputs, opens and joins predictions. Needs no torch.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+`import moiety` gives programs all that they need of it.
+"""
 
-if TYPE_CHECKING:
-    from moiety_client.answers import Evaluation, Prediction
-    from moiety_client.client import AsyncClient, Client
-    from moiety_client.errors import MoietyError
-
-__all__ = ["AsyncClient", "Client", "Evaluation", "MoietyError", "Prediction"]
-
-_MODULES = {
-    "AsyncClient": "client",
-    "Client": "client",
-    "Evaluation": "answers",
-    "MoietyError": "errors",
-    "Prediction": "answers",
-}
+from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when it is first asked for: every `moiety` command looks into this package, and few need a client."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    """What 0.1 gave here. Imported when it is first asked for: every `moiety` command looks into this package."""
+    if name == "syft":
+        raise ImportError(
+            "the PySyft dialect is a package of its own: `import moiety_syft as sy`, or run the program as it is with "
+            "`moiety syft run program.py`"
+        )
+    if name in ("AsyncClient", "Client", "Evaluation", "MoietyError", "Prediction"):
+        import moiety
 
-
-def __dir__() -> list[str]:
-    return __all__
+        return getattr(moiety, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_client.errors import InvalidInput, LabelsOnly
-from moiety_shared.plan import Output
+from moiety_shared.plan.plan import Output
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_client.errors import CanaryFailed, InvalidInput
-from moiety_shared.canary import Canary
-from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
+from moiety_shared.messages.canary import Canary
+from moiety_shared.messages.catalogue import Entry
 
 
 class Canaries:

@@ -28,8 +28,8 @@ from moiety_client.core import Core, read_access, trusting
 from moiety_client.steps import Fetch, Steps, T, Work
 from moiety_client.streaming import BATCH, Run, each, each_async
 from moiety_client.telemetry import Telemetry
-from moiety_shared.catalogue import Entry
-from moiety_shared.service import http
+from moiety_service.http import clients
+from moiety_shared.messages.catalogue import Entry
 
 
 class Client(Core):
@@ -58,7 +58,7 @@ class Client(Core):
     ) -> None:
         super().__init__(catalogue_url, owner_key, token, key, state, timeout, telemetry)
         with trusting():
-            self._http = http.client("", timeout=timeout, ca=ca)
+            self._http = clients.client("", timeout=timeout, ca=ca)
 
     @classmethod
     def from_access(
@@ -197,7 +197,7 @@ class AsyncClient(Core):
     ) -> None:
         super().__init__(catalogue_url, owner_key, token, key, state, timeout, telemetry)
         with trusting():
-            self._http = http.async_client("", timeout=timeout, ca=ca)
+            self._http = clients.async_client("", timeout=timeout, ca=ca)
 
     @classmethod
     def from_access(

@@ -33,14 +33,15 @@ from moiety_client.state import State
 from moiety_client.steps import Fetch, Steps, Work
 from moiety_client.tasks import Answer, Draw, Result, Task
 from moiety_client.telemetry import Asking, Telemetry
-from moiety_shared.access import Access
-from moiety_shared.catalogue import Entry, SignedEntry
-from moiety_shared.possession import private_from_pem
+from moiety_service import files
+from moiety_service.http import clients
+from moiety_service.settings import is_loopback
+from moiety_shared.crypto.possession import private_from_pem
+from moiety_shared.crypto.signing import BadSignature
+from moiety_shared.messages.access import Access
+from moiety_shared.messages.catalogue import Entry, SignedEntry
+from moiety_shared.messages.wire import MEDIA_TYPE
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import http, reading
-from moiety_shared.service.settings import is_loopback
-from moiety_shared.signing import BadSignature
-from moiety_shared.wire import MEDIA_TYPE
 
 # The model may have been republished, or a party's key replaced, since the entry was read.
 _ENTRY_IS_OLD = (ProblemType.UNKNOWN_MODEL, ProblemType.KEY_RETIRED)
@@ -81,7 +82,7 @@ class Core:
         """The published models. The list is not signed; each entry is."""
         with self._catalogue_errors():
             response = yield Fetch("GET", f"{self._catalogue}/v1/models", self._timeout)
-            return [str(one["name"]) for one in http.check(response).json()]
+            return [str(one["name"]) for one in clients.check(response).json()]
 
     def _models(self) -> Steps[list[Entry]]:
         entries = []
@@ -105,7 +106,7 @@ class Core:
 
     def _trust(self, name: str, response: httpx.Response) -> Sealer:
         """Raises UntrustedEntry and its kinds, StateFileError. Nothing of an entry that is refused is remembered."""
-        signed = SignedEntry.model_validate_json(http.check(response).content)
+        signed = SignedEntry.model_validate_json(clients.check(response).content)
         with self._state.changing() as seen:
             pinned = self._owner_key or seen.owners.get(self._catalogue, "")
             if not pinned:
@@ -203,7 +204,7 @@ class Core:
             left = max(deadline - time.monotonic() - pause, _LEAST_SECONDS)
             try:
                 with no_answer():
-                    return http.check((yield Fetch("POST", url, left, headers, call.body, after=pause)))
+                    return clients.check((yield Fetch("POST", url, left, headers, call.body, after=pause)))
             except Problem as problem:
                 if problem.kind in (*_ENTRY_IS_OLD, ProblemType.REQUEST_EXPIRED):
                     raise
@@ -245,8 +246,8 @@ def _check_current(entry: Entry, name: str, seen: int) -> None:
 def _read(call: Call, response: httpx.Response) -> Answer:
     return Answer(
         call.shares(response.content),
-        http.count(response, "moiety-rounds"),
-        http.count(response, "moiety-online-bytes"),
+        clients.count(response, "moiety-rounds"),
+        clients.count(response, "moiety-online-bytes"),
         call.for_owner(response.content),
     )
 
@@ -302,7 +303,7 @@ def private_key(key: Path | str | None) -> Ed25519PrivateKey | None:
 def read_access(file: Path | str, key: Path | str | None = None) -> dict[str, Any]:
     """What an access file says, and the `key` to use in place of its own. Raises AccessFileError."""
     try:
-        access = Access.model_validate_json(reading.content(Path(file), _MAX_ACCESS_BYTES))
+        access = Access.model_validate_json(files.content(Path(file), _MAX_ACCESS_BYTES))
     except Problem as problem:
         raise AccessFileError(f"{file}: {problem}. {problem.kind.hint}") from None
     except (OSError, ValueError) as error:

@@ -11,14 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_client.errors import ResultRejected
 from moiety_shared import fixed_point
-from moiety_shared.catalogue import Entry
+from moiety_shared.crypto.handshake import MAX_SECONDS, Handshake
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.crypto.sealing import PublicKey, open_result
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.handshake import MAX_SECONDS, Handshake
-from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream, new_seed
-from moiety_shared.problems import Problem
-from moiety_shared.sealing import PublicKey, open_result
-from moiety_shared.wire import (
+from moiety_shared.messages.catalogue import Entry
+from moiety_shared.messages.wire import (
     Binding,
     OwnerCount,
     Recipients,
@@ -29,6 +27,8 @@ from moiety_shared.wire import (
     result_bytes,
     unpack_result,
 )
+from moiety_shared.plan.plan import Plan
+from moiety_shared.problems import Problem
 
 
 @dataclass(frozen=True, repr=False)

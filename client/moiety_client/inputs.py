@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_client.errors import InvalidInput
+from moiety_service import files
 from moiety_shared import fixed_point
-from moiety_shared.catalogue import Entry, Preprocessing
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.plan import Plan
-from moiety_shared.service import reading
+from moiety_shared.messages.catalogue import Entry, Preprocessing
+from moiety_shared.plan.plan import Plan
 
 _STEP = 16
 _NPY = ".npy"
@@ -151,7 +151,7 @@ def _as_array(given: Any) -> npt.NDArray[Any]:
 
 def _array_file(path: Path) -> npt.NDArray[Any]:
     try:
-        return reading.array(path)
+        return files.array(path)
     except OSError as error:
         raise InvalidInput(f"{path} is no .npy file that can be read: {error.strerror}") from None
     except ValueError as error:

@@ -21,9 +21,9 @@ from pydantic import Field, ValidationError
 from moiety_client.answers import Prediction
 from moiety_client.errors import ResumeRefused
 from moiety_client.exchange import Drawn
-from moiety_shared.catalogue import Entry, Hex16, Hex32
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.layers import Public
+from moiety_shared.messages.catalogue import Entry, Hex16, Hex32
+from moiety_shared.plan.layers import Public
 
 
 class Head(Public):

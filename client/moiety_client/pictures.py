@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from moiety_client.errors import InvalidInput
-from moiety_shared.catalogue import Preprocessing
-from moiety_shared.service import reading
+from moiety_service import files
+from moiety_shared.messages.catalogue import Preprocessing
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
@@ -34,7 +34,7 @@ def read(file: Path | bytes, how: Preprocessing, formats: tuple[str, ...] = FORM
     name = "this" if isinstance(file, bytes) else str(file)
     try:
         with (
-            io.BytesIO(file) if isinstance(file, bytes) else reading.regular(file) as opened,
+            io.BytesIO(file) if isinstance(file, bytes) else files.regular(file) as opened,
             Image.open(opened, formats=formats) as picture,
         ):
             return _fitted(picture, how)

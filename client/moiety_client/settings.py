@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from moiety_shared.service.settings import ServiceSettings
+from moiety_service.settings import ServiceSettings
 
 
 class SdkSettings(BaseSettings):

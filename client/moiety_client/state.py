@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from moiety_client.errors import StateFileError
-from moiety_shared.layers import Public
+from moiety_shared.plan.layers import Public
 
 
 class Seen(Public):

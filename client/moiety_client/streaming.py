@@ -12,8 +12,8 @@ from moiety_client.errors import InvalidInput
 from moiety_client.inputs import Rows
 from moiety_client.journal import Journal
 from moiety_client.tasks import Task
-from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
+from moiety_shared.messages.catalogue import Entry
 
 if TYPE_CHECKING:
     from rich.progress import Progress

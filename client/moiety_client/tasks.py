@@ -13,9 +13,9 @@ from moiety_client.answers import Evaluation, Prediction
 from moiety_client.canaries import Canaries
 from moiety_client.errors import InvalidInput
 from moiety_client.exchange import Drawn, added, joined
-from moiety_shared.catalogue import Entry
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.wire import Recipients
+from moiety_shared.messages.catalogue import Entry
+from moiety_shared.messages.wire import Recipients
 
 Result = TypeVar("Result")
 Draw = Callable[[Entry, RingArray], Drawn]

@@ -9,9 +9,9 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Tracer
 
 from moiety_client.errors import FromProblem
+from moiety_service.observability import tracing
+from moiety_service.observability.tracing import Timeline
 from moiety_shared.problems import Problem, outcome
-from moiety_shared.service import tracing
-from moiety_shared.service.tracing import Timeline
 
 
 def _application() -> Tracer:

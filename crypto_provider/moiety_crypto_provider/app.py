@@ -18,18 +18,18 @@ from moiety_crypto_provider.dealer import TICKET_BYTES, Dealer, Lease
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_crypto_provider.settings import ProviderSettings
-from moiety_shared import upload
-from moiety_shared.catalogue import Hex16
-from moiety_shared.channel import lease_context
-from moiety_shared.layers import Public
-from moiety_shared.plan import Plan
+from moiety_service.database import location
+from moiety_service.http.app import bearer, create_app, documented_bearer
+from moiety_service.observability import tracing
+from moiety_service.observability.logs import log
+from moiety_service.security.identity import Identity
+from moiety_shared.crypto.channel import lease_context
+from moiety_shared.crypto.sealing import PublicKey
+from moiety_shared.messages import upload
+from moiety_shared.messages.catalogue import Hex16
+from moiety_shared.plan.layers import Public
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PublicKey
-from moiety_shared.service import tracing
-from moiety_shared.service.app import bearer, create_app, documented_bearer
-from moiety_shared.service.database import location
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.logs import log
 
 _PLAN_BYTES, _SMALL_BYTES = 1 << 25, 1 << 20
 _LOOK_SECONDS = 600.0  # between two looks for leases that are too old

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from moiety_shared.service.terminal import example
+from moiety_service.cli.terminal import example
 
 if TYPE_CHECKING:
-    from moiety_shared.service.doctor import Patient
+    from moiety_service.cli.diagnosis import Patient
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +21,10 @@ def provider() -> None:
 
     from moiety_crypto_provider.app import build
     from moiety_crypto_provider.settings import ProviderSettings
-    from moiety_shared.service import logs, serving, tracing
-    from moiety_shared.service.identity import Identity
-    from moiety_shared.service.starting import refusing
+    from moiety_service.http import serving
+    from moiety_service.observability import logs, tracing
+    from moiety_service.security.identity import Identity
+    from moiety_service.startup import refusing
 
     with refusing():
         settings = ProviderSettings()
@@ -36,7 +37,7 @@ def provider() -> None:
 def patients() -> list["Patient"]:
     """For `moiety doctor`."""
     from moiety_crypto_provider.settings import ProviderSettings
-    from moiety_shared.service.doctor import Patient
+    from moiety_service.cli.diagnosis import Patient
 
     return [
         Patient(

@@ -20,10 +20,10 @@ from prometheus_client import CollectorRegistry
 
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.metrics import ProviderMetrics
-from moiety_shared.channel import TAG_BYTES, bundle_cipher
-from moiety_shared.integrity import check_key
-from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher
+from moiety_shared.crypto.integrity import check_key
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 from moiety_shared.ring import Array

@@ -25,9 +25,9 @@ from sqlalchemy import (
     update,
 )
 
-from moiety_shared.plan import Plan
+from moiety_service.database import Database, Schema, insert_new
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.database import Database, Schema, insert_new
 
 _NONCE = 12
 _metadata = MetaData()

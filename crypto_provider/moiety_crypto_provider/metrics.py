@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from moiety_shared.service.metrics import SECONDS, Metrics
+from moiety_service.observability.metrics import SECONDS, Metrics
 
 
 class ProviderMetrics(Metrics):

@@ -6,9 +6,9 @@ from ray.serve import Application
 
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.settings import ProviderSettings
-from moiety_shared.service import logs, tracing
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.ray_serve import application, until_exit
+from moiety_service.observability import logs, tracing
+from moiety_service.ray_serve import application, until_exit
+from moiety_service.security.identity import Identity
 
 
 class Arguments(BaseModel):

@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from moiety_shared.service.settings import RoleSettings
+from moiety_service.settings import RoleSettings
 
 
 class ProviderSettings(RoleSettings):

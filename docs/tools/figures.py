@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from docs.tools.svg import DARK, LIGHT, Sheet
-from moiety_client.local import mnist
+from moiety_local import mnist
+from moiety_shared.crypto.prg import Stream
 from moiety_shared.fixed_point import RingArray, encode
-from moiety_shared.prg import Stream
 
 FOLDER = Path(__file__).parents[1] / "figures"
 Pixels = npt.NDArray[np.uint8]

@@ -23,13 +23,22 @@ from starlette.routing import WebSocketRoute
 from typer.cli import get_docs_for_click
 
 from docs.tools import openapi, services
+from moiety_service.cli.main import build
 from moiety_shared.problems import RETRY_AFTER_SECONDS, ProblemType
-from moiety_shared.service.cli import build
 
 DOCS = Path(__file__).parents[1]
 Generator = Callable[[], dict[Path, str]]
 """Gives what each file that it makes, in whole or in part, should hold."""
-_PACKAGES = ("moiety_shared", "moiety_crypto_provider", "moiety_party", "moiety_server", "moiety_client")
+_PACKAGES = (
+    "moiety_shared",
+    "moiety_service",
+    "moiety_crypto_provider",
+    "moiety_party",
+    "moiety_server",
+    "moiety_client",
+    "moiety_local",
+    "moiety_syft",
+)
 _MADE = "<!-- Made by docs/tools/reference.py from the program; `make docs-reference` writes it anew. -->"
 _PROBLEMS = (
     "Every address may answer with a [problem document](../problems.md) instead; its OpenAPI document is at "
@@ -43,8 +52,8 @@ _SERVICES = {
     "alice": (
         "HTTP: alice",
         "The leading party, port 7701. Clients send predictions here, under a token of the model's owner; the body "
-        "is a frame of `moiety_shared/wire.py` and holds two sealed envelopes, so a client library makes it. The other "
-        "protected addresses are the model owner's, under the credential of that link.",
+        "is a frame of `moiety_shared/messages/wire.py` and holds two sealed envelopes, so a client library makes it. "
+        "The other protected addresses are the model owner's, under the credential of that link.",
     ),
     "bob": (
         "HTTP: bob",

@@ -15,9 +15,9 @@ from moiety_party import app as party
 from moiety_party.settings import PartySettings
 from moiety_server import app as server
 from moiety_server.settings import ServerSettings
-from moiety_shared.access import Access
-from moiety_shared.service import keys
-from moiety_shared.service.identity import Identity
+from moiety_service.security import keys
+from moiety_service.security.identity import Identity
+from moiety_shared.messages.access import Access
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from functools import lru_cache
 
 from moiety_party.state import State
 from moiety_party.store import Model
-from moiety_shared import possession, tokens
-from moiety_shared.handshake import Handshake
+from moiety_shared.crypto import possession, tokens
+from moiety_shared.crypto.handshake import Handshake
+from moiety_shared.crypto.tokens import Grant
+from moiety_shared.messages.wire import Binding
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.tokens import Grant
-from moiety_shared.wire import Binding
 
 _BLOCKS = 64  # a quota is counted on disk in so many blocks: a crash may cost a client one of them, and never gives one
 _MAX_BLOCK = 4096

@@ -10,20 +10,20 @@ from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 from pydantic import Field
 
-from moiety_party.helper import Helper
+from moiety_party.helper.helper import Helper
 from moiety_party.lane import ServerLink
-from moiety_party.leader import Leader
+from moiety_party.leader.leader import Leader
 from moiety_party.metrics import PartyMetrics
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
-from moiety_shared.layers import Public
+from moiety_service.http.app import bearer, create_app, documented_bearer
+from moiety_service.observability import tracing
+from moiety_service.observability.logs import log
+from moiety_service.security.identity import Identity
+from moiety_shared.crypto.tokens import MAX_REVOKED
+from moiety_shared.messages.wire import MEDIA_TYPE, request_bytes
+from moiety_shared.plan.layers import Public
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import tracing
-from moiety_shared.service.app import bearer, create_app, documented_bearer
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.logs import log
-from moiety_shared.tokens import MAX_REVOKED
-from moiety_shared.wire import MEDIA_TYPE, request_bytes
 
 _OWNER = "server"
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
@@ -201,7 +201,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
 
         @app.websocket("/v1/peer")
         async def peer(socket: WebSocket) -> None:
-            """The link between the parties, under alice's credential: frames of `moiety_shared/wire.py`."""
+            """The link between the parties, under alice's credential: frames of `moiety_shared/messages/wire.py`."""
             scheme, _, credential = socket.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not identity.accepts("alice", credential):
                 await socket.close(4401)

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from moiety_shared import upload
-from moiety_shared.service.keyring import Keyring
-from moiety_shared.upload import HEADER_BYTES, Arrival, Head, Keys, Upload, context
-from moiety_shared.wire import malformed
+from moiety_service.security.keyring import Keyring
+from moiety_shared.messages import upload
+from moiety_shared.messages.upload import HEADER_BYTES, Arrival, Head, Keys, Upload, context
+from moiety_shared.messages.wire import malformed
 
 Away = Callable[..., Awaitable[None]]
 """Calls a function with its arguments in a thread."""

@@ -11,9 +11,9 @@ from contextlib import aclosing
 
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.store import Model
-from moiety_shared.layers import Layer
-from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream
+from moiety_shared.crypto.prg import Stream
+from moiety_shared.plan.layers import Layer
+from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.graph import Preparation, PreparedRows
 
 _STEP_BYTES = 1 << 20

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from moiety_shared.service.terminal import example
+from moiety_service.cli.terminal import example
 
 if TYPE_CHECKING:
-    from moiety_shared.service.doctor import Patient
+    from moiety_service.cli.diagnosis import Patient
 
 
 def register(app: typer.Typer) -> None:
@@ -24,9 +24,11 @@ def party(
     from moiety_party.app import build
     from moiety_party.lane import MAX_MESSAGE
     from moiety_party.settings import PartySettings
-    from moiety_shared.service import logs, memory, serving, tracing
-    from moiety_shared.service.identity import Identity
-    from moiety_shared.service.starting import refusing
+    from moiety_service import memory
+    from moiety_service.http import serving
+    from moiety_service.observability import logs, tracing
+    from moiety_service.security.identity import Identity
+    from moiety_service.startup import refusing
 
     with refusing():
         settings = PartySettings(role=role)
@@ -41,7 +43,7 @@ def party(
 def patients() -> list["Patient"]:
     """For `moiety doctor`."""
     from moiety_party.settings import PartySettings
-    from moiety_shared.service.doctor import Patient, Service
+    from moiety_service.cli.diagnosis import Patient, Service
 
     def calls(settings: PartySettings) -> list[Service]:
         ca = settings.keys_dir / settings.role / "tls" / "ca.pem"

@@ -3,10 +3,10 @@
 from moiety_party.party import Party
 from moiety_party.results import check_recipients
 from moiety_party.store import Model
-from moiety_shared import handshake
-from moiety_shared.handshake import SEALED_BYTES, Handshake
-from moiety_shared.tokens import Grant
-from moiety_shared.wire import Request, Secret, malformed, share_bytes
+from moiety_shared.crypto import handshake
+from moiety_shared.crypto.handshake import SEALED_BYTES, Handshake
+from moiety_shared.crypto.tokens import Grant
+from moiety_shared.messages.wire import Request, Secret, malformed, share_bytes
 
 
 async def opened(party: Party, number: int, model: Model, request: Request, grant: Grant | None, token: str) -> Secret:

@@ -1,5 +1,5 @@
 """How a lane begins: both say HELLO, alice with a fresh public key, bob with a secret sealed to it. From then on all is
-sealed (moiety_shared/channel.py)."""
+sealed (moiety_shared/crypto/channel.py)."""
 
 import asyncio
 import base64
@@ -8,11 +8,11 @@ import secrets
 from typing import Any
 
 from moiety_party.lane import Lane, Link, garbled, read_json
-from moiety_shared.channel import SECRET_BYTES, Channel
+from moiety_shared.crypto.channel import SECRET_BYTES, Channel
+from moiety_shared.crypto.sealing import PrivateKey, PublicKey
 from moiety_shared.formats import PEER
+from moiety_shared.messages.wire import Frame, FrameKind
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PrivateKey, PublicKey
-from moiety_shared.wire import Frame, FrameKind
 
 HELLO_SECONDS = 5.0
 _CONTEXT = b"moiety/v1 lane\0"

@@ -13,11 +13,11 @@ from fastapi import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
-from moiety_shared.channel import Channel
-from moiety_shared.integrity import Transcript
+from moiety_shared.crypto.channel import Channel
+from moiety_shared.crypto.integrity import Transcript
+from moiety_shared.messages.wire import Frame, FrameKind, frame_header
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Round, Session, combine, to_wire, wire_bytes
-from moiety_shared.wire import Frame, FrameKind, frame_header
 
 MAX_MESSAGE = 1 << 25
 """Bytes that a WebSocket message holds at most."""

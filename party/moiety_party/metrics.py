@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from moiety_service.observability import metrics
+from moiety_service.observability.metrics import SECONDS, Metrics
 from moiety_shared.problems import ProblemType, outcome
-from moiety_shared.service import metrics
-from moiety_shared.service.metrics import SECONDS, Metrics
 
 _MISSED = (
     ProblemType.PROVIDER_UNAVAILABLE,

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
+from moiety_service.startup import StartRefused
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.starting import StartRefused
 
 _BLOCK_BYTES = 1 << 24  # of a remote store: so much is asked for, or sent, at a time
 

@@ -28,15 +28,16 @@ from moiety_party.replicas import Replicas
 from moiety_party.settings import PartySettings
 from moiety_party.state import State
 from moiety_party.store import Model, ModelStore
-from moiety_shared.plan import Plan
+from moiety_service.database import location
+from moiety_service.http import clients
+from moiety_service.observability import tracing
+from moiety_service.observability.audit import Audit
+from moiety_service.observability.logs import log
+from moiety_service.observability.metrics import timed
+from moiety_service.security.identity import Identity
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows
-from moiety_shared.service import http, tracing
-from moiety_shared.service.audit import Audit
-from moiety_shared.service.database import location
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.logs import log
-from moiety_shared.service.metrics import timed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,8 +90,8 @@ class Party:
         self.bundle_rows = 0
         self.online = ThreadPoolExecutor(settings.lanes, "online")
         self._offline = ThreadPoolExecutor(1, "offline", initializer=_step_back)
-        self.tls = http.tls_context(identity.ca_file)
-        self._http = provider or http.async_client(
+        self.tls = clients.tls_context(identity.ca_file)
+        self._http = provider or clients.async_client(
             settings.provider_url,
             credential=identity.credential("crypto_provider"),
             timeout=30,

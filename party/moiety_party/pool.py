@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moiety_service.observability import tracing
+from moiety_service.observability.logs import log, where
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows, cut, stack
-from moiety_shared.service import tracing
-from moiety_shared.service.logs import log, where
 
 Make = Callable[[int], Awaitable[PreparedRows]]
 """Prepares the bundle of that number."""

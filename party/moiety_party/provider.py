@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import httpx
 from cryptography.exceptions import InvalidTag
 
-from moiety_shared.channel import TAG_BYTES, bundle_cipher, lease_context
-from moiety_shared.plan import Plan
-from moiety_shared.prg import SEED_BYTES
+from moiety_service.http import clients
+from moiety_service.observability import tracing
+from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher, lease_context
+from moiety_shared.crypto.prg import SEED_BYTES
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PrivateKey
-from moiety_shared.service import http, tracing
 
 _BUNDLE_TIMEOUT = httpx.Timeout(30, read=300)
 """Seconds; between two reads the provider may deal a large layer."""
@@ -74,7 +75,7 @@ class Provider:
     async def check(self) -> None:
         """Raises PROVIDER_UNAVAILABLE unless it answers, and can do its work."""
         try:
-            http.check(await self._client.get("/health/ready"))
+            clients.check(await self._client.get("/health/ready"))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
@@ -93,7 +94,7 @@ class Provider:
             ) as response:
                 if not response.is_success:
                     await response.aread()
-                    http.check(response)
+                    clients.check(response)
                 if response.headers.get("content-length") != str(sum(sizes) + TAG_BYTES):
                     raise Problem(ProblemType.MALFORMED, "a bundle has another length than its plan says")
                 chunks = response.aiter_raw()
@@ -127,7 +128,7 @@ class Provider:
 
     async def _delete(self, path: str) -> None:
         try:
-            http.check(await self._client.delete(path, headers=tracing.outgoing()))
+            clients.check(await self._client.delete(path, headers=tracing.outgoing()))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
@@ -137,7 +138,7 @@ class Provider:
             self._link_bytes(len(response.request.content), len(response.content))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
-        return http.check(response)
+        return clients.check(response)
 
     async def _lease(self, path: str, party: int, what: Mapping[str, object]) -> LeaseGrant:
         """The answer is sealed to a key that is let go of when this returns."""

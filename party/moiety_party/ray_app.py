@@ -8,9 +8,10 @@ from ray.serve import Application
 
 from moiety_party.app import build
 from moiety_party.settings import PartySettings
-from moiety_shared.service import logs, memory, tracing
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.ray_serve import application, until_exit
+from moiety_service import memory
+from moiety_service.observability import logs, tracing
+from moiety_service.ray_serve import application, until_exit
+from moiety_service.security.identity import Identity
 
 
 class Arguments(BaseModel):

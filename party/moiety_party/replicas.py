@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from moiety_party.state import CLAIM_SECONDS, State
 from moiety_party.store import Model, ModelStore, UnreadableModel
+from moiety_service.observability.logs import log, where
 from moiety_shared.problems import Problem
-from moiety_shared.service.logs import log, where
 
 LOOK_SECONDS = 1.0
 """So often the database is looked at."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moiety_shared.plan import Plan
+from moiety_shared.crypto.sealing import PublicKey, seal_result
+from moiety_shared.messages.wire import Binding, Recipients, Secret, malformed
+from moiety_shared.plan.plan import Plan
 from moiety_shared.ring import Array
-from moiety_shared.sealing import PublicKey, seal_result
-from moiety_shared.wire import Binding, Recipients, Secret, malformed
 
 
 def check_recipients(plan: Plan, secret: Secret) -> None:

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from moiety_shared.service.settings import RoleSettings
+from moiety_service.settings import RoleSettings
 
 
 class PartySettings(RoleSettings):

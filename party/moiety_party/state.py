@@ -22,9 +22,9 @@ from sqlalchemy import (
     update,
 )
 
+from moiety_service.database import Database, Schema, insert_new
+from moiety_service.startup import StartRefused
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.database import Database, Schema, insert_new
-from moiety_shared.service.starting import StartRefused
 
 WINDOW_KEPT_SECONDS = 3600.0
 """So long after its end a quota's window is still counted: no clock that is behind begins it once more."""

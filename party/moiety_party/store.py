@@ -16,16 +16,16 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from moiety_party.objects import Objects
-from moiety_shared.catalogue import Manifest
+from moiety_service.observability.logs import log
+from moiety_service.startup import StartRefused
+from moiety_shared.crypto.prg import SEED_BYTES
+from moiety_shared.crypto.sealing import CHUNK_KEY_BYTES, Chunks
 from moiety_shared.formats import MODEL, unsupported
-from moiety_shared.plan import Plan
-from moiety_shared.prg import SEED_BYTES
+from moiety_shared.messages.catalogue import Manifest
+from moiety_shared.messages.upload import Tensors, Upload, cut, sealed_sizes
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.product import Weights
-from moiety_shared.sealing import CHUNK_KEY_BYTES, Chunks
-from moiety_shared.service.logs import log
-from moiety_shared.service.starting import StartRefused
-from moiety_shared.upload import Tensors, Upload, cut, sealed_sizes
 
 _NONCE, _TAG = 12, 16
 _KEY_FILE, _WEIGHTS, _MANIFEST, _PLAN = "model.key", "weights.sealed", "manifest.json", "plan.json"

@@ -12,14 +12,14 @@ from prometheus_client import CollectorRegistry, Gauge
 from moiety_server.catalogue import Catalogue
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
-from moiety_shared.catalogue import Access, Entry, SignedEntry
-from moiety_shared.layers import Public
+from moiety_service.http.app import create_app
+from moiety_service.observability import tracing
+from moiety_service.observability.logs import log, where
+from moiety_service.observability.metrics import Metrics
+from moiety_service.security.identity import Identity
+from moiety_shared.messages.catalogue import Access, Entry, SignedEntry
+from moiety_shared.plan.layers import Public
 from moiety_shared.problems import Problem
-from moiety_shared.service import tracing
-from moiety_shared.service.app import create_app
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.logs import log, where
-from moiety_shared.service.metrics import Metrics
 
 
 class Summary(Public):

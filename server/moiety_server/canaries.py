@@ -1,6 +1,6 @@
 """Choosing canaries for a model: inputs of which float inference and the plan, however it rounds, say the same.
 
-What a canary is, and what it is for: moiety_shared/canary.py.
+What a canary is, and what it is for: moiety_shared/messages/canary.py.
 """
 
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from moiety_server.compile import Compiled, run_float
+from moiety_server.compiler.compile import Compiled, run_float
 from moiety_shared import reference
-from moiety_shared.canary import MOST, Canary, expand
+from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.fixed_point import decode, finish
-from moiety_shared.lookups import Opened
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.messages.canary import MOST, Canary, expand
+from moiety_shared.plan.lookups import Opened
 from moiety_shared.ring import Array
 
 _CANDIDATES = 48

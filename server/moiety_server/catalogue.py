@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import ColumnElement, Connection, Select, Table, case, delete, func, select, update
 
 from moiety_server.records import GONE, PUBLISHED, UPLOADING, active, entries, revisions, uploads
-from moiety_shared.catalogue import Entry, Party, SignedEntry, sign
+from moiety_service.database import Database, insert_new
+from moiety_shared.messages.catalogue import Entry, Party, SignedEntry, sign
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.database import Database, insert_new
 
 _MOST_VERSIONS = 1 << 31
 

@@ -11,14 +11,14 @@ from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued
 from moiety_server.uploads import Uploads
-from moiety_shared.catalogue import Entry, Hex16, Party
-from moiety_shared.layers import Public
+from moiety_service.http import clients
+from moiety_service.observability.audit import Audit
+from moiety_service.security.identity import Identity
+from moiety_service.startup import StartRefused
+from moiety_shared.crypto.sealing import PublicKey
+from moiety_shared.messages.catalogue import Entry, Hex16, Party
+from moiety_shared.plan.layers import Public
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PublicKey
-from moiety_shared.service import http
-from moiety_shared.service.audit import Audit
-from moiety_shared.service.identity import Identity
-from moiety_shared.service.starting import StartRefused
 
 NAMES = ("alice", "bob")
 
@@ -67,7 +67,7 @@ class Owner:
         self.audit = Audit(settings.private_dir() / "audit.jsonl")
         urls = settings.alice_url, settings.bob_url
         self._clients = [
-            http.client(url, credential=identity.credential(name), timeout=120, ca=identity.ca_file)
+            clients.client(url, credential=identity.credential(name), timeout=120, ca=identity.ca_file)
             for name, url in zip(NAMES, urls, strict=True)
         ]
 
@@ -81,7 +81,7 @@ class Owner:
     def call(self, party: int, method: str, path: str, **content: object) -> httpx.Response:
         """One request to party 0 or 1. Raises its Problem, or PEER_UNAVAILABLE."""
         try:
-            return http.check(self._clients[party].request(method, path, **content))  # type: ignore[arg-type]
+            return clients.check(self._clients[party].request(method, path, **content))  # type: ignore[arg-type]
         except Problem as problem:
             if problem.kind is ProblemType.DISK_FULL:
                 raise Problem(problem.kind, f"that of {NAMES[party]}, at {self._clients[party].base_url}") from None

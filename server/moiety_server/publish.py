@@ -10,17 +10,17 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_server import canaries
-from moiety_server.compile import Compiled
+from moiety_server.compiler.compile import Compiled
 from moiety_server.owner import NAMES, Owner
-from moiety_shared.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign_manifest
-from moiety_shared.layers import ring_bytes, ring_dtype
-from moiety_shared.plan import Plan
+from moiety_service.security.keyring import Keyring
+from moiety_shared.crypto.sealing import PublicKey
+from moiety_shared.crypto.signing import key_text
+from moiety_shared.messages.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign_manifest
+from moiety_shared.messages.upload import Draws, MaskedModel
+from moiety_shared.messages.wire import OwnerCount
+from moiety_shared.plan.layers import ring_bytes, ring_dtype
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PublicKey
-from moiety_shared.service.keyring import Keyring
-from moiety_shared.signing import key_text
-from moiety_shared.upload import Draws, MaskedModel
-from moiety_shared.wire import OwnerCount
 
 VALID_DAYS = 90
 """An entry is signed anew after half of it: so long may the signing key, or the catalogue, be away."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, UniqueConstraint, func, select
 
 from moiety_server.settings import ServerSettings
-from moiety_shared.service.database import Database, Schema, insert_new, location
+from moiety_service.database import Database, Schema, insert_new, location
 
 _metadata = MetaData()
 entries = Table(

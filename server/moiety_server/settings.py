@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from moiety_shared.service.settings import RoleSettings
+from moiety_service.settings import RoleSettings
 
 
 class ServerSettings(RoleSettings):

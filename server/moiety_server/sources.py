@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from moiety_server import ir, network, samples
-from moiety_server.compile import Compiled, Reveal, compile_model, load_onnx
-from moiety_server.ir import NotServable
-from moiety_server.origin import shown
-from moiety_shared.catalogue import Preprocessing
-from moiety_shared.service import reading
+from moiety_server.compiler import ir
+from moiety_server.compiler.compile import Compiled, Reveal, compile_model, load_onnx
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.origin import shown
+from moiety_server.zoo import network, samples
+from moiety_service import files
+from moiety_shared.messages.catalogue import Preprocessing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -81,7 +82,7 @@ def read_calibration(path: Path) -> Tensor:
     """Inputs (n, ...) as float32, from a .npy file or the only tensor of a .safetensors file."""
     try:
         if path.suffix == ".npy":
-            array = torch.from_numpy(reading.array(path))
+            array = torch.from_numpy(files.array(path))
         else:
             (array,) = _tensors(path).values()
     except (OSError, ValueError, TypeError, SafetensorError) as error:
@@ -195,7 +196,7 @@ def _own(module: str, function: str) -> nn.Module:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     """Of a safetensors file, which states their sizes and has to hold as much. Raises OSError, SafetensorError."""
-    with reading.regular(path):
+    with files.regular(path):
         return load_file(str(path))
 
 

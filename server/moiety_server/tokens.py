@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from sqlalchemy import insert, select
 
 from moiety_server.records import grants, revoked
-from moiety_shared import tokens
-from moiety_shared.possession import thumbprint
-from moiety_shared.service.database import Database, insert_new
-from moiety_shared.tokens import MAX_EXPIRES, MAX_REVOKED, Grant, OutputKind, Quota
+from moiety_service.database import Database, insert_new
+from moiety_shared.crypto import tokens
+from moiety_shared.crypto.possession import thumbprint
+from moiety_shared.crypto.tokens import MAX_EXPIRES, MAX_REVOKED, Grant, OutputKind, Quota
 
 _DAY = 86400
 

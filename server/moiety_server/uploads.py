@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, update
 
 from moiety_server.records import GONE, UPLOADING, entries, uploads
-from moiety_shared.service.database import Database, insert_new
+from moiety_service.database import Database, insert_new
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What all roles agree on: numbers, protocols, plans, envelopes, messages and problems.
 
-Everything here but `moiety_shared.service` does no I/O: no sockets, no files, no clock, no global state.
+Everything here but `moiety_service` does no I/O: no sockets, no files, no clock, no global state.
 `fixed_point`, `prg`, `plan`, `sealing`, `wire` and `catalogue` need numpy only, so a client installs without
 torch; `ring` and `protocols` use torch.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moiety_shared.prg import Stream
+from moiety_shared.crypto.prg import Stream
 
 RingArray = npt.NDArray[Any]
 """int32 or int64."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ModelWrapValidatorHandler, model_validator
 
-from moiety_shared.layers import Public
+from moiety_shared.plan.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 
 REQUEST, HANDSHAKE, SECRET, RESULT, COUNT, UPLOAD = b"MRQ2", b"MHS1", b"MSH3", b"MRS1", b"MCO2", b"MUP3"

@@ -10,10 +10,10 @@ from typing import cast
 
 import numpy as np
 
-from moiety_shared.layers import Bias, Conv, Linear, Mul, Open, Reshare
-from moiety_shared.local import Local
-from moiety_shared.lookups import Comparison, Decide, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
-from moiety_shared.plan import LABELS, AnyLayer, Plan
+from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare
+from moiety_shared.plan.local import Local
+from moiety_shared.plan.lookups import Comparison, Decide, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.plan import LABELS, AnyLayer, Plan
 from moiety_shared.protocols import max_pool, one_hot, table, top_k
 from moiety_shared.protocols.product import times
 from moiety_shared.ring import Array, Ring

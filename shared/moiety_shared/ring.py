@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from moiety_shared.layers import Conv
+from moiety_shared.plan.layers import Conv
 
 Array = npt.NDArray[Any]
 """Ring elements of a `Ring.dtype`, or words of bits; which of them, the docstrings say."""

@@ -8,11 +8,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from moiety_shared.access import Access
-from moiety_shared.catalogue import Preprocessing, sign
-from moiety_shared.sealing import PrivateKey
-from moiety_shared.service import http
-from moiety_shared.service.cli import build
+from moiety_service.cli.main import build
+from moiety_service.http import clients
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.access import Access
+from moiety_shared.messages.catalogue import Preprocessing, sign
 from tests import plans
 from tests.sdk.conftest import Paid
 
@@ -47,5 +47,5 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, party_keys: tuple[Pr
     def client(base_url: str, **_: Any) -> httpx.Client:
         return httpx.Client(base_url=base_url, transport=httpx.MockTransport(paid))
 
-    monkeypatch.setattr(http, "client", client)
+    monkeypatch.setattr(clients, "client", client)
     return paid

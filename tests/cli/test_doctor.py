@@ -15,17 +15,19 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from moiety_shared import tokens
-from moiety_shared.access import Access
-from moiety_shared.possession import private_pem, thumbprint
+from moiety_service.cli import diagnosis, doctor
+from moiety_service.cli.diagnosis import Finding, Service, machine, reach
+from moiety_service.cli.terminal import Exit
+from moiety_service.http import clients
+from moiety_service.http.app import create_app
+from moiety_service.security import keys
+from moiety_service.settings import RoleSettings
+from moiety_shared.crypto import tokens
+from moiety_shared.crypto.possession import private_pem, thumbprint
+from moiety_shared.crypto.signing import key_text
+from moiety_shared.crypto.tokens import Grant
+from moiety_shared.messages.access import Access
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import doctor, doctor_cli, http, keys
-from moiety_shared.service.app import create_app
-from moiety_shared.service.doctor import Finding, Service, machine, reach
-from moiety_shared.service.settings import RoleSettings
-from moiety_shared.service.terminal import Exit
-from moiety_shared.signing import key_text
-from moiety_shared.tokens import Grant
 from tests.asgi import listening
 from tests.cli.conftest import Run
 
@@ -70,7 +72,7 @@ def test_python_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [finding.status for finding in machine({"client", "party"})] == ["ok", "ok"]
     needs = ["httpx>=0.28", "numpy>=99", "nothing-like-it>=1", 'nobody-wants-it>=1; extra == "syft"']
     monkeypatch.setattr(metadata, "requires", lambda _: needs)
-    monkeypatch.setattr(doctor.sys, "version_info", (3, 9, 1))
+    monkeypatch.setattr(diagnosis.sys, "version_info", (3, 9, 1))
     python, packages = machine({"client"})
     assert python.status == "wrong" and "3.9.1" in python.found and python.mend
     assert packages.status == "wrong" and "nothing-like-it is missing" in packages.found and ">=99" in packages.found
@@ -131,9 +133,9 @@ def certificates(days: float, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_certificates(owner: Path, found: Callable[..., Found], tmp_path: Path, monkeypatch: Any) -> None:
     for days, status in ((-0.01, "wrong"), (10, "warning"), (90, "ok")):
         pem = certificates(days, tmp_path, monkeypatch)
-        finding = doctor.certificate("server", "cert.pem", pem, "renew")
+        finding = diagnosis.certificate("server", "cert.pem", pem, "renew")
         assert finding.status == status and bool(finding.mend) == (status != "ok")
-    assert doctor.certificate("server", "cert.pem", b"nothing", "renew").status == "wrong"
+    assert diagnosis.certificate("server", "cert.pem", b"nothing", "renew").status == "wrong"
     (owner / "tls" / "ca.pem").unlink()
     (owner / "tls" / "cert.pem").write_bytes(certificates(-0.02, tmp_path, monkeypatch))
     row = found()["server", "certificate"]
@@ -143,7 +145,7 @@ def test_certificates(owner: Path, found: Callable[..., Found], tmp_path: Path, 
 def test_disk(owner: Path, found: Callable[..., Found], monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     for free, status in ((1 << 40, "ok"), (1 << 30, "warning"), (1 << 20, "wrong")):
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _, free=free: usage(1 << 41, 0, free))
+        monkeypatch.setattr(diagnosis.shutil, "disk_usage", lambda _, free=free: usage(1 << 41, 0, free))
         assert found()["server", "disk"]["status"] == status
 
 
@@ -151,17 +153,17 @@ def test_port(owner: Path, found: Callable[..., Found], monkeypatch: pytest.Monk
     assert "is free" in found()["server", "port"]["found"]
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(0)
-        monkeypatch.setattr(doctor, "_SECONDS", 0.3)
+        monkeypatch.setattr(diagnosis, "_SECONDS", 0.3)
         monkeypatch.setenv("MOIETY_SERVER_PORT", str(other.getsockname()[1]))
         row = found()["server", "port"]
         assert row["status"] == "wrong" and "set another PORT" in row["mend"]
-    (server,) = [patient for patient in doctor_cli._patients() if patient.role == "server"]
+    (server,) = [patient for patient in doctor._patients() if patient.role == "server"]
     for title, status in (("model owner", "ok"), ("party bob", "wrong")):
         settings = RoleSettings(keys_dir=owner.parent)
-        tls = doctor.Identity.load(owner, "server").server_context()
+        tls = diagnosis.Identity.load(owner, "server").server_context()
         with listening(create_app(title), settings, tls) as port:
             monkeypatch.setenv("MOIETY_SERVER_PORT", str(port))
-            finding = next(one for one in doctor.examine(server) if one.check == "port")
+            finding = next(one for one in diagnosis.examine(server) if one.check == "port")
             assert finding.status == status and "runs" in finding.found
 
 
@@ -203,7 +205,7 @@ def looking(
     def client(base_url: str, **_: Any) -> httpx.Client:
         return httpx.Client(base_url=base_url, transport=httpx.MockTransport(answer))
 
-    monkeypatch.setattr(http, "client", client)
+    monkeypatch.setattr(clients, "client", client)
     bob = Service("bob", "moiety party bob", "https://b", None, "MOIETY_PARTY_PEER_URL", "moiety party bob")
     return {finding.check: finding for finding in reach("alice", bob)}
 
@@ -249,7 +251,7 @@ def test_clocks(monkeypatch: pytest.MonkeyPatch, seconds: int, said: str) -> Non
 
 def test_a_certificate_of_another_ca(owner: Path, tmp_path: Path) -> None:
     keys.init(tmp_path / "other", {})
-    tls = doctor.Identity.load(owner, "server").server_context()
+    tls = diagnosis.Identity.load(owner, "server").server_context()
     with listening(create_app("party bob"), RoleSettings(keys_dir=owner.parent), tls) as port:
         ca = tmp_path / "other" / "ca" / "ca.pem"
         bob = Service("bob", "moiety party bob", f"https://127.0.0.1:{port}", ca, "X", "moiety party bob")

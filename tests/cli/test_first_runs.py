@@ -15,41 +15,50 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 from sqlalchemy.exc import OperationalError
 
-from moiety_client.local import folder, mnist
-from moiety_client.local.deployment import Deployment
-from moiety_client.local.folder import MADE, DeploymentError, claimed, fresh
-from moiety_client.status import Observer, Role
+import benchmarks
+from benchmarks.__main__ import bench
+from moiety_client.cli.status import Observer, Role
+from moiety_local import folder, mnist
+from moiety_local.deployment import Deployment
+from moiety_local.folder import MADE, DeploymentError, claimed, fresh
 from moiety_server.owner import Owner
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
+from moiety_service.cli import main
+from moiety_service.cli.terminal import Exit
+from moiety_service.database import Database
+from moiety_service.http import clients
+from moiety_service.http.app import create_app
+from moiety_service.http.ports import bind, reserved
+from moiety_service.security import keys
+from moiety_service.startup import StartRefused
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
-from moiety_shared.service import cli, http, keys
-from moiety_shared.service.app import create_app
-from moiety_shared.service.database import Database
-from moiety_shared.service.ports import bind, reserved
-from moiety_shared.service.starting import StartRefused
-from moiety_shared.service.terminal import Exit
 from tests.asgi import InProcess
 from tests.cli.conftest import Run
 from tests.sdk.conftest import Paid
 
-LOCAL = Path(folder.__file__).parent
+LOCAL, BENCHMARKS = Path(folder.__file__).parent, Path(benchmarks.__file__).parent
 OURS = f"process {os.getpid()} ("
 
 
 # Folders
 
 
-def test_what_no_run_made_is_never_deleted(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_run_made_is_never_deleted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(mnist, "test_images", lambda *_: ((), ()))
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "roles").mkdir()
     before = sorted(tmp_path.iterdir())
-    for command in ("demo", "bench"):
-        done = run(command, "--root", ".")
-        assert done.exit_code == Exit.FAILED and "nothing was deleted" in done.stderr and "--root" in done.stderr
+    with pytest.raises(typer.Exit) as ended:
+        bench(root=Path(), data=tmp_path)
+    assert ended.value.exit_code == Exit.FAILED
+    for told in (run("demo", "--root", ".").stderr, capsys.readouterr().err):
+        assert "nothing was deleted" in told and "--root" in told
         assert sorted(tmp_path.iterdir()) == before
 
 
@@ -89,12 +98,9 @@ def test_a_folder_of_a_release_that_left_no_mark_is_refused(tmp_path: Path) -> N
 
 
 def test_all_that_the_demo_and_the_bench_make_is_listed() -> None:
-    made = {name for path in LOCAL.glob("*.py") for name in re.findall(r'\broot / "([^"/]+)"', path.read_text())} - {
-        "keys",
-        "access.json",
-        "owner.env",
-        "junk.json",
-    }  # a deployment's own, in its folder
+    text = "".join(path.read_text() for folder in (LOCAL, BENCHMARKS) for path in folder.glob("*.py"))
+    made = set(re.findall(r'\broot / "([^"/]+)"', text))
+    made -= {"keys", "access.json", "owner.env", "junk.json"}  # a deployment's own, in its folder
     assert made == set(MADE)
 
 
@@ -182,9 +188,9 @@ def no_room(*_: Any, **__: Any) -> None:
 def from_a_shell(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit code of a command that is run as the shell runs it."""
     monkeypatch.setattr(sys, "argv", ["moiety", *arguments])
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return int(ended.value.code or 0)
 
 
@@ -216,7 +222,7 @@ def test_of_a_party_whose_disk_is_full_the_owner_is_told(
     def client(base_url: str, **_: Any) -> httpx.Client:
         return httpx.Client(base_url=base_url, transport=httpx.MockTransport(answer))
 
-    monkeypatch.setattr(http, "client", client)
+    monkeypatch.setattr(clients, "client", client)
     for name in ("alice", "bob"):
         monkeypatch.setenv(f"MOIETY_SERVER_{name.upper()}_URL", f"https://{name}:1")
     done = run("refresh")
@@ -301,7 +307,7 @@ def test_bob_is_as_alice_says_where_he_gives_no_answer(
     def client(base_url: str, **_: Any) -> httpx.Client:
         return httpx.Client(base_url=base_url, transport=httpx.MockTransport(answer))
 
-    monkeypatch.setattr(http, "client", client)
+    monkeypatch.setattr(clients, "client", client)
     with Observer(tmp_path / "access.json", "http://127.0.0.1:1", ()) as observer:
         status = observer.look()
     bob: Role = next(role for role in status.roles if role.role == "bob")
@@ -330,7 +336,7 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())
-from moiety_shared.service import cli
+from moiety_service import cli
 
 for command in commands:
     code, failed, sys.argv = 0, None, ["moiety", *command.split()]
@@ -344,7 +350,7 @@ for command in commands:
     print(json.dumps([command, code, failed, out.getvalue(), err.getvalue()]))
 """
 _COMMANDS = {
-    "client": ("models", "status", "predict x x.png", "sidecar", "up", "demo", "bench --suite hostile"),
+    "client": ("models", "status", "predict x x.png", "sidecar", "up", "demo"),
     "alice": ("party alice", "party bob"),
     "crypto_provider": ("provider",),
     "server": ("server", "versions x", "token list", "inspect x.onnx", "publish x.onnx"),

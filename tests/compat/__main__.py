@@ -7,8 +7,8 @@ from pathlib import Path
 
 from moiety_party.objects import objects
 from moiety_party.store import ModelStore
-from moiety_shared.access import Access
-from moiety_shared.service.keyring import Keyring
+from moiety_service.security.keyring import Keyring
+from moiety_shared.messages.access import Access
 from tests.compat.test_compat import MESSAGES, ROOT, SEALED, STORAGE_KEY, TOKEN, a_run
 from tests.fuzz.targets import TARGETS
 from tests.test_store import stored

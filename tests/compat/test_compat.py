@@ -12,8 +12,8 @@ from moiety_client.core import read_access
 from moiety_client.journal import Journal
 from moiety_party.objects import objects
 from moiety_party.store import ModelStore
+from moiety_service.security.keyring import Keyring
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.keyring import Keyring
 from tests.fuzz import targets
 from tests.fuzz.targets import TARGETS
 from tests.test_store import stored

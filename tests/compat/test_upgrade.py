@@ -16,7 +16,7 @@ from torch import nn
 
 from moiety_client.client import Client
 from moiety_client.errors import MoietyError, NotAllowed
-from moiety_client.local.deployment import Deployment, DeploymentError
+from moiety_local.deployment import Deployment, DeploymentError
 
 LEFT = Path(__file__).parent / "0.1.0" / "deployment"
 ORDER = ("crypto_provider", "bob", "alice", "server")

@@ -168,7 +168,7 @@ def test_what_the_owner_reaches_of_bob_is_his_upload_address_alone(project: Proj
     program = """
 import asyncio, json, websockets
 from pathlib import Path
-from moiety_shared.service import http
+from moiety_service import http
 keys = Path("/keys/server")
 credential = (keys / "present" / "bob").read_text()
 bob = http.client("https://bob:7702", credential=credential, ca=keys / "tls" / "ca.pem")

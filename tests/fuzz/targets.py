@@ -21,10 +21,16 @@ from pydantic import ValidationError
 from moiety_client import pictures
 from moiety_client.errors import InvalidInput
 from moiety_party.lane import read_json
-from moiety_server.ir import NotServable
-from moiety_server.onnx_import import read_onnx
-from moiety_shared import tokens, wire
-from moiety_shared.catalogue import (
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.onnx.graph import read_onnx
+from moiety_service import files
+from moiety_shared.crypto import tokens
+from moiety_shared.crypto.handshake import Handshake
+from moiety_shared.crypto.sealing import SEAL_OVERHEAD, PrivateKey, PublicKey, open_result, seal_result
+from moiety_shared.crypto.signing import BadSignature, key_text
+from moiety_shared.crypto.tokens import Grant, Quota
+from moiety_shared.messages import wire
+from moiety_shared.messages.catalogue import (
     Entry,
     Manifest,
     Party,
@@ -34,16 +40,11 @@ from moiety_shared.catalogue import (
     sign,
     sign_manifest,
 )
-from moiety_shared.handshake import Handshake
-from moiety_shared.plan import Plan
+from moiety_shared.messages.upload import Head
+from moiety_shared.messages.wire import Binding, Frame, FrameKind, OwnerCount, Request, Secret
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
-from moiety_shared.sealing import SEAL_OVERHEAD, PrivateKey, PublicKey, open_result, seal_result
-from moiety_shared.service import reading
-from moiety_shared.signing import BadSignature, key_text
-from moiety_shared.tokens import Grant, Quota
-from moiety_shared.upload import Head
-from moiety_shared.wire import Binding, Frame, FrameKind, OwnerCount, Request, Secret
 from tests import plans
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -254,7 +255,7 @@ def as_file(raw: bytes, name: str) -> Iterator[Path]:
 
 def array(raw: bytes) -> None:
     with as_file(raw, "a.npy") as path:
-        assert reading.array(path).nbytes < len(raw)
+        assert files.array(path).nbytes < len(raw)
 
 
 def _arrays() -> Iterator[bytes]:

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moiety_shared.layers import MAX_ELEMENTS
-from moiety_shared.lookups import _touches
-from moiety_shared.plan import Plan
+from moiety_shared.plan.layers import MAX_ELEMENTS
+from moiety_shared.plan.lookups import _touches
+from moiety_shared.plan.plan import Plan
 from tests import plans
 from tests.fuzz import targets
 from tests.fuzz.mutate import mutated

@@ -8,11 +8,11 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from moiety_shared.layers import Bias, Conv, Linear, Mul, Open, Reshare, Wire, ring_dtype
-from moiety_shared.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
-from moiety_shared.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
-from moiety_shared.plan import LABELS, AnyLayer, Input, Output, Plan
-from moiety_shared.prg import Stream
+from moiety_shared.crypto.prg import Stream
+from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare, Wire, ring_dtype
+from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.plan import LABELS, AnyLayer, Input, Output, Plan
 from moiety_shared.ring import Array
 
 INPUT_BOUND = 128

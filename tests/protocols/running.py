@@ -6,14 +6,14 @@ from contextlib import contextmanager
 import numpy as np
 
 from moiety_shared import reference
-from moiety_shared.lookups import Opened
-from moiety_shared.plan import Plan
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.messages.upload import Draws, MaskedModel, Tensors
+from moiety_shared.plan.lookups import Opened
+from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols import graph, reduce
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.protocols.opening import Opening, Result, Session, lockstep, wire_bytes
 from moiety_shared.ring import Array
-from moiety_shared.upload import Draws, MaskedModel, Tensors
 
 
 @contextmanager

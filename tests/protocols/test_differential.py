@@ -11,16 +11,16 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from moiety_shared import reference
-from moiety_shared.layers import Bias, Conv, Linear, Mul, Open, Reshare
-from moiety_shared.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
-from moiety_shared.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
-from moiety_shared.plan import AnyLayer, Input, Output, Plan
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare
+from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import Kind, wire_bytes
 from moiety_shared.protocols.product import times
 from moiety_shared.ring import Array, Ring
-from moiety_shared.sealing import PrivateKey
 from tests.protocols.growing import KINDS, TABLE_BITS, Case, plans
 from tests.protocols.running import Run, bundle, prepare
 

@@ -11,11 +11,22 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from moiety_shared.layers import Conv, Linear, Mul, Open, Reshare
-from moiety_shared.local import Reshape
-from moiety_shared.lookups import Comparison, Decide, Hinged, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
-from moiety_shared.plan import Input, Output, Plan
-from moiety_shared.prg import Stream, new_seed
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.layers import Conv, Linear, Mul, Open, Reshare
+from moiety_shared.plan.local import Reshape
+from moiety_shared.plan.lookups import (
+    Comparison,
+    Decide,
+    Hinged,
+    MaxPool,
+    OneHot,
+    Opened,
+    ReLU,
+    Table,
+    TopK,
+    Truncate,
+)
+from moiety_shared.plan.plan import Input, Output, Plan
 from moiety_shared.protocols import (
     decide,
     graph,

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from moiety_client.local.deployment import Deployment
-from moiety_server import samples
+from moiety_local.deployment import Deployment
+from moiety_server.zoo import samples
 from tests import databases
 from tests.scale.replicated import SMALL, Replicated
 from tests.scale.test_nginx import BehindNginx

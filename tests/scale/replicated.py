@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moiety_client.local import mnist
-from moiety_client.local.deployment import Deployment
+from moiety_local import mnist
+from moiety_local.deployment import Deployment
 from tests.databases import Postgres
 
 REPLICAS = 2

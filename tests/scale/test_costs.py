@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moiety_server import sources
-from moiety_shared.wire import envelope_bytes, request_bytes, result_bytes
+from moiety_shared.messages.wire import envelope_bytes, request_bytes, result_bytes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
 MODELS = ("mnist", "lenet")

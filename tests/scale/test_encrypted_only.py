@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from moiety_shared.service.encrypted import EncryptedOnly
+from moiety_service.http.encryption import EncryptedOnly
 
 
 async def inner(scope: Scope, _: Receive, send: Send) -> None:

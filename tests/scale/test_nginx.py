@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moiety_client.local.deployment import _COMMANDS, _environment, _moiety
-from moiety_shared.service.ports import reserved
+from moiety_local.deployment import _COMMANDS, _environment, _moiety
+from moiety_service.http.ports import reserved
 from tests.databases import Postgres
 from tests.scale.replicated import REPLICAS, Replicated, predict_all
 

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from moiety_client.local.deployment import _environment
+from moiety_local.deployment import _environment
 from tests.databases import Postgres
 from tests.scale.rays import Cluster, config
 from tests.scale.replicated import REPLICAS, Replicated, predict_all

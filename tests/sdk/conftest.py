@@ -11,11 +11,11 @@ import pytest
 
 from moiety_client.answers import Prediction
 from moiety_client.client import AsyncClient, Client
-from moiety_shared.catalogue import Entry, sign
-from moiety_shared.plan import Plan
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.catalogue import Entry, sign
+from moiety_shared.messages.wire import Request
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
-from moiety_shared.sealing import PrivateKey
-from moiety_shared.wire import Request
 from tests import plans
 from tests.test_results import Service
 

@@ -17,12 +17,12 @@ from moiety_client import errors
 from moiety_client.client import AsyncClient, Client
 from moiety_client.errors import AccessFileError, CatalogueError, InvalidInput, MoietyError, UnknownModel
 from moiety_client.telemetry import Telemetry
-from moiety_shared.access import Access
-from moiety_shared.possession import private_pem, public_from_pem
+from moiety_service.security import keys
+from moiety_shared.crypto.possession import private_pem, public_from_pem
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.access import Access
+from moiety_shared.messages.wire import Request
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PrivateKey
-from moiety_shared.service import keys
-from moiety_shared.wire import Request
 from tests import plans
 from tests.sdk.conftest import Asking, Paid
 from tests.test_results import real

@@ -14,8 +14,8 @@ from PIL import Image
 
 from moiety_client import pictures
 from moiety_client.errors import InvalidInput
-from moiety_shared.catalogue import Preprocessing
-from moiety_shared.prg import Stream
+from moiety_shared.crypto.prg import Stream
+from moiety_shared.messages.catalogue import Preprocessing
 
 CUT = Preprocessing(channels=3, size=(224, 224), mean=(0.5,) * 3, std=(0.5,) * 3, resize=256)
 WHOLE = Preprocessing(channels=1, size=(28, 28), mean=(0.5,), std=(0.5,))
@@ -24,7 +24,7 @@ import resource, sys
 from pathlib import Path
 from moiety_client import pictures
 from moiety_client.errors import InvalidInput
-from moiety_shared.catalogue import Preprocessing
+from moiety_shared.messages.catalogue import Preprocessing
 raw, how = Path(sys.argv[1]).read_bytes(), Preprocessing.model_validate_json(sys.argv[2])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -15,7 +15,7 @@ from torchvision.transforms import functional
 from moiety_client import inputs, pictures
 from moiety_client.errors import InvalidInput
 from moiety_server.sources import torchvision_preprocessing
-from moiety_shared.catalogue import Entry, Preprocessing
+from moiety_shared.messages.catalogue import Entry, Preprocessing
 from tests import plans
 
 Digits = tuple[np.ndarray, np.ndarray]
@@ -191,7 +191,7 @@ def test_what_cannot_be_read_is_refused_with_what_to_do(entry: Entry, tmp_path: 
 def test_nobody_gets_torch_or_pillow_who_has_not_imported_it(digits: Digits, entry: Entry, tmp_path: Path) -> None:
     (tmp_path / "entry.json").write_text(entry.model_dump_json())
     program = (
-        "import sys, numpy as np; from moiety_client import inputs; from moiety_shared.catalogue import Entry;"
+        "import sys, numpy as np; from moiety_client import inputs; from moiety_shared.messages.catalogue import Entry;"
         "e = Entry.model_validate_json(open(sys.argv[1]).read());"
         "inputs.encode(e, np.zeros((2, 28, 28), np.uint8)); inputs.encode(e, [[0.0] * 784]);"
         "assert not {'torch', 'PIL'} & set(sys.modules)"

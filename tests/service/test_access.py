@@ -16,8 +16,8 @@ from sqlalchemy import make_url
 from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.errors import NotAllowed, QuotaExceeded, UnknownModel
-from moiety_client.local.deployment import Deployment
-from moiety_shared.access import Access
+from moiety_local.deployment import Deployment
+from moiety_shared.messages.access import Access
 from moiety_shared.problems import Problem, ProblemType
 from tests import databases
 from tests.databases import PASSWORD, Postgres

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from benchmarks import hostile
 from moiety_client.client import Client
-from moiety_client.local import hostile
-from moiety_client.local.deployment import Deployment
+from moiety_local.deployment import Deployment
 
 CONNECTIONS = 300
 

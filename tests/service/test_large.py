@@ -13,9 +13,9 @@ import pytest
 from moiety_client import inputs
 from moiety_client.errors import InvalidInput
 from moiety_client.exchange import Sealer
-from moiety_client.local import mnist
-from moiety_client.local.deployment import Deployment
-from moiety_shared.access import Access
+from moiety_local import mnist
+from moiety_local.deployment import Deployment
+from moiety_shared.messages.access import Access
 from moiety_shared.problems import Problem, ProblemType
 
 Digits = tuple[np.ndarray, np.ndarray]
@@ -84,7 +84,7 @@ def test_a_count_goes_to_whom_the_request_names(scarce: tuple[Deployment, str], 
         files = [tmp_path / f"{index}" for index in range(len(evaluation.for_owner))]
         for path, token in zip(files, evaluation.for_owner, strict=True):
             path.write_bytes(token)
-        command = [sys.executable, "-m", "moiety_shared.service.cli", "count", "shown", *map(str, files)]
+        command = [sys.executable, "-m", "moiety_service.cli.main", "count", "shown", *map(str, files)]
         environment = os.environ | deployment.settings("server")
         assert subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout == "3\n"
         changed = files[0].read_bytes()

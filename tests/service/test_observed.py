@@ -16,10 +16,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from moiety_client.client import Client
-from moiety_client.local.deployment import ROLES, Deployment
 from moiety_client.telemetry import Telemetry
-from moiety_shared.access import Access
-from moiety_shared.service.ports import reserved
+from moiety_local.deployment import ROLES, Deployment
+from moiety_service.http.ports import reserved
+from moiety_shared.messages.access import Access
 from tests import monitoring
 from tests.collector import Collector, Found
 

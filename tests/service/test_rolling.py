@@ -12,11 +12,11 @@ import numpy as np
 from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.exchange import Holder, Sealer
-from moiety_client.local import mnist
-from moiety_client.local.deployment import Deployment
-from moiety_shared.access import Access
-from moiety_shared.catalogue import Entry
-from moiety_shared.possession import private_from_pem
+from moiety_local import mnist
+from moiety_local.deployment import Deployment
+from moiety_shared.crypto.possession import private_from_pem
+from moiety_shared.messages.access import Access
+from moiety_shared.messages.catalogue import Entry
 
 CLIENTS = 4
 _TRIES = 600  # of one request, a tenth of a second apart

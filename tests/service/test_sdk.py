@@ -20,15 +20,15 @@ from PIL import Image
 from moiety_client.answers import Prediction
 from moiety_client.client import Client
 from moiety_client.errors import QuotaExceeded, ServiceUnavailable
-from moiety_client.local import mnist
-from moiety_client.local.deployment import Deployment
-from moiety_shared.service import http
-from moiety_shared.service.terminal import Exit
+from moiety_local import mnist
+from moiety_local.deployment import Deployment
+from moiety_service.cli.terminal import Exit
+from moiety_service.http import clients
 
 Digits = tuple[np.ndarray, np.ndarray]
 RUN = """
 import sys, numpy as np
-from moiety_client import Client
+from moiety import Client
 with Client.from_access(sys.argv[1], timeout=60) as client:
     for answer in client.stream("mnist", np.load(sys.argv[2]), batch=8, resume=sys.argv[3]):
         print(*answer.labels, flush=True)
@@ -61,7 +61,7 @@ def moiety(
 
 
 def _command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "moiety_shared.service.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "moiety_service.cli.main", *map(str, arguments)]
 
 
 def _env(deployment: Deployment, access: Path | None = None) -> dict[str, str]:
@@ -139,7 +139,7 @@ class Lossy(httpx.HTTPTransport):
     """Loses every answer to a prediction after the first so many, once it has come."""
 
     def __init__(self, left: int, ca: str) -> None:
-        super().__init__(verify=http.tls_context(ca))
+        super().__init__(verify=clients.tls_context(ca))
         self.left = left
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

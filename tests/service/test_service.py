@@ -15,17 +15,17 @@ from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.errors import UnknownModel
 from moiety_client.exchange import Call, Sealer
-from moiety_client.local import mnist
-from moiety_client.local.deployment import Deployment
+from moiety_local import mnist
+from moiety_local.deployment import Deployment
 from moiety_server.publish import upload_body
-from moiety_shared import wire
-from moiety_shared.access import Access
-from moiety_shared.prg import new_seed
+from moiety_service.http import clients
+from moiety_service.security.identity import Identity
+from moiety_shared.crypto.prg import new_seed
+from moiety_shared.messages import wire
+from moiety_shared.messages.access import Access
+from moiety_shared.messages.upload import Draws, MaskedModel
+from moiety_shared.messages.wire import Binding, Request, Secret
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import http
-from moiety_shared.service.identity import Identity
-from moiety_shared.upload import Draws, MaskedModel
-from moiety_shared.wire import Binding, Request, Secret
 from tests.collector import Collector
 from tests.envelopes import sealed
 
@@ -278,7 +278,7 @@ def test_half_a_model_is_not_served(deployment: Deployment, client: Client, digi
         assert kind(alice.get(f"/v1/models/{upload_id}")) is ProblemType.UNKNOWN_MODEL
         assert kind(alice.put("/v1/models/..%2f..", content=body)) in (ProblemType.NOT_FOUND, ProblemType.INVALID_INPUT)
     credential = (deployment.root / "keys" / "server" / "present" / "alice").read_text()
-    with http.client(deployment.url("bob"), credential=credential, ca=deployment.ca) as bob:
+    with clients.client(deployment.url("bob"), credential=credential, ca=deployment.ca) as bob:
         assert kind(bob.put(f"/v1/models/{upload_id}", content=body)) is ProblemType.UNAUTHORIZED
     still_serves(client, digits)
 

@@ -10,14 +10,14 @@ import httpx
 import numpy as np
 
 from moiety_client.client import Client
-from moiety_client.local.deployment import ROLES, Deployment
+from moiety_local.deployment import ROLES, Deployment
 
 Digits = tuple[np.ndarray, np.ndarray]
 
 
 def status(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "moiety_shared.service.cli", "status", *arguments],
+        [sys.executable, "-m", "moiety_service.cli.main", "status", *arguments],
         env=os.environ | {"MOIETY_CLIENT_ACCESS_FILE": "/nowhere", "COLUMNS": "200"} | environment,
         capture_output=True,
         text=True,

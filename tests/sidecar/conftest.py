@@ -5,8 +5,8 @@ import pytest
 
 from moiety_client.settings import ClientSettings
 from moiety_client.sidecar import Upstream, build
-from moiety_shared.catalogue import Entry, sign
-from moiety_shared.sealing import PrivateKey
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.catalogue import Entry, sign
 from tests.asgi import InProcess
 from tests.test_client import Parties
 

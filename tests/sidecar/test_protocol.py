@@ -15,7 +15,7 @@ from moiety_client.errors import ResultRejected, UntrustedEntry
 from moiety_client.sidecar import show
 from moiety_client.sidecar.show import _drawn, schedule
 from moiety_client.sidecar.upstream import problem_of
-from moiety_shared.catalogue import Entry, Preprocessing
+from moiety_shared.messages.catalogue import Entry, Preprocessing
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
 from tests.asgi import InProcess

@@ -13,8 +13,8 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from moiety_client.client import Client
-from moiety_client.local import mnist
-from moiety_client.local.deployment import Deployment
+from moiety_local import mnist
+from moiety_local.deployment import Deployment
 
 Digits = tuple[np.ndarray, np.ndarray]
 BOTH = pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from moiety_party import leader, pool, replicas, state
+from moiety_party import pool, replicas, state
+from moiety_party.leader import leader
 from tests.databases import Postgres
 from tests.simulation.detector import Detector
 

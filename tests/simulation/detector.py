@@ -12,10 +12,12 @@ from itertools import count
 
 import pytest
 
-from moiety_party import arriving, helper, leader
-from moiety_shared.integrity import Transcript
+from moiety_party import arriving
+from moiety_party.helper import helper
+from moiety_party.leader import leader
+from moiety_shared.crypto.integrity import Transcript
+from moiety_shared.messages.upload import Arrival, Upload
 from moiety_shared.ring import Array
-from moiety_shared.upload import Arrival, Upload
 
 _ROW_BYTES = 12
 Place = tuple[int, int, int]

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import pytest
 
 from moiety_client.errors import CatalogueError, FromProblem, MoietyError, ResultRejected
-from moiety_shared.handshake import SEALED_BYTES
+from moiety_shared.crypto.handshake import SEALED_BYTES
+from moiety_shared.crypto.sealing import SEAL_OVERHEAD
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import SEAL_OVERHEAD
 from tests import plans
 from tests.simulation.detector import Detector
 from tests.simulation.world import World, unchanged, world

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from moiety_client.exchange import Call, Drawn, Holder, Sealer
-from moiety_shared.catalogue import Access
-from moiety_shared.handshake import SEALED_BYTES, Handshake
-from moiety_shared.possession import PROOF_BYTES, prove
+from moiety_shared.crypto.handshake import SEALED_BYTES, Handshake
+from moiety_shared.crypto.possession import PROOF_BYTES, prove
+from moiety_shared.crypto.sealing import PrivateKey, PublicKey
+from moiety_shared.messages.catalogue import Access
+from moiety_shared.messages.wire import Binding, Request, Secret, new_id, share_bytes
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.sealing import PrivateKey, PublicKey
-from moiety_shared.wire import Binding, Request, Secret, new_id, share_bytes
 from tests import plans
 from tests.envelopes import opened, sealed
 from tests.simulation.detector import Detector

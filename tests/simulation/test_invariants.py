@@ -23,9 +23,9 @@ import pytest
 from moiety_client.errors import MoietyError, ServiceUnavailable, UnknownModel
 from moiety_crypto_provider import dealer
 from moiety_party.pool import Pool
+from moiety_shared.messages.upload import Draws
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import cut, stack
-from moiety_shared.upload import Draws
 from tests import plans
 from tests.databases import Postgres
 from tests.simulation.detector import Detector

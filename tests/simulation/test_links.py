@@ -13,7 +13,7 @@ from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant
 from moiety_party.store import Model
 from moiety_shared.formats import PEER
-from moiety_shared.layers import Layer
+from moiety_shared.plan.layers import Layer
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import Preparation
 from tests import plans

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moiety_party import helper
 from moiety_party.envelopes import opened
-from moiety_party.leader import RunStats
-from moiety_party.suspects import Suspects
+from moiety_party.helper import helper
+from moiety_party.leader.leader import RunStats
+from moiety_party.leader.suspects import Suspects
 from moiety_shared import fixed_point
+from moiety_shared.messages.wire import Request, Secret
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.wire import Request, Secret
 from tests import plans
 from tests.databases import Postgres
 from tests.simulation.detector import Detector

@@ -27,25 +27,25 @@ from moiety_client.exchange import Call, Holder, Sealer
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party import hello
-from moiety_party.helper import Helper
-from moiety_party.leader import Leader
+from moiety_party.helper.helper import Helper
+from moiety_party.leader.leader import Leader
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
 from moiety_server.publish import upload_body
-from moiety_shared import tokens
-from moiety_shared.catalogue import Access, Entry, SignedEntry, sign
-from moiety_shared.catalogue import Party as PublicParty
-from moiety_shared.channel import Channel
-from moiety_shared.plan import Plan
-from moiety_shared.possession import thumbprint
+from moiety_service.http.draining import Drain
+from moiety_service.security import keys
+from moiety_service.security.identity import LINKS, Identity
+from moiety_shared.crypto import tokens
+from moiety_shared.crypto.channel import Channel
+from moiety_shared.crypto.possession import thumbprint
+from moiety_shared.crypto.tokens import Grant, Quota
+from moiety_shared.messages.catalogue import Access, Entry, SignedEntry, sign
+from moiety_shared.messages.catalogue import Party as PublicParty
+from moiety_shared.messages.upload import Draws, MaskedModel
+from moiety_shared.messages.wire import FrameKind
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.ring import Array
-from moiety_shared.service import keys
-from moiety_shared.service.draining import Drain
-from moiety_shared.service.identity import LINKS, Identity
-from moiety_shared.tokens import Grant, Quota
-from moiety_shared.upload import Draws, MaskedModel
-from moiety_shared.wire import FrameKind
 from tests import plans
 from tests.databases import Postgres
 from tests.simulation.backups import Backups

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from moiety_client import syft as sy
-from moiety_client.local.deployment import Deployment
+import moiety_syft as sy
+from moiety_local.deployment import Deployment
 
 Share = Callable[[torch.Tensor], sy.SharedTensor]
 

@@ -20,7 +20,7 @@ import torch.optim as optim  # noqa: F401
 from torchvision import datasets, transforms
 
 # %%
-from moiety_client import syft as sy  # import syft as sy
+import moiety_syft as sy  # import syft as sy
 
 hook = sy.TorchHook(torch)
 client = sy.VirtualWorker(hook, id="client")

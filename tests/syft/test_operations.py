@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from moiety_client import syft as sy
+import moiety_syft as sy
 from tests.syft.conftest import Share
 
 A = torch.tensor([[0.5, -1.25, 3.0, 0.0], [2.125, 0.25, -0.5, -3.5], [1.0, 1.5, -2.0, 0.75]])

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+import moiety_syft as sy
 from moiety_client import exchange
-from moiety_client import syft as sy
-from moiety_client.local.deployment import Deployment
-from moiety_client.local.folder import DeploymentError
-from moiety_client.syft import session
+from moiety_local.deployment import Deployment
+from moiety_local.folder import DeploymentError
 from moiety_shared.problems import Problem, ProblemType
+from moiety_syft import session
 from tests.syft.conftest import Share
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from moiety_client.local.deployment import Deployment
+from moiety_local.deployment import Deployment
 
 _ARGUMENTS = [
     "--no-sandbox",

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from moiety_client.local.deployment import Deployment
+from moiety_local.deployment import Deployment
 
 Digits = tuple[np.ndarray, np.ndarray]
 Points = list[tuple[float, float]]

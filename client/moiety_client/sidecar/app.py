@@ -14,8 +14,8 @@ from moiety_client.sidecar import messages, page, protocol, show
 from moiety_client.sidecar.guard import Guard, check_bind
 from moiety_client.sidecar.metrics import ClientMetrics
 from moiety_client.sidecar.upstream import Upstream
-from moiety_shared.service import tracing
-from moiety_shared.service.app import create_app
+from moiety_service.http.app import create_app
+from moiety_service.observability import tracing
 
 _MAX_BODY = 1 << 26
 _DECODED_AT_ONCE = 2  # picture files, of up to 50 million pixels

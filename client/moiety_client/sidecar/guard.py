@@ -10,8 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moiety_client.settings import ClientSettings
+from moiety_service.settings import is_loopback
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.settings import is_loopback
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = {

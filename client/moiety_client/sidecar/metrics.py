@@ -4,7 +4,7 @@ from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from moiety_client.telemetry import Telemetry
-from moiety_shared.service.metrics import SECONDS, Metrics
+from moiety_service.observability.metrics import SECONDS, Metrics
 
 
 class ClientMetrics(Metrics):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from moiety_client.answers import Prediction
 from moiety_client.sidecar.messages import Output, Requested
 from moiety_client.sidecar.tensors import BYTES, pack, refused
-from moiety_shared.catalogue import Entry
+from moiety_shared.messages.catalogue import Entry
 
 Values = npt.NDArray[np.int64] | npt.NDArray[np.float64] | npt.NDArray[np.str_]
 

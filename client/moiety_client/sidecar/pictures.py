@@ -6,7 +6,7 @@ import numpy.typing as npt
 from moiety_client import pictures
 from moiety_client.errors import InvalidInput
 from moiety_client.sidecar.tensors import refused
-from moiety_shared.catalogue import Entry, Preprocessing
+from moiety_shared.messages.catalogue import Entry, Preprocessing
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 

@@ -22,7 +22,7 @@ from moiety_client.sidecar.messages import (
     parse,
 )
 from moiety_client.sidecar.upstream import Upstream, check_version, problem_of
-from moiety_shared.catalogue import Entry
+from moiety_shared.messages.catalogue import Entry
 from moiety_shared.problems import Problem, ProblemType
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository")

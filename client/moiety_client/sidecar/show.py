@@ -25,13 +25,13 @@ from moiety_client.exchange import Call
 from moiety_client.sidecar import outputs, pictures
 from moiety_client.sidecar.examples import SHOW
 from moiety_client.sidecar.upstream import Upstream, problem_of
-from moiety_shared import wire
-from moiety_shared.catalogue import Entry
+from moiety_service.http import clients
+from moiety_shared.crypto.handshake import SEALED_BYTES
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.handshake import SEALED_BYTES
-from moiety_shared.plan import LABELS, Plan
+from moiety_shared.messages import wire
+from moiety_shared.messages.catalogue import Entry
+from moiety_shared.plan.plan import LABELS, Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import http
 
 _PATIENCE = 5.0  # seconds: somebody sits in front of it
 _GLIMPSE = 48
@@ -155,8 +155,8 @@ async def _ask(upstream: Upstream, entry: Entry, pixels: npt.NDArray[np.uint8]) 
         open_ms=opening,
         upload_bytes=len(call.body),
         download_bytes=len(response.content),
-        rounds=http.count(response, "moiety-rounds"),
-        online_bytes=http.count(response, "moiety-online-bytes"),
+        rounds=clients.count(response, "moiety-rounds"),
+        online_bytes=clients.count(response, "moiety-online-bytes"),
     )
     answer = Prediction(
         entry.plan.output, values, entry.classes, measured.rounds, measured.online_bytes, times[-1] - times[0]

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_client.sidecar.messages import HEADER_LENGTH, Input
+from moiety_service.http.clients import whole_number
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service.http import whole_number
 
 DTYPES = {
     **{f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)},

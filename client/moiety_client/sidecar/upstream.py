@@ -17,9 +17,9 @@ from moiety_client.errors import (
     UntrustedEntry,
 )
 from moiety_client.exchange import Call
-from moiety_shared.catalogue import Entry
+from moiety_service.http import clients
+from moiety_shared.messages.catalogue import Entry
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.service import http
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -50,7 +50,7 @@ class Upstream(AsyncClient):
     async def check_ready(self, entry: Entry) -> None:
         """Raises Problem unless the parties would take a request now."""
         with no_answer():
-            http.check(await self._http.get(f"{entry.parties[0].url}/health/ready"))
+            clients.check(await self._http.get(f"{entry.parties[0].url}/health/ready"))
 
     async def exchange(self, call: Call, seconds: float) -> httpx.Response:
         """Send a call made by hand, again until it is answered; who made it opens the answer. Raises Problem."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.lookups import Decide
+from moiety_shared.plan.lookups import Decide
 from moiety_shared.protocols import reduce, sign
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening

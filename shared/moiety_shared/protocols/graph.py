@@ -13,11 +13,11 @@ from typing import cast
 
 import numpy as np
 
-from moiety_shared.layers import Bias, Conv, Correction, Layer, Linear, Mul, Open, Reshare
-from moiety_shared.local import Local
-from moiety_shared.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
-from moiety_shared.plan import LABELS, Plan
-from moiety_shared.prg import Stream
+from moiety_shared.crypto.prg import Stream
+from moiety_shared.plan.layers import Bias, Conv, Correction, Layer, Linear, Mul, Open, Reshare
+from moiety_shared.plan.local import Local
+from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.plan import LABELS, Plan
 from moiety_shared.protocols import (
     decide,
     max_pool,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.lookups import MaxPool
+from moiety_shared.plan.lookups import MaxPool
 from moiety_shared.protocols import reduce, select, sign
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.layers import Conv, Linear, Mul, Open
+from moiety_shared.plan.layers import Conv, Linear, Mul, Open
 from moiety_shared.protocols.dealing import Dealer, Holder, Source, uniform
 from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.ring import Array, Ring

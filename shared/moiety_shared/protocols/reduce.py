@@ -15,7 +15,7 @@ independent of x. Then t^ = t + r is opened mod 2^q, under a mask of q bits: for
 / 2^k.)
 """
 
-from moiety_shared.lookups import Opened
+from moiety_shared.plan.lookups import Opened
 from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.ring import Array, Ring
 

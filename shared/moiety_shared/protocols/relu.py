@@ -14,7 +14,7 @@ may, it is still a function of t alone. Lifted mod 2^q instead, it would depend 
 
 from typing import NamedTuple
 
-from moiety_shared.lookups import ReLU
+from moiety_shared.plan.lookups import ReLU
 from moiety_shared.protocols import reduce, select, sign, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.layers import Reshare
+from moiety_shared.plan.layers import Reshare
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.ring import Array, Ring
 

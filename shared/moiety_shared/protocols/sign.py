@@ -29,7 +29,7 @@ from itertools import combinations
 
 import numpy as np
 
-from moiety_shared.lookups import Comparison, Hinged
+from moiety_shared.plan.lookups import Comparison, Hinged
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.ring import Array, Ring

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.lookups import Truncate
+from moiety_shared.plan.lookups import Truncate
 from moiety_shared.protocols import reduce
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation

@@ -1,0 +1,77 @@
+"""`python -m benchmarks`: measure what this machine does, as ratios taken in one run, beside what was asked."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks import comparison, hostile, mnist, sidecar, vision
+from benchmarks.measurement import Row
+from moiety_local.folder import DeploymentError, fresh
+from moiety_local.mnist import DataMissing, Pixels, test_images
+from moiety_service.cli.terminal import Exit, Json
+
+_FRESH = "Folder for the data. What an earlier run made there is deleted first; where anything else is, nothing is."
+
+Suite = Callable[[Path, Pixels, float, Console], Iterator[Row]]
+SUITES: dict[str, tuple[str, Suite]] = {
+    "mnist": ("one image, batches of 128, bytes, memory", mnist.measure),
+    "vision": ("LeNet, ResNet-18, label-only output", lambda root, pixels, _, say: vision.measure(root, pixels, say)),
+    "sidecar": ("the client's REST interface", lambda root, pixels, _, say: sidecar.measure(root, pixels, say)),
+    "hostile": (
+        "junk of one token, then 1,000 hostile connections",
+        lambda root, pixels, _, say: hostile.measure(root, pixels, say),
+    ),
+}
+_WHAT = "; ".join(f"{name}: {what}" for name, (what, _) in SUITES.items())
+
+
+def bench(
+    suite: Annotated[str, typer.Option(help=_WHAT)] = "mnist",
+    data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
+    root: Annotated[Path, typer.Option(help=_FRESH)] = Path(".moiety/bench"),
+    against: Annotated[str, typer.Option(help="A commit, tag or branch: measure it as well, in turn.")] = "",
+    runs: Annotated[int, typer.Option(min=1, help="With --against: how often each is measured.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Measure what this machine does, as ratios taken in one run, beside what was asked.
+
+    With --against, what is here and another commit are measured in turn, and compared row by row.
+    """
+    console = Console(stderr=True)
+    if suite not in SUITES:
+        raise typer.BadParameter(", ".join(SUITES), param_hint="--suite")
+    data = data or Path(os.environ.get("MOIETY_SERVER_MNIST_DIR", "data"))
+    try:
+        with fresh(root, console.print):
+            if against:
+                comparison.compare(against, suite, data, seconds, runs, root, console, as_json)
+            else:
+                _show(list(SUITES[suite][1](root, test_images(10_000, data)[0], seconds, console)), console, as_json)
+    except DataMissing as error:
+        console.print(f"[red]{error}[/]: pass --data DIR")
+        raise typer.Exit(Exit.FAILED) from None
+    except DeploymentError as error:
+        console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
+        raise typer.Exit(Exit.FAILED) from None
+
+
+def _show(rows: list[Row], console: Console, as_json: bool) -> None:
+    table = Table("what", "value", "asked", "holds", title="moiety on this machine")
+    for row in rows:
+        table.add_row(row.what, f"{row.value:g}", f"{row.asked:g}", "yes" if row.holds else "[red]no[/]")
+    console.print(table)
+    if as_json:
+        print(json.dumps({"rows": [asdict(row) for row in rows]}))
+
+
+if __name__ == "__main__":
+    typer.run(bench)

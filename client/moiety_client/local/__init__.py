@@ -1,1 +1,0 @@
-"""All five roles on one machine, as five processes: `moiety up`, `moiety demo`, `moiety bench`."""

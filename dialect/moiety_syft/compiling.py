@@ -1,0 +1,107 @@
+"""An expression's plan: ranges are proved, never measured, and what it computes is checked before anything is sent.
+
+The ring has 64 bits, as that of the original has. Nothing here looks at what is secret but the weights: not at the
+inputs, whose public bounds are all that the plan depends on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moiety_server.compiler import ir, ranges, scales
+from moiety_server.compiler.compile import Compiled, encode_rows
+from moiety_server.compiler.emit import Emitter
+from moiety_server.compiler.scales import Precision
+from moiety_shared import reference
+from moiety_shared.crypto.prg import Stream
+from moiety_shared.plan.plan import Plan
+from moiety_shared.ring import Array
+from moiety_syft.translation import Expression, Translated
+
+_RING_BITS = 64
+_CALIBRATION_VALUES = 1 << 16
+_TOLERATED = 0.02  # of a wire's spread
+_MOST_ROW_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Program:
+    """A plan with its weights. `reach` is the largest magnitude of an output, in units of the plan's output scale."""
+
+    compiled: Compiled = field(repr=False)
+    reach: float
+
+    def most_rows(self) -> int:
+        """Of one sum, so that it stays in the ring."""
+        return int(2.0 ** (_RING_BITS - 2) / max(self.reach, 1.0))
+
+
+def compile_expression(expression: Expression, *, total: bool) -> Program:
+    """A plan for its rows, or (`total`) for their sum alone. Raises NotServable before anything is shared."""
+    translated = expression.translate()
+    graph = translated.graph
+    calibration = expression.calibration(_uniform(expression.size))
+    known = ranges.analyse(graph, calibration, low=-1.0, high=1.0).sure()
+    precision = Precision.of(_RING_BITS)
+    emitter = Emitter(graph, known, scales.choose(graph, known, precision), precision, (-1.0, 1.0))
+    if not emitter.layers:
+        raise ir.NotServable("nothing is computed")
+    plan = emitter.total() if total else emitter.logits()
+    if plan.bundle_row_bytes > _MOST_ROW_BYTES:
+        raise ir.NotServable(
+            f"one run takes {plan.bundle_row_bytes >> 20} MiB of randomness. Instead: share smaller tensors, or keep "
+            "the rows apart from the first operation to the last"
+        )
+    _check_whole(emitter, translated)
+    exact = graph.run(calibration)
+    got = _fixed_point(plan, emitter.weights, encode_rows(plan, calibration))
+    for name in _checked(graph):
+        wire = emitter.wire(name)
+        expected, found = exact[name].double().numpy(), got[wire.name] * wire.unit
+        error = float(np.abs(found - expected.reshape(found.shape)).max())
+        if error > _TOLERATED * float(expected.std()) + 2.0**-8:
+            raise ir.NotServable(
+                f"{emitter.node.origin}: is off by {error:.3g} where values spread by {expected.std():.3g}. Instead: "
+                "share smaller numbers, or serve the model with calibration data (moiety publish)"
+            )
+    origins = dict.fromkeys((layer.name for layer in plan.layers), "expression")
+    compiled = Compiled(plan, plan, graph, dict(emitter.weights), 0.0, 1.0, 1.0, origins, frozenset())
+    output = emitter.wire(graph.output)
+    return Program(compiled, output.reach * 2.0**output.frac)
+
+
+def _uniform(size: int) -> Array:
+    """The same numbers from 0 to 1 every time: a plan must not depend on more than its expression."""
+    rows = max(8, min(64, _CALIBRATION_VALUES // size))
+    words = Stream(bytes(32), "calibration").words("uniform", (rows, size), np.uint32)
+    return words.astype(np.float64) / 2.0**32
+
+
+def _check_whole(emitter: Emitter, translated: Translated) -> None:
+    """Whole numbers are exact, or refused."""
+    for node in translated.graph.nodes:
+        if node.name in translated.whole and emitter.coarsest(emitter.wire(node.name)) > 1:
+            raise ir.NotServable(
+                f"{node.origin}: whole numbers become too large to be exact. Instead: share smaller ones, or floats"
+            )
+
+
+def _checked(graph: ir.Graph) -> list[str]:
+    """What decisions read, and the output: all that no decision comes before."""
+    decided: set[str] = set()
+    wanted = {graph.output}
+    for node in graph.nodes:
+        if isinstance(node, ir.Decide | ir.Argmax):
+            wanted.update(node.inputs)
+            decided.add(node.name)
+        elif decided.intersection(node.inputs):
+            decided.add(node.name)
+    return [node.name for node in graph.nodes if node.name in wanted - decided]
+
+
+def _fixed_point(plan: Plan, weights: Mapping[str, Array], x: Array) -> dict[str, Array]:
+    """Every wire of the plan in plain fixed point, in its ring's signed reading."""
+    wires: dict[str, Array] = {plan.input.name: x.reshape(-1, *plan.input.shape)}
+    reference.run(plan, x, weights, watch=lambda name, value: wires.update({name: value}))
+    return {name: value.astype(np.float64) for name, value in wires.items()}

@@ -1,0 +1,234 @@
+"""The connection to the processes, and what was computed over it: plans are compiled once, and uploaded once while
+they are in use.
+
+The program plays two roles: the owner, who uploads the model's tensors, and the client, who shares inputs and opens
+results. Where the processes are is in the settings of both (MOIETY_SERVER_*, MOIETY_CLIENT_*); where these name none,
+the other four are started on this machine at the first `share` and stopped when the program ends.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moiety_client.client import Client
+from moiety_client.errors import from_problem
+from moiety_client.settings import ClientSettings
+from moiety_local.deployment import ROLES, Deployment
+from moiety_server.compiler.ir import NotServable
+from moiety_server.owner import Owner
+from moiety_server.publish import publish
+from moiety_server.settings import ServerSettings
+from moiety_service.security.identity import Identity
+from moiety_shared.problems import Problem
+from moiety_shared.ring import Array
+from moiety_syft.compiling import Program, compile_expression
+from moiety_syft.errors import Unsupported
+from moiety_syft.expression import Node, Sums, sums
+from moiety_syft.translation import Expression
+
+_TIMEOUT = 120.0
+_ROLES = tuple(role for role in ROLES if role != "client")  # that is this program
+# An expression is run once or a few times: little randomness is kept for each.
+_POOLS = {"POOL_ROWS": "512", "POOL_BYTES": str(1 << 26), "MAX_ROWS": "512"}
+_MOST_UPLOADS = 16  # a loop's expressions, again and again; each has a pool of randomness at both parties
+
+
+class Services:
+    """Where the program is owner and client, and what it has uploaded there."""
+
+    def __init__(self, owner: Owner, client: Client) -> None:
+        self.owner, self.client = owner, client
+        self._uploads: dict[str, int] = {}  # versions by name; the one used last is the last
+
+    def upload(self, name: str, program: Program) -> None:
+        """Publish it, unless that was done. What was used longest ago is withdrawn where there are many."""
+        version = self._uploads.pop(name, None)
+        if version is None:
+            while len(self._uploads) >= _MOST_UPLOADS:
+                self._withdraw(next(iter(self._uploads)))
+            version = publish(
+                self.owner,
+                name,
+                program.compiled,
+                preprocessing=None,
+                classes=(),
+                description="PySyft 0.2",
+                offer_canaries=False,
+            ).entry.version
+        self._uploads[name] = version
+
+    def withdraw(self) -> None:
+        """All that was uploaded: its shares and their randomness are wiped."""
+        for name in list(self._uploads):
+            self._withdraw(name)
+
+    def _withdraw(self, name: str) -> None:
+        version = self._uploads.pop(name)
+        try:
+            self.owner.withdraw(name, version)
+        except Problem as problem:
+            text = f"an expression's plan stays at the parties ({problem}): moiety withdraw {name} {version}"
+            warnings.warn(text, stacklevel=2)
+
+    def disconnect(self) -> None:
+        """End the connections; the processes go on, with what was uploaded."""
+        self.owner.close()
+        self.client.close()
+
+    def close(self) -> None:
+        """Withdraw what was uploaded, and end the connections."""
+        atexit.unregister(self.close)
+        self.withdraw()
+        self.disconnect()
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> "Services":
+        """Of a deployment that runs."""
+        prefix = "MOIETY_SERVER_"
+        values = {k.removeprefix(prefix).lower(): v for k, v in deployment.settings("server").items()}
+        return cls(_owner(ServerSettings.model_validate(values)), deployment.client(timeout=_TIMEOUT))
+
+    @classmethod
+    def configured(cls) -> "Services | None":
+        """Of the processes that the environment names, if it does; closed at the program's end."""
+        if "MOIETY_SERVER_ALICE_URL" not in os.environ:
+            return None
+        client = Client.from_access(ClientSettings().access_file, timeout=_TIMEOUT)
+        made = cls(_owner(ServerSettings()), client)
+        atexit.register(made.close)
+        return made
+
+
+def _owner(settings: ServerSettings) -> Owner:
+    return Owner(settings, Identity.load(settings.keys_dir / "server", "server"))
+
+
+class Session:
+    """What a hook's tensors are computed with."""
+
+    def __init__(self, services: Services | None = None) -> None:
+        self._services = services
+        self._starting: threading.Thread | None = None
+        self._failed: Exception | None = None
+        self._programs: dict[tuple[str, bool], Program | NotServable] = {}
+
+    def prepare(self) -> None:
+        """Start what is needed in the background, if nothing is there."""
+        if self._services is None and self._starting is None:
+            self._starting = threading.Thread(target=self._start, daemon=True)
+            self._starting.start()
+
+    def _start(self) -> None:
+        try:
+            self._services = Services.configured() or self._local()
+        except Exception as error:  # told to whoever needs it
+            self._failed = error
+
+    def _local(self) -> Services:
+        root = Path(tempfile.mkdtemp(prefix="moiety-syft-"))
+        deployment = Deployment(root, extra={"alice": _POOLS, "bob": _POOLS}, roles=_ROLES)
+
+        def stop() -> None:
+            if self._starting is not None:
+                self._starting.join()
+            if self._services is not None:
+                self._services.disconnect()  # all that they hold goes with them
+            deployment.stop()
+            shutil.rmtree(root, ignore_errors=True)
+
+        atexit.register(stop)
+        deployment.start()
+        return Services.of(deployment)
+
+    def services(self) -> Services:
+        """Those that were prepared. Raises what kept them from coming up."""
+        self.prepare()
+        if self._starting is not None:
+            self._starting.join()
+        if self._services is None:
+            failed, self._failed, self._starting = self._failed, None, None
+            raise failed or Unsupported("the processes did not come up")
+        return self._services
+
+    def withdraw(self) -> None:
+        """Have wiped what was uploaded for its expressions; another `get` uploads again."""
+        if self._services is not None:
+            self._services.withdraw()
+
+    # Revealing
+
+    def reveal(self, root: Node) -> Tensor:
+        """The value: float64, or int64 for whole numbers and bits. It is known from now on."""
+        if root.value is None:
+            try:
+                value = self._revealed(root)
+            except NotServable as error:
+                raise Unsupported(str(error)) from None
+            except Problem as problem:
+                raise from_problem(problem) from problem
+            whole = not root.dtype.is_floating_point
+            root.settle(value.round().long() if whole else value)
+        assert root.value is not None  # noqa: S101  it was settled
+        return root.value
+
+    def _revealed(self, root: Node) -> Tensor:
+        parts = sums(root)
+        if parts is not None:
+            if not parts.terms:
+                return parts.known
+            total = self._totals(parts)
+            if total is not None:
+                return parts.known + total.reshape(root.shape)
+        for rows in self._rows_of(root):
+            expression = Expression(root, rows)
+            if expression.inputs and self._servable(expression, total=False):
+                return self._run(expression, total=False).reshape(root.shape)
+        return self._run(Expression(root, None), total=False).reshape(root.shape)
+
+    @staticmethod
+    def _rows_of(root: Node) -> list[int]:
+        """How many rows the tensors have, if that is what their first axis is."""
+        return [root.shape[0]] if root.shape else []
+
+    def _totals(self, parts: Sums) -> Tensor | None:
+        """The terms' sum, of one request over the rows of all; None where they are not alike."""
+        expressions = [Expression(term.rows, term.rows.shape[0]) for term in parts.terms]
+        if not all(e.inputs for e in expressions) or len({term.factor for term in parts.terms}) > 1:
+            return None
+        if len({e.signature for e in expressions}) > 1 or not self._servable(expressions[0], total=True):
+            return None
+        values = np.concatenate([e.values() for e in expressions])
+        return parts.terms[0].factor * self._run(expressions[0], total=True, values=values)
+
+    def _servable(self, expression: Expression, *, total: bool) -> bool:
+        return isinstance(self._program(expression, total=total), Program)
+
+    def _program(self, expression: Expression, *, total: bool) -> Program | NotServable:
+        key = (expression.signature, total)
+        if key not in self._programs:
+            try:
+                self._programs[key] = compile_expression(expression, total=total)
+            except NotServable as error:
+                self._programs[key] = error
+        return self._programs[key]
+
+    def _run(self, expression: Expression, *, total: bool, values: Array | None = None) -> Tensor:
+        """Upload the plan and its weights unless that was done, and ask for the values."""
+        program = self._program(expression, total=total)
+        if isinstance(program, NotServable):
+            raise program
+        x = expression.values() if values is None else values
+        if total and len(x) > program.most_rows():
+            raise NotServable(f"the sum of {len(x)} rows would not fit the ring. Instead: get() parts of it")
+        services, name = self.services(), f"syft-{expression.signature[:32]}{'-sum' if total else ''}"
+        services.upload(name, program)
+        found = services.client.total(name, x) if total else services.client.predict(name, x).outputs
+        return torch.from_numpy(np.array(found, dtype=np.float64))

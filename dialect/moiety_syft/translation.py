@@ -1,0 +1,271 @@
+"""From an expression to the compiler's graph: one request row for each row of the tensors, or one for everything.
+
+Rows are what requests have: where every result's first axis is that of the inputs and no row reads another, an
+expression over 50 pictures is a plan for one picture, run on 50 rows. Anything else becomes a plan of one row that
+holds all that is secret.
+"""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.aten import OPS, RESHAPES
+from moiety_server.compiler.builder import Builder
+from moiety_server.compiler.hints import hint_for
+from moiety_server.compiler.simplify import finish
+from moiety_shared.ring import Array
+from moiety_syft.expression import Node, Operation, Shape, ordered
+from moiety_syft.handlers import HANDLERS, At
+
+_ELEMENTWISE = {
+    *("add", "sub", "rsub", "mul", "div", "gt", "lt", "ge", "le", "eq", "ne", "maximum", "minimum", "where"),
+    *("bitwise_and", "bitwise_or", "bitwise_xor", "logical_and", "logical_or", "logical_xor"),
+}
+_ALL_AXES = {"sum": "sum.dim_IntList", "mean": "mean.dim", "max": "amax", "min": "amin"}
+_LEAST_BOUND, _LEAST_WHOLE_BOUND = 4.0, 256.0
+_INPUT_BITS = 18  # of a magnitude that is shared
+_MOST_WHOLE = 1 << _INPUT_BITS
+
+
+def bound_of(node: Node) -> float:
+    """A power of four (of whole numbers at least 256) that the known value stays below. It is public."""
+    assert node.value is not None  # noqa: S101  only known values are bounded
+    largest = float(node.value.abs().max()) if node.value.numel() else 0.0
+    if not math.isfinite(largest):
+        raise ir.NotServable("a shared tensor contains NaN or infinity")
+    bound = _LEAST_WHOLE_BOUND if node.whole else _LEAST_BOUND
+    if node.whole and largest > _MOST_WHOLE:
+        raise ir.NotServable(f"whole numbers beyond {_MOST_WHOLE} would not be exact. Instead: share floats")
+    while largest > bound:
+        bound *= 4
+    return bound
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """A root and how it is read: its first axis as `rows` of a request, or (None) all of it as one row."""
+
+    root: Node
+    rows: int | None
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        return list(ordered(self.root))
+
+    @cached_property
+    def inputs(self) -> list[Node]:
+        """The known tensors that go into a request, shared; others belong to the model."""
+        known = [node for node in self.nodes if node.value is not None]
+        if self.rows is None:
+            secrets = [node for node in known if not node.parameter]
+            return secrets or known
+        return [n for n in known if not n.parameter and n.shape[:1] == (self.rows,)]
+
+    def shape_of(self, node: Node) -> Shape:
+        """Of one row; a plan has no tensors without axes."""
+        return (node.shape if self.rows is None else node.shape[1:]) or (1,)
+
+    @cached_property
+    def signature(self) -> str:
+        """Equal for expressions that one plan with one set of weights computes."""
+        numbers: dict[int, int] = {}
+        text: list[Any] = ["one" if self.rows is None else "rows"]
+        inputs = {id(node) for node in self.inputs}
+        for node in self.nodes:
+            numbers[id(node)] = len(numbers)
+            line: list[Any] = [str(node.dtype), node.fixed, list(self.shape_of(node)), node.index]
+            if id(node) in inputs:
+                line += ["input", bound_of(node)]
+            elif node.value is not None:
+                line += ["weight", node.digest, list(node.shape)]
+            elif node.operation is not None:
+                line += [node.operation.name, len(node.shape), self._arguments(node.operation, numbers)]
+            text.append(line)
+        return hashlib.sha256(json.dumps(text).encode()).hexdigest()
+
+    def _arguments(self, operation: Operation, numbers: dict[int, int]) -> list[str]:
+        """A reshape says no more than its result's shape, and that is there already."""
+        given = operation.nodes[:1] if operation.name in RESHAPES else operation.arguments
+        described: list[str] = []
+        for leaf in pytree.tree_leaves(given, is_leaf=lambda leaf: isinstance(leaf, Node) or leaf is None):
+            if isinstance(leaf, Node):
+                described.append(f"node {numbers[id(leaf)]}")
+            elif isinstance(leaf, Tensor):
+                content = leaf.detach().contiguous().cpu().numpy()
+                described.append(f"{content.dtype} {content.shape} {hashlib.sha256(content.tobytes()).hexdigest()}")
+            else:
+                described.append(repr(leaf))
+        return [str(pytree.tree_structure(list(given))), *described]
+
+    def values(self) -> Array:
+        """What a request shares, (rows, values), all between -1 and 1: each tensor over its public bound."""
+        rows = self.rows or 1
+        parts = [
+            node.value.double().reshape(rows, -1) / bound_of(node) for node in self.inputs if node.value is not None
+        ]
+        return torch.cat(parts, dim=1).numpy()
+
+    def calibration(self, uniform: Array) -> Tensor:
+        """Inputs as they could be, of numbers from 0 to 1 (n, values)."""
+        columns = [
+            np.round((2 * part - 1) * bound_of(node)) / bound_of(node) if node.whole else 2 * part - 1
+            for node, part in zip(self.inputs, np.split(uniform, self._ends[:-1], axis=1), strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(columns, axis=1)).float()
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [int(end) for end in np.cumsum([math.prod(self.shape_of(node)) for node in self.inputs])]
+
+    @property
+    def size(self) -> int:
+        """Values of one row."""
+        return self._ends[-1]
+
+    def translate(self) -> "Translated":
+        """Raises NotServable for what cannot be computed in this way."""
+        if not self.inputs:
+            raise ir.NotServable("nothing in it is secret data in rows")
+        for node in self.inputs:
+            unit = bound_of(node) * 2.0**-_INPUT_BITS
+            if not node.whole and unit > 10.0 ** -(node.fixed or 0):
+                warnings.warn(f"values up to {bound_of(node):g} are shared in steps of {unit:.2g}", stacklevel=2)
+        return _Translation(self).result()
+
+
+@dataclass(frozen=True)
+class Translated:
+    """`whole` names the wires that hold whole numbers, and so must not be cut."""
+
+    graph: ir.Graph
+    whole: frozenset[str]
+
+
+class _Translation:
+    def __init__(self, expression: Expression) -> None:
+        self._expression, self._rows = expression, expression.rows is not None
+        self._builder = Builder()
+        self._whole: set[str] = set()
+        self._results: dict[int, Any] = {}  # of operations
+        self._values: dict[int, ir.Node | Tensor] = {}  # of nodes
+
+    def result(self) -> Translated:
+        self._read_inputs()
+        for node in self._expression.nodes:
+            if id(node) not in self._values:
+                self._values[id(node)] = node.value if node.value is not None else self._computed(node)
+        output = self._values[id(self._expression.root)]
+        if not isinstance(output, ir.Node):
+            raise ir.NotServable("nothing in it is secret data in rows")
+        return Translated(finish(self._builder.nodes.values(), output.name), frozenset(self._whole))
+
+    def _read_inputs(self) -> None:
+        b, start = self._builder, 0
+        given = b.input((self._expression.size,))
+        for node in self._expression.inputs:
+            shape = self._expression.shape_of(node)
+            end = start + math.prod(shape)
+            value = b.reshape(b.scale(b.slice(given, 0, start, end), bound_of(node)), shape)
+            self._values[id(node)] = self._marked(node, value)
+            start = end
+
+    def _marked(self, node: Node, value: ir.Node) -> ir.Node:
+        if node.whole:
+            self._whole.add(value.name)
+        return value
+
+    def _computed(self, node: Node) -> ir.Node | Tensor:
+        operation, b = node.operation, self._builder
+        assert operation is not None  # noqa: S101  its value is not known
+        b.scope, b.origin = operation.name.partition(".")[0].strip("_"), operation.place + operation.name
+        if id(operation) not in self._results:
+            self._results[id(operation)] = self._applied(node, operation)
+        result = self._results[id(operation)]
+        value: ir.Node | Tensor = result[node.index] if isinstance(result, list | tuple) else result
+        if isinstance(value, Tensor):
+            return value
+        shape = self._expression.shape_of(node)
+        b.require(math.prod(value.shape) == math.prod(shape), f"gives {value.shape} where {shape} is due")
+        return self._marked(node, b.reshape(value, shape))
+
+    def _applied(self, node: Node, operation: Operation) -> Any:
+        b, name = self._builder, operation.name
+        arguments = operation.with_nodes(lambda n: self._values[id(n)])
+        if not any(isinstance(leaf, ir.Node) for leaf in pytree.tree_leaves(arguments, is_leaf=_is_wire)):
+            return self._constant(operation, arguments)
+        self._check_rows(node, operation)
+        if name in RESHAPES:
+            return b.reshape(arguments[0], self._expression.shape_of(node))
+        if name.partition(".")[0] in _ELEMENTWISE:
+            axes = len(self._expression.shape_of(node))
+            arguments = [self._with_axes(a, axes) if isinstance(a, ir.Node) else a for a in arguments]
+        if not self._rows:
+            name, arguments = self._behind(name, operation, arguments)
+        if name in HANDLERS:
+            return HANDLERS[name](b, At(node, operation, self._rows), *arguments)
+        if name not in OPS:
+            b.refuse("is not computed on secrets", hint_for("", name))
+        return OPS[name](b, *arguments)
+
+    def _check_rows(self, node: Node, operation: Operation) -> None:
+        """Where there are rows, every tensor has them first, and elementwise operations pair them off."""
+        if not self._rows:
+            return
+        b, rows = self._builder, self._expression.rows
+        b.require(node.shape[:1] == (rows,), "mixes rows")
+        for read in operation.nodes:
+            if isinstance(self._values[id(read)], ir.Node) and operation.name.partition(".")[0] in _ELEMENTWISE:
+                b.require(len(read.shape) == len(node.shape), "pairs rows with something else")
+
+    def _with_axes(self, x: ir.Node, axes: int) -> ir.Node:
+        return self._builder.reshape(x, (1,) * (axes - len(x.shape)) + x.shape)
+
+    def _behind(self, name: str, operation: Operation, arguments: list[Any]) -> tuple[str, list[Any]]:
+        """The operation as if there were one more axis in front, as the handlers count them."""
+        if name == "t":
+            return "permute", [arguments[0], [0, *range(len(arguments[0].shape), 0, -1)]]
+        if name in _ALL_AXES:
+            x = arguments[0]
+            return _ALL_AXES[name], [x, list(range(1, len(x.shape) + 1)), False]
+        shifted = []
+        for schema, value in zip(operation.target._schema.arguments, arguments, strict=True):
+            if schema.name in ("dim", "dim0", "dim1", "dims"):
+                if isinstance(value, int):
+                    value = value + (value >= 0)
+                elif value is None and name in ("sum.dim_IntList", "mean.dim"):
+                    value = list(range(1, len(arguments[0].shape) + 1))
+                elif value is not None:
+                    value = [v + (v >= 0) for v in value]
+                if name == "permute":
+                    value = [0, *value]
+            elif schema.name in ("size", "repeats") and name in ("expand", "repeat"):
+                value = [1, *value]
+            shifted.append(value)
+        return name, shifted
+
+    def _constant(self, operation: Operation, arguments: Sequence[Any]) -> Any:
+        """Of the model's own tensors alone, in float64."""
+        names = operation.target._schema.arguments
+        wide = [_wide(value) for value in arguments]
+        positional = [value for value, a in zip(wide, names, strict=True) if not a.kwarg_only]
+        keywords = {a.name: value for value, a in zip(wide, names, strict=True) if a.kwarg_only}
+        return operation.target(*positional, **keywords)
+
+
+def _wide(tree: Any) -> Any:
+    return pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, tree)
+
+
+def _is_wire(leaf: Any) -> bool:
+    return isinstance(leaf, ir.Node)

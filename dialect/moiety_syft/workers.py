@@ -1,0 +1,33 @@
+"""The workers of the original, as names: what they stand for are the processes alice, bob and the crypto provider."""
+
+from typing import TYPE_CHECKING
+
+from moiety_syft.errors import Unsupported
+
+if TYPE_CHECKING:
+    from moiety_syft.hook import TorchHook
+
+
+class VirtualWorker:
+    """A name for one of the roles. It holds nothing: there is no other process inside of this one."""
+
+    def __init__(self, hook: "TorchHook", id: str, **_: object) -> None:
+        self.hook, self.id = hook, id
+
+    def __repr__(self) -> str:
+        return f"<VirtualWorker id:{self.id}>"
+
+    def clear_objects(self) -> "VirtualWorker":
+        """There are none: shares live in the parties, for as long as a request takes."""
+        return self
+
+
+def two_of(workers: tuple[object, ...], crypto_provider: object) -> "TorchHook":
+    """The hook of the workers that something is shared between. Raises Unsupported unless they are two, and a third
+    who deals."""
+    named = [w for w in workers if isinstance(w, VirtualWorker)]
+    if len(named) != len(workers) or len({w.id for w in named}) != 2:
+        raise Unsupported("share between two different workers: share(alice, bob, crypto_provider=crypto_provider)")
+    if not isinstance(crypto_provider, VirtualWorker) or crypto_provider.id in {w.id for w in named}:
+        raise Unsupported("name a third worker as the dealer: share(alice, bob, crypto_provider=crypto_provider)")
+    return named[0].hook

@@ -1,0 +1,1 @@
+"""All five roles on one machine, as five processes: `moiety up`, `moiety demo`."""

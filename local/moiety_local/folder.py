@@ -1,0 +1,74 @@
+"""The folders of deployments on this machine: each is one run's at a time, and only what a run made is deleted."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moiety_client.journal import lock
+from moiety_service import processes
+
+_IN_USE, _MARKER = "in-use", ".made-by-moiety"
+MADE = (
+    "roles", "shares.png",  # demo
+    "near", "bare", "seen", "quiet", "far", "large", "calibration.safetensors", "resnet18.safetensors",  # benchmarks
+    "trees", "packages", "run",  # benchmarks --against
+)  # fmt: skip
+"""What `moiety demo` and the benchmarks make in their folder. Nothing else in it is ever deleted."""
+
+
+class DeploymentError(RuntimeError):
+    """A process did not come up, or a command failed, or a folder cannot be used; the text says what to do."""
+
+
+@contextmanager
+def claimed(root: Path) -> Iterator[int]:
+    """A folder, made if need be, that no other run has: a descriptor, with which children share the claim.
+
+    The claim ends with the block, or with the last process that has the descriptor, however that ends. Raises
+    DeploymentError, which says who has it.
+    """
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = root / _IN_USE
+    with path.open("ab") as file:
+        try:
+            lock(file)
+        except BlockingIOError:
+            file.close()
+            who = processes.of_file(path)
+            raise DeploymentError(
+                f"{root} is in use{f' by {who}' if who else ''}: end that first, or choose another folder with --root"
+            ) from None
+        yield file.fileno()
+
+
+@contextmanager
+def fresh(root: Path, say: Callable[[str], None]) -> Iterator[Path]:
+    """A folder for a run that is not meant to last. What an earlier one made there is deleted, and `say` is told.
+
+    Raises DeploymentError, and deletes nothing, when anything else is there, or another run uses it.
+    """
+    try:
+        ours = {_MARKER, _IN_USE, *MADE} if (root / _MARKER).is_file() else set()
+        others = sorted(path.name for path in root.iterdir() if path.name not in ours) if root.exists() else []
+    except NotADirectoryError:
+        raise DeploymentError(f"{root} is no folder: choose one with --root") from None
+    if others:
+        more = f" and {len(others) - 1} more" if others[1:] else ""
+        raise DeploymentError(
+            f"{root} holds {others[0]}{more}, which no such run of this release made, so nothing was deleted: choose "
+            "an empty folder with --root, or empty this one yourself"
+        )
+    with claimed(root):
+        (root / _MARKER).write_text(
+            "moiety demo and its benchmarks delete here what they made: " + ", ".join(MADE) + ".\n"
+        )
+        left = [root / name for name in MADE if (root / name).exists() or (root / name).is_symlink()]
+        if left:
+            say(f"deleting what an earlier run left in {root}: {', '.join(path.name for path in left)}")
+        for path in left:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        yield root

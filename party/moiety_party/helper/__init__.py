@@ -1,0 +1,1 @@
+"""bob: answers the leader."""

@@ -1,0 +1,1 @@
+"""alice: faces the clients and leads every run."""

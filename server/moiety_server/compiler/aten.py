@@ -1,0 +1,118 @@
+"""What each ATen operation is in the IR: a table from its name to a function of the builder and its arguments.
+
+The functions take the arguments in the order of the operation's schema, defaults filled in. A tensor among them is a
+node where it depends on the input, else a constant: a parameter, a buffer or what was computed from these.
+"""
+
+from collections.abc import Callable
+
+from moiety_server.compiler import ir, layers
+from moiety_server.compiler import operations as ops
+from moiety_server.compiler.builder import Builder
+
+Result = ir.Node | list[ir.Node]
+
+# What changes at most the shape: the exported graph says what to.
+RESHAPES = {
+    *("reshape", "reshape_as", "view", "view_as", "_unsafe_view", "flatten", "flatten.using_ints", "unflatten.int"),
+    *("squeeze", "squeeze.dim", "squeeze.dims", "unsqueeze", "contiguous", "clone", "alias", "detach", "detach_"),
+    *("lift_fresh_copy", "to.dtype", "_to_copy", "type_as"),
+    *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
+}
+# Short compositions of these, which torch writes out.
+REWRITTEN = {
+    *("movedim.int", "movedim.intlist", "moveaxis.int", "swapdims", "swapaxes", "expand_as", "hsplit.int"),
+    *("tensor_split.sections", "tensor_split.indices", "unsafe_chunk"),
+    *("channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "glu", "addcmul", "mv"),
+}
+# What may have a constant on its left.
+EITHER_SIDE = {
+    *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide"),
+    *("linear", "matmul", "mm", "addmm"),
+}
+
+OPS: dict[str, Callable[..., Result]] = {
+    "linear": ops.linear,
+    "matmul": ops.matmul,
+    "mm": ops.matmul,
+    "addmm": ops.addmm,
+    **dict.fromkeys(("conv2d", "conv2d.padding"), ops.conv2d),
+    **dict.fromkeys(("conv1d", "conv1d.padding"), ops.conv1d),
+    "conv_transpose2d.input": ops.conv_transpose2d,
+    "conv_transpose1d": ops.conv_transpose1d,
+    "_native_batch_norm_legit_no_training": ops.norm,
+    "max_pool2d": ops.max_pool2d,
+    "max_pool1d": ops.max_pool1d,
+    "max_pool2d_with_indices": lambda b, *a: [ops.max_pool2d(b, *a)],
+    "max_pool1d_with_indices": lambda b, *a: [ops.max_pool1d(b, *a)],
+    "avg_pool2d": ops.avg_pool2d,
+    "avg_pool1d": ops.avg_pool1d,
+    "adaptive_avg_pool2d": lambda b, x, size: layers.adaptive_avg_pool(b, x, ops.pair(size)),
+    "adaptive_max_pool2d": lambda b, x, size: [layers.adaptive_max_pool(b, x, ops.pair(size))],
+    "adaptive_avg_pool1d": lambda b, x, size: layers.flat(
+        b, x, lambda x: layers.adaptive_avg_pool(b, x, ops.across(size, 1))
+    ),
+    "adaptive_max_pool1d": lambda b, x, size: [
+        layers.flat(b, x, lambda x: layers.adaptive_max_pool(b, x, ops.across(size, 1)))
+    ],
+    **dict.fromkeys(("upsample_nearest2d.vec", "_upsample_nearest_exact2d.vec"), ops.nearest),
+    **dict.fromkeys(
+        ("upsample_nearest2d", "_upsample_nearest_exact2d"), lambda b, x, size, *scales: ops.nearest(b, x, size, scales)
+    ),
+    **dict.fromkeys(("upsample_nearest1d.vec", "_upsample_nearest_exact1d.vec"), ops.nearest1d),
+    **dict.fromkeys(
+        ("upsample_nearest1d", "_upsample_nearest_exact1d"),
+        lambda b, x, size, *scales: ops.nearest1d(b, x, size, scales),
+    ),
+    **dict.fromkeys(("mean", "mean.dim"), ops.mean),
+    **dict.fromkeys(("sum", "sum.dim_IntList"), ops.total),
+    "amax": ops.amax,
+    "max.dim": lambda b, *a: [ops.amax(b, *a)],
+    **dict.fromkeys(("add.Tensor", "add.Scalar"), ops.add),
+    **dict.fromkeys(
+        ("sub.Tensor", "sub.Scalar", "subtract.Tensor", "subtract.Scalar"),
+        lambda b, x, y, alpha: ops.add(b, x, y, -alpha),
+    ),
+    **dict.fromkeys(("rsub.Tensor", "rsub.Scalar"), lambda b, x, y, alpha: ops.add(b, y, x, -alpha)),
+    **dict.fromkeys(("mul.Tensor", "mul.Scalar", "multiply.Tensor", "multiply.Scalar"), ops.mul),
+    **dict.fromkeys(
+        ("div.Tensor", "div.Scalar", "divide.Tensor", "divide.Scalar", "true_divide.Tensor", "true_divide.Scalar"),
+        ops.div,
+    ),
+    **dict.fromkeys(("neg", "negative"), lambda b, x: b.scale(x, -1.0)),
+    "square": lambda b, x: b.mul(x, x),
+    "pow.Tensor_Scalar": layers.power,
+    "relu": Builder.relu,
+    "relu6": lambda b, x: b.clamp(x, 0.0, 6.0),
+    **dict.fromkeys(("clamp", "clamp.Tensor", "clip", "clip.Tensor", "hardtanh"), ops.clamp),
+    **dict.fromkeys(("clamp_min", "clamp_min.Tensor"), ops.clamp),
+    **dict.fromkeys(("clamp_max", "clamp_max.Tensor"), lambda b, x, high: ops.clamp(b, x, None, high)),
+    "leaky_relu": layers.leaky_relu,
+    "prelu": ops.prelu,
+    "hardsigmoid": layers.hardsigmoid,
+    "hardswish": layers.hardswish,
+    **{name: ops.smooth(name) for name in ("sigmoid", "tanh", "silu", "exp")},
+    "erf": ops.smooth(layers.ERF),
+    "gelu": lambda b, x, approximate: b.smooth(x, "gelu" if approximate == "none" else "gelu_tanh"),
+    "elu": ops.elu,
+    "selu": lambda b, x: ops.elu(b, x, 1.6732632423543772, 1.0507009873554805),
+    "celu": layers.celu,
+    "mish": layers.mish,
+    "softplus": ops.softplus,
+    "log_sigmoid": lambda b, x: b.scale(b.smooth(b.scale(x, -1.0), "softplus"), -1.0),
+    "expand": ops.expand,
+    "repeat": ops.repeat,
+    "permute": ops.permute,
+    "transpose.int": ops.transpose,
+    "t": lambda b, x: ops.transpose(b, x, 0, len(x.shape)),
+    **dict.fromkeys(("cat", "concat", "concatenate"), ops.cat),
+    "stack": ops.stack,
+    "slice.Tensor": ops.slice_,
+    "select.int": ops.select,
+    "narrow": ops.narrow,
+    **dict.fromkeys(("split.Tensor", "split_with_sizes", "unsafe_split.Tensor"), ops.split),
+    "chunk": ops.chunk,
+    "unbind.int": ops.unbind,
+    "pad": ops.pad_mode,
+    "constant_pad_nd": ops.pad,
+}

@@ -1,0 +1,321 @@
+"""Appends nodes to a graph: names them, works out their shapes, refuses what the IR has no exact form for.
+
+Both front ends use it, and `layers` builds what needs several nodes on top. A wire is the node that computes it.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NoReturn, TypedDict, TypeVar
+
+import torch
+from torch import Tensor
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.ir import NotServable, Pair, Shape
+
+NodeT = TypeVar("NodeT", bound=ir.Node)
+_MOST_VALUES = 1 << 26  # of one wire: twenty times the largest of VGG-16 at 224 x 224
+_MOST_AXES, _MOST_PARTS = 8, 256  # a plan has no more
+_LONGEST_NAME = 58  # of 64: `simplify` appends to it, with a dash, which no other name has but before its number
+
+
+class _Head(TypedDict):
+    """What every node has."""
+
+    name: str
+    inputs: tuple[str, ...]
+    shape: Shape
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine(ir.Node):
+    """x * scale + shift with secret constants of as many axes as x: a batch norm, a parameter added or multiplied.
+
+    Only between a front end and `simplify`, which folds it into the layer before it, or writes it as Conv or Bias.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+class Builder:
+    """A graph under construction. `scope` and `origin` are of the layer that is being translated."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, ir.Node] = {}
+        self.scope, self.origin = "input", "the model's input"
+        self._numbers: dict[str, int] = {}  # the last one given to each stem
+
+    def refuse(self, text: str, hint: str = "") -> NoReturn:
+        raise NotServable(f"{self.origin}: {text}" + (f". Instead: {hint}" if hint else ""))
+
+    def require(self, condition: bool, text: str, hint: str = "") -> None:
+        if not condition:
+            self.refuse(text, hint)
+
+    def _name(self) -> str:
+        stem = re.sub(r"[^a-z0-9_.]+", "_", self.scope.lower())[-_LONGEST_NAME:].lstrip("_.") or "node"
+        name, number = stem, self._numbers.get(stem, 1)
+        while name in self.nodes:
+            number += 1
+            suffix = f"-{number}"
+            name = stem[: _LONGEST_NAME - len(suffix)] + suffix
+        self._numbers[stem] = number
+        return name
+
+    def check_size(self, shape: Sequence[int]) -> None:
+        """Refuses what is empty, or larger than any model needs, before anything is made for it."""
+        self.require(
+            len(shape) <= _MOST_AXES and min(shape, default=1) > 0 and math.prod(shape) <= _MOST_VALUES,
+            f"gives {' x '.join(map(str, shape[:_MOST_AXES]))}, where 1 to {_MOST_VALUES:,} values are served",
+        )
+
+    def _head(self, shape: Sequence[int], *inputs: ir.Node) -> _Head:
+        self.check_size(shape)
+        return {
+            "name": self._name(),
+            "inputs": tuple(node.name for node in inputs),
+            "shape": tuple(shape),
+            "origin": self.origin,
+        }
+
+    def _add(self, node: NodeT) -> NodeT:
+        self.nodes[node.name] = node
+        return node
+
+    def input(self, shape: Shape) -> ir.Node:
+        return self._add(ir.Input(**self._head(shape)))
+
+    def linear(self, x: ir.Node, weight: Tensor, bias: Tensor | None = None) -> ir.Node:
+        """`weight` (out, in), over the last axis."""
+        self.require(weight.dim() == 2, f"a matrix of shape {tuple(weight.shape)} where (out, in) is needed")
+        self.require(
+            bool(x.shape) and x.shape[-1] == weight.shape[1], f"{weight.shape[1]} features expected, got {x.shape}"
+        )
+        return self._add(ir.Linear(**self._head((*x.shape[:-1], len(weight)), x), weight=weight, bias=bias))
+
+    def conv(
+        self,
+        x: ir.Node,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        dilation: Pair = (1, 1),
+        groups: int = 1,
+    ) -> ir.Node:
+        self.planes(x, "a convolution")
+        size = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(x.shape[1:], weight.shape[2:], stride, padding, dilation, strict=True)
+        ]
+        return self._add(
+            ir.Conv(
+                **self._head((len(weight), *size), x),
+                weight=weight,
+                bias=bias,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+            )
+        )
+
+    def conv_transpose(
+        self,
+        x: ir.Node,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        output_padding: Pair = (0, 0),
+        groups: int = 1,
+        dilation: Pair = (1, 1),
+    ) -> ir.Node:
+        self.planes(x, "a transposed convolution")
+        size = [
+            (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
+            for n, k, s, p, d, extra in zip(
+                x.shape[1:], weight.shape[2:], stride, padding, dilation, output_padding, strict=True
+            )
+        ]
+        return self._add(
+            ir.Conv(
+                **self._head((weight.shape[1] * groups, *size), x),
+                weight=weight,
+                bias=bias,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+                transposed=True,
+                output_padding=output_padding,
+            )
+        )
+
+    def planes(self, x: ir.Node, what: str) -> None:
+        self.require(len(x.shape) == 3, f"{what} needs (batch, C, H, W), got (batch, {', '.join(map(str, x.shape))})")
+
+    def affine(self, x: ir.Node, scale: Tensor | None = None, shift: Tensor | None = None) -> ir.Node:
+        """`scale` and `shift` broadcast against x (without the batch), which grows if they are larger."""
+        shapes = [tuple(t.shape) for t in (scale, shift) if t is not None]
+        self.require(
+            all(len(shape) <= max(1, len(x.shape)) for shape in shapes),
+            f"{shapes} does not broadcast against {x.shape}",
+        )
+        x = self.expand(x, _broadcast(x.shape, *shapes))
+
+        def full(value: Tensor | None) -> Tensor | None:
+            return value if value is None else value.reshape((1,) * (len(x.shape) - value.dim()) + tuple(value.shape))
+
+        return self._add(Affine(**self._head(x.shape, x), scale=full(scale), shift=full(shift)))
+
+    def clamp(self, x: ir.Node, low: float | None, high: float | None) -> ir.Node:
+        if low is None:
+            self.require(high is not None, "a clamp without limits")
+            return self.scale(self.clamp(self.scale(x, -1.0), -float(high or 0.0), None), -1.0)
+        return self._add(ir.Clamp(**self._head(x.shape, x), low=float(low), high=None if high is None else float(high)))
+
+    def relu(self, x: ir.Node) -> ir.Node:
+        return self.clamp(x, 0.0, None)
+
+    def decide(
+        self, x: ir.Node, kind: Literal["greater", "not_less", "equal"], tolerance: float, whole: bool
+    ) -> ir.Node:
+        """0 or 1; see ir.Decide."""
+        return self._add(ir.Decide(**self._head(x.shape, x), kind=kind, tolerance=tolerance, whole=whole))
+
+    def argmax(self, x: ir.Node) -> ir.Node:
+        """Of (n,) values, as (1,)."""
+        return self._add(ir.Argmax(**self._head((1,), x)))
+
+    def smooth(self, x: ir.Node, function: str, alpha: float = 1.0, beta: float = 1.0) -> ir.Node:
+        return self._add(ir.Smooth(**self._head(x.shape, x), function=function, alpha=alpha, beta=beta))
+
+    def max_pool(
+        self, x: ir.Node, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0), dilation: Pair = (1, 1)
+    ) -> ir.Node:
+        """To an output of `size`."""
+        self.planes(x, "a max pool")
+        return self._add(
+            ir.MaxPool(
+                **self._head((x.shape[0], *size), x), kernel=kernel, stride=stride, padding=padding, dilation=dilation
+            )
+        )
+
+    def sum_pool(self, x: ir.Node, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> ir.Node:
+        self.planes(x, "an average pool")
+        size = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x.shape[1:], kernel, stride, padding, strict=True)]
+        return self._add(
+            ir.SumPool(**self._head((x.shape[0], *size), x), kernel=kernel, stride=stride, padding=padding)
+        )
+
+    def sum(self, x: ir.Node, axes: Sequence[int]) -> ir.Node:
+        """Over axes counted without the batch, which are dropped."""
+        if not axes:
+            return x
+        shape = [n for axis, n in enumerate(x.shape) if axis not in axes]
+        return self._add(ir.Sum(**self._head(shape, x), axes=tuple(sorted(axes))))
+
+    def scale(self, x: ir.Node, factor: float) -> ir.Node:
+        """Multiplies by a public number; one Scale behind another becomes one."""
+        self.require(math.isfinite(factor), f"multiplies by {factor}")
+        if isinstance(x, ir.Scale):
+            factor *= x.factor
+            x = self.nodes[x.inputs[0]]
+        return x if factor == 1 else self._add(ir.Scale(**self._head(x.shape, x), factor=float(factor)))
+
+    def shift(self, x: ir.Node, value: float) -> ir.Node:
+        """Adds a public number, which the IR holds as it holds a secret one."""
+        return x if value == 0 else self.affine(x, shift=torch.full((1,), value, dtype=torch.float64))
+
+    def combine(self, terms: Sequence[ir.Node], factors: Sequence[float]) -> ir.Node:
+        """Sum of wires times public factors; the IR's Add takes whole ones, the others become Scales."""
+        whole = [float(factor).is_integer() and abs(factor) < 16 for factor in factors]
+        scaled = [x if ok else self.scale(x, f) for x, f, ok in zip(terms, factors, whole, strict=True)]
+        return self._add(
+            ir.Add(
+                **self._head(self.broadcast(*terms), *scaled),
+                factors=tuple(int(f) if ok else 1 for f, ok in zip(factors, whole, strict=True)),
+            )
+        )
+
+    def mul(self, x: ir.Node, y: ir.Node) -> ir.Node:
+        return self._add(ir.Mul(**self._head(self.broadcast(x, y), x, y)))
+
+    def broadcast(self, *terms: ir.Node) -> Shape:
+        """The common shape. Equal numbers of axes, as otherwise the batch of one would meet another's first axis."""
+        self.require(
+            len({len(x.shape) for x in terms}) == 1,
+            f"combines tensors of different dimensions: {' and '.join(str(x.shape) for x in terms)} behind the batch",
+            "give both the same number of dimensions with unsqueeze or view",
+        )
+        return _broadcast(*(x.shape for x in terms))
+
+    def reshape(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
+        self.require(
+            math.prod(shape) == math.prod(x.shape), f"reshapes {x.shape} to {tuple(shape)}, which mixes up the batch"
+        )
+        if isinstance(x, ir.Reshape):
+            x = self.nodes[x.inputs[0]]
+        return x if x.shape == tuple(shape) else self._add(ir.Reshape(**self._head(shape, x)))
+
+    def permute(self, x: ir.Node, order: Sequence[int]) -> ir.Node:
+        """`order` without the batch. Where only axes of size one move it is a Reshape."""
+        shape = [x.shape[axis] for axis in order]
+        moved = [axis for axis in order if x.shape[axis] != 1]
+        if moved == sorted(moved):
+            return self.reshape(x, shape)
+        if isinstance(x, ir.Permute):
+            source = self.nodes[x.inputs[0]]
+            return self.permute(source, [x.order[axis] for axis in order])
+        return self._add(ir.Permute(**self._head(shape, x), order=tuple(order)))
+
+    def slice(self, x: ir.Node, axis: int, start: int, stop: int, step: int = 1) -> ir.Node:
+        """Limits as Python takes them, but none negative."""
+        stop = min(stop, x.shape[axis])
+        self.require(0 <= start < stop and step >= 1, f"an empty or reversed slice {start}:{stop}:{step}")
+        if (start, stop, step) == (0, x.shape[axis], 1):
+            return x
+        shape = (*x.shape[:axis], len(range(start, stop, step)), *x.shape[axis + 1 :])
+        return self._add(ir.Slice(**self._head(shape, x), axis=axis, start=start, stop=stop, step=step))
+
+    def concat(self, parts: Sequence[ir.Node], axis: int) -> ir.Node:
+        if len(parts) == 1:
+            return parts[0]
+        self.require(len(parts) <= _MOST_PARTS, f"puts {len(parts)} parts together, more than {_MOST_PARTS}")
+        shape = list(parts[0].shape)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        return self._add(ir.Concat(**self._head(shape, *parts), axis=axis))
+
+    def pad(self, x: ir.Node, before: Sequence[int], after: Sequence[int]) -> ir.Node:
+        """Zeros; a negative number cuts off, as in torch."""
+        for axis, (low, high) in enumerate(zip(before, after, strict=True)):
+            x = self.slice(x, axis, max(0, -low), x.shape[axis] - max(0, -high))
+        front, back = tuple(max(0, n) for n in before), tuple(max(0, n) for n in after)
+        if not any(front + back):
+            return x
+        shape = [f + n + b for f, n, b in zip(front, x.shape, back, strict=True)]
+        return self._add(ir.Pad(**self._head(shape, x), before=front, after=back))
+
+    def upsample(self, x: ir.Node, factors: Pair) -> ir.Node:
+        self.planes(x, "an upsampling")
+        shape = (x.shape[0], x.shape[1] * factors[0], x.shape[2] * factors[1])
+        return x if factors == (1, 1) else self._add(ir.Upsample(**self._head(shape, x), factors=factors))
+
+    def expand(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
+        """Repeats axes of size one until x has this shape."""
+        self.check_size(shape)
+        x = self.reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
+        for axis, n in enumerate(shape):
+            if x.shape[axis] != n:
+                self.require(x.shape[axis] == 1, f"{x.shape} does not broadcast to {tuple(shape)}")
+                x = self.concat([x] * n, axis)
+        return x
+
+
+def _broadcast(*shapes: Shape) -> Shape:
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]

@@ -1,0 +1,101 @@
+"""Comparisons whose outcome is a number of its own: 0 or 1, the place of the largest, or how values rank.
+
+A decision is a bit whatever is shared, so that a sum of decisions is a count and says nothing else.
+"""
+
+import math
+from typing import Literal
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.scales import fitting
+from moiety_server.compiler.wires import Wire, Writer
+from moiety_shared.plan import layers as plan_layers
+from moiety_shared.plan import local, lookups
+from moiety_shared.plan.plan import LABELS
+
+_RANKED_BITS = 20  # compared for a rank: four digits of five bits
+_MOST_SUMMED = 256
+
+
+def decide(writer: Writer, node: ir.Decide, x: Wire) -> Wire:
+    """0 or 1 for every value of x."""
+    x = writer.in_ring(x)
+    tolerance = node.tolerance / x.factor
+    frac = min(x.frac, fitting(x.reach + tolerance, writer.precision.compared))
+    unit = x.factor * 2.0**-frac
+    writer.demand(not node.whole or unit <= 1, "compares whole numbers that are too large to be told apart")
+    t = max(round(node.tolerance / unit), 1)
+    hinges = {"greater": (t,), "not_less": (1 - t,), "equal": (1 - t, t)}[node.kind]
+    shift = x.frac - frac
+    opened = min(writer.precision.opened, x.bits - shift)
+    # A value, one more for what truncation adds, and the farthest hinge.
+    bits = math.ceil(math.log2(x.reach * 2.0**frac + t + 3))
+    writer.demand(bits < opened, "compares values that are too large")
+    digits = math.ceil(bits / (4 if bits <= 16 else 5))
+    layer = lookups.Decide(
+        name=node.name,
+        input=writer.to_reduce(x, shift).name,
+        shape=x.shape,
+        shift=shift,
+        opened_bits=opened,
+        range_bits=bits,
+        digit_bits=math.ceil(bits / digits),
+        hinges=hinges,
+    )
+    return writer.after(x, layer, frac=0, factor=1.0, bits=writer.ring.bits, low=0.0, high=1.0)
+
+
+def rank(writer: Writer, name: str, x: Wire, k: int, result: Literal["words", "share"]) -> lookups.TopK:
+    """The layer, written, that says which of the values (classes,) are the k largest."""
+    classes = x.shape[-1]
+    if len(x.shape) != 1 or not 2 <= classes <= 2048 or k >= classes:
+        raise NotServable(
+            f"{writer.node.origin}: labels need one output for each of 2 to 2048 classes, these are {x.shape}"
+        )
+    cut = max(0, x.frac - fitting((x.high - x.low) / x.factor, _RANKED_BITS))
+    layer = lookups.TopK(
+        name=name,
+        input=writer.to_reduce(x, cut).name,
+        shape=(classes,),
+        shift=cut,
+        opened_bits=min(x.bits - cut, _RANKED_BITS + 2),
+        range_bits=min(_RANKED_BITS, x.bits - cut - 1),
+        digit_bits=5,
+        k=k,
+        result=result,
+    )
+    writer.add(layer)
+    return layer
+
+
+def right_labels(writer: Writer, top: lookups.TopK, name: str) -> None:
+    """Writes the wire that is 1 where the largest value's place is the client's label, else 0."""
+    classes, shape = top.size, top.output_shape
+    bits = max((classes - 1).bit_length(), 2)
+    row = lookups.OneHot(name="labels-row", input=LABELS, opened_bits=bits, classes=classes)
+    writer.add(row)
+    left, right = (writer.open(Wire(one, shape, writer.ring.bits, 0, 1.0, 0, 1)) for one in (top.name, row.name))
+    writer.add(plan_layers.Mul(name="labels-right", left=left, right=right, left_shape=shape, right_shape=shape))
+    writer.add(local.Sum(name=name, input="labels-right", shape=shape, axes=(0,)))
+
+
+def argmax(writer: Writer, node: ir.Argmax, x: Wire) -> Wire:
+    """The place of the largest: each place times whether it is the one."""
+    top = rank(writer, writer.name(Wire(node.name, x.shape, x.bits, 0, 1.0, 0, 1), "top"), x, 1, "share")
+    places: list[str] = []
+    for place in range(1, x.shape[0]):
+        name = f"{node.name[:57]}-{place}"
+        writer.add(local.Slice(name=name, input=top.name, shape=top.output_shape, axis=0, start=place, stop=place + 1))
+        places.append(name)
+    factors = list(range(1, x.shape[0]))
+    for at in range(0, len(places) - _MOST_SUMMED, _MOST_SUMMED):  # a sum of many is a sum of sums
+        name = f"{node.name[:55]}-sum{at}"
+        writer.add(_sum(name, places[:_MOST_SUMMED], factors[:_MOST_SUMMED]))
+        places, factors = [*places[_MOST_SUMMED:], name], [*factors[_MOST_SUMMED:], 1]
+    layer = _sum(node.name, places, factors)
+    return writer.after(x, layer, frac=0, factor=1.0, bits=writer.ring.bits, low=0.0, high=x.shape[0] - 1.0)
+
+
+def _sum(name: str, places: list[str], factors: list[int]) -> local.Combine:
+    return local.Combine(name=name, inputs=tuple(places), shapes=((1,),) * len(places), factors=tuple(factors))

@@ -1,0 +1,1 @@
+"""ONNX files: read without trust, and turned into the compiler's operations."""

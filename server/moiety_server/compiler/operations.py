@@ -1,0 +1,352 @@
+"""Operations as frameworks have them: axes counted with the batch, constants on either side, sizes for one or two axes.
+
+Those of one framework alone are in its table, `aten` or `onnx_ops`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from moiety_server.compiler import ir, layers
+from moiety_server.compiler.builder import Builder
+from moiety_server.compiler.ir import Pair
+
+Value = ir.Node | Tensor
+
+
+def pair(value: int | Sequence[int]) -> Pair:
+    """Of a size for both axes or for each."""
+    both = [value] if isinstance(value, int) else list(value)
+    return both[0], both[-1]
+
+
+def across(value: int | Sequence[int], across: int) -> Pair:
+    """Of a size for the only axis of a 1-d layer, which is the second of two."""
+    return across, pair(value)[0]
+
+
+def axis(b: Builder, x: ir.Node, dim: int, what: str, extra: int = 0) -> int:
+    """Counted without the batch, of a tensor of so many axes more."""
+    index = dim % (len(x.shape) + 1 + extra) - 1
+    b.require(index >= 0, f"{what} the batch", "each input of a batch has to be computed by itself")
+    return index
+
+
+def _axes(b: Builder, x: ir.Node, dims: int | Sequence[int] | None, what: str) -> list[int]:
+    listed = [dims] if isinstance(dims, int) else dims or range(len(x.shape) + 1)
+    return sorted({axis(b, x, dim, what) for dim in listed})
+
+
+def secret(b: Builder, value: Value | None, what: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        b.refuse(f"{what} is computed from the input", "only parameters, buffers and constants can be one")
+    return value
+
+
+def optional(b: Builder, value: Value | None, what: str) -> Tensor | None:
+    return None if value is None else secret(b, value, what)
+
+
+def aligned(b: Builder, constant: Tensor, x: ir.Node) -> Tensor:
+    """Without the axis that meets the batch."""
+    if constant.dim() <= len(x.shape):
+        return constant
+    b.require(
+        constant.dim() == len(x.shape) + 1 and len(constant) == 1,
+        f"a constant of shape {tuple(constant.shape)} differs along the batch",
+        "give it the size 1 in its first dimension",
+    )
+    return constant[0]
+
+
+# Arithmetic. Numbers are public, constant tensors are not.
+
+
+def add(b: Builder, x: Value | float, y: Value | float, alpha: float = 1) -> ir.Node:
+    """x + alpha * y."""
+    if isinstance(x, ir.Node) and isinstance(y, ir.Node):
+        return b.combine((x, y), (1, alpha))
+    if isinstance(y, ir.Node):
+        x, y, alpha = b.scale(y, alpha), x, 1
+    if not isinstance(x, ir.Node) or isinstance(y, ir.Node):
+        b.refuse("adds constants")
+    return b.affine(x, shift=alpha * aligned(b, y, x)) if isinstance(y, Tensor) else b.shift(x, alpha * y)
+
+
+def mul(b: Builder, x: Value | float, y: Value | float) -> ir.Node:
+    if isinstance(x, ir.Node) and isinstance(y, ir.Node):
+        return layers.product(b, x, y)
+    if isinstance(y, ir.Node):
+        x, y = y, x
+    if not isinstance(x, ir.Node) or isinstance(y, ir.Node):
+        b.refuse("multiplies constants")
+    return b.affine(x, scale=aligned(b, y, x)) if isinstance(y, Tensor) else b.scale(x, y)
+
+
+def div(b: Builder, x: Value | float, y: Value | float) -> ir.Node:
+    if isinstance(y, ir.Node):
+        b.refuse("divides by a value computed from the input", "divide by a number or a parameter")
+    b.require(isinstance(y, Tensor) or y != 0, "divides by zero")
+    return mul(b, x, y.double().reciprocal() if isinstance(y, Tensor) else 1 / y)
+
+
+def linear(b: Builder, x: Value, weight: Value, bias: Value | None = None) -> ir.Node:
+    if isinstance(x, Tensor) or isinstance(weight, ir.Node) or isinstance(bias, ir.Node):
+        b.refuse("multiplies with a matrix computed from the input", "the matrix has to be a parameter")
+    return b.linear(x, weight, bias)
+
+
+def matmul(b: Builder, x: Value, matrix: Value) -> ir.Node:
+    if isinstance(matrix, Tensor) and isinstance(x, ir.Node) and matrix.dim() == 1:
+        return b.reshape(linear(b, x, matrix[None]), x.shape[:-1])
+    return linear(b, x, matrix.T if isinstance(matrix, Tensor) and matrix.dim() == 2 else matrix)
+
+
+def addmm(b: Builder, bias: Value, x: Value, matrix: Value, beta: float, alpha: float) -> ir.Node:
+    """beta * bias + alpha * (x @ matrix)."""
+    product = matmul(b, x, matrix)
+    return add(b, b.scale(product, alpha), bias, beta)
+
+
+# Convolutions and pools.
+
+
+def conv2d(
+    b: Builder, x: ir.Node, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> ir.Node:
+    kernel, shift = secret(b, weight, "a kernel"), optional(b, bias, "a bias")
+    b.planes(x, "Conv2d")
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(pair(dilation), kernel.shape[2:], strict=True)]
+        padding = [n // 2 for n in total]
+        if any(n % 2 for n in total):  # one more behind than before, which a Conv has no form for
+            x = b.pad(x, (0, *padding), (0, *(n - n // 2 for n in total)))
+            padding = 0
+    padding = 0 if padding == "valid" else padding
+    return b.conv(x, kernel, shift, pair(stride), pair(padding), pair(dilation), groups)
+
+
+def conv1d(
+    b: Builder, x: ir.Node, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> ir.Node:
+    kernel = secret(b, weight, "a kernel")[:, :, None]
+    padding = padding if isinstance(padding, str) else across(padding, 0)
+    rest = (across(stride, 1), padding, across(dilation, 1), groups)
+    return layers.flat(b, x, lambda x: conv2d(b, x, kernel, bias, *rest))
+
+
+def conv_transpose2d(
+    b: Builder,
+    x: ir.Node,
+    weight: Value,
+    bias: Value | None,
+    stride: Any,
+    padding: Any,
+    extra: Any,
+    groups: int,
+    d: Any,
+) -> ir.Node:
+    kernel, shift = secret(b, weight, "a kernel"), optional(b, bias, "a bias")
+    return b.conv_transpose(x, kernel, shift, pair(stride), pair(padding), pair(extra), groups, pair(d))
+
+
+def conv_transpose1d(
+    b: Builder,
+    x: ir.Node,
+    weight: Value,
+    bias: Value | None,
+    stride: Any,
+    padding: Any,
+    extra: Any,
+    groups: int,
+    d: Any,
+) -> ir.Node:
+    kernel = secret(b, weight, "a kernel")[:, :, None]
+    rest = (across(stride, 1), across(padding, 0), across(extra, 0), groups, across(d, 1))
+    return layers.flat(b, x, lambda x: conv_transpose2d(b, x, kernel, bias, *rest))
+
+
+def max_pool2d(b: Builder, x: ir.Node, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> ir.Node:
+    return layers.max_pool(b, x, pair(kernel), pair(stride or kernel), pair(padding), pair(dilation), ceil)
+
+
+def max_pool1d(b: Builder, x: ir.Node, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> ir.Node:
+    sizes = (across(kernel, 1), across(stride or kernel, 1), across(padding, 0), across(dilation, 1))
+    return layers.flat(b, x, lambda x: layers.max_pool(b, x, *sizes, ceil))
+
+
+def avg_pool2d(
+    b: Builder, x: ir.Node, kernel: Any, stride: Any, padding: Any, ceil: bool, count: bool, divisor: int | None
+) -> ir.Node:
+    return layers.avg_pool(b, x, pair(kernel), pair(stride or kernel), pair(padding), ceil, count, divisor)
+
+
+def avg_pool1d(b: Builder, x: ir.Node, kernel: Any, stride: Any, padding: Any, ceil: bool, count: bool) -> ir.Node:
+    sizes = (across(kernel, 1), across(stride or kernel, 1), across(padding, 0))
+    return layers.flat(b, x, lambda x: layers.avg_pool(b, x, *sizes, ceil, count))
+
+
+def nearest(b: Builder, x: ir.Node, size: Sequence[int] | None, scales: Sequence[float | None] | None) -> ir.Node:
+    """Over (C, H, W)."""
+    b.planes(x, "an upsampling")
+    factors: list[float] = [
+        s or m / n for n, m, s in zip(x.shape[1:], size or (0, 0), scales or (None, None), strict=True)
+    ]
+    b.require(
+        all(factor >= 1 and float(factor).is_integer() for factor in factors),
+        f"resizes {x.shape[1:]} by {tuple(factors)}",
+        "nearest neighbours by whole factors",
+    )
+    return b.upsample(x, (int(factors[0]), int(factors[1])))
+
+
+def nearest1d(b: Builder, x: ir.Node, size: Sequence[int] | None, scales: Sequence[float | None] | None) -> ir.Node:
+    both = None if size is None else (1, size[0])
+    return layers.flat(b, x, lambda x: nearest(b, x, both, None if scales is None else (1.0, scales[0])))
+
+
+# Reductions.
+
+
+def mean(b: Builder, x: ir.Node, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> ir.Node:
+    return _reduced(b, x, dims, keepdim, layers.mean)
+
+
+def total(b: Builder, x: ir.Node, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> ir.Node:
+    return _reduced(b, x, dims, keepdim, Builder.sum)
+
+
+def _reduced(
+    b: Builder, x: ir.Node, dims: Any, keepdim: bool, reduce: Callable[[Builder, ir.Node, list[int]], ir.Node]
+) -> ir.Node:
+    axes = _axes(b, x, dims, "reduces over")
+    reduced = reduce(b, x, axes)
+    return layers.keep(b, reduced, x, axes) if keepdim else reduced
+
+
+def amax(b: Builder, x: ir.Node, dims: Any, keepdim: bool) -> ir.Node:
+    return _reduced(b, x, dims, keepdim, layers.largest)
+
+
+# Shapes.
+
+
+def expand(b: Builder, x: ir.Node, size: Sequence[int], *_: bool) -> ir.Node:
+    b.require(len(size) == len(x.shape) + 1, "puts a dimension before the batch")
+    return b.expand(x, [n if m == -1 else m for n, m in zip(x.shape, size[1:], strict=True)])
+
+
+def repeat(b: Builder, x: ir.Node, times: Sequence[int]) -> ir.Node:
+    b.require(len(times) == len(x.shape) + 1 and times[0] == 1, "repeats the batch")
+    for along, n in enumerate(times[1:]):
+        x = b.concat([x] * n, along)
+    return x
+
+
+def permute(b: Builder, x: ir.Node, dims: Sequence[int]) -> ir.Node:
+    order = [dim % len(dims) for dim in dims]
+    b.require(order[0] == 0, "moves the batch", "keep the batch the first dimension")
+    return b.permute(x, [dim - 1 for dim in order[1:]])
+
+
+def transpose(b: Builder, x: ir.Node, first: int, second: int) -> ir.Node:
+    order = list(range(len(x.shape) + 1))
+    order[first], order[second] = order[second], order[first]
+    return permute(b, x, order)
+
+
+def cat(b: Builder, parts: Sequence[Value], dim: int) -> ir.Node:
+    nodes = _wires(b, parts)
+    return b.concat(nodes, axis(b, nodes[0], dim, "concatenates along"))
+
+
+def stack(b: Builder, parts: Sequence[Value], dim: int) -> ir.Node:
+    nodes = _wires(b, parts)
+    return layers.stack(b, nodes, axis(b, nodes[0], dim, "stacks along", extra=1))
+
+
+def _wires(b: Builder, parts: Sequence[Value]) -> list[ir.Node]:
+    nodes = [part for part in parts if isinstance(part, ir.Node)]
+    b.require(len(nodes) == len(parts), "concatenates a constant with what is computed from the input")
+    return nodes
+
+
+def slice_(b: Builder, x: ir.Node, dim: int, start: int | None, stop: int | None, step: int) -> ir.Node:
+    if dim % (len(x.shape) + 1) == 0 and not start and (stop or 0) >= 1 << 31 and step == 1:
+        return x
+    along = axis(b, x, dim, "slices")
+    return b.slice(x, along, *slice(start, stop, step).indices(x.shape[along]))
+
+
+def select(b: Builder, x: ir.Node, dim: int, index: int) -> ir.Node:
+    along = axis(b, x, dim, "selects from")
+    index %= x.shape[along]
+    return b.reshape(b.slice(x, along, index, index + 1), x.shape[:along] + x.shape[along + 1 :])
+
+
+def narrow(b: Builder, x: ir.Node, dim: int, start: int, length: int) -> ir.Node:
+    return slice_(b, x, dim, start, start + length, 1)
+
+
+def split(b: Builder, x: ir.Node, size: int | Sequence[int], dim: int) -> list[ir.Node]:
+    along = axis(b, x, dim, "splits")
+    n = x.shape[along]
+    sizes = [min(size, n - start) for start in range(0, n, size)] if isinstance(size, int) else size
+    return layers.split(b, x, sizes, along)
+
+
+def chunk(b: Builder, x: ir.Node, chunks: int, dim: int) -> list[ir.Node]:
+    return split(b, x, -(-x.shape[axis(b, x, dim, "splits")] // chunks), dim)
+
+
+def unbind(b: Builder, x: ir.Node, dim: int) -> list[ir.Node]:
+    return [select(b, x, dim, i) for i in range(x.shape[axis(b, x, dim, "splits")])]
+
+
+def pad(b: Builder, x: ir.Node, sizes: Sequence[int], value: float | None = 0.0) -> ir.Node:
+    """`sizes` as torch has them: before and after, of the last axis first."""
+    axes = len(x.shape)
+    b.require(len(sizes) <= 2 * axes or not any(sizes[2 * axes :]), "pads the batch")
+    before, after = ([0] * axes + list(reversed(sizes[i : 2 * axes : 2])) for i in (0, 1))
+    padded = b.pad(b.shift(x, -(value or 0.0)), before[-axes:], after[-axes:])
+    return b.shift(padded, value or 0.0)
+
+
+def pad_mode(b: Builder, x: ir.Node, sizes: Sequence[int], mode: str, value: float | None) -> ir.Node:
+    b.require(mode == "constant", f"padding mode {mode!r}", "pad with zeros")
+    return pad(b, x, sizes, value)
+
+
+# Activations.
+
+
+def clamp(b: Builder, x: ir.Node, low: Any = None, high: Any = None) -> ir.Node:
+    b.require(not isinstance(low, Value) and not isinstance(high, Value), "clamps to tensors", "clamp to numbers")
+    return b.clamp(x, low, high)
+
+
+def prelu(b: Builder, x: ir.Node, slope: Value) -> ir.Node:
+    weight = secret(b, slope, "a slope")
+    return layers.prelu(b, x, weight.reshape(-1, *(1,) * (len(x.shape) - 1)))
+
+
+def softplus(b: Builder, x: ir.Node, beta: float, threshold: float) -> ir.Node:
+    b.require(threshold >= 15, f"a softplus that is linear from {threshold}", "leave the threshold at 20")
+    return b.smooth(x, "softplus", beta=beta)
+
+
+def elu(b: Builder, x: ir.Node, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> ir.Node:
+    b.require(input_scale == 1, "an ELU of a scaled input")
+    return b.scale(b.smooth(x, "elu", alpha=alpha), scale)
+
+
+def norm(
+    b: Builder, x: ir.Node, weight: Value | None, bias: Value | None, mean: Value, variance: Value, _: float, eps: float
+) -> list[ir.Node]:
+    statistics = (secret(b, mean, "a mean"), secret(b, variance, "a variance"))
+    return [layers.batch_norm(b, x, optional(b, weight, "a scale"), optional(b, bias, "a shift"), *statistics, eps)]
+
+
+def smooth(function: str) -> Callable[[Builder, ir.Node], ir.Node]:
+    return lambda b, x: b.smooth(x, function)

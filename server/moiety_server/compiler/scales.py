@@ -1,0 +1,87 @@
+"""How many fractional bits each wire gets. A real value x stands in the ring as x / factor * 2^frac.
+
+Products add up at full width: their scale is the largest at which neither they nor any sum they go into can overflow
+(`room`). What they read is cut to a few bits first, whose number balances two errors (`wanted`):
+
+    input error  ~ 2^-f_in * largest row norm of the weights       weight error ~ 2^-f_w * typical norm of the input
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moiety_server.compiler import ir, ranges
+from moiety_server.compiler.ranges import Range
+
+_HEADROOM = 1.01  # for what rounding adds
+_SUMS = (
+    ir.Add, ir.Concat, ir.Reshape, ir.Permute, ir.Slice, ir.Pad, ir.Upsample, ir.Bias, ir.SumPool, ir.Sum, ir.Scale
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the ring allows. `compared` is the most bits of a compared magnitude, `opened` the bits that are opened."""
+
+    ring_bits: int
+    opened: int
+    compared: int
+
+    @classmethod
+    def of(cls, ring_bits: int) -> "Precision":
+        return cls(32, 16, 15) if ring_bits == 32 else cls(64, 32, 20)
+
+    @property
+    def short(self) -> int:
+        """Bits of a magnitude that is truncated, pooled or multiplied: differences of two are compared."""
+        return self.compared - 1
+
+
+@dataclass(frozen=True)
+class Scales:
+    """`total` is the fractional bits of each product's result; `wanted` those that a wire's readers have use for."""
+
+    total: Mapping[str, int]
+    wanted: Mapping[str, float]
+
+
+def fitting(reach: float, bits: float) -> int:
+    """The most fractional bits at which `reach` stays below 2^bits."""
+    return math.floor(bits - math.log2(reach * _HEADROOM))
+
+
+def choose(graph: ir.Graph, known: Mapping[str, Range], precision: Precision) -> Scales:
+    room: dict[str, float] = {}
+    wanted: dict[str, float] = {graph.output: math.inf}
+    total: dict[str, int] = {}
+    readers: dict[str, list[ir.Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    for node in reversed(graph.nodes):
+        after = readers.get(node.name, [])
+        sums = [room[r.name] / abs(r.factor) if isinstance(r, ir.Scale) else room[r.name] for r in after if _sums(r)]
+        room[node.name] = max([known[node.name].reach, *sums])
+        if isinstance(node, ir.Linear | ir.Conv):
+            # A bit is left for differences, and for what truncation adds; the outputs themselves need none.
+            total[node.name] = fitting(room[node.name], precision.ring_bits - (2 if after else 1))
+        wishes = [_wish(reader, known, total, wanted) for reader in after]
+        wanted[node.name] = max([wanted.get(node.name, -math.inf), *wishes])
+    return Scales(total, wanted)
+
+
+def _sums(node: ir.Node) -> bool:
+    return isinstance(node, _SUMS)
+
+
+def _wish(reader: ir.Node, known: Mapping[str, Range], total: Mapping[str, int], wanted: Mapping[str, float]) -> float:
+    match reader:
+        case ir.Linear() | ir.Conv():
+            typical, row = ranges.of_products(known, reader)
+            return (total[reader.name] - math.log2(max(typical, 1e-9) / max(row, 1e-9))) / 2
+        case ir.Scale():
+            return wanted[reader.name] + math.log2(abs(reader.factor))
+        case ir.Mul() | ir.Smooth() | ir.Decide() | ir.Argmax():
+            return math.inf
+        case _:
+            return wanted[reader.name]

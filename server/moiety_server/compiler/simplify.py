@@ -1,0 +1,197 @@
+"""Makes a graph smaller without changing what it computes: folding, swapping, removing.
+
+A scale and shift is folded into the layer that feeds only it; a clamp and a max pool commute, and pooling first leaves
+fewer comparisons; one clamp on another is one clamp; reshapes move behind elementwise nodes, out of the way of these.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.builder import Affine
+from moiety_server.compiler.hints import hint_for
+from moiety_server.compiler.ir import NotServable
+
+Final = Literal["none", "softmax", "log_softmax"]
+
+
+def finish(made: Iterable[ir.Node], output: str, final: Final = "none") -> ir.Graph:
+    """The graph to compile, of the nodes a front end made."""
+    live = _alive({node.name: node for node in made}, output)
+    for node in live.values():
+        if isinstance(node, ir.Smooth) and node.function not in ir.SMOOTH:
+            raise NotServable(f"{node.origin}: {node.function} is not served. Instead: {hint_for('', node.function)}")
+    merging = _Merging(live, output)
+    nodes = tuple(_single(part) for n in merging.done.values() for part in _lowered(n))
+    return ir.Graph(nodes, merging.output, final)
+
+
+def _alive(nodes: dict[str, ir.Node], output: str) -> dict[str, ir.Node]:
+    """What the output depends on, and the input."""
+    needed = {output}
+    for node in reversed(nodes.values()):
+        if node.name in needed:
+            needed.update(node.inputs)
+    return {name: node for name, node in nodes.items() if name in needed or isinstance(node, ir.Input)}
+
+
+class _Merging:
+    """Appends node after node to `done`, each merged into or moved before the one it reads where that has no other
+    reader."""
+
+    def __init__(self, nodes: dict[str, ir.Node], output: str) -> None:
+        self.done: dict[str, ir.Node] = {}
+        self._readers = Counter(name for node in nodes.values() for name in node.inputs)
+        self._readers[output] += 1
+        now: dict[str, str] = {}  # the wire that carries what the named node computed
+        for name, node in nodes.items():
+            now[name] = self._append(replace(node, inputs=tuple(now[i] for i in node.inputs)))
+        self.output = now[output]
+
+    def _append(self, node: ir.Node) -> str:
+        before = self.done.get(node.inputs[0]) if len(node.inputs) == 1 else None
+        if before is None or self._readers[before.name] != 1:
+            self.done[node.name] = node
+            return node.name
+        source = self.done[before.inputs[0]] if before.inputs else before
+        if isinstance(before, ir.Reshape) and isinstance(node, ir.Reshape) and source.shape == node.shape:
+            del self.done[before.name]
+            self._readers[source.name] += self._readers[node.name] - 1
+            return source.name
+        if joined := _joined(before, node):
+            self.done[before.name] = joined
+            self._readers[before.name] = self._readers[node.name]
+            return before.name
+        if first := _first(before, node, source):
+            return self._swap(before, first, node.shape)
+        self.done[node.name] = node
+        return node.name
+
+    def _swap(self, before: ir.Node, first: ir.Node, shape: ir.Shape) -> str:
+        """`first` (the later node, made to read what `before` reads), then `before`, to this shape."""
+        del self.done[before.name]
+        readers, self._readers[first.name] = self._readers[first.name], 1
+        name = self._append(first)
+        self._readers[before.name] = readers
+        return self._append(replace(before, inputs=(name,), shape=shape))
+
+
+def _joined(before: ir.Node, node: ir.Node) -> ir.Node | None:
+    """Both as one node under the first one's name."""
+    match before, node:
+        case Affine(), Affine():
+            shift = _times(before.shift, node.scale) if before.shift is not None else None
+            return replace(before, scale=_times(before.scale, node.scale), shift=_plus(shift, node.shift))
+        case ir.Conv(), Affine() if _along(node, 0):
+            return _into_conv(before, node)
+        case ir.Linear(), Affine() if _along(node, len(node.shape) - 1):
+            return _into_linear(before, node)
+        case ir.Clamp(), ir.Clamp():
+            high = node.high if before.high is None else _clip(before.high, node)
+            return replace(before, low=_clip(before.low, node), high=high)
+        case ir.Reshape(), ir.Reshape():
+            return replace(before, shape=node.shape)
+    return None
+
+
+def _first(before: ir.Node, node: ir.Node, source: ir.Node) -> ir.Node | None:
+    """`node` as it has to be to run before `before`, where that gives the same."""
+    match before, node:
+        case ir.Clamp(), ir.MaxPool():
+            return replace(node, inputs=before.inputs)
+        case ir.Reshape(), ir.Clamp() | ir.Scale() | ir.Smooth():
+            return replace(node, inputs=before.inputs, shape=source.shape)
+        case ir.Reshape(), Affine() if _along(node, 0) and source.shape[:1] == node.shape[:1]:
+            ones = (1,) * (len(source.shape) - 1)
+            scale, shift = (v if v is None else v.reshape(-1, *ones) for v in (node.scale, node.shift))
+            return replace(node, inputs=before.inputs, shape=source.shape, scale=scale, shift=shift)
+    return None
+
+
+def _along(node: Affine, axis: int) -> bool:
+    """Is it the same along every other axis?"""
+    return all(v is None or math.prod(v.shape) == v.shape[axis] for v in (node.scale, node.shift))
+
+
+def _clip(value: float, clamp: ir.Clamp) -> float:
+    return min(max(value, clamp.low), math.inf if clamp.high is None else clamp.high)
+
+
+def _times(value: Tensor | None, scale: Tensor | None) -> Tensor | None:
+    """The product, in float64; what is missing is one."""
+    return value if scale is None else scale if value is None else value.double() * scale.double()
+
+
+def _plus(value: Tensor | None, shift: Tensor | None) -> Tensor | None:
+    return value if shift is None else shift if value is None else value.double() + shift.double()
+
+
+def _vectors(node: Affine, channels: int) -> Iterator[Tensor | None]:
+    """Scale and shift of each channel."""
+    return (v if v is None else v.reshape(-1).expand(channels) for v in (node.scale, node.shift))
+
+
+def _into_conv(conv: ir.Conv, node: Affine) -> ir.Conv:
+    scale, shift = _vectors(node, conv.shape[0])
+    weight, bias = conv.weight, conv.bias
+    if scale is not None:
+        kernel = (weight.shape[1], 1, 1)
+        # Output channels are the first axis, but of a transposed convolution the second, within groups of the first.
+        shaped = scale.reshape(-1, 1, 1, 1)
+        if conv.transposed:
+            shaped = scale.reshape(conv.groups, *kernel).repeat_interleave(len(weight) // conv.groups, dim=0)
+        weight = weight.double() * shaped
+        bias = None if bias is None else _times(bias, scale)
+    return replace(conv, weight=weight, bias=_plus(bias, shift))
+
+
+def _into_linear(linear: ir.Linear, node: Affine) -> ir.Linear:
+    scale, shift = _vectors(node, linear.shape[-1])
+    weight, bias = linear.weight, linear.bias
+    if scale is not None:
+        weight = weight.double() * scale[:, None]
+        bias = None if bias is None else _times(bias, scale)
+    return replace(linear, weight=weight, bias=_plus(bias, shift))
+
+
+def _lowered(node: ir.Node) -> Iterator[ir.Node]:
+    """A scale and shift in nodes that the IR has: a depthwise 1 x 1 convolution, or Bias if it only shifts."""
+    if not isinstance(node, Affine):
+        yield node
+        return
+    shape, origin = node.shape, node.origin
+    if node.scale is None:
+        assert node.shift is not None  # noqa: S101  it does something
+        yield ir.Bias(origin=origin, name=node.name, inputs=node.inputs, shape=shape, value=node.shift)
+        return
+    # All axes up to the last one along which it differs become the channels.
+    last = max(
+        (i for v in (node.scale, node.shift) if v is not None for i, n in enumerate(v.shape) if n > 1), default=0
+    )
+    channels = math.prod(shape[: last + 1])
+
+    def spread(value: Tensor) -> Tensor:
+        return value.reshape(value.shape[: last + 1]).expand(shape[: last + 1]).reshape(channels)
+
+    weight, shift = spread(node.scale).reshape(-1, 1, 1, 1), None if node.shift is None else spread(node.shift)
+    planes = shape if last == 0 and len(shape) == 3 else (channels, math.prod(shape[last + 1 :]), 1)
+    inputs, name, reshaped = node.inputs, node.name, planes != shape
+    if reshaped:
+        yield ir.Reshape(origin=origin, name=f"{node.name}-in", inputs=inputs, shape=planes)
+        inputs, name = (f"{node.name}-in",), f"{node.name}-conv"
+    yield ir.Conv(origin=origin, name=name, inputs=inputs, shape=planes, weight=weight, bias=shift, groups=channels)
+    if reshaped:
+        yield ir.Reshape(origin=origin, name=node.name, inputs=(name,), shape=shape)
+
+
+def _single(node: ir.Node) -> ir.Node:
+    """Its secrets in float32, detached from the model, whatever they were computed in."""
+    secrets: dict[str, Any] = {
+        k: v.detach().float().contiguous() for k, v in vars(node).items() if isinstance(v, Tensor)
+    }
+    return replace(node, **secrets) if secrets else node

@@ -1,0 +1,157 @@
+"""The wires of a plan that is being written, and what a node may need of one: fewer bits, the plan's ring, an
+opening."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.scales import Precision, fitting
+from moiety_shared.plan import layers as plan_layers
+from moiety_shared.plan import local, lookups
+from moiety_shared.plan.plan import AnyLayer
+from moiety_shared.ring import Array, Ring
+
+FEWEST_VALUE_BITS = 7
+_NEEDLESS_BITS = 4  # more than that of an input that nobody wants are taken from it, for the weights
+_FEWEST_OPENED = 4
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A wire of the plan: its ring elements times factor * 2^-frac are real values between low and high."""
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    frac: int
+    factor: float
+    low: float
+    high: float
+
+    @property
+    def unit(self) -> float:
+        return self.factor * 2.0**-self.frac
+
+    @property
+    def reach(self) -> float:
+        """Largest magnitude in units of `factor`, so that reach * 2^frac is the largest ring element."""
+        return max(abs(self.low), abs(self.high), 1e-9) / self.factor
+
+
+class Writer:
+    """The layers written so far. `node` is the one being written, for names and messages."""
+
+    def __init__(self, precision: Precision, node: ir.Node) -> None:
+        self.layers: list[AnyLayer] = []
+        self.weights: dict[str, Array] = {}
+        self.origins: dict[str, str] = {}
+        self.node = node
+        self.precision, self.ring = precision, Ring(precision.ring_bits)
+        self._shared: set[str] = set()  # what the client shared, and what is computed of that by each party alone
+        self._fresh: dict[str, str] = {}
+        self._short: dict[str, Wire] = {}
+        self._opened: dict[str, str] = {}
+
+    def add(self, layer: AnyLayer) -> None:
+        self.layers.append(layer)
+        self.origins[layer.name] = self.node.origin
+        if isinstance(layer, local.Local | plan_layers.Bias) and self._shared.intersection(layer.reads):
+            self._shared.add(layer.name)
+
+    def given(self, name: str) -> None:
+        """A wire that the client shares."""
+        self._shared.add(name)
+
+    def is_shared(self, wire: Wire) -> bool:
+        return wire.name in self._shared
+
+    def to_reduce(self, wire: Wire, shift: int) -> Wire:
+        """The wire in shares whose low bits can be dropped: of those that the client chose, it would choose the
+        dither."""
+        if not shift or not self.is_shared(wire):
+            return wire
+        if wire.name not in self._fresh:
+            layer = plan_layers.Reshare(name=self.name(wire, "fresh"), input=wire.name, shape=wire.shape)
+            self.add(layer)
+            self._fresh[wire.name] = layer.name
+        return replace(wire, name=self._fresh[wire.name])
+
+    def name(self, wire: Wire, suffix: str) -> str:
+        return f"{wire.name[: 63 - len(suffix)]}-{suffix}"
+
+    def after(self, wire: Wire, layer: AnyLayer, **changes: object) -> Wire:
+        """The wire that `layer`, made of `wire`, yields; `changes` to its scale or range."""
+        self.add(layer)
+        return replace(wire, name=layer.name, shape=layer.output_shape, **changes)  # type: ignore[arg-type]
+
+    def cut(self, wire: Wire, wanted: float) -> Wire:
+        """The wire truncated to what products can read, or to the fractional bits that they want, in the plan's
+        ring."""
+        frac = min(wire.frac, fitting(wire.reach, self.precision.short))
+        if wire.bits == self.ring.bits:
+            useful = math.ceil(min(wanted + math.log2(wire.factor), 60)) + 1
+            frac = min(frac, max(useful, fitting(wire.reach, FEWEST_VALUE_BITS)))
+        return self.at_most(wire, frac, "cut") if frac < wire.frac else self.truncated(wire, frac, "cut")
+
+    def at_most(self, wire: Wire, frac: int, suffix: str = "low") -> Wire:
+        """The wire with no more fractional bits than that."""
+        while wire.frac > frac:
+            wire = self.truncated(wire, max(frac, wire.frac - wire.bits + _FEWEST_OPENED), suffix)
+        return wire
+
+    def truncated(self, wire: Wire, frac: int, suffix: str) -> Wire:
+        shift = wire.frac - frac
+        opened = min(self.precision.opened, wire.bits - shift)
+        self.demand(wire.reach * 2.0**frac < 2.0 ** (opened - 2), "has a value that leaves no room to be cut")
+        x = self.to_reduce(wire, shift)
+        layer = lookups.Truncate(
+            name=self.name(wire, suffix), input=x.name, shape=wire.shape, shift=shift, opened_bits=opened
+        )
+        return self.after(wire, layer, frac=frac, bits=self.ring.bits)
+
+    def in_ring(self, wire: Wire) -> Wire:
+        return wire if wire.bits == self.ring.bits else self.small(wire)
+
+    def small(self, wire: Wire, wanted: float = math.inf) -> Wire:
+        """The wire in the plan's ring at magnitudes that products can read; each is cut once."""
+        short = wire.reach * 2.0**wire.frac < 2.0 ** (self.precision.compared + 1)
+        needless = wire.frac - (wanted + math.log2(wire.factor))
+        if short and wire.bits == self.ring.bits and needless <= _NEEDLESS_BITS:
+            return wire
+        if wire.name not in self._short:
+            self._short[wire.name] = self.cut(wire, wanted)
+        return self._short[wire.name]
+
+    def coarsest(self, wire: Wire) -> float:
+        """The unit of the wire, or of what products read of it."""
+        return max(wire.unit, self._short.get(wire.name, wire).unit)
+
+    def open(self, wire: Wire) -> str:
+        if wire.name not in self._opened:
+            layer = plan_layers.Open(name=self.name(wire, "open"), input=wire.name, shape=wire.shape)
+            self.add(layer)
+            self._opened[wire.name] = layer.name
+        return self._opened[wire.name]
+
+    def demand(self, condition: bool, what: str) -> None:
+        if not condition:
+            raise NotServable(
+                f"{self.node.origin}: {what} in a {self.ring.bits}-bit ring; declare a smaller input range, scale "
+                "the weights down, or use a 64-bit ring"
+            )
+
+    def encode(self, values: Tensor, scale: float) -> Array:
+        """round(values * scale) as ring elements."""
+        rounded = np.rint(values.detach().double().numpy() * scale)
+        self.demand(bool(np.isfinite(rounded).all()), "has weights that are NaN or infinite")
+        self.demand(float(np.abs(rounded).max(initial=0)) < 2.0 ** (self.ring.bits - 1), "has too large weights")
+        return rounded.astype(self.ring.dtype)
+
+
+def fits(wire: Wire, reach: float) -> bool:
+    """Whether values up to `reach` (real) leave a bit of the wire's ring free at its scale, as what reads it needs."""
+    return reach / wire.unit < 2.0 ** (wire.bits - 2) / 1.005

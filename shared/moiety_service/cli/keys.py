@@ -1,0 +1,152 @@
+"""`moiety keys init | renew | rotate | client`."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moiety_service.cli.terminal import Exit, Json, ended, example, lines
+from moiety_service.startup import refusing
+
+Root = Annotated[Path, typer.Option(help="The folder with a subfolder for the CA and for each role.")]
+_ROOT = Path(".moiety/keys")
+_ROLES = "alice, bob, crypto_provider or server"
+
+
+def register(app: typer.Typer) -> None:
+    keys = typer.Typer(
+        no_args_is_help=True,
+        help="Keys, certificates and credentials of a deployment.",
+        epilog=example("moiety keys init", "moiety keys renew alice"),
+    )
+    keys.command("init", epilog=example("moiety keys init --host alice=alice.example.org"))(init)
+    keys.command("renew", epilog=example("moiety keys renew alice --host alice.example.org"))(renew)
+    rotating = (
+        "moiety keys rotate .moiety/keys/alice --keep 7",
+        "moiety refresh",
+        "moiety keys rotate .moiety/keys/crypto_provider --owner .moiety/keys/server",
+    )
+    keys.command("rotate", epilog=example(*rotating))(rotate)
+    keys.command("client", epilog=example("moiety keys client clinic-7.pem"))(client)
+    app.add_typer(keys, name="keys", rich_help_panel="Operators")
+
+
+def init(
+    root: Root = _ROOT,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="ROLE=NAME: a name or address by which others call that role; may be given often."),
+    ] = None,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Where there are keys already, add what folders of moiety 0.1 lack.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make all that a deployment needs: a private CA, and a folder of secrets for each role.
+
+    Take each role's folder to its machine, with modes as they are; keep ca/ offline. Roles are alice, bob,
+    crypto_provider and server (the model owner). To use your own CA, replace tls/key.pem, tls/cert.pem and tls/ca.pem.
+    Prints the folders.
+    """
+    from moiety_service.security import keys
+    from moiety_service.security.identity import LINKS
+
+    if if_missing and (root / "server" / "role").exists():
+        with refusing():
+            keys.complete(root)
+        return
+    hosts: dict[str, list[str]] = {}
+    for item in host or ():
+        role, _, name = item.partition("=")
+        if role not in LINKS or not name:
+            raise typer.BadParameter(f"ROLE=NAME, with one of {', '.join(LINKS)}", param_hint="--host")
+        hosts.setdefault(role, []).append(name)
+    with refusing():
+        keys.init(root, hosts)
+    _print([{"role": role, "path": str(root / role)} for role in ("ca", *LINKS)], as_json)
+
+
+def renew(
+    role: Annotated[str, typer.Argument(help=f"{_ROLES}.")],
+    root: Root = _ROOT,
+    host: Annotated[list[str] | None, typer.Option(help="A name or address by which others call it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A new TLS key and certificate for a role, from the deployment's CA. Restart the role to use it.
+
+    Prints the certificate's path.
+    """
+    from moiety_service.security import keys
+    from moiety_service.security.identity import LINKS
+
+    if role not in LINKS:
+        raise typer.BadParameter(f"one of {', '.join(LINKS)}", param_hint="ROLE")
+    with refusing():
+        keys.certify(root, role, host or ())
+    _print([{"role": role, "path": str(root / role / "tls" / "cert.pem")}], as_json)
+
+
+def rotate(
+    folder: Annotated[Path, typer.Argument(help="The secrets folder of alice, bob, the crypto provider or the owner.")],
+    keep: Annotated[float, typer.Option(min=0, help="Days that envelopes to the old key are still opened.")] = 7.0,
+    owner: Annotated[
+        Path | None,
+        typer.Option(help="The crypto provider's alone: the owner's secrets folder, if it is here, gets the key too."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """A new sealing key. No restart is needed.
+
+    alice's or bob's: `moiety refresh` then signs it into the owner's catalogue. Clients with an older catalogue entry
+    are served until the old key's time is over, and read the entry again then. The crypto provider's: the owner seals
+    each model's masks to it, so take the folder's sealing.pub to the owner's folder, as provider.pub, before the old
+    key's time is over; --owner does that where both folders are on one machine. Prints the new key's id.
+    """
+    from moiety_service.security import keys
+    from moiety_service.security.identity import SEALING
+
+    role = (folder / "role").read_text().strip() if (folder / "role").is_file() else ""
+    if role not in SEALING:
+        raise ended(Exit.USAGE, f"{folder} is no secrets folder: name that of alice, bob, the provider or the owner")
+    if owner is not None and role != "crypto_provider":
+        raise typer.BadParameter("only the crypto provider's key goes to the owner's folder", param_hint="--owner")
+    with refusing():
+        made = keys.rotate(folder, timedelta(days=keep))
+        if owner is not None:
+            keys.pin(folder, owner)
+    if as_json:
+        lines([{"key_id": made.key_id}])
+    else:
+        print(made.key_id)
+
+
+def client(
+    file: Annotated[Path, typer.Argument(help="The private key to write, mode 0600; beside it, its .pub.")] = Path(
+        "client.pem"
+    ),
+    as_json: Json = False,
+) -> None:
+    """A client's own key: send the .pub to the model's owner, and keep the other file to yourself.
+
+    The owner binds your token to it with `moiety token issue NAME --key FILE.pub`; then name the private file in
+    MOIETY_CLIENT_KEY_FILE. Prints the .pub.
+    """
+    from moiety_service.security import keys
+
+    public = file.with_suffix(".pub")
+    if public == file or file.exists() or public.exists():
+        raise ended(Exit.USAGE, f"{file} or {public} is there already: a key is made once, name another file")
+    try:
+        keys.client(file, public)
+    except OSError as error:
+        raise ended(Exit.USAGE, f"{file} cannot be written ({error.strerror}): name another file") from None
+    _print([{"role": "client", "path": str(public)}], as_json)
+
+
+def _print(rows: list[dict[str, str]], as_json: bool) -> None:
+    if as_json:
+        lines(rows)
+        return
+    for row in rows:
+        print(row["path"])

@@ -1,0 +1,169 @@
+"""The one place that builds HTTP apps: problem documents, body limits, request ids, health."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+
+from moiety_service.http.draining import Drain, Draining
+from moiety_service.http.gate import BodyLimit, Gate, Guard, Link, problem_response
+from moiety_service.http.openapi import document_problems
+from moiety_service.observability import tracing
+from moiety_service.observability.logs import log, where
+from moiety_service.observability.metrics import Metrics
+from moiety_shared.problems import Problem, ProblemType
+
+API_VERSION = "1"
+_READY_SECONDS = 1.0
+_ASKING_SECONDS = 5.0
+_MAX_PLACES = 20
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def small_bodies(_path: str) -> int:
+    """The limit where nothing large is expected: 1 MiB."""
+    return 1 << 20
+
+
+async def anybody(_request: Request) -> None:
+    """The guard where strangers may send bodies."""
+
+
+def create_app(
+    title: str,
+    *,
+    lifespan: Callable[[], AbstractAsyncContextManager[None]] | None = None,
+    body_limit: BodyLimit = small_bodies,
+    ready: Callable[[], Awaitable[None]] | None = None,
+    guard: Guard = anybody,
+    link: Link = lambda _: "client",
+    metrics: Metrics | None = None,
+    tracer: Tracer = tracing.NOBODY,
+) -> FastAPI:
+    """A FastAPI app with the house's rules.
+
+    `ready` raises a Problem while the service cannot do its work; `guard` for a request whose body is not even to be
+    read, which is before FastAPI's own dependencies are asked; `link` says who sends the requests for a path. What is
+    counted goes to `metrics`, which are the app's own; `app.state` has them for the operator's address, operating.py,
+    and as `drain` what the service still has to end when it stops.
+    """
+    metrics = metrics or Metrics(title, CollectorRegistry())
+
+    @asynccontextmanager
+    async def run(_app: FastAPI) -> AsyncIterator[None]:
+        if lifespan is None:
+            yield
+        else:
+            try:
+                async with lifespan():
+                    yield
+            except Exception as error:  # uvicorn would log that there was one
+                log().error("start or stop failed", where=where(error))
+                raise
+
+    app = FastAPI(title=f"moiety {title}", version=API_VERSION, lifespan=run)
+    app.state.drain = Drain()
+    app.add_middleware(Draining, drain=app.state.drain)
+    app.add_middleware(Gate, body_limit=body_limit, guard=guard, link=link, metrics=metrics, tracer=tracer)
+    document_problems(app)
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+
+    readiness = Readiness(ready, metrics)
+    app.state.metrics, app.state.readiness = metrics, readiness
+
+    @app.get("/health/live", tags=["health"], summary="The process answers")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", tags=["health"], summary="The service can do its work")
+    async def is_ready() -> dict[str, str]:
+        await readiness.check()
+        return {"status": "ready"}
+
+    return app
+
+
+def bearer(request: Request) -> str | None:
+    """The credential that the caller presented, if any."""
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    return credential if scheme.lower() == "bearer" and credential else None
+
+
+def documented_bearer() -> Any:
+    """A dependency that says in the OpenAPI document what `bearer` reads; it refuses nobody."""
+    return Depends(HTTPBearer(scheme_name="bearer", auto_error=False))
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)  # noqa: S101  registered for this type alone
+    request.state.problem = error.kind.name
+    return problem_response(error, request.state.request_id)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    if isinstance(error.__cause__, Problem):  # raised while FastAPI read the body
+        return await _on_problem(request, error.__cause__)
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    kinds = {404: ProblemType.NOT_FOUND, 405: ProblemType.METHOD_NOT_ALLOWED}
+    response = await _on_problem(request, Problem(kinds.get(status, ProblemType.MALFORMED)))
+    response.headers.update(getattr(error, "headers", None) or {})  # Allow
+    return response
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    # FastAPI's own answer echoes the input; this one names the places only.
+    places: set[str] = set()
+    if isinstance(error, RequestValidationError):
+        places = {_place(e) for e in error.errors()[:_MAX_PLACES]}
+    return await _on_problem(request, Problem(ProblemType.INVALID_INPUT, "check: " + ", ".join(sorted(places))))
+
+
+def _place(error: dict[str, Any]) -> str:
+    """Where in the body; a member that is not known is the caller's own text, and so is left out."""
+    known = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
+    return ".".join(part for part in known if isinstance(part, str) and re.fullmatch(r"[\w-]{1,64}", part))
+
+
+class Readiness:
+    """Anybody may ask whether a service is ready, and asking takes it some work: so it is done once a second at most,
+    by one caller for all."""
+
+    def __init__(self, ready: Callable[[], Awaitable[None]] | None, metrics: Metrics) -> None:
+        self._ready = ready
+        self._metrics = metrics
+        self._asking = asyncio.Lock()
+        self._until = 0.0
+        self._problem: Problem | None = None
+
+    async def check(self) -> None:
+        """Raises the Problem of the last time, which may be `_READY_SECONDS` old."""
+        async with self._asking:
+            if time.monotonic() > self._until:
+                self._problem = await self._ask()
+                self._metrics.ready.set(self._problem is None)
+                self._until = time.monotonic() + _READY_SECONDS
+            if self._problem is not None:
+                raise Problem(self._problem.kind, self._problem.detail, retry_after=self._problem.retry_after)
+
+    async def _ask(self) -> Problem | None:
+        try:
+            async with asyncio.timeout(_ASKING_SECONDS):
+                if self._ready is not None:
+                    await self._ready()
+        except Problem as problem:
+            return problem
+        except TimeoutError:
+            return Problem(ProblemType.OVERLOADED, "it takes too long to find out")
+        return None

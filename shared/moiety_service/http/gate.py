@@ -1,0 +1,231 @@
+"""The outermost ASGI layer: which bodies are read and for how long, how many requests are under way, what is logged and
+counted.
+
+Everything is decided before or while a body arrives, so that a caller who is refused costs next to nothing.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from opentelemetry.trace import Span, Tracer
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moiety_service import disk
+from moiety_service.http.clients import whole_number
+from moiety_service.observability import tracing
+from moiety_service.observability.logs import log, where
+from moiety_service.observability.metrics import Metrics
+from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
+
+BodyLimit = Callable[[str], int]
+"""Bytes that a path takes at most."""
+
+Guard = Callable[[Request], Awaitable[None]]
+"""Raises a Problem for a caller who may not even send a body."""
+
+Link = Callable[[str], str]
+"""Who is at the other end of the requests for a path: a label of the metrics."""
+
+MAX_REQUESTS = 256
+"""Requests under way at the same time, their bodies arrived."""
+
+BODY_SECONDS = 10.0
+BODY_RATE = 1 << 16
+"""A body has `BODY_SECONDS`, and a second more for each `BODY_RATE` bytes that it announced."""
+
+HELD_BYTES = 1 << 25
+"""Bytes of bodies in memory at the same time, of each limit; two bodies of that limit at least."""
+
+SMALL_BODY = 1 << 16
+SMALL_HELD_BYTES = 1 << 23
+"""So many bytes more are for bodies of `SMALL_BODY` bytes at most: large ones leave them room."""
+
+_HEALTH = "/health/"
+_DISCONNECTED = "DISCONNECTED"
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    headers = {"retry-after": str(problem.retry_after)} if problem.retry_after is not None else {}
+    if problem.kind is ProblemType.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    if problem.kind is ProblemType.REQUEST_TIMEOUT:
+        headers["connection"] = "close"
+    return JSONResponse(problem.document(request_id), problem.kind.status, headers, media_type=PROBLEM_JSON)
+
+
+class Gate:
+    """Gives each request its id, refuses bodies before they are read, logs what happened."""
+
+    def __init__(
+        self, app: ASGIApp, body_limit: BodyLimit, guard: Guard, link: Link, metrics: Metrics, tracer: Tracer
+    ) -> None:
+        self.app = app
+        self._body_limit = body_limit
+        self._guard = guard
+        self._link = link
+        self._metrics = metrics
+        self._tracer = tracer
+        self._requests = 0
+        metrics.requests_in_flight.set_function(lambda: self._requests)
+        self._reading = 0  # of them, those whose body is still arriving, or not let in yet
+        self._held: Counter[int] = Counter()  # bytes of bodies in memory, by the limit they arrived under
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        tracer = tracing.NOBODY if scope["path"].startswith(_HEALTH) else self._tracer
+        span = tracing.begin(tracer, "HTTP", tracing.read(Headers(scope=scope).get(tracing.HEADER)))
+        with tracing.doing(span):
+            await self._answer(scope, receive, send, span)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
+        request_id = tracing.request_id(span.get_span_context())
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        started, status, sent = time.perf_counter(), 0, 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            else:
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        body: _Body | None = None
+        self._requests += 1
+        try:
+            self._admit(scope)
+            body = await self._body(scope, receive)
+            await self.app(scope, body, answer)
+        except Problem as problem:
+            state["problem"] = problem.kind.name
+            if status == 0:
+                await problem_response(problem, request_id)(scope, receive, answer)
+        except ClientDisconnect:
+            state["problem"] = _DISCONNECTED
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # the last resort: say where, never what
+            log().error("unexpected", where=where(error))
+            kind = ProblemType.DISK_FULL if disk.is_full(error) else ProblemType.INTERNAL
+            state["problem"] = kind.name
+            if status == 0:
+                await problem_response(Problem(kind), request_id)(scope, receive, answer)
+        finally:
+            self._requests -= 1
+            received = body.held if body is not None else 0
+            if body is not None:
+                self._let_go(body)
+            if not scope["path"].startswith(_HEALTH):
+                self._note(scope, status, time.perf_counter() - started, received, sent, span)
+
+    def _note(self, scope: Scope, status: int, seconds: float, received: int, sent: int, span: Span) -> None:
+        """The answer is out: log it, count it, complete its span."""
+        route = getattr(scope.get("route"), "path", "-")  # as it is declared: a path could hold anything
+        problem = scope["state"].get("problem")
+        log().info(
+            "request",
+            method=scope["method"],
+            route=route,
+            status=status,
+            milliseconds=round(seconds * 1e3, 2),
+            **({"problem": problem} if problem else {}),
+        )
+        metrics, link = self._metrics, self._link(scope["path"])
+        metrics.requests.labels(route, str(status)).inc()
+        metrics.request_seconds.labels(route).observe(seconds)
+        metrics.link_bytes.labels(link, "in").inc(received)
+        metrics.link_bytes.labels(link, "out").inc(sent)
+        if problem and problem != _DISCONNECTED:
+            metrics.refused(problem)
+        if span.is_recording():
+            method = scope["method"] if scope["method"] in _METHODS else "HTTP"
+            span.update_name(f"{method} {route}")
+            span.set_attribute("http.request.method", method)
+            span.set_attribute("http.route", route)
+            span.set_attribute("http.response.status_code", status)
+            if problem:
+                span.set_attribute("error.type", problem)
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises OVERLOADED while too many requests are under way. Health checks are always answered."""
+        if self._requests - self._reading > MAX_REQUESTS and not scope["path"].startswith(_HEALTH):
+            raise Problem(ProblemType.OVERLOADED)
+
+    async def _body(self, scope: Scope, receive: Receive) -> "_Body":
+        """What the app reads the body from. Raises the Problem of a body that is refused unread."""
+        headers = Headers(scope=scope)
+        if any(value.strip().lower() != "identity" for value in headers.getlist("content-encoding")):
+            raise Problem(ProblemType.ENCODING_REFUSED)
+        if "transfer-encoding" in headers:
+            raise Problem(ProblemType.LENGTH_REQUIRED)
+        lengths = headers.getlist("content-length") or ["0"]
+        length = whole_number(lengths[0]) if len(lengths) == 1 else None
+        if length is None:
+            raise Problem(ProblemType.MALFORMED, "Content-Length is one whole number")
+        limit = self._body_limit(scope["path"])
+        if length > limit:
+            raise Problem(ProblemType.TOO_LARGE, f"at most {limit} bytes")
+        if length:
+            self._reading += 1
+            try:
+                await self._guard(Request(scope))
+            finally:
+                self._reading -= 1
+        return _Body(self, scope, receive, length, limit)
+
+    def _hold(self, body: "_Body", size: int) -> None:
+        """Account for what arrived of a body. Raises OVERLOADED when all of them take too much memory."""
+        room = max(HELD_BYTES, 2 * body.limit) + (SMALL_HELD_BYTES if body.length <= SMALL_BODY else 0)
+        if self._held[body.limit] + size > room:
+            raise Problem(ProblemType.OVERLOADED, "too many bodies are arriving")
+        self._held[body.limit] += size
+        body.held += size
+
+    def _let_go(self, body: "_Body") -> None:
+        if body.held:
+            self._held[body.limit] -= body.held
+            self._held += Counter()  # drops what is zero
+
+    async def receive(self, body: "_Body") -> Message:
+        """The next message of a body that has not arrived completely."""
+        self._reading += 1
+        try:
+            async with asyncio.timeout_at(body.deadline):
+                message = await body.source()
+        except TimeoutError:
+            raise Problem(ProblemType.REQUEST_TIMEOUT, "the body arrives too slowly") from None
+        finally:
+            self._reading -= 1
+        if message["type"] == "http.request":
+            self._hold(body, len(message.get("body", b"")))
+            if body.held > body.length:
+                raise Problem(ProblemType.MALFORMED, "the body is longer than was announced")
+            body.complete = not message.get("more_body", False)
+            if body.complete:
+                self._admit(body.scope)
+        return message
+
+
+class _Body:
+    """One request's `receive`: with a deadline until the body is complete, as it was after that."""
+
+    def __init__(self, gate: Gate, scope: Scope, source: Receive, length: int, limit: int) -> None:
+        self._gate = gate
+        self.scope, self.source, self.length, self.limit = scope, source, length, limit
+        self.deadline = asyncio.get_running_loop().time() + BODY_SECONDS + length / BODY_RATE
+        self.held = 0
+        self.complete = False
+
+    async def __call__(self) -> Message:
+        return await (self.source() if self.complete else self._gate.receive(self))

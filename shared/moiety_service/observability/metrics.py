@@ -1,0 +1,93 @@
+"""Prometheus metrics: what every service counts, in a registry of its own.
+
+Labels are routes, statuses, names of problems, links, phases and models: few, and none that a caller can make up. Never
+who asked: that is in the audit log alone, which only the role itself can read.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from moiety_service.security.identity import Identity
+from moiety_service.settings import RoleSettings
+from moiety_shared.problems import ProblemType
+
+SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
+"""Buckets for everything from a phase of one image to a deep network's run."""
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+
+class Metrics:
+    """What every service counts. Roles add their own."""
+
+    def __init__(self, role: str, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        Info("moiety_build", "Role and version of the service.", registry=registry).info(
+            {"role": role, "version": version("moiety")}
+        )
+        self.ready = Gauge(
+            "moiety_ready", "Whether the service can do its work, as /health/ready says.", registry=registry
+        )
+        self.requests = Counter("moiety_http_requests", "Requests answered.", ["route", "status"], registry=registry)
+        self.request_seconds = Histogram(
+            "moiety_http_request_duration_seconds",
+            "From a request's header to the end of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.requests_in_flight = Gauge("moiety_http_requests_in_flight", "Requests under way.", registry=registry)
+        self._refused = Counter(
+            "moiety_refused_requests", "Requests that ended with a problem.", ["problem"], registry=registry
+        )
+        for kind in ProblemType:  # from zero on: a rate needs to see the first one
+            self._refused.labels(kind.name)
+        self._last_refused = Gauge(
+            "moiety_last_refused_request_timestamp_seconds",
+            "When a request last ended with that problem.",
+            ["problem"],
+            registry=registry,
+        )
+        self.connections = Gauge("moiety_connections", "Open connections.", registry=registry)
+        self.max_connections = Gauge("moiety_max_connections", "Open connections at most.", registry=registry)
+        self.dropped_connections = Counter(
+            "moiety_dropped_connections", "Connections closed without a word: there were too many.", registry=registry
+        )
+        self.link_bytes = Counter(
+            "moiety_link_bytes",
+            "Bytes of messages, by who is at the other end: client, peer, provider, party, owner or application.",
+            ["link", "direction"],
+            registry=registry,
+        )
+
+    def certificate(self, identity: Identity, settings: RoleSettings) -> None:
+        """Tell when the certificate expires that is served from now on."""
+        if settings.transport == "tls":
+            Gauge(
+                "moiety_certificate_expiry_timestamp_seconds",
+                "When the TLS certificate expires that is served.",
+                registry=self.registry,
+            ).set(identity.certificate_expiry())
+
+    def refused(self, problem: str) -> None:
+        """Count a request that ended with the problem of that name."""
+        self._refused.labels(problem).inc()
+        self._last_refused.labels(problem).set(time.time())
+
+    def text(self) -> bytes:
+        """The exposition, as `CONTENT_TYPE`."""
+        return generate_latest(self.registry)
+
+
+@contextmanager
+def timed(histogram: Histogram) -> Iterator[None]:
+    """Observe how long the block took, if it ended well."""
+    started = time.perf_counter()
+    yield
+    histogram.observe(time.perf_counter() - started)

@@ -1,0 +1,173 @@
+"""One request's id through all processes, and its spans: W3C trace context with OpenTelemetry.
+
+The id in the logs is the trace's id: it is there, and handed on, whether or not anybody records spans. Spans hold
+times, names of phases, routes and statuses, and never a value, an exception's message, a subject or a token. Baggage
+and tracestate are neither read nor handed on.
+"""
+
+import asyncio
+import contextvars
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, NoOpTracer, Span, SpanContext, SpanKind, TraceFlags, Tracer
+
+from moiety_service.observability.logs import log
+
+HEADER = "traceparent"
+_FORMAT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_LEAST_SPAN = 200_000  # nanoseconds: making a span takes 45,000
+_CLOCK = time.time_ns() - time.perf_counter_ns()
+
+NOBODY: Tracer = NoOpTracer()
+"""Records nothing."""
+
+
+def read(header: str | None) -> SpanContext | None:
+    """Whose work this is, if the header is a well-formed traceparent. Anybody may send one: it decides nothing but
+    names."""
+    found = _FORMAT.fullmatch(header or "")
+    if found is None:
+        return None
+    return _valid(int(found[1], 16), int(found[2], 16), int(found[3], 16))
+
+
+def pack(context: SpanContext) -> bytes:
+    """As 25 bytes, for the peer link."""
+    ids = context.trace_id.to_bytes(16, "big") + context.span_id.to_bytes(8, "big")
+    return ids + bytes([context.trace_flags & TraceFlags.SAMPLED])
+
+
+def unpack(raw: bytes) -> SpanContext | None:
+    """None where there are only zeros."""
+    return _valid(int.from_bytes(raw[:16], "big"), int.from_bytes(raw[16:24], "big"), raw[24])
+
+
+def fresh() -> SpanContext:
+    """A name for work that nobody has named."""
+    return SpanContext(int(secrets.token_hex(16), 16), int(secrets.token_hex(8), 16), is_remote=False)
+
+
+def header(context: SpanContext) -> dict[str, str]:
+    """What tells the next process whose work it does."""
+    flags = context.trace_flags & TraceFlags.SAMPLED
+    return {HEADER: f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"}
+
+
+def current() -> SpanContext:
+    """That of the work under way; not valid, all zeros, where there is none."""
+    return trace.get_current_span().get_span_context()
+
+
+def outgoing() -> dict[str, str]:
+    """The header for a request made as part of the work under way; empty where there is none."""
+    context = current()
+    return header(context) if context.is_valid else {}
+
+
+def request_id(context: SpanContext) -> str:
+    """What the logs say."""
+    return f"{context.trace_id:032x}"
+
+
+def begin(tracer: Tracer, name: str, parent: SpanContext | None, kind: SpanKind = SpanKind.SERVER) -> Span:
+    """A span under the parent, or the first of its trace. Its context is valid even if nobody records it."""
+    span = tracer.start_span(name, context=_under(parent), kind=kind)
+    return span if span.get_span_context().is_valid else NonRecordingSpan(fresh())
+
+
+@contextmanager
+def doing(span: Span) -> Iterator[None]:
+    """The block is the span's work: its logs have the id, its requests name the span. It ends with the block."""
+    # Exceptions are not recorded: their messages could quote a value.
+    using = trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
+    with using, structlog.contextvars.bound_contextvars(request_id=request_id(span.get_span_context())):
+        yield
+
+
+async def on_behalf(context: contextvars.Context | None, work: Coroutine[Any, Any, None]) -> None:
+    """Do it as part of what was under way when that context was copied; without one, as nobody's."""
+    await asyncio.create_task(work, context=context or contextvars.Context())
+
+
+class Timeline:
+    """The phases of one request, one after another. Noting one costs next to nothing; they are counted and become spans
+    when the answer is out."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter_ns()
+        self._phases: list[tuple[str, int]] = []
+
+    def passed(self, phase: str) -> None:
+        """What went on since the last one was this phase."""
+        self._phases.append((phase, time.perf_counter_ns()))
+
+    def tell(self, tracer: Tracer, parent: SpanContext, count: Callable[[str, float], object]) -> None:
+        """Each phase's seconds to `count`, and a span of each that is worth one under the parent."""
+        start, under = self._began, _under(parent)
+        for phase, end in self._phases:
+            count(phase, (end - start) / 1e9)
+            if parent.trace_flags.sampled and end - start >= _LEAST_SPAN:
+                tracer.start_span(phase, under, start_time=_CLOCK + start).end(_CLOCK + end)
+            start = end
+
+
+@contextmanager
+def exporting(role: str, endpoint: str = "") -> Iterator[Tracer]:
+    """The tracer of a process: it exports to `endpoint`, or where `OTEL_EXPORTER_OTLP_ENDPOINT` says, in a thread of
+    its own.
+
+    `OTEL_TRACES_SAMPLER_ARG` is the part of all requests that is recorded, 1 by default. It goes by the trace's id
+    alone, so that all processes record the same ones, and a stranger's flag decides nothing.
+    """
+    if not endpoint and not any(os.environ.get(name) for name in _ENDPOINTS):
+        yield NOBODY
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.id_generator import IdGenerator
+        from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+    except ModuleNotFoundError:
+        log().warning("no traces: install moiety[tracing]")
+        yield NOBODY
+        return
+
+    class Ids(IdGenerator):
+        """From the system's randomness, like everything here."""
+
+        def generate_trace_id(self) -> int:
+            return fresh().trace_id
+
+        def generate_span_id(self) -> int:
+            return fresh().span_id
+
+    part = float(os.environ.get("OTEL_TRACES_SAMPLER_ARG") or 1)
+    provider = TracerProvider(
+        TraceIdRatioBased(part), Resource.create({"service.name": f"moiety-{role}"}), id_generator=Ids()
+    )
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces" if endpoint else None)))
+    try:
+        yield provider.get_tracer("moiety")
+    finally:
+        provider.shutdown()
+
+
+def _under(parent: SpanContext | None) -> Context:
+    return Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+
+
+def _valid(trace_id: int, span_id: int, flags: int) -> SpanContext | None:
+    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags & TraceFlags.SAMPLED))
+    return context if context.is_valid else None

@@ -1,0 +1,84 @@
+"""Base of each role's settings: environment variables `MOIETY_<ROLE>_<NAME>`."""
+
+import ipaddress
+import ssl
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from moiety_service.security.identity import Identity
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(0, ge=0, le=65535, description="Port to listen on.")
+    data_dir: Path = Field(Path(".moiety"), description="Folder for this role's state; created with mode 0700.")
+    log_format: str = Field("json", pattern="^(json|text)$", description="`json` for machines, `text` for people.")
+    log_level: Literal["info", "warning", "error"] = Field("info", description="What is less than that is not logged.")
+
+    max_connections: int = Field(
+        256,
+        ge=1,
+        description="Open connections at the same time; further ones are refused. With TLS one can take 0.7 MB.",
+    )
+    header_seconds: float = Field(
+        10.0, gt=0, description="How long a request's header may take to arrive; then the connection is cut off."
+    )
+
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address of the metrics. They tell how much is asked: for the operator's own network at most.",
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of `/metrics`, plain HTTP for Prometheus; 0: they are not served."
+    )
+
+    def private_dir(self) -> Path:
+        """The data folder, made if need be, closed to other users."""
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.data_dir
+
+
+class RoleSettings(ServiceSettings):
+    """What the four roles besides the client need: secrets, and TLS."""
+
+    keys_dir: Path = Field(
+        Path(".moiety/keys"), description="Folder that `moiety keys init` made; of it, only this role's subfolder."
+    )
+    transport: Literal["tls", "plain"] = Field(
+        "tls", description="`plain` is refused but between processes of one machine: for measuring what TLS costs."
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="Database, `postgresql://user@host/name`; its password may lie in the role's folder of keys, as "
+        "`database.password`. Default: a SQLite file in the data folder.",
+    )
+
+    def tls(self, identity: Identity) -> ssl.SSLContext | None:
+        """What to serve with."""
+        return identity.server_context() if self.transport == "tls" else None
+
+    def check_link(self, name: str, url: str) -> str:
+        """The URL of another role. Raises ValueError when it is not TLS: whoever records the traffic between the
+        parties and learns the dealer's randomness reads everything."""
+        parts = urlsplit(url)
+        if parts.scheme in ("https", "wss"):
+            return url
+        if self.transport == "plain" and is_loopback(parts.hostname or "") and is_loopback(self.host):
+            return url
+        raise ValueError(f"{name} must begin with https:// or wss://: without TLS, who listens can learn everything")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it names this machine itself."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

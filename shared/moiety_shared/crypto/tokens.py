@@ -1,0 +1,115 @@
+"""Clients' tokens: JWTs that the model owner signs (EdDSA), and that parties verify offline. No clock here.
+
+Claims: `sub` who, `jti` which token, `exp` until when, `models` and `outputs` what for, `quota` how much, and `cnf`
+(RFC 7800) the thumbprint of the key that the client holds. Tokens of release 0.1 have no `cnf`: whoever sees one can
+use it.
+"""
+
+from typing import Annotated, Any, Literal
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import Field, ValidationError
+
+from moiety_shared.crypto.signing import key_from_text, key_text
+from moiety_shared.plan.layers import Name, Public
+from moiety_shared.problems import Problem, ProblemType
+
+AUDIENCE = "moiety"
+EVERY_MODEL = "*"
+MAX_TOKEN_BYTES = 4096
+MAX_REVOKED = 10_000
+"""Token ids in one message of revocations."""
+MAX_QUOTA_ROWS = 10**12
+"""Far more than anybody asks in a window, and twice of it is a number in every database."""
+MAX_QUOTA_SECONDS = 366 * 86_400
+MAX_EXPIRES = 253_402_300_799
+"""The last second of the year 9999: later times are none to a calendar."""
+OutputKind = Literal["logits", "labels", "count"]
+OUTPUTS: tuple[OutputKind, ...] = ("logits", "labels", "count")
+
+
+class Quota(Public):
+    """At most `rows` inputs in every window of `seconds`."""
+
+    rows: int = Field(ge=1, le=MAX_QUOTA_ROWS)
+    seconds: int = Field(ge=1, le=MAX_QUOTA_SECONDS)
+
+
+class Grant(Public):
+    """What a token allows."""
+
+    token_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    subject: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
+    models: tuple[Name | Literal["*"], ...] = (EVERY_MODEL,)
+    outputs: tuple[OutputKind, ...] = OUTPUTS
+    expires: int = Field(ge=0, le=MAX_EXPIRES, description="seconds since 1970")
+    quota: Quota | None = None
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")] | None = Field(
+        None,
+        description="thumbprint of the key that signs what a client seals; null: whoever has the token can use it",
+    )
+
+    def check_time(self, now: float) -> None:
+        """Raises Problem UNAUTHORIZED when it is over."""
+        if now >= self.expires:
+            raise Problem(ProblemType.UNAUTHORIZED, "the token has expired")
+
+    def check(self, model: str, output: OutputKind, now: float) -> None:
+        """Raises Problem UNAUTHORIZED when the time is over, FORBIDDEN for another model or output."""
+        self.check_time(now)
+        if EVERY_MODEL not in self.models and model not in self.models:
+            raise Problem(ProblemType.FORBIDDEN, "the token is not for this model")
+        if output not in self.outputs:
+            raise Problem(ProblemType.FORBIDDEN, f"the token is not for models that give out {output}")
+
+
+def issue(grant: Grant, key: Ed25519PrivateKey) -> str:
+    """The token. Without a key in the grant, whoever has it can use it."""
+    claims: dict[str, Any] = {
+        "iss": key_text(key.public_key()),
+        "aud": AUDIENCE,
+        "jti": grant.token_id,
+        "sub": grant.subject,
+        "exp": grant.expires,
+        **grant.model_dump(mode="json", include={"models", "outputs", "quota"}),
+    }
+    if grant.key is not None:
+        claims["cnf"] = {"jkt": grant.key}
+    return jwt.encode(claims, key, algorithm="EdDSA")
+
+
+def verify(token: str | None, owner_key: str) -> Grant:
+    """What a token of this owner grants; its time is for `Grant.check`. Raises Problem UNAUTHORIZED."""
+    if token is None:
+        raise Problem(ProblemType.UNAUTHORIZED, "this model is for holders of its owner's tokens")
+    if len(token) > MAX_TOKEN_BYTES:
+        raise Problem(ProblemType.UNAUTHORIZED, "this is not a token")
+    key: Ed25519PublicKey = key_from_text(owner_key)
+    try:
+        claims = jwt.decode(
+            token,
+            key,
+            algorithms=["EdDSA"],
+            audience=AUDIENCE,
+            options={"require": ["jti", "sub", "exp", "aud"], "verify_exp": False},
+        )
+        return Grant(
+            token_id=claims["jti"],
+            subject=claims["sub"],
+            expires=claims["exp"],
+            models=claims.get("models", ()),
+            outputs=claims.get("outputs", ()),
+            quota=claims.get("quota"),
+            key=_confirmed(claims),
+        )
+    except (jwt.InvalidTokenError, ValidationError, RecursionError):
+        raise Problem(ProblemType.UNAUTHORIZED, "the token is not one of this model's owner") from None
+
+
+def _confirmed(claims: dict[str, Any]) -> str | None:
+    """The key's thumbprint. A `cnf` of another kind is none, and never as if it were not there: it fails validation."""
+    if "cnf" not in claims:
+        return None
+    named = claims["cnf"].get("jkt") if isinstance(claims["cnf"], dict) else None
+    return named if isinstance(named, str) else ""

@@ -1,0 +1,1 @@
+"""What goes over a wire, or is handed over as a file: one codec for each."""

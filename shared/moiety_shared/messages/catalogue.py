@@ -1,0 +1,181 @@
+"""What the model owner signs (Ed25519): the catalogue entry, all that a client must know of a model; and the manifest
+of an upload, which tells each party what it got and whom to serve."""
+
+from typing import Annotated, Literal, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import Field, field_validator, model_validator
+
+from moiety_shared.crypto import signing
+from moiety_shared.crypto.sealing import PublicKey
+from moiety_shared.crypto.signing import key_text
+from moiety_shared.formats import Document
+from moiety_shared.messages.canary import MOST, Canary
+from moiety_shared.plan.layers import Name, Public
+from moiety_shared.plan.plan import Plan
+
+Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(ge=1, le=1 << 14)]
+Time = Annotated[int, Field(ge=0, le=253402300799)]
+"""Seconds since 1970, to the end of the year 9999."""
+Access = Literal["token", "open"]
+"""Who may ask: holders of the owner's tokens, or everybody."""
+
+
+_SHOWN = 12
+
+
+class Preprocessing(Public):
+    """How a picture becomes the model's input, as torchvision's transforms do it: made grey or RGB, resized, its middle
+    cut out, scaled to 0..1, the mean subtracted, divided by std."""
+
+    channels: Literal[1, 3]
+    size: tuple[Side, Side] = Field(description="height, width")
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: Side | None = Field(
+        None, description="the shorter side, before the middle is cut out; without it, the whole picture becomes `size`"
+    )
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError("there is one mean and one std for each channel")
+        if self.resize is not None and self.resize < max(self.size):
+            raise ValueError("a picture must not be resized to less than is cut out of it")
+        return self
+
+
+class Party(Public):
+    """One computing party, as clients see it."""
+
+    name: str
+    url: str
+    sealing_key: str = Field(description="ML-KEM-768 and X25519 public keys, base64url")
+
+    @field_validator("sealing_key")
+    @classmethod
+    def _is_key(cls, value: str) -> str:
+        PublicKey.from_text(value)
+        return value
+
+
+class Entry(Document):
+    """One version of one model. `upload_id` names this very upload of its weights.
+
+    What is signed for a name has a rising `revision`: a client that saw one believes no older one. It believes none
+    after `expires`: who kept an old entry can show it to new clients until then, and no longer.
+    """
+
+    FORMAT, WHAT = 2, "a catalogue entry"
+    format: Literal[2] = 2
+    name: Name
+    version: int = Field(ge=1)
+    upload_id: Hex16
+    plan: Plan
+    parties: tuple[Party, Party] = Field(description="alice, the leader, to whom requests go; then bob")
+    max_rows: int = Field(ge=1, description="inputs in one request at most")
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = ()
+    description: str = ""
+    access: Access = "token"
+    canaries: tuple[Canary, ...] = Field((), max_length=MOST, description="inputs whose answers are known")
+    revision: int = Field(ge=1, description="rises with everything that is signed for this name, whatever the version")
+    active: bool = Field(description="whether it is for clients who name no version")
+    issued: Time = Field(description="seconds since 1970")
+    expires: Time = Field(description="seconds since 1970; the owner signs it anew when half of the time is over")
+
+    @model_validator(mode="after")
+    def _ends_after_it_began(self) -> Self:
+        if self.expires <= self.issued:
+            raise ValueError("an entry expires after it was issued")
+        return self
+
+    def is_due(self, now: float) -> bool:
+        """Whether half of its time is over: whoever holds the signing key signs it anew."""
+        return now >= (self.issued + self.expires) / 2
+
+    def describe(self) -> str:
+        """What a client may want to know of it, a line for each thing."""
+        return "\n".join(f"{name:12} {text}" for name, text in self.facts().items())
+
+    def facts(self) -> dict[str, str]:
+        """The same, each in words."""
+        plan, how = self.plan, self.preprocessing
+        shape = " x ".join(map(str, plan.input.shape))
+        takes = f"inputs of shape {shape}, from {plan.input.low:.4g} to {plan.input.high:.4g}"
+        if how is not None:
+            size = " x ".join(map(str, how.size))
+            cut = f", resized to {how.resize} and cut to {size}" if how.resize else f", resized to {size}"
+            takes = f"pictures, {'RGB' if how.channels == 3 else 'grey'}{cut}; or {takes}"
+        more = f", ... ({len(self.classes)} in all)"
+        gives = {
+            "logits": f"{plan.output.size} outputs for each input",
+            "labels": f"of each input the {plan.output.top} likeliest labels, in order, and nothing else",
+            "count": "one count for all inputs together, and nothing of each",
+        }[plan.output.kind]
+        return {
+            "name": self.name,
+            "version": str(self.version),
+            "description": self.description or "-",
+            "takes": takes,
+            "gives": gives,
+            "classes": ", ".join(self.classes[:_SHOWN]) + (more if len(self.classes) > _SHOWN else "") or "-",
+            "at a time": f"{self.max_rows} inputs in a request at most",
+            "cost": f"{plan.rounds} rounds; each party sends {plan.cost(1).online_bytes:,} bytes for one input",
+            "who may ask": "everybody" if self.access == "open" else "holders of the owner's tokens",
+            "canaries": f"{len(self.canaries)} inputs whose answers are known" if self.canaries else "none",
+            "parties": ", ".join(f"{party.name} at {party.url}" for party in self.parties),
+        }
+
+
+class SignedEntry(Public):
+    """An entry with the owner's signature over its canonical JSON."""
+
+    entry: Entry
+    owner_key: str = Field(description="Ed25519 public key, base64url")
+    signature: str = Field(description="over the entry's canonical JSON, base64url")
+
+    def verify(self, owner_key: str) -> Entry:
+        """The entry, if `owner_key` signed it. Raises BadSignature otherwise."""
+        signing.verify("catalogue entry", self.entry, self.signature, owner_key)
+        return self.entry
+
+
+def sign(entry: Entry, key: Ed25519PrivateKey) -> SignedEntry:
+    return SignedEntry(
+        entry=entry, owner_key=key_text(key.public_key()), signature=signing.sign("catalogue entry", entry, key)
+    )
+
+
+class Manifest(Public):
+    """What one party's upload is: which version of which model, the digests of what comes with it, and the owner whose
+    tokens let clients in. The crypto provider never gets it: `upload.py` says why."""
+
+    upload_id: Hex16
+    name: Name
+    version: int = Field(ge=1)
+    party: Literal[0, 1]
+    plan_digest: Hex32
+    weights_digest: Hex32 = Field(description="of the masked weights, which both parties get, with a secret nonce")
+    seed_digest: Hex32 = Field(description="of the seed of this party's half of the masks")
+    access: Access = "token"
+    owner_key: str = Field(description="Ed25519 public key, base64url: pinned with this upload")
+
+
+class SignedManifest(Public):
+    """A manifest under its own owner's signature."""
+
+    manifest: Manifest
+    signature: str
+
+    def verify(self) -> Manifest:
+        """Raises BadSignature unless the owner named in it signed it."""
+        signing.verify("upload", self.manifest, self.signature, self.manifest.owner_key)
+        return self.manifest
+
+
+def sign_manifest(manifest: Manifest, key: Ed25519PrivateKey) -> SignedManifest:
+    return SignedManifest(manifest=manifest, signature=signing.sign("upload", manifest, key))

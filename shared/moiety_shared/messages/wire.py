@@ -1,0 +1,294 @@
+"""The messages: a prediction's POST, what is sealed inside it, what comes back, and the peer link's frames.
+
+All integers are little-endian. Every length is checked against what the plan allows before anything is copied, and
+what is not exactly well formed is refused with Problem MALFORMED.
+"""
+
+import hashlib
+import secrets
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+from moiety_shared.crypto.handshake import ENVELOPE_OVERHEAD
+from moiety_shared.crypto.prg import SEED_BYTES
+from moiety_shared.crypto.sealing import RESULT_OVERHEAD, SEAL_OVERHEAD
+from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, check_magic
+from moiety_shared.plan.plan import Plan
+from moiety_shared.problems import Problem, ProblemType
+
+MEDIA_TYPE = "application/vnd.moiety.v1"
+ID_BYTES = 16
+DIGEST_BYTES = 32
+_MAGIC_BYTES, _TIME_BYTES = 4, 8
+_REQUEST = struct.Struct("<4s16s32s16s32sQIII")  # magic, upload, plan, request, digest, time, rows, two lengths
+_RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
+_SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, recipients
+_COUNT = struct.Struct("<4s16s32s16s32sQI")  # magic, upload, plan, request, digest, time, length of the first
+_START = struct.Struct("<16sQH25s")  # lease, first row, length of the client's token, trace context
+_FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
+
+
+def malformed(what: str) -> Problem:
+    return Problem(ProblemType.MALFORMED, what)
+
+
+def new_id() -> bytes:
+    return secrets.token_bytes(ID_BYTES)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What an envelope is bound to: it opens for no other plan, upload, request, time or role."""
+
+    plan_digest: bytes
+    upload_id: bytes
+    request_id: bytes
+    request_digest: bytes
+    time: int
+    """When the client made the request, by its own clock, in seconds since 1970."""
+
+    def context(self, direction: str, party: int) -> bytes:
+        """An envelope's or a result's associated data, or HPKE's `info` of a count. `direction` is "input", "result" or
+        "count"."""
+        role = f"moiety/v1 {direction} {party}\0".encode()
+        time = self.time.to_bytes(_TIME_BYTES, "little")
+        return role + self.plan_digest + self.upload_id + self.request_id + self.request_digest + time
+
+
+class Recipients(IntFlag):
+    """Who may read a result. The owner only ever gets a count, and only where the plan names a key of theirs."""
+
+    CLIENT = 1
+    OWNER = 2
+
+    @classmethod
+    def named(cls, text: str) -> "Recipients":
+        """client, owner or both. Raises KeyError."""
+        return {"client": cls.CLIENT, "owner": cls.OWNER, "both": cls.CLIENT | cls.OWNER}[text]
+
+
+@dataclass(frozen=True)
+class Secret:
+    """What is inside an envelope: the key for the way back, who may read the result, and a share of the input.
+
+    alice's share is the ring elements themselves; bob's is the seed of the stream that was subtracted.
+    """
+
+    request_id: bytes
+    result_key: bytes
+    rows: int
+    share: bytes | memoryview
+    recipients: Recipients = Recipients.CLIENT
+
+    def pack(self) -> bytes:
+        return b"".join((self.header(), self.share))
+
+    def header(self) -> bytes:
+        """What precedes the share."""
+        return _SECRET.pack(SECRET, self.request_id, self.result_key, self.rows, self.recipients)
+
+    def __repr__(self) -> str:
+        return f"Secret(rows={self.rows})"
+
+    @classmethod
+    def unpack(cls, raw: bytes, binding: Binding, rows: int, share_bytes: int) -> "Secret":
+        check_magic(bytes(raw[:_MAGIC_BYTES]), SECRET, "an envelope's content")
+        if len(raw) != _SECRET.size + share_bytes:
+            raise malformed("an envelope's content has another length than its plan says")
+        _, request_id, key, own_rows, recipients = _SECRET.unpack_from(raw)
+        if not 1 <= recipients <= 3 or request_id != binding.request_id or own_rows != rows:
+            raise malformed("an envelope's content does not belong to this request")
+        return cls(request_id, key, own_rows, memoryview(raw)[_SECRET.size :], Recipients(recipients))
+
+
+def share_bytes(plan: Plan, party: int, rows: int) -> int:
+    """Length of party p's input share."""
+    return SEED_BYTES if party == 1 else rows * plan.input_row_bytes
+
+
+def envelope_bytes(plan: Plan, party: int, rows: int) -> int:
+    return ENVELOPE_OVERHEAD + _SECRET.size + share_bytes(plan, party, rows)
+
+
+def request_bytes(plan: Plan, rows: int) -> int:
+    """Length of the whole POST body."""
+    return _REQUEST.size + sum(envelope_bytes(plan, party, rows) for party in (0, 1))
+
+
+def result_bytes(plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT) -> int:
+    """Length of one party's sealed result share: the client's, then the owner's."""
+    overheads = {Recipients.CLIENT: RESULT_OVERHEAD, Recipients.OWNER: SEAL_OVERHEAD}
+    return sum(plan.output_bytes(rows) + overheads[recipient] for recipient in recipients)
+
+
+def request_digest(request_id: bytes, time: int, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:
+    """SHA-256 over the id, the time and all that was drawn afresh for this content.
+
+    It names the content, and ties its envelopes together. The share that the seed masks is left out on purpose: another
+    content has another seed and other keys, and hashing 400 KB would be a quarter of a batch's sealing time.
+    """
+    counts = time.to_bytes(_TIME_BYTES, "little") + rows.to_bytes(4, "little")
+    return hashlib.sha256(b"moiety/v1 request" + request_id + counts + b"".join(result_keys) + seed).digest()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prediction's POST: who it is for, which request it is, and one envelope for each party."""
+
+    binding: Binding
+    rows: int
+    envelopes: tuple[bytes | memoryview, bytes | memoryview]
+
+    def pack(self) -> bytes:
+        b = self.binding
+        lengths = [len(e) for e in self.envelopes]
+        names = b.upload_id, b.plan_digest, b.request_id, b.request_digest, b.time
+        return b"".join((_REQUEST.pack(REQUEST, *names, self.rows, *lengths), *self.envelopes))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> "Request":
+        """Views into `body`. The lengths are checked against the body here, against the plan by `check`."""
+        check_magic(body[:_MAGIC_BYTES], REQUEST, "a prediction request")
+        if len(body) < _REQUEST.size:
+            raise malformed("the request is shorter than its header")
+        _, upload, plan, request, digest, time, rows, first, second = _REQUEST.unpack_from(body)
+        if len(body) != _REQUEST.size + first + second:
+            raise malformed("the request's length is not what its header says")
+        view = memoryview(body)[_REQUEST.size :]
+        return cls(Binding(plan, upload, request, digest, time), rows, (view[:first], view[first:]))
+
+    def check(self, plan: Plan, max_rows: int) -> None:
+        """Raises unless the request is one for this plan with 1 to max_rows rows and the lengths that go with it."""
+        if self.binding.plan_digest != plan.digest:
+            raise Problem(ProblemType.UNKNOWN_MODEL, "the request was made for another plan of this model")
+        if self.rows < 1:
+            raise Problem(ProblemType.INVALID_INPUT, "a request has at least one input")
+        if self.rows > max_rows:
+            raise Problem(ProblemType.TOO_LARGE, f"inputs per request for this model: at most {max_rows}")
+        for party, envelope in enumerate(self.envelopes):
+            if len(envelope) != envelope_bytes(plan, party, self.rows):
+                raise malformed("an envelope has another length than its plan says")
+
+
+def pack_result(request_id: bytes, sealed: tuple[bytes, bytes]) -> bytes:
+    """What alice returns to the client: both parties' sealed shares."""
+    return b"".join((_RESULT.pack(RESULT, request_id, len(sealed[0]), len(sealed[1])), *sealed))
+
+
+def unpack_result(
+    body: bytes, request_id: bytes, plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT
+) -> tuple[memoryview, memoryview]:
+    """Both sealed shares, their lengths checked."""
+    expected = result_bytes(plan, rows, recipients)
+    check_magic(bytes(body[:_MAGIC_BYTES]), RESULT, "a result")
+    if len(body) != _RESULT.size + 2 * expected:
+        raise malformed("the result has another length than its plan says")
+    _, own_id, first, second = _RESULT.unpack_from(body)
+    if own_id != request_id or first != expected or second != expected:
+        raise malformed("the result does not belong to this request")
+    view = memoryview(body)[_RESULT.size :]
+    return view[:expected], view[expected:]
+
+
+@dataclass(frozen=True)
+class OwnerCount:
+    """A count that only the owner can open, as the client hands it on: what it is bound to, and both parties'
+    envelopes."""
+
+    binding: Binding
+    envelopes: tuple[bytes | memoryview, bytes | memoryview]
+
+    def pack(self) -> bytes:
+        b = self.binding
+        names = b.upload_id, b.plan_digest, b.request_id, b.request_digest, b.time
+        return b"".join((_COUNT.pack(COUNT, *names, len(self.envelopes[0])), *self.envelopes))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "OwnerCount":
+        check_magic(raw[:_MAGIC_BYTES], COUNT, "a count for the owner")
+        if len(raw) < _COUNT.size:
+            raise malformed("the count was cut short")
+        _, upload, plan, request, digest, time, first = _COUNT.unpack_from(raw)
+        view = memoryview(raw)[_COUNT.size :]
+        if first > len(view):
+            raise malformed("the count was cut short")
+        return cls(Binding(plan, upload, request, digest, time), (view[:first], view[first:]))
+
+
+def pack_start(lease_id: str, first_row: int, trace: bytes, token: str, request: Request) -> bytes:
+    """What the leader sends to begin a run: its first row, whose work it is (25 bytes, see `observability/tracing.py`),
+    the client's token ("" for none), and the request without its own envelope."""
+    helpers = Request(request.binding, request.rows, (b"", request.envelopes[1]))
+    text = token.encode()
+    return b"".join((_START.pack(bytes.fromhex(lease_id), first_row, len(text), trace), text, helpers.pack()))
+
+
+class Start(NamedTuple):
+    """What a run begins with."""
+
+    lease_id: str
+    first_row: int
+    trace: bytes
+    token: str
+    request: Request
+
+
+def unpack_start(payload: bytes) -> Start:
+    """The same, read."""
+    if len(payload) < _START.size:
+        raise malformed("a START frame is shorter than its header")
+    lease, first_row, length, trace = _START.unpack_from(payload)
+    end = _START.size + length
+    try:
+        token = payload[_START.size : end].decode("ascii")
+    except UnicodeDecodeError:
+        raise malformed("a token is not text") from None
+    request = Request.unpack(payload[end:])
+    if len(request.envelopes[0]):
+        raise malformed("a START frame holds the leader's own envelope")
+    return Start(lease.hex(), first_row, trace, token, request)
+
+
+class FrameKind(IntEnum):
+    """What a frame on the peer link says. Sent by: L the leader (alice), H the helper (bob), B both."""
+
+    HELLO = 1  # B: JSON, in the clear; version, boot id, and a key (L) or what was sealed to it (H)
+    LEASE = 2  # L: JSON; a lease to join
+    JOINED = 3  # H: JSON; the lease is joined
+    PING = 4  # L: JSON; the rows that are wanted of a model, if any
+    STOCK = 5  # H: JSON; rows made and in stock per model
+    START = 7  # L: a run: its rows, request header and bob's envelope; the first OPENING follows unasked
+    OPENING = 8  # B: shares of one round, or the next part of them when they are long
+    RESULT = 9  # H: the tag over what was opened, and the sealed result share
+    FAILED = 11  # B: JSON; a problem document: the session is over
+    CHECK = 12  # L: what START would hold, before any row is taken: whether the helper could use it
+    CHECKED = 14  # H: nothing; he could
+
+
+@dataclass(frozen=True)
+class Frame:
+    kind: FrameKind
+    payload: bytes | memoryview = b""
+    number: int = 0
+
+    def pack(self) -> bytes:
+        return frame_header(self.kind, self.number, len(self.payload)) + bytes(self.payload)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "Frame":
+        if len(raw) < _FRAME.size:
+            raise malformed("a frame is shorter than its header")
+        kind, zero, number, length = _FRAME.unpack_from(raw)
+        if zero or length != len(raw) - _FRAME.size:
+            raise malformed("a frame's length is not what its header says")
+        try:
+            return cls(FrameKind(kind), memoryview(raw)[_FRAME.size :], number)
+        except ValueError:
+            raise malformed("a frame of an unknown kind") from None
+
+
+def frame_header(kind: FrameKind, number: int, length: int) -> bytes:
+    """What precedes a frame's payload of that length."""
+    return _FRAME.pack(kind, 0, number, length)

@@ -1,0 +1,1 @@
+"""The plan: the public graph of layers that alice, bob and the crypto provider agree on."""

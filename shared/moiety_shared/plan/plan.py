@@ -1,0 +1,295 @@
+"""The plan: the public description of what the parties compute. Shapes and scales, never a weight.
+
+Everybody who takes part names a plan by its digest, so nobody can be talked into another computation. The plan also
+states what a run costs; the formulas are held against the bytes that really crossed the wire. No torch here.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import FailFast, Field, model_validator
+
+from moiety_shared.crypto.sealing import PublicKey
+from moiety_shared.fixed_point import grid
+from moiety_shared.formats import Document
+from moiety_shared.plan.layers import (
+    MAX_ELEMENTS,
+    Bias,
+    Conv,
+    Cost,
+    Linear,
+    Mul,
+    Name,
+    Open,
+    Public,
+    Reshare,
+    Shape,
+    Wire,
+    ring_bytes,
+)
+from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
+
+LABELS = "labels"  # the wire of the client's label, an index, in a private evaluation
+_SLICE_VALUES = 1 << 17
+_MAX_SLICE_ROWS = 64
+
+AnyLayer = Annotated[
+    Open
+    | Linear
+    | Conv
+    | Mul
+    | Bias
+    | Reshare
+    | Truncate
+    | ReLU
+    | Decide
+    | MaxPool
+    | TopK
+    | Table
+    | OneHot
+    | Reshape
+    | Permute
+    | Slice
+    | Pad
+    | Upsample
+    | Sum
+    | SumPool
+    | Concat
+    | Combine,
+    Field(discriminator="op"),
+]
+
+
+class Input(Public):
+    """What the client shares: `shape` values between `low` and `high`, at `frac_bits` fractional bits; for a private
+    evaluation also each input's label, an index below `classes`."""
+
+    name: Name = "input"
+    shape: Shape
+    frac_bits: Annotated[int, Field(ge=0, le=60)]
+    low: float
+    high: float
+    classes: Annotated[int, Field(ge=2, le=2048)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError("the input range is empty")
+        if max(-self.low, self.high) * 2.0**self.frac_bits >= 1 << 63:
+            raise ValueError("the input range has more than 64 bits")
+        grid(self.low, self.high, self.frac_bits)
+        if self.name == LABELS:
+            raise ValueError(f"{LABELS!r} is the name of another wire")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Values of one input, without its label."""
+        return math.prod(self.shape)
+
+    @property
+    def shared_size(self) -> int:
+        """Ring elements of one input, with its label."""
+        return self.size + bool(self.classes)
+
+
+class Output(Public):
+    """Which wire goes back to the client, and what its ring elements are worth.
+
+    logits: additive shares; times `scale` they are the model's outputs, to which the client applies `final`.
+    labels: XOR shares of a byte for each class, the rank from 1 to `top`, or 0.
+    count: one additive share for the whole request: how many of its inputs were labelled right. `owner_key` is the
+    owner's sealing key, for requests that let the owner read the number.
+    """
+
+    wire: Name
+    shape: Shape
+    kind: Literal["logits", "labels", "count"] = "logits"
+    scale: float = Field(1.0, gt=0)
+    final: Literal["none", "softmax", "log_softmax"] = "none"
+    top: Annotated[int, Field(ge=1, le=255)] = 1
+    owner_key: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.owner_key is not None and self.kind != "count":
+            raise ValueError("an owner reads nothing but counts")
+        if self.owner_key is not None:
+            PublicKey.from_text(self.owner_key)
+        return self
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Plan(Document):
+    """A graph of layers in the order they run. Each layer reads wires that are named before it."""
+
+    FORMAT, WHAT = 3, "a plan"
+    format: Literal[3] = 3
+    ring_bits: Literal[32, 64]
+    input: Input
+    layers: Annotated[tuple[AnyLayer, ...], FailFast()] = Field(min_length=1, max_length=10_000)
+    output: Output
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        limit = 2.0 ** (self.ring_bits - 1)
+        if max(abs(self.input.low), abs(self.input.high)) * 2.0**self.input.frac_bits >= limit:
+            raise ValueError("the input range does not fit the ring")
+        self._check_what_is_shared()
+        wire = self.wires.get(self.output.wire)
+        if wire is None or math.prod(wire.shape) != self.output.size:
+            raise ValueError("the output's wire does not exist or has another size than its shape")
+        expected = (8, "words") if self.output.kind == "labels" else (self.ring_bits, "share")
+        if (wire.bits, wire.kind) != expected:
+            raise ValueError(f"the output's wire cannot be given out as {self.output.kind}")
+        asked = self.input.classes or self.output.owner_key
+        if asked and self.output.kind == "count" and not self._counts:
+            raise ValueError("the output's wire is no count of right labels: it says more than a client agrees to")
+        return self
+
+    def _check_what_is_shared(self) -> None:
+        """A client chooses both shares of its input, and with them what parties compute of those alone. Raises
+        ValueError where a dither would be its choice, or where a label is anything but an index of a class."""
+        chosen = {self.input.name, LABELS}
+        for layer in self.layers:
+            looked_up = isinstance(layer, OneHot) and layer.classes == self.input.classes
+            if self.input.classes and LABELS in layer.reads and not looked_up:
+                raise ValueError(f"layer {layer.name!r} reads labels, which are an index to be looked up first")
+            if not chosen.intersection(layer.reads):
+                continue
+            if isinstance(layer, Opened) and layer.shift:
+                raise ValueError(f"layer {layer.name!r} drops low bits of what a client shared: reshare it first")
+            if isinstance(layer, Local | Bias):
+                chosen.add(layer.name)
+
+    @property
+    def _counts(self) -> bool:
+        """Is each row's output 1 where its label is the likeliest class, else 0?"""
+        made = {layer.name: layer for layer in self.layers}
+        total = made.get(self.output.wire)
+        right = made.get(total.input) if isinstance(total, Sum) else None
+        if self.output.size != 1 or not isinstance(right, Mul):
+            return False
+        opened = [made.get(name) for name in right.reads]
+        sides = [made.get(layer.input) for layer in opened if isinstance(layer, Open)]
+        winners = [side for side in sides if isinstance(side, TopK) and side.size == self.input.classes]
+        labels = [side for side in sides if isinstance(side, OneHot) and side.input == LABELS]
+        return len(winners) == len(labels) == 1
+
+    @cached_property
+    def wires(self) -> dict[str, Wire]:
+        """Every wire by name. Raises ValueError at the first layer that does not fit what it reads."""
+        wires = {self.input.name: Wire(self.input.shape, self.ring_bits)}
+        if self.input.classes:
+            wires[LABELS] = Wire((1,), self.ring_bits)
+        for layer in self.layers:
+            if layer.name in wires:
+                raise ValueError(f"two wires are called {layer.name!r}")
+            missing = [name for name in layer.reads if name not in wires]
+            if missing:
+                raise ValueError(f"layer {layer.name!r} reads {missing[0]!r}, which is not made before it")
+            inputs = tuple(wires[name] for name in layer.reads)
+            if tuple(wire.shape for wire in inputs) != layer.input_shapes:
+                raise ValueError(f"layer {layer.name!r} reads wires of other shapes than it states")
+            try:
+                wires[layer.name] = layer.output(inputs, self.ring_bits)
+            except ValueError as error:
+                raise ValueError(f"layer {layer.name!r} {error}") from None
+            if math.prod(layer.output_shape) > MAX_ELEMENTS or min(layer.output_shape) < 1:
+                raise ValueError(f"layer {layer.name!r} has no size that could be computed")
+            if any(math.prod(shape) > MAX_ELEMENTS for shape in layer.weights().values()):
+                raise ValueError(f"layer {layer.name!r} has more weights than could be kept")
+        return wires
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[int, ...]]:
+        """The layers that read a wire, by wire: their numbers, rising."""
+        readers: dict[str, list[int]] = {name: [] for name in self.wires}
+        for number, layer in enumerate(self.layers):
+            for name in set(layer.reads):
+                readers[name].append(number)
+        return {name: tuple(numbers) for name, numbers in readers.items()}
+
+    @cached_property
+    def last_reader(self) -> dict[str, str]:
+        """The layer after which a wire is needed no more, by wire; the output has none."""
+        last = {name: self.layers[numbers[-1]].name for name, numbers in self.readers.items() if numbers}
+        last.pop(self.output.wire, None)
+        return last
+
+    def canonical(self) -> bytes:
+        """The one JSON text of this plan: sorted keys, no spaces, UTF-8."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical JSON, 32 bytes."""
+        return hashlib.sha256(self.canonical()).digest()
+
+    def weights(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names ("layer.weight") and shapes of all secret tensors of the model."""
+        for layer in self.layers:
+            for name, shape in layer.weights().items():
+                yield f"{layer.name}.{name}", shape
+
+    @cached_property
+    def slice_rows(self) -> int:
+        """Rows that are evaluated together: a power of two, so that a layer's temporaries stay near the cache."""
+        largest = max(max(math.prod(wire.shape) for wire in self.wires.values()), 1)
+        return 1 << min(max(_SLICE_VALUES // largest, 1), _MAX_SLICE_ROWS).bit_length() - 1
+
+    def slices(self, rows: int) -> list[tuple[int, int]]:
+        """The batch in slices that take turns on the link: (first, end) rows. Both parties cut alike."""
+        return [(at, min(at + self.slice_rows, rows)) for at in range(0, rows, self.slice_rows)]
+
+    @cached_property
+    def rounds(self) -> int:
+        """Openings that follow one another; layers that do not wait for each other share theirs."""
+        done = dict.fromkeys((self.input.name, LABELS), 0)
+        for layer in self.layers:
+            done[layer.name] = max(done[name] for name in layer.reads) + len(layer.openings(self.ring_bits, 1))
+        return max(done.values())
+
+    def costs(self, rows: int) -> dict[str, Cost]:
+        """Cost of each layer for `rows` inputs; its rounds are its own, whatever they are shared with."""
+        slices = [end - first for first, end in self.slices(rows)]
+        return {
+            layer.name: replace(
+                sum((layer.cost(self.ring_bits, count) for count in slices), Cost()),
+                rounds=len(layer.openings(self.ring_bits, 1)),
+            )
+            for layer in self.layers
+        }
+
+    def cost(self, rows: int) -> Cost:
+        """Cost of one run over `rows` inputs: what each party sends, what the dealer sent before."""
+        return replace(sum(self.costs(rows).values(), Cost()), rounds=self.rounds)
+
+    @cached_property
+    def bundle_row_bytes(self) -> int:
+        """What the dealer sends for one row."""
+        return sum(c.row_bytes for layer in self.layers for c in layer.corrections(self.ring_bits))
+
+    @property
+    def input_row_bytes(self) -> int:
+        return self.input.shared_size * ring_bytes(self.ring_bits)
+
+    def output_bytes(self, rows: int) -> int:
+        """One party's share of a request's result."""
+        if self.output.kind == "count":
+            return self.output.size * ring_bytes(self.ring_bits)
+        return rows * self.output.size * (1 if self.output.kind == "labels" else ring_bytes(self.ring_bits))
+
+
+def canonical_json(value: object) -> bytes:
+    """Sorted keys, no spaces, no NaN; what is hashed and signed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
