@@ -1,6 +1,5 @@
 """`moiety provider`."""
 
-import gc
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,21 +16,11 @@ def register(app: typer.Typer) -> None:
 
 def provider() -> None:
     """Run the crypto provider. Settings: MOIETY_PROVIDER_* (see docs/settings.md)."""
-    gc.disable()  # until it serves: half a million objects are imported, and none is garbage
-
     from moiety_crypto_provider.app import build
     from moiety_crypto_provider.settings import ProviderSettings
-    from moiety_service.http import serving
-    from moiety_service.observability import logs, tracing
-    from moiety_service.security.identity import Identity
-    from moiety_service.startup import refusing
+    from moiety_service import service
 
-    with refusing():
-        settings = ProviderSettings()
-        identity = Identity.load(settings.keys_dir / "crypto_provider", "crypto_provider")
-        logs.configure("crypto_provider", settings.log_format, settings.log_level)
-        with tracing.exporting("crypto_provider") as tracer:
-            serving.serve(build(settings, identity, tracer), settings, tls=settings.tls(identity))
+    service.run("crypto_provider", ProviderSettings, build)
 
 
 def patients() -> list["Patient"]:

@@ -16,6 +16,7 @@ from moiety_party.leader.leader import Leader
 from moiety_party.metrics import PartyMetrics
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
+from moiety_service import memory
 from moiety_service.http.app import bearer, create_app, documented_bearer
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log
@@ -69,6 +70,7 @@ class Revocations(Public):
 def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     """The app of one party. One torch thread each: two cores carry several processes."""
     torch.set_num_threads(1)
+    memory.keep_freed_pages()
     metrics = PartyMetrics(settings.role, CollectorRegistry())
     metrics.certificate(identity, settings)
     party = Party(settings, identity, metrics=metrics, tracer=tracer)

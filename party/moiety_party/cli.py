@@ -1,6 +1,5 @@
 """`moiety party alice` and `moiety party bob`."""
 
-import gc
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -19,25 +18,12 @@ def party(
     role: Literal["alice", "bob"] = typer.Argument(..., help="alice leads and faces the clients; bob helps."),
 ) -> None:
     """Run a computing party. Settings: MOIETY_PARTY_* (see docs/settings.md)."""
-    gc.disable()  # until it serves: half a million objects are imported, and none is garbage
-
     from moiety_party.app import build
     from moiety_party.lane import MAX_MESSAGE
     from moiety_party.settings import PartySettings
-    from moiety_service import memory
-    from moiety_service.http import serving
-    from moiety_service.observability import logs, tracing
-    from moiety_service.security.identity import Identity
-    from moiety_service.startup import refusing
+    from moiety_service import service
 
-    with refusing():
-        settings = PartySettings(role=role)
-        identity = Identity.load(settings.keys_dir / role, role)
-        logs.configure(role, settings.log_format, settings.log_level)
-        memory.keep_freed_pages()
-        with tracing.exporting(role) as tracer:
-            app = build(settings, identity, tracer)
-            serving.serve(app, settings, tls=settings.tls(identity), max_message=MAX_MESSAGE)
+    service.run(role, lambda: PartySettings(role=role), build, max_message=MAX_MESSAGE)
 
 
 def patients() -> list["Patient"]:

@@ -82,15 +82,11 @@ async def renewing(catalogue: Catalogue, identity: Identity, metrics: ServerMetr
         await asyncio.gather(task, return_exceptions=True)
 
 
-def build(
-    settings: ServerSettings,
-    identity: Identity,
-    metrics: ServerMetrics | None = None,
-    tracer: Tracer = tracing.NOBODY,
-) -> FastAPI:
+def build(settings: ServerSettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     db = records(settings)
     catalogue = Catalogue(db)
-    metrics = metrics or ServerMetrics(CollectorRegistry())
+    metrics = ServerMetrics(CollectorRegistry())
+    metrics.certificate(identity, settings)
 
     async def ready() -> None:
         metrics.published([signed.entry for signed in await run_in_threadpool(catalogue.all)])

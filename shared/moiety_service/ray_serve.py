@@ -6,33 +6,29 @@ in the role's database and store.
 
 import atexit
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from typing import TypeVar
+from contextlib import ExitStack
 
 from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
 from moiety_service.http.encryption import EncryptedOnly
+from moiety_service.security.identity import Identity
+from moiety_service.service import Build, S, begun
 
-T = TypeVar("T")
 
-
-def application(name: str, build: Callable[[], ASGIApp]) -> Application:
-    """The deployment `name`; `build` is called in each of its replicas."""
+def application(name: str, role: str, settings: Callable[[], S], build: Build[S]) -> Application:
+    """The deployment `name` of a role; settings are read, and the app is built, in each of its replicas."""
 
     def replica() -> ASGIApp:
-        return EncryptedOnly(build())
+        found = settings()
+        identity = Identity.load(found.keys_dir / role, role)
+        running = ExitStack()
+        atexit.register(running.close)  # when the replica's process ends
+        return EncryptedOnly(build(found, identity, running.enter_context(begun(role, found))))
 
     class Replica:
         """What Serve makes one of for each replica."""
 
     deployment: serve.Deployment = serve.deployment(serve.ingress(replica)(Replica), name=name)  # type: ignore[assignment]
     return deployment.bind()
-
-
-def until_exit(context: AbstractContextManager[T]) -> T:
-    """Enters it. It is left when the replica's process ends."""
-    entered = ExitStack()
-    atexit.register(entered.close)
-    return entered.enter_context(context)

@@ -7,8 +7,8 @@ from types import ModuleType
 
 
 def modules() -> Iterator[ModuleType]:
-    """Each installed role's module of commands, in the order of their names: it has `register` for the command line and
-    `patients` for the doctor. A role that is not here, or whose extra is not installed, has none."""
+    """Each installed package's module of commands, in the order of their names: it has `register` for the command line
+    and, if it is a role's, `patients` for the doctor. What is not here, or lacks its extra, has none."""
     for entry in sorted(entry_points(group="moiety.commands"), key=lambda one: one.name):
         try:
             yield import_module(entry.module)

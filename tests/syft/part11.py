@@ -1,9 +1,9 @@
 """PySyft's tutorial "Part 11 - Secure Deep Learning Classification", cell by cell.
 
-What is changed: the import of syft; the notebook's parameters (and the data's folder), which are arguments here; the
-name of the first `test`; and the last cell, which is ours and compares.
+What is changed: the notebook's parameters (and the data's folder), which are arguments here; the name of the first
+`test`; and the last cell, which is ours and compares.
 
-    python -m tests.syft.part11 FOLDER_WITH_MNIST [EPOCHS] [BATCHES]
+    moiety syft run tests/syft/part11.py FOLDER_WITH_MNIST [EPOCHS] [BATCHES]
 """
 
 import sys
@@ -13,14 +13,13 @@ epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 10
 n_test_batches = int(sys.argv[3]) if len(sys.argv) > 3 else 200
 
 # %%
+# %%
+import syft as sy
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import torch.optim as optim  # noqa: F401
 from torchvision import datasets, transforms
-
-# %%
-import moiety_syft as sy  # import syft as sy
 
 hook = sy.TorchHook(torch)
 client = sy.VirtualWorker(hook, id="client")

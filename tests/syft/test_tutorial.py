@@ -43,7 +43,7 @@ def test_part_11_counts_the_same_on_secrets_and_in_the_clear(mnist: Path, tmp_pa
     folder = tmp_path / "temporary"
     folder.mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "tests.syft.part11", str(mnist), "3", "10"],
+        [sys.executable, "-m", "moiety_syft", "tests/syft/part11.py", str(mnist), "3", "10"],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith("MOIETY_")} | {"TMPDIR": str(folder)},
         capture_output=True,

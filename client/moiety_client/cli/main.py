@@ -24,14 +24,13 @@ def sidecar() -> None:
     from moiety_client.settings import ClientSettings
     from moiety_client.sidecar import ClientMetrics, Exposed, Upstream, build
     from moiety_service.http import serving
-    from moiety_service.observability import logs, tracing
+    from moiety_service.service import begun
     from moiety_service.startup import refusing
 
     with refusing():
         settings = ClientSettings()
-        logs.configure("client", settings.log_format, settings.log_level)
         metrics = ClientMetrics(CollectorRegistry())
-        with tracing.exporting("client") as tracer:
+        with begun("client", settings) as tracer:
             try:
                 telemetry = metrics.telemetry(tracer, settings.withhold_trace)
                 upstream = Upstream.from_access(settings.access_file, timeout=settings.timeout, telemetry=telemetry)

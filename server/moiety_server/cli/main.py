@@ -36,23 +36,11 @@ def register(app: typer.Typer) -> None:
 
 def server() -> None:
     """Run the model owner's catalogue. Settings: MOIETY_SERVER_* (see docs/settings.md)."""
-    from prometheus_client import CollectorRegistry
-
-    from moiety_server.app import ServerMetrics, build
+    from moiety_server.app import build
     from moiety_server.settings import ServerSettings
-    from moiety_service.http import serving
-    from moiety_service.observability import logs, tracing
-    from moiety_service.security.identity import Identity
-    from moiety_service.startup import refusing
+    from moiety_service import service
 
-    with refusing():
-        settings = ServerSettings()
-        identity = Identity.load(settings.keys_dir / "server", "server")
-        logs.configure("server", settings.log_format, settings.log_level)
-        with tracing.exporting("server") as tracer:
-            metrics = ServerMetrics(CollectorRegistry())
-            metrics.certificate(identity, settings)
-            serving.serve(build(settings, identity, metrics, tracer), settings, tls=settings.tls(identity))
+    service.run("server", ServerSettings, build)
 
 
 def train(

@@ -68,7 +68,7 @@ def doctor(
 
 def _patients() -> list["Patient"]:
     """What the installed roles say of themselves."""
-    return [patient for role in roles.modules() for patient in role.patients()]
+    return [patient for role in roles.modules() if hasattr(role, "patients") for patient in role.patients()]
 
 
 def _here(patients: list["Patient"]) -> list["Patient"]:

@@ -16,9 +16,9 @@ from uvicorn.server import ServerState
 from moiety_service.http import operations, ports
 from moiety_service.http.clients import SOCKET_BUFFER
 from moiety_service.http.connection import Connection
+from moiety_service.memory import release_code
 from moiety_service.observability.logs import log, where
 from moiety_service.observability.metrics import Metrics
-from moiety_service.residency import release_code
 from moiety_service.settings import ServiceSettings
 from moiety_service.startup import StartRefused
 

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from moiety_service.residency import _unchanged_code
+from moiety_service.memory import _unchanged_code
 
 PROGRAM = """
 import re
 from pathlib import Path
 import torch
-from moiety_service.residency import release_code
+from moiety_service.memory import release_code
 
 def resident():
     return int(re.search(r"RssFile:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
