@@ -13,11 +13,13 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
 LOWEST_EXTRAS := client party crypto-provider server onnx syft tracing postgres s3
-LOWEST_TESTS := test_versions test_serving test_uvicorn test_telemetry test_database test_store test_catalogue test_tokens test_onnx \
-  sidecar/test_guard sidecar/test_protocol sidecar/test_tritonclient sdk/test_clients service/test_observed syft/test_revealing
+LOWEST_TESTS := house/test_versions services/test_serving services/test_uvicorn services/test_telemetry services/test_database \
+  party/test_store server/test_catalogue server/test_tokens compiler/test_onnx client/sidecar/test_guard client/sidecar/test_protocol \
+  client/sidecar/test_tritonclient client/test_clients deployment/test_observed syft/test_revealing
 # What is tested without PyTorch: the client and its sidecar, what the roles share, the services' shell.
-NEWEST_TESTS := test_client test_codecs test_draining test_monitoring test_requests test_serving test_telemetry test_tokens \
-  test_uvicorn sidecar/test_guard sidecar/test_protocol
+NEWEST_TESTS := client/test_client shared/test_codecs services/test_draining house/test_monitoring party/test_requests \
+  services/test_serving services/test_telemetry server/test_tokens services/test_uvicorn client/sidecar/test_guard \
+  client/sidecar/test_protocol
 # The one on the PATH or pyenv's; else uv looks for one, and fetches it.
 PYTHON_NEWEST = $(firstword $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null) \
   $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.13*/bin/python3.13) 3.13)
@@ -140,13 +142,13 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-reference: $(VENV)/.installed
-	$(BIN)/pytest tests/test_documentation.py tests/test_tutorials.py --rewrite
+	$(BIN)/pytest tests/house/test_documentation.py tests/house/test_tutorials.py --rewrite
 
 check: $(VENV)/.installed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
-	$(BIN)/pytest tests/test_house_rules.py
+	$(BIN)/pytest tests/house/test_house_rules.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks

@@ -1,8 +1,8 @@
 """What the program itself says of its commands, addresses, errors, problems and settings, as Markdown.
 
 `generated()` gives whole pages below docs/reference, and the tables inside of docs/settings.md and docs/problems.md,
-which stand between two comments there. tests/test_documentation.py holds what is committed against it, and writes it
-anew with `--rewrite` (`make docs-reference`).
+which stand between two comments there. tests/house/test_documentation.py holds what is committed against it, and writes
+it anew with `--rewrite` (`make docs-reference`).
 """
 
 import inspect

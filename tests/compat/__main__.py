@@ -11,7 +11,7 @@ from moiety_service.security.keyring import Keyring
 from moiety_shared.messages.access import Access
 from tests.compat.test_compat import MESSAGES, ROOT, SEALED, STORAGE_KEY, TOKEN, a_run
 from tests.fuzz.targets import TARGETS
-from tests.test_store import stored
+from tests.party.test_store import stored
 
 
 def write(folder: Path) -> None:

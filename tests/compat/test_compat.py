@@ -16,7 +16,7 @@ from moiety_service.security.keyring import Keyring
 from moiety_shared.problems import Problem, ProblemType
 from tests.fuzz import targets
 from tests.fuzz.targets import TARGETS
-from tests.test_store import stored
+from tests.party.test_store import stored
 
 ROOT = Path(__file__).parent
 STORAGE_KEY = bytes(range(7, 39))

@@ -19,8 +19,8 @@ from moiety_shared.messages.canary import MOST, Canary, expand
 from moiety_shared.plan.plan import Plan
 from moiety_shared.ring import Array
 from tests import plans
+from tests.client.test_results import Service, real
 from tests.protocols.running import Run
-from tests.test_results import Service, real
 
 Keys = tuple[PrivateKey, PrivateKey]
 

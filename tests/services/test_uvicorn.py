@@ -1,7 +1,7 @@
 """What http/serving.py and http/connection.py take from inside of uvicorn is there, and is called as they expect.
 
 pyproject.toml says up to which version. Where a newer one fails here, read its httptools_impl.py and server.py beside
-our two files before the bound is raised: tests/test_serving.py holds what connections do.
+our two files before the bound is raised: tests/services/test_serving.py holds what connections do.
 """
 
 import ast

@@ -26,7 +26,7 @@ from moiety_shared.messages.access import Access
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import ProblemType
-from tests.test_house_rules import ROLES, sources
+from tests.house.test_house_rules import ROLES, sources
 
 DOCS = reference.DOCS
 
@@ -126,7 +126,7 @@ def test_every_metric_is_documented() -> None:
 
 
 def test_every_promise_names_a_test_that_exists() -> None:
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     rows = [row for row in (DOCS / "security.md").read_text().splitlines() if ".py" in row]
     named = [name for row in rows for name in re.findall(r"`([\w/]+\.py(?:::\w+)?)`", row)]
     assert len(named) >= 25

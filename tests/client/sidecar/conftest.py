@@ -8,7 +8,7 @@ from moiety_client.sidecar import Upstream, build
 from moiety_shared.crypto.sealing import PrivateKey
 from moiety_shared.messages.catalogue import Entry, sign
 from tests.asgi import InProcess
-from tests.test_client import Parties
+from tests.client.test_client import Parties
 
 
 class Local(Parties):

@@ -15,7 +15,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXTRAS = {"client": "client", "crypto_provider": "crypto-provider", "party": "party", "server": "server"}
 FOLDERS = tuple(EXTRAS)
 _PYTHON = default_environment() | {"python_version": "3.11", "sys_platform": "linux", "platform_system": "Linux"}

@@ -17,7 +17,7 @@ from moiety_shared.messages.wire import Request
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from tests import plans
-from tests.test_results import Service
+from tests.client.test_results import Service
 
 Keys = tuple[PrivateKey, PrivateKey]
 

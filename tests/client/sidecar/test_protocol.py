@@ -19,7 +19,7 @@ from moiety_shared.messages.catalogue import Entry, Preprocessing
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
 from tests.asgi import InProcess
-from tests.sidecar.conftest import Local
+from tests.client.sidecar.conftest import Local
 
 INFER = "/v2/models/mnist/infer"
 PIXELS: dict[str, Any] = {"name": "input", "shape": [1, 28, 28], "datatype": "UINT8", "data": [0] * 784}

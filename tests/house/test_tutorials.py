@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 from moiety_local.deployment import Deployment
 
-TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
+TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 

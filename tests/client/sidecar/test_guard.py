@@ -6,7 +6,7 @@ from moiety_client.settings import ClientSettings
 from moiety_client.sidecar import Exposed, Upstream, build
 from moiety_shared.problems import Problem, ProblemType
 from tests.asgi import InProcess
-from tests.sidecar.conftest import Local
+from tests.client.sidecar.conftest import Local
 
 PATHS = ["/", "/docs", "/v2", "/v2/models/mnist", "/health/live", "/web/app.js", "/openapi.json", "/nothing"]
 

@@ -24,8 +24,8 @@ from moiety_shared.messages.access import Access
 from moiety_shared.messages.wire import Request
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
-from tests.sdk.conftest import Asking, Paid
-from tests.test_results import real
+from tests.client.conftest import Asking, Paid
+from tests.client.test_results import real
 
 Keys = tuple[PrivateKey, PrivateKey]
 X = plans.random_inputs(43)

@@ -16,7 +16,7 @@ from moiety_party.admission import Admission, Receipt
 from moiety_party.state import State
 from moiety_shared.crypto.tokens import Grant, Quota
 from moiety_shared.problems import Problem, ProblemType
-from tests.test_admission import Clock, a_model, grant
+from tests.party.test_admission import Clock, a_model, grant
 
 SECONDS = 100
 TOKENS = {  # two of one subject's, with other limits; one of another's; one with other windows

@@ -17,9 +17,9 @@ from moiety_client.errors import InvalidInput, QuotaExceeded, ResumeRefused, Ser
 from moiety_client.journal import Journal
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
-from tests.sdk.conftest import Asking, Paid
-from tests.test_canaries import known
-from tests.test_results import real
+from tests.client.conftest import Asking, Paid
+from tests.client.test_canaries import known
+from tests.client.test_results import real
 
 ROWS = 43
 X = plans.random_inputs(ROWS)

@@ -20,7 +20,7 @@ from moiety_shared.messages.upload import Upload
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
-from tests.test_admission import a_model
+from tests.party.test_admission import a_model
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 ID = "0" * 32
