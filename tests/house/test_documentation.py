@@ -26,7 +26,7 @@ from moiety_shared.messages.access import Access
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import ProblemType
-from tests.house.test_house_rules import ROLES, sources
+from tests.house.test_house_rules import FOLDERS, sources
 
 DOCS = reference.DOCS
 
@@ -121,7 +121,7 @@ def metrics(program: str) -> set[str]:
 def test_every_metric_is_documented() -> None:
     assert metrics('made = Gauge("moiety_ready", "Whether it is.")') == {"moiety_ready"}, "this test finds metrics"
     text = "".join(page.read_text() for page in DOCS.glob("*.md"))
-    made = {name for path in sources("shared", *ROLES) for name in metrics(path.read_text())}
+    made = {name for path in sources(*FOLDERS) for name in metrics(path.read_text())}
     assert not [name for name in made if name not in text]
 
 
