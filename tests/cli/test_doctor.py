@@ -1,4 +1,4 @@
-"""Each thing that may be wrong, made wrong, found, and said how to mend."""
+"""Each thing that may be wrong, made wrong, found, and said how to fix."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def found(run: Run) -> Callable[..., Found]:
         wrong = any(row["status"] == "wrong" for row in rows)
         assert done.exit_code == (Exit.FAILED if wrong else Exit.OK)
         assert bool(done.stderr) == wrong
-        assert all(row["mend"] or row["status"] == "ok" for row in rows), "how to mend it"
+        assert all(row["fix"] or row["status"] == "ok" for row in rows), "how to fix it"
         return {(row["role"], row["check"]): row for row in rows}
 
     return asking
@@ -74,13 +74,13 @@ def test_python_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda _: needs)
     monkeypatch.setattr(diagnosis.sys, "version_info", (3, 9, 1))
     python, packages = machine({"client"})
-    assert python.status == "wrong" and "3.9.1" in python.found and python.mend
+    assert python.status == "wrong" and "3.9.1" in python.found and python.fix
     assert packages.status == "wrong" and "nothing-like-it is missing" in packages.found and ">=99" in packages.found
-    assert "httpx" not in packages.found and "nobody" not in packages.found and "moiety[client]" in packages.mend
+    assert "httpx" not in packages.found and "nobody" not in packages.found and "moiety[client]" in packages.fix
 
 
 def test_where_nobody_is_it_says_how_to_begin(found: Callable[..., Found]) -> None:
-    assert "MOIETY_CLIENT_ACCESS_FILE" in found()["", "roles"]["mend"]
+    assert "MOIETY_CLIENT_ACCESS_FILE" in found()["", "roles"]["fix"]
 
 
 # A role
@@ -93,7 +93,7 @@ def test_a_role_that_is_well_but_alone(owner: Path, found: Callable[..., Found])
     assert {"keys", "certificate", "disk", "port", "python", "packages"} <= well
     for name, start in (("alice", "moiety party alice"), ("bob", "moiety party bob"), ("catalogue", "moiety server")):
         row = checks["server", f"reach {name}"]
-        assert row["status"] == "wrong" and f"`{start}`" in row["mend"] and "MOIETY_SERVER_" in row["mend"]
+        assert row["status"] == "wrong" and f"`{start}`" in row["fix"] and "MOIETY_SERVER_" in row["fix"]
 
 
 def test_settings(owner: Path, found: Callable[..., Found], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,10 +105,10 @@ def test_settings(owner: Path, found: Callable[..., Found], monkeypatch: pytest.
 def test_keys(owner: Path, found: Callable[..., Found]) -> None:
     (owner / "storage.key").chmod(0o644)
     row = found()["server", "keys"]
-    assert row["status"] == "wrong" and "chmod -R go-rwx" in row["mend"]
+    assert row["status"] == "wrong" and "chmod -R go-rwx" in row["fix"]
     (owner / "storage.key").unlink()
     row = found()["server", "keys"]
-    assert row["status"] == "wrong" and "moiety keys init" in row["mend"]
+    assert row["status"] == "wrong" and "moiety keys init" in row["fix"]
     shutil.rmtree(owner)
     assert found("server")["server", "keys"]["status"] == "wrong"
 
@@ -120,7 +120,7 @@ def test_the_providers_key(owner: Path, found: Callable[..., Found]) -> None:
     assert row["status"] == "wrong" and "is not a sealing key" in row["found"]
     (owner / "provider.pub").unlink()
     row = found()["server", "provider.pub"]
-    assert row["status"] == "wrong" and "take sealing.pub from the crypto provider's folder" in row["mend"]
+    assert row["status"] == "wrong" and "take sealing.pub from the crypto provider's folder" in row["fix"]
 
 
 def certificates(days: float, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
@@ -134,12 +134,12 @@ def test_certificates(owner: Path, found: Callable[..., Found], tmp_path: Path, 
     for days, status in ((-0.01, "wrong"), (10, "warning"), (90, "ok")):
         pem = certificates(days, tmp_path, monkeypatch)
         finding = diagnosis.certificate("server", "cert.pem", pem, "renew")
-        assert finding.status == status and bool(finding.mend) == (status != "ok")
+        assert finding.status == status and bool(finding.fix) == (status != "ok")
     assert diagnosis.certificate("server", "cert.pem", b"nothing", "renew").status == "wrong"
     (owner / "tls" / "ca.pem").unlink()
     (owner / "tls" / "cert.pem").write_bytes(certificates(-0.02, tmp_path, monkeypatch))
     row = found()["server", "certificate"]
-    assert row["status"] == "wrong" and "moiety keys renew server" in row["mend"]
+    assert row["status"] == "wrong" and "moiety keys renew server" in row["fix"]
 
 
 def test_disk(owner: Path, found: Callable[..., Found], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_port(owner: Path, found: Callable[..., Found], monkeypatch: pytest.Monk
         monkeypatch.setattr(diagnosis, "_SECONDS", 0.3)
         monkeypatch.setenv("MOIETY_SERVER_PORT", str(other.getsockname()[1]))
         row = found()["server", "port"]
-        assert row["status"] == "wrong" and "set another PORT" in row["mend"]
+        assert row["status"] == "wrong" and "set another PORT" in row["fix"]
     (server,) = [patient for patient in doctor._patients() if patient.role == "server"]
     for title, status in (("model owner", "ok"), ("party bob", "wrong")):
         settings = RoleSettings(keys_dir=owner.parent)
@@ -215,7 +215,7 @@ def test_a_service_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "said", "mend"),
+    ("how", "status", "said", "fix"),
     [
         ({"title": "moiety party alice"}, "wrong", "moiety party alice answers", "MOIETY_PARTY_PEER_URL"),
         ({"version": "2"}, "wrong", "speaks version 2", "same version of moiety"),
@@ -227,16 +227,16 @@ def test_a_service_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ready": httpx.Response(503, json={"title": 7, "hint": [8]})}, "warning", "not ready: 7", "8"),
     ],
 )
-def test_a_service_that_is_not(monkeypatch: Any, how: dict, status: str, said: str, mend: str) -> None:
+def test_a_service_that_is_not(monkeypatch: Any, how: dict, status: str, said: str, fix: str) -> None:
     finding = looking(monkeypatch, **how)["reach bob"]
-    assert finding.status == status and said in finding.found and mend in finding.mend
+    assert finding.status == status and said in finding.found and fix in finding.fix
 
 
 def test_what_a_service_says_of_itself_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem(ProblemType.PROVIDER_UNAVAILABLE)
     finding = looking(monkeypatch, ready=httpx.Response(503, json=problem.document()))["reach bob"]
     assert finding.status == "warning" and "crypto provider cannot be reached" in finding.found
-    assert finding.mend == problem.kind.hint
+    assert finding.fix == problem.kind.hint
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0, "same"), (90, "behind"), (-90, "ahead of"), (5, "same")])
@@ -244,7 +244,7 @@ def test_clocks(monkeypatch: pytest.MonkeyPatch, seconds: int, said: str) -> Non
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
     finding = looking(monkeypatch, date=date)["clock of bob"]
     assert said in finding.found and finding.status == ("ok" if said == "same" else "wrong")
-    assert ("NTP" in finding.mend) == (said != "same")
+    assert ("NTP" in finding.fix) == (said != "same")
     for none in (None, "yesterday"):
         assert looking(monkeypatch, date=none)["clock of bob"].status == "warning"
 
@@ -256,7 +256,7 @@ def test_a_certificate_of_another_ca(owner: Path, tmp_path: Path) -> None:
         ca = tmp_path / "other" / "ca" / "ca.pem"
         bob = Service("bob", "moiety party bob", f"https://127.0.0.1:{port}", ca, "X", "moiety party bob")
         (finding,) = reach("alice", bob)
-        assert finding.status == "wrong" and "certificate" in finding.found and "keys renew bob" in finding.mend
+        assert finding.status == "wrong" and "certificate" in finding.found and "keys renew bob" in finding.fix
 
 
 # A client
@@ -266,7 +266,7 @@ def test_a_clients_access_file(found: Callable[..., Found], monkeypatch: Any, tm
     path, key = tmp_path / "access.json", Ed25519PrivateKey.generate()
     monkeypatch.setenv("MOIETY_CLIENT_ACCESS_FILE", str(path))
     path.write_text("{}")
-    assert "ask the model's owner" in found()["client", "access file"]["mend"]
+    assert "ask the model's owner" in found()["client", "access file"]["fix"]
 
     def access(days: float, signer: Ed25519PrivateKey = key, bound: str | None = None, **more: str) -> Found:
         expires = int(datetime.now().timestamp() + days * 86400)
@@ -289,7 +289,7 @@ def test_a_clients_access_file(found: Callable[..., Found], monkeypatch: Any, tm
         assert access(9, **bound, **other)["client", "key"]["status"] == "wrong"
     assert access(9)["client", "access file"]["status"] == "ok"
     path.chmod(0o644)
-    assert found()["client", "access file"]["mend"] == f"chmod go-rwx {path}"
+    assert found()["client", "access file"]["fix"] == f"chmod go-rwx {path}"
     row = access(9, ca=certificates(-0.03, tmp_path, monkeypatch).decode())["client", "certificate"]
     assert row["status"] == "wrong"
     assert access(9)["client", "reach catalogue"]["status"] == "wrong"

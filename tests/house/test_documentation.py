@@ -210,4 +210,4 @@ def test_how_to_report_a_fault_is_found() -> None:
     assert "(SECURITY.md)" in words("README.md") and "SECURITY.md" in words("docs/security.md")
     assert "private vulnerability reporting" in words("SECURITY.md") and "@" not in policy
     current = ".".join(version("moiety").split(".")[:2])
-    assert f"| {current} | yes |" in policy, "the newest minor version is the one that is mended"
+    assert f"| {current} | yes |" in policy, "the newest minor version is the one that is fixed"

@@ -25,8 +25,8 @@ def access_file(settings: ClientSettings) -> Iterator[Finding]:
     try:
         access = Access.model_validate(read_access(settings.access_file))
     except MoietyError as error:
-        said, _, mend = str(error).partition(": ")
-        yield Finding(_ROLE, "access file", "wrong", said, f"{mend}, and name it in MOIETY_CLIENT_ACCESS_FILE")
+        said, _, fix = str(error).partition(": ")
+        yield Finding(_ROLE, "access file", "wrong", said, f"{fix}, and name it in MOIETY_CLIENT_ACCESS_FILE")
         return
     if settings.access_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         found = f"{settings.access_file} can be read or changed by other users"
@@ -70,13 +70,13 @@ def _key(settings: ClientSettings, access: Access) -> Iterator[Finding]:
     try:
         key = private_key(access.key or settings.key_file)
     except MoietyError as error:
-        said, _, mend = str(error).partition(": ")
-        yield Finding(_ROLE, "key", "wrong", said, mend)
+        said, _, fix = str(error).partition(": ")
+        yield Finding(_ROLE, "key", "wrong", said, fix)
         return
     if key is None or thumbprint(key.public_key().public_bytes_raw()) != bound:
         found = "none is here that the token is bound to" if key is None else "the token is bound to another one"
-        mend = "name the private key that you made with moiety keys client in MOIETY_CLIENT_KEY_FILE"
-        yield Finding(_ROLE, "key", "wrong", found, mend)
+        fix = "name the private key that you made with moiety keys client in MOIETY_CLIENT_KEY_FILE"
+        yield Finding(_ROLE, "key", "wrong", found, fix)
     else:
         yield Finding(_ROLE, "key", "ok", "the one that the token is bound to")
 
@@ -94,8 +94,8 @@ def _services(settings: ClientSettings, access: Access) -> Iterator[Finding]:
         with Client.from_access(settings.access_file, timeout=settings.timeout) as client:
             entries = client.models()
     except MoietyError as error:
-        said, _, mend = str(error).partition(": ")
-        yield Finding(_ROLE, "models", "wrong", said, mend or _ASK)
+        said, _, fix = str(error).partition(": ")
+        yield Finding(_ROLE, "models", "wrong", said, fix or _ASK)
         return
     if not entries:
         yield Finding(_ROLE, "models", "warning", "the catalogue is empty", "the owner: moiety publish mnist")

@@ -82,8 +82,8 @@ def patients() -> list["Patient"]:
             key = Identity.load(settings.keys_dir / "server", "server").provider_key
             yield Finding("server", "provider.pub", "ok", f"the crypto provider's sealing key, {key.key_id}")
         except BadIdentity as error:
-            found, _, mend = str(error).partition(": ")
-            yield Finding("server", "provider.pub", "wrong", found, mend)
+            found, _, fix = str(error).partition(": ")
+            yield Finding("server", "provider.pub", "wrong", found, fix)
 
     def calls(settings: ServerSettings) -> list[Service]:
         ca = settings.keys_dir / "server" / "tls" / "ca.pem"

@@ -66,8 +66,8 @@ def compile_model(
 ) -> Compiled:
     """A plan for a model as it stands, in its inference mode.
 
-    `calibration` is real input, float32 (n, ...); `low` and `high` bound the values that inputs may have; `reveal` is
-    what the client learns: all outputs, the `top` labels, or how many of its own labels are right. The ring has 32 bits
+    `calibration` is real input, float32 (n, ...); `low` and `high` bound the values that inputs may have; `reveal` says
+    what a client gets: all outputs, the `top` labels, or how many of its own labels are right. The ring has 32 bits
     unless that is too coarse. `headroom` is how far beyond the calibration data a wire may go where no bound is proved.
 
     Raises NotServable, before anything is shared, for what cannot be served exactly.

@@ -1,4 +1,4 @@
-"""What may be wrong with an installation, and how to mend it: `moiety doctor`.
+"""What may be wrong with an installation, and how to fix it: `moiety doctor`.
 
 Each role says what it is in a `Patient`; here is what is looked at of all of them. Nothing is changed.
 """
@@ -37,13 +37,13 @@ Status = Literal["ok", "warning", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `mend` is what to do about it, empty where all is well."""
+    """One thing that was looked at. `fix` is what to do about it, empty where all is well."""
 
     role: str
     check: str
     status: Status
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def examine(patient: Patient) -> Iterator[Finding]:
             yield Finding(role, "keys", "ok", f"complete in {keys}, closed to others")
             yield from _certificates(role, identity)
         except BadIdentity as error:
-            said, _, mend = str(error).partition(": ")
-            yield Finding(role, "keys", "wrong", said, mend)
+            said, _, fix = str(error).partition(": ")
+            yield Finding(role, "keys", "wrong", said, fix)
             return
     yield from _disk(role, settings.data_dir)
     here = Service(role, patient.title, _own_url(settings), identity.ca_file if identity else None, "", patient.start)
@@ -142,21 +142,21 @@ def _certificates(role: str, identity: Identity) -> Iterator[Finding]:
     for path in (identity.folder / "tls" / "cert.pem", identity.ca_file):
         if path is None:
             continue
-        mend = f"moiety keys renew {role}, and restart it" if path.name == "cert.pem" else "moiety keys init, anew"
-        yield certificate(role, path.name, path.read_bytes(), mend)
+        fix = f"moiety keys renew {role}, and restart it" if path.name == "cert.pem" else "moiety keys init, anew"
+        yield certificate(role, path.name, path.read_bytes(), fix)
 
 
-def certificate(role: str, name: str, pem: bytes, mend: str) -> Finding:
+def certificate(role: str, name: str, pem: bytes, fix: str) -> Finding:
     """Until when it is accepted."""
     try:
         until = min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(pem))
     except ValueError:
-        return Finding(role, "certificate", "wrong", f"{name} is no certificate in PEM form", mend)
+        return Finding(role, "certificate", "wrong", f"{name} is no certificate in PEM form", fix)
     left = (until - datetime.now(UTC)).total_seconds() / 86400
     text = f"{name} is valid until {until:%Y-%m-%d}" if left > 0 else f"{name} expired on {until:%Y-%m-%d}"
     if left > _DAYS:
         return Finding(role, "certificate", "ok", text)
-    return Finding(role, "certificate", "warning" if left > 0 else "wrong", text, mend)
+    return Finding(role, "certificate", "warning" if left > 0 else "wrong", text, fix)
 
 
 def _disk(role: str, folder: Path) -> Iterator[Finding]:
@@ -208,16 +208,16 @@ def reach(role: str, service: Service) -> Iterator[Finding]:
             info = _info(clients.check(answer))
             ready = client.get("/health/ready")
     except httpx.HTTPError as error:
-        yield Finding(role, check, "wrong", f"no answer at {service.url} ({_said(error)})", _mend(service, error))
+        yield Finding(role, check, "wrong", f"no answer at {service.url} ({_said(error)})", _fix(service, error))
         return
     except Problem:
         info = {}
     if "title" not in info:
-        yield Finding(role, check, "wrong", f"what answers at {service.url} is not moiety", f"mend {service.setting}")
+        yield Finding(role, check, "wrong", f"what answers at {service.url} is not moiety", f"fix {service.setting}")
         return
     if info["title"] != service.title:
         found = f"{info['title']} answers at {service.url}, not {service.title}"
-        yield Finding(role, check, "wrong", found, f"mend {service.setting}")
+        yield Finding(role, check, "wrong", found, f"fix {service.setting}")
     elif info.get("version") != API_VERSION:
         found = f"{service.name} speaks version {info.get('version')}, we speak {API_VERSION}"
         yield Finding(role, check, "wrong", found, "install the same version of moiety on both sides")
@@ -254,7 +254,7 @@ def _said(error: httpx.HTTPError) -> str:
     return "its certificate is not accepted" if "CERTIFICATE" in text.upper() else text or type(error).__name__
 
 
-def _mend(service: Service, error: httpx.HTTPError) -> str:
+def _fix(service: Service, error: httpx.HTTPError) -> str:
     if "CERTIFICATE" not in str(error).upper():
-        return f"start it with `{service.start}`, or mend {service.setting}"
+        return f"start it with `{service.start}`, or fix {service.setting}"
     return f"`moiety keys renew {service.name} --host NAME` with the name we call it by; both need the same CA"

@@ -29,7 +29,7 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look for what may be wrong here, and say how to mend it.
+    """Look for what may be wrong here, and say how to fix it.
 
     Settings, ports, keys, certificates, clocks, versions, disk space, and whether the services that a role depends on
     answer, as that role sees them. Nothing is changed.
@@ -40,8 +40,8 @@ def doctor(
 
     from moiety_service.cli.diagnosis import examine, machine
 
-    def to_mend(finding: "Finding") -> Text:
-        return Text(f"\n→ {finding.mend}" if finding.mend else "", _SIGNS[finding.status][1])
+    def to_fix(finding: "Finding") -> Text:
+        return Text(f"\n→ {finding.fix}" if finding.fix else "", _SIGNS[finding.status][1])
 
     patients = {patient.role: patient for patient in _patients()}
     unknown = [name for name in role or () if name not in patients]
@@ -59,7 +59,7 @@ def doctor(
         if as_json:
             line(asdict(findings[-1]))
     if not as_json:
-        rows = [(Text(*_SIGNS[f.status]), f.role, f.check, Text(f.found) + to_mend(f)) for f in findings]
+        rows = [(Text(*_SIGNS[f.status]), f.role, f.check, Text(f.found) + to_fix(f)) for f in findings]
         table(("", "role", "looked at", "found"), rows)
     wrong = sum(finding.status == "wrong" for finding in findings)
     if wrong:
@@ -88,7 +88,5 @@ def _here(patients: list["Patient"]) -> list["Patient"]:
 def _nobody() -> "Finding":
     from moiety_service.cli.diagnosis import Finding
 
-    mend = (
-        "clients: ask the owner for an access file, name it in MOIETY_CLIENT_ACCESS_FILE; operators: moiety keys init"
-    )
-    return Finding("", "roles", "wrong", "no role's secrets and no access file are here", mend)
+    fix = "clients: ask the owner for an access file, name it in MOIETY_CLIENT_ACCESS_FILE; operators: moiety keys init"
+    return Finding("", "roles", "wrong", "no role's secrets and no access file are here", fix)

@@ -35,7 +35,7 @@ class Exit(IntEnum):
 
     OK = 0, "It is done."
     FAILED = 1, "It failed, or was refused; the last line on stderr says why and what to do."
-    USAGE = 2, "The command, a setting, a file or an input is wrong: mend that first."
+    USAGE = 2, "The command, a setting, a file or an input is wrong: fix that first."
     UNAVAILABLE = 3, "Somebody does not answer, or not now. The same command may be given again."
     INTERRUPTED = 130, "Ctrl-C."
 

@@ -80,13 +80,13 @@ class Server(uvicorn.Server):
             listener.listen(self.config.backlog)
         except OSError as error:
             host, port = listener.getsockname()[:2]
-            raise ports.refused(host, port, _mend(self._settings), error) from None
+            raise ports.refused(host, port, _fix(self._settings), error) from None
         listener.setblocking(False)
         self.servers.append(_Listening(asyncio.create_task(self._accept(listener))))  # type: ignore[arg-type]
 
     async def _operate(self, config: uvicorn.Config) -> "_Operating":
         state, loop = ServerState(), asyncio.get_running_loop()
-        listener = ports.bind(config.host, config.port, _mend(self._settings, "METRICS_"))
+        listener = ports.bind(config.host, config.port, _fix(self._settings, "METRICS_"))
 
         def connection() -> Connection:
             return Connection(
@@ -228,7 +228,7 @@ def serve(
     server = make(app, settings, max_message, tls)
     logging.getLogger(Connection.__module__).disabled = True  # what uvicorn would say of a connection: see `refused`
     try:
-        listener = ports.bind(settings.host, settings.port, _mend(settings))
+        listener = ports.bind(settings.host, settings.port, _fix(settings))
         listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
         server.run(sockets=[listener])
     except StartRefused as refused:
@@ -236,7 +236,7 @@ def serve(
         raise
 
 
-def _mend(settings: ServiceSettings, whose: str = "") -> str:
+def _fix(settings: ServiceSettings, whose: str = "") -> str:
     """What to do about an address: which settings choose it."""
     name = f"{settings.model_config.get('env_prefix', '')}{whose}"
     return f"choose another with {name}HOST and {name}PORT"
