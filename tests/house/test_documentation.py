@@ -142,7 +142,8 @@ def test_every_format_is_in_the_table_with_its_version() -> None:
         assert told[name][0].split()[0] == str(document.FORMAT), name
     magics = {
         "prediction request": formats.REQUEST,
-        "what is sealed in it": formats.SECRET,
+        "handshake": formats.HANDSHAKE,
+        "what is sealed in a request": formats.SECRET,
         "result": formats.RESULT,
         "count for the owner": formats.COUNT,
         "model upload": formats.UPLOAD,
