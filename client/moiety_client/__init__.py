@@ -3,7 +3,16 @@
 `import moiety` gives programs all that they need of it.
 """
 
+from importlib import import_module
 from typing import Any
+
+_FACE = {
+    "AsyncClient": "client",
+    "Client": "client",
+    "Evaluation": "answers",
+    "MoietyError": "errors",
+    "Prediction": "answers",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -13,8 +22,6 @@ def __getattr__(name: str) -> Any:
             "the PySyft dialect is a package of its own: `import moiety_syft as sy`, or run the program as it is with "
             "`moiety syft run program.py`"
         )
-    if name in ("AsyncClient", "Client", "Evaluation", "MoietyError", "Prediction"):
-        import moiety
-
-        return getattr(moiety, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _FACE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FACE[name]}"), name)
