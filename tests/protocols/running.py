@@ -1,15 +1,16 @@
 """A dealer and two parties in one process, over real streams."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.messages.upload import Draws, MaskedModel, Tensors
-from moiety_shared.plan.lookups import Opened
-from moiety_shared.plan.plan import Plan
+from moiety_shared.plan.lookups import Opened, TopK
+from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
 from moiety_shared.protocols import graph, reduce
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.protocols.opening import Opening, Result, Session, lockstep, wire_bytes
@@ -140,3 +141,25 @@ class Run:
         assert sorted(wire_bytes(opening) for opening, _ in self.opened) == sorted(stated)
         assert self.rounds == self.plan.rounds == self.plan.cost(len(x)).rounds
         return got
+
+
+def integers(shape: Sequence[int], bits: int = 8, dtype: Any = np.int32) -> Array:
+    """Signed integers of so many bits."""
+    return (Stream(new_seed()).words("x", tuple(shape), np.int64) >> (64 - bits)).astype(dtype)
+
+
+def plan_of(*layers: AnyLayer, shape: tuple[int, ...], bits: int = 32, **more: Any) -> Plan:
+    """A plan whose output is the last layer's wire."""
+    last, classes = layers[-1], more.pop("classes", None)
+    words = isinstance(last, TopK) and last.result == "words"
+    return Plan(
+        ring_bits=bits,  # type: ignore[arg-type]
+        input=Input(shape=shape, frac_bits=0, low=-128, high=128, classes=classes),
+        layers=layers,
+        output=Output(wire=last.name, shape=last.output_shape, kind="labels" if words else "logits"),
+    )
+
+
+def run_of(plan: Plan) -> Run:
+    """The plan with random weights of four bits."""
+    return Run(plan, {name: integers(shape, 4, graph.ring_of(plan).dtype) for name, shape in plan.weights()})

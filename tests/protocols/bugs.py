@@ -1,0 +1,139 @@
+"""Bugs to plant in dealer and parties, each named for what it leaves out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moiety_shared.plan.lookups import MaxPool
+from moiety_shared.protocols import max_pool, select, sign
+from moiety_shared.protocols.dealing import Dealer, Holder, uniform
+from moiety_shared.ring import Array, Ring
+
+Patch = pytest.MonkeyPatch
+
+
+def change_masks(patch: Patch, name: str, change: Callable[[Array], Array]) -> None:
+    """Of dealer and parties alike, so that results stay right."""
+    for side in (Dealer, Holder):
+
+        def mask(self: Any, n: str, *rest: Any, original: Any = side.mask) -> Array:
+            found = original(self, n, *rest)
+            return change(found) if n == name else found
+
+        patch.setattr(side, "mask", mask)
+
+
+def no_mask(name: str) -> Callable[[Patch], None]:
+    return lambda patch: change_masks(patch, name, np.zeros_like)
+
+
+def one_mask(name: str) -> Callable[[Patch], None]:
+    """The first value's mask for all of them."""
+    return lambda patch: change_masks(patch, name, lambda r: np.repeat(r[:, :1], r.shape[1], 1))
+
+
+def half_a_mask(patch: Patch) -> None:
+    """alice's halves alone, which she knows."""
+    original = Holder.mask
+
+    def mask(self: Any, n: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
+        return uniform(ring or self.ring, self._alice, n, (self.rows, *shape))
+
+    patch.setattr(Dealer, "mask", mask)
+    patch.setattr(Holder, "mask", lambda self, *given: original(self, *given) * (1 - self.party))
+
+
+def mask_bits(kept: int) -> Callable[[Patch], None]:
+    """Only some of a comparison's secret bits: a, then e, and beta on top."""
+    original = Dealer.secret_bytes
+    return lambda patch: patch.setattr(Dealer, "secret_bytes", lambda *given: original(*given) & np.uint8(kept))
+
+
+def one_set_of_bits(patch: Patch) -> None:
+    """The first comparison's secret bits for all."""
+    original = Dealer.secret_bytes
+    patch.setattr(Dealer, "secret_bytes", lambda *given: np.repeat(original(*given)[:, :1], given[2][0], 1))
+
+
+def output_masks(change: Callable[[Array], Array]) -> Callable[[Patch], None]:
+    def plant(patch: Patch) -> None:
+        for side in (Dealer, Holder):
+            original = side.mask_words
+            patch.setattr(side, "mask_words", lambda *given, original=original: change(original(*given)))
+
+    return plant
+
+
+def value_masks_again(patch: Patch) -> None:
+    """A pool's later differences under masks of its inputs."""
+    original = max_pool._differences
+
+    def differences(layer: MaxPool, source: Any, r: Array) -> Array:
+        found = original(layer, source, r)
+        fresh = layer.comparisons - layer.levels[0]
+        return np.concatenate((found[:, : layer.levels[0]], r[:, :fresh]), axis=1)
+
+    patch.setattr(max_pool, "_differences", differences)
+
+
+def wrong(name: str, change: Callable[[Array], Array]) -> Callable[[Patch], None]:
+    """The dealer fixes another value."""
+
+    def plant(patch: Patch) -> None:
+        for method in ("fix", "fix_words"):
+            original = getattr(Dealer, method)
+
+            def fix(self: Any, n: str, value: Array, *rest: Any, original: Any = original) -> None:
+                original(self, n, change(value.copy()) if n == name else value, *rest)
+
+            patch.setattr(Dealer, method, fix)
+
+    return plant
+
+
+def bare(name: str) -> Callable[[Patch], None]:
+    """bob is sent the value itself, and alice's share of it is nothing."""
+
+    def plant(patch: Patch) -> None:
+        fixed, fixed_words = Holder.fixed, Holder.fixed_words
+        fix, fix_words = Dealer.fix, Dealer.fix_words
+
+        def send(self: Any, n: str, value: Array, ring: Ring | None = None) -> None:
+            fix(self, n, value, ring)
+            if n == name:
+                self.corrections[n] = (ring or self.ring).wrap(value)
+
+        def send_words(self: Any, n: str, value: Array) -> None:
+            fix_words(self, n, value)
+            if n == name:
+                self.corrections[n] = value
+
+        def zero(original: Any) -> Any:
+            return lambda self, n, *rest: original(self, n, *rest) * (0 if n == name and self.party == 0 else 1)
+
+        patch.setattr(Dealer, "fix", send)
+        patch.setattr(Dealer, "fix_words", send_words)
+        patch.setattr(Holder, "fixed", zero(fixed))
+        patch.setattr(Holder, "fixed_words", zero(fixed_words))
+
+    return plant
+
+
+def no_beta_in_select(patch: Patch) -> None:
+    original = select.deal
+    patch.setattr(select, "deal", lambda dealer, beta, *rest: original(dealer, beta * 0, *rest))
+
+
+def no_monomial(bit: int) -> Callable[[Patch], None]:
+    original = sign.monomial_words
+    return lambda patch: patch.setattr(sign, "monomial_words", lambda *given: original(*given) & ~np.uint8(1 << bit))
+
+
+def without_row(row: int) -> Callable[[Array], Array]:
+    def change(value: Array) -> Array:
+        value[:, row] = 0
+        return value
+
+    return change

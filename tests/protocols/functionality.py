@@ -1,0 +1,81 @@
+"""What every layer is defined to compute: on values in its stated range, and on all others."""
+
+from itertools import combinations
+
+import numpy as np
+
+from moiety_shared.plan.lookups import Comparison, Decide, Hinged, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.ring import Array
+
+
+def in_range(k: int, layer: Opened, t: tuple[int, ...]) -> bool:
+    """What the layers state about the values they are given."""
+    match layer:
+        case Truncate():
+            middle = 1 << (layer.opened_bits - 2)
+            return layer.opened_bits == k or all(-middle <= value < middle for value in t)
+        case Hinged():
+            compared = [value - h for value in t for h in layer.hinges]
+        case MaxPool() | TopK():
+            compared = [a - b for a, b in combinations(t, 2)]
+        case _:
+            return True
+    return all(-(1 << layer.range_bits) <= v < 1 << layer.range_bits for v in compared)
+
+
+def functionality(layer: Opened, t: Array) -> Array:
+    """The layer's definition, on true integers (rows, *shape). A pool's window is its whole input here."""
+    match layer:
+        case Truncate():
+            return t
+        case ReLU():
+            terms = [np.where(t > h, t - h, 0) for h in layer.hinges]
+            return np.asarray(sum(terms[::2]) - sum(terms[1::2]))
+        case MaxPool():
+            return t.max(axis=(2, 3), keepdims=True)
+        case Decide():
+            return np.asarray(sum(t >= h for h in layer.hinges)) % 2
+        case OneHot():
+            index = t % 2**layer.opened_bits
+            return (np.where(index < layer.classes, index, 0) == np.arange(layer.classes)) * 1
+        case Table():
+            return np.stack([np.array(values)[t % 2**layer.opened_bits] for values in layer.values], axis=1)
+        case TopK():
+            places = np.arange(layer.size)
+            ahead = (t[:, None] > t[:, :, None]) | ((t[:, None] == t[:, :, None]) & (places < places[:, None]))
+            rank = ahead.sum(axis=2)
+            return (rank == 0) * 1 if layer.result == "share" else np.where(rank < layer.k, rank + 1, 0)
+    raise TypeError(layer.op)  # type: ignore[attr-defined]
+
+
+def functionality_beyond(layer: Opened, t: Array) -> Array:
+    """What is made of values that are not in range: every comparison reads its value mod 2^(B+1), and no more."""
+    if isinstance(layer, Table):
+        return functionality(layer, t)
+    assert isinstance(layer, Comparison)
+    modulus = 2 << layer.range_bits
+
+    def negative(v: Array) -> Array:
+        return v % modulus >= modulus // 2
+
+    def winner(values: list[Array]) -> Array:
+        while len(values) > 1:
+            met = [np.where(negative(a - b), b, a) for a, b in zip(values[::2], values[1::2], strict=False)]
+            values = met + values[2 * len(met) :]
+        return values[0]
+
+    match layer:
+        case ReLU():
+            return sum((-1) ** i * np.where(negative(t - h), 0, (t - h) % modulus) for i, h in enumerate(layer.hinges))
+        case Decide():
+            return np.asarray(sum(~negative(t - h) for h in layer.hinges)) % 2
+        case MaxPool():
+            rows = [winner([t[:, 0, i, j] for j in range(t.shape[3])]) for i in range(t.shape[2])]
+            return winner(rows)[:, None, None, None]
+        case TopK():
+            places = np.arange(layer.size)
+            upper = negative(t[:, :, None] - t[:, None])  # [i, j]: i lost to j, for i < j
+            lost = np.where(places[:, None] < places, upper, (places[:, None] > places) & ~upper.transpose(0, 2, 1))
+            rank = lost.sum(axis=2)
+            return (rank == 0) * 1 if layer.result == "share" else np.where(rank < layer.k, rank + 1, 0)
+    raise TypeError(layer.op)  # type: ignore[attr-defined]

@@ -1,0 +1,235 @@
+"""A plan that makes no sense is refused, and the message names the layer."""
+
+from typing import Any
+
+import pytest
+
+from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare
+from moiety_shared.plan.local import Combine, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.plan.lookups import Decide, MaxPool, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
+from tests.protocols.growing import TABLE_BITS
+from tests.protocols.running import plan_of
+
+A, B = (2, 3), (3, 4)
+OPEN = Open(name="o", input="input", shape=A)
+Q: dict[str, Any] = {"shift": 0, "opened_bits": 16, "range_bits": 8}
+POOL = MaxPool(name="m", input="input", shape=(1, 2, 2), kernel=(2, 2), stride=(2, 2), output_size=(1, 1), **Q)
+WORDS = TopK(name="k", input="input", shape=(3,), **Q)
+REFUSED: dict[str, tuple[tuple[int, ...], tuple[AnyLayer, ...], str]] = {
+    "another shape": (A, (Open(name="bad", input="input", shape=B),), "'bad' reads wires of other shapes"),
+    "another number of axes": (A, (Open(name="bad", input="input", shape=(6,)),), "'bad' reads wires of other shapes"),
+    "a wire that is not there": (A, (Open(name="bad", input="nothing", shape=A),), "'bad' reads 'nothing'"),
+    "a wire that comes later": (
+        A,
+        (Linear(name="bad", input="o", shape=A, out_features=1), OPEN),
+        "'bad' reads 'o', which is not made before it",
+    ),
+    "itself": (A, (Open(name="bad", input="bad", shape=A),), "'bad' reads 'bad'"),
+    "labels where there are none": (A, (Open(name="bad", input="labels", shape=A),), "'bad' reads 'labels'"),
+    "a name twice": (A, (OPEN, OPEN), "two wires are called 'o'"),
+    "the input's name": (A, (Open(name="input", input="input", shape=A),), "two wires are called 'input'"),
+    "a product of a share": (
+        A,
+        (Linear(name="bad", input="input", shape=A, out_features=1),),
+        "'bad' reads wires that",
+    ),
+    "a product with a share": (
+        A,
+        (OPEN, Mul(name="bad", left="o", right="input", left_shape=A, right_shape=A)),
+        "'bad' reads wires that are opened first",
+    ),
+    "opening what is open": (A, (OPEN, Open(name="bad", input="o", shape=A)), "'bad' opens shares"),
+    "comparing what is open": (A, (OPEN, ReLU(name="bad", input="o", shape=A, **Q)), "'bad' opens"),
+    "adding what is open": (A, (OPEN, Bias(name="bad", input="o", shape=A, bias_shape=A)), "'bad' reads shares"),
+    "permuting what is open": (A, (OPEN, Permute(name="bad", input="o", shape=A, order=(1, 0))), "'bad' reads shares"),
+    "adding words": ((3,), (WORDS, Bias(name="bad", input="k", shape=(3,), bias_shape=(3,))), "'bad' reads shares"),
+    "comparing words": ((3,), (WORDS, ReLU(name="bad", input="k", shape=(3,), **Q)), "'bad' opens"),
+    "opening words": ((3,), (WORDS, Open(name="bad", input="k", shape=(3,))), "'bad' opens"),
+    "opening a smaller ring": ((1, 2, 2), (POOL, Open(name="bad", input="m", shape=(1, 1, 1))), "'bad' opens shares"),
+    "two rings": (
+        (1, 2, 2),
+        (POOL, Combine(name="bad", inputs=("m", "input"), shapes=((1, 1, 1), (1, 2, 2)), factors=(1, 1))),
+        "'bad' reads shares of one ring",
+    ),
+    "more bits than the ring has": (
+        A,
+        (
+            Reshare(name="fresh", input="input", shape=A),
+            Truncate(name="bad", input="fresh", shape=A, shift=20, opened_bits=16),
+        ),
+        "'bad' opens more bits",
+    ),
+    "more bits than the smaller ring has": (
+        (1, 2, 2),
+        (POOL, Truncate(name="bad", input="m", shape=(1, 1, 1), shift=1, opened_bits=16)),
+        "'bad' opens more bits",
+    ),
+    "a factor of another shape": (
+        A,
+        (OPEN, Mul(name="bad", left="o", right="o", left_shape=A, right_shape=(2, 1))),
+        "'bad' reads wires of other shapes",
+    ),
+    "a window larger than its input": (
+        (1, 2, 2),
+        (SumPool(name="bad", input="input", shape=(1, 2, 2), kernel=(3, 3), stride=(1, 1)),),
+        "'bad' has no size",
+    ),
+    "too many values": (
+        (1, 1, 1),
+        (Upsample(name="bad", input="input", shape=(1, 1, 1), factors=(1 << 16, 1 << 16)),),
+        "'bad' has no size",
+    ),
+}
+
+
+SHIFTED: dict[str, Any] = {"shift": 2, "opened_bits": 16}
+LOW_BITS: dict[str, tuple[AnyLayer, ...]] = {
+    "the input": (Truncate(name="bad", input="input", shape=A, **SHIFTED),),
+    "the input, compared": (ReLU(name="bad", input="input", shape=A, **SHIFTED, range_bits=8),),
+    "the input, looked up": (
+        Table(name="bad", input="input", shape=A, shift=2, opened_bits=2, values=((0, 1, 2, 3),)),
+    ),
+    "what is moved": (
+        Permute(name="p", input="input", shape=A, order=(1, 0)),
+        Truncate(name="bad", input="p", shape=(3, 2), **SHIFTED),
+    ),
+    "a sum": (Sum(name="s", input="input", shape=A, axes=(0,)), Truncate(name="bad", input="s", shape=(3,), **SHIFTED)),
+    "a sum with something fresh": (
+        Reshare(name="f", input="input", shape=A),
+        Combine(name="c", inputs=("f", "input"), shapes=(A, A), factors=(1, 1)),
+        Decide(name="bad", input="c", shape=A, **SHIFTED, range_bits=8),
+    ),
+    "a bias": (
+        Bias(name="b", input="input", shape=A, bias_shape=(3,)),
+        Truncate(name="bad", input="b", shape=A, **SHIFTED),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOW_BITS)
+def test_a_client_chooses_no_dither(name: str) -> None:
+    """It chose both shares: low bits are dropped of fresh ones only."""
+    *before, last = LOW_BITS[name]
+    with pytest.raises(ValueError, match="'bad' drops low bits of what a client shared"):
+        plan_of(*before, last, shape=A)
+    (read,), (shape,) = last.reads, last.input_shapes
+    fresh = Reshare(name="fresh", input=read, shape=shape)
+    plan_of(*before, fresh, last.model_copy(update={"input": "fresh"}), shape=A)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_plan_that_does_not_fit_is_refused(name: str) -> None:
+    shape, layers, message = REFUSED[name]
+    given_input = Input(shape=shape, frac_bits=0, low=-1, high=1)
+    with pytest.raises(ValueError, match=message):
+        Plan(ring_bits=32, input=given_input, layers=layers, output=Output(wire="input", shape=shape))
+
+
+@pytest.mark.parametrize(
+    ("layers", "output", "message"),
+    [
+        ((WORDS,), Output(wire="k", shape=(3,)), "cannot be given out as logits"),
+        ((WORDS,), Output(wire="k", shape=(3,), kind="count"), "cannot be given out as count"),
+        ((WORDS,), Output(wire="input", shape=(3,), kind="labels"), "cannot be given out as labels"),
+        ((Open(name="o", input="input", shape=(3,)),), Output(wire="o", shape=(3,)), "cannot be given out as logits"),
+        ((WORDS,), Output(wire="input", shape=(4,)), "another size"),
+        ((WORDS,), Output(wire="nothing", shape=(3,)), "does not exist"),
+    ],
+)
+def test_an_output_of_another_kind_is_refused(layers: tuple[AnyLayer, ...], output: Output, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan(ring_bits=32, input=Input(shape=(3,), frac_bits=0, low=-1, high=1), layers=layers, output=output)
+
+
+@pytest.mark.parametrize(
+    ("layer", "attributes", "message"),
+    [
+        (Reshape, {"shape": A, "to": (5,)}, "keeps the number"),
+        (Permute, {"shape": A, "order": (0, 0)}, "not an order"),
+        (Slice, {"shape": A, "axis": 0, "start": 1, "stop": 3}, "outside"),
+        (Slice, {"shape": A, "axis": 2, "start": 0, "stop": 1}, "outside"),
+        (Pad, {"shape": A, "before": (1,), "after": (1, 1)}, "every axis"),
+        (Sum, {"shape": A, "axes": (2,)}, "not axes"),
+        (Sum, {"shape": A, "axes": (0, 0)}, "not axes"),
+        (Bias, {"shape": A, "bias_shape": (3, 2, 3)}, "do not broadcast"),
+        (Bias, {"shape": A, "bias_shape": (2,)}, "broadcast"),
+        (Conv, {"shape": (3, 4, 4), "out_channels": 2, "kernel": (1, 1), "groups": 2}, "groups"),
+        (Conv, {"shape": (1, 4, 4), "out_channels": 2, "kernel": (5, 1)}, "larger"),
+        (ReLU, {"shape": A, "shift": 0, "opened_bits": 8, "range_bits": 8}, "below opened_bits"),
+        (ReLU, {"shape": A, "shift": 0, "opened_bits": 20, "range_bits": 17}, "digits"),
+        (ReLU, {"shape": A, **Q, "hinges": ()}, "hinges"),
+        (Table, {"shape": A, "shift": 0, "opened_bits": 2, "values": ((0,) * 3,)}, "2\\^opened_bits"),
+        (Table, {"shape": A, "shift": 0, "opened_bits": 2, "values": ((0, 0, 0, 1 << 24),)}, "2\\^24"),
+        (Table, {"shape": A, "shift": 0, "opened_bits": TABLE_BITS + 1, "values": ((0,) * 2,)}, "opened_bits"),
+    ],
+)
+def test_a_layer_that_makes_no_sense_is_refused(layer: Any, attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer(name="bad", input="x", **attributes)
+
+
+@pytest.mark.parametrize("padding", [(2, 0), (0, 2)])
+def test_a_pool_of_padding_alone_is_refused(padding: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        MaxPool(**{**POOL.model_dump(), "padding": padding})
+
+
+def test_a_pool_of_one_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="slice"):
+        MaxPool(name="m", input="input", shape=(1, 4, 4), kernel=(1, 1), stride=(2, 2), output_size=(2, 2), **Q)
+
+
+def test_a_pool_whose_dilated_window_misses_the_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="outside"):
+        MaxPool(
+            name="m",
+            input="input",
+            shape=(1, 2, 2),
+            kernel=(2, 2),
+            stride=(1, 1),
+            padding=(1, 1),
+            dilation=(3, 3),
+            output_size=(1, 1),
+            **Q,
+        )
+
+
+def test_shapes_of_fewer_axes_are_refused() -> None:
+    """numpy would align the rows with an axis of the longer one."""
+    with pytest.raises(ValueError, match="as many axes"):
+        Mul(name="m", left="o", right="p", left_shape=A, right_shape=(3,))
+    with pytest.raises(ValueError, match="as many axes"):
+        Combine(name="m", inputs=("input", "v"), shapes=(A, (3,)), factors=(1, 1))
+
+
+def test_factors_that_do_not_broadcast_are_refused() -> None:
+    with pytest.raises(ValueError, match="broadcast"):
+        Mul(name="m", left="o", right="p", left_shape=A, right_shape=(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("layer", "attributes", "message"),
+    [
+        (ReLU, {"shape": A, **Q, "hinges": (40000,)}, "a hinge lies beyond"),
+        (TopK, {"shape": (3,), **Q, "k": 2, "result": "share"}, "k is 1"),
+        (Table, {"shape": A, "shift": 0, "opened_bits": 2, "values": ((1 << 70,) * 4,)}, "below 2\\^62"),
+    ],
+    ids=["a hinge beyond the range", "share of several", "a huge table"],
+)
+def test_an_attribute_that_cannot_work_is_refused(layer: Any, attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer(name="bad", input="x", **attributes)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Combine(name="bad", inputs=("input",), shapes=(A,), factors=(1 << 40,)), "'bad' multiplies by more"),
+        (Table(name="bad", input="input", shape=A, shift=0, opened_bits=2, values=((1 << 40,) * 4,)), "'bad' holds"),
+    ],
+    ids=["factor", "table"],
+)
+def test_a_number_beyond_the_ring_is_refused(layer: AnyLayer, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_of(layer, shape=A)
