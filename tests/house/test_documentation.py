@@ -132,7 +132,7 @@ def test_every_promise_names_a_test_that_exists() -> None:
     assert len(named) >= 25
     for name in named:
         file, _, test = name.partition("::")
-        assert (tests / file).exists() and f"def {test}" in (tests / file).read_text(), name
+        assert (tests / file).exists() and (not test or f"def {test}(" in (tests / file).read_text()), name
 
 
 def test_every_format_is_in_the_table_with_its_version() -> None:

@@ -131,6 +131,8 @@ def test_files_stay_readable() -> None:
     lines = {path: path.read_text().count("\n") for path in sources(*FOLDERS)}
     assert not [path for path, count in lines.items() if count > 400]
     assert not [path for path, count in lines.items() if path.parent.name == "protocols" and count >= 300]
+    tests = {path: path.read_text().count("\n") for path in sources("tests")}
+    assert len(tests) > 100 and not [path for path, count in tests.items() if count > 500]
 
 
 def test_no_path_of_a_machine_is_written_down() -> None:
