@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import httpx
@@ -99,6 +100,7 @@ class Party:
         )
         self.provider = Provider(self._http, self._provider_bytes)
         self.metrics.watch(self._stocks)
+        self._runs = 0
 
     async def close(self) -> None:
         await self.replicas.close()
@@ -221,12 +223,23 @@ class Party:
             spread=self.settings.lanes * self.max_rows(model.plan),
             claim_seconds=self.settings.run_seconds / 2,
             failed=lambda problem: self.metrics.bundle_failures.labels(problem).inc(),
+            busy=lambda: self._runs > 0,
         )
         # Nothing is waited for since the store was asked: who deletes the model finds this pool, or no pool comes up.
         old, self.pools[peer, model.upload_id] = self.pools.get((peer, model.upload_id)), pool
         if old is not None:
             await old.close()
         return pool
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around a run, so that pools are not refilled beside it while they need not be."""
+        self._runs += 1
+        try:
+            with self.metrics.runs.track_inprogress():
+                yield
+        finally:
+            self._runs -= 1
 
     async def drop_pool(self, peer: str, upload_id: str) -> None:
         """Its rows are thrown away, and its lease is over."""

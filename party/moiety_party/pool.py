@@ -27,6 +27,7 @@ Make = Callable[[int], Awaitable[PreparedRows]]
 _RETRY_SECONDS = 1.0
 _WAIT_SECONDS = 5.0  # for the next rows: whoever asked can come again
 _QUIET_SECONDS = 0.2
+_LOOK_SECONDS = 0.02
 
 
 @dataclass
@@ -53,8 +54,9 @@ class Pool:
         spread: int,
         claim_seconds: float,
         failed: Callable[[str], None] = lambda _: None,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`failed` is told the problem's name when a bundle cannot be had."""
+        """`failed` is told the problem's name when a bundle cannot be had; `busy` says whether a run is under way."""
         self.lease_id = lease_id
         self.check = check  # the key of the lease's transcripts
         self.bundle_rows = bundle_rows
@@ -65,6 +67,7 @@ class Pool:
         self._claim_seconds = claim_seconds
         self._make = make
         self._failed = failed
+        self._busy = busy
         self._bundles: dict[int, _Bundle] = {}
         self._burnt: dict[int, npt.NDArray[np.bool_]] = {}  # rows of bundles that are still to come, by bundle
         self._position = 0  # only rises
@@ -249,12 +252,14 @@ class Pool:
                 await tracing.on_behalf(self._wanting if self._short else None, self._add_bundle())
 
     async def _quiet(self) -> None:
-        """Return in a moment without runs, or as soon as half of the rows are gone."""
+        """Return in a moment without runs, or as soon as half of the rows are gone.
+
+        A run of a large model takes longer than the pause between two small ones: it counts until it has ended.
+        """
         while self._ahead > self.target // 2 and not self._short:
-            left = self._last_use + _QUIET_SECONDS - time.monotonic()
-            if left <= 0:
+            if not self._busy() and time.monotonic() >= self._last_use + _QUIET_SECONDS:
                 return
-            await asyncio.sleep(min(left, _QUIET_SECONDS / 10))
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _add_bundle(self) -> None:
         number = self._made

@@ -138,7 +138,7 @@ class Helper:
     async def _answer(self, lane: Lane, start: Start, payload: bytes, pool: Pool | None) -> None:
         party, timeline = self._party, Timeline()
         span = tracing.begin(party.tracer, "run", tracing.unpack(start.trace))
-        with tracing.doing(span), party.metrics.runs.track_inprogress():
+        with tracing.doing(span), party.running():
             rows = start.request.rows
             model = await party.replicas.model(start.request.binding.upload_id.hex())
             grant = party.admission.admit(model, start.token)

@@ -138,7 +138,7 @@ class Leader:
             try:
                 secret = proven or await opened(party, 0, model, request, grant, token or "")
                 stats.timeline.passed("open")
-                with party.metrics.runs.track_inprogress():
+                with party.running():
                     return await self._attempt(model, request, secret, token or "", stats)
             except BaseException as error:
                 if not clients_doing(error, by_bob=isinstance(error, Refused), again=stats.again):
