@@ -1,4 +1,4 @@
-# Every target makes .venv by itself when it is missing.
+# Every target makes .venv by itself when it is missing: `make demo` with what the demo needs, the others with all the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,9 +24,15 @@ NEWEST_TESTS := client/test_client shared/test_codecs services/test_draining hou
 PYTHON_NEWEST = $(firstword $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null) \
   $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.13*/bin/python3.13) 3.13)
 
+# The commit that is built, and the version that tells of it: 0.2.0+g1498762, or 0.2.0 where a tag names the commit a release.
+TREE ?= HEAD
+DIST ?= dist
+VERSION = $(shell git show $(TREE):pyproject.toml | sed -n 's/^version = "\(.*\)"/\1/p')$(shell \
+  git describe --exact-match --tags $(TREE) >/dev/null 2>&1 || git rev-parse --short $(TREE) | sed 's/^/+g/')
+
 .PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation docs docs-integrity docs-reference fuzz check bench \
-  browsers lock prometheus postgres nginx sbom clean
-demo: $(VENV)/.installed
+  browsers lock prometheus postgres nginx sbom wheel clean
+demo: $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.demo)
 	$(BIN)/moiety demo
 
 test: $(VENV)/.installed
@@ -124,6 +130,13 @@ sbom: $(VENV)/.installed
 	    --mc-type application --output-reproducible --output-file dist/sbom/$$image.cdx.json 2>/dev/null || exit 1; \
 	done
 
+# A wheel of the commit, in dist/: what is not committed is not in it.
+wheel: $(VENV)/.installed
+	rm -rf $(DIST)/source && mkdir -p $(DIST)/source
+	git archive $(TREE) | tar -x -C $(DIST)/source
+	git show $(TREE):pyproject.toml | sed 's/^version = .*/version = "$(VERSION)"/' >$(DIST)/source/pyproject.toml
+	cd $(DIST)/source && $(abspath $(BIN))/python -m hatchling build --target wheel --directory ..
+
 # Every parser against broken messages, FUZZ_SECONDS (60) each; a finding is left in tests/fuzz/corpus.
 fuzz: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --progress-bar off -e ".[fuzz]"
@@ -152,6 +165,16 @@ check: $(VENV)/.installed docs
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+
+# uv, where it is on the PATH, takes a CPU build of PyTorch from PyTorch's own index. Where that is not to be reached, or without uv,
+# pip takes one if your index has it (2.13.0+cpu is newer than 2.13.0 to pip). PyPI has none for Linux: name another index in
+# PIP_EXTRA_INDEX_URL.
+DEMO = --constraint requirements/torch.txt --editable ".[demo]"
+$(VENV)/.demo: pyproject.toml requirements/torch.txt
+	@echo "PyTorch and some 60 packages go into $(VENV), once."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	command -v uv && uv pip install --python $(BIN)/python --torch-backend cpu $(DEMO) || $(BIN)/python -m pip install $(DEMO)
+	touch $@
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

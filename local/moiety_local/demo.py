@@ -18,6 +18,7 @@ from moiety_local import mnist
 from moiety_local.deployment import Deployment
 from moiety_local.folder import DeploymentError, fresh
 from moiety_local.picture import draw_shares
+from moiety_local.shell import program
 
 
 def run(count: int, batch: int, data: Path | None, root: Path, as_json: bool) -> int:
@@ -64,8 +65,8 @@ def _predict(
             rounds = max(rounds, answer.rounds)
         state = deployment.party_state("bob", entry.upload_id)
         call = Sealer(entry).call(inputs.encode(entry, pixels[:1]))
-    draw_shares(pixels[0], call.alice_share, call.bob_share(), picture)
     private = np.concatenate(labels)
+    draw_shares(pixels[0], call.alice_share, call.bob_share(), str(private[0]), picture)
     p50, p95 = np.percentile(milliseconds, [50, 95])
     return {
         "images": len(pixels),
@@ -90,4 +91,7 @@ def _show(report: dict[str, float], picture: Path, console: Console) -> None:
     table.add_row("each party sent, an image", f"{report['online_bytes_per_image_per_party']:,.0f} bytes")
     table.add_row("the crypto provider sent, an image", f"{report['offline_bytes_per_image']:,.0f} bytes")
     table.add_row("what alice and bob saw", str(picture))
-    (console if not sys.stdout.isatty() else Console()).print(table)
+    shown = console if not sys.stdout.isatty() else Console()
+    shown.print(table)
+    shown.print(f"What to try next:  [bold]{escape(program())} up[/]", soft_wrap=True)  # to be copied: not broken
+    shown.print("It starts the five roles, until Ctrl-C, and prints how to publish this network and how to ask it.")

@@ -1,4 +1,4 @@
-"""MNIST test images for the demo and the bench, and the owner's float inference to compare with."""
+"""Digits for the demo, `up` and the benchmarks, and the owner's float inference to compare with."""
 
 import importlib.resources
 import struct
@@ -51,6 +51,11 @@ def float_outputs(pixels: Pixels) -> npt.NDArray[np.float32]:
 def model_folder() -> Path:
     # Data files of the owner's package; its code stays unimported.
     return Path(str(importlib.resources.files("moiety_server"))) / "zoo" / "models"
+
+
+def drawn_digits() -> Path:
+    """A folder of ten pictures, `0.png` to `9.png`, that comes with the client's package."""
+    return Path(str(importlib.resources.files("moiety_client"))) / "sidecar" / "web" / "digits"
 
 
 def _idx(path: Path, header: int) -> npt.NDArray[np.uint8]:

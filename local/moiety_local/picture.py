@@ -1,4 +1,4 @@
-"""A picture of privacy: the digit beside the two shares of it, the very bytes that alice and bob get."""
+"""A picture of privacy: a digit, the two shares that add up to it, as alice and bob got them, and the answer."""
 
 from pathlib import Path
 
@@ -8,27 +8,37 @@ from PIL import Image, ImageDraw, ImageFont
 from moiety_local.mnist import Pixels
 from moiety_shared.fixed_point import RingArray
 
-_SCALE, _MARGIN, _TITLE = 10, 24, 64
+_SIDE = 280  # of a panel, in pixels: ten for each of the digit's
+_GAP = 64  # between panels, for a sign
+_MARGIN, _HEAD, _FOOT = 24, 72, 64
 
 
-def draw_shares(digit: Pixels, alice: RingArray, bob: RingArray, path: Path) -> None:
-    """Three panels, PNG. A share is drawn by its highest byte; `alice` and `bob` are (1, 784) ring elements."""
+def draw_shares(digit: Pixels, alice: RingArray, bob: RingArray, answer: str, path: Path) -> None:
+    """Writes a PNG: `digit` (28, 28) = `alice` + `bob`, each (1, 784) ring elements, and the `answer` below them.
+
+    A share is drawn by its highest byte.
+    """
     shares = [(s.reshape(28, 28).view(np.uint32) >> 24).astype(np.uint8) for s in (alice, bob)]
     panels = [
-        (255 - digit, "The client's digit", "never leaves the client"),
-        (shares[0], "What alice saw", "her share: uniform noise"),
-        (shares[1], "What bob saw", "his share: uniform noise"),
+        ("", 255 - digit, "The client's digit", "never leaves the client"),
+        ("=", shares[0], "What alice saw", "her share: uniform noise"),
+        ("+", shares[1], "What bob saw", "his share: uniform noise"),
     ]
-    side = 28 * _SCALE
-    width, height = 3 * side + 4 * _MARGIN, side + _TITLE + 2 * _MARGIN
-    sheet = Image.new("L", (width, height), 255)
+    width, top = 3 * _SIDE + 2 * _GAP + 2 * _MARGIN, _MARGIN + _HEAD
+    sheet = Image.new("L", (width, top + _SIDE + _FOOT + _MARGIN), 255)
     pen = ImageDraw.Draw(sheet)
-    for index, (pixels, title, subtitle) in enumerate(panels):
-        left = _MARGIN + index * (side + _MARGIN)
-        pen.text((left, _MARGIN // 2), title, fill=0, font=ImageFont.load_default(26))
-        pen.text((left, _MARGIN // 2 + 34), subtitle, fill=90, font=ImageFont.load_default(18))
-        panel = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-        sheet.paste(panel, (left, _TITLE + _MARGIN))
-        pen.rectangle((left - 1, _TITLE + _MARGIN - 1, left + side, _TITLE + _MARGIN + side), outline=160)
+    large, medium, small = (ImageFont.load_default(size) for size in (52, 26, 18))
+    for index, (sign, pixels, title, subtitle) in enumerate(panels):
+        left = _MARGIN + index * (_SIDE + _GAP)
+        pen.text((left - _GAP // 2, top + _SIDE // 2), sign, fill=0, font=large, anchor="mm")
+        pen.text((left, _MARGIN // 2), title, fill=0, font=medium)
+        pen.text((left, _MARGIN // 2 + 36), subtitle, fill=90, font=small)
+        panel = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+        sheet.paste(panel, (left, top))
+        pen.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=160)
+    below = top + _SIDE + _FOOT // 2 + _MARGIN // 2
+    pen.text((_MARGIN, below), f"The answer: {answer}", fill=0, font=medium, anchor="lm")
+    said = "computed by alice and bob on their shares; only the client can open it"
+    pen.text((width - _MARGIN, below), said, fill=90, font=small, anchor="rm")
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)

@@ -9,8 +9,10 @@ from typing import Never
 from rich.console import Console
 from rich.markup import escape
 
+from moiety_local import mnist
 from moiety_local.deployment import Deployment
 from moiety_local.folder import DeploymentError
+from moiety_local.shell import program
 
 _METRICS = 10
 _OFFSETS = {"server": 0, "alice": 1, "bob": 2, "crypto_provider": 3, "client": 4}
@@ -40,10 +42,11 @@ def _up(root: Path, base_port: int, console: Console) -> Never:
         with console.status("starting five processes"):
             deployment.start(lambda role: console.print(f"[green]ready[/]  {role:16} {deployment.url(role)}"))
         path = deployment.write_environment()
-        shell = f". {escape(shlex.quote(str(path)))}"
+        moiety = escape(f". {shlex.quote(str(path))} && {program()}")
+        digits = escape(shlex.quote(str(mnist.drawn_digits())))
         for line in (
-            f"\nPublish the MNIST network:   [bold]{shell} && moiety publish[/]",
-            f"Private prediction:          [bold]{shell} && moiety predict mnist digit.png[/]",
+            f"\nPublish the MNIST network:   [bold]{moiety} publish[/]",
+            f"Private predictions:         [bold]{moiety} predict mnist {digits}[/]",
             f"Web page and REST:           [bold]{deployment.url('client')}[/]\nCtrl-C stops all.",
         ):
             console.print(line, soft_wrap=True)  # to be copied: not broken
