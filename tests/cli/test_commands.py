@@ -25,7 +25,18 @@ from tests.client.conftest import Paid
 
 DOCS = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
 # Those that run until they are stopped, and those that have nothing to say.
-SILENT = {"server", "party", "provider", "sidecar", "up", "activate", "withdraw", "token revoke", "healthcheck"}
+SILENT = {
+    "syft run",
+    "server",
+    "party",
+    "provider",
+    "sidecar",
+    "up",
+    "activate",
+    "withdraw",
+    "token revoke",
+    "healthcheck",
+}
 
 
 def commands() -> dict[str, Any]:

@@ -65,10 +65,10 @@ class Server(uvicorn.Server):
             raise StartRefused("the service could not begin its work: `where` in its log says what failed")
         self.servers = []
         try:
+            if self._operators is not None:  # first: who reaches the other address finds a service that goes on
+                self.servers.append(await self._operate(self._operators))  # type: ignore[arg-type]
             for listener in sockets or []:
                 self._listen(listener)
-            if self._operators is not None:
-                self.servers.append(await self._operate(self._operators))  # type: ignore[arg-type]
         except StartRefused:
             await self.lifespan.shutdown()
             raise
