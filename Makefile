@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := moiety moiety_shared moiety_service moiety_crypto_provider moiety_party moiety_server moiety_client moiety_local \
   moiety_syft benchmarks
-# The images' extras, and what their lock files are made for.
-IMAGES := client crypto-provider party server
+# The roles of which there is an image and a lock file.
+IMAGES := client crypto_provider party server
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --generate-hashes \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
@@ -27,11 +27,12 @@ PYTHON_NEWEST = $(firstword $(shell python3.13 -c 'import sys; print(sys.executa
 # The commit that is built, and the version that tells of it: 0.2.0+g1498762, or 0.2.0 where a tag names the commit a release.
 TREE ?= HEAD
 DIST ?= dist
+COMMIT = $(shell git rev-parse $(TREE))
 VERSION = $(shell git show $(TREE):pyproject.toml | sed -n 's/^version = "\(.*\)"/\1/p')$(shell \
   git describe --exact-match --tags $(TREE) >/dev/null 2>&1 || git rev-parse --short $(TREE) | sed 's/^/+g/')
 
 .PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation docs docs-integrity docs-reference fuzz check bench \
-  browsers lock prometheus postgres nginx sbom wheel clean
+  browsers lock prometheus postgres nginx sbom wheel release clean
 demo: $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.demo)
 	$(BIN)/moiety demo
 
@@ -136,6 +137,13 @@ wheel: $(VENV)/.installed
 	git archive $(TREE) | tar -x -C $(DIST)/source
 	git show $(TREE):pyproject.toml | sed 's/^version = .*/version = "$(VERSION)"/' >$(DIST)/source/pyproject.toml
 	cd $(DIST)/source && $(abspath $(BIN))/python -m hatchling build --target wheel --directory ..
+
+# All that a release consists of, of one commit: the wheel, the bills of materials, and the images, tagged with the version.
+release: wheel sbom
+	cd $(DIST)/source && docker-compose build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(COMMIT)
+	for image in $(IMAGES); do \
+	  name=moiety-$$(echo $$image | tr _ -); docker tag $$name $$name:$(subst +,-,$(VERSION)) || exit 1; \
+	done
 
 # Every parser against broken messages, FUZZ_SECONDS (60) each; a finding is left in tests/fuzz/corpus.
 fuzz: $(VENV)/.installed

@@ -26,8 +26,9 @@ def image() -> str:
     there = (["docker", "image", "inspect", BASE], ["docker", "pull", "-q", BASE])
     if all(subprocess.run(command, capture_output=True).returncode for command in there):
         subprocess.run([os.environ["MOIETY_BASE_IMAGE_TOOL"], BASE], check=True, capture_output=True)
-    where = ("--network", "host", "--file", str(ROOT / "client" / "Dockerfile"), str(ROOT))
-    return docker("build", "--quiet", "--build-arg", f"PYTHON={BASE}", *where).strip()
+    arguments = (f"BASE={BASE}", "ROLE=client", "TORCH=")
+    chosen = [part for argument in arguments for part in ("--build-arg", argument)]
+    return docker("build", "--quiet", "--network", "host", *chosen, str(ROOT)).strip()
 
 
 def test_the_client_predicts_on_a_newer_python(project: Project, image: str) -> None:

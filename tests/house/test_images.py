@@ -1,10 +1,11 @@
-"""What the images are built from: lock files that satisfy pyproject.toml, Dockerfiles, a bill of materials."""
+"""What the images are built from: lock files that satisfy pyproject.toml, a Dockerfile, a bill of materials."""
 
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = {"client": "client", "crypto_provider": "crypto-provider", "party": "party", "server": "server"}
-FOLDERS = tuple(EXTRAS)
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+ROLES = ("client", "crypto_provider", "party", "server")
 _PYTHON = default_environment() | {"python_version": "3.11", "sys_platform": "linux", "platform_system": "Linux"}
-images = pytest.mark.parametrize("folder", FOLDERS)
+images = pytest.mark.parametrize("role", ROLES)
 
 
 def locked(name: str) -> dict[str, str]:
@@ -31,7 +32,7 @@ def locked(name: str) -> dict[str, str]:
 def asked(extra: str) -> Iterator[Requirement]:
     """What pyproject.toml asks for, extras of its own followed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for text in project["dependencies"] + project["optional-dependencies"][extra]:
+    for text in project["dependencies"] + project["optional-dependencies"][extra.replace("_", "-")]:
         one = Requirement(text)
         if one.name == "moiety":
             for further in one.extras:
@@ -45,16 +46,16 @@ def torch() -> dict[str, str]:
 
 
 @images
-def test_the_lock_file_satisfies_what_is_asked_for(folder: str) -> None:
+def test_the_lock_file_satisfies_what_is_asked_for(role: str) -> None:
     """That each package's own needs are met too is what `pip check` says while an image is built."""
-    found = locked(EXTRAS[folder])
+    found = locked(role)
     assert "torch" not in found, "it is apart, by build argument"
-    needed = {canonicalize_name(one.name) for one in asked(EXTRAS[folder])}
+    needed = {canonicalize_name(one.name) for one in asked(role)}
     found |= torch() if "torch" in needed else {}
-    more = ["tracing"] if folder == "client" else ["tracing", "postgres"]
+    more = ["tracing"] if role == "client" else ["tracing", "postgres"]
     wrong = [
         f"{one} but {found.get(canonicalize_name(one.name))}"
-        for extra in (EXTRAS[folder], *more)
+        for extra in (role, *more)
         for one in asked(extra)
         if not one.specifier.contains(found.get(canonicalize_name(one.name), "0"))
     ]
@@ -62,8 +63,8 @@ def test_the_lock_file_satisfies_what_is_asked_for(folder: str) -> None:
 
 
 @images
-def test_every_package_is_pinned_by_hashes_and_no_index_is_named(folder: str) -> None:
-    for name in (EXTRAS[folder], "build"):
+def test_every_package_is_pinned_by_hashes_and_no_index_is_named(role: str) -> None:
+    for name in (role, "build"):
         text = (ROOT / "requirements" / f"{name}.txt").read_text()
         assert "://" not in text and "index-url" not in text
         entries = re.findall(r"^(\S+==\S+) (.*?)(?=^\S)", text + "\nx", re.MULTILINE | re.DOTALL)
@@ -71,50 +72,51 @@ def test_every_package_is_pinned_by_hashes_and_no_index_is_named(folder: str) ->
 
 
 @images
-def test_a_role_has_only_its_extra(folder: str) -> None:
-    packages = locked(EXTRAS[folder]).keys()
+def test_a_role_has_only_its_extra(role: str) -> None:
+    packages = locked(role).keys()
     assert "torchvision" not in packages and not [name for name in packages if name.startswith(("nvidia-", "cuda-"))]
-    dockerfile = (ROOT / folder / "Dockerfile").read_text()
-    assert f"requirements/{EXTRAS[folder]}.txt" in dockerfile
-    assert ("AS torch" in dockerfile) == (folder != "client") == ("sympy" in packages)
-    copied = set(re.findall(r"^COPY (\w+) /src/", dockerfile, re.MULTILINE))
-    assert copied == {"shared", folder}, "no other role's code"
+    assert ("sympy" in packages) == (role != "client"), "what PyTorch needs"
+    base = "empty" if role == "client" else "computing"
+    assert f"\nFROM {base} AS {role}\n" in DOCKERFILE
 
 
-@images
-def test_an_image_has_a_numeric_user_labels_and_no_shell_to_start_with(folder: str) -> None:
-    dockerfile = (ROOT / folder / "Dockerfile").read_text()
-    base = "".join(re.findall(r"\AARG PYTHON=(\S+)$", re.sub(r"^#.*\n", "", dockerfile, flags=re.M), re.M))
-    stages = [base if stage == "$PYTHON" else stage for stage in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)]
-    assert len(stages) > 2 and set(stages) == {"python:3.11-slim-bookworm"}
-    assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == ["10001:10001"]
-    assert 'ENTRYPOINT ["/venv/bin/moiety"]' in dockerfile
-    for label in ("title", "description", "licenses", "version", "revision", "base.name"):
-        assert f"org.opencontainers.image.{label}=" in dockerfile
+def test_an_image_holds_its_role_and_what_all_share() -> None:
+    copied = re.findall(r"^COPY (.*) (?:/src/\S*)$", DOCKERFILE, re.MULTILINE)
+    assert copied == ["pyproject.toml README.md LICENSE", "shared", "$ROLE"]
+    assert re.findall(r"^COPY requirements/(\S+) ", DOCKERFILE, re.MULTILINE) == ["$ROLE.txt", "build.txt"]
+    assert re.findall(r"^(.*)\nCOPY --from=torch ", DOCKERFILE, re.MULTILINE) == ["FROM empty AS computing"]
+
+
+def test_an_image_has_a_numeric_user_labels_and_no_shell_to_start_with() -> None:
+    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", DOCKERFILE, re.MULTILINE)
+    made = {name for _, name in stages}
+    assert {base for base, _ in stages} - made == {"$BASE", "$ROLE"} and set(ROLES) < made
+    assert re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
+    assert re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE) == ['["/venv/bin/moiety"]']
+    labels = Counter(re.findall(r"\borg\.opencontainers\.image\.(\S+?)=", DOCKERFILE))
+    each = dict.fromkeys(("title", "description"), len(ROLES))
+    assert labels == each | dict.fromkeys(("licenses", "version", "revision", "base.name"), 1)
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"ARG VERSION={version}\n" in dockerfile
+    assert set(re.findall(r"^ARG VERSION=(.*)$", DOCKERFILE, re.MULTILINE)) == {version}
 
 
-def test_torch_is_the_same_layer_everywhere_and_named_once() -> None:
-    """Layers are shared between images whose Dockerfiles begin alike."""
-    stages = {
-        re.findall(r"^FROM \S+ AS torch\n.*?(?=\n# |\nFROM)", (ROOT / folder / "Dockerfile").read_text(), re.M | re.S)[
-            0
-        ]
-        for folder in FOLDERS
-        if folder != "client"
-    }
-    (stage,) = stages
+def test_the_base_image_and_pytorch_are_named_alike_everywhere() -> None:
+    """Layers are shared between images that are built with the same arguments."""
+    defaults = dict(re.findall(r"^ARG (BASE|TORCH)=(.+)$", DOCKERFILE, re.MULTILINE))
+    assert defaults == {"BASE": "python:3.11-slim-bookworm", "TORCH": f"torch=={torch()['torch']}"}
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    pinned = f"torch=={torch()['torch']}"
-    assert f"ARG TORCH={pinned}\n" in stage
-    assert compose["x-build"]["args"]["TORCH"] == f"${{TORCH:-{pinned}}}"
+    wanted = {name: f"${{{name}:-{value}}}" for name, value in defaults.items()}
+    built = [service["build"]["args"] for service in compose["services"].values() if "build" in service]
+    assert sorted(arguments["ROLE"] for arguments in built) == sorted(ROLES)
+    for arguments in built:
+        expected = wanted | ({"TORCH": ""} if arguments["ROLE"] == "client" else {})
+        assert {name: arguments[name] for name in wanted} == expected
 
 
 def test_an_image_is_built_from_what_is_needed_alone() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     kept = {line[1:] for line in lines if line.startswith("!")}
-    assert "*" in lines and kept == {"pyproject.toml", "README.md", "LICENSE", "requirements", "shared", *FOLDERS}
+    assert "*" in lines and kept == {"pyproject.toml", "README.md", "LICENSE", "requirements", "shared", *ROLES}
 
 
 def test_the_bill_of_materials_is_of_all_that_is_locked() -> None:
@@ -126,11 +128,11 @@ def test_the_bill_of_materials_is_of_all_that_is_locked() -> None:
         check=False,
     )
     assert made.returncode == 0, made.stderr
-    for folder, extra in EXTRAS.items():
-        document: dict[str, Any] = json.loads((ROOT / "dist" / "sbom" / f"{extra}.cdx.json").read_text())
+    for role in ROLES:
+        document: dict[str, Any] = json.loads((ROOT / "dist" / "sbom" / f"{role}.cdx.json").read_text())
         assert document["bomFormat"] == "CycloneDX" and document["metadata"]["component"]["name"] == "moiety"
         listed = {one["name"]: one["version"] for one in document["components"]}
-        assert listed == locked(extra) | (torch() if folder != "client" else {})
+        assert listed == locked(role) | (torch() if role != "client" else {})
         assert all(one["purl"].startswith("pkg:pypi/") for one in document["components"])
 
 
