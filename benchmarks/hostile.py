@@ -30,7 +30,7 @@ from moiety_local import mnist
 from moiety_local.deployment import ROLES, Deployment
 from moiety_service.http.serving import file_limit
 from moiety_shared.crypto.sealing import PublicKey
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.messages.wire import Binding, Request, envelope_bytes, new_id, request_bytes
 
@@ -111,7 +111,7 @@ def attack(deployment: Deployment, pixels: mnist.Pixels, *, connections: int, se
         entry = client.model("mnist")
         deployment.wait_full(entry.upload_id)
         until = time.monotonic() + seconds
-        token = Access.model_validate_json(deployment.access_file.read_bytes()).token
+        token = AccessFile.model_validate_json(deployment.access_file.read_bytes()).token
         hostile = _Hostile({role: deployment.url(role) for role in _TARGETS}, entry, token, until, report)
         before = {role: _forget_peak(deployment.processes[role].pid) for role in ROLES}
         thread = threading.Thread(target=lambda: asyncio.run(hostile.run(connections)))
@@ -137,7 +137,7 @@ def send_junk(deployment: Deployment, pixels: mnist.Pixels, *, seconds: float) -
         entry = holder.model("mnist")
         sealed = holder.sealer(entry).call(inputs.encode(entry, pixels[:_JUNK_ROWS])).body
         body = sealed[:-1] + bytes([sealed[-1] ^ 1])  # what fails is forgotten: it may be sent again
-        headers = {"authorization": f"Bearer {Access.model_validate_json(access.read_bytes()).token}"}
+        headers = {"authorization": f"Bearer {AccessFile.model_validate_json(access.read_bytes()).token}"}
 
         def send() -> None:
             with deployment.http("alice", timeout=60) as link:

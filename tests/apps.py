@@ -21,7 +21,7 @@ from moiety_server.settings import ServerSettings
 from moiety_server.uploads import Uploads
 from moiety_service.security.identity import Identity
 from moiety_service.settings import ServiceSettings
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Entry, sign
 
 NOWHERE = "http://127.0.0.1:9"
@@ -51,7 +51,7 @@ def services(
     dealing = ProviderSettings(data_dir=root / "provider")
     yield "crypto_provider", provider.build(dealing, identities["crypto_provider"]), dealing
     access = root / "access.json"
-    access.write_text(Access(catalogue_url=NOWHERE, owner_key="").model_dump_json())
+    access.write_text(AccessFile(catalogue_url=NOWHERE, owner_key="").model_dump_json())
     local = ClientSettings(data_dir=root / "client", access_file=access, timeout=0.5)
     upstream = sidecar.Upstream.from_access(access, timeout=0.5)
     signed = sign(entry, Ed25519PrivateKey.generate())

@@ -14,7 +14,7 @@ from moiety_local.deployment import Deployment
 from moiety_service.security import keys
 from moiety_service.security.identity import LINKS, Identity
 from moiety_shared.crypto.sealing import PrivateKey
-from moiety_shared.messages.catalogue import Entry, Party, Preprocessing
+from moiety_shared.messages.catalogue import Entry, PartyEndpoint, Preprocessing
 from moiety_shared.plan.plan import Plan
 from tests import databases, plans
 from tests.collector import Collector
@@ -44,7 +44,7 @@ def entry(party_keys: tuple[PrivateKey, PrivateKey]) -> Entry:
         upload_id="00" * 16,
         plan=Plan.model_validate_json(_mnist("plan.json")),
         parties=tuple(  # type: ignore[arg-type]
-            Party(name=n, url="http://127.0.0.1:9", sealing_key=k.public.text())
+            PartyEndpoint(name=n, url="http://127.0.0.1:9", sealing_key=k.public.text())
             for n, k in zip(names, party_keys, strict=True)
         ),
         max_rows=512,

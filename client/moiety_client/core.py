@@ -27,9 +27,9 @@ from moiety_client.errors import (
     UntrustedEntry,
     from_problem,
 )
-from moiety_client.exchange import Call, Holder, Sealer
+from moiety_client.exchange import Call, Sealer, TokenHolder
 from moiety_client.settings import SdkSettings
-from moiety_client.state import State
+from moiety_client.state import StateFile
 from moiety_client.steps import Fetch, Steps, Work
 from moiety_client.tasks import Answer, Draw, Result, Task
 from moiety_client.telemetry import Asking, Telemetry
@@ -38,7 +38,7 @@ from moiety_service.http import clients
 from moiety_service.settings import is_loopback
 from moiety_shared.crypto.possession import private_from_pem
 from moiety_shared.crypto.signing import BadSignature
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Entry, SignedEntry
 from moiety_shared.messages.wire import MEDIA_TYPE
 from moiety_shared.problems import Problem, ProblemType
@@ -66,8 +66,8 @@ class Core:
         self._catalogue = _encrypted(catalogue_url, "the catalogue")
         self._owner_key = owner_key
         settings = SdkSettings()
-        self._holder = Holder(token, private_key(key or settings.key_file))
-        self._state = State(Path(state) if state else settings.state)
+        self._holder = TokenHolder(token, private_key(key or settings.key_file))
+        self._state = StateFile(Path(state) if state else settings.state)
         self._timeout = timeout
         self._telemetry = telemetry or Telemetry()
         self._sealers: dict[str, Sealer] = {}
@@ -303,7 +303,7 @@ def private_key(key: Path | str | None) -> Ed25519PrivateKey | None:
 def read_access(file: Path | str, key: Path | str | None = None) -> dict[str, Any]:
     """What an access file says, and the `key` to use in place of its own. Raises AccessFileError."""
     try:
-        access = Access.model_validate_json(files.content(Path(file), _MAX_ACCESS_BYTES))
+        access = AccessFile.model_validate_json(files.content(Path(file), _MAX_ACCESS_BYTES))
     except Problem as problem:
         raise AccessFileError(f"{file}: {problem}. {problem.kind.hint}") from None
     except (OSError, ValueError) as error:

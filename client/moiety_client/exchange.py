@@ -50,7 +50,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, repr=False)
-class Holder:
+class TokenHolder:
     """Who asks: a token, and the key that it is bound to. Without a key, handshakes are not signed."""
 
     token: str = ""
@@ -147,9 +147,9 @@ def added(shares: Sequence[tuple[RingArray, RingArray]]) -> tuple[RingArray, Rin
 class Sealer:
     """Makes one client's calls to one model. Holds the parties' keys, parsed once, and a handshake with each."""
 
-    def __init__(self, entry: Entry, holder: Holder | None = None) -> None:
+    def __init__(self, entry: Entry, holder: TokenHolder | None = None) -> None:
         self.entry = entry
-        self._holder = holder or Holder()
+        self._holder = holder or TokenHolder()
         self._keys = [PublicKey.from_text(party.sealing_key) for party in entry.parties]
         self._begun: tuple[_Begun, _Begun] | None = None
 

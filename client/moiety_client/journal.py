@@ -26,7 +26,7 @@ from moiety_shared.messages.catalogue import Entry, Hex16, Hex32
 from moiety_shared.plan.layers import Public
 
 
-class Head(Public):
+class JournalHead(Public):
     """What a run is of."""
 
     format: Literal[1] = 1
@@ -57,7 +57,7 @@ class Pending(Public):
     time: int = Field(0, description="seconds since 1970; release 0.1 wrote none, and what it drew is too old")
 
 
-class Journal:
+class RunJournal:
     """Opened by one run at a time, which reads what is there in order and then adds to it. Raises ResumeRefused."""
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Journal:
 
     def known(self, entry: Entry, batch: int, elements: RingArray) -> Prediction | None:
         """The next batch's answers, if they are there. Raises ResumeRefused unless all is as it was."""
-        self._check(Head(model=entry.name, version=entry.version, upload_id=entry.upload_id, batch=batch))
+        self._check(JournalHead(model=entry.name, version=entry.version, upload_id=entry.upload_id, batch=batch))
         if not self._kept:
             return None
         kept = self._kept.popleft()
@@ -143,7 +143,7 @@ class Journal:
         _write(self._file, kept)
         self._pending.unlink(missing_ok=True)
 
-    def _check(self, head: Head) -> None:
+    def _check(self, head: JournalHead) -> None:
         if self._head is None:
             _write(self._file, head)
             self._head = head
@@ -153,7 +153,7 @@ class Journal:
         anew = "" if was != now else ", of which the weights were uploaded anew"
         raise ResumeRefused(f"{self._path} is of {was}, this run of {now}{anew}: name another file")
 
-    def _read(self) -> tuple[Head | None, deque[Kept]]:
+    def _read(self) -> tuple[JournalHead | None, deque[Kept]]:
         """A last line that was cut short is taken away: its batch was never given out."""
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -161,7 +161,7 @@ class Journal:
         self._file.truncate()
         lines = whole.splitlines()
         try:
-            head = Head.model_validate_json(lines[0]) if lines else None
+            head = JournalHead.model_validate_json(lines[0]) if lines else None
             return head, deque(Kept.model_validate_json(line) for line in lines[1:])
         except ValidationError:
             raise ResumeRefused(f"{self._path} is not the file of a run: name another one") from None

@@ -27,7 +27,7 @@ class Seen(Public):
     )
 
 
-class State:
+class StateFile:
     """One client's. Everything it does is on the disk, in the file if there is one, when it returns."""
 
     def __init__(self, path: Path | None) -> None:

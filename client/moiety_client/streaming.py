@@ -10,7 +10,7 @@ from moiety_client import inputs, tasks
 from moiety_client.answers import Prediction
 from moiety_client.errors import InvalidInput
 from moiety_client.inputs import Rows
-from moiety_client.journal import Journal
+from moiety_client.journal import RunJournal
 from moiety_client.tasks import Task
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages.catalogue import Entry
@@ -34,7 +34,7 @@ class Run:
         self._batch, self._canaries = batch, canaries
         self._pending: list[Rows] = []
         self._elements: RingArray | None = None
-        self._journal = Journal(Path(resume)) if resume is not None else None
+        self._journal = RunJournal(Path(resume)) if resume is not None else None
         self._bar = _bar(model, _count(given)) if progress else None
 
     def __enter__(self) -> Self:

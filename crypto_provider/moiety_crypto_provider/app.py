@@ -12,9 +12,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
-from pydantic import AfterValidator, Field
 
-from moiety_crypto_provider.dealer import TICKET_BYTES, Dealer, Lease
+from moiety_crypto_provider.issuer import Issuer, Lease
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_crypto_provider.settings import ProviderSettings
@@ -27,82 +26,19 @@ from moiety_shared.crypto.channel import lease_context
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.messages import upload
 from moiety_shared.messages.catalogue import Hex16
-from moiety_shared.plan.layers import Public
-from moiety_shared.plan.plan import Plan
+from moiety_shared.messages.leases import BundleRequest, JoinRequest, LeaseRequest, LeaseResponse, UploadRequest
 from moiety_shared.problems import Problem, ProblemType
 
 _PLAN_BYTES, _SMALL_BYTES = 1 << 25, 1 << 20
 _LOOK_SECONDS = 600.0  # between two looks for leases that are too old
-_TICKET_CHARACTERS = TICKET_BYTES * 4 // 3
 
 
-class UploadRequest(Public):
-    upload_id: Hex16
-    plan: Plan
-    seeds: str = Field(
-        max_length=1 << 12,
-        description="The seeds of the weights' masks, sealed to the provider by the owner, base64",
-    )
-
-    def envelope(self) -> bytes:
-        """Raises MALFORMED for what is no base64."""
-        try:
-            return base64.b64decode(self.seeds, validate=True)
-        except ValueError:
-            raise Problem(ProblemType.MALFORMED, "the seeds are no base64") from None
-
-
-def _a_key(text: str) -> str:
-    PublicKey.from_text(text)
-    return text
-
-
-class FreshKey(Public):
-    key: Annotated[str, AfterValidator(_a_key)] = Field(
-        max_length=1 << 11,
-        description="A public key that was made for this request, base64url: the party's seed is sealed to it",
-    )
-
-
-class LeaseRequest(FreshKey):
-    upload_id: Hex16
-    rows: Annotated[int, Field(ge=1, le=1 << 20)]
-
-
-class LeaseTicket(Public):
-    ticket: str = Field(
-        max_length=_TICKET_CHARACTERS,
-        description="The lease, sealed to the provider, base64: alice hands it to bob, who shows it with each request",
-    )
-
-    def sealed(self) -> bytes:
-        """Raises UNKNOWN_LEASE for what is no base64."""
-        try:
-            return base64.b64decode(self.ticket, validate=True)
-        except ValueError:
-            raise Problem(ProblemType.UNKNOWN_LEASE) from None
-
-
-class JoinRequest(FreshKey, LeaseTicket):
-    """bob's."""
-
-
-class LeaseGrant(LeaseTicket):
-    lease_id: Hex16
-    upload_id: Hex16
-    rows: int
-    seeds: str = Field(
-        description="Sealed to the request's key, base64: 32 bytes of seed, which are this party's alone, and 32 that "
-        "both have, for the tags of their transcripts"
-    )
-
-
-def _grant(lease: Lease, party: int, key: str, ticket: bytes) -> LeaseGrant:
+def _grant(lease: Lease, party: int, key: str, ticket: bytes) -> LeaseResponse:
     context = lease_context(party, lease.lease_id, lease.upload_id, lease.rows, ticket)
     seeds = (lease.alice, lease.bob)[party] + lease.check
     sealed = PublicKey.from_text(key).seal(seeds, context)
     texts = {name: base64.b64encode(raw).decode() for name, raw in (("seeds", sealed), ("ticket", ticket))}
-    return LeaseGrant(lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows, **texts)
+    return LeaseResponse(lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows, **texts)
 
 
 def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
@@ -111,12 +47,12 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
     metrics = ProviderMetrics(CollectorRegistry())
     metrics.certificate(identity, settings)
     ledger = Ledger(location(settings, identity.role, "ledger.sqlite"), identity.storage_key)
-    dealer = Dealer(ledger, settings.max_bundle_bytes, settings.lease_hours * 3600, metrics)
+    issuer = Issuer(ledger, settings.max_bundle_bytes, settings.lease_hours * 3600, metrics)
 
     async def end_old_leases() -> None:
         while True:
             with suppress(Problem):  # the database does not answer: the next time, perhaps
-                await run_in_threadpool(dealer.end_old_leases)
+                await run_in_threadpool(issuer.end_old_leases)
             await asyncio.sleep(_LOOK_SECONDS)
 
     @asynccontextmanager
@@ -145,7 +81,7 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
             caller(request)
 
     async def ready() -> None:
-        await run_in_threadpool(dealer.check)
+        await run_in_threadpool(issuer.check)
 
     app = create_app(
         "crypto provider",
@@ -176,30 +112,30 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
     def register_upload(body: UploadRequest, who: Caller) -> None:
         bound = upload.context(body.plan, bytes.fromhex(body.upload_id), "dealer")
         seeds = upload.open_seeds(open_envelope(body.envelope(), bound))
-        dealer.register_upload(body.upload_id, body.plan, seeds)
+        issuer.register_upload(body.upload_id, body.plan, seeds)
         log().info("upload", upload=body.upload_id)
 
     @app.delete("/v1/uploads/{upload_id}", status_code=204, dependencies=of_parties, summary="Wipe an upload's seeds")
     def forget_upload(upload_id: Hex16, who: Caller) -> None:
-        dealer.forget_upload(upload_id)
+        issuer.forget_upload(upload_id)
         log().info("forgotten", upload=upload_id)
 
     @app.post("/v1/leases", dependencies=of_parties, summary="alice opens a lease and gets her seed")
-    def open_lease(body: LeaseRequest, who: Caller) -> LeaseGrant:
+    def open_lease(body: LeaseRequest, who: Caller) -> LeaseResponse:
         only(0, who)
-        lease, ticket = dealer.open_lease(body.upload_id, body.rows)
+        lease, ticket = issuer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
         return _grant(lease, 0, body.key, ticket)
 
     @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="bob joins a lease, once")
-    def join_lease(lease_id: str, body: JoinRequest, who: Caller) -> LeaseGrant:
+    def join_lease(lease_id: str, body: JoinRequest, who: Caller) -> LeaseResponse:
         only(1, who)
-        lease = dealer.join_lease(lease_id, body.sealed())
+        lease = issuer.join_lease(lease_id, body.sealed())
         return _grant(lease, 1, body.key, body.sealed())
 
     @app.delete("/v1/leases/{lease_id}", status_code=204, dependencies=of_parties, summary="Wipe a lease's key")
     def end_lease(lease_id: Hex16, who: Caller) -> None:
-        dealer.end_lease(lease_id)
+        issuer.end_lease(lease_id)
         log().info("lease ended", lease=lease_id)
 
     @app.post(
@@ -209,10 +145,10 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
         response_class=StreamingResponse,
     )
     def bundle(
-        lease_id: str, number: Annotated[int, Path(ge=0, le=1 << 31)], body: LeaseTicket, who: Caller
+        lease_id: str, number: Annotated[int, Path(ge=0, le=1 << 31)], body: BundleRequest, who: Caller
     ) -> StreamingResponse:
         only(1, who)
-        length, content = dealer.bundle(lease_id, body.sealed(), number)
+        length, content = issuer.bundle(lease_id, body.sealed(), number)
         return StreamingResponse(
             content, headers={"content-length": str(length)}, media_type="application/octet-stream"
         )

@@ -8,11 +8,11 @@ from moiety_crypto_provider.settings import ProviderSettings
 from moiety_service.ray_serve import application
 
 
-class Arguments(BaseModel):
+class ProviderArguments(BaseModel):
     """Serve's config file has nothing to say to this application."""
 
 
-def deploy(_arguments: Arguments) -> Application:
+def deploy(_arguments: ProviderArguments) -> Application:
     """Replicas of the provider. Their settings are those of `moiety provider`: MOIETY_PROVIDER_* in each node's
     environment."""
     return application("crypto_provider", "crypto_provider", ProviderSettings, build)

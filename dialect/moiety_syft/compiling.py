@@ -92,7 +92,7 @@ def _checked(graph: ir.Graph) -> list[str]:
     decided: set[str] = set()
     wanted = {graph.output}
     for node in graph.nodes:
-        if isinstance(node, ir.Decide | ir.Argmax):
+        if isinstance(node, ir.DecideNode | ir.ArgmaxNode):
             wanted.update(node.inputs)
             decided.add(node.name)
         elif decided.intersection(node.inputs):

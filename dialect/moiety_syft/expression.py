@@ -31,13 +31,13 @@ class Operation:
         return name_of(self.target)
 
     @property
-    def nodes(self) -> list["Node"]:
-        leaves = pytree.tree_leaves(self.arguments, is_leaf=lambda leaf: isinstance(leaf, Node))
-        return [leaf for leaf in leaves if isinstance(leaf, Node)]
+    def nodes(self) -> list["TensorNode"]:
+        leaves = pytree.tree_leaves(self.arguments, is_leaf=lambda leaf: isinstance(leaf, TensorNode))
+        return [leaf for leaf in leaves if isinstance(leaf, TensorNode)]
 
     def with_nodes(self, change: Any) -> list[Any]:
         """The arguments, each node replaced by what `change` makes of it."""
-        return [pytree.tree_map_only(Node, change, argument) for argument in self.arguments]
+        return [pytree.tree_map_only(TensorNode, change, argument) for argument in self.arguments]
 
     def argument(self, name: str) -> Any:
         """By its name in the schema."""
@@ -46,7 +46,7 @@ class Operation:
 
 
 @dataclass(eq=False)
-class Node:
+class TensorNode:
     """A secret tensor. `fixed` are the decimals that it keeps, None for plain whole numbers.
 
     Either `operation` says how it is computed (its result number `index`), or `value` is known: float64 or int64.
@@ -82,19 +82,19 @@ class Node:
         return hashlib.sha256(self.value.contiguous().numpy().tobytes()).hexdigest()
 
 
-def known(value: Tensor, dtype: torch.dtype, fixed: int | None, parameter: bool = False) -> Node:
+def known(value: Tensor, dtype: torch.dtype, fixed: int | None, parameter: bool = False) -> TensorNode:
     wide = value.double() if dtype.is_floating_point else value.long()
-    return Node(tuple(value.shape), dtype, fixed, value=wide.contiguous(), parameter=parameter)
+    return TensorNode(tuple(value.shape), dtype, fixed, value=wide.contiguous(), parameter=parameter)
 
 
 def name_of(target: OpOverload) -> str:
     return str(target).removeprefix("aten.").removesuffix(".default")
 
 
-def ordered(root: Node) -> Iterator[Node]:
+def ordered(root: TensorNode) -> Iterator[TensorNode]:
     """The nodes that the root depends on, each after those it reads; the root last. No recursion: sums get long."""
     done: set[int] = set()
-    stack: list[tuple[Node, bool]] = [(root, False)]
+    stack: list[tuple[TensorNode, bool]] = [(root, False)]
     while stack:
         node, read = stack.pop()
         if id(node) in done:
@@ -112,7 +112,7 @@ class Term:
     """`factor` times the sum over the first axis of `rows`; each row is computed by itself."""
 
     factor: float
-    rows: Node
+    rows: TensorNode
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +123,13 @@ class Sums:
     terms: Sequence[Term]
 
 
-def sums(root: Node) -> Sums | None:
+def sums(root: TensorNode) -> Sums | None:
     """The root as a sum of sums over rows, or None where it is no such thing.
 
     Sums of several batches are computed in one request: what is revealed is their sum, and not that of each.
     """
     total, terms = torch.zeros(root.shape, dtype=torch.float64), list[Term]()
-    open_: list[tuple[float, Node]] = [(1.0, root)]
+    open_: list[tuple[float, TensorNode]] = [(1.0, root)]
     while open_:
         factor, node = open_.pop()
         if torch.Size(node.shape).numel() != torch.Size(root.shape).numel():
@@ -153,11 +153,11 @@ def sums(root: Node) -> Sums | None:
     return Sums(total, terms) if terms else None
 
 
-_Part = Term | Tensor | tuple[float, Node]
+_Part = Term | Tensor | tuple[float, TensorNode]
 _SAME = {"view", "_unsafe_view", "reshape", "clone", "alias", "detach", "squeeze", "squeeze.dim", "unsqueeze"}
 
 
-def _parts(node: Node, factor: float) -> list[_Part] | None:
+def _parts(node: TensorNode, factor: float) -> list[_Part] | None:
     operation = node.operation
     assert operation is not None  # noqa: S101  known nodes are not asked
     first, *rest = operation.arguments
@@ -179,14 +179,14 @@ def _parts(node: Node, factor: float) -> list[_Part] | None:
 
 
 def _side(value: Any, factor: float) -> _Part:
-    if isinstance(value, Node):
+    if isinstance(value, TensorNode):
         return factor, value
     return factor * torch.as_tensor(value, dtype=torch.float64)
 
 
-def _over_rows(node: Node, operation: Operation, factor: float) -> list[_Part] | None:
+def _over_rows(node: TensorNode, operation: Operation, factor: float) -> list[_Part] | None:
     """A sum or mean whose axes include the first: per row first, then over the rows."""
-    x: Node = operation.arguments[0]
+    x: TensorNode = operation.arguments[0]
     axes = len(x.shape)
     given = operation.argument("dim") if operation.name in ("sum.dim_IntList", "mean.dim") else None
     dims = sorted({dim % axes for dim in given or range(axes)}) if axes else []
@@ -199,4 +199,4 @@ def _over_rows(node: Node, operation: Operation, factor: float) -> list[_Part] |
     rest = dims[1:]
     shape = tuple(n for axis, n in enumerate(x.shape) if axis not in rest)
     per_row = Operation(torch.ops.aten.sum.dim_IntList, (x, rest, False, None), operation.place)
-    return [Term(factor, Node(shape, node.dtype, node.fixed, per_row))]
+    return [Term(factor, TensorNode(shape, node.dtype, node.fixed, per_row))]

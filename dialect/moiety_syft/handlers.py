@@ -16,7 +16,7 @@ from moiety_server.compiler import ir, layers
 from moiety_server.compiler import operations as ops
 from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.operations import Value
-from moiety_syft.expression import Node, Operation
+from moiety_syft.expression import Operation, TensorNode
 
 Operand = Value | float
 Result = ir.Node | list[ir.Node]
@@ -28,7 +28,7 @@ _MOST_PLACES = 256
 class At:
     """What is computed: `node` by `operation`, with its first axis as rows or as one axis like the others."""
 
-    node: Node
+    node: TensorNode
     operation: Operation
     rows: bool
 

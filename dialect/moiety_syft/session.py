@@ -31,7 +31,7 @@ from moiety_shared.problems import Problem
 from moiety_shared.ring import Array
 from moiety_syft.compiling import Program, compile_expression
 from moiety_syft.errors import Unsupported
-from moiety_syft.expression import Node, Sums, sums
+from moiety_syft.expression import Sums, TensorNode, sums
 from moiety_syft.translation import Expression
 
 _TIMEOUT = 120.0
@@ -165,7 +165,7 @@ class Session:
 
     # Revealing
 
-    def reveal(self, root: Node) -> Tensor:
+    def reveal(self, root: TensorNode) -> Tensor:
         """The value: float64, or int64 for whole numbers and bits. It is known from now on."""
         if root.value is None:
             try:
@@ -179,7 +179,7 @@ class Session:
         assert root.value is not None  # noqa: S101  it was settled
         return root.value
 
-    def _revealed(self, root: Node) -> Tensor:
+    def _revealed(self, root: TensorNode) -> Tensor:
         parts = sums(root)
         if parts is not None:
             if not parts.terms:
@@ -194,7 +194,7 @@ class Session:
         return self._run(Expression(root, None), total=False).reshape(root.shape)
 
     @staticmethod
-    def _rows_of(root: Node) -> list[int]:
+    def _rows_of(root: TensorNode) -> list[int]:
         """How many rows the tensors have, if that is what their first axis is."""
         return [root.shape[0]] if root.shape else []
 

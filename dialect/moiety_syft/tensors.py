@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from moiety_syft import supported
 from moiety_syft.errors import Unsupported
-from moiety_syft.expression import Node, Operation, known, name_of
+from moiety_syft.expression import Operation, TensorNode, known, name_of
 from moiety_syft.session import Session
 from moiety_syft.workers import two_of
 
@@ -85,23 +85,23 @@ def rounded(values: Tensor, decimals: int) -> FixedPrecisionTensor:
 class SharedTensor(Tensor):
     """A secret tensor, or an expression of secret tensors. Only `get` reveals anything."""
 
-    _node: Node
+    _node: TensorNode
     _meta: Tensor
     _session: Session
 
     @staticmethod
-    def __new__(cls, node: Node, meta: Tensor, session: Session) -> "SharedTensor":
+    def __new__(cls, node: TensorNode, meta: Tensor, session: Session) -> "SharedTensor":
         made = Tensor._make_wrapper_subclass(
             cls, meta.shape, strides=meta.stride(), dtype=meta.dtype, device=torch.device("cpu")
         )
         made._node, made._meta, made._session = node, meta, session
         return made
 
-    def __init__(self, node: Node, meta: Tensor, session: Session) -> None:
+    def __init__(self, node: TensorNode, meta: Tensor, session: Session) -> None:
         pass
 
     @classmethod
-    def of(cls, node: Node, session: Session) -> "SharedTensor":
+    def of(cls, node: TensorNode, session: Session) -> "SharedTensor":
         return cls(node, torch.empty(node.shape, dtype=node.dtype, device="meta"), session)
 
     @classmethod
@@ -216,7 +216,7 @@ def _recorded(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         if nodes is not None:
             return SharedTensor(nodes[index], result, session)
         kept = DECIMALS if fixed is None and result.dtype.is_floating_point else fixed
-        node = Node(tuple(result.shape), result.dtype, kept, operation, index)
+        node = TensorNode(tuple(result.shape), result.dtype, kept, operation, index)
         return SharedTensor(node, result, session)
 
     if isinstance(meta, Tensor):
@@ -224,7 +224,7 @@ def _recorded(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return type(meta)(made(i, part) for i, part in enumerate(meta))
 
 
-def _moved(operation: Operation, fixed: int | None) -> list[Node] | None:
+def _moved(operation: Operation, fixed: int | None) -> list[TensorNode] | None:
     """The results of an operation that only moves values which are all known here, of one kind."""
     read = operation.nodes
     if any(n.value is None or n.parameter != read[0].parameter or n.dtype != read[0].dtype for n in read):

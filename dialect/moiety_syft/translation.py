@@ -25,7 +25,7 @@ from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.hints import hint_for
 from moiety_server.compiler.simplify import finish
 from moiety_shared.ring import Array
-from moiety_syft.expression import Node, Operation, Shape, ordered
+from moiety_syft.expression import Operation, Shape, TensorNode, ordered
 from moiety_syft.handlers import HANDLERS, At
 
 _ELEMENTWISE = {
@@ -38,7 +38,7 @@ _INPUT_BITS = 18  # of a magnitude that is shared
 _MOST_WHOLE = 1 << _INPUT_BITS
 
 
-def bound_of(node: Node) -> float:
+def bound_of(node: TensorNode) -> float:
     """A power of four (of whole numbers at least 256) that the known value stays below. It is public."""
     assert node.value is not None  # noqa: S101  only known values are bounded
     largest = float(node.value.abs().max()) if node.value.numel() else 0.0
@@ -56,15 +56,15 @@ def bound_of(node: Node) -> float:
 class Expression:
     """A root and how it is read: its first axis as `rows` of a request, or (None) all of it as one row."""
 
-    root: Node
+    root: TensorNode
     rows: int | None
 
     @cached_property
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[TensorNode]:
         return list(ordered(self.root))
 
     @cached_property
-    def inputs(self) -> list[Node]:
+    def inputs(self) -> list[TensorNode]:
         """The known tensors that go into a request, shared; others belong to the model."""
         known = [node for node in self.nodes if node.value is not None]
         if self.rows is None:
@@ -72,7 +72,7 @@ class Expression:
             return secrets or known
         return [n for n in known if not n.parameter and n.shape[:1] == (self.rows,)]
 
-    def shape_of(self, node: Node) -> Shape:
+    def shape_of(self, node: TensorNode) -> Shape:
         """Of one row; a plan has no tensors without axes."""
         return (node.shape if self.rows is None else node.shape[1:]) or (1,)
 
@@ -98,8 +98,8 @@ class Expression:
         """A reshape says no more than its result's shape, and that is there already."""
         given = operation.nodes[:1] if operation.name in RESHAPES else operation.arguments
         described: list[str] = []
-        for leaf in pytree.tree_leaves(given, is_leaf=lambda leaf: isinstance(leaf, Node) or leaf is None):
-            if isinstance(leaf, Node):
+        for leaf in pytree.tree_leaves(given, is_leaf=lambda leaf: isinstance(leaf, TensorNode) or leaf is None):
+            if isinstance(leaf, TensorNode):
                 described.append(f"node {numbers[id(leaf)]}")
             elif isinstance(leaf, Tensor):
                 content = leaf.detach().contiguous().cpu().numpy()
@@ -180,12 +180,12 @@ class _Translation:
             self._values[id(node)] = self._marked(node, value)
             start = end
 
-    def _marked(self, node: Node, value: ir.Node) -> ir.Node:
+    def _marked(self, node: TensorNode, value: ir.Node) -> ir.Node:
         if node.whole:
             self._whole.add(value.name)
         return value
 
-    def _computed(self, node: Node) -> ir.Node | Tensor:
+    def _computed(self, node: TensorNode) -> ir.Node | Tensor:
         operation, b = node.operation, self._builder
         assert operation is not None  # noqa: S101  its value is not known
         b.scope, b.origin = operation.name.partition(".")[0].strip("_"), operation.place + operation.name
@@ -199,7 +199,7 @@ class _Translation:
         b.require(math.prod(value.shape) == math.prod(shape), f"gives {value.shape} where {shape} is due")
         return self._marked(node, b.reshape(value, shape))
 
-    def _applied(self, node: Node, operation: Operation) -> Any:
+    def _applied(self, node: TensorNode, operation: Operation) -> Any:
         b, name = self._builder, operation.name
         arguments = operation.with_nodes(lambda n: self._values[id(n)])
         if not any(isinstance(leaf, ir.Node) for leaf in pytree.tree_leaves(arguments, is_leaf=_is_wire)):
@@ -218,7 +218,7 @@ class _Translation:
             b.refuse("is not computed on secrets", hint_for("", name))
         return OPS[name](b, *arguments)
 
-    def _check_rows(self, node: Node, operation: Operation) -> None:
+    def _check_rows(self, node: TensorNode, operation: Operation) -> None:
         """Where there are rows, every tensor has them first, and elementwise operations pair them off."""
         if not self._rows:
             return

@@ -17,7 +17,7 @@ from moiety_server import app as server
 from moiety_server.settings import ServerSettings
 from moiety_service.security import keys
 from moiety_service.security.identity import Identity
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def apps() -> Iterator[dict[str, FastAPI]]:
         root = Path(folder)
         keys.init(root / "keys", {})
         access = root / "access.json"
-        access.write_text(Access(catalogue_url="https://owner.example", owner_key="").model_dump_json())
+        access.write_text(AccessFile(catalogue_url="https://owner.example", owner_key="").model_dump_json())
 
         def identity(role: str) -> Identity:
             return Identity.load(root / "keys" / role, role)

@@ -8,7 +8,6 @@ import torch
 from fastapi import Depends, FastAPI, Path, Request, Response, WebSocket
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
-from pydantic import Field
 
 from moiety_party.helper.helper import Helper
 from moiety_party.lane import ServerLink
@@ -21,50 +20,14 @@ from moiety_service.http.app import bearer, create_app, documented_bearer
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log
 from moiety_service.security.identity import Identity
-from moiety_shared.crypto.tokens import MAX_REVOKED
+from moiety_shared.messages.parties import HeldModel, HeldModels, ModelState, PublicKeys, Revocations
 from moiety_shared.messages.wire import MEDIA_TYPE, request_bytes
-from moiety_shared.plan.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 
 _OWNER = "server"
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 _PREDICTIONS, _MODELS, _REVOCATIONS = "/v1/predictions", "/v1/models/", "/v1/revocations"
 _SMALL, _REVOCATION_BYTES = 1 << 16, 1 << 19
-
-
-class PublicKeys(Public):
-    role: str
-    sealing_key: str
-
-
-class ModelState(Public):
-    """What the owner may know of an upload at this party."""
-
-    upload_id: str
-    state: str
-    max_rows: int
-    rows_ready: int
-    pool_full: bool
-    bundle_rows: int
-    bundle_bytes: int
-
-
-class HeldModel(Public):
-    """An upload that is here. Name and version are not told of one that another release stored."""
-
-    upload_id: str
-    name: str = ""
-    version: int = 0
-
-
-class HeldModels(Public):
-    models: tuple[HeldModel, ...]
-
-
-class Revocations(Public):
-    """Tokens that let nobody in any more."""
-
-    token_ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], ...] = Field(max_length=MAX_REVOKED)
 
 
 def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:

@@ -1,18 +1,21 @@
 """A party's view of the crypto provider."""
 
 import base64
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
 from cryptography.exceptions import InvalidTag
+from pydantic import ValidationError
 
 from moiety_service.http import clients
 from moiety_service.observability import tracing
 from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher, lease_context
 from moiety_shared.crypto.prg import SEED_BYTES
 from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.leases import BundleRequest, JoinRequest, LeaseRequest, LeaseResponse, UploadRequest
+from moiety_shared.plan.layers import Public
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
@@ -52,21 +55,20 @@ class Provider:
         Raises UPLOAD_CONFLICT when the other party handed on others, or the upload was deleted.
         """
         seeds = base64.b64encode(envelope).decode()
-        body = {"upload_id": upload_id, "plan": plan.model_dump(mode="json"), "seeds": seeds}
-        await self._post("/v1/uploads", body)
+        await self._post("/v1/uploads", UploadRequest(upload_id=upload_id, plan=plan, seeds=seeds))
 
     async def forget_upload(self, upload_id: str) -> None:
         """The provider wipes the upload's seeds; nothing can be dealt for it any more."""
         await self._delete(f"/v1/uploads/{upload_id}")
 
     async def open_lease(self, upload_id: str, rows: int) -> LeaseGrant:
-        grant = await self._lease("/v1/leases", 0, {"upload_id": upload_id, "rows": rows})
+        grant = await self._lease("/v1/leases", 0, lambda key: LeaseRequest(upload_id=upload_id, rows=rows, key=key))
         if grant.upload_id != upload_id:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "it opened a lease for another model")
         return grant
 
     async def join_lease(self, lease_id: str, ticket: str) -> LeaseGrant:
-        return await self._lease(f"/v1/leases/{lease_id}/join", 1, {"ticket": ticket})
+        return await self._lease(f"/v1/leases/{lease_id}/join", 1, lambda key: JoinRequest(ticket=ticket, key=key))
 
     async def end_lease(self, lease_id: str) -> None:
         """The provider wipes the lease's key; nothing more can be dealt under it. May be repeated."""
@@ -87,7 +89,7 @@ class Provider:
         """
         url = f"/v1/leases/{grant.lease_id}/bundles/{number}"
         decryptor = bundle_cipher(grant.seed, grant.lease_id, number).decryptor()
-        body = {"ticket": grant.ticket}
+        body = BundleRequest(ticket=grant.ticket).model_dump(mode="json")
         try:
             async with self._client.stream(
                 "POST", url, json=body, timeout=_BUNDLE_TIMEOUT, headers=tracing.outgoing()
@@ -132,33 +134,34 @@ class Provider:
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
-    async def _post(self, path: str, body: Mapping[str, object]) -> httpx.Response:
+    async def _post(self, path: str, body: Public) -> httpx.Response:
         try:
-            response = await self._client.post(path, json=body, headers=tracing.outgoing())
+            response = await self._client.post(path, json=body.model_dump(mode="json"), headers=tracing.outgoing())
             self._link_bytes(len(response.request.content), len(response.content))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
         return clients.check(response)
 
-    async def _lease(self, path: str, party: int, what: Mapping[str, object]) -> LeaseGrant:
-        """The answer is sealed to a key that is let go of when this returns."""
+    async def _lease(self, path: str, party: int, request: Callable[[str], Public]) -> LeaseGrant:
+        """`request` makes the body, given the public key that the answer is sealed to. The private key is let go of
+        when this returns."""
         key = PrivateKey.generate()
         try:
-            response = await self._post(path, {**what, "key": key.public.text()})
-        except Problem as problem:
-            if problem.kind is not ProblemType.INVALID_INPUT:
+            response = await self._post(path, request(key.public.text()))
+        except (Problem, ValidationError) as error:  # a ticket comes from the peer: it may be no ticket at all
+            if isinstance(error, Problem) and error.kind is not ProblemType.INVALID_INPUT:
                 raise
             detail = "it does not understand what it is asked: is it of the same release?"
-            raise Problem(ProblemType.PROVIDER_UNAVAILABLE, detail) from problem
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE, detail) from error
         with _unchanged():
-            answer: dict[str, str] = response.json()
-            lease_id, upload_id, rows = answer["lease_id"], answer["upload_id"], int(answer["rows"])
-            ticket, sealed = (base64.b64decode(answer[name], validate=True) for name in ("ticket", "seeds"))
+            answer = LeaseResponse.model_validate_json(response.content)
+            lease_id, upload_id, rows = answer.lease_id, answer.upload_id, answer.rows
+            ticket, sealed = (base64.b64decode(text, validate=True) for text in (answer.ticket, answer.seeds))
             try:
                 seeds = key.open(sealed, lease_context(party, lease_id, upload_id, rows, ticket))
             except Problem as problem:
                 raise ValueError("sealed for something else") from problem
-            return LeaseGrant(lease_id, upload_id, rows, answer["ticket"], seeds[:SEED_BYTES], seeds[SEED_BYTES:])
+            return LeaseGrant(lease_id, upload_id, rows, answer.ticket, seeds[:SEED_BYTES], seeds[SEED_BYTES:])
 
 
 @contextmanager
@@ -166,5 +169,5 @@ def _unchanged() -> Iterator[None]:
     """What the provider never said is as good as nothing said."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
         raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "its answer was changed on the way") from error

@@ -10,13 +10,13 @@ from moiety_party.settings import PartySettings
 from moiety_service.ray_serve import application
 
 
-class Arguments(BaseModel):
+class PartyArguments(BaseModel):
     """What Serve's config file says of the application."""
 
     role: Literal["alice", "bob"]
 
 
-def deploy(arguments: Arguments) -> Application:
+def deploy(arguments: PartyArguments) -> Application:
     """Replicas of one party. Their settings are those of `moiety party`: MOIETY_PARTY_* in each node's environment."""
     role = arguments.role
     return application("party", role, lambda: PartySettings(role=role), build)

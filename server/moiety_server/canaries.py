@@ -13,7 +13,7 @@ from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.fixed_point import decode, finish
 from moiety_shared.messages.canary import MOST, Canary, expand
-from moiety_shared.plan.lookups import Opened
+from moiety_shared.plan.lookups import Lookup
 from moiety_shared.ring import Array
 
 _CANDIDATES = 48
@@ -73,7 +73,7 @@ def _outputs(compiled: Compiled, x: Array, dither: reference.Dither | None) -> A
 
 def _dithers(compiled: Compiled) -> Callable[[str, Array], Array]:
     """Fresh ones, distributed as those of a run."""
-    shifts = {layer.name: layer.shift for layer in compiled.logits.layers if isinstance(layer, Opened)}
+    shifts = {layer.name: layer.shift for layer in compiled.logits.layers if isinstance(layer, Lookup)}
     stream = Stream(new_seed(), "dithers")
 
     def dither(name: str, x: Array) -> Array:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, case, delete, f
 
 from moiety_server.records import GONE, PUBLISHED, UPLOADING, active, entries, revisions, uploads
 from moiety_service.database import Database, insert_new
-from moiety_shared.messages.catalogue import Entry, Party, SignedEntry, sign
+from moiety_shared.messages.catalogue import Entry, PartyEndpoint, SignedEntry, sign
 from moiety_shared.problems import Problem, ProblemType
 
 _MOST_VERSIONS = 1 << 31
@@ -94,12 +94,16 @@ class Catalogue:
             if was_active and (newest := next(readable, None)) is not None:
                 self._sign(db, self._renewed(newest, active=True), key)
 
-    def renew(self, key: Ed25519PrivateKey, parties: tuple[Party, Party] | None = None) -> list[tuple[str, int]]:
+    def renew(
+        self, key: Ed25519PrivateKey, parties: tuple[PartyEndpoint, PartyEndpoint] | None = None
+    ) -> list[tuple[str, int]]:
         """Sign anew what has had half of its time, and what names others than these parties. Returns what that was."""
         known = [(name, version) for name in self.names() for version in self.versions(name)]
         return [(name, version) for name, version in known if self._renew(name, version, key, parties)]
 
-    def _renew(self, name: str, version: int, key: Ed25519PrivateKey, parties: tuple[Party, Party] | None) -> bool:
+    def _renew(
+        self, name: str, version: int, key: Ed25519PrivateKey, parties: tuple[PartyEndpoint, PartyEndpoint] | None
+    ) -> bool:
         def wants(entry: Entry | None) -> bool:
             return entry is not None and (entry.is_due(self._clock()) or parties not in (None, entry.parties))
 

@@ -16,30 +16,11 @@ from moiety_service.observability.audit import Audit
 from moiety_service.security.identity import Identity
 from moiety_service.startup import StartRefused
 from moiety_shared.crypto.sealing import PublicKey
-from moiety_shared.messages.catalogue import Entry, Hex16, Party
-from moiety_shared.plan.layers import Public
+from moiety_shared.messages.catalogue import Entry, PartyEndpoint
+from moiety_shared.messages.parties import HeldModel, HeldModels, PublicKeys
 from moiety_shared.problems import Problem, ProblemType
 
 NAMES = ("alice", "bob")
-
-
-class Keys(Public):
-    """What a party says of itself."""
-
-    role: str
-    sealing_key: str
-
-
-class Held(Public):
-    """A model that a party has; name and version are not told of one that another release stored."""
-
-    upload_id: Hex16
-    name: str = ""
-    version: int = 0
-
-
-class HeldModels(Public):
-    models: tuple[Held, ...]
 
 
 @dataclass(frozen=True)
@@ -90,13 +71,15 @@ class Owner:
             where = f"{NAMES[party]} does not answer at {self._clients[party].base_url}"
             raise Problem(ProblemType.PEER_UNAVAILABLE, f"{where} ({type(error).__name__})") from error
 
-    def parties(self) -> tuple[Party, Party]:
+    def parties(self) -> tuple[PartyEndpoint, PartyEndpoint]:
         """Both, with the keys that clients seal to now. Raises INVALID_INPUT when the addresses are swapped."""
-        found = [Keys.model_validate_json(self.call(p, "GET", "/v1/keys").content) for p in (0, 1)]
+        found = [PublicKeys.model_validate_json(self.call(p, "GET", "/v1/keys").content) for p in (0, 1)]
         if [keys.role for keys in found] != list(NAMES):
             raise Problem(ProblemType.INVALID_INPUT, "alice's and bob's addresses are swapped in the settings")
         urls = self.settings.alice_url, self.settings.bob_url
-        alice, bob = (Party(name=k.role, url=u, sealing_key=k.sealing_key) for k, u in zip(found, urls, strict=True))
+        alice, bob = (
+            PartyEndpoint(name=k.role, url=u, sealing_key=k.sealing_key) for k, u in zip(found, urls, strict=True)
+        )
         return alice, bob
 
     def provider_key(self) -> PublicKey:
@@ -156,7 +139,7 @@ class Owner:
             found.append(LeftOver(upload_id, name, version, upload.started if upload else None, at))
         return found
 
-    def _held(self, party: int) -> dict[str, Held] | None:
+    def _held(self, party: int) -> dict[str, HeldModel] | None:
         """What a party has, by upload. None when it does not answer."""
         try:
             answer = self.call(party, "GET", "/v1/models")

@@ -30,7 +30,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model with the data it is calibrated on, and what its catalogue entry says of its inputs."""
 
     name: str
@@ -66,7 +66,7 @@ def load(
     calibration: Path | None = None,
     low: float | None = None,
     high: float | None = None,
-) -> Source:
+) -> ModelSource:
     """The model that `what` names. Raises NotServable with what to do when it cannot be had."""
     source = _shipped(what, weights) if what in network.NETWORKS else _other(what, weights, pretrained, calibration)
     if calibration is not None:
@@ -95,10 +95,10 @@ def read_calibration(path: Path) -> Tensor:
     return array.float()
 
 
-def _shipped(name: str, weights: Path | None) -> Source:
+def _shipped(name: str, weights: Path | None) -> ModelSource:
     kind = network.NETWORKS[name]
     pixels, _ = samples.images()
-    return Source(
+    return ModelSource(
         name=name,
         model=_with_weights(network.build(name), weights or samples.FOLDER / f"{name}.safetensors"),
         calibration=network.normalise(pixels, name),
@@ -110,7 +110,7 @@ def _shipped(name: str, weights: Path | None) -> Source:
     )
 
 
-def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path | None) -> Source:
+def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path | None) -> ModelSource:
     if calibration is None:
         raise NotServable(
             f"{what!r} needs --calibration FILE: a few real inputs, from which scales are chosen. With their own come "
@@ -123,7 +123,7 @@ def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path 
         model = torchvision_model(name, pretrained)
         how = torchvision_preprocessing(name, (inputs.shape[-2], inputs.shape[-1]), pretrained)
         ends = [(v - m) / s for v in (0, 1) for m, s in zip(how.mean, how.std, strict=True)]  # from black to white
-        return Source(
+        return ModelSource(
             name=name,
             model=_with_weights(model, weights),
             calibration=inputs,
@@ -135,11 +135,11 @@ def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path 
         )
     path = Path(what)
     if path.suffix == ".onnx":
-        return Source(path.stem.lower(), load_onnx(path), inputs, least, most, description=f"from {path.name}")
+        return ModelSource(path.stem.lower(), load_onnx(path), inputs, least, most, description=f"from {path.name}")
     module, _, function = what.partition(":")
     if not function:
         raise NotServable(f"there is no model {what!r}: see `moiety publish --help` for what can be named")
-    return Source(function.lower(), _with_weights(_own(module, function), weights), inputs, least, most)
+    return ModelSource(function.lower(), _with_weights(_own(module, function), weights), inputs, least, most)
 
 
 def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:

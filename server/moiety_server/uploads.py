@@ -15,7 +15,7 @@ from moiety_service.database import Database, insert_new
 
 
 @dataclass(frozen=True)
-class Upload:
+class UploadRecord:
     """One upload, under way or left over. `started` is in seconds since 1970."""
 
     upload_id: str
@@ -30,7 +30,7 @@ class Uploads:
     def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
         self._db, self._clock = db, clock
 
-    def begin(self, name: str) -> Upload:
+    def begin(self, name: str) -> UploadRecord:
         """A new upload, under the version after the highest that this name ever had. On the disk when this returns."""
         while True:
             with self._db.write() as db:
@@ -38,17 +38,17 @@ class Uploads:
                     db.execute(select(func.max(table.c.version)).where(table.c.name == name)).scalar_one() or 0
                     for table in (uploads, entries)
                 ]
-                made = Upload(secrets.token_hex(16), name, max(highest) + 1, int(self._clock()))
+                made = UploadRecord(secrets.token_hex(16), name, max(highest) + 1, int(self._clock()))
                 if insert_new(db, uploads, {**vars(made), "state": UPLOADING}):
                     return made
                 # Another publish took that version between the statements.
 
-    def unfinished(self) -> list[Upload]:
+    def unfinished(self) -> list[UploadRecord]:
         """Those in no catalogue entry, oldest first: under way, or left over."""
         columns = (uploads.c.upload_id, uploads.c.name, uploads.c.version, uploads.c.started)
         with self._db.read() as db:
             rows = db.execute(select(*columns).where(uploads.c.state == UPLOADING).order_by(uploads.c.started)).all()
-        return [Upload(*row) for row in rows]
+        return [UploadRecord(*row) for row in rows]
 
     def wiped(self, upload_id: str) -> None:
         """Both parties have wiped it. It may not have been on record."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare
 from moiety_shared.plan.local import Local
-from moiety_shared.plan.lookups import Comparison, Decide, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.lookups import Comparison, Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, AnyLayer, Plan
 from moiety_shared.protocols import max_pool, one_hot, table, top_k
 from moiety_shared.protocols.product import times
@@ -70,7 +70,7 @@ def _layer(plan: Plan, layer: AnyLayer, x: list[Array], weights: Mapping[str, Ar
             return ring.wrap(x[0] * x[1])
         case Bias():
             return ring.wrap(x[0] + weights[f"{layer.name}.bias"])
-        case Opened():
+        case Lookup():
             u = dither(layer.name, x[0]) if dither else midpoint(layer.shift)
             given = Ring(plan.wires[layer.input].bits)
             small = Ring(layer.opened_bits)
@@ -81,7 +81,7 @@ def _layer(plan: Plan, layer: AnyLayer, x: list[Array], weights: Mapping[str, Ar
     raise TypeError(f"no reference for {layer.op}")
 
 
-def _function(layer: Opened, t: Array, ring: Ring) -> Array:
+def _function(layer: Lookup, t: Array, ring: Ring) -> Array:
     """What a layer makes of the signed values t that it opened."""
     wide = t.astype(ring.dtype)
     match layer:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from moiety_service.cli.main import build
 from moiety_service.http import clients
 from moiety_shared.crypto.sealing import PrivateKey
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Preprocessing, sign
 from tests import plans
 from tests.client.conftest import Paid
@@ -39,7 +39,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, party_keys: tuple[Pr
     paid = Paid(plans.logits(), party_keys)
     update = {"preprocessing": HOW, "classes": ("ant", "bee", "cat", "dog", "[emu]")}
     paid.entries = [paid.entry.model_copy(update=update)]
-    access = Access(catalogue_url="https://owner", owner_key=sign(paid.entry, paid.owner).owner_key)
+    access = AccessFile(catalogue_url="https://owner", owner_key=sign(paid.entry, paid.owner).owner_key)
     (tmp_path / "access.json").write_text(access.model_dump_json())
     monkeypatch.setenv("MOIETY_CLIENT_ACCESS_FILE", str(tmp_path / "access.json"))
     monkeypatch.setenv("MOIETY_CLIENT_TIMEOUT", "0.5")

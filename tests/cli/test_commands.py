@@ -18,7 +18,7 @@ from moiety_service.cli.terminal import Exit
 from moiety_service.security import keys
 from moiety_shared.crypto import tokens
 from moiety_shared.crypto.possession import private_from_pem, public_from_pem, thumbprint
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.problems import Problem, ProblemType
 from tests.cli.conftest import HOW, Run
 from tests.client.conftest import Paid
@@ -146,14 +146,14 @@ def test_nobody_answers(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_a_token_is_bound_to_a_key(run: Run, tmp_path: Path) -> None:
     keys.init(tmp_path / ".moiety" / "keys", {})
     assert run("token", "issue", "x", "--out", tmp_path / "x.json").exit_code == Exit.OK
-    access = Access.model_validate_json((tmp_path / "x.json").read_bytes())
+    access = AccessFile.model_validate_json((tmp_path / "x.json").read_bytes())
     own = private_from_pem(access.key.encode()).public_key()
     assert tokens.verify(access.token, access.owner_key).key == thumbprint(own.public_bytes_raw())
     assert run("keys", "client", tmp_path / "mine.pem").stdout.strip() == str(tmp_path / "mine.pub")
     done = run("keys", "client", tmp_path / "mine.pem")
     assert done.exit_code == Exit.USAGE and "there already" in done.stderr
     assert run("token", "issue", "y", "--key", tmp_path / "mine.pub", "--out", tmp_path / "y.json").exit_code == Exit.OK
-    access = Access.model_validate_json((tmp_path / "y.json").read_bytes())
+    access = AccessFile.model_validate_json((tmp_path / "y.json").read_bytes())
     mine = public_from_pem((tmp_path / "mine.pub").read_bytes())
     assert not access.key and tokens.verify(access.token, access.owner_key).key == thumbprint(mine.public_bytes_raw())
     for wrong in ("mine.pem", "missing.pub", "x.json"):

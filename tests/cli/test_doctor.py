@@ -26,7 +26,7 @@ from moiety_shared.crypto import tokens
 from moiety_shared.crypto.possession import private_pem, thumbprint
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.crypto.tokens import Grant
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.problems import Problem, ProblemType
 from tests.asgi import listening
 from tests.cli.conftest import Run
@@ -273,7 +273,7 @@ def test_a_clients_access_file(found: Callable[..., Found], monkeypatch: Any, tm
         grant = Grant(token_id="0" * 32, subject="x", expires=expires, key=bound)
         members = {"catalogue_url": "https://127.0.0.1:9", "owner_key": key_text(key.public_key())}
         token = tokens.issue(grant, signer)
-        path.write_text(Access.model_validate(members | {"token": token} | more).model_dump_json())
+        path.write_text(AccessFile.model_validate(members | {"token": token} | more).model_dump_json())
         path.chmod(0o600)
         return found()
 

@@ -20,7 +20,7 @@ from moiety_client.telemetry import Telemetry
 from moiety_service.security import keys
 from moiety_shared.crypto.possession import private_pem, public_from_pem
 from moiety_shared.crypto.sealing import PrivateKey
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.wire import Request
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
@@ -208,7 +208,7 @@ def test_a_key_of_ones_own_is_read_from_its_file_alone(tmp_path: Path, monkeypat
     """By argument, by setting, or out of the access file; in that file's place, and not where others read it."""
     access, file, public = tmp_path / "access.json", tmp_path / "client.pem", tmp_path / "client.pub"
     keys.client(file, public)
-    access.write_text(Access(catalogue_url="https://o", owner_key="k", token="t").model_dump_json())
+    access.write_text(AccessFile(catalogue_url="https://o", owner_key="k", token="t").model_dump_json())
     own = public_from_pem(public.read_bytes())
 
     def held(**options: Any) -> Any:
@@ -220,7 +220,7 @@ def test_a_key_of_ones_own_is_read_from_its_file_alone(tmp_path: Path, monkeypat
     assert held() == own
     other = Ed25519PrivateKey.generate()
     access.write_text(
-        Access(catalogue_url="https://o", owner_key="k", token="t", key=private_pem(other)).model_dump_json()
+        AccessFile(catalogue_url="https://o", owner_key="k", token="t", key=private_pem(other)).model_dump_json()
     )
     assert held() == other.public_key() and held(key=file) == own
     assert file.stat().st_mode & 0o777 == 0o600
@@ -230,7 +230,7 @@ def test_a_key_of_ones_own_is_read_from_its_file_alone(tmp_path: Path, monkeypat
     for wrong in (public, tmp_path / "missing", public.read_text(), "x"):
         with pytest.raises(AccessFileError, match=r"Ed25519|chmod"):
             held(key=wrong)
-    assert "PRIVATE" not in repr(Access.model_validate_json(access.read_bytes()))
+    assert "PRIVATE" not in repr(AccessFile.model_validate_json(access.read_bytes()))
 
 
 def test_a_catalogue_that_does_not_answer_says_what_to_look_at() -> None:

@@ -17,7 +17,7 @@ from moiety_client.sidecar import Upstream, build
 from moiety_party.results import result_share
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.crypto.sealing import PrivateKey, seal_result
-from moiety_shared.messages.catalogue import Entry, Party, Preprocessing, sign
+from moiety_shared.messages.catalogue import Entry, PartyEndpoint, Preprocessing, sign
 from moiety_shared.messages.wire import Request, pack_result
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols import graph
@@ -43,7 +43,8 @@ class Service:
             upload_id="00" * 16,
             plan=plan,
             parties=tuple(  # type: ignore[arg-type]
-                Party(name=n, url="https://p", sealing_key=k.public.text()) for n, k in zip(names, keys, strict=True)
+                PartyEndpoint(name=n, url="https://p", sealing_key=k.public.text())
+                for n, k in zip(names, keys, strict=True)
             ),
             max_rows=100,
             **plans.TERM,  # type: ignore[arg-type]

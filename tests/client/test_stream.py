@@ -14,7 +14,7 @@ import torch
 
 from moiety_client.answers import Prediction
 from moiety_client.errors import InvalidInput, QuotaExceeded, ResumeRefused, ServiceUnavailable
-from moiety_client.journal import Journal
+from moiety_client.journal import RunJournal
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
 from tests.client.conftest import Asking, Paid
@@ -290,7 +290,7 @@ def test_what_is_no_such_file_is_refused_and_left_alone(asking: Asking, paid: Pa
 
 
 def test_one_run_at_a_time_writes_a_file(asking: Asking, file: Path) -> None:
-    other = Journal(file)
+    other = RunJournal(file)
     with pytest.raises(ResumeRefused, match="another run is writing"):
         asking.stream("small", INPUTS, resume=file)
     other.close()

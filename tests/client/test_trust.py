@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from moiety_client import core
 from moiety_client.client import AsyncClient, Client
 from moiety_client.errors import CatalogueError, ExpiredEntry, StateFileError, UntrustedEntry
-from moiety_client.state import State
+from moiety_client.state import StateFile
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.messages.catalogue import Entry, SignedEntry, sign
 from tests import plans
@@ -193,7 +193,7 @@ def test_a_refused_entry_leaves_the_file_as_it_was(catalogue: Catalogue, tmp_pat
 def _see(path: Path, first: int) -> None:
     """One of several who write: names of its own, and one name of all."""
     for at in range(20):
-        with State(path).changing() as seen:
+        with StateFile(path).changing() as seen:
             revisions = seen.revisions.setdefault("owner", {})
             revisions[f"model {first + at}"] = 1
             revisions["all"] = revisions.get("all", 0) + 1
@@ -210,5 +210,5 @@ def test_nothing_is_lost_between_processes_and_threads(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join()
-    with State(path).changing() as seen:
+    with StateFile(path).changing() as seen:
         assert seen.revisions["owner"]["all"] == 80 and len(seen.revisions["owner"]) == 81

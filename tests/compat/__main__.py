@@ -8,7 +8,7 @@ from pathlib import Path
 from moiety_party.objects import objects
 from moiety_party.store import ModelStore
 from moiety_service.security.keyring import Keyring
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from tests.compat.test_compat import MESSAGES, ROOT, SEALED, STORAGE_KEY, TOKEN, a_run
 from tests.fuzz.targets import TARGETS
 from tests.party.test_store import stored
@@ -25,7 +25,7 @@ def write(folder: Path) -> None:
     old = keyring.rotate(timedelta(days=36500))
     (folder / "envelope").write_bytes(old.seal(*SEALED))
     keyring.rotate(timedelta(days=36500))
-    access = Access(catalogue_url="https://owner.example", owner_key="k", ca="PEM", token=TOKEN)
+    access = AccessFile(catalogue_url="https://owner.example", owner_key="k", ca="PEM", token=TOKEN)
     (folder / "access-file.json").write_text(access.model_dump_json())
     a_run(folder / "run.jsonl", first=2)
 

@@ -9,7 +9,7 @@ import pytest
 
 from moiety_client.answers import Prediction
 from moiety_client.core import read_access
-from moiety_client.journal import Journal
+from moiety_client.journal import RunJournal
 from moiety_party.objects import objects
 from moiety_party.store import ModelStore
 from moiety_service.security.keyring import Keyring
@@ -40,7 +40,7 @@ def release(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def a_run(path: Path, first: int) -> list[Prediction]:
     """Four batches: `first` of them are answered, or known from an earlier run."""
     entry = targets._entry().entry
-    journal, answers = Journal(path), []
+    journal, answers = RunJournal(path), []
     for number in range(4):
         elements = np.full((2, 4), number, np.int32)
         known = journal.known(entry, 2, elements)

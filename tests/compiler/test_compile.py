@@ -192,7 +192,7 @@ def test_random_convolutional_networks_agree_with_torch(data: st.DataObject) -> 
 
 @pytest.mark.parametrize("function", sorted(ir.SMOOTH))
 def test_smooth_functions_are_close(function: str) -> None:
-    node = ir.Smooth(name="f", inputs=("x",), shape=(1,), origin="", function=function)
+    node = ir.SmoothNode(name="f", inputs=("x",), shape=(1,), origin="", function=function)
     low, high = (-3.0, 3.0) if function == "exp" else (-9.0, 9.0)
     of = smooth.parabolas(node, low, high, 1.0, 24, 10, Precision.of(32))
     x = np.linspace(low, high, 20_001)

@@ -102,6 +102,6 @@ def test_the_place_of_the_largest_is_the_first_of_equals(classes: int) -> None:
 def test_a_decision_runs_itself_as_it_is_compiled() -> None:
     x = torch.tensor([[-1.0], [-0.25], [0.0], [0.25], [1.0]])
     common = {"name": "d", "inputs": ("x",), "shape": (1,), "origin": "test", "tolerance": 0.5}
-    outcomes = {kind: ir.Decide(kind=kind, **common).forward(x)[:, 0].tolist() for kind in ("greater", "not_less")}  # type: ignore[arg-type]
+    outcomes = {kind: ir.DecideNode(kind=kind, **common).forward(x)[:, 0].tolist() for kind in ("greater", "not_less")}  # type: ignore[arg-type]
     assert outcomes == {"greater": [0, 0, 0, 0, 1], "not_less": [0, 1, 1, 1, 1]}
-    assert ir.Decide(kind="equal", **common).forward(x)[:, 0].tolist() == [0, 1, 1, 1, 0]  # type: ignore[arg-type]
+    assert ir.DecideNode(kind="equal", **common).forward(x)[:, 0].tolist() == [0, 1, 1, 1, 0]  # type: ignore[arg-type]

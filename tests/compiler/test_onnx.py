@@ -81,7 +81,7 @@ def check(
 
 
 def kinds(graph: ir.Graph) -> list[str]:
-    return [type(node).__name__ for node in graph.nodes[1:]]
+    return [type(node).__name__.removesuffix("Node") for node in graph.nodes[1:]]
 
 
 @quick

@@ -128,7 +128,7 @@ def test_a_hard_swish_and_a_leaky_relu_compare_no_more_than_they_must() -> None:
     assert kinds(check(nn.LeakyReLU(), 4)).count("Clamp") == 1
     graph = check(nn.PReLU(4), 4, 3, 3)
     assert kinds(graph) == ["Clamp", "Add", "Conv", "Add"]
-    assert isinstance(graph.nodes[3], ir.Conv) and graph.nodes[3].bias is None and graph.nodes[3].groups == 4
+    assert isinstance(graph.nodes[3], ir.ConvNode) and graph.nodes[3].bias is None and graph.nodes[3].groups == 4
 
 
 W = torch.linspace(-1.0, 2.0, 4)

@@ -52,7 +52,7 @@ def check(
     torch.testing.assert_close(values[graph.output], expected, rtol=1e-4, atol=1e-4)
     names = [node.name for node in graph.nodes]
     assert len(set(names)) == len(names) and all(NAME.fullmatch(name) for name in names)
-    assert type(graph.nodes[0]) is ir.Input
+    assert type(graph.nodes[0]) is ir.InputNode
     for i, node in enumerate(graph.nodes):
         assert type(node).__module__ == "moiety_server.compiler.ir"
         assert values[node.name].shape[1:] == node.shape, node
@@ -64,7 +64,7 @@ def check(
 
 
 def kinds(graph: ir.Graph) -> list[str]:
-    return [type(node).__name__ for node in graph.nodes[1:]]
+    return [type(node).__name__.removesuffix("Node") for node in graph.nodes[1:]]
 
 
 def refused(model: nn.Module | Callable[..., Any], *shape: int) -> str:

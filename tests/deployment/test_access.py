@@ -17,7 +17,7 @@ from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.errors import NotAllowed, QuotaExceeded, UnknownModel
 from moiety_local.deployment import Deployment
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.problems import Problem, ProblemType
 from tests import databases
 from tests.databases import PASSWORD, Postgres
@@ -50,7 +50,7 @@ def asking(path: Path) -> Client:
 
 
 def post(deployment: Deployment, body: bytes, access: Path | None) -> httpx.Response:
-    token = Access.model_validate_json(access.read_bytes()).token if access else ""
+    token = AccessFile.model_validate_json(access.read_bytes()).token if access else ""
     headers = {"authorization": f"Bearer {token}"} if token else {}
     with deployment.http("alice", timeout=20) as alice:
         return alice.post("/v1/predictions", content=body, headers=headers)

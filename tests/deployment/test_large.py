@@ -15,7 +15,7 @@ from moiety_client.errors import InvalidInput
 from moiety_client.exchange import Sealer
 from moiety_local import mnist
 from moiety_local.deployment import Deployment
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.problems import Problem, ProblemType
 
 Digits = tuple[np.ndarray, np.ndarray]
@@ -40,7 +40,7 @@ def test_one_row_at_a_time_serves_batches_and_many_clients(scarce: tuple[Deploym
             assert int(str(deployment.party_state(role, entry.upload_id)["rows_ready"])) <= 2
 
         wide = Sealer(entry.model_copy(update={"max_rows": 2})).call(inputs.encode(entry, digits[0][:2]))
-    token = Access.model_validate_json(deployment.access_file.read_bytes()).token
+    token = AccessFile.model_validate_json(deployment.access_file.read_bytes()).token
     with deployment.http("alice") as alice:
         answer = alice.post("/v1/predictions", content=wide.body, headers={"authorization": f"Bearer {token}"})
         problem = Problem.from_document(answer.json())

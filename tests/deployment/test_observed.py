@@ -19,7 +19,7 @@ from moiety_client.client import Client
 from moiety_client.telemetry import Telemetry
 from moiety_local.deployment import ROLES, Deployment
 from moiety_service.http.ports import reserved
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from tests import monitoring
 from tests.collector import Collector, Found
 
@@ -164,7 +164,7 @@ def test_what_happens_is_counted(observed: Deployment, digits: Digits) -> None:
         entry = client.model("mnist")
         online = client.predict("mnist", digits[0][:3]).online_bytes
     with observed.http("alice") as alice:
-        token = Access.model_validate_json(observed.access_file.read_bytes()).token
+        token = AccessFile.model_validate_json(observed.access_file.read_bytes()).token
         headers = {"authorization": f"Bearer {token}"}
         assert alice.post("/v1/predictions", content=b"garbage", headers=headers).status_code == 400
     assert [after - then for then, after in zip(before, state(), strict=True)] == [1, 3, 1] * 2

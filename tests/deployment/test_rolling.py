@@ -11,11 +11,11 @@ import numpy as np
 
 from moiety_client import inputs
 from moiety_client.client import Client
-from moiety_client.exchange import Holder, Sealer
+from moiety_client.exchange import Sealer, TokenHolder
 from moiety_local import mnist
 from moiety_local.deployment import Deployment
 from moiety_shared.crypto.possession import private_from_pem
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Entry
 
 CLIENTS = 4
@@ -36,9 +36,9 @@ class Load:
 
     def __post_init__(self) -> None:
         self.expected = mnist.float_outputs(self.images).argmax(axis=1)
-        access = Access.model_validate_json(self.deployment.access_file.read_bytes())
+        access = AccessFile.model_validate_json(self.deployment.access_file.read_bytes())
         token = access.token
-        self.holder = Holder(token, private_from_pem(access.key.encode()))
+        self.holder = TokenHolder(token, private_from_pem(access.key.encode()))
         self.headers = {"authorization": f"Bearer {token}", "connection": "close"}
 
     def run(self, client: int) -> None:

@@ -22,7 +22,7 @@ from moiety_service.http import clients
 from moiety_service.security.identity import Identity
 from moiety_shared.crypto.prg import new_seed
 from moiety_shared.messages import wire
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.upload import Draws, MaskedModel
 from moiety_shared.messages.wire import Binding, Request, Secret
 from moiety_shared.problems import Problem, ProblemType
@@ -39,7 +39,7 @@ def post(deployment: Deployment, body: bytes, **headers: str) -> httpx.Response:
 
 
 def token(deployment: Deployment) -> str:
-    return Access.model_validate_json(deployment.access_file.read_bytes()).token
+    return AccessFile.model_validate_json(deployment.access_file.read_bytes()).token
 
 
 def kind(response: httpx.Response) -> ProblemType:

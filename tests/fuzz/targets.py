@@ -33,7 +33,7 @@ from moiety_shared.messages import wire
 from moiety_shared.messages.catalogue import (
     Entry,
     Manifest,
-    Party,
+    PartyEndpoint,
     Preprocessing,
     SignedEntry,
     SignedManifest,
@@ -162,7 +162,10 @@ def words(raw: bytes) -> None:
 
 def _entry() -> SignedEntry:
     key = KEY.public.text()
-    parties = (Party(name="alice", url="http://a", sealing_key=key), Party(name="bob", url="http://b", sealing_key=key))
+    parties = (
+        PartyEndpoint(name="alice", url="http://a", sealing_key=key),
+        PartyEndpoint(name="bob", url="http://b", sealing_key=key),
+    )
     named = {"name": "m", "version": 1, "upload_id": ID.hex(), "classes": ("a", "b")}
     made = Entry.model_validate(named | {"plan": PLAN, "parties": parties, "max_rows": 4} | plans.TERM)
     return sign(made, SIGNER)

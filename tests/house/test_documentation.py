@@ -22,7 +22,7 @@ from moiety_party.settings import PartySettings
 from moiety_server.settings import ServerSettings
 from moiety_service.cli.main import build
 from moiety_shared import formats
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import ProblemType
@@ -138,7 +138,7 @@ def test_every_promise_names_a_test_that_exists() -> None:
 def test_every_format_is_in_the_table_with_its_version() -> None:
     rows = [row.split("|") for row in (DOCS / "upgrading.md").read_text().splitlines() if row.startswith("| ")]
     told = {cells[1].strip(): (cells[2].strip(), cells[3]) for cells in rows}
-    for name, document in (("plan", Plan), ("catalogue entry", Entry), ("access file", Access)):
+    for name, document in (("plan", Plan), ("catalogue entry", Entry), ("access file", AccessFile)):
         assert told[name][0].split()[0] == str(document.FORMAT), name
     magics = {
         "prediction request": formats.REQUEST,

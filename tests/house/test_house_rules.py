@@ -135,6 +135,17 @@ def test_files_stay_readable() -> None:
     assert len(tests) > 100 and not [path for path, count in tests.items() if count > 500]
 
 
+def test_a_public_class_name_means_one_class() -> None:
+    """Who reads a name in a traceback, a log or an API document finds one definition."""
+    defined: dict[str, list[str]] = {}
+    for path in sources(*FOLDERS):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                defined.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert len(defined) > 300, "the classes were found"
+    assert not {name: paths for name, paths in defined.items() if len(paths) > 1}
+
+
 def test_no_path_of_a_machine_is_written_down() -> None:
     for path in (*sources(*FOLDERS, "tests"), ROOT / "Makefile", ROOT / "pyproject.toml"):
         text = path.read_text()

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from moiety_crypto_provider import dealer
+from moiety_crypto_provider import issuer
 from moiety_party import bundles
 from moiety_party.bundles import prepare_bundle
 from moiety_party.provider import LeaseGrant, Provider
@@ -37,13 +37,13 @@ class Dealt:
         self.grants = [LeaseGrant("ab", "00" * 16, ROWS, "ticket", new_seed(), new_seed()) for _ in range(2)]
         streams = (Stream(seed, "bundle", 7) for seed in (*(g.seed for g in self.grants), new_seed()))
         arrays = (array for _, array in graph.deal(plan, ROWS, run.masks, *streams))
-        self.corrections = b"".join(map(bytes, dealer.chunks(arrays)))
+        self.corrections = b"".join(map(bytes, issuer.chunks(arrays)))
         self.content = self.sealed("ab", 7)
         self.asked = 0
 
     def sealed(self, lease_id: str, number: int) -> bytes:
         encryptor = bundle_cipher(self.grants[1].seed, lease_id, number).encryptor()
-        return b"".join(dealer.sealed(iter([self.corrections]), encryptor))
+        return b"".join(issuer.sealed(iter([self.corrections]), encryptor))
 
     async def prepare(
         self, party: int, chunks: Iterator[int] | None = None, announced: int | None = None
@@ -175,10 +175,10 @@ def test_no_more_than_two_steps_are_on_their_way(monkeypatch: pytest.MonkeyPatch
 def test_the_provider_joins_small_arrays_and_cuts_large_ones() -> None:
     sizes = [10, 0, 3 << 20, 1 << 19, 1 << 19, 17 << 20, 5]
     arrays = [np.full(size, i, dtype=np.uint8) for i, size in enumerate(sizes)]
-    made = list(dealer.chunks(iter(arrays)))
+    made = list(issuer.chunks(iter(arrays)))
     assert b"".join(made) == b"".join(array.tobytes() for array in arrays)
     assert [len(chunk) for chunk in made] == [10, 3 << 20, 1 << 20, 8 << 20, 8 << 20, 1 << 20, 5]
-    assert len(list(dealer.chunks(np.zeros(100, np.int64) for _ in range(2000)))) == 2
+    assert len(list(issuer.chunks(np.zeros(100, np.int64) for _ in range(2000)))) == 2
 
 
 def test_a_provider_of_another_release_is_told_apart_from_a_clients_mistake() -> None:

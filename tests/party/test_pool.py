@@ -23,7 +23,7 @@ ROWS = 8
 def rows_of(number: int, size: int) -> PreparedRows:
     """Rows that say who they are: bundle * size + index."""
     values = np.arange(number * size, (number + 1) * size)[:, None]
-    return {"layer": product.Prepared(values)}
+    return {"layer": product.PreparedProduct(values)}
 
 
 def numbers(prepared: PreparedRows) -> list[int]:

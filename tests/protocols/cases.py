@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from tests.protocols.enumeration import Axis
 from tests.protocols.exhaustion import Case
 
@@ -17,7 +17,7 @@ def wide(k: int, layer: Truncate) -> Case:
     return Case(k, layer, k, (Axis("value", 1, q), Axis("lift", 2, k)), (Axis("value", 1, q),))
 
 
-def compared(k: int, layer: Opened, share_bits: int, *, both: bool = False, only: Any = None, **names: int) -> Case:
+def compared(k: int, layer: Lookup, share_bits: int, *, both: bool = False, only: Any = None, **names: int) -> Case:
     """The masks of the values, of alice or of both, and alice's words of the named masks."""
     mask = Axis("value", layer.size, layer.opened_bits)
     small = layer.rank_bits if isinstance(layer, TopK) else layer.opened_bits

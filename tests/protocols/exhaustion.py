@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moiety_shared.plan.lookups import Comparison, Decide, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.lookups import Comparison, Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.protocols import decide, max_pool, one_hot, reduce, relu, table, top_k, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening, alone, lockstep
@@ -16,7 +16,7 @@ from moiety_shared.ring import Array, Ring
 from tests.protocols.enumeration import Axis, Column, Tape, Views, enumerate_axes, histogram
 from tests.protocols.functionality import functionality, functionality_beyond, in_range
 
-PROTOCOLS: dict[type[Opened], Any] = {
+PROTOCOLS: dict[type[Lookup], Any] = {
     Truncate: truncation,
     ReLU: relu,
     Decide: decide,
@@ -38,7 +38,7 @@ class Case:
     """
 
     k: int
-    layer: Opened
+    layer: Lookup
     share_bits: int
     alice: tuple[Axis, ...]
     bob: tuple[Axis, ...] = ()
@@ -77,7 +77,7 @@ def enumerated(case: Case) -> tuple[Array, dict[str, Array], dict[str, Array], d
     return share, *ends, {"masks": masks} if comparisons else {}
 
 
-def evaluation(ring: Ring, party: int, layer: Opened, x: Array, prepared: Any) -> Evaluation:
+def evaluation(ring: Ring, party: int, layer: Lookup, x: Array, prepared: Any) -> Evaluation:
     match layer:
         case MaxPool():
             return max_pool.evaluate(reduce.opened_ring(layer), party, layer, x, prepared)
@@ -87,7 +87,7 @@ def evaluation(ring: Ring, party: int, layer: Opened, x: Array, prepared: Any) -
             return PROTOCOLS[type(layer)].evaluate(ring, party, layer, x, prepared)  # type: ignore[no-any-return]
 
 
-def seen_bits(layer: Opened, opening: Opening) -> int:
+def seen_bits(layer: Lookup, opening: Opening) -> int:
     """How many bits an opened word has."""
     if opening.kind is Kind.RING:
         assert opening.ring is not None

@@ -4,11 +4,11 @@ from itertools import combinations
 
 import numpy as np
 
-from moiety_shared.plan.lookups import Comparison, Decide, Hinged, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.lookups import Comparison, Decide, Hinged, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.ring import Array
 
 
-def in_range(k: int, layer: Opened, t: tuple[int, ...]) -> bool:
+def in_range(k: int, layer: Lookup, t: tuple[int, ...]) -> bool:
     """What the layers state about the values they are given."""
     match layer:
         case Truncate():
@@ -23,7 +23,7 @@ def in_range(k: int, layer: Opened, t: tuple[int, ...]) -> bool:
     return all(-(1 << layer.range_bits) <= v < 1 << layer.range_bits for v in compared)
 
 
-def functionality(layer: Opened, t: Array) -> Array:
+def functionality(layer: Lookup, t: Array) -> Array:
     """The layer's definition, on true integers (rows, *shape). A pool's window is its whole input here."""
     match layer:
         case Truncate():
@@ -48,7 +48,7 @@ def functionality(layer: Opened, t: Array) -> Array:
     raise TypeError(layer.op)  # type: ignore[attr-defined]
 
 
-def functionality_beyond(layer: Opened, t: Array) -> Array:
+def functionality_beyond(layer: Lookup, t: Array) -> Array:
     """What is made of values that are not in range: every comparison reads its value mod 2^(B+1), and no more."""
     if isinstance(layer, Table):
         return functionality(layer, t)

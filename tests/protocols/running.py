@@ -9,7 +9,7 @@ import numpy as np
 from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.messages.upload import Draws, MaskedModel, Tensors
-from moiety_shared.plan.lookups import Opened, TopK
+from moiety_shared.plan.lookups import Lookup, TopK
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
 from moiety_shared.protocols import graph, reduce
 from moiety_shared.protocols.graph import PreparedRows
@@ -22,7 +22,7 @@ def recorded_dithers() -> Iterator[dict[str, Array]]:
     """The dithers that alice's shares hold, by layer, of all that runs meanwhile."""
     original, found = reduce.reduce_share, dict[str, Array]()
 
-    def recording(layer: Opened, party: int, x: Array) -> Array:
+    def recording(layer: Lookup, party: int, x: Array) -> Array:
         if party == 0:
             found[layer.name] = reduce.dither_of(layer, x)
         return original(layer, party, x)

@@ -169,7 +169,7 @@ def unfolded(patch: Patch) -> None:
     """Indices beyond the classes have no class."""
     original = one_hot.evaluate
 
-    def evaluate(ring: Ring, party: int, layer: OneHot, x: Array, prepared: one_hot.Prepared) -> Evaluation:
+    def evaluate(ring: Ring, party: int, layer: OneHot, x: Array, prepared: one_hot.PreparedOneHot) -> Evaluation:
         every = layer.model_copy(update={"classes": 1 << layer.opened_bits})
         rows = yield from original(ring, party, every, x, prepared)
         return rows[:, : layer.classes]

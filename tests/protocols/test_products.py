@@ -133,7 +133,7 @@ def check_products(k: int, pairs: tuple[tuple[int, int], ...], *, same_mask: boo
     layers = [Mul(name="m", left=f"o{a}", right=f"o{b}", left_shape=(1,), right_shape=(1,)) for a, b in pairs]
     tapes = [(Tape({"input": i["r0"]}), Tape({"input": i["r1"]})) for i in inputs]
     masks = [products.deal_open(Dealer(ring, rows, *tape, Tape()), opening) for tape in tapes]
-    ready: list[tuple[products.Prepared, products.Prepared]] = []
+    ready: list[tuple[products.PreparedProduct, products.PreparedProduct]] = []
     corrections = []
     for layer, (a, b), c in zip(layers, pairs, fixed, strict=True):
         dealer = Dealer(ring, rows, Tape({"product": c}), Tape(), Tape())

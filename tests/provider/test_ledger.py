@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, text
 
-from moiety_crypto_provider.dealer import Dealer
+from moiety_crypto_provider.issuer import Issuer
 from moiety_crypto_provider.ledger import Ledger
 from moiety_shared.crypto.channel import TAG_BYTES
 from moiety_shared.plan.plan import Plan
@@ -20,14 +20,14 @@ from tests.provider.conftest import HOUR, KEY, SEEDS
 def test_what_was_issued_is_remembered_across_a_restart(database: URL, plan: Plan) -> None:
     upload_id = secrets.token_hex(16)
     with closing(Ledger(database, KEY)) as ledger:
-        first = Dealer(ledger, 1 << 26, HOUR)
+        first = Issuer(ledger, 1 << 26, HOUR)
         for _ in range(2):
             first.register_upload(upload_id, plan, SEEDS)
         lease, ticket = first.open_lease(upload_id, 4)
         first.join_lease(lease.lease_id, ticket)
         dealt = [b"".join(first.bundle(lease.lease_id, ticket, number)[1]) for number in (0, 1)]
     with closing(Ledger(database, KEY)) as ledger:
-        again = Dealer(ledger, 1 << 26, HOUR)
+        again = Issuer(ledger, 1 << 26, HOUR)
         assert ledger.upload(upload_id)[1:] == SEEDS, "the weights' masks stay what they were"
         for _ in range(2):
             with pytest.raises(Problem, match="issued before"):
@@ -41,29 +41,29 @@ def test_replicas_issue_each_bundle_once(database: URL, plan: Plan) -> None:
     """Four providers, all asked by many at a time for the same join, the same bundles."""
     upload_id = secrets.token_hex(16)
     with ExitStack() as opened, ThreadPoolExecutor(8) as threads:
-        dealers = [Dealer(opened.enter_context(closing(Ledger(database, KEY))), 1 << 26, HOUR) for _ in range(4)]
+        issuers = [Issuer(opened.enter_context(closing(Ledger(database, KEY))), 1 << 26, HOUR) for _ in range(4)]
 
-        def race(ask: Callable[[Dealer], object]) -> list[object]:
+        def race(ask: Callable[[Issuer], object]) -> list[object]:
             """What came of it at all of them, but for those that were told that it was issued before."""
 
-            def one(dealer: Dealer) -> object:
+            def one(issuer: Issuer) -> object:
                 try:
-                    return ask(dealer)
+                    return ask(issuer)
                 except Problem as problem:
                     return problem.kind
 
-            return [got for got in threads.map(one, dealers * 2) if got is not ProblemType.ALREADY_ISSUED]
+            return [got for got in threads.map(one, issuers * 2) if got is not ProblemType.ALREADY_ISSUED]
 
         assert race(lambda d: d.register_upload(upload_id, plan, SEEDS)) == [None] * 8
-        lease, ticket = dealers[0].open_lease(upload_id, 4)
+        lease, ticket = issuers[0].open_lease(upload_id, 4)
         assert [joined.bob for joined in race(lambda d: d.join_lease(lease.lease_id, ticket))] == [lease.bob]  # type: ignore[attr-defined]
         for number in range(3):
             (issued,) = race(lambda d, n=number: d.bundle(lease.lease_id, ticket, n)[0])  # type: ignore[misc]
             assert issued == 4 * plan.bundle_row_bytes + TAG_BYTES
-        dealers[1].forget_upload(upload_id)
-        for dealer in dealers:
+        issuers[1].forget_upload(upload_id)
+        for issuer in issuers:
             with pytest.raises(Problem) as caught:
-                dealer.bundle(lease.lease_id, ticket, 3)
+                issuer.bundle(lease.lease_id, ticket, 3)
             assert caught.value.kind in (ProblemType.UNKNOWN_LEASE, ProblemType.UNKNOWN_MODEL), "deleted at once"
 
 
@@ -88,25 +88,25 @@ def test_both_parties_register_the_same_once_and_for_all(ledger: Ledger, plan: P
 
 
 def test_a_ticket_is_of_one_lease(ledger: Ledger, plan: Plan) -> None:
-    dealer = Dealer(ledger, 1 << 26, HOUR)
+    issuer = Issuer(ledger, 1 << 26, HOUR)
     upload_id = secrets.token_hex(16)
-    dealer.register_upload(upload_id, plan, SEEDS)
-    (one, ticket), (_, of_two) = (dealer.open_lease(upload_id, 4) for _ in range(2))
+    issuer.register_upload(upload_id, plan, SEEDS)
+    (one, ticket), (_, of_two) = (issuer.open_lease(upload_id, 4) for _ in range(2))
     assert not [seed for seed in (one.alice, one.bob, one.own) if seed in ticket]
     changed = [ticket[:at] + bytes([ticket[at] ^ 1]) + ticket[at + 1 :] for at in range(len(ticket))]
     for wrong in (b"", ticket[:-1], of_two, *changed):
         with pytest.raises(Problem) as caught:
-            dealer.join_lease(one.lease_id, wrong)
+            issuer.join_lease(one.lease_id, wrong)
         assert caught.value.kind is ProblemType.UNKNOWN_LEASE
-    assert dealer.join_lease(one.lease_id, ticket) == one
+    assert issuer.join_lease(one.lease_id, ticket) == one
 
 
 def test_the_database_has_no_seed_of_a_lease(tmp_path: Path, plan: Plan) -> None:
     with closing(Ledger(URL.create("sqlite", database=str(tmp_path / "ledger.sqlite")), KEY)) as ledger:
-        dealer, upload_id = Dealer(ledger, 1 << 26, HOUR), secrets.token_hex(16)
-        dealer.register_upload(upload_id, plan, SEEDS)
-        lease, ticket = dealer.open_lease(upload_id, 4)
-        dealer.join_lease(lease.lease_id, ticket)
+        issuer, upload_id = Issuer(ledger, 1 << 26, HOUR), secrets.token_hex(16)
+        issuer.register_upload(upload_id, plan, SEEDS)
+        lease, ticket = issuer.open_lease(upload_id, 4)
+        issuer.join_lease(lease.lease_id, ticket)
         files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
         assert lease.lease_id.encode() in files
         for secret in (*SEEDS, lease.alice, lease.bob, lease.own, ticket[12:], ledger.lease_key(lease.lease_id, HOUR)):
@@ -122,60 +122,60 @@ def test_a_ticket_opens_no_more_when_its_lease_is_over(tmp_path: Path, plan: Pla
         return b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
     with closing(Ledger(url, KEY, lambda: now[0])) as ledger:
-        dealer, upload_id = Dealer(ledger, 1 << 26, HOUR), secrets.token_hex(16)
-        dealer.register_upload(upload_id, plan, SEEDS)
-        (lease, ticket), (other, of_other) = (dealer.open_lease(upload_id, 4) for _ in range(2))
+        issuer, upload_id = Issuer(ledger, 1 << 26, HOUR), secrets.token_hex(16)
+        issuer.register_upload(upload_id, plan, SEEDS)
+        (lease, ticket), (other, of_other) = (issuer.open_lease(upload_id, 4) for _ in range(2))
         with ledger._db.read() as db:
             found = db.execute(text("SELECT key FROM leases WHERE lease_id = :id"), {"id": lease.lease_id})
             stored = found.scalar_one()
-        assert dealer._lease(lease.lease_id, ticket) == lease and stored in files()
+        assert issuer._lease(lease.lease_id, ticket) == lease and stored in files()
         match how:
             case "a party says so":
-                dealer.end_lease(lease.lease_id)
-                assert dealer._lease(other.lease_id, of_other) == other
+                issuer.end_lease(lease.lease_id)
+                assert issuer._lease(other.lease_id, of_other) == other
             case "the model is deleted":
-                dealer.forget_upload(upload_id)
+                issuer.forget_upload(upload_id)
             case "its time is over":
                 now[0] += HOUR + 1
             case "looked for":
                 now[0] += HOUR + 1
-                dealer.end_old_leases()
+                issuer.end_old_leases()
                 now[0] -= HOUR + 1
         with pytest.raises(Problem) as caught:
-            dealer._lease(lease.lease_id, ticket)
+            issuer._lease(lease.lease_id, ticket)
         assert caught.value.kind is ProblemType.UNKNOWN_LEASE
         if how != "its time is over":  # the next look wipes it
             assert stored not in files()
-        dealer.end_old_leases()
+        issuer.end_old_leases()
         kept = files()
     assert (stored in kept) is False and (stored in files()) is False
 
 
 def test_a_deleted_uploads_seeds_are_in_no_file(tmp_path: Path, plan: Plan) -> None:
     with closing(Ledger(URL.create("sqlite", database=str(tmp_path / "ledger.sqlite")), KEY)) as ledger:
-        dealer, upload_id = Dealer(ledger, 1 << 26, HOUR), secrets.token_hex(16)
-        dealer.register_upload(upload_id, plan, SEEDS)
+        issuer, upload_id = Issuer(ledger, 1 << 26, HOUR), secrets.token_hex(16)
+        issuer.register_upload(upload_id, plan, SEEDS)
         with ledger._db.read() as db:
             sealed = db.execute(text("SELECT seed_0, seed_1 FROM uploads")).one()
         before = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-        dealer.forget_upload(upload_id)
+        issuer.forget_upload(upload_id)
         after = b"".join(path.read_bytes() for path in tmp_path.iterdir())
         assert all(seed in before for seed in sealed)
         assert upload_id.encode() in after and not [seed for seed in sealed if seed in after]
 
 
 def test_too_large_a_bundle_is_refused(ledger: Ledger, plan: Plan) -> None:
-    dealer = Dealer(ledger, 1 << 16, HOUR)
+    issuer = Issuer(ledger, 1 << 16, HOUR)
     upload_id = secrets.token_hex(16)
-    dealer.register_upload(upload_id, plan, SEEDS)
+    issuer.register_upload(upload_id, plan, SEEDS)
     with pytest.raises(Problem) as caught:
-        dealer.open_lease(upload_id, 64)
+        issuer.open_lease(upload_id, 64)
     assert caught.value.kind is ProblemType.TOO_LARGE
 
 
 def test_seeds_are_not_shown(plan: Plan, ledger: Ledger) -> None:
-    dealer = Dealer(ledger, 1 << 26, HOUR)
+    issuer = Issuer(ledger, 1 << 26, HOUR)
     upload_id = secrets.token_hex(16)
-    dealer.register_upload(upload_id, plan, SEEDS)
-    lease, _ = dealer.open_lease(upload_id, 1)
+    issuer.register_upload(upload_id, plan, SEEDS)
+    lease, _ = issuer.open_lease(upload_id, 1)
     assert not [seed for seed in (lease.alice, lease.bob, lease.own) if repr(seed) in repr(lease)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moiety_crypto_provider.dealer import Dealer, Lease
+from moiety_crypto_provider.issuer import Issuer, Lease
 from moiety_party import party
 from tests import plans
 from tests.simulation.conftest import detector as detector
@@ -23,13 +23,13 @@ _CLIENTS, _CALLS = 8, 6
 def leases(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many leases were opened, by upload."""
     opened = Counter[str]()
-    original = Dealer.open_lease
+    original = Issuer.open_lease
 
-    def counted(self: Dealer, upload_id: str, rows: int) -> tuple[Lease, bytes]:
+    def counted(self: Issuer, upload_id: str, rows: int) -> tuple[Lease, bytes]:
         opened[upload_id] += 1
         return original(self, upload_id, rows)
 
-    monkeypatch.setattr(Dealer, "open_lease", counted)
+    monkeypatch.setattr(Issuer, "open_lease", counted)
     return opened
 
 

@@ -21,7 +21,7 @@ from moiety_server.catalogue import Catalogue
 from moiety_server.records import SCHEMA, entries, records, revisions
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued, new_grant
-from moiety_server.uploads import Upload, Uploads
+from moiety_server.uploads import UploadRecord, Uploads
 from moiety_service.database import Database
 from moiety_service.security.identity import Identity
 from moiety_shared.crypto.signing import key_text
@@ -62,7 +62,7 @@ class Clock:
 
 
 def add(
-    db: Database, entry: Entry, begun: Upload | None = None, *, activate: bool = True, clock: Clock | None = None
+    db: Database, entry: Entry, begun: UploadRecord | None = None, *, activate: bool = True, clock: Clock | None = None
 ) -> SignedEntry:
     """In the catalogue, as a publish puts it there: under an upload that is on record."""
     begun = begun or Uploads(db).begin(entry.name)

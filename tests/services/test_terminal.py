@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from moiety_client.cli import screen
-from moiety_client.cli.status import LastProblem, Model, Pool, Role, Status
+from moiety_client.cli.status import LastProblem, PoolLevel, PublishedModel, Role, Status
 from moiety_service.cli import terminal
 from moiety_shared.text import printable
 
@@ -33,10 +33,10 @@ def test_commands_show_it_so(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_status_shows_it_so(capsys: pytest.CaptureFixture[str]) -> None:
     role = Role(
-        role="alice", url="https://a", state="down", problem=EVIL, version=EVIL, pools=[Pool(EVIL, EVIL, 1, 2)],
+        role="alice", url="https://a", state="down", problem=EVIL, version=EVIL, pools=[PoolLevel(EVIL, EVIL, 1, 2)],
         last_problems=[LastProblem(EVIL, 0.0)],
     )  # fmt: skip
-    for models in ([], [Model(name="m", version=1, description=EVIL, expires=4e9)]):
+    for models in ([], [PublishedModel(name="m", version=1, description=EVIL, expires=4e9)]):
         Console(width=1000).print(screen.screen(Status(time=1.0, roles=[role], models=models)))
         out, _ = capsys.readouterr()
         assert harmless(out) and out.count("[red]hello") >= 4

@@ -12,7 +12,7 @@ from moiety_client.core import read_access
 from moiety_client.errors import AccessFileError, CatalogueError
 from moiety_shared.crypto.handshake import Handshake
 from moiety_shared.messages import wire
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import SignedEntry
 from moiety_shared.messages.upload import Head
 from moiety_shared.plan.plan import Plan
@@ -54,7 +54,7 @@ def test_a_message_of_another_version_is_refused_by_its_number(name: str) -> Non
     [
         (PLAN.model_dump(mode="json"), Plan.model_validate_json),
         (json.loads(targets._entry().model_dump_json()), SignedEntry.model_validate_json),
-        (Access(catalogue_url="https://a", owner_key="k").model_dump(), Access.model_validate_json),
+        (AccessFile(catalogue_url="https://a", owner_key="k").model_dump(), AccessFile.model_validate_json),
     ],
 )
 def test_a_document_of_another_format_is_refused_by_its_number(

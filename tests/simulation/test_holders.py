@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moiety_client.exchange import Call, Drawn, Holder, Sealer
+from moiety_client.exchange import Call, Drawn, Sealer, TokenHolder
 from moiety_shared.crypto.handshake import SEALED_BYTES, Handshake
 from moiety_shared.crypto.possession import PROOF_BYTES, prove
 from moiety_shared.crypto.sealing import PrivateKey, PublicKey
@@ -79,7 +79,7 @@ def test_the_holder_of_the_key_is_let_in(root: Path, detector: Detector) -> None
         holder = w.holder()
         call = w.call(X, holder)
         check(X, call.open(await w.ask(w.an_alice(), call.body, holder.token)))
-        unbound = Holder(w.holder(key=None).token)
+        unbound = TokenHolder(w.holder(key=None).token)
         call = w.call(X, unbound)
         check(X, call.open(await w.ask(w.an_alice(), call.body, unbound.token)))
 
@@ -89,7 +89,7 @@ def test_the_holder_of_the_key_is_let_in(root: Path, detector: Detector) -> None
 def test_without_the_key_a_token_is_of_no_use(root: Path, detector: Detector) -> None:
     async def steps(w: World) -> None:
         holder, other = w.holder(), w.holder(token_id="cd" * 16)
-        for thief in (Holder(holder.token), Holder(holder.token, other.key)):
+        for thief in (TokenHolder(holder.token), TokenHolder(holder.token, other.key)):
             problem = await refused(w, w.call(X, thief).body, holder.token)
             assert problem.kind is ProblemType.UNAUTHORIZED and "bound to a key" in problem.detail
         problem = await refused(w, w.call(X, other).body, holder.token)
@@ -103,7 +103,7 @@ def test_who_has_no_key_does_not_use_up_the_quota_of_who_has(root: Path, detecto
     async def steps(w: World) -> None:
         holder = w.holder(quota={"rows": 2, "seconds": 86400})
         for _ in range(3):
-            body = w.call(X, Holder(holder.token)).body
+            body = w.call(X, TokenHolder(holder.token)).body
             await refused(w, body, holder.token)
             await refused(
                 w,
@@ -165,18 +165,18 @@ def test_each_party_looks_at_what_was_signed(
     async def steps(w: World) -> None:
         holder = w.holder()
         assert holder.key is not None
-        monkeypatch.setattr(Holder, "handshake", _wrong_for(party))
+        monkeypatch.setattr(TokenHolder, "handshake", _wrong_for(party))
         problem = await refused(w, w.call(X, holder).body, holder.token)
         assert problem.kind is ProblemType.UNAUTHORIZED and "not signed" in problem.detail
 
     play(root, detector, steps)
 
 
-def _wrong_for(party: int) -> Callable[[Holder, int, int], Handshake]:
+def _wrong_for(party: int) -> Callable[[TokenHolder, int, int], Handshake]:
     """Signs a handshake, and sends another with its proof."""
-    made = Holder.handshake
+    made = TokenHolder.handshake
 
-    def changed(holder: Holder, time: int, of: int) -> Handshake:
+    def changed(holder: TokenHolder, time: int, of: int) -> Handshake:
         return replace(made(holder, time, of), key=OWN) if of == party else made(holder, time, of)
 
     return changed

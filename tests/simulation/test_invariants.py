@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from moiety_client.errors import MoietyError, ServiceUnavailable, UnknownModel
-from moiety_crypto_provider import dealer
+from moiety_crypto_provider import issuer
 from moiety_party.pool import Pool
 from moiety_shared.messages.upload import Draws
 from moiety_shared.problems import Problem, ProblemType
@@ -332,11 +332,11 @@ def test_a_pool_that_hands_out_rows_twice_is_noticed(
 def test_a_dealer_that_repeats_the_seeds_of_leases_is_noticed(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def repeated(lease_id: str, upload_id: str, rows: int, *_: bytes) -> dealer.Lease:
+    def repeated(lease_id: str, upload_id: str, rows: int, *_: bytes) -> issuer.Lease:
         return original(lease_id, upload_id, rows, b"a" * 32, b"b" * 32, b"c" * 32)
 
-    original = dealer.Lease
-    monkeypatch.setattr(dealer, "Lease", repeated)
+    original = issuer.Lease
+    monkeypatch.setattr(issuer, "Lease", repeated)
 
     async def scenario(w: World) -> None:
         await w.predict(X)

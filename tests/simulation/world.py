@@ -23,7 +23,7 @@ from fastapi import FastAPI
 
 from moiety_client import inputs
 from moiety_client.client import AsyncClient
-from moiety_client.exchange import Call, Holder, Sealer
+from moiety_client.exchange import Call, Sealer, TokenHolder
 from moiety_crypto_provider.app import build
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party import hello
@@ -417,17 +417,17 @@ class World:
             answer = await client.predict("small", x / 16.0)
         check(x, answer.outputs)
 
-    def call(self, x: Array, holder: Holder | None = None) -> Call:
+    def call(self, x: Array, holder: TokenHolder | None = None) -> Call:
         """A request to be sent by hand."""
         entry = self.entry.entry
         return Sealer(entry, holder).call(inputs.encode(entry, x / 16.0))
 
-    def holder(self, **members: object) -> Holder:
+    def holder(self, **members: object) -> TokenHolder:
         """Somebody with a token of the owner, bound to a key of their own."""
         key = Ed25519PrivateKey.generate()
         bound = thumbprint(key.public_key().public_bytes_raw())
         allowed = {"token_id": "ab" * 16, "subject": "clinic", "expires": 1 << 37, "key": bound}
-        return Holder(tokens.issue(Grant.model_validate(allowed | members), self._owner), key)
+        return TokenHolder(tokens.issue(Grant.model_validate(allowed | members), self._owner), key)
 
     def token(self, rows: int) -> str:
         """For as many inputs in a day. The model is open, but a token that is shown counts."""

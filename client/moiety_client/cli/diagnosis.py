@@ -12,7 +12,7 @@ from moiety_client.settings import ClientSettings
 from moiety_service.cli.diagnosis import Finding, Service, certificate, reach
 from moiety_shared.crypto.possession import thumbprint
 from moiety_shared.crypto.tokens import verify
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.problems import Problem
 
 _ROLE = "client"
@@ -23,7 +23,7 @@ _DAYS = 7
 def access_file(settings: ClientSettings) -> Iterator[Finding]:
     """All that a client has, and the services that it names."""
     try:
-        access = Access.model_validate(read_access(settings.access_file))
+        access = AccessFile.model_validate(read_access(settings.access_file))
     except MoietyError as error:
         said, _, fix = str(error).partition(": ")
         yield Finding(_ROLE, "access file", "wrong", said, f"{fix}, and name it in MOIETY_CLIENT_ACCESS_FILE")
@@ -40,7 +40,7 @@ def access_file(settings: ClientSettings) -> Iterator[Finding]:
     yield from _services(settings, access)
 
 
-def _token(access: Access) -> Finding:
+def _token(access: AccessFile) -> Finding:
     if not access.token:
         return Finding(_ROLE, "token", "warning", "none: it lets in to open models only", _ASK)
     try:
@@ -57,7 +57,7 @@ def _token(access: Access) -> Finding:
     return Finding(_ROLE, "token", status, found, "" if status == "ok" else _ASK)  # type: ignore[arg-type]
 
 
-def _key(settings: ClientSettings, access: Access) -> Iterator[Finding]:
+def _key(settings: ClientSettings, access: AccessFile) -> Iterator[Finding]:
     """Whether the token is of use: with the key that it is bound to."""
     try:
         bound = verify(access.token, access.owner_key).key
@@ -81,7 +81,7 @@ def _key(settings: ClientSettings, access: Access) -> Iterator[Finding]:
         yield Finding(_ROLE, "key", "ok", "the one that the token is bound to")
 
 
-def _services(settings: ClientSettings, access: Access) -> Iterator[Finding]:
+def _services(settings: ClientSettings, access: AccessFile) -> Iterator[Finding]:
     file = str(settings.access_file)
     catalogue = Service("catalogue", "moiety model owner", access.catalogue_url, access.ca, file, "moiety server")
     answers = True

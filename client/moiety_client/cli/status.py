@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from moiety_client.client import Client
 from moiety_client.errors import MoietyError
 from moiety_service.http import clients
-from moiety_shared.messages.access import Access
+from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 
@@ -26,7 +26,7 @@ Sample = tuple[str, Mapping[str, str], float]
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolLevel:
     """Randomness of a model at a party, in rows."""
 
     model: str
@@ -55,7 +55,7 @@ class Role:
     problem: str = ""
     version: str = ""
     certificate_expires: float | None = None
-    pools: Sequence[Pool] = ()
+    pools: Sequence[PoolLevel] = ()
     last_problems: Sequence[LastProblem] = ()
     rates: Mapping[str, float] = field(default_factory=dict)  # a second
     now: Mapping[str, float] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Role:
 
 
 @dataclass(frozen=True)
-class Model:
+class PublishedModel:
     name: str
     version: int
     description: str
@@ -74,7 +74,7 @@ class Model:
 class Status:
     time: float
     roles: Sequence[Role]
-    models: Sequence[Model]
+    models: Sequence[PublishedModel]
 
     @property
     def well(self) -> bool:
@@ -110,7 +110,7 @@ class Observer:
         self._catalogue_url, self._client = "", None
         if access_file is not None:
             self._client = Client.from_access(access_file, timeout=_SECONDS)
-            access = Access.model_validate_json(access_file.read_bytes())
+            access = AccessFile.model_validate_json(access_file.read_bytes())
             self._catalogue_url = access.catalogue_url.rstrip("/")
             self._public = clients.client("", timeout=_SECONDS, ca=access.ca)
         self._local = clients.client("", timeout=_SECONDS)
@@ -141,7 +141,7 @@ class Observer:
         ranked = sorted(roles.values(), key=lambda r: order.index(r.role) if r.role in order else len(order))
         return Status(time.time(), ranked, models)
 
-    def _catalogue(self, client: Client, roles: dict[str, Role]) -> Iterator[Model]:
+    def _catalogue(self, client: Client, roles: dict[str, Role]) -> Iterator[PublishedModel]:
         own, _ = _asked("client", self._sidecar, self._local.get)
         if own.state != "down":  # an SDK needs none
             roles["client"] = own
@@ -156,7 +156,7 @@ class Observer:
         if entries:
             roles |= self._parties(entries[0])
         for entry in entries:
-            yield Model(entry.name, entry.version, entry.description, entry.expires)
+            yield PublishedModel(entry.name, entry.version, entry.description, entry.expires)
 
     def _parties(self, entry: Entry) -> dict[str, Role]:
         """Both. A client need not reach bob: alice does, and is ready only if he answers her."""
@@ -245,13 +245,13 @@ def _samples(text: str) -> Iterator[Sample]:
         yield from ((sample.name, sample.labels, sample.value) for sample in family.samples)
 
 
-def _pools(samples: list[Sample]) -> Iterator[Pool]:
+def _pools(samples: list[Sample]) -> Iterator[PoolLevel]:
     def by_model(wanted: str) -> dict[tuple[str, str], int]:
         return {(of["model"], of["version"]): int(value) for name, of, value in samples if name == wanted}
 
     targets = by_model("moiety_pool_target_rows")
     for (model, version), rows in by_model("moiety_pool_rows").items():
-        yield Pool(model, version, rows, targets.get((model, version), 0))
+        yield PoolLevel(model, version, rows, targets.get((model, version), 0))
 
 
 def _last(samples: list[Sample]) -> list[LastProblem]:

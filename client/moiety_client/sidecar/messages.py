@@ -17,7 +17,7 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Input(Message):
+class RequestInput(Message):
     name: str = Field(description="any; a model has one input")
     shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], Field(max_length=8)]
     datatype: str = Field(
@@ -28,7 +28,7 @@ class Input(Message):
     data: list[Any] | None = Field(None, description="flat or nested; left out when the tensor is binary")
 
 
-class Requested(Message):
+class RequestOutput(Message):
     name: str
     parameters: Parameters = Field(
         {}, description="binary_data: true or false. classification: the k likeliest as VALUE:INDEX:NAME"
@@ -38,11 +38,11 @@ class Requested(Message):
 class InferRequest(Message):
     id: str = ""
     parameters: Parameters = Field({}, description="binary_data_output: whether outputs are binary by default")
-    inputs: tuple[Input] = Field(description="exactly one")
-    outputs: tuple[Requested, ...] = Field((), description="all of them when left out")
+    inputs: tuple[RequestInput] = Field(description="exactly one")
+    outputs: tuple[RequestOutput, ...] = Field((), description="all of them when left out")
 
 
-class Output(Message):
+class ResponseOutput(Message):
     name: str
     shape: tuple[int, ...]
     datatype: str
@@ -54,7 +54,7 @@ class InferResponse(Message):
     model_name: str
     model_version: str
     id: str = ""
-    outputs: tuple[Output, ...]
+    outputs: tuple[ResponseOutput, ...]
 
 
 class TensorMetadata(Message):

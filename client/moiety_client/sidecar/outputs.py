@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_client.answers import Prediction
-from moiety_client.sidecar.messages import Output, Requested
+from moiety_client.sidecar.messages import RequestOutput, ResponseOutput
 from moiety_client.sidecar.tensors import BYTES, pack, refused
 from moiety_shared.messages.catalogue import Entry
 
@@ -65,11 +65,11 @@ def confidence(entry: Entry, answer: Prediction) -> npt.NDArray[np.float64]:
     return probabilities
 
 
-def chosen(entry: Entry, requested: tuple[Requested, ...]) -> list[tuple[Given, Requested]]:
+def chosen(entry: Entry, requested: tuple[RequestOutput, ...]) -> list[tuple[Given, RequestOutput]]:
     """The outputs that a request wants. Raises Problem for one that the model does not give."""
     known = {one.name: one for one in given(entry)}
     if not requested:
-        return [(one, Requested(name=one.name)) for one in known.values()]
+        return [(one, RequestOutput(name=one.name)) for one in known.values()]
     for one in requested:
         if one.name not in known:
             raise refused(f"the model's outputs are {', '.join(known) or 'not for this protocol'}")
@@ -79,19 +79,23 @@ def chosen(entry: Entry, requested: tuple[Requested, ...]) -> list[tuple[Given, 
     return [(known[one.name], one) for one in requested]
 
 
-def made(entry: Entry, answer: Prediction, what: Given, how: Requested, binary: bool) -> tuple[Output, bytes]:
+def made(
+    entry: Entry, answer: Prediction, what: Given, how: RequestOutput, binary: bool
+) -> tuple[ResponseOutput, bytes]:
     """One output for the JSON, and what of it goes behind the JSON."""
     values, datatype = what.values(entry, answer), what.datatype
     count = _class_count(what, how)
     if count:
         values, datatype = _classification(entry, values, count), BYTES
     if not how.parameters.get("binary_data", binary):
-        return Output(name=what.name, shape=values.shape, datatype=datatype, data=values.ravel().tolist()), b""
+        return ResponseOutput(name=what.name, shape=values.shape, datatype=datatype, data=values.ravel().tolist()), b""
     raw = pack(values)
-    return Output(name=what.name, shape=values.shape, datatype=datatype, parameters={"binary_data_size": len(raw)}), raw
+    return ResponseOutput(
+        name=what.name, shape=values.shape, datatype=datatype, parameters={"binary_data_size": len(raw)}
+    ), raw
 
 
-def _class_count(what: Given, how: Requested) -> int:
+def _class_count(what: Given, how: RequestOutput) -> int:
     count = how.parameters.get("classification", 0)
     if type(count) is not int or count < 0:
         raise refused("classification is how many classes are wanted")

@@ -62,7 +62,7 @@ class Class(BaseModel):
     confidence: float | None = Field(description="null where the model tells classes alone")
 
 
-class Party(BaseModel):
+class PartyView(BaseModel):
     name: str
     url: str
     share: str = Field(description="the highest byte of each ring element, as the picture is laid out; base64")
@@ -72,7 +72,7 @@ class Party(BaseModel):
     result: str
 
 
-class Round(BaseModel):
+class ScheduledRound(BaseModel):
     bytes: int = Field(description="what each party sends the other")
     layers: tuple[str, ...]
 
@@ -95,9 +95,9 @@ class Shows(BaseModel):
     pixels: str = Field(description="the picture as the model takes it, row by row, base64")
     label: str
     top: list[Class]
-    parties: tuple[Party, Party]
+    parties: tuple[PartyView, PartyView]
     measured: Measured
-    formula: list[Round]
+    formula: list[ScheduledRound]
 
 
 def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
@@ -174,7 +174,7 @@ async def _ask(upstream: Upstream, entry: Entry, pixels: npt.NDArray[np.uint8]) 
     )
 
 
-def schedule(plan: Plan) -> list[Round]:
+def schedule(plan: Plan) -> list[ScheduledRound]:
     """What each party sends in each round of a run of one input, by the plan; layers side by side share rounds."""
     sent: list[int] = [0] * plan.rounds
     layers: list[list[str]] = [[] for _ in sent]
@@ -186,7 +186,7 @@ def schedule(plan: Plan) -> list[Round]:
             sent[at] += count
             layers[at].append(layer.name if layer.op in layer.name else f"{layer.name} ({layer.op})")
         done[layer.name] = start + len(openings)
-    return [Round(bytes=count, layers=tuple(names)) for count, names in zip(sent, layers, strict=True)]
+    return [ScheduledRound(bytes=count, layers=tuple(names)) for count, names in zip(sent, layers, strict=True)]
 
 
 def _listed(entry: Entry) -> Shown:
@@ -220,12 +220,12 @@ def _top(entry: Entry, answer: Prediction) -> list[Class]:
     ]
 
 
-def _parties(entry: Entry, call: Call, answer: bytes) -> tuple[Party, Party]:
+def _parties(entry: Entry, call: Call, answer: bytes) -> tuple[PartyView, PartyView]:
     envelopes = wire.Request.unpack(call.body).envelopes
     results = wire.unpack_result(answer, call.binding.request_id, entry.plan, call.rows)
     shares = (call.alice_share, call.bob_share())
     alice, bob = (
-        Party(
+        PartyView(
             name=party.name,
             url=party.url,
             share=_drawn(entry, share),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moiety_client.sidecar.messages import HEADER_LENGTH, Input
+from moiety_client.sidecar.messages import HEADER_LENGTH, RequestInput
 from moiety_service.http.clients import whole_number
 from moiety_shared.problems import Problem, ProblemType
 
@@ -37,7 +37,7 @@ def cut(body: bytes, header_length: str | None) -> tuple[memoryview, memoryview]
     return view[:length], view[length:]
 
 
-def read(tensor: Input, binary: memoryview) -> npt.NDArray[Any] | list[bytes]:
+def read(tensor: RequestInput, binary: memoryview) -> npt.NDArray[Any] | list[bytes]:
     """The only tensor of a request, shaped; of BYTES its elements. Raises Problem, which never tells a value."""
     if tensor.datatype not in DTYPES and tensor.datatype != BYTES:
         raise refused(f"the datatype is none of {', '.join((*DTYPES, BYTES))}")
@@ -57,7 +57,7 @@ def read(tensor: Input, binary: memoryview) -> npt.NDArray[Any] | list[bytes]:
     return _from_binary(tensor, binary)
 
 
-def _from_json(tensor: Input, data: list[Any]) -> npt.NDArray[Any] | list[bytes]:
+def _from_json(tensor: RequestInput, data: list[Any]) -> npt.NDArray[Any] | list[bytes]:
     if tensor.datatype == BYTES:
         return _counted(tensor, [_from_base64(text) for text in _flat(data)])
     dtype = DTYPES[tensor.datatype]
@@ -74,7 +74,7 @@ def _from_json(tensor: Input, data: list[Any]) -> npt.NDArray[Any] | list[bytes]
     return _shaped(tensor, array)
 
 
-def _from_binary(tensor: Input, binary: memoryview) -> npt.NDArray[Any] | list[bytes]:
+def _from_binary(tensor: RequestInput, binary: memoryview) -> npt.NDArray[Any] | list[bytes]:
     if tensor.datatype != BYTES:
         dtype = DTYPES[tensor.datatype]
         if len(binary) != math.prod(tensor.shape) * dtype.itemsize:
@@ -91,13 +91,13 @@ def _from_binary(tensor: Input, binary: memoryview) -> npt.NDArray[Any] | list[b
     return _counted(tensor, elements)
 
 
-def _shaped(tensor: Input, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _shaped(tensor: RequestInput, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if array.size != math.prod(tensor.shape):
         raise refused(f"{array.size} values are not the shape's {_text(tensor)}")
     return array.reshape(tensor.shape)
 
 
-def _counted(tensor: Input, elements: list[bytes]) -> list[bytes]:
+def _counted(tensor: RequestInput, elements: list[bytes]) -> list[bytes]:
     if len(elements) != math.prod(tensor.shape):
         raise refused(f"{len(elements)} elements are not the shape's {_text(tensor)}")
     return elements
@@ -116,7 +116,7 @@ def _from_base64(text: Any) -> bytes:
         raise refused("BYTES in JSON are texts of base64") from None
 
 
-def _text(tensor: Input) -> str:
+def _text(tensor: RequestInput) -> str:
     return " x ".join(map(str, tensor.shape)) or "one value"
 
 

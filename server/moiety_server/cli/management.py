@@ -197,7 +197,7 @@ def issue(
     from moiety_shared.crypto.possession import private_pem
     from moiety_shared.crypto.signing import key_text
     from moiety_shared.crypto.tokens import EVERY_MODEL, OUTPUTS
-    from moiety_shared.messages.access import Access
+    from moiety_shared.messages.access import AccessFile
 
     if if_missing and out.exists():
         return
@@ -217,7 +217,7 @@ def issue(
             raise typer.BadParameter("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
         signer, ca = us.identity.signing_key, us.identity.ca_file
         with us.audit.event("token", subject=subject):
-            access = Access(
+            access = AccessFile(
                 catalogue_url=us.settings.url,
                 owner_key=key_text(signer.public_key()),
                 ca=ca.read_text() if ca else "",

@@ -31,7 +31,7 @@ class _Head(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Affine(ir.Node):
+class AffineNode(ir.Node):
     """x * scale + shift with secret constants of as many axes as x: a batch norm, a parameter added or multiplied.
 
     Only between a front end and `simplify`, which folds it into the layer before it, or writes it as Conv or Bias.
@@ -87,7 +87,7 @@ class Builder:
         return node
 
     def input(self, shape: Shape) -> ir.Node:
-        return self._add(ir.Input(**self._head(shape)))
+        return self._add(ir.InputNode(**self._head(shape)))
 
     def linear(self, x: ir.Node, weight: Tensor, bias: Tensor | None = None) -> ir.Node:
         """`weight` (out, in), over the last axis."""
@@ -95,7 +95,7 @@ class Builder:
         self.require(
             bool(x.shape) and x.shape[-1] == weight.shape[1], f"{weight.shape[1]} features expected, got {x.shape}"
         )
-        return self._add(ir.Linear(**self._head((*x.shape[:-1], len(weight)), x), weight=weight, bias=bias))
+        return self._add(ir.LinearNode(**self._head((*x.shape[:-1], len(weight)), x), weight=weight, bias=bias))
 
     def conv(
         self,
@@ -113,7 +113,7 @@ class Builder:
             for n, k, s, p, d in zip(x.shape[1:], weight.shape[2:], stride, padding, dilation, strict=True)
         ]
         return self._add(
-            ir.Conv(
+            ir.ConvNode(
                 **self._head((len(weight), *size), x),
                 weight=weight,
                 bias=bias,
@@ -143,7 +143,7 @@ class Builder:
             )
         ]
         return self._add(
-            ir.Conv(
+            ir.ConvNode(
                 **self._head((weight.shape[1] * groups, *size), x),
                 weight=weight,
                 bias=bias,
@@ -171,13 +171,15 @@ class Builder:
         def full(value: Tensor | None) -> Tensor | None:
             return value if value is None else value.reshape((1,) * (len(x.shape) - value.dim()) + tuple(value.shape))
 
-        return self._add(Affine(**self._head(x.shape, x), scale=full(scale), shift=full(shift)))
+        return self._add(AffineNode(**self._head(x.shape, x), scale=full(scale), shift=full(shift)))
 
     def clamp(self, x: ir.Node, low: float | None, high: float | None) -> ir.Node:
         if low is None:
             self.require(high is not None, "a clamp without limits")
             return self.scale(self.clamp(self.scale(x, -1.0), -float(high or 0.0), None), -1.0)
-        return self._add(ir.Clamp(**self._head(x.shape, x), low=float(low), high=None if high is None else float(high)))
+        return self._add(
+            ir.ClampNode(**self._head(x.shape, x), low=float(low), high=None if high is None else float(high))
+        )
 
     def relu(self, x: ir.Node) -> ir.Node:
         return self.clamp(x, 0.0, None)
@@ -185,15 +187,15 @@ class Builder:
     def decide(
         self, x: ir.Node, kind: Literal["greater", "not_less", "equal"], tolerance: float, whole: bool
     ) -> ir.Node:
-        """0 or 1; see ir.Decide."""
-        return self._add(ir.Decide(**self._head(x.shape, x), kind=kind, tolerance=tolerance, whole=whole))
+        """0 or 1; see ir.DecideNode."""
+        return self._add(ir.DecideNode(**self._head(x.shape, x), kind=kind, tolerance=tolerance, whole=whole))
 
     def argmax(self, x: ir.Node) -> ir.Node:
         """Of (n,) values, as (1,)."""
-        return self._add(ir.Argmax(**self._head((1,), x)))
+        return self._add(ir.ArgmaxNode(**self._head((1,), x)))
 
     def smooth(self, x: ir.Node, function: str, alpha: float = 1.0, beta: float = 1.0) -> ir.Node:
-        return self._add(ir.Smooth(**self._head(x.shape, x), function=function, alpha=alpha, beta=beta))
+        return self._add(ir.SmoothNode(**self._head(x.shape, x), function=function, alpha=alpha, beta=beta))
 
     def max_pool(
         self, x: ir.Node, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0), dilation: Pair = (1, 1)
@@ -201,7 +203,7 @@ class Builder:
         """To an output of `size`."""
         self.planes(x, "a max pool")
         return self._add(
-            ir.MaxPool(
+            ir.MaxPoolNode(
                 **self._head((x.shape[0], *size), x), kernel=kernel, stride=stride, padding=padding, dilation=dilation
             )
         )
@@ -210,7 +212,7 @@ class Builder:
         self.planes(x, "an average pool")
         size = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x.shape[1:], kernel, stride, padding, strict=True)]
         return self._add(
-            ir.SumPool(**self._head((x.shape[0], *size), x), kernel=kernel, stride=stride, padding=padding)
+            ir.SumPoolNode(**self._head((x.shape[0], *size), x), kernel=kernel, stride=stride, padding=padding)
         )
 
     def sum(self, x: ir.Node, axes: Sequence[int]) -> ir.Node:
@@ -218,15 +220,15 @@ class Builder:
         if not axes:
             return x
         shape = [n for axis, n in enumerate(x.shape) if axis not in axes]
-        return self._add(ir.Sum(**self._head(shape, x), axes=tuple(sorted(axes))))
+        return self._add(ir.SumNode(**self._head(shape, x), axes=tuple(sorted(axes))))
 
     def scale(self, x: ir.Node, factor: float) -> ir.Node:
         """Multiplies by a public number; one Scale behind another becomes one."""
         self.require(math.isfinite(factor), f"multiplies by {factor}")
-        if isinstance(x, ir.Scale):
+        if isinstance(x, ir.ScaleNode):
             factor *= x.factor
             x = self.nodes[x.inputs[0]]
-        return x if factor == 1 else self._add(ir.Scale(**self._head(x.shape, x), factor=float(factor)))
+        return x if factor == 1 else self._add(ir.ScaleNode(**self._head(x.shape, x), factor=float(factor)))
 
     def shift(self, x: ir.Node, value: float) -> ir.Node:
         """Adds a public number, which the IR holds as it holds a secret one."""
@@ -237,14 +239,14 @@ class Builder:
         whole = [float(factor).is_integer() and abs(factor) < 16 for factor in factors]
         scaled = [x if ok else self.scale(x, f) for x, f, ok in zip(terms, factors, whole, strict=True)]
         return self._add(
-            ir.Add(
+            ir.AddNode(
                 **self._head(self.broadcast(*terms), *scaled),
                 factors=tuple(int(f) if ok else 1 for f, ok in zip(factors, whole, strict=True)),
             )
         )
 
     def mul(self, x: ir.Node, y: ir.Node) -> ir.Node:
-        return self._add(ir.Mul(**self._head(self.broadcast(x, y), x, y)))
+        return self._add(ir.MulNode(**self._head(self.broadcast(x, y), x, y)))
 
     def broadcast(self, *terms: ir.Node) -> Shape:
         """The common shape. Equal numbers of axes, as otherwise the batch of one would meet another's first axis."""
@@ -259,9 +261,9 @@ class Builder:
         self.require(
             math.prod(shape) == math.prod(x.shape), f"reshapes {x.shape} to {tuple(shape)}, which mixes up the batch"
         )
-        if isinstance(x, ir.Reshape):
+        if isinstance(x, ir.ReshapeNode):
             x = self.nodes[x.inputs[0]]
-        return x if x.shape == tuple(shape) else self._add(ir.Reshape(**self._head(shape, x)))
+        return x if x.shape == tuple(shape) else self._add(ir.ReshapeNode(**self._head(shape, x)))
 
     def permute(self, x: ir.Node, order: Sequence[int]) -> ir.Node:
         """`order` without the batch. Where only axes of size one move it is a Reshape."""
@@ -269,10 +271,10 @@ class Builder:
         moved = [axis for axis in order if x.shape[axis] != 1]
         if moved == sorted(moved):
             return self.reshape(x, shape)
-        if isinstance(x, ir.Permute):
+        if isinstance(x, ir.PermuteNode):
             source = self.nodes[x.inputs[0]]
             return self.permute(source, [x.order[axis] for axis in order])
-        return self._add(ir.Permute(**self._head(shape, x), order=tuple(order)))
+        return self._add(ir.PermuteNode(**self._head(shape, x), order=tuple(order)))
 
     def slice(self, x: ir.Node, axis: int, start: int, stop: int, step: int = 1) -> ir.Node:
         """Limits as Python takes them, but none negative."""
@@ -281,7 +283,7 @@ class Builder:
         if (start, stop, step) == (0, x.shape[axis], 1):
             return x
         shape = (*x.shape[:axis], len(range(start, stop, step)), *x.shape[axis + 1 :])
-        return self._add(ir.Slice(**self._head(shape, x), axis=axis, start=start, stop=stop, step=step))
+        return self._add(ir.SliceNode(**self._head(shape, x), axis=axis, start=start, stop=stop, step=step))
 
     def concat(self, parts: Sequence[ir.Node], axis: int) -> ir.Node:
         if len(parts) == 1:
@@ -289,7 +291,7 @@ class Builder:
         self.require(len(parts) <= _MOST_PARTS, f"puts {len(parts)} parts together, more than {_MOST_PARTS}")
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
-        return self._add(ir.Concat(**self._head(shape, *parts), axis=axis))
+        return self._add(ir.ConcatNode(**self._head(shape, *parts), axis=axis))
 
     def pad(self, x: ir.Node, before: Sequence[int], after: Sequence[int]) -> ir.Node:
         """Zeros; a negative number cuts off, as in torch."""
@@ -299,12 +301,12 @@ class Builder:
         if not any(front + back):
             return x
         shape = [f + n + b for f, n, b in zip(front, x.shape, back, strict=True)]
-        return self._add(ir.Pad(**self._head(shape, x), before=front, after=back))
+        return self._add(ir.PadNode(**self._head(shape, x), before=front, after=back))
 
     def upsample(self, x: ir.Node, factors: Pair) -> ir.Node:
         self.planes(x, "an upsampling")
         shape = (x.shape[0], x.shape[1] * factors[0], x.shape[2] * factors[1])
-        return x if factors == (1, 1) else self._add(ir.Upsample(**self._head(shape, x), factors=factors))
+        return x if factors == (1, 1) else self._add(ir.UpsampleNode(**self._head(shape, x), factors=factors))
 
     def expand(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
         """Repeats axes of size one until x has this shape."""

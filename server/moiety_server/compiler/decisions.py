@@ -9,7 +9,7 @@ from typing import Literal
 from moiety_server.compiler import ir
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.scales import fitting
-from moiety_server.compiler.wires import Wire, Writer
+from moiety_server.compiler.wires import ScaledWire, Writer
 from moiety_shared.plan import layers as plan_layers
 from moiety_shared.plan import local, lookups
 from moiety_shared.plan.plan import LABELS
@@ -18,7 +18,7 @@ _RANKED_BITS = 20  # compared for a rank: four digits of five bits
 _MOST_SUMMED = 256
 
 
-def decide(writer: Writer, node: ir.Decide, x: Wire) -> Wire:
+def decide(writer: Writer, node: ir.DecideNode, x: ScaledWire) -> ScaledWire:
     """0 or 1 for every value of x."""
     x = writer.in_ring(x)
     tolerance = node.tolerance / x.factor
@@ -46,7 +46,7 @@ def decide(writer: Writer, node: ir.Decide, x: Wire) -> Wire:
     return writer.after(x, layer, frac=0, factor=1.0, bits=writer.ring.bits, low=0.0, high=1.0)
 
 
-def rank(writer: Writer, name: str, x: Wire, k: int, result: Literal["words", "share"]) -> lookups.TopK:
+def rank(writer: Writer, name: str, x: ScaledWire, k: int, result: Literal["words", "share"]) -> lookups.TopK:
     """The layer, written, that says which of the values (classes,) are the k largest."""
     classes = x.shape[-1]
     if len(x.shape) != 1 or not 2 <= classes <= 2048 or k >= classes:
@@ -75,14 +75,14 @@ def right_labels(writer: Writer, top: lookups.TopK, name: str) -> None:
     bits = max((classes - 1).bit_length(), 2)
     row = lookups.OneHot(name="labels-row", input=LABELS, opened_bits=bits, classes=classes)
     writer.add(row)
-    left, right = (writer.open(Wire(one, shape, writer.ring.bits, 0, 1.0, 0, 1)) for one in (top.name, row.name))
+    left, right = (writer.open(ScaledWire(one, shape, writer.ring.bits, 0, 1.0, 0, 1)) for one in (top.name, row.name))
     writer.add(plan_layers.Mul(name="labels-right", left=left, right=right, left_shape=shape, right_shape=shape))
     writer.add(local.Sum(name=name, input="labels-right", shape=shape, axes=(0,)))
 
 
-def argmax(writer: Writer, node: ir.Argmax, x: Wire) -> Wire:
+def argmax(writer: Writer, node: ir.ArgmaxNode, x: ScaledWire) -> ScaledWire:
     """The place of the largest: each place times whether it is the one."""
-    top = rank(writer, writer.name(Wire(node.name, x.shape, x.bits, 0, 1.0, 0, 1), "top"), x, 1, "share")
+    top = rank(writer, writer.name(ScaledWire(node.name, x.shape, x.bits, 0, 1.0, 0, 1), "top"), x, 1, "share")
     places: list[str] = []
     for place in range(1, x.shape[0]):
         name = f"{node.name[:57]}-{place}"

@@ -13,7 +13,7 @@ from moiety_server.compiler import decisions, ir, ranges, smooth
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.ranges import Range
 from moiety_server.compiler.scales import Precision, Scales, fitting
-from moiety_server.compiler.wires import FEWEST_VALUE_BITS, Wire, Writer, fits
+from moiety_server.compiler.wires import FEWEST_VALUE_BITS, ScaledWire, Writer, fits
 from moiety_shared.fixed_point import NotEncodable, grid
 from moiety_shared.plan import layers as plan_layers
 from moiety_shared.plan import local, lookups
@@ -38,7 +38,7 @@ class Emitter(Writer):
         super().__init__(precision, graph.nodes[0])
         self.measured: set[str] = set()
         self._graph, self._known, self._scales, self._limits = graph, known, scales, limits
-        self._wires: dict[str, Wire] = {}
+        self._wires: dict[str, ScaledWire] = {}
         for node in graph.nodes:
             self.node = node
             self._wires[node.name] = self._write(node, [self._wires[name] for name in node.inputs])
@@ -54,7 +54,7 @@ class Emitter(Writer):
         wire = self.in_ring(self._wires[self._graph.output])
         return self._plan(self.layers, Output(wire=wire.name, shape=wire.shape, kind="count", scale=wire.unit))
 
-    def wire(self, node: str) -> Wire:
+    def wire(self, node: str) -> ScaledWire:
         """What a node was written as."""
         return self._wires[node]
 
@@ -92,31 +92,31 @@ class Emitter(Writer):
 
     # Nodes
 
-    def _write(self, node: ir.Node, x: list[Wire]) -> Wire:
+    def _write(self, node: ir.Node, x: list[ScaledWire]) -> ScaledWire:
         low, high = self._bounds(node)
         if node.inputs and not self._known[node.name].proved:
             self.measured.add(node.name)
         match node:
-            case ir.Input():
+            case ir.InputNode():
                 self.given(node.name)
-                return Wire(node.name, node.shape, self.ring.bits, self._input_scale(node), 1.0, low, high)
-            case ir.Linear() | ir.Conv():
+                return ScaledWire(node.name, node.shape, self.ring.bits, self._input_scale(node), 1.0, low, high)
+            case ir.LinearNode() | ir.ConvNode():
                 return self._product(node, self.small(x[0], self._scales.wanted[node.inputs[0]]))
-            case ir.Clamp():
+            case ir.ClampNode():
                 return self._clamp(node, x[0])
-            case ir.Decide():
+            case ir.DecideNode():
                 return decisions.decide(self, node, x[0])
-            case ir.Argmax():
+            case ir.ArgmaxNode():
                 return decisions.argmax(self, node, x[0])
-            case ir.MaxPool():
+            case ir.MaxPoolNode():
                 return self._max_pool(node, x[0])
-            case ir.Smooth():
+            case ir.SmoothNode():
                 return self._smooth(node, x[0])
-            case ir.Mul():
+            case ir.MulNode():
                 return self._mul(node, *(self.small(self._axes(node, wire, i)) for i, wire in enumerate(x)))
-            case ir.Add():
+            case ir.AddNode():
                 return self._sum(node, [self._axes(node, wire, i) for i, wire in enumerate(x)])
-            case ir.Concat():
+            case ir.ConcatNode():
                 aligned = self._aligned(node, x, max(wire.reach * wire.factor for wire in x))
                 layer = local.Concat(
                     name=node.name,
@@ -125,16 +125,16 @@ class Emitter(Writer):
                     axis=node.axis,
                 )
                 return self.after(aligned[0], layer, low=low, high=high)
-            case ir.Scale():
+            case ir.ScaleNode():
                 return self._scaled(node, x[0])
-            case ir.Bias():
+            case ir.BiasNode():
                 return self._bias(node.name, self.in_ring(x[0]), node.value, low, high)
-            case ir.Sum() | ir.SumPool():
+            case ir.SumNode() | ir.SumPoolNode():
                 return self._sum_of(node, self.in_ring(x[0]))
             case _:
                 return self.after(x[0], self._moved(node, x[0]), low=low, high=high)
 
-    def _input_scale(self, node: ir.Input) -> int:
+    def _input_scale(self, node: ir.InputNode) -> int:
         """Its fractional bits: as many as fit, or its readers have use for, and at least so many that a value of the
         scale lies in the declared range."""
         most = min(fitting(self._known[node.name].reach, self.precision.short), _MOST_FRAC_BITS)
@@ -147,23 +147,23 @@ class Emitter(Writer):
         self.demand(frac <= most, f"takes {low:g} to {high:g}, a range too narrow for so large numbers,")
         return frac
 
-    def _moved(self, node: ir.Node, x: Wire) -> AnyLayer:
+    def _moved(self, node: ir.Node, x: ScaledWire) -> AnyLayer:
         """Layers that only move values."""
         head = {"name": node.name, "input": x.name, "shape": x.shape}
         match node:
-            case ir.Reshape():
+            case ir.ReshapeNode():
                 return local.Reshape(**head, to=node.shape)
-            case ir.Permute():
+            case ir.PermuteNode():
                 return local.Permute(**head, order=node.order)
-            case ir.Slice():
+            case ir.SliceNode():
                 return local.Slice(**head, axis=node.axis, start=node.start, stop=node.stop, step=node.step)
-            case ir.Pad():
+            case ir.PadNode():
                 return local.Pad(**head, before=node.before, after=node.after)
-            case ir.Upsample():
+            case ir.UpsampleNode():
                 return local.Upsample(**head, factors=node.factors)
         raise NotServable(f"{node.origin}: {type(node).__name__} has no place in a plan")
 
-    def _product(self, node: ir.Linear | ir.Conv, x: Wire) -> Wire:
+    def _product(self, node: ir.LinearNode | ir.ConvNode, x: ScaledWire) -> ScaledWire:
         low, high = self._bounds(node)
         frac = min(self._scales.total[node.name], x.frac + _MOST_FRAC_BITS)
         largest = float(node.weight.abs().max()) * x.factor
@@ -176,7 +176,7 @@ class Emitter(Writer):
             self.weights[f"{node.name}.bias"] = self.encode(node.bias, 2.0**frac)
         head = {"name": node.name, "input": self.open(x), "shape": x.shape, "bias": node.bias is not None}
         layer: plan_layers.Linear | plan_layers.Conv
-        if isinstance(node, ir.Linear):
+        if isinstance(node, ir.LinearNode):
             layer = plan_layers.Linear(**head, out_features=node.shape[-1])
         else:
             layer = plan_layers.Conv(
@@ -192,7 +192,7 @@ class Emitter(Writer):
             )
         return self.after(x, layer, frac=frac, factor=1.0, low=low, high=high)
 
-    def _fraction(self, node: ir.Node, x: Wire, reach: float, bits: int) -> int:
+    def _fraction(self, node: ir.Node, x: ScaledWire, reach: float, bits: int) -> int:
         """Fractional bits of what a comparison opens: no more than fit, or than its readers have use for."""
         frac = min(x.frac, fitting(reach, bits))
         if x.bits < self.ring.bits:
@@ -204,7 +204,7 @@ class Emitter(Writer):
         self.demand(frac >= fitting(x.reach, 4), "would keep less than four bits of what it compares")
         return frac
 
-    def _comparison(self, x: Wire, frac: int, difference: float) -> dict[str, Any]:
+    def _comparison(self, x: ScaledWire, frac: int, difference: float) -> dict[str, Any]:
         """The attributes of a layer that compares values of x up to `difference` (in units of factor)."""
         bits = min(max(math.ceil(math.log2(difference * 2.0**frac + 2)), 1), self.precision.opened - 1)
         digits = math.ceil(bits / (4 if bits <= 16 else 5))
@@ -218,7 +218,7 @@ class Emitter(Writer):
             "shape": x.shape,
         }
 
-    def _clamp(self, node: ir.Clamp, x: Wire) -> Wire:
+    def _clamp(self, node: ir.ClampNode, x: ScaledWire) -> ScaledWire:
         low, high = self._bounds(node)
         # A limit that the wire's range does not reach needs no comparison.
         limits = [node.low] if node.high is None or node.high >= x.high else [node.low, node.high]
@@ -234,7 +234,7 @@ class Emitter(Writer):
             return wire
         return self._bias(self.name(wire, "low"), wire, torch.tensor([node.low]), low, high)
 
-    def _max_pool(self, node: ir.MaxPool, x: Wire) -> Wire:
+    def _max_pool(self, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
         low, high = self._bounds(node)
         if node.kernel == (1, 1):
             return self._strided(node, x)
@@ -250,7 +250,7 @@ class Emitter(Writer):
         )
         return self.after(x, layer, frac=frac, bits=layer.opened_bits, low=low, high=high)
 
-    def _strided(self, node: ir.MaxPool, x: Wire) -> Wire:
+    def _strided(self, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
         """A pool of single places: every so many rows and columns."""
         self.demand(node.padding == (0, 0), "pads a pool of single places")
         for axis, step in ((1, node.stride[0]), (2, node.stride[1])):
@@ -261,7 +261,7 @@ class Emitter(Writer):
             )
         return x
 
-    def _axes(self, node: ir.Node, x: Wire, index: int) -> Wire:
+    def _axes(self, node: ir.Node, x: ScaledWire, index: int) -> ScaledWire:
         """The wire with as many axes as the node's output, ones in front."""
         missing = len(node.shape) - len(x.shape)
         if not missing:
@@ -270,17 +270,17 @@ class Emitter(Writer):
         name = f"{node.name[:58]}-axes{index}"
         return self.after(x, local.Reshape(name=name, input=x.name, shape=x.shape, to=to))
 
-    def _mul(self, node: ir.Mul, x: Wire, z: Wire) -> Wire:
+    def _mul(self, node: ir.MulNode, x: ScaledWire, z: ScaledWire) -> ScaledWire:
         low, high = self._bounds(node)
         layer = plan_layers.Mul(
             name=node.name, left=self.open(x), right=self.open(z), left_shape=x.shape, right_shape=z.shape
         )
         return self.after(x, layer, frac=x.frac + z.frac, factor=x.factor * z.factor, low=low, high=high)
 
-    def _aligned(self, node: ir.Node, x: list[Wire], reach: float) -> list[Wire]:
+    def _aligned(self, node: ir.Node, x: list[ScaledWire], reach: float) -> list[ScaledWire]:
         """Wires of one scale, at which `reach` fits the ring."""
         if len({(w.frac, w.factor, w.bits) for w in x}) == 1 and (x[0].bits < self.ring.bits or fits(x[0], reach)):
-            if x[0].bits < self.ring.bits and isinstance(node, ir.Add):
+            if x[0].bits < self.ring.bits and isinstance(node, ir.AddNode):
                 x = [self.in_ring(w) for w in x]
             return x
         most = fitting(reach, self.ring.bits - 2)
@@ -293,7 +293,7 @@ class Emitter(Writer):
         given = [self.at_most(w, frac) for w in given]
         return [self._rescaled(node, w, frac, index) for index, w in enumerate(given)]
 
-    def _rescaled(self, node: ir.Node, wire: Wire, frac: int, index: int) -> Wire:
+    def _rescaled(self, node: ir.Node, wire: ScaledWire, frac: int, index: int) -> ScaledWire:
         """The wire at `frac` fractional bits and factor 1."""
         times = round(wire.factor * 2.0 ** (frac - wire.frac))
         if times == 1:
@@ -302,7 +302,7 @@ class Emitter(Writer):
         layer = local.Combine(name=name, inputs=(wire.name,), shapes=(wire.shape,), factors=(times,))
         return self.after(wire, layer, frac=frac, factor=1.0)
 
-    def _sum(self, node: ir.Add, x: list[Wire]) -> Wire:
+    def _sum(self, node: ir.AddNode, x: list[ScaledWire]) -> ScaledWire:
         low, high = self._bounds(node)
         aligned = self._aligned(node, x, max(abs(low), abs(high), *(w.reach * w.factor for w in x)))
         layer = local.Combine(
@@ -313,7 +313,7 @@ class Emitter(Writer):
         )
         return self.after(aligned[0], layer, low=low, high=high)
 
-    def _scaled(self, node: ir.Scale, x: Wire) -> Wire:
+    def _scaled(self, node: ir.ScaleNode, x: ScaledWire) -> ScaledWire:
         low, high = self._bounds(node)
         if node.factor > 0:
             exponent = math.log2(node.factor)
@@ -324,27 +324,27 @@ class Emitter(Writer):
         layer = local.Combine(name=node.name, inputs=(wire.name,), shapes=(wire.shape,), factors=(-1,))
         return self.after(wire, layer, factor=wire.factor * -node.factor, low=low, high=high)
 
-    def _sum_of(self, node: ir.Sum | ir.SumPool, x: Wire) -> Wire:
+    def _sum_of(self, node: ir.SumNode | ir.SumPoolNode, x: ScaledWire) -> ScaledWire:
         low, high = self._bounds(node)
         if not fits(x, max(abs(low), abs(high))):
             most = fitting(max(abs(low), abs(high)) / x.factor, self.ring.bits - 2)
             x = self.at_most(self.small(x), most)
         head = {"name": node.name, "input": x.name, "shape": x.shape}
         layer: AnyLayer
-        if isinstance(node, ir.Sum):
+        if isinstance(node, ir.SumNode):
             layer = local.Sum(**head, axes=node.axes)
         else:
             layer = local.SumPool(**head, kernel=node.kernel, stride=node.stride, padding=node.padding)
         return self.after(x, layer, low=low, high=high)
 
-    def _bias(self, name: str, x: Wire, value: Tensor, low: float, high: float) -> Wire:
+    def _bias(self, name: str, x: ScaledWire, value: Tensor, low: float, high: float) -> ScaledWire:
         if not fits(x, max(abs(low), abs(high))):
             x = self.at_most(self.small(x), fitting(max(abs(low), abs(high)) / x.factor, self.ring.bits - 2))
         self.weights[f"{name}.bias"] = self.encode(value, 1 / x.unit)
         layer = plan_layers.Bias(name=name, input=x.name, shape=x.shape, bias_shape=tuple(value.shape))
         return self.after(x, layer, low=low, high=high)
 
-    def _smooth(self, node: ir.Smooth, x: Wire) -> Wire:
+    def _smooth(self, node: ir.SmoothNode, x: ScaledWire) -> ScaledWire:
         """f(x) = offset[s] + (slope[s] + curve[s] x) x, looked up by s, the upper bits of x; see smooth.py."""
         low, high = self._bounds(node)
         own = replace(x, name=node.name)
@@ -363,7 +363,7 @@ class Emitter(Writer):
         )
         self.add(table)
         small = replace(self.at_most(self.small(x), short), factor=1.0)
-        terms = Wire(table.name, table.output_shape, self.ring.bits, 0, 1.0, 0, 1)
+        terms = ScaledWire(table.name, table.output_shape, self.ring.bits, 0, 1.0, 0, 1)
         offset, slope, curve = (self._plane(terms, i, name) for i, name in enumerate(("offset", "slope", "curve")))
         bent = self._times(self.name(own, "bent"), curve, small, of.curve_bits + small.frac)
         steep = self._plus(self.name(own, "steep"), bent, slope, of.slope_bits)
@@ -371,19 +371,19 @@ class Emitter(Writer):
         risen = self._times(self.name(own, "risen"), steep, small, steep.frac + small.frac)
         return replace(self._plus(node.name, risen, offset, of.offset_bits), low=low, high=high)
 
-    def _times(self, name: str, x: Wire, z: Wire, frac: int) -> Wire:
+    def _times(self, name: str, x: ScaledWire, z: ScaledWire, frac: int) -> ScaledWire:
         layer = plan_layers.Mul(
             name=name, left=self.open(x), right=self.open(z), left_shape=x.shape, right_shape=z.shape
         )
         return self.after(x, layer, frac=frac)
 
-    def _plus(self, name: str, wire: Wire, term: Wire, bits: int) -> Wire:
+    def _plus(self, name: str, wire: ScaledWire, term: ScaledWire, bits: int) -> ScaledWire:
         """The wire plus a term of `bits` fractional bits, no more than its own."""
         factors = (1, 1 << (wire.frac - bits))
         layer = local.Combine(name=name, inputs=(wire.name, term.name), shapes=(wire.shape,) * 2, factors=factors)
         return self.after(wire, layer)
 
-    def _plane(self, both: Wire, index: int, suffix: str) -> Wire:
+    def _plane(self, both: ScaledWire, index: int, suffix: str) -> ScaledWire:
         layer = local.Slice(
             name=self.name(both, suffix), input=both.name, shape=both.shape, axis=0, start=index, stop=index + 1
         )

@@ -30,7 +30,7 @@ from moiety_shared.text import printable
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkProfile:
     """Every connection of a deployment: seconds of round trip, bytes per second."""
 
     name: str
@@ -39,9 +39,9 @@ class Link:
 
 
 LINKS = (
-    Link("loopback", 0.00015, 2e9),
-    Link("LAN, 1 Gbit/s, 0.5 ms", 0.0005, 125e6),
-    Link("WAN, 100 Mbit/s, 50 ms", 0.05, 12.5e6),
+    LinkProfile("loopback", 0.00015, 2e9),
+    LinkProfile("LAN, 1 Gbit/s, 0.5 ms", 0.0005, 125e6),
+    LinkProfile("WAN, 100 Mbit/s, 50 ms", 0.05, 12.5e6),
 )
 _CALL = 0.002  # seconds: a client's call and its answer, sealed and opened, without anything between
 _FRAME = 0.00015  # seconds: sending a frame, waking up, taking it apart
@@ -98,7 +98,7 @@ def _fastest(run: Callable[[], object]) -> float:
     return best
 
 
-def predicted_seconds(plan: Plan, rows: int, link: Link, machine: Machine) -> float:
+def predicted_seconds(plan: Plan, rows: int, link: LinkProfile, machine: Machine) -> float:
     """From the client's call to its result, the pool warm."""
     cost, slices = plan.cost(rows), len(plan.slices(rows))
     work = cost.multiply_adds * machine.multiply_add + cost.comparisons * machine.comparison

@@ -37,7 +37,7 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input(Node):
+class InputNode(Node):
     inputs: tuple[str, ...] = ()
 
     def forward(self, *x: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Input(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Node):
+class LinearNode(Node):
     """Over the last axis. `weight` (out, in), `bias` (out,) or None; both are secrets."""
 
     weight: Tensor
@@ -56,7 +56,7 @@ class Linear(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conv(Node):
+class ConvNode(Node):
     """2-d convolution over (C, H, W); `weight` as torch lays it out: (out, in / groups, kh, kw), and for a transposed
     one (in, out / groups, kh, kw). A per-channel scale and shift is one with groups = C and a 1 x 1 kernel."""
 
@@ -78,7 +78,7 @@ class Conv(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bias(Node):
+class BiasNode(Node):
     """Adds a secret constant that broadcasts against the input's shape."""
 
     value: Tensor
@@ -88,7 +88,7 @@ class Bias(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clamp(Node):
+class ClampNode(Node):
     """min(max(x, low), high); ReLU is low = 0, high = None. The limits are public, part of the architecture."""
 
     low: float
@@ -111,7 +111,7 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smooth(Node):
+class SmoothNode(Node):
     """A smooth function of one value: one of SMOOTH. `alpha` is ELU's, `beta` softplus's."""
 
     function: str
@@ -127,7 +127,7 @@ class Smooth(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decide(Node):
+class DecideNode(Node):
     """1 where a value is greater than 0, not less than 0, or equal to 0, else 0.
 
     Values nearer to 0 than `tolerance` are equal to it. `whole` values are whole numbers and must not be cut.
@@ -149,7 +149,7 @@ class Decide(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Argmax(Node):
+class ArgmaxNode(Node):
     """The place of the largest of (n,) values, the first one of equals: (1,)."""
 
     def forward(self, *x: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class Argmax(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaxPool(Node):
+class MaxPoolNode(Node):
     """Over (C, H, W). Padding is -infinity; the output's size comes from `shape`, so ceil_mode needs no flag: windows
     may hang over the lower and right edge."""
 
@@ -175,7 +175,7 @@ class MaxPool(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SumPool(Node):
+class SumPoolNode(Node):
     """Sum over windows of (C, H, W), zero padding; an average pool is one with a Scale behind it."""
 
     kernel: Pair
@@ -187,7 +187,7 @@ class SumPool(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sum(Node):
+class SumNode(Node):
     """Sum over some axes (counted without the batch), which are dropped."""
 
     axes: tuple[int, ...]
@@ -197,7 +197,7 @@ class Sum(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale(Node):
+class ScaleNode(Node):
     """Multiplies by one public number, such as 1 / 49 of an average pool. Costs nothing: it changes a scale."""
 
     factor: float
@@ -207,7 +207,7 @@ class Scale(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Add(Node):
+class AddNode(Node):
     """Sum of two or more wires with public signs or small integer factors; inputs broadcast to `shape`."""
 
     factors: tuple[int, ...]
@@ -219,7 +219,7 @@ class Add(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mul(Node):
+class MulNode(Node):
     """Product of two secret wires, broadcast to `shape`. Both inputs may be the same wire."""
 
     def forward(self, *x: Tensor) -> Tensor:
@@ -227,13 +227,13 @@ class Mul(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reshape(Node):
+class ReshapeNode(Node):
     def forward(self, *x: Tensor) -> Tensor:
         return x[0].reshape(len(x[0]), *self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Permute(Node):
+class PermuteNode(Node):
     """`order` of the axes, counted without the batch."""
 
     order: tuple[int, ...]
@@ -243,7 +243,7 @@ class Permute(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slice(Node):
+class SliceNode(Node):
     """start : stop : step along one axis (counted without the batch); 0 <= start < stop, step >= 1."""
 
     axis: int
@@ -257,7 +257,7 @@ class Slice(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Concat(Node):
+class ConcatNode(Node):
     """Along one axis, counted without the batch."""
 
     axis: int
@@ -267,7 +267,7 @@ class Concat(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pad(Node):
+class PadNode(Node):
     """Zeros: `before` and `after` for each axis."""
 
     before: Shape
@@ -279,7 +279,7 @@ class Pad(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upsample(Node):
+class UpsampleNode(Node):
     """Nearest neighbour over (C, H, W) by whole factors."""
 
     factors: Pair
@@ -305,7 +305,9 @@ class Graph:
         """The same one after the other, each held, without `keep`, until its last reader has run."""
         values: dict[str, Tensor] = {}
         for node, done in zip(self.nodes, self._read_last(), strict=True):
-            values[node.name] = node.forward(*([x] if isinstance(node, Input) else [values[i] for i in node.inputs]))
+            values[node.name] = node.forward(
+                *([x] if isinstance(node, InputNode) else [values[i] for i in node.inputs])
+            )
             yield node.name, values[node.name]
             for name in () if keep else done:
                 del values[name]

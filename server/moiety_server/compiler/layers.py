@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir
-from moiety_server.compiler.builder import Affine, Builder
+from moiety_server.compiler.builder import AffineNode, Builder
 from moiety_server.compiler.ir import Pair
 
 ERF = "erf"  # no Smooth of the IR: it stands until the product that makes it a GELU, and is refused if none does
@@ -53,7 +53,7 @@ def mish(b: Builder, x: ir.Node) -> ir.Node:
 def product(b: Builder, x: ir.Node, y: ir.Node) -> ir.Node:
     """Of two wires, or the smooth function that it is written out: x * sigmoid(x), x * (1 + erf(x / sqrt(2))) / 2."""
     for value, gate in ((x, y), (y, x)):
-        if isinstance(gate, ir.Smooth) and gate.function == "sigmoid" and gate.inputs == (value.name,):
+        if isinstance(gate, ir.SmoothNode) and gate.function == "sigmoid" and gate.inputs == (value.name,):
             return b.smooth(value, "silu")
         (value, factor), (gate, other) = _unscaled(b, value), _unscaled(b, gate)
         if _is_gaussian(b, gate, value):
@@ -62,15 +62,20 @@ def product(b: Builder, x: ir.Node, y: ir.Node) -> ir.Node:
 
 
 def _unscaled(b: Builder, x: ir.Node) -> tuple[ir.Node, float]:
-    return (b.nodes[x.inputs[0]], x.factor) if isinstance(x, ir.Scale) else (x, 1.0)
+    return (b.nodes[x.inputs[0]], x.factor) if isinstance(x, ir.ScaleNode) else (x, 1.0)
 
 
 def _is_gaussian(b: Builder, gate: ir.Node, value: ir.Node) -> bool:
     """Is it 1 + erf(value / sqrt(2))?"""
-    if not (isinstance(gate, Affine) and gate.scale is None and gate.shift is not None):
+    if not (isinstance(gate, AffineNode) and gate.scale is None and gate.shift is not None):
         return False
     error = b.nodes[gate.inputs[0]]
-    if gate.shift.numel() != 1 or gate.shift.item() != 1 or not isinstance(error, ir.Smooth) or error.function != ERF:
+    if (
+        gate.shift.numel() != 1
+        or gate.shift.item() != 1
+        or not isinstance(error, ir.SmoothNode)
+        or error.function != ERF
+    ):
         return False
     source, factor = _unscaled(b, b.nodes[error.inputs[0]])
     return source is value and math.isclose(factor, math.sqrt(0.5), rel_tol=1e-5)
@@ -243,10 +248,6 @@ def flat(b: Builder, x: ir.Node, apply: Callable[[ir.Node], ir.Node]) -> ir.Node
 
 def matmul(b: Builder, x: ir.Node, matrix: Tensor) -> ir.Node:
     return b.linear(x, matrix.T)
-
-
-def constant_minus(b: Builder, constant: Tensor, x: ir.Node) -> ir.Node:
-    return b.affine(b.scale(x, -1.0), shift=constant)
 
 
 def split(b: Builder, x: ir.Node, sizes: Sequence[int], axis: int) -> list[ir.Node]:

@@ -129,37 +129,37 @@ def _double(node: ir.Node) -> ir.Node:
 def _interval(node: ir.Node, x: list[Box]) -> Box:
     """Bounds on a node's output from those on its inputs."""
     match node:
-        case ir.Linear() | ir.Conv():
+        case ir.LinearNode() | ir.ConvNode():
             middle, radius = (x[0][1] + x[0][0]) / 2, (x[0][1] - x[0][0]) / 2
             centre = node.forward(middle)
             spread = replace(node, weight=node.weight.abs(), bias=None).forward(radius)
             return centre - spread, centre + spread
-        case ir.Add():
+        case ir.AddNode():
             signed = [box if f >= 0 else box[::-1] for box, f in zip(x, node.factors, strict=True)]
             return node.forward(*(box[0] for box in signed)), node.forward(*(box[1] for box in signed))
-        case ir.Scale() if node.factor < 0:
+        case ir.ScaleNode() if node.factor < 0:
             return node.forward(x[0][1]), node.forward(x[0][0])
-        case ir.Mul():
+        case ir.MulNode():
             ends = torch.stack([a * b for a in x[0] for b in x[1]])
             return ends.amin(dim=0), ends.amax(dim=0)
-        case ir.Smooth():
+        case ir.SmoothNode():
             # All of them fall, if anywhere, only before they rise: the least value is at an end or the lowest point.
             first, second = (node.forward(side) for side in x[0])
             grid = torch.linspace(-8, 8, 4097, dtype=torch.float64)
             inside = (x[0][0] < 0) & torch.tensor(node.function in ("silu", "gelu", "gelu_tanh"))
             lowest = torch.where(inside, node.forward(grid).min(), math.inf)
             return torch.minimum(torch.minimum(first, second), lowest), torch.maximum(first, second)
-        case ir.Decide(kind="equal"):
+        case ir.DecideNode(kind="equal"):
             return torch.zeros_like(x[0][0]), torch.ones_like(x[0][0])
-        case ir.Argmax():
+        case ir.ArgmaxNode():
             places = x[0][0].new_full((1, 1), x[0][0].shape[1] - 1)
             return torch.zeros_like(places), places
         case _:  # the others are monotone in each input
             return node.forward(*(box[0] for box in x)), node.forward(*(box[1] for box in x))
 
 
-def of_products(ranges: Mapping[str, Range], node: ir.Linear | ir.Conv) -> tuple[float, float]:
+def of_products(ranges: Mapping[str, Range], node: ir.LinearNode | ir.ConvNode) -> tuple[float, float]:
     """(typical norm of what one output reads, largest norm of a row of weights)."""
-    transposed = isinstance(node, ir.Conv) and node.transposed
+    transposed = isinstance(node, ir.ConvNode) and node.transposed
     rows = (node.weight.transpose(0, 1) if transposed else node.weight).flatten(1)
     return ranges[node.inputs[0]].rms * math.sqrt(rows.shape[1]), float(rows.norm(dim=1).max())

@@ -15,7 +15,8 @@ from moiety_server.compiler.ranges import Range
 
 _HEADROOM = 1.01  # for what rounding adds
 _SUMS = (
-    ir.Add, ir.Concat, ir.Reshape, ir.Permute, ir.Slice, ir.Pad, ir.Upsample, ir.Bias, ir.SumPool, ir.Sum, ir.Scale
+    ir.AddNode, ir.ConcatNode, ir.ReshapeNode, ir.PermuteNode, ir.SliceNode, ir.PadNode, ir.UpsampleNode, ir.BiasNode,
+    ir.SumPoolNode, ir.SumNode, ir.ScaleNode,
 )  # fmt: skip
 
 
@@ -60,9 +61,11 @@ def choose(graph: ir.Graph, known: Mapping[str, Range], precision: Precision) ->
             readers.setdefault(name, []).append(node)
     for node in reversed(graph.nodes):
         after = readers.get(node.name, [])
-        sums = [room[r.name] / abs(r.factor) if isinstance(r, ir.Scale) else room[r.name] for r in after if _sums(r)]
+        sums = [
+            room[r.name] / abs(r.factor) if isinstance(r, ir.ScaleNode) else room[r.name] for r in after if _sums(r)
+        ]
         room[node.name] = max([known[node.name].reach, *sums])
-        if isinstance(node, ir.Linear | ir.Conv):
+        if isinstance(node, ir.LinearNode | ir.ConvNode):
             # A bit is left for differences, and for what truncation adds; the outputs themselves need none.
             total[node.name] = fitting(room[node.name], precision.ring_bits - (2 if after else 1))
         wishes = [_wish(reader, known, total, wanted) for reader in after]
@@ -76,12 +79,12 @@ def _sums(node: ir.Node) -> bool:
 
 def _wish(reader: ir.Node, known: Mapping[str, Range], total: Mapping[str, int], wanted: Mapping[str, float]) -> float:
     match reader:
-        case ir.Linear() | ir.Conv():
+        case ir.LinearNode() | ir.ConvNode():
             typical, row = ranges.of_products(known, reader)
             return (total[reader.name] - math.log2(max(typical, 1e-9) / max(row, 1e-9))) / 2
-        case ir.Scale():
+        case ir.ScaleNode():
             return wanted[reader.name] + math.log2(abs(reader.factor))
-        case ir.Mul() | ir.Smooth() | ir.Decide() | ir.Argmax():
+        case ir.MulNode() | ir.SmoothNode() | ir.DecideNode() | ir.ArgmaxNode():
             return math.inf
         case _:
             return wanted[reader.name]

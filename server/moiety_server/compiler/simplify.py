@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from moiety_server.compiler import ir
-from moiety_server.compiler.builder import Affine
+from moiety_server.compiler.builder import AffineNode
 from moiety_server.compiler.hints import hint_for
 from moiety_server.compiler.ir import NotServable
 
@@ -24,7 +24,7 @@ def finish(made: Iterable[ir.Node], output: str, final: Final = "none") -> ir.Gr
     """The graph to compile, of the nodes a front end made."""
     live = _alive({node.name: node for node in made}, output)
     for node in live.values():
-        if isinstance(node, ir.Smooth) and node.function not in ir.SMOOTH:
+        if isinstance(node, ir.SmoothNode) and node.function not in ir.SMOOTH:
             raise NotServable(f"{node.origin}: {node.function} is not served. Instead: {hint_for('', node.function)}")
     merging = _Merging(live, output)
     nodes = tuple(_single(part) for n in merging.done.values() for part in _lowered(n))
@@ -37,7 +37,7 @@ def _alive(nodes: dict[str, ir.Node], output: str) -> dict[str, ir.Node]:
     for node in reversed(nodes.values()):
         if node.name in needed:
             needed.update(node.inputs)
-    return {name: node for name, node in nodes.items() if name in needed or isinstance(node, ir.Input)}
+    return {name: node for name, node in nodes.items() if name in needed or isinstance(node, ir.InputNode)}
 
 
 class _Merging:
@@ -59,7 +59,7 @@ class _Merging:
             self.done[node.name] = node
             return node.name
         source = self.done[before.inputs[0]] if before.inputs else before
-        if isinstance(before, ir.Reshape) and isinstance(node, ir.Reshape) and source.shape == node.shape:
+        if isinstance(before, ir.ReshapeNode) and isinstance(node, ir.ReshapeNode) and source.shape == node.shape:
             del self.done[before.name]
             self._readers[source.name] += self._readers[node.name] - 1
             return source.name
@@ -84,17 +84,17 @@ class _Merging:
 def _joined(before: ir.Node, node: ir.Node) -> ir.Node | None:
     """Both as one node under the first one's name."""
     match before, node:
-        case Affine(), Affine():
+        case AffineNode(), AffineNode():
             shift = _times(before.shift, node.scale) if before.shift is not None else None
             return replace(before, scale=_times(before.scale, node.scale), shift=_plus(shift, node.shift))
-        case ir.Conv(), Affine() if _along(node, 0):
+        case ir.ConvNode(), AffineNode() if _along(node, 0):
             return _into_conv(before, node)
-        case ir.Linear(), Affine() if _along(node, len(node.shape) - 1):
+        case ir.LinearNode(), AffineNode() if _along(node, len(node.shape) - 1):
             return _into_linear(before, node)
-        case ir.Clamp(), ir.Clamp():
+        case ir.ClampNode(), ir.ClampNode():
             high = node.high if before.high is None else _clip(before.high, node)
             return replace(before, low=_clip(before.low, node), high=high)
-        case ir.Reshape(), ir.Reshape():
+        case ir.ReshapeNode(), ir.ReshapeNode():
             return replace(before, shape=node.shape)
     return None
 
@@ -102,23 +102,23 @@ def _joined(before: ir.Node, node: ir.Node) -> ir.Node | None:
 def _first(before: ir.Node, node: ir.Node, source: ir.Node) -> ir.Node | None:
     """`node` as it has to be to run before `before`, where that gives the same."""
     match before, node:
-        case ir.Clamp(), ir.MaxPool():
+        case ir.ClampNode(), ir.MaxPoolNode():
             return replace(node, inputs=before.inputs)
-        case ir.Reshape(), ir.Clamp() | ir.Scale() | ir.Smooth():
+        case ir.ReshapeNode(), ir.ClampNode() | ir.ScaleNode() | ir.SmoothNode():
             return replace(node, inputs=before.inputs, shape=source.shape)
-        case ir.Reshape(), Affine() if _along(node, 0) and source.shape[:1] == node.shape[:1]:
+        case ir.ReshapeNode(), AffineNode() if _along(node, 0) and source.shape[:1] == node.shape[:1]:
             ones = (1,) * (len(source.shape) - 1)
             scale, shift = (v if v is None else v.reshape(-1, *ones) for v in (node.scale, node.shift))
             return replace(node, inputs=before.inputs, shape=source.shape, scale=scale, shift=shift)
     return None
 
 
-def _along(node: Affine, axis: int) -> bool:
+def _along(node: AffineNode, axis: int) -> bool:
     """Is it the same along every other axis?"""
     return all(v is None or math.prod(v.shape) == v.shape[axis] for v in (node.scale, node.shift))
 
 
-def _clip(value: float, clamp: ir.Clamp) -> float:
+def _clip(value: float, clamp: ir.ClampNode) -> float:
     return min(max(value, clamp.low), math.inf if clamp.high is None else clamp.high)
 
 
@@ -131,12 +131,12 @@ def _plus(value: Tensor | None, shift: Tensor | None) -> Tensor | None:
     return value if shift is None else shift if value is None else value.double() + shift.double()
 
 
-def _vectors(node: Affine, channels: int) -> Iterator[Tensor | None]:
+def _vectors(node: AffineNode, channels: int) -> Iterator[Tensor | None]:
     """Scale and shift of each channel."""
     return (v if v is None else v.reshape(-1).expand(channels) for v in (node.scale, node.shift))
 
 
-def _into_conv(conv: ir.Conv, node: Affine) -> ir.Conv:
+def _into_conv(conv: ir.ConvNode, node: AffineNode) -> ir.ConvNode:
     scale, shift = _vectors(node, conv.shape[0])
     weight, bias = conv.weight, conv.bias
     if scale is not None:
@@ -150,7 +150,7 @@ def _into_conv(conv: ir.Conv, node: Affine) -> ir.Conv:
     return replace(conv, weight=weight, bias=_plus(bias, shift))
 
 
-def _into_linear(linear: ir.Linear, node: Affine) -> ir.Linear:
+def _into_linear(linear: ir.LinearNode, node: AffineNode) -> ir.LinearNode:
     scale, shift = _vectors(node, linear.shape[-1])
     weight, bias = linear.weight, linear.bias
     if scale is not None:
@@ -161,13 +161,13 @@ def _into_linear(linear: ir.Linear, node: Affine) -> ir.Linear:
 
 def _lowered(node: ir.Node) -> Iterator[ir.Node]:
     """A scale and shift in nodes that the IR has: a depthwise 1 x 1 convolution, or Bias if it only shifts."""
-    if not isinstance(node, Affine):
+    if not isinstance(node, AffineNode):
         yield node
         return
     shape, origin = node.shape, node.origin
     if node.scale is None:
         assert node.shift is not None  # noqa: S101  it does something
-        yield ir.Bias(origin=origin, name=node.name, inputs=node.inputs, shape=shape, value=node.shift)
+        yield ir.BiasNode(origin=origin, name=node.name, inputs=node.inputs, shape=shape, value=node.shift)
         return
     # All axes up to the last one along which it differs become the channels.
     last = max(
@@ -182,11 +182,11 @@ def _lowered(node: ir.Node) -> Iterator[ir.Node]:
     planes = shape if last == 0 and len(shape) == 3 else (channels, math.prod(shape[last + 1 :]), 1)
     inputs, name, reshaped = node.inputs, node.name, planes != shape
     if reshaped:
-        yield ir.Reshape(origin=origin, name=f"{node.name}-in", inputs=inputs, shape=planes)
+        yield ir.ReshapeNode(origin=origin, name=f"{node.name}-in", inputs=inputs, shape=planes)
         inputs, name = (f"{node.name}-in",), f"{node.name}-conv"
-    yield ir.Conv(origin=origin, name=name, inputs=inputs, shape=planes, weight=weight, bias=shift, groups=channels)
+    yield ir.ConvNode(origin=origin, name=name, inputs=inputs, shape=planes, weight=weight, bias=shift, groups=channels)
     if reshaped:
-        yield ir.Reshape(origin=origin, name=node.name, inputs=(name,), shape=shape)
+        yield ir.ReshapeNode(origin=origin, name=node.name, inputs=(name,), shape=shape)
 
 
 def _single(node: ir.Node) -> ir.Node:

@@ -41,7 +41,7 @@ class Parabolas:
 
 
 def parabolas(
-    node: ir.Smooth, low: float, high: float, factor: float, frac: int, short: int, precision: Precision
+    node: ir.SmoothNode, low: float, high: float, factor: float, frac: int, short: int, precision: Precision
 ) -> Parabolas:
     """For inputs between `low` and `high`, ring elements worth factor * 2^-frac each, that are multiplied at `short`
     fractional bits."""

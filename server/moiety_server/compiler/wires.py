@@ -21,7 +21,7 @@ _FEWEST_OPENED = 4
 
 
 @dataclass(frozen=True)
-class Wire:
+class ScaledWire:
     """A wire of the plan: its ring elements times factor * 2^-frac are real values between low and high."""
 
     name: str
@@ -53,7 +53,7 @@ class Writer:
         self.precision, self.ring = precision, Ring(precision.ring_bits)
         self._shared: set[str] = set()  # what the client shared, and what is computed of that by each party alone
         self._fresh: dict[str, str] = {}
-        self._short: dict[str, Wire] = {}
+        self._short: dict[str, ScaledWire] = {}
         self._opened: dict[str, str] = {}
 
     def add(self, layer: AnyLayer) -> None:
@@ -66,10 +66,10 @@ class Writer:
         """A wire that the client shares."""
         self._shared.add(name)
 
-    def is_shared(self, wire: Wire) -> bool:
+    def is_shared(self, wire: ScaledWire) -> bool:
         return wire.name in self._shared
 
-    def to_reduce(self, wire: Wire, shift: int) -> Wire:
+    def to_reduce(self, wire: ScaledWire, shift: int) -> ScaledWire:
         """The wire in shares whose low bits can be dropped: of those that the client chose, it would choose the
         dither."""
         if not shift or not self.is_shared(wire):
@@ -80,15 +80,15 @@ class Writer:
             self._fresh[wire.name] = layer.name
         return replace(wire, name=self._fresh[wire.name])
 
-    def name(self, wire: Wire, suffix: str) -> str:
+    def name(self, wire: ScaledWire, suffix: str) -> str:
         return f"{wire.name[: 63 - len(suffix)]}-{suffix}"
 
-    def after(self, wire: Wire, layer: AnyLayer, **changes: object) -> Wire:
+    def after(self, wire: ScaledWire, layer: AnyLayer, **changes: object) -> ScaledWire:
         """The wire that `layer`, made of `wire`, yields; `changes` to its scale or range."""
         self.add(layer)
         return replace(wire, name=layer.name, shape=layer.output_shape, **changes)  # type: ignore[arg-type]
 
-    def cut(self, wire: Wire, wanted: float) -> Wire:
+    def cut(self, wire: ScaledWire, wanted: float) -> ScaledWire:
         """The wire truncated to what products can read, or to the fractional bits that they want, in the plan's
         ring."""
         frac = min(wire.frac, fitting(wire.reach, self.precision.short))
@@ -97,13 +97,13 @@ class Writer:
             frac = min(frac, max(useful, fitting(wire.reach, FEWEST_VALUE_BITS)))
         return self.at_most(wire, frac, "cut") if frac < wire.frac else self.truncated(wire, frac, "cut")
 
-    def at_most(self, wire: Wire, frac: int, suffix: str = "low") -> Wire:
+    def at_most(self, wire: ScaledWire, frac: int, suffix: str = "low") -> ScaledWire:
         """The wire with no more fractional bits than that."""
         while wire.frac > frac:
             wire = self.truncated(wire, max(frac, wire.frac - wire.bits + _FEWEST_OPENED), suffix)
         return wire
 
-    def truncated(self, wire: Wire, frac: int, suffix: str) -> Wire:
+    def truncated(self, wire: ScaledWire, frac: int, suffix: str) -> ScaledWire:
         shift = wire.frac - frac
         opened = min(self.precision.opened, wire.bits - shift)
         self.demand(wire.reach * 2.0**frac < 2.0 ** (opened - 2), "has a value that leaves no room to be cut")
@@ -113,10 +113,10 @@ class Writer:
         )
         return self.after(wire, layer, frac=frac, bits=self.ring.bits)
 
-    def in_ring(self, wire: Wire) -> Wire:
+    def in_ring(self, wire: ScaledWire) -> ScaledWire:
         return wire if wire.bits == self.ring.bits else self.small(wire)
 
-    def small(self, wire: Wire, wanted: float = math.inf) -> Wire:
+    def small(self, wire: ScaledWire, wanted: float = math.inf) -> ScaledWire:
         """The wire in the plan's ring at magnitudes that products can read; each is cut once."""
         short = wire.reach * 2.0**wire.frac < 2.0 ** (self.precision.compared + 1)
         needless = wire.frac - (wanted + math.log2(wire.factor))
@@ -126,11 +126,11 @@ class Writer:
             self._short[wire.name] = self.cut(wire, wanted)
         return self._short[wire.name]
 
-    def coarsest(self, wire: Wire) -> float:
+    def coarsest(self, wire: ScaledWire) -> float:
         """The unit of the wire, or of what products read of it."""
         return max(wire.unit, self._short.get(wire.name, wire).unit)
 
-    def open(self, wire: Wire) -> str:
+    def open(self, wire: ScaledWire) -> str:
         if wire.name not in self._opened:
             layer = plan_layers.Open(name=self.name(wire, "open"), input=wire.name, shape=wire.shape)
             self.add(layer)
@@ -152,6 +152,6 @@ class Writer:
         return rounded.astype(self.ring.dtype)
 
 
-def fits(wire: Wire, reach: float) -> bool:
+def fits(wire: ScaledWire, reach: float) -> bool:
     """Whether values up to `reach` (real) leave a bit of the wire's ring free at its scale, as what reads it needs."""
     return reach / wire.unit < 2.0 ** (wire.bits - 2) / 1.005

@@ -7,7 +7,7 @@ from pydantic import Field
 from moiety_shared.formats import Document
 
 
-class Access(Document):
+class AccessFile(Document):
     """Where the catalogue is, whom to trust, the token that lets the client in, and the key that it is bound to."""
 
     FORMAT, WHAT, OLDER = 2, "an access file", (1,)

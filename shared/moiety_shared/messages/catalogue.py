@@ -48,7 +48,7 @@ class Preprocessing(Public):
         return self
 
 
-class Party(Public):
+class PartyEndpoint(Public):
     """One computing party, as clients see it."""
 
     name: str
@@ -75,7 +75,7 @@ class Entry(Document):
     version: int = Field(ge=1)
     upload_id: Hex16
     plan: Plan
-    parties: tuple[Party, Party] = Field(description="alice, the leader, to whom requests go; then bob")
+    parties: tuple[PartyEndpoint, PartyEndpoint] = Field(description="alice, the leader, to whom requests go; then bob")
     max_rows: int = Field(ge=1, description="inputs in one request at most")
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] = ()

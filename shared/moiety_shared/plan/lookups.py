@@ -15,7 +15,7 @@ Values = Annotated[tuple[int, ...], Field(max_length=1024), FailFast()]
 MAX_DIGITS = 4  # more, and the looked-up bits of a comparison would not fit one byte
 
 
-class Opened(Unary):
+class Lookup(Unary):
     """Base of what opens bits shift .. shift + opened_bits - 1 of a share.
 
     Dropping the low bits of both shares costs nothing and truncates: what is opened is t = floor((x + u) / 2^shift) mod
@@ -32,7 +32,7 @@ class Opened(Unary):
         return Wire(self.output_shape, ring_bits)
 
 
-class Truncate(Opened):
+class Truncate(Lookup):
     """The signed value t itself, back in the plan's ring. Needs |t| < 2^(opened_bits - 2). 1 round."""
 
     op: Literal["truncate"] = "truncate"
@@ -44,7 +44,7 @@ class Truncate(Opened):
         return (rows * self.size * ring_bytes(self.opened_bits),)
 
 
-class Comparison(Opened):
+class Comparison(Lookup):
     """Base of what needs signs of opened values.
 
     `range_bits` is B with -2^B <= v < 2^B for every value v that is compared: the sign is compared on bits 0 .. B - 1
@@ -265,7 +265,7 @@ class TopK(Comparison):
         return (*super().openings(ring_bits, rows), rows * self.size * ring_bytes(self.rank_bits))
 
 
-class Table(Opened):
+class Table(Lookup):
     """Public functions of t mod 2^opened_bits, looked up at once: the wire (functions, *shape). 2 rounds."""
 
     op: Literal["table"] = "table"
@@ -316,7 +316,7 @@ class Table(Opened):
         return values * ring_bytes(self.opened_bits), packed(values * sum(self.widths))
 
 
-class OneHot(Opened):
+class OneHot(Lookup):
     """A row of `classes` with a 1 at the index t, in the plan's ring. 1 round.
 
     Whatever is shared, exactly one class has the 1: t is read mod 2^opened_bits, and from `classes` on it stands for

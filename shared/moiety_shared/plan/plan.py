@@ -33,7 +33,7 @@ from moiety_shared.plan.layers import (
     ring_bytes,
 )
 from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
-from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, Opened, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 
 LABELS = "labels"  # the wire of the client's label, an index, in a private evaluation
 _SLICE_VALUES = 1 << 17
@@ -166,7 +166,7 @@ class Plan(Document):
                 raise ValueError(f"layer {layer.name!r} reads labels, which are an index to be looked up first")
             if not chosen.intersection(layer.reads):
                 continue
-            if isinstance(layer, Opened) and layer.shift:
+            if isinstance(layer, Lookup) and layer.shift:
                 raise ValueError(f"layer {layer.name!r} drops low bits of what a client shared: reshare it first")
             if isinstance(layer, Local | Bias):
                 chosen.add(layer.name)

@@ -20,7 +20,7 @@ from moiety_shared.protocols.opening import Evaluation, Kind, Opening
 from moiety_shared.ring import Array, Ring
 
 
-class Prepared(NamedTuple):
+class PreparedDecide(NamedTuple):
     """[r]_p (rows, size) mod 2^q; sign's tables and monomials; [beta]_p (rows, size) in the plan's ring."""
 
     mask: Array
@@ -41,12 +41,12 @@ def deal(dealer: Dealer, layer: Decide) -> None:
     dealer.fix("beta", _together(layer, beta).astype(dealer.ring.dtype))
 
 
-def prepare(holder: Holder, layer: Decide) -> Prepared:
+def prepare(holder: Holder, layer: Decide) -> PreparedDecide:
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    return Prepared(mask, *sign.prepare(holder, layer), holder.fixed("beta", (layer.size,)))
+    return PreparedDecide(mask, *sign.prepare(holder, layer), holder.fixed("beta", (layer.size,)))
 
 
-def evaluate(ring: Ring, party: int, layer: Decide, x: Array, prepared: Prepared) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: Decide, x: Array, prepared: PreparedDecide) -> Evaluation:
     """[x]_p to [d]_p, both (rows, *shape). Three openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)

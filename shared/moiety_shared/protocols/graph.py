@@ -268,9 +268,9 @@ class _Run:
         match layer, ready:
             case Open(), product.PreparedOpen():
                 return product.evaluate_open(ring, self._share(layer.input), ready)
-            case MaxPool(), max_pool.Prepared():
+            case MaxPool(), max_pool.PreparedMaxPool():
                 return max_pool.evaluate(reduce.opened_ring(layer), party, layer, self._share(layer.input), ready)
-            case TopK(), top_k.Prepared():
+            case TopK(), top_k.PreparedTopK():
                 return top_k.evaluate(party, layer, self._share(layer.input), ready)
             case ((ReLU() | Decide() | Truncate() | Table() | OneHot()), tuple()):
                 protocol = _PROTOCOLS[type(layer)]
@@ -279,13 +279,13 @@ class _Run:
 
     def _at_once(self, layer: Layer) -> Array:
         match layer, self.prepared.get(layer.name):
-            case ((Linear() | Conv()), product.Prepared() as ready):
+            case ((Linear() | Conv()), product.PreparedProduct() as ready):
                 return product.evaluate(self.ring, layer, self._opened(layer.input), ready, self.weights[layer.name])
-            case Mul(), product.Prepared() as ready:
+            case Mul(), product.PreparedProduct() as ready:
                 return product.evaluate_mul(
                     self.ring, self.party, self._opened(layer.left), self._opened(layer.right), ready
                 )
-            case Reshare(), reshare.Prepared() as ready:
+            case Reshare(), reshare.PreparedReshare() as ready:
                 return reshare.evaluate(self.ring, self._share(layer.input), ready)
             case Bias(), _:
                 return self.ring.wrap(self._share(layer.input) + self.weights[layer.name].bias)

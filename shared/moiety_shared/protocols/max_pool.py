@@ -29,7 +29,7 @@ class Level(NamedTuple):
     rest: Array
 
 
-class Prepared(NamedTuple):
+class PreparedMaxPool(NamedTuple):
     """[r]_p (rows, size); the masks of all differences [R]_p (rows, comparisons); sign's tables and monomials; [beta]_p
     and [beta R]_p (rows, 2, comparisons). All but sign's mod 2^q."""
 
@@ -93,16 +93,16 @@ def deal(dealer: Dealer, layer: MaxPool) -> None:
     select.deal(dealer, beta, differences[:, None], ring)
 
 
-def prepare(holder: Holder, layer: MaxPool) -> Prepared:
+def prepare(holder: Holder, layer: MaxPool) -> PreparedMaxPool:
     ring = reduce.opened_ring(layer)
     mask = holder.mask("value", (layer.size,), ring)
     differences = _differences(layer, holder, mask)
-    return Prepared(
+    return PreparedMaxPool(
         mask, differences, *sign.prepare(holder, layer), holder.fixed("select", (2, layer.comparisons), ring)
     )
 
 
-def evaluate(ring: Ring, party: int, layer: MaxPool, x: Array, prepared: Prepared) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: MaxPool, x: Array, prepared: PreparedMaxPool) -> Evaluation:
     """[x]_p (rows, C, H, W) to [max]_p (rows, C, H', W') mod 2^q. `ring` is Z_{2^q}."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     values = ring.wrap(opened - prepared.mask) if party == 1 else ring.wrap(-prepared.mask)

@@ -18,7 +18,7 @@ from moiety_shared.protocols.opening import Evaluation
 from moiety_shared.ring import Array, Ring
 
 
-class Prepared(NamedTuple):
+class PreparedOneHot(NamedTuple):
     """[r]_p (rows, 1) mod 2^w, and [e]_p (rows, 2^w) in the plan's ring."""
 
     mask: Array
@@ -37,12 +37,12 @@ def deal(dealer: Dealer, layer: OneHot) -> None:
     dealer.fix("row", (np.arange(1 << layer.opened_bits) == r).astype(dealer.ring.dtype))
 
 
-def prepare(holder: Holder, layer: OneHot) -> Prepared:
+def prepare(holder: Holder, layer: OneHot) -> PreparedOneHot:
     mask = holder.mask("value", (1,), reduce.opened_ring(layer))
-    return Prepared(mask, holder.fixed("row", (1 << layer.opened_bits,)))
+    return PreparedOneHot(mask, holder.fixed("row", (1 << layer.opened_bits,)))
 
 
-def evaluate(ring: Ring, party: int, layer: OneHot, x: Array, prepared: Prepared) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: OneHot, x: Array, prepared: PreparedOneHot) -> Evaluation:
     """[t]_p (rows, 1) to [row]_p (rows, classes). One opening."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     size = 1 << layer.opened_bits

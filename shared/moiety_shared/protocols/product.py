@@ -50,7 +50,7 @@ class PreparedOpen(NamedTuple):
     mask: Array
 
 
-class Prepared(NamedTuple):
+class PreparedProduct(NamedTuple):
     """What is added to the online product, (rows, *output shape)."""
 
     offset: Array
@@ -101,16 +101,16 @@ def deal(dealer: Dealer, layer: Weighted, r: Array, s: Array) -> None:
     dealer.fix("product", times(dealer.ring, layer, r, s))
 
 
-def prepare(holder: Holder, layer: Weighted, mask: Array, weights: Weights) -> Prepared:
+def prepare(holder: Holder, layer: Weighted, mask: Array, weights: Weights) -> PreparedProduct:
     """`mask` is [r]_p."""
     assert weights.masked is not None  # noqa: S101  a weighted layer's
     offset = holder.fixed("product", layer.output_shape) - times(holder.ring, layer, mask, weights.masked)
     if weights.bias is not None:
         offset += weights.bias.reshape(-1, 1, 1) if isinstance(layer, Conv) else weights.bias
-    return Prepared(holder.ring.wrap(offset))
+    return PreparedProduct(holder.ring.wrap(offset))
 
 
-def evaluate(ring: Ring, layer: Weighted, x: Opened, prepared: Prepared, weights: Weights) -> Array:
+def evaluate(ring: Ring, layer: Weighted, x: Opened, prepared: PreparedProduct, weights: Weights) -> Array:
     """x^ to [y]_p (rows, *output shape), without an opening."""
     assert weights.local is not None  # noqa: S101  a weighted layer's
     y = times(ring, layer, x.value, weights.local)
@@ -123,11 +123,11 @@ def deal_mul(dealer: Dealer, layer: Mul, r: Array, t: Array) -> None:
     dealer.fix("product", np.broadcast_to(r * t, (dealer.rows, *layer.output_shape)))
 
 
-def prepare_mul(holder: Holder, layer: Mul) -> Prepared:
-    return Prepared(holder.fixed("product", layer.output_shape))
+def prepare_mul(holder: Holder, layer: Mul) -> PreparedProduct:
+    return PreparedProduct(holder.fixed("product", layer.output_shape))
 
 
-def evaluate_mul(ring: Ring, party: int, x: Opened, z: Opened, prepared: Prepared) -> Array:
+def evaluate_mul(ring: Ring, party: int, x: Opened, z: Opened, prepared: PreparedProduct) -> Array:
     """x^ and z^ to [x z]_p, without an opening."""
     left = z.value - z.mask if party == 1 else -z.mask  # [z]_p
     return ring.wrap(x.value * left - x.mask * z.value + prepared.offset)

@@ -15,31 +15,31 @@ independent of x. Then t^ = t + r is opened mod 2^q, under a mask of q bits: for
 / 2^k.)
 """
 
-from moiety_shared.plan.lookups import Opened
+from moiety_shared.plan.lookups import Lookup
 from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.ring import Array, Ring
 
 
-def opened_ring(layer: Opened) -> Ring:
+def opened_ring(layer: Lookup) -> Ring:
     """Z_{2^q}."""
     return Ring(layer.opened_bits)
 
 
-def reduce_share(layer: Opened, party: int, x: Array) -> Array:
+def reduce_share(layer: Lookup, party: int, x: Array) -> Array:
     """[t]_p from [x]_p, any shape."""
     if party == 1 and layer.shift:
         x = x + x.dtype.type((1 << layer.shift) - 1)
     return opened_ring(layer).reduce(x, layer.shift)
 
 
-def opening(layer: Opened, party: int, x: Array, mask: Array) -> Opening:
+def opening(layer: Lookup, party: int, x: Array, mask: Array) -> Opening:
     """Opens t^ of [x]_p (rows, *shape) as (rows, size). `mask` is [r]_p (rows, size)."""
     ring = opened_ring(layer)
     t = reduce_share(layer, party, x).reshape(mask.shape)
     return Opening(ring.wrap(t + mask), Kind.RING, ring)
 
 
-def dither_of(layer: Opened, alices_share: Array) -> Array:
+def dither_of(layer: Lookup, alices_share: Array) -> Array:
     """u of the formula above, from [x]_0: for tests, which hold both shares."""
     low = (1 << layer.shift) - 1
     return low - (alices_share & low)

@@ -21,7 +21,7 @@ from moiety_shared.protocols.opening import Evaluation
 from moiety_shared.ring import Array, Ring
 
 
-class Prepared(NamedTuple):
+class PreparedReLU(NamedTuple):
     """[r]_p (rows, size) mod 2^q; sign's tables and monomials; ([rho]_p, [mu]_p); select's shares."""
 
     mask: Array
@@ -44,14 +44,14 @@ def deal(dealer: Dealer, layer: ReLU) -> None:
     select.deal(dealer, beta, sign.each_hinge(layer, lift), dealer.ring)
 
 
-def prepare(holder: Holder, layer: ReLU) -> Prepared:
+def prepare(holder: Holder, layer: ReLU) -> PreparedReLU:
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
     tables, monomials = sign.prepare(holder, layer)
     lift = holder.fixed("lift", (2, layer.size))
-    return Prepared(mask, tables, monomials, lift, holder.fixed("select", (3, layer.comparisons)))
+    return PreparedReLU(mask, tables, monomials, lift, holder.fixed("select", (3, layer.comparisons)))
 
 
-def evaluate(ring: Ring, party: int, layer: ReLU, x: Array, prepared: Prepared) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: ReLU, x: Array, prepared: PreparedReLU) -> Evaluation:
     """[x]_p to the sum of the hinges' shares, both (rows, *shape). Three openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)

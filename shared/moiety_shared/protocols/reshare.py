@@ -13,7 +13,7 @@ from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.ring import Array, Ring
 
 
-class Prepared(NamedTuple):
+class PreparedReshare(NamedTuple):
     """[0]_p (rows, *shape)."""
 
     zero: Array
@@ -23,10 +23,10 @@ def deal(dealer: Dealer, layer: Reshare) -> None:
     dealer.fix("zero", np.zeros((dealer.rows, *layer.shape), dtype=dealer.ring.dtype))
 
 
-def prepare(holder: Holder, layer: Reshare) -> Prepared:
-    return Prepared(holder.fixed("zero", layer.shape))
+def prepare(holder: Holder, layer: Reshare) -> PreparedReshare:
+    return PreparedReshare(holder.fixed("zero", layer.shape))
 
 
-def evaluate(ring: Ring, x: Array, prepared: Prepared) -> Array:
+def evaluate(ring: Ring, x: Array, prepared: PreparedReshare) -> Array:
     """[x]_p (rows, *shape) to another [x]_p."""
     return ring.wrap(x + prepared.zero)

@@ -22,7 +22,7 @@ from moiety_shared.ring import Array, Ring
 _BLOCK = 1 << 14
 
 
-class Prepared(NamedTuple):
+class PreparedTable(NamedTuple):
     """[r]_p (rows, size) mod 2^m; <e>_p (rows, words, size); <beta>_p (rows, bits, size) as bytes of 0 and 1, and
     [beta]_p (rows, bits, size) in the plan's ring."""
 
@@ -65,9 +65,9 @@ def deal(dealer: Dealer, layer: Table) -> None:
     dealer.fix("beta", beta.astype(dealer.ring.dtype))
 
 
-def prepare(holder: Holder, layer: Table) -> Prepared:
+def prepare(holder: Holder, layer: Table) -> PreparedTable:
     bits = sum(layer.widths)
-    return Prepared(
+    return PreparedTable(
         holder.mask("value", (layer.size,), reduce.opened_ring(layer)),
         holder.fixed_words("one_hot", (layer.words, layer.size), layer.word_dtype),
         holder.mask_words("masks", (bits, layer.size)) & 1,
@@ -75,7 +75,7 @@ def prepare(holder: Holder, layer: Table) -> Prepared:
     )
 
 
-def evaluate(ring: Ring, party: int, layer: Table, x: Array, prepared: Prepared) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: Table, x: Array, prepared: PreparedTable) -> Evaluation:
     """[x]_p (rows, *shape) to [f(t)]_p (rows, functions, *shape). Two openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     rows, size = opened.shape
@@ -93,7 +93,7 @@ def evaluate(ring: Ring, party: int, layer: Table, x: Array, prepared: Prepared)
     return ring.wrap(out).reshape(rows, len(layer.values), *x.shape[1:])
 
 
-def _look_up(layer: Table, opened: Array, prepared: Prepared) -> Array:
+def _look_up(layer: Table, opened: Array, prepared: PreparedTable) -> Array:
     """<f_i(t) xor beta_i>_p (rows, bits, size)."""
     table = rotated_bits(layer)
     out = prepared.masks.copy()

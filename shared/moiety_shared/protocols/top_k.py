@@ -24,7 +24,7 @@ from moiety_shared.protocols.opening import Evaluation, Kind, Opening
 from moiety_shared.ring import Array, Ring
 
 
-class Prepared(NamedTuple):
+class PreparedTopK(NamedTuple):
     """[r]_p (rows, n); sign's tables and monomials, [beta]_p (rows, pairs) mod 2^w; [r']_p (rows, n) mod 2^w; the table
     (rows, 2^w, n)."""
 
@@ -71,7 +71,7 @@ def deal(dealer: Dealer, layer: TopK) -> None:
         dealer.fix("ranks", table.astype(dealer.ring.dtype))
 
 
-def prepare(holder: Holder, layer: TopK) -> Prepared:
+def prepare(holder: Holder, layer: TopK) -> PreparedTopK:
     small, shape = Ring(layer.rank_bits), (1 << layer.rank_bits, layer.size)
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
     tables, monomials = sign.prepare(holder, layer)
@@ -79,10 +79,10 @@ def prepare(holder: Holder, layer: TopK) -> Prepared:
     rank_mask = holder.mask("rank", (layer.size,), small)
     words = layer.result == "words"
     ranks = holder.fixed_words("ranks", shape, np.uint8) if words else holder.fixed("ranks", shape)
-    return Prepared(mask, tables, monomials, beta, rank_mask, ranks)
+    return PreparedTopK(mask, tables, monomials, beta, rank_mask, ranks)
 
 
-def evaluate(party: int, layer: TopK, x: Array, prepared: Prepared) -> Evaluation:
+def evaluate(party: int, layer: TopK, x: Array, prepared: PreparedTopK) -> Evaluation:
     """[x]_p (rows, n) to <place>_p (rows, n) as bytes, or to shares. Four openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     small, (left, right) = Ring(layer.rank_bits), pairs(layer.size)

@@ -28,7 +28,7 @@ from moiety_shared.protocols.opening import Evaluation
 from moiety_shared.ring import Array, Ring
 
 
-class Prepared(NamedTuple):
+class PreparedTruncate(NamedTuple):
     """[r]_p (rows, size) mod 2^q, and ([rho]_p, [mu]_p) as (rows, 2, size) in the plan's ring."""
 
     mask: Array
@@ -65,12 +65,12 @@ def deal(dealer: Dealer, layer: Truncate) -> None:
     deal_lift(dealer, ring, dealer.mask("value", (layer.size,), ring))
 
 
-def prepare(holder: Holder, layer: Truncate) -> Prepared:
+def prepare(holder: Holder, layer: Truncate) -> PreparedTruncate:
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    return Prepared(mask, holder.fixed("lift", (2, layer.size)))
+    return PreparedTruncate(mask, holder.fixed("lift", (2, layer.size)))
 
 
-def evaluate(ring: Ring, party: int, layer: Truncate, x: Array, prepared: Prepared) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: Truncate, x: Array, prepared: PreparedTruncate) -> Evaluation:
     """[x]_p to [t]_p, both (rows, *shape). One opening."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     small, middle = reduce.opened_ring(layer), 1 << (layer.opened_bits - 2)

@@ -23,7 +23,7 @@ from moiety_server.compiler.hints import hint_for
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.onnx import file
 from moiety_server.compiler.onnx.constants import Constants, unpacked
-from moiety_server.compiler.onnx.operators import OPS, Call
+from moiety_server.compiler.onnx.operators import OPS, OnnxNode
 from moiety_server.compiler.operations import Value
 from moiety_server.compiler.origin import shown
 from moiety_server.compiler.simplify import Final, finish
@@ -160,7 +160,7 @@ class _Walk:
         if node.op_type == "Cast" and attributes["to"] not in _FLOATS:
             b.refuse("casts to what is no float", hint_for("", "gt"))
         public = [name in self._public for name in node.input]
-        result = OPS[node.op_type](b, Call(inputs, public, attributes, len(node.output), self._batch))
+        result = OPS[node.op_type](b, OnnxNode(inputs, public, attributes, len(node.output), self._batch))
         expected = self._expected(node, inputs)
         # Of a max pool some versions of shape inference let a window start in the padding.
         if isinstance(result, ir.Node) and expected and None not in expected[1:] and result.shape != expected[1:]:

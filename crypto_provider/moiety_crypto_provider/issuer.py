@@ -29,7 +29,6 @@ from moiety_shared.protocols import graph
 from moiety_shared.ring import Array
 
 _NONCE, _SEED, _KEY = 12, 32, 32
-TICKET_BYTES = _NONCE + 16 + 4 + 3 * _SEED + 16
 _JOINED_BYTES = 1 << 20  # arrays that are shorter go together: every chunk is a turn of the thread pool
 _CHUNK_BYTES = 1 << 23
 
@@ -51,7 +50,7 @@ class Lease:
         return check_key((self.alice, self.bob), "lease")
 
 
-class Dealer:
+class Issuer:
     """Issues seeds, leases and bundles, each exactly once."""
 
     def __init__(
@@ -139,7 +138,7 @@ class Dealer:
 
 
 def _ticket(lease: Lease, key: bytes) -> bytes:
-    """The lease, sealed to the provider. `TICKET_BYTES` long."""
+    """The lease, sealed to the provider. `leases.TICKET_BYTES` long."""
     content = bytes.fromhex(lease.upload_id) + lease.rows.to_bytes(4, "little")
     content += lease.alice + lease.bob + lease.own
     nonce = secrets.token_bytes(_NONCE)

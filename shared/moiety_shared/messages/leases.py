@@ -1,0 +1,104 @@
+"""The contract between a party and the crypto provider: JSON over HTTP, both ways.
+
+Bytes travel as base64. What is secret in them is sealed: the seeds of an upload to the provider, a lease's seeds to a
+key that the party made for that one request.
+"""
+
+import base64
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from moiety_shared.crypto.prg import SEED_BYTES
+from moiety_shared.crypto.sealing import PublicKey
+from moiety_shared.messages.catalogue import Hex16
+from moiety_shared.plan.layers import Public
+from moiety_shared.plan.plan import Plan
+from moiety_shared.problems import Problem, ProblemType
+
+TICKET_BYTES = 12 + 16 + 4 + 3 * SEED_BYTES + 16
+"""A nonce, the upload's id, the lease's rows, its three seeds, and the tag of AES-GCM."""
+
+
+def _a_key(text: str) -> str:
+    PublicKey.from_text(text)
+    return text
+
+
+FreshKey = Annotated[
+    str,
+    AfterValidator(_a_key),
+    Field(
+        max_length=1 << 11,
+        description="A public key that was made for this request, base64url: the party's seed is sealed to it",
+    ),
+]
+
+
+class UploadRequest(Public):
+    """The body of POST /v1/uploads, from both parties."""
+
+    upload_id: Hex16
+    plan: Plan
+    seeds: str = Field(
+        max_length=1 << 12,
+        description="The seeds of the weights' masks, sealed to the provider by the owner, base64",
+    )
+
+    def envelope(self) -> bytes:
+        """The sealed seeds. Raises Problem MALFORMED for what is no base64."""
+        try:
+            return base64.b64decode(self.seeds, validate=True)
+        except ValueError:
+            raise Problem(ProblemType.MALFORMED, "the seeds are no base64") from None
+
+
+class LeaseRequest(Public):
+    """The body of POST /v1/leases, by which alice opens a lease."""
+
+    upload_id: Hex16
+    rows: Annotated[int, Field(ge=1, le=1 << 20)]
+    key: FreshKey
+
+
+class Ticketed(Public):
+    """Base of the messages that carry a lease's ticket, which only the provider can open."""
+
+    ticket: str = Field(
+        max_length=TICKET_BYTES * 4 // 3,
+        description="The lease, sealed to the provider, base64: alice hands it to bob, who shows it with each request",
+    )
+
+    def sealed(self) -> bytes:
+        """The ticket's bytes. Raises Problem UNKNOWN_LEASE for what is no base64."""
+        try:
+            return base64.b64decode(self.ticket, validate=True)
+        except ValueError:
+            raise Problem(ProblemType.UNKNOWN_LEASE) from None
+
+
+class JoinRequest(Ticketed):
+    """The body of POST /v1/leases/{lease_id}/join, by which bob joins the lease that alice opened."""
+
+    key: FreshKey
+
+
+class BundleRequest(Ticketed):
+    """The body of POST /v1/leases/{lease_id}/bundles/{number}, by which bob asks for a bundle."""
+
+
+class LeaseResponse(Ticketed):
+    """One side of a lease: the answer to alice's LeaseRequest and to bob's JoinRequest.
+
+    A party passes over members that it does not know: a newer provider may send more.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    lease_id: Hex16
+    upload_id: Hex16
+    rows: int
+    seeds: str = Field(
+        description="Sealed to the request's key, base64: 32 bytes of seed, which are this party's alone, and 32 that "
+        "both have, for the tags of their transcripts"
+    )

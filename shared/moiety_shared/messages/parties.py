@@ -1,0 +1,48 @@
+"""The contract between the model owner and a party, but for the upload itself: what is there, and who may not ask."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from moiety_shared.crypto.tokens import MAX_REVOKED
+from moiety_shared.messages.catalogue import Hex16
+from moiety_shared.plan.layers import Public
+
+
+class PublicKeys(Public):
+    """The answer to GET /v1/keys: which party this is, and the key that clients and the owner seal to."""
+
+    role: str
+    sealing_key: str
+
+
+class ModelState(Public):
+    """The answer to GET /v1/models/{upload_id}: how an upload is doing at this party."""
+
+    upload_id: str
+    state: str
+    max_rows: int
+    rows_ready: int
+    pool_full: bool
+    bundle_rows: int
+    bundle_bytes: int
+
+
+class HeldModel(Public):
+    """An upload that a party has. Name and version are left out for one that another release stored."""
+
+    upload_id: Hex16
+    name: str = ""
+    version: int = 0
+
+
+class HeldModels(Public):
+    """The answer to GET /v1/models."""
+
+    models: tuple[HeldModel, ...]
+
+
+class Revocations(Public):
+    """The body of PUT /v1/revocations: tokens that let nobody in any more."""
+
+    token_ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], ...] = Field(max_length=MAX_REVOKED)
