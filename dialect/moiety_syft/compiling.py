@@ -11,7 +11,7 @@ import numpy as np
 
 from moiety_server.compiler import ir, ranges, scales
 from moiety_server.compiler.compile import Compiled, encode_rows
-from moiety_server.compiler.emit import Emitter
+from moiety_server.compiler.lowering.emitter import Emitter
 from moiety_server.compiler.scales import Precision
 from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream

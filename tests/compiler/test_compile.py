@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from moiety_server import sources
-from moiety_server.compiler import ir, ranges, smooth
+from moiety_server.compiler import ir, ranges
 from moiety_server.compiler.compile import Compiled, compile_model, encode_rows
 from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.lowering import smooth
 from moiety_server.compiler.scales import Precision
 from moiety_server.compiler.trace import trace
 from moiety_server.zoo import network, samples

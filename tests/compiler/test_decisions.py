@@ -8,8 +8,8 @@ import torch
 
 from moiety_server.compiler import ir, ranges, scales
 from moiety_server.compiler.builder import Builder
-from moiety_server.compiler.emit import Emitter
 from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.lowering.emitter import Emitter
 from moiety_server.compiler.scales import Precision
 from moiety_server.compiler.simplify import finish
 from moiety_shared.plan.plan import Plan

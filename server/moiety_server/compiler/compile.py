@@ -1,7 +1,7 @@
 """From the float graph to a public plan and its encoded weights.
 
-Ranges first (ranges.py), then scales (scales.py), then one pass that writes each node as layers of the plan (emit.py),
-and last the check: the plan is run in plain fixed point on the calibration data and compared with the model.
+Ranges first (`ranges`), then scales (`scales`), then one pass that writes each node as layers of the plan (`lowering`), and
+last the check: the plan is run in plain fixed point on the calibration data and compared with the model.
 """
 
 import math
@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from moiety_server.compiler import ir, ranges, scales
-from moiety_server.compiler.emit import Emitter
 from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.lowering.emitter import Emitter
 from moiety_server.compiler.scales import Precision
 from moiety_server.compiler.trace import trace
 from moiety_shared import reference

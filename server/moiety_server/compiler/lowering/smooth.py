@@ -6,13 +6,16 @@ rounded. With 512 steps over -24 .. 24 all functions we know are met within 0.00
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from moiety_server.compiler import ir
+from moiety_server.compiler.lowering import products
+from moiety_server.compiler.lowering.wires import ScaledWire, Writer
 from moiety_server.compiler.scales import Precision, fitting
+from moiety_shared.plan import local, lookups
 from moiety_shared.ring import Array
 
 _BITS = 13  # of a coefficient
@@ -38,6 +41,50 @@ class Parabolas:
     curves: tuple[int, ...]
     curve_bits: int
     steepest: float
+
+
+def smooth(writer: Writer, node: ir.SmoothNode, x: ScaledWire) -> ScaledWire:
+    """offset[s] + (slope[s] + curve[s] x) x, where s, the upper bits of x, are looked up."""
+    low, high = writer.bounds(node)
+    own = replace(x, name=node.name)
+    # The result has as many fractional bits as x and the steepness have together.
+    most = fitting(max(abs(low), abs(high), 1e-9), writer.ring.bits - 2) - writer.precision.short
+    short = min(x.frac, fitting(x.reach, writer.precision.short), most)
+    of = parabolas(node, x.low, x.high, x.factor, x.frac, short, writer.precision)
+    writer.demand(of.shift + of.index_bits <= x.bits, "opens more bits than there are")
+    table = lookups.Table(
+        name=writer.name(own, "terms"),
+        input=writer.to_reduce(x, of.shift).name,
+        shape=x.shape,
+        shift=of.shift,
+        opened_bits=of.index_bits,
+        values=(of.offsets, of.slopes, of.curves),
+    )
+    writer.add(table)
+    small = replace(writer.at_most(writer.small(x), short), factor=1.0)
+    terms = ScaledWire(table.name, table.output_shape, writer.ring.bits, 0, 1.0, 0, 1)
+    offset, slope, curve = (_plane(writer, terms, i, name) for i, name in enumerate(("offset", "slope", "curve")))
+    bent = products.multiply(writer, writer.name(own, "bent"), replace(curve, frac=of.curve_bits), small)
+    steep = _plus(writer, writer.name(own, "steep"), bent, slope, of.slope_bits)
+    steep = writer.small(replace(steep, low=-of.steepest, high=of.steepest))
+    risen = products.multiply(writer, writer.name(own, "risen"), steep, small)
+    return replace(_plus(writer, node.name, risen, offset, of.offset_bits), low=low, high=high)
+
+
+def _plus(writer: Writer, name: str, wire: ScaledWire, term: ScaledWire, bits: int) -> ScaledWire:
+    """The wire plus a term of `bits` fractional bits, no more than its own."""
+    factors = (1, 1 << (wire.frac - bits))
+    layer = local.Combine(name=name, inputs=(wire.name, term.name), shapes=(wire.shape,) * 2, factors=factors)
+    return writer.after(wire, layer)
+
+
+def _plane(writer: Writer, both: ScaledWire, index: int, suffix: str) -> ScaledWire:
+    layer = local.Slice(
+        name=writer.name(both, suffix), input=both.name, shape=both.shape, axis=0, start=index, stop=index + 1
+    )
+    plane = writer.after(both, layer)
+    shaped = local.Reshape(name=f"{layer.name[:60]}-1", input=plane.name, shape=plane.shape, to=both.shape[1:])
+    return writer.after(plane, shaped)
 
 
 def parabolas(

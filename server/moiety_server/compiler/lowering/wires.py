@@ -2,6 +2,7 @@
 opening."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,13 +10,14 @@ from torch import Tensor
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.ir import NotServable
-from moiety_server.compiler.scales import Precision, fitting
+from moiety_server.compiler.ranges import Range
+from moiety_server.compiler.scales import Precision, Scales, fitting
 from moiety_shared.plan import layers as plan_layers
 from moiety_shared.plan import local, lookups
 from moiety_shared.plan.plan import AnyLayer
 from moiety_shared.ring import Array, Ring
 
-FEWEST_VALUE_BITS = 7
+FEWEST_VALUE_BITS, MOST_FRAC_BITS = 7, 30
 _NEEDLESS_BITS = 4  # more than that of an input that nobody wants are taken from it, for the weights
 _FEWEST_OPENED = 4
 
@@ -43,18 +45,27 @@ class ScaledWire:
 
 
 class Writer:
-    """The layers written so far. `node` is the one being written, for names and messages."""
+    """The layers written so far, at one precision. `node` is the one being written, for names and messages.
 
-    def __init__(self, precision: Precision, node: ir.Node) -> None:
+    `known` has the range of every node, `scales` what was chosen for each.
+    """
+
+    def __init__(self, graph: ir.Graph, known: Mapping[str, Range], scales: Scales, precision: Precision) -> None:
         self.layers: list[AnyLayer] = []
         self.weights: dict[str, Array] = {}
         self.origins: dict[str, str] = {}
-        self.node = node
+        self.node = graph.nodes[0]
+        self.known, self.scales = known, scales
         self.precision, self.ring = precision, Ring(precision.ring_bits)
         self._shared: set[str] = set()  # what the client shared, and what is computed of that by each party alone
         self._fresh: dict[str, str] = {}
         self._short: dict[str, ScaledWire] = {}
         self._opened: dict[str, str] = {}
+
+    def bounds(self, node: ir.Node) -> tuple[float, float]:
+        """Between which real values the node's lie."""
+        known = self.known[node.name]
+        return known.low, known.high
 
     def add(self, layer: AnyLayer) -> None:
         self.layers.append(layer)

@@ -8,8 +8,8 @@ from typing import Literal
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.lowering.wires import ScaledWire, Writer
 from moiety_server.compiler.scales import fitting
-from moiety_server.compiler.wires import ScaledWire, Writer
 from moiety_shared.plan import layers as plan_layers
 from moiety_shared.plan import local, lookups
 from moiety_shared.plan.plan import LABELS

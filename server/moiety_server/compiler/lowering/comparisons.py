@@ -1,0 +1,88 @@
+"""Clamps and max pools: layers that open a value and look up the signs of what they compare it with."""
+
+import math
+from typing import Any
+
+import torch
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.lowering import products
+from moiety_server.compiler.lowering.wires import FEWEST_VALUE_BITS, ScaledWire, Writer
+from moiety_server.compiler.scales import fitting
+from moiety_shared.plan import local, lookups
+
+
+def clamp(writer: Writer, node: ir.ClampNode, x: ScaledWire) -> ScaledWire:
+    """One comparison for each limit that x can reach."""
+    low, high = writer.bounds(node)
+    # A limit that the wire's range does not reach needs no comparison.
+    limits = [node.low] if node.high is None or node.high >= x.high else [node.low, node.high]
+    farthest = max(max(abs(x.low - h), abs(x.high - h)) for h in limits) / x.factor
+    frac = _fraction(writer, node, x, max(farthest, x.reach), writer.precision.compared)
+    layer = lookups.ReLU(
+        name=node.name,
+        hinges=tuple(round(limit / x.factor * 2.0**frac) for limit in limits),
+        **_comparison(writer, x, frac, max(farthest, x.reach)),
+    )
+    wire = writer.after(x, layer, frac=frac, bits=writer.ring.bits, low=low - node.low, high=high - node.low)
+    if node.low == 0:
+        return wire
+    return products.bias(writer, writer.name(wire, "low"), wire, torch.tensor([node.low]), low, high)
+
+
+def max_pool(writer: Writer, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
+    """A knock-out in each window. What it yields stays in the smaller ring that x was opened in."""
+    low, high = writer.bounds(node)
+    if node.kernel == (1, 1):
+        return _strided(writer, node, x)
+    frac = _fraction(writer, node, x, max(x.reach, (x.high - x.low) / x.factor / 2), writer.precision.short)
+    layer = lookups.MaxPool(
+        name=node.name,
+        kernel=node.kernel,
+        stride=node.stride,
+        padding=node.padding,
+        dilation=node.dilation,
+        output_size=node.shape[1:],
+        **_comparison(writer, x, frac, (x.high - x.low) / x.factor),
+    )
+    return writer.after(x, layer, frac=frac, bits=layer.opened_bits, low=low, high=high)
+
+
+def _strided(writer: Writer, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
+    """A pool of single places: every so many rows and columns."""
+    writer.demand(node.padding == (0, 0), "pads a pool of single places")
+    for axis, step in ((1, node.stride[0]), (2, node.stride[1])):
+        stop = (node.shape[axis] - 1) * step + 1
+        name = f"{node.name[:60]}-{axis}"
+        x = writer.after(
+            x, local.Slice(name=name, input=x.name, shape=x.shape, axis=axis, start=0, stop=stop, step=step)
+        )
+    return x
+
+
+def _fraction(writer: Writer, node: ir.Node, x: ScaledWire, reach: float, bits: int) -> int:
+    """Fractional bits of what a comparison opens: no more than fit, or than its readers have use for."""
+    frac = min(x.frac, fitting(reach, bits))
+    if x.bits < writer.ring.bits:
+        writer.demand(frac == x.frac, "would be cut twice")
+    wanted = writer.scales.wanted[node.name] + math.log2(x.factor)
+    useful = max(math.ceil(min(wanted, 60)), fitting(x.reach, FEWEST_VALUE_BITS - 1)) + 1
+    if x.bits == writer.ring.bits and not writer.is_shared(x):  # what the client shares is short as it is
+        frac = min(frac, useful)
+    writer.demand(frac >= fitting(x.reach, 4), "would keep less than four bits of what it compares")
+    return frac
+
+
+def _comparison(writer: Writer, x: ScaledWire, frac: int, difference: float) -> dict[str, Any]:
+    """The attributes of a layer that compares values of x up to `difference` (in units of factor)."""
+    bits = min(max(math.ceil(math.log2(difference * 2.0**frac + 2)), 1), writer.precision.opened - 1)
+    digits = math.ceil(bits / (4 if bits <= 16 else 5))
+    opened = x.bits if x.bits < writer.ring.bits else writer.precision.opened
+    return {
+        "shift": x.frac - frac,
+        "opened_bits": min(opened, x.bits - (x.frac - frac)),
+        "range_bits": bits,
+        "digit_bits": math.ceil(bits / digits),
+        "input": writer.to_reduce(x, x.frac - frac).name,
+        "shape": x.shape,
+    }

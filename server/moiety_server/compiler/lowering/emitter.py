@@ -1,0 +1,145 @@
+"""The float graph written as layers of a plan: each node at its scale, truncations where a product needs few bits."""
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.lowering import comparisons, decisions, products, smooth, sums
+from moiety_server.compiler.lowering.wires import MOST_FRAC_BITS, ScaledWire, Writer
+from moiety_server.compiler.ranges import Range
+from moiety_server.compiler.scales import Precision, Scales, fitting
+from moiety_shared.fixed_point import NotEncodable, grid
+from moiety_shared.plan import local
+from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
+
+
+class Emitter(Writer):
+    """One model at one precision. Raises NotServable where the ring is too small."""
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        known: Mapping[str, Range],
+        scales: Scales,
+        precision: Precision,
+        limits: tuple[float, float],
+    ) -> None:
+        super().__init__(graph, known, scales, precision)
+        self.measured: set[str] = set()
+        self._graph, self._limits = graph, limits
+        self._wires: dict[str, ScaledWire] = {}
+        for node in graph.nodes:
+            self.node = node
+            self._wires[node.name] = self._write(node, [self._wires[name] for name in node.inputs])
+
+    def logits(self) -> Plan:
+        """The plan that gives all outputs."""
+        wire = self.in_ring(self._wires[self._graph.output])
+        output = Output(wire=wire.name, shape=wire.shape, scale=wire.unit, final=self._graph.final)
+        return self._plan(self.layers, output)
+
+    def total(self) -> Plan:
+        """The plan that gives the sum of all outputs over a request's rows, and none of them."""
+        wire = self.in_ring(self._wires[self._graph.output])
+        return self._plan(self.layers, Output(wire=wire.name, shape=wire.shape, kind="count", scale=wire.unit))
+
+    def wire(self, node: str) -> ScaledWire:
+        """What a node was written as."""
+        return self._wires[node]
+
+    def revealing(self, reveal: str, top: int) -> Plan:
+        """The plan that gives the `top` labels, or only the count of right ones."""
+        wire = self._wires[self._graph.output]
+        classes = wire.shape[-1]
+        self.node = self._graph.nodes[-1]
+        start = len(self.layers)
+        kind = decisions.rank(
+            self,
+            "labels-top",
+            wire,
+            top if reveal == "labels" else 1,
+            "words" if reveal == "labels" else "share",
+        )
+        if reveal == "labels":
+            output = Output(wire=kind.name, shape=(classes,), kind="labels", top=top)
+        else:
+            decisions.right_labels(self, kind, "labels-count")
+            output = Output(wire="labels-count", shape=(1,), kind="count")
+        added, self.layers = self.layers, self.layers[:start]
+        return self._plan(added, output, classes if reveal == "count" else None)
+
+    def _plan(self, layers: list[AnyLayer], output: Output, classes: int | None = None) -> Plan:
+        first = self._wires[self._graph.nodes[0].name]
+        low, high = self._limits
+        given = Input(name=first.name, shape=first.shape, frac_bits=first.frac, low=low, high=high, classes=classes)
+        bits = self.precision.ring_bits
+        return Plan(ring_bits=32 if bits == 32 else 64, input=given, layers=tuple(layers), output=output)
+
+    # Nodes
+
+    def _write(self, node: ir.Node, x: list[ScaledWire]) -> ScaledWire:
+        low, high = self.bounds(node)
+        if node.inputs and not self.known[node.name].proved:
+            self.measured.add(node.name)
+        match node:
+            case ir.InputNode():
+                self.given(node.name)
+                return ScaledWire(node.name, node.shape, self.ring.bits, self._input_scale(node), 1.0, low, high)
+            case ir.LinearNode() | ir.ConvNode():
+                return products.weighted(self, node, self.small(x[0], self.scales.wanted[node.inputs[0]]))
+            case ir.ClampNode():
+                return comparisons.clamp(self, node, x[0])
+            case ir.MaxPoolNode():
+                return comparisons.max_pool(self, node, x[0])
+            case ir.DecideNode():
+                return decisions.decide(self, node, x[0])
+            case ir.ArgmaxNode():
+                return decisions.argmax(self, node, x[0])
+            case ir.SmoothNode():
+                return smooth.smooth(self, node, x[0])
+            case ir.MulNode():
+                one, other = (self.small(sums.with_axes(self, node, wire, i)) for i, wire in enumerate(x))
+                return products.product(self, node, one, other)
+            case ir.AddNode():
+                return sums.add(self, node, [sums.with_axes(self, node, wire, i) for i, wire in enumerate(x)])
+            case ir.ConcatNode():
+                return sums.concat(self, node, x)
+            case ir.ScaleNode():
+                return sums.scale(self, node, x[0])
+            case ir.BiasNode():
+                return products.bias(self, node.name, self.in_ring(x[0]), node.value, low, high)
+            case ir.SumNode() | ir.SumPoolNode():
+                return sums.reduce(self, node, self.in_ring(x[0]))
+            case _:
+                return self.after(x[0], self._moved(node, x[0]), low=low, high=high)
+
+    def _input_scale(self, node: ir.InputNode) -> int:
+        """Its fractional bits: as many as fit, or its readers have use for, and at least so many that a value of the
+        scale lies in the declared range."""
+        most = min(fitting(self.known[node.name].reach, self.precision.short), MOST_FRAC_BITS)
+        frac = max(min(most, max(math.ceil(min(self.scales.wanted[node.name], 60)), 1)), 0)
+        low, high = self._limits
+        with suppress(NotEncodable):
+            grid(low, high, frac)
+            return frac
+        frac = math.ceil(-math.log2(high - low))
+        self.demand(frac <= most, f"takes {low:g} to {high:g}, a range too narrow for so large numbers,")
+        return frac
+
+    def _moved(self, node: ir.Node, x: ScaledWire) -> AnyLayer:
+        """Layers that only move values."""
+        head = {"name": node.name, "input": x.name, "shape": x.shape}
+        match node:
+            case ir.ReshapeNode():
+                return local.Reshape(**head, to=node.shape)
+            case ir.PermuteNode():
+                return local.Permute(**head, order=node.order)
+            case ir.SliceNode():
+                return local.Slice(**head, axis=node.axis, start=node.start, stop=node.stop, step=node.step)
+            case ir.PadNode():
+                return local.Pad(**head, before=node.before, after=node.after)
+            case ir.UpsampleNode():
+                return local.Upsample(**head, factors=node.factors)
+        raise NotServable(f"{node.origin}: {type(node).__name__.removesuffix('Node')} has no place in a plan")
