@@ -1,33 +1,19 @@
-"""Appends nodes to a graph: names them, works out their shapes, refuses what the IR has no exact form for.
+"""Appends nodes to a graph and works out their shapes.
 
 Both front ends use it, and `layers` builds what needs several nodes on top. A wire is the node that computes it.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn, TypedDict, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir
-from moiety_server.compiler.ir import NotServable, Pair, Shape
-
-NodeT = TypeVar("NodeT", bound=ir.Node)
-_MOST_VALUES = 1 << 26  # of one wire: twenty times the largest of VGG-16 at 224 x 224
-_MOST_AXES, _MOST_PARTS = 8, 256  # a plan has no more
-_LONGEST_NAME = 58  # of 64: `simplify` appends to it, with a dash, which no other name has but before its number
-
-
-class _Head(TypedDict):
-    """What every node has."""
-
-    name: str
-    inputs: tuple[str, ...]
-    shape: Shape
-    origin: str
+from moiety_server.compiler.ir import Pair, Shape
+from moiety_server.compiler.movements import Movements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,50 +27,8 @@ class AffineNode(ir.Node):
     shift: Tensor | None
 
 
-class Builder:
-    """A graph under construction. `scope` and `origin` are of the layer that is being translated."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, ir.Node] = {}
-        self.scope, self.origin = "input", "the model's input"
-        self._numbers: dict[str, int] = {}  # the last one given to each stem
-
-    def refuse(self, text: str, hint: str = "") -> NoReturn:
-        raise NotServable(f"{self.origin}: {text}" + (f". Instead: {hint}" if hint else ""))
-
-    def require(self, condition: bool, text: str, hint: str = "") -> None:
-        if not condition:
-            self.refuse(text, hint)
-
-    def _name(self) -> str:
-        stem = re.sub(r"[^a-z0-9_.]+", "_", self.scope.lower())[-_LONGEST_NAME:].lstrip("_.") or "node"
-        name, number = stem, self._numbers.get(stem, 1)
-        while name in self.nodes:
-            number += 1
-            suffix = f"-{number}"
-            name = stem[: _LONGEST_NAME - len(suffix)] + suffix
-        self._numbers[stem] = number
-        return name
-
-    def check_size(self, shape: Sequence[int]) -> None:
-        """Refuses what is empty, or larger than any model needs, before anything is made for it."""
-        self.require(
-            len(shape) <= _MOST_AXES and min(shape, default=1) > 0 and math.prod(shape) <= _MOST_VALUES,
-            f"gives {' x '.join(map(str, shape[:_MOST_AXES]))}, where 1 to {_MOST_VALUES:,} values are served",
-        )
-
-    def _head(self, shape: Sequence[int], *inputs: ir.Node) -> _Head:
-        self.check_size(shape)
-        return {
-            "name": self._name(),
-            "inputs": tuple(node.name for node in inputs),
-            "shape": tuple(shape),
-            "origin": self.origin,
-        }
-
-    def _add(self, node: NodeT) -> NodeT:
-        self.nodes[node.name] = node
-        return node
+class Builder(Movements):
+    """A graph under construction, and the nodes that compute."""
 
     def input(self, shape: Shape) -> ir.Node:
         return self._add(ir.InputNode(**self._head(shape)))
@@ -155,9 +99,6 @@ class Builder:
                 output_padding=output_padding,
             )
         )
-
-    def planes(self, x: ir.Node, what: str) -> None:
-        self.require(len(x.shape) == 3, f"{what} needs (batch, C, H, W), got (batch, {', '.join(map(str, x.shape))})")
 
     def affine(self, x: ir.Node, scale: Tensor | None = None, shift: Tensor | None = None) -> ir.Node:
         """`scale` and `shift` broadcast against x (without the batch), which grows if they are larger."""
@@ -256,67 +197,6 @@ class Builder:
             "give both the same number of dimensions with unsqueeze or view",
         )
         return _broadcast(*(x.shape for x in terms))
-
-    def reshape(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
-        self.require(
-            math.prod(shape) == math.prod(x.shape), f"reshapes {x.shape} to {tuple(shape)}, which mixes up the batch"
-        )
-        if isinstance(x, ir.ReshapeNode):
-            x = self.nodes[x.inputs[0]]
-        return x if x.shape == tuple(shape) else self._add(ir.ReshapeNode(**self._head(shape, x)))
-
-    def permute(self, x: ir.Node, order: Sequence[int]) -> ir.Node:
-        """`order` without the batch. Where only axes of size one move it is a Reshape."""
-        shape = [x.shape[axis] for axis in order]
-        moved = [axis for axis in order if x.shape[axis] != 1]
-        if moved == sorted(moved):
-            return self.reshape(x, shape)
-        if isinstance(x, ir.PermuteNode):
-            source = self.nodes[x.inputs[0]]
-            return self.permute(source, [x.order[axis] for axis in order])
-        return self._add(ir.PermuteNode(**self._head(shape, x), order=tuple(order)))
-
-    def slice(self, x: ir.Node, axis: int, start: int, stop: int, step: int = 1) -> ir.Node:
-        """Limits as Python takes them, but none negative."""
-        stop = min(stop, x.shape[axis])
-        self.require(0 <= start < stop and step >= 1, f"an empty or reversed slice {start}:{stop}:{step}")
-        if (start, stop, step) == (0, x.shape[axis], 1):
-            return x
-        shape = (*x.shape[:axis], len(range(start, stop, step)), *x.shape[axis + 1 :])
-        return self._add(ir.SliceNode(**self._head(shape, x), axis=axis, start=start, stop=stop, step=step))
-
-    def concat(self, parts: Sequence[ir.Node], axis: int) -> ir.Node:
-        if len(parts) == 1:
-            return parts[0]
-        self.require(len(parts) <= _MOST_PARTS, f"puts {len(parts)} parts together, more than {_MOST_PARTS}")
-        shape = list(parts[0].shape)
-        shape[axis] = sum(part.shape[axis] for part in parts)
-        return self._add(ir.ConcatNode(**self._head(shape, *parts), axis=axis))
-
-    def pad(self, x: ir.Node, before: Sequence[int], after: Sequence[int]) -> ir.Node:
-        """Zeros; a negative number cuts off, as in torch."""
-        for axis, (low, high) in enumerate(zip(before, after, strict=True)):
-            x = self.slice(x, axis, max(0, -low), x.shape[axis] - max(0, -high))
-        front, back = tuple(max(0, n) for n in before), tuple(max(0, n) for n in after)
-        if not any(front + back):
-            return x
-        shape = [f + n + b for f, n, b in zip(front, x.shape, back, strict=True)]
-        return self._add(ir.PadNode(**self._head(shape, x), before=front, after=back))
-
-    def upsample(self, x: ir.Node, factors: Pair) -> ir.Node:
-        self.planes(x, "an upsampling")
-        shape = (x.shape[0], x.shape[1] * factors[0], x.shape[2] * factors[1])
-        return x if factors == (1, 1) else self._add(ir.UpsampleNode(**self._head(shape, x), factors=factors))
-
-    def expand(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
-        """Repeats axes of size one until x has this shape."""
-        self.check_size(shape)
-        x = self.reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
-        for axis, n in enumerate(shape):
-            if x.shape[axis] != n:
-                self.require(x.shape[axis] == 1, f"{x.shape} does not broadcast to {tuple(shape)}")
-                x = self.concat([x] * n, axis)
-        return x
 
 
 def _broadcast(*shapes: Shape) -> Shape:

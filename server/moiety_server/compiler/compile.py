@@ -1,7 +1,7 @@
 """From the float graph to a public plan and its encoded weights.
 
-Ranges first (`ranges`), then scales (`scales`), then one pass that writes each node as layers of the plan (`lowering`), and
-last the check: the plan is run in plain fixed point on the calibration data and compared with the model.
+Ranges first (`ranges`), then scales (`scales`), then one pass that writes each node as layers of the plan (`lowering`),
+and last the check: the plan is run in plain fixed point on the calibration data and compared with the model.
 """
 
 import math

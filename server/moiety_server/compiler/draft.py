@@ -1,0 +1,74 @@
+"""A graph under construction: it names its nodes, checks their sizes, and refuses what the IR has no exact form for."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NoReturn, TypedDict, TypeVar
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.ir import NotServable, Shape
+
+NodeT = TypeVar("NodeT", bound=ir.Node)
+_MOST_VALUES = 1 << 26  # of one wire: twenty times the largest of VGG-16 at 224 x 224
+_MOST_AXES = 8  # a plan has no more
+_LONGEST_NAME = 58  # of 64: `simplify` appends to it, with a dash, which no other name has but before its number
+
+
+class NodeHead(TypedDict):
+    """What every node has."""
+
+    name: str
+    inputs: tuple[str, ...]
+    shape: Shape
+    origin: str
+
+
+class Draft:
+    """The nodes so far, by name. `scope` and `origin` are of the layer that is being translated."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, ir.Node] = {}
+        self.scope, self.origin = "input", "the model's input"
+        self._numbers: dict[str, int] = {}  # the last one given to each stem
+
+    def refuse(self, text: str, hint: str = "") -> NoReturn:
+        """Raises NotServable, which names the layer."""
+        raise NotServable(f"{self.origin}: {text}" + (f". Instead: {hint}" if hint else ""))
+
+    def require(self, condition: bool, text: str, hint: str = "") -> None:
+        if not condition:
+            self.refuse(text, hint)
+
+    def planes(self, x: ir.Node, what: str) -> None:
+        """Refuses what is not of shape (C, H, W)."""
+        self.require(len(x.shape) == 3, f"{what} needs (batch, C, H, W), got (batch, {', '.join(map(str, x.shape))})")
+
+    def check_size(self, shape: Sequence[int]) -> None:
+        """Refuses what is empty, or larger than any model needs, before anything is made for it."""
+        self.require(
+            len(shape) <= _MOST_AXES and min(shape, default=1) > 0 and math.prod(shape) <= _MOST_VALUES,
+            f"gives {' x '.join(map(str, shape[:_MOST_AXES]))}, where 1 to {_MOST_VALUES:,} values are served",
+        )
+
+    def _name(self) -> str:
+        stem = re.sub(r"[^a-z0-9_.]+", "_", self.scope.lower())[-_LONGEST_NAME:].lstrip("_.") or "node"
+        name, number = stem, self._numbers.get(stem, 1)
+        while name in self.nodes:
+            number += 1
+            suffix = f"-{number}"
+            name = stem[: _LONGEST_NAME - len(suffix)] + suffix
+        self._numbers[stem] = number
+        return name
+
+    def _head(self, shape: Sequence[int], *inputs: ir.Node) -> NodeHead:
+        self.check_size(shape)
+        return {
+            "name": self._name(),
+            "inputs": tuple(node.name for node in inputs),
+            "shape": tuple(shape),
+            "origin": self.origin,
+        }
+
+    def _add(self, node: NodeT) -> NodeT:
+        self.nodes[node.name] = node
+        return node

@@ -1,0 +1,75 @@
+"""Nodes that only move values: each gives its input back where it would change nothing."""
+
+import math
+from collections.abc import Sequence
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.draft import Draft
+from moiety_server.compiler.ir import Pair
+
+_MOST_PARTS = 256  # a plan has no more
+
+
+class Movements(Draft):
+    """A graph under construction, and the nodes that move values."""
+
+    def reshape(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
+        self.require(
+            math.prod(shape) == math.prod(x.shape), f"reshapes {x.shape} to {tuple(shape)}, which mixes up the batch"
+        )
+        if isinstance(x, ir.ReshapeNode):
+            x = self.nodes[x.inputs[0]]
+        return x if x.shape == tuple(shape) else self._add(ir.ReshapeNode(**self._head(shape, x)))
+
+    def permute(self, x: ir.Node, order: Sequence[int]) -> ir.Node:
+        """`order` without the batch. Where only axes of size one move it is a Reshape."""
+        shape = [x.shape[axis] for axis in order]
+        moved = [axis for axis in order if x.shape[axis] != 1]
+        if moved == sorted(moved):
+            return self.reshape(x, shape)
+        if isinstance(x, ir.PermuteNode):
+            source = self.nodes[x.inputs[0]]
+            return self.permute(source, [x.order[axis] for axis in order])
+        return self._add(ir.PermuteNode(**self._head(shape, x), order=tuple(order)))
+
+    def slice(self, x: ir.Node, axis: int, start: int, stop: int, step: int = 1) -> ir.Node:
+        """Limits as Python takes them, but none negative."""
+        stop = min(stop, x.shape[axis])
+        self.require(0 <= start < stop and step >= 1, f"an empty or reversed slice {start}:{stop}:{step}")
+        if (start, stop, step) == (0, x.shape[axis], 1):
+            return x
+        shape = (*x.shape[:axis], len(range(start, stop, step)), *x.shape[axis + 1 :])
+        return self._add(ir.SliceNode(**self._head(shape, x), axis=axis, start=start, stop=stop, step=step))
+
+    def concat(self, parts: Sequence[ir.Node], axis: int) -> ir.Node:
+        if len(parts) == 1:
+            return parts[0]
+        self.require(len(parts) <= _MOST_PARTS, f"puts {len(parts)} parts together, more than {_MOST_PARTS}")
+        shape = list(parts[0].shape)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        return self._add(ir.ConcatNode(**self._head(shape, *parts), axis=axis))
+
+    def pad(self, x: ir.Node, before: Sequence[int], after: Sequence[int]) -> ir.Node:
+        """Zeros; a negative number cuts off, as in torch."""
+        for axis, (low, high) in enumerate(zip(before, after, strict=True)):
+            x = self.slice(x, axis, max(0, -low), x.shape[axis] - max(0, -high))
+        front, back = tuple(max(0, n) for n in before), tuple(max(0, n) for n in after)
+        if not any(front + back):
+            return x
+        shape = [f + n + b for f, n, b in zip(front, x.shape, back, strict=True)]
+        return self._add(ir.PadNode(**self._head(shape, x), before=front, after=back))
+
+    def upsample(self, x: ir.Node, factors: Pair) -> ir.Node:
+        self.planes(x, "an upsampling")
+        shape = (x.shape[0], x.shape[1] * factors[0], x.shape[2] * factors[1])
+        return x if factors == (1, 1) else self._add(ir.UpsampleNode(**self._head(shape, x), factors=factors))
+
+    def expand(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
+        """Repeats axes of size one until x has this shape."""
+        self.check_size(shape)
+        x = self.reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
+        for axis, n in enumerate(shape):
+            if x.shape[axis] != n:
+                self.require(x.shape[axis] == 1, f"{x.shape} does not broadcast to {tuple(shape)}")
+                x = self.concat([x] * n, axis)
+        return x
