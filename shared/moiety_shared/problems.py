@@ -9,231 +9,60 @@ from typing import Any
 
 PROBLEM_JSON = "application/problem+json"
 _URN = "urn:moiety:error:"
+_LONGEST_WAIT = 10**9
 
 
 class ProblemType(Enum):
-    """name = (URN suffix, HTTP status, title, hint)."""
+    """name = (HTTP status, title). The name is in the URN too: to rename one is to change the protocol."""
 
-    MALFORMED = (
-        "malformed",
-        400,
-        "The message is not well formed",
-        "Send it with the moiety client of the same version; a proxy may have cut or changed it.",
-    )
-    UNSUPPORTED_VERSION = (
-        "unsupported-version",
-        400,
-        "The message or file is of another version",
-        "One of both sides runs an older moiety: upgrade it (docs/upgrading.md).",
-    )
-    INVALID_INPUT = (
-        "invalid-input",
-        422,
-        "The input does not fit the model",
-        "Compare it with the shape, type and range in the model's catalogue entry.",
-    )
-    SEALED_FOR_ANOTHER = (
-        "sealed-for-another",
-        400,
-        "The envelope cannot be opened here",
-        "It was sealed for another party, model or request, or was changed on the way. Read the catalogue again.",
-    )
-    KEY_RETIRED = (
-        "key-retired",
-        400,
-        "The envelope was sealed to a key that is not accepted any more",
-        "Read the model's catalogue entry again: it names the current keys.",
-    )
-    PROVIDER_KEY_RETIRED = (
-        "provider-key-retired",
-        400,
-        "The upload was sealed to a key that the crypto provider does not have any more",
-        "Take sealing.pub from the provider's folder of secrets to the owner's, as provider.pub; then publish again.",
-    )
-    UNAUTHORIZED = (
-        "unauthorized",
-        401,
-        "The credential or token is missing, not known, or has expired",
-        "Clients: ask the model owner for a new token. Operators: each link has a credential of its own.",
-    )
-    FORBIDDEN = (
-        "forbidden",
-        403,
-        "The credential or token does not allow that",
-        "Clients: ask the model owner what your token is for. Operators: check which link's credential is used.",
-    )
-    QUOTA_EXCEEDED = (
-        "quota-exceeded",
-        429,
-        "The token's quota is used up",
-        "Wait for the time that Retry-After says, or ask the model owner for a larger quota.",
-    )
-    NOT_FOUND = ("not-found", 404, "There is nothing at this address", "Check the path.")
-    METHOD_NOT_ALLOWED = ("method-not-allowed", 405, "This address does not take that method", "See /docs.")
-    UNKNOWN_MODEL = (
-        "unknown-model",
-        404,
-        "The model is not served here",
-        "Ask the catalogue which models there are; the owner may have published a new version.",
-    )
-    UNKNOWN_LEASE = (
-        "unknown-lease",
-        404,
-        "The lease is not known, or its model was deleted",
-        "Open a new lease.",
-    )
-    REQUEST_CONFLICT = (
-        "request-conflict",
-        409,
-        "This request id was used with other content",
-        "Use a fresh request id for every prediction.",
-    )
-    REQUEST_EXPIRED = (
-        "request-expired",
-        409,
-        "The request is not from now, or its answer is not kept any more",
-        "Make a new request. If that is refused too, one of both clocks is wrong: set it, by NTP for example.",
-    )
-    UPLOAD_CONFLICT = (
-        "upload-conflict",
-        409,
-        "This upload id was used before",
-        "Publish again: every upload gets a new id.",
-    )
-    ALREADY_ISSUED = (
-        "already-issued",
-        409,
-        "This randomness was issued before and will never be issued again",
-        "Ask for the next bundle.",
-    )
-    ROW_USED = (
-        "row-used",
-        409,
-        "A row of randomness was named that is used up or was never there",
-        "Nothing was opened. Send the request again.",
-    )
-    TOO_LARGE = (
-        "too-large",
-        413,
-        "The body is larger than this address takes",
-        "Send fewer inputs at a time; the catalogue entry says how many.",
-    )
-    REQUEST_TIMEOUT = (
-        "request-timeout",
-        408,
-        "The request took too long to arrive",
-        "Send it again over a quicker link; the connection was closed.",
-    )
-    HEADERS_TOO_LARGE = (
-        "headers-too-large",
-        431,
-        "The request's headers are too long or too many",
-        "Send fewer of them; a proxy may have added some.",
-    )
-    LENGTH_REQUIRED = (
-        "length-required",
-        411,
-        "The body's length is not announced",
-        "Send a Content-Length; chunked bodies are not taken.",
-    )
-    ENCODING_REFUSED = (
-        "encoding-refused",
-        415,
-        "Compressed bodies are not taken",
-        "Send the body without Content-Encoding: sealed data does not compress.",
-    )
-    WRONG_HOST = (
-        "wrong-host",
-        421,
-        "The sidecar is not known under that name",
-        "Ask it as localhost, or list the name in MOIETY_CLIENT_HOSTS.",
-    )
-    CROSS_ORIGIN = (
-        "cross-origin",
-        403,
-        "Pages of other sites may not use the sidecar",
-        "Ask from its own page, or from a program that sends no Origin.",
-    )
-    UNTRUSTED = (
-        "untrusted",
-        502,
-        "The catalogue entry or the answer cannot be trusted",
-        "Ask the model owner for their key, and who changed the catalogue or the answer.",
-    )
-    CATALOGUE_UNAVAILABLE = (
-        "catalogue-unavailable",
-        503,
-        "The model owner's catalogue cannot be reached",
-        "Start the model owner's server, or ask its owner for a new access file.",
-    )
-    PARTY_UNAVAILABLE = (
-        "party-unavailable",
-        503,
-        "The computing parties cannot be reached",
-        "Try again shortly; if it stays so, ask the model owner whether alice and bob are running.",
-    )
-    PEER_UNAVAILABLE = (
-        "peer-unavailable",
-        503,
-        "The other party cannot be reached or broke off",
-        "The randomness of this run was thrown away. Try again shortly.",
-    )
-    PEER_VERSION = (
-        "peer-version",
-        503,
-        "The computing parties run different versions",
-        "Their operators bring alice and bob to the same release (docs/upgrading.md). Send the request again after.",
-    )
-    OPENINGS_DIFFER = (
-        "openings-differ",
-        503,
-        "The parties did not open the same values",
-        "Nothing was given out, and the randomness was thrown away. Try again; if it comes again, something changes "
-        "what travels between alice and bob.",
-    )
-    PROVIDER_UNAVAILABLE = (
-        "provider-unavailable",
-        503,
-        "The crypto provider cannot be reached",
-        "Start the crypto provider, or check its address in the party's settings.",
-    )
-    RANDOMNESS_EXHAUSTED = (
-        "randomness-exhausted",
-        503,
-        "No prepared randomness is left for this model",
-        "Try again shortly: the pool refills from the crypto provider.",
-    )
-    STATE_UNAVAILABLE = (
-        "state-unavailable",
-        503,
-        "The service's database or store does not answer",
-        "Try again shortly; its operator should look whether the database and the store are running.",
-    )
-    DISK_FULL = (
-        "disk-full",
-        507,
-        "The disk is full",
-        "Make room there, or have its operator do it; then try again.",
-    )
-    OVERLOADED = ("overloaded", 503, "Too many requests are under way", "Try again shortly.")
-    STOPPING = (
-        "stopping",
-        503,
-        "The service is stopping and begins nothing new",
-        "Try again shortly: another one takes its place, or the same one after a restart.",
-    )
-    INTERNAL = (
-        "internal",
-        500,
-        "Something went wrong inside",
-        "Look for the request id in the logs of the service.",
-    )
+    MALFORMED = 400, "The message is not well formed"
+    UNSUPPORTED_VERSION = 400, "The message or file is of another version"
+    INVALID_INPUT = 422, "The input does not fit the model"
+    SEALED_FOR_ANOTHER = 400, "The envelope cannot be opened here"
+    KEY_RETIRED = 400, "The envelope was sealed to a key that is not accepted any more"
+    PROVIDER_KEY_RETIRED = 400, "The upload was sealed to a key that the crypto provider does not have any more"
+    UNAUTHORIZED = 401, "The credential or token is missing, not known, or has expired"
+    FORBIDDEN = 403, "The credential or token does not allow that"
+    QUOTA_EXCEEDED = 429, "The token's quota is used up"
+    NOT_FOUND = 404, "There is nothing at this address"
+    METHOD_NOT_ALLOWED = 405, "This address does not take that method"
+    UNKNOWN_MODEL = 404, "The model is not served here"
+    UNKNOWN_LEASE = 404, "The lease is not known, or its model was deleted"
+    REQUEST_CONFLICT = 409, "This request id was used with other content"
+    REQUEST_EXPIRED = 409, "The request is not from now, or its answer is not kept any more"
+    UPLOAD_CONFLICT = 409, "This upload id was used before"
+    ALREADY_ISSUED = 409, "This randomness was issued before and will never be issued again"
+    ROW_USED = 409, "A row of randomness was named that is used up or was never there"
+    TOO_LARGE = 413, "The body is larger than this address takes"
+    REQUEST_TIMEOUT = 408, "The request took too long to arrive"
+    HEADERS_TOO_LARGE = 431, "The request's headers are too long or too many"
+    LENGTH_REQUIRED = 411, "The body's length is not announced"
+    ENCODING_REFUSED = 415, "Compressed bodies are not taken"
+    WRONG_HOST = 421, "The sidecar is not known under that name"
+    CROSS_ORIGIN = 403, "Pages of other sites may not use the sidecar"
+    UNTRUSTED = 502, "The catalogue entry or the answer cannot be trusted"
+    CATALOGUE_UNAVAILABLE = 503, "The model owner's catalogue cannot be reached"
+    PARTY_UNAVAILABLE = 503, "The computing parties cannot be reached"
+    PEER_UNAVAILABLE = 503, "The other party cannot be reached or broke off"
+    PEER_VERSION = 503, "The computing parties run different versions"
+    OPENINGS_DIFFER = 503, "The parties did not open the same values"
+    PROVIDER_UNAVAILABLE = 503, "The crypto provider cannot be reached"
+    RANDOMNESS_EXHAUSTED = 503, "No prepared randomness is left for this model"
+    STATE_UNAVAILABLE = 503, "The service's database or store does not answer"
+    DISK_FULL = 507, "The disk is full"
+    OVERLOADED = 503, "Too many requests are under way"
+    STOPPING = 503, "The service is stopping and begins nothing new"
+    INTERNAL = 500, "Something went wrong inside"
 
-    def __init__(self, suffix: str, status: int, title: str, hint: str) -> None:
-        self.urn = _URN + suffix
+    def __init__(self, status: int, title: str) -> None:
+        self.urn = _URN + self.name.lower().replace("_", "-")
         self.status = status
         self.title = title
-        self.hint = hint
+
+    @property
+    def hint(self) -> str:
+        """What whoever reads it can do next."""
+        return _HINTS[self]
 
     @classmethod
     def from_urn(cls, urn: str) -> "ProblemType":
@@ -241,7 +70,65 @@ class ProblemType(Enum):
         return next((kind for kind in cls if kind.urn == urn), cls.INTERNAL)
 
 
-_LONGEST_WAIT = 10**9
+_HINTS = {
+    ProblemType.MALFORMED: "Send it with the moiety client of the same version; a proxy may have cut or changed it.",
+    ProblemType.UNSUPPORTED_VERSION: "One of both sides runs an older moiety: upgrade it (docs/upgrading.md).",
+    ProblemType.INVALID_INPUT: "Compare it with the shape, type and range in the model's catalogue entry.",
+    ProblemType.SEALED_FOR_ANOTHER: (
+        "It was sealed for another party, model or request, or was changed on the way. Read the catalogue again."
+    ),
+    ProblemType.KEY_RETIRED: "Read the model's catalogue entry again: it names the current keys.",
+    ProblemType.PROVIDER_KEY_RETIRED: (
+        "Take sealing.pub from the provider's folder of secrets to the owner's, as provider.pub; then publish again."
+    ),
+    ProblemType.UNAUTHORIZED: (
+        "Clients: ask the model owner for a new token. Operators: each link has a credential of its own."
+    ),
+    ProblemType.FORBIDDEN: (
+        "Clients: ask the model owner what your token is for. Operators: check which link's credential is used."
+    ),
+    ProblemType.QUOTA_EXCEEDED: "Wait for the time that Retry-After says, or ask the model owner for a larger quota.",
+    ProblemType.NOT_FOUND: "Check the path.",
+    ProblemType.METHOD_NOT_ALLOWED: "See /docs.",
+    ProblemType.UNKNOWN_MODEL: "Ask the catalogue which models there are; the owner may have published a new version.",
+    ProblemType.UNKNOWN_LEASE: "Open a new lease.",
+    ProblemType.REQUEST_CONFLICT: "Use a fresh request id for every prediction.",
+    ProblemType.REQUEST_EXPIRED: (
+        "Make a new request. If that is refused too, one of both clocks is wrong: set it, by NTP for example."
+    ),
+    ProblemType.UPLOAD_CONFLICT: "Publish again: every upload gets a new id.",
+    ProblemType.ALREADY_ISSUED: "Ask for the next bundle.",
+    ProblemType.ROW_USED: "Nothing was opened. Send the request again.",
+    ProblemType.TOO_LARGE: "Send fewer inputs at a time; the catalogue entry says how many.",
+    ProblemType.REQUEST_TIMEOUT: "Send it again over a quicker link; the connection was closed.",
+    ProblemType.HEADERS_TOO_LARGE: "Send fewer of them; a proxy may have added some.",
+    ProblemType.LENGTH_REQUIRED: "Send a Content-Length; chunked bodies are not taken.",
+    ProblemType.ENCODING_REFUSED: "Send the body without Content-Encoding: sealed data does not compress.",
+    ProblemType.WRONG_HOST: "Ask it as localhost, or list the name in MOIETY_CLIENT_HOSTS.",
+    ProblemType.CROSS_ORIGIN: "Ask from its own page, or from a program that sends no Origin.",
+    ProblemType.UNTRUSTED: "Ask the model owner for their key, and who changed the catalogue or the answer.",
+    ProblemType.CATALOGUE_UNAVAILABLE: "Start the model owner's server, or ask its owner for a new access file.",
+    ProblemType.PARTY_UNAVAILABLE: (
+        "Try again shortly; if it stays so, ask the model owner whether alice and bob are running."
+    ),
+    ProblemType.PEER_UNAVAILABLE: "The randomness of this run was thrown away. Try again shortly.",
+    ProblemType.PEER_VERSION: (
+        "Their operators bring alice and bob to the same release (docs/upgrading.md). Send the request again after."
+    ),
+    ProblemType.OPENINGS_DIFFER: (
+        "Nothing was given out, and the randomness was thrown away. Try again; if it comes again, something "
+        "changes what travels between alice and bob."
+    ),
+    ProblemType.PROVIDER_UNAVAILABLE: "Start the crypto provider, or check its address in the party's settings.",
+    ProblemType.RANDOMNESS_EXHAUSTED: "Try again shortly: the pool refills from the crypto provider.",
+    ProblemType.STATE_UNAVAILABLE: (
+        "Try again shortly; its operator should look whether the database and the store are running."
+    ),
+    ProblemType.DISK_FULL: "Make room there, or have its operator do it; then try again.",
+    ProblemType.OVERLOADED: "Try again shortly.",
+    ProblemType.STOPPING: "Try again shortly: another one takes its place, or the same one after a restart.",
+    ProblemType.INTERNAL: "Look for the request id in the logs of the service.",
+}
 # Problems that are gone by themselves after a moment: they carry Retry-After.
 RETRY_AFTER_SECONDS = {
     ProblemType.ROW_USED: 1,
