@@ -30,7 +30,7 @@ from moiety_shared.crypto.handshake import SEALED_BYTES
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages import wire
 from moiety_shared.messages.catalogue import Entry
-from moiety_shared.plan.plan import LABELS, Plan
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
 _PATIENCE = 5.0  # seconds: somebody sits in front of it
@@ -178,14 +178,10 @@ def schedule(plan: Plan) -> list[ScheduledRound]:
     """What each party sends in each round of a run of one input, by the plan; layers side by side share rounds."""
     sent: list[int] = [0] * plan.rounds
     layers: list[list[str]] = [[] for _ in sent]
-    done = dict.fromkeys((plan.input.name, LABELS), 0)
     for layer in plan.layers:
-        start = max(done[name] for name in layer.reads)
-        openings = layer.openings(plan.ring_bits, 1)
-        for at, count in enumerate(openings, start):
+        for at, count in zip(plan.schedule[layer.name], layer.openings(plan.ring_bits, 1), strict=True):
             sent[at] += count
             layers[at].append(layer.name if layer.op in layer.name else f"{layer.name} ({layer.op})")
-        done[layer.name] = start + len(openings)
     return [ScheduledRound(bytes=count, layers=tuple(names)) for count, names in zip(sent, layers, strict=True)]
 
 

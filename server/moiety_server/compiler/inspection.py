@@ -19,7 +19,8 @@ from rich.table import Table
 from moiety_server.compiler.compile import Compiled
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.messages.wire import request_bytes, result_bytes
-from moiety_shared.plan.layers import Conv, Cost
+from moiety_shared.plan.cost import Cost
+from moiety_shared.plan.layers import Conv
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import ReLU
 from moiety_shared.plan.plan import Input, Output, Plan

@@ -1,4 +1,4 @@
-"""The layers of a plan: what each computes, on which shapes, and what it costs. Shapes and scales, never a weight.
+"""The layers of a plan: what each computes, on which shapes, and what it opens. Shapes and scales, never a weight.
 
 A wire is a tensor with the rows (inputs of one batch) first; shapes here leave the rows out. Three kinds of wire:
 
@@ -52,28 +52,6 @@ class Correction:
     @property
     def row_bytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a layer or plan costs for some number of rows.
-
-    `online_bytes` is what each party sends; `offline_bytes` is what the dealer sends (to party 1 only);
-    `multiply_adds` are the ring multiplications of one online product; `comparisons` the signs looked up.
-    """
-
-    rounds: int = 0
-    online_bytes: int = 0
-    offline_bytes: int = 0
-    multiply_adds: int = 0
-    comparisons: int = 0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(a + b for a, b in zip(_fields(self), _fields(other), strict=True)))
-
-
-def _fields(cost: Cost) -> tuple[int, int, int, int, int]:
-    return cost.rounds, cost.online_bytes, cost.offline_bytes, cost.multiply_adds, cost.comparisons
 
 
 def ring_dtype(bits: int) -> str:
@@ -135,17 +113,6 @@ class Layer(Public):
     def comparisons(self) -> int:
         """Signs looked up for one row."""
         return 0
-
-    def cost(self, ring_bits: int, rows: int) -> Cost:
-        """Cost for `rows` rows that are evaluated together."""
-        openings = self.openings(ring_bits, rows)
-        return Cost(
-            len(openings),
-            sum(openings),
-            rows * sum(c.row_bytes for c in self.corrections(ring_bits)),
-            rows * self.multiply_adds,
-            rows * self.comparisons,
-        )
 
 
 class Unary(Layer):

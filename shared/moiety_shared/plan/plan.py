@@ -1,7 +1,7 @@
 """The plan: the public description of what the parties compute. Shapes and scales, never a weight.
 
-Everybody who takes part names a plan by its digest, so nobody can be talked into another computation. The plan also
-states what a run costs; the formulas are held against the bytes that really crossed the wire. No torch here.
+Everybody who takes part names a plan by its digest, so nobody can be talked into another computation. A plan says
+what a run of it costs, too. No torch here.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from pydantic import FailFast, Field, model_validator
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.fixed_point import grid
 from moiety_shared.formats import Document
+from moiety_shared.plan.cost import Cost, layer_cost, schedule
 from moiety_shared.plan.layers import (
     MAX_ELEMENTS,
     Bias,
     Conv,
-    Cost,
     Linear,
     Mul,
     Name,
@@ -252,20 +252,22 @@ class Plan(Document):
         return [(at, min(at + self.slice_rows, rows)) for at in range(0, rows, self.slice_rows)]
 
     @cached_property
+    def schedule(self) -> dict[str, range]:
+        """The rounds in which each layer opens values, counted from 0, by layer."""
+        return schedule((self.input.name, LABELS), self.layers, self.ring_bits)
+
+    @cached_property
     def rounds(self) -> int:
         """Openings that follow one another; layers that do not wait for each other share theirs."""
-        done = dict.fromkeys((self.input.name, LABELS), 0)
-        for layer in self.layers:
-            done[layer.name] = max(done[name] for name in layer.reads) + len(layer.openings(self.ring_bits, 1))
-        return max(done.values())
+        return max(rounds.stop for rounds in self.schedule.values())
 
     def costs(self, rows: int) -> dict[str, Cost]:
         """Cost of each layer for `rows` inputs; its rounds are its own, whatever they are shared with."""
         slices = [end - first for first, end in self.slices(rows)]
         return {
             layer.name: replace(
-                sum((layer.cost(self.ring_bits, count) for count in slices), Cost()),
-                rounds=len(layer.openings(self.ring_bits, 1)),
+                sum((layer_cost(layer, self.ring_bits, count) for count in slices), Cost()),
+                rounds=len(self.schedule[layer.name]),
             )
             for layer in self.layers
         }
