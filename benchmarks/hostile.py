@@ -27,7 +27,8 @@ from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.errors import MoietyError, ServiceUnavailable
 from moiety_local import mnist
-from moiety_local.deployment import ROLES, Deployment
+from moiety_local.deployment import Deployment
+from moiety_local.site import ROLES
 from moiety_service.http.serving import file_limit
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.messages.access import AccessFile

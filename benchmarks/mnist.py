@@ -19,8 +19,9 @@ from moiety_client.client import Client
 from moiety_client.exchange import Sealer
 from moiety_client.telemetry import Telemetry
 from moiety_local import mnist
-from moiety_local.deployment import ROLES, Deployment
+from moiety_local.deployment import Deployment
 from moiety_local.folder import DeploymentError
+from moiety_local.site import ROLES
 from moiety_service.http import clients
 from moiety_service.http.ports import LOOPBACK, reserved
 from moiety_service.observability import tracing

@@ -21,7 +21,8 @@ from torch import Tensor
 from moiety_client.client import Client
 from moiety_client.errors import from_problem
 from moiety_client.settings import ClientSettings
-from moiety_local.deployment import ROLES, Deployment
+from moiety_local.deployment import Deployment
+from moiety_local.site import ROLES
 from moiety_server.compiler.ir import NotServable
 from moiety_server.owner import Owner
 from moiety_server.publish import publish

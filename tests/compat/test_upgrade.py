@@ -16,7 +16,8 @@ from torch import nn
 
 from moiety_client.client import Client
 from moiety_client.errors import MoietyError, NotAllowed
-from moiety_local.deployment import Deployment, DeploymentError
+from moiety_local.deployment import Deployment
+from moiety_local.folder import DeploymentError
 
 LEFT = Path(__file__).parent / "0.1.0" / "deployment"
 ORDER = ("crypto_provider", "bob", "alice", "server")

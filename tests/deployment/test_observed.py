@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from moiety_client.client import Client
 from moiety_client.telemetry import Telemetry
-from moiety_local.deployment import ROLES, Deployment
+from moiety_local.deployment import Deployment
+from moiety_local.site import ROLES
 from moiety_service.http.ports import reserved
 from moiety_shared.messages.access import AccessFile
 from tests import monitoring

@@ -10,7 +10,8 @@ import httpx
 import numpy as np
 
 from moiety_client.client import Client
-from moiety_local.deployment import ROLES, Deployment
+from moiety_local.deployment import Deployment
+from moiety_local.site import ROLES
 
 Digits = tuple[np.ndarray, np.ndarray]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moiety_local.deployment import _COMMANDS, _environment, _moiety
+from moiety_local.deployment import COMMANDS
+from moiety_local.site import clean_environment, moiety
 from moiety_service.http.ports import reserved
 from tests.databases import Postgres
 from tests.scale.replicated import REPLICAS, Replicated, predict_all
@@ -35,11 +36,11 @@ class BehindNginx(Replicated):
             folder.mkdir(mode=0o700)
             port = self.replica_ports[name] = self._held.enter_context(reserved())
             own = {"MOIETY_PARTY_PORT": str(port), "MOIETY_PARTY_DATA_DIR": str(folder)}
-            self._run(name, _moiety(*_COMMANDS[role]), _environment() | self.settings(role) | own)
+            self._run(name, moiety(*COMMANDS[role]), clean_environment() | self.settings(role) | own)
         if role == "alice":  # the last of them
             file = self.root / "nginx.conf"
             file.write_text(self.configuration())
-            self._run("nginx", ["nginx", "-e", "stderr", "-g", "daemon off;", "-c", str(file)], _environment())
+            self._run("nginx", ["nginx", "-e", "stderr", "-g", "daemon off;", "-c", str(file)], clean_environment())
 
     def configuration(self) -> str:
         """The file, with this machine's ports in place of the containers' names."""

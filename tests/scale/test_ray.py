@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from moiety_local.deployment import _environment
+from moiety_local.site import clean_environment
 from tests.databases import Postgres
 from tests.scale.rays import Cluster, config
 from tests.scale.replicated import REPLICAS, Replicated, predict_all
@@ -33,7 +33,9 @@ class OnRay(Replicated):
         if role not in _FILES:
             super().start_role(role)
             return
-        cluster = self.clusters[role] = Cluster(self.root / f"{role}-ray.log", _environment() | self.settings(role))
+        cluster = self.clusters[role] = Cluster(
+            self.root / f"{role}-ray.log", clean_environment() | self.settings(role)
+        )
         for number in range(1, _NODES[role] + 1):
             folder = self.folder(role, number)
             folder.mkdir(mode=0o700)
