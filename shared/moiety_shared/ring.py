@@ -58,9 +58,6 @@ class Ring:
         """Bit `index` of every element, 0 or 1."""
         return (x >> index) & 1
 
-    def msb(self, x: Array) -> Array:
-        return self.bit(x, self.bits - 1)
-
     def matmul(self, a: Array, b: Array) -> Array:
         """(n, i) and (o, i) to (n, o): a b^T mod 2^k. This layout of b is the one torch is quick with."""
         return self.wrap((torch.from_numpy(a) @ torch.from_numpy(b).t()).numpy())

@@ -39,8 +39,7 @@ from moiety_shared.crypto import tokens
 from moiety_shared.crypto.channel import Channel
 from moiety_shared.crypto.possession import thumbprint
 from moiety_shared.crypto.tokens import Grant, Quota
-from moiety_shared.messages.catalogue import Access, Entry, SignedEntry, sign
-from moiety_shared.messages.catalogue import Party as PublicParty
+from moiety_shared.messages.catalogue import Access, Entry, PartyEndpoint, SignedEntry, sign
 from moiety_shared.messages.upload import Draws, MaskedModel
 from moiety_shared.messages.wire import FrameKind
 from moiety_shared.plan.plan import Plan
@@ -393,7 +392,7 @@ class World:
             upload_id=upload_id,
             plan=self.plan,
             parties=tuple(  # type: ignore[arg-type]
-                PublicParty(name=n, url=f"https://{n}", sealing_key=node.party.identity.keyring.public.text())
+                PartyEndpoint(name=n, url=f"https://{n}", sealing_key=node.party.identity.keyring.public.text())
                 for n, node in zip(("alice", "bob"), nodes, strict=True)
             ),
             access=access,

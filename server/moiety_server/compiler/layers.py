@@ -246,10 +246,6 @@ def flat(b: Builder, x: ir.Node, apply: Callable[[ir.Node], ir.Node]) -> ir.Node
     return b.reshape(y, (y.shape[0], y.shape[2]))
 
 
-def matmul(b: Builder, x: ir.Node, matrix: Tensor) -> ir.Node:
-    return b.linear(x, matrix.T)
-
-
 def split(b: Builder, x: ir.Node, sizes: Sequence[int], axis: int) -> list[ir.Node]:
     limits = [0]
     for size in sizes:

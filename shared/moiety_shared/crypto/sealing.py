@@ -37,7 +37,6 @@ from moiety_shared.problems import Problem, ProblemType
 KEY_ID_BYTES = 8
 SEAL_OVERHEAD = 1144  # bytes: the key's id (8), the encapsulated key (1088 + 32) and the tag (16)
 RESULT_OVERHEAD = 28  # bytes: the nonce (12) and the tag (16)
-RESULT_KEY_BYTES = 32
 CHUNK_OVERHEAD = 16  # bytes: the tag
 CHUNK_KEY_BYTES = 32
 _NONCE = 12

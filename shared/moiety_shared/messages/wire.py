@@ -20,7 +20,6 @@ from moiety_shared.problems import Problem, ProblemType
 
 MEDIA_TYPE = "application/vnd.moiety.v1"
 ID_BYTES = 16
-DIGEST_BYTES = 32
 _MAGIC_BYTES, _TIME_BYTES = 4, 8
 _REQUEST = struct.Struct("<4s16s32s16s32sQIII")  # magic, upload, plan, request, digest, time, rows, two lengths
 _RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths

@@ -249,6 +249,3 @@ def _total(parts: Any) -> Array:
     for part in iterator:
         total = total + part if part.shape != total.shape else np.add(total, part, out=total)
     return np.ascontiguousarray(total)
-
-
-LocalLayer = Reshape | Permute | Slice | Pad | Upsample | Sum | SumPool | Concat | Combine
