@@ -59,7 +59,7 @@ class Prediction:
 
     @property
     def names(self) -> list[str]:
-        """The same as text, where the model names its classes."""
+        """The likeliest class of each input, as text: its name where the model names its classes, else its number."""
         return [self.classes[i] if self.classes else str(i) for i in self.labels]
 
     @classmethod

@@ -189,7 +189,7 @@ class Core:
 
     @staticmethod
     def _anew(sealer: Sealer, call: Call, redraw: Draw) -> Call:
-        """The same inputs in another request."""
+        """Another request with the inputs of `call`."""
         elements = call.elements()
         return sealer.call(elements, call.recipients, redraw(sealer.entry, elements))
 

@@ -98,7 +98,7 @@ class Call:
         return joined(self.entry.plan, self.shares(answer))
 
     def shares(self, answer: bytes) -> tuple[RingArray, RingArray]:
-        """The same, still in alice's and bob's halves; both empty where the client is not among the recipients."""
+        """What the plan gives out, as alice's and bob's shares. Both are empty where the client is not a recipient."""
         plan = self.entry.plan
         dtype = np.dtype(np.uint8) if plan.output.kind == "labels" else np.dtype(fixed_point.ring_dtype(plan.ring_bits))
         try:

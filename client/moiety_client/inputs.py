@@ -38,8 +38,10 @@ def encode(entry: Entry, given: Any) -> RingArray:
 
 
 def encode_labelled(entry: Entry, given: Any, labels: npt.ArrayLike) -> RingArray:
-    """The same for a private evaluation: each input is followed by its label, an int below the number of
-    classes, or a class's name."""
+    """Ring elements (n, input size + 1) for a private evaluation: each input is followed by its label.
+
+    A label is an int below the number of classes, or a class's name. Raises InvalidInput.
+    """
     classes = entry.plan.input.classes
     if not classes or entry.plan.output.kind != "count":
         raise InvalidInput(f"model {entry.name!r} is not published for evaluation: call predict")

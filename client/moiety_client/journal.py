@@ -127,7 +127,7 @@ class RunJournal:
         return drawn
 
     def redrawn(self, entry: Entry, elements: RingArray) -> Drawn:
-        """The same for a new request: the parties do not accept the one that was under way any more."""
+        """Fresh draws for a batch whose request the parties do not accept any more."""
         self._pending.unlink(missing_ok=True)
         return self.drawn(entry, elements)
 

@@ -86,7 +86,7 @@ class Run:
         return tasks.prediction(rows, 0, self._journal.drawn, self._journal.redrawn)
 
     def keep(self, answer: Prediction) -> Prediction:
-        """The same, once it is safe."""
+        """Writes an answer to the journal, if there is one, and returns it."""
         if self._journal is not None and self._elements is not None:
             self._journal.keep(self._elements, answer)
         self._advance(answer)
@@ -109,7 +109,7 @@ def each(given: Any) -> Iterator[Any]:
 
 
 async def each_async(given: Any) -> AsyncIterator[Any]:
-    """The same of what may be an asynchronous iterator."""
+    """The inputs, or stacks of them, one after another; `given` may be an asynchronous iterator."""
     if hasattr(given, "__aiter__"):
         async for item in given:
             yield item

@@ -25,12 +25,12 @@ from moiety_local.deployment import Deployment
 from moiety_local.site import ROLES
 from moiety_server.compiler.ir import NotServable
 from moiety_server.owner import Owner
-from moiety_server.publish import publish
+from moiety_server.publication import publish
 from moiety_server.settings import ServerSettings
 from moiety_service.security.identity import Identity
 from moiety_shared.problems import Problem
 from moiety_shared.ring import Array
-from moiety_syft.compiling import Program, compile_expression
+from moiety_syft.compilation import Program, compile_expression
 from moiety_syft.errors import Unsupported
 from moiety_syft.expression import Sums, TensorNode, sums
 from moiety_syft.translation import Expression

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from moiety_syft import supported
+from moiety_syft import support
 from moiety_syft.errors import Unsupported
 from moiety_syft.expression import Operation, TensorNode, known, name_of
 from moiety_syft.session import Session
@@ -189,7 +189,7 @@ def _recorded(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if func._schema.is_mutable:
         return _in_place(func, args, kwargs)
     name, place = name_of(func), _place()
-    supported.check(name, place)
+    support.check(name, place)
     given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
     full = [given.get(a.name, a.default_value) for a in func._schema.arguments]
     secrets = [t for t in pytree.tree_leaves(full) if isinstance(t, SharedTensor)]
@@ -210,7 +210,7 @@ def _recorded(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     )
     decimals = [t._node.fixed for t in secrets if t._node.fixed is not None]
     fixed = max(decimals) if decimals else None
-    nodes = _moved(operation, fixed) if name in supported.MOVES else None
+    nodes = _moved(operation, fixed) if name in support.MOVES else None
 
     def made(index: int, result: Tensor) -> SharedTensor:
         if nodes is not None:

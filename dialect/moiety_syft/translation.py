@@ -23,7 +23,7 @@ from moiety_server.compiler import ir
 from moiety_server.compiler.aten import OPS, RESHAPES
 from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.hints import hint_for
-from moiety_server.compiler.simplify import finish
+from moiety_server.compiler.simplification import finish
 from moiety_shared.ring import Array
 from moiety_syft.expression import Operation, Shape, TensorNode, ordered
 from moiety_syft.handlers import HANDLERS, At

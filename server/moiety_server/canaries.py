@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from moiety_server.compiler.compile import Compiled, run_float
+from moiety_server.compiler.compilation import Compiled, run_float
 from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.fixed_point import decode, finish

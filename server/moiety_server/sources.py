@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moiety_server.compiler import ir
-from moiety_server.compiler.compile import Compiled, Reveal, compile_model, load_onnx
+from moiety_server.compiler.compilation import Compiled, Reveal, compile_model, load_onnx
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.origin import shown
 from moiety_server.zoo import network, samples

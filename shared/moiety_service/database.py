@@ -129,9 +129,11 @@ class Database:
 
     @contextmanager
     def wipe(self) -> Iterator[Connection]:
-        """The same, and what is overwritten or deleted in it is in none of SQLite's files when the block ends, unless
-        somebody is just reading there: then it is when the next one ends. PostgreSQL keeps old rows for a while, see
-        docs/state.md."""
+        """One transaction after which what it overwrites or deletes is in none of SQLite's files any more.
+
+        While somebody else reads, SQLite keeps the old values until the end of the next such transaction. PostgreSQL
+        keeps old rows for a while, see docs/state.md. Raises Problem STATE_UNAVAILABLE.
+        """
         with self.write() as connection:
             yield connection
         if not self.shared:

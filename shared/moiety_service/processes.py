@@ -13,7 +13,7 @@ def of_port(port: int) -> str:
 
 
 def of_file(path: Path) -> str:
-    """The same, of whoever has a file open."""
+    """The process that has a file open, as `process 4242 (moiety party bob)`; empty where the system does not tell."""
     return _holder([str(path.resolve())])
 
 

@@ -11,7 +11,7 @@ from moiety_client.canaries import Canaries
 from moiety_client.client import Prediction
 from moiety_client.errors import CanaryFailed, InvalidInput, ResultRejected
 from moiety_server import canaries, sources
-from moiety_server.compiler.compile import Compiled, compile_model
+from moiety_server.compiler.compilation import Compiled, compile_model
 from moiety_server.compiler.ir import NotServable
 from moiety_shared.crypto.prg import new_seed
 from moiety_shared.crypto.sealing import PrivateKey

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from moiety_server import sources
 from moiety_server.compiler import ir, ranges
-from moiety_server.compiler.compile import Compiled, compile_model, encode_rows
+from moiety_server.compiler.compilation import Compiled, compile_model, encode_rows
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.lowering import smooth
 from moiety_server.compiler.scales import Precision

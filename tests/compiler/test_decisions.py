@@ -11,7 +11,7 @@ from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.lowering.emitter import Emitter
 from moiety_server.compiler.scales import Precision
-from moiety_server.compiler.simplify import finish
+from moiety_server.compiler.simplification import finish
 from moiety_shared.plan.plan import Plan
 from moiety_shared.ring import Array
 from tests.protocols.running import Run

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
-from moiety_server.compiler.compile import compile_model
+from moiety_server.compiler.compilation import compile_model
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.onnx.graph import read_onnx
 from tests.compiler.onnx_files import FLOAT, attribute, branch, constant, dense, model, node, sparse, sparse_initializer

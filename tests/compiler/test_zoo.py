@@ -18,7 +18,7 @@ from torchvision.models import (
 from torchvision.models.googlenet import Inception
 from torchvision.ops.misc import SqueezeExcitation
 
-from moiety_server.compiler.compile import compile_model, encode_rows
+from moiety_server.compiler.compilation import compile_model, encode_rows
 from moiety_server.sources import torchvision_model
 from tests.protocols.running import Run
 

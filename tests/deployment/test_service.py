@@ -17,7 +17,7 @@ from moiety_client.errors import UnknownModel
 from moiety_client.exchange import Call, Sealer
 from moiety_local import mnist
 from moiety_local.deployment import Deployment
-from moiety_server.publish import upload_body
+from moiety_server.publication import upload_body
 from moiety_service.http import clients
 from moiety_service.security.identity import Identity
 from moiety_shared.crypto.prg import new_seed

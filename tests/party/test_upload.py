@@ -22,7 +22,7 @@ from moiety_party.party import Party
 from moiety_party.provider import Provider
 from moiety_party.settings import PartySettings
 from moiety_party.store import ModelStore
-from moiety_server.publish import upload_body
+from moiety_server.publication import upload_body
 from moiety_service.security.identity import Identity
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.crypto.sealing import PublicKey

@@ -9,11 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from moiety_server import publish as publishing
-from moiety_server import sources
-from moiety_server.compiler.compile import Compiled
+from moiety_server import publication, sources
+from moiety_server.compiler.compilation import Compiled
 from moiety_server.owner import Owner
-from moiety_server.publish import publish
+from moiety_server.publication import publish
 from moiety_server.settings import ServerSettings
 from moiety_service.security.identity import Identity
 from moiety_shared.messages.catalogue import SignedEntry
@@ -122,7 +121,7 @@ def compiled() -> Compiled:
 
 @pytest.fixture
 def w(tmp_path: Path, identities: dict[str, Identity], monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(publishing.canaries, "choose", lambda _: ())
+    monkeypatch.setattr(publication.canaries, "choose", lambda _: ())
     return World(tmp_path, identities)
 
 

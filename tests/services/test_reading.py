@@ -15,7 +15,7 @@ from moiety_client.core import read_access
 from moiety_client.errors import AccessFileError
 from moiety_server import sources
 from moiety_server.compiler.ir import NotServable
-from moiety_server.publish import open_count
+from moiety_server.publication import open_count
 from moiety_service import files
 from moiety_shared.crypto.sealing import PrivateKey
 from moiety_shared.messages.wire import OwnerCount

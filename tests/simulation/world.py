@@ -31,7 +31,7 @@ from moiety_party.helper.helper import Helper
 from moiety_party.leader.leader import Leader
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
-from moiety_server.publish import upload_body
+from moiety_server.publication import upload_body
 from moiety_service.http.draining import Drain
 from moiety_service.security import keys
 from moiety_service.security.identity import LINKS, Identity

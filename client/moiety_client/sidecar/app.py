@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
 from moiety_client.settings import ClientSettings
-from moiety_client.sidecar import messages, page, protocol, show
+from moiety_client.sidecar import demonstration, messages, page, protocol
 from moiety_client.sidecar.guard import Guard, check_bind
 from moiety_client.sidecar.metrics import ClientMetrics
 from moiety_client.sidecar.upstream import Upstream
@@ -54,7 +54,7 @@ def build(
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", "") not in _FOREIGN_PAGES]
     decoding = CapacityLimiter(_DECODED_AT_ONCE)
     app.include_router(protocol.routes(upstream, decoding))
-    app.include_router(show.routes(upstream, decoding))
+    app.include_router(demonstration.routes(upstream, decoding))
     page.serve(app)
     messages.describe(app)
     return app

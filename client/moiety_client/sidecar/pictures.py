@@ -28,7 +28,7 @@ def decode(raw: bytes, how: Preprocessing, *, invert: bool = False) -> npt.NDArr
 
 
 def decode_all(files: list[bytes], entry: Entry) -> npt.NDArray[np.uint8]:
-    """The same for the files of one request, stacked."""
+    """Pixels (n, height, width), or (n, height, width, 3), of the picture files of one request. Raises Problem."""
     if len(files) > entry.max_rows:
         raise refused(f"at most {entry.max_rows} picture files in one request")
     if not files:

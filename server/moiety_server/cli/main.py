@@ -11,7 +11,7 @@ from moiety_server.cli.management import PANEL
 from moiety_service.cli.terminal import Exit, Json, console, ended, example, line, say
 
 if TYPE_CHECKING:
-    from moiety_server.compiler.compile import Reveal as RevealKind
+    from moiety_server.compiler.compilation import Reveal as RevealKind
     from moiety_service.cli.diagnosis import Patient
 
 
@@ -173,7 +173,7 @@ def publish(
     """
     from moiety_server import sources
     from moiety_server.compiler.ir import NotServable
-    from moiety_server.publish import publish as put
+    from moiety_server.publication import publish as put
 
     try:
         source = sources.load(
@@ -215,7 +215,7 @@ def count(
     as_json: Json = False,
 ) -> None:
     """How many labels were right in private evaluations whose number only the owner may read."""
-    from moiety_server.publish import open_count
+    from moiety_server.publication import open_count
     from moiety_service.files import TooLarge, content
 
     with management.owner() as owner:

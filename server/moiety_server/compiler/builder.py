@@ -20,7 +20,8 @@ from moiety_server.compiler.movements import Movements
 class AffineNode(ir.Node):
     """x * scale + shift with secret constants of as many axes as x: a batch norm, a parameter added or multiplied.
 
-    Only between a front end and `simplify`, which folds it into the layer before it, or writes it as Conv or Bias.
+    It stands only between a front end and `simplification`, which folds it into the layer before it, or writes it as a
+    ConvNode or a BiasNode.
     """
 
     scale: Tensor | None

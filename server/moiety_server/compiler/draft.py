@@ -11,7 +11,7 @@ from moiety_server.compiler.ir import NotServable, Shape
 NodeT = TypeVar("NodeT", bound=ir.Node)
 _MOST_VALUES = 1 << 26  # of one wire: twenty times the largest of VGG-16 at 224 x 224
 _MOST_AXES = 8  # a plan has no more
-_LONGEST_NAME = 58  # of 64: `simplify` appends to it, with a dash, which no other name has but before its number
+_LONGEST_NAME = 58  # of 64: `simplification` appends to it, with a dash, which no other name has but before its number
 
 
 class NodeHead(TypedDict):

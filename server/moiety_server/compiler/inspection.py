@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from moiety_server.compiler.compile import Compiled
+from moiety_server.compiler.compilation import Compiled
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.messages.wire import request_bytes, result_bytes
 from moiety_shared.plan.cost import Cost

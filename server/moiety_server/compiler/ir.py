@@ -1,8 +1,8 @@
 """The model between its framework and the plan: a short list of float operations on tensors with the batch first.
 
-Front ends (torch.export, ONNX) produce it, `compile` turns it into a plan. Every node can compute itself in torch, so
-the graph that is compiled is the graph that was calibrated, and a front end is tested by comparing `run` with the
-model.
+Front ends (torch.export, ONNX) produce it, `compilation` turns it into a plan. Every node can compute itself in torch.
+So the graph that is compiled is the graph that was calibrated, and a front end is tested by comparing `run` with the
+model. Operations are called nodes here (`ConvNode`); what the plan makes of them are layers (`Conv`).
 """
 
 import math
@@ -302,7 +302,7 @@ class Graph:
         return dict(self.wires(x, keep=True))
 
     def wires(self, x: Tensor, *, keep: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """The same one after the other, each held, without `keep`, until its last reader has run."""
+        """Each wire's name and value in turn. Without `keep`, a value is let go of after its last reader."""
         values: dict[str, Tensor] = {}
         for node, done in zip(self.nodes, self._read_last(), strict=True):
             values[node.name] = node.forward(

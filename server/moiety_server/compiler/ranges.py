@@ -2,8 +2,8 @@
 
 Interval arithmetic over the graph is sound but widens with depth: a few layers in, it exceeds what really occurs by
 more bits than there are to give away. So a wire's range is the proved one where that costs little precision, and else
-the measured one with head-room; `compile` reports which. An input of the declared range that exceeds a measured range
-by more than the head-room is the one case in which an output can be wrong.
+the measured one with head-room; `compilation` reports which. An input of the declared range that exceeds a measured
+range by more than the head-room is the one case in which an output can be wrong.
 """
 
 import math

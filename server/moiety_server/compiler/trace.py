@@ -30,7 +30,7 @@ from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.hints import hint_for
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.origin import Origin, of_exception, without_paths
-from moiety_server.compiler.simplify import Final, finish
+from moiety_server.compiler.simplification import Final, finish
 
 _FINAL: dict[str, Final] = {
     "softmax.int": "softmax",

@@ -27,8 +27,6 @@ _READY_SECONDS = 1.0
 _ASKING_SECONDS = 5.0
 _MAX_PLACES = 20
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-
 
 def small_bodies(_path: str) -> int:
     """The limit where nothing large is expected: 1 MiB."""

@@ -41,7 +41,7 @@ def client(
 def async_client(
     base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT, ca: Path | str | None = None
 ) -> httpx.AsyncClient:
-    """The same, asynchronous."""
+    """An asynchronous client of one service, for whoever presents `credential` to it."""
     transport = httpx.AsyncHTTPTransport(verify=tls_context(ca), socket_options=_OPTIONS, trust_env=False)
     return httpx.AsyncClient(
         base_url=base_url, headers=_headers(credential), timeout=timeout, transport=transport, trust_env=False

@@ -60,7 +60,10 @@ class Keyring:
         return self._pair(envelope).private.open(envelope, context)
 
     def open_kept(self, envelope: bytes, context: bytes) -> bytes:
-        """The same, for what comes again and again: it is kept in memory, and forgotten with the key at the latest."""
+        """The message of an envelope that comes again and again: it is kept in memory until its key goes, at most.
+
+        Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs.
+        """
         return self._pair(envelope).opened(envelope, context)
 
     def _pair(self, envelope: bytes | memoryview) -> _Pair:

@@ -44,11 +44,11 @@ class Stream:
         return out
 
     def fill(self, name: str, out: npt.NDArray[Any]) -> None:
-        """The same into an existing contiguous array."""
+        """Writes what `words` returns into an existing contiguous array."""
         _fill(self._encryptor(name), out)
 
     def pieces(self, name: str, count: int, dtype: npt.DTypeLike, most: int) -> Iterator[npt.NDArray[Any]]:
-        """The same `count` words in their order, at most `most` at a time: so they need not all be in memory."""
+        """`count` uniform words in their order, at most `most` at a time, so that they need not all be in memory."""
         encryptor = self._encryptor(name)
         for start in range(0, count, most):
             out = np.empty(min(most, count - start), dtype=dtype)

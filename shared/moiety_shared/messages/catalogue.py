@@ -102,7 +102,7 @@ class Entry(Document):
         return "\n".join(f"{name:12} {text}" for name, text in self.facts().items())
 
     def facts(self) -> dict[str, str]:
-        """The same, each in words."""
+        """What a client may want to know of it, in words, by what it is about."""
         plan, how = self.plan, self.preprocessing
         shape = " x ".join(map(str, plan.input.shape))
         takes = f"inputs of shape {shape}, from {plan.input.low:.4g} to {plan.input.high:.4g}"

@@ -275,7 +275,7 @@ def piece_sizes(plan: Plan) -> Iterator[int]:
 
 
 def sealed_sizes(plan: Plan) -> Iterator[int]:
-    """The same, sealed."""
+    """Bytes of w^'s chunks as they are sent: each is sealed."""
     return (size + CHUNK_OVERHEAD for size in piece_sizes(plan))
 
 

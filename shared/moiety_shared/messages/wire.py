@@ -235,7 +235,7 @@ class Start(NamedTuple):
 
 
 def unpack_start(payload: bytes) -> Start:
-    """The same, read."""
+    """Reads a START frame. Raises Problem MALFORMED for anything else."""
     if len(payload) < _START.size:
         raise malformed("a START frame is shorter than its header")
     lease, first_row, length, trace = _START.unpack_from(payload)

@@ -279,7 +279,7 @@ class Bias(Unary):
 
 
 class Reshare(Unary):
-    """The same values in fresh shares: what a client shared is dithered by nobody's choice after it. No round."""
+    """Fresh shares of a wire: what a client shared is dithered by nobody's choice after it. No round."""
 
     op: Literal["reshare"] = "reshare"
 

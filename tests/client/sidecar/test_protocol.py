@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from moiety_client.errors import ResultRejected, UntrustedEntry
-from moiety_client.sidecar import show
-from moiety_client.sidecar.show import _drawn, schedule
+from moiety_client.sidecar import demonstration
+from moiety_client.sidecar.demonstration import _drawn, schedule
 from moiety_client.sidecar.upstream import problem_of
 from moiety_shared.messages.catalogue import Entry, Preprocessing
 from moiety_shared.problems import Problem, ProblemType
@@ -203,7 +203,7 @@ def test_trust_that_fails_is_not_called_a_pause() -> None:
     [("rounds;dur=2", 2.0), ("rounds;dur=0.000", None), ("rounds;dur=1.2.3", None), ("rounds;dur=" + "9" * 5000, None)],
 )
 def test_a_time_that_is_no_number_is_not_shown(told: str, milliseconds: float | None) -> None:
-    assert show._rounds_ms(httpx.Response(200, headers={"server-timing": told})) == milliseconds
+    assert demonstration._rounds_ms(httpx.Response(200, headers={"server-timing": told})) == milliseconds
 
 
 def test_shares_and_bytes_are_those_of_the_very_call(local: Local, sidecar: InProcess, digits: Any) -> None:

@@ -176,7 +176,10 @@ def _location(tensor: TensorProto) -> str:
 
 
 def _beside(folder: Path, tensors: list[TensorProto]) -> dict[str, TensorProto]:
-    """The same with their values. Raises NotServable for what is not a part of a regular file in that folder."""
+    """The tensors by name, with their values, which lie in files beside the model.
+
+    Raises NotServable for what is not a part of a regular file in that folder.
+    """
     by_file: dict[str, list[TensorProto]] = {}
     for tensor in tensors:
         by_file.setdefault(_location(tensor), []).append(tensor)

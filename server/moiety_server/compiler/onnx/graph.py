@@ -26,7 +26,7 @@ from moiety_server.compiler.onnx.constants import Constants, unpacked
 from moiety_server.compiler.onnx.operators import OPS, OnnxNode
 from moiety_server.compiler.operations import Value
 from moiety_server.compiler.origin import shown
-from moiety_server.compiler.simplify import Final, finish
+from moiety_server.compiler.simplification import Final, finish
 
 _DYNAMIC = 7919  # stands for a batch that the file leaves open; a prime, so that no other dimension is it
 _SHAPES = 64  # elements of what may say a shape, and is shown to shape inference

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moiety_server.compiler import ir, ranges, scales
-from moiety_server.compiler.compile import Compiled, encode_rows
+from moiety_server.compiler.compilation import Compiled, encode_rows
 from moiety_server.compiler.lowering.emitter import Emitter
 from moiety_server.compiler.scales import Precision
 from moiety_shared import reference
@@ -72,7 +72,7 @@ def compile_expression(expression: Expression, *, total: bool) -> Program:
 
 
 def _uniform(size: int) -> Array:
-    """The same numbers from 0 to 1 every time: a plan must not depend on more than its expression."""
+    """Numbers from 0 to 1, alike every time: a plan must not depend on more than its expression."""
     rows = max(8, min(64, _CALIBRATION_VALUES // size))
     words = Stream(bytes(32), "calibration").words("uniform", (rows, size), np.uint32)
     return words.astype(np.float64) / 2.0**32

@@ -10,7 +10,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_server import canaries
-from moiety_server.compiler.compile import Compiled
+from moiety_server.compiler.compilation import Compiled
 from moiety_server.owner import NAMES, Owner
 from moiety_service.security.keyring import Keyring
 from moiety_shared.crypto.sealing import PublicKey
