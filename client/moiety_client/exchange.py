@@ -51,7 +51,7 @@ class Drawn:
 
 @dataclass(frozen=True, repr=False)
 class TokenHolder:
-    """Who asks: a token, and the key that it is bound to. Without a key, handshakes are not signed."""
+    """Who asks: somebody with a token and the key that it is bound to. Without a key, handshakes are not signed."""
 
     token: str = ""
     key: Ed25519PrivateKey | None = None

@@ -27,7 +27,7 @@ from moiety_shared.plan.layers import Public
 
 
 class JournalHead(Public):
-    """What a run is of."""
+    """The first line of a journal: which run it is of."""
 
     format: Literal[1] = 1
     model: str
@@ -58,7 +58,10 @@ class Pending(Public):
 
 
 class RunJournal:
-    """Opened by one run at a time, which reads what is there in order and then adds to it. Raises ResumeRefused."""
+    """The file of a run that can be resumed: its finished batches, and what was drawn for the next one.
+
+    One run at a time has it open. It reads what is there, in order, and then adds to it. Raises ResumeRefused.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -28,7 +28,7 @@ class Seen(Public):
 
 
 class StateFile:
-    """One client's. Everything it does is on the disk, in the file if there is one, when it returns."""
+    """What one client remembers from run to run, in a file if it has one. A change is on the disk when it returns."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path

@@ -64,6 +64,8 @@ class Role:
 
 @dataclass(frozen=True)
 class PublishedModel:
+    """A model in the owner's catalogue."""
+
     name: str
     version: int
     description: str

@@ -1,5 +1,7 @@
-"""The wires of a plan that is being written, and what a node may need of one: fewer bits, the plan's ring, an
-opening."""
+"""The wires of a plan that is being written, and what a node may need of one.
+
+It may need fewer bits, the plan's ring, or an opening. Each is written once for a wire, however many nodes need it.
+"""
 
 import math
 from collections.abc import Mapping
@@ -63,11 +65,12 @@ class Writer:
         self._opened: dict[str, str] = {}
 
     def bounds(self, node: ir.Node) -> tuple[float, float]:
-        """Between which real values the node's lie."""
+        """The least and the largest real value that the node can yield."""
         known = self.known[node.name]
         return known.low, known.high
 
     def add(self, layer: AnyLayer) -> None:
+        """Appends a layer, which is of the node that is being written."""
         self.layers.append(layer)
         self.origins[layer.name] = self.node.origin
         if isinstance(layer, local.Local | plan_layers.Bias) and self._shared.intersection(layer.reads):
