@@ -12,7 +12,7 @@ import pytest
 from moiety_party import hello
 from moiety_party.hello import answer, call
 from moiety_party.lane import Lane
-from moiety_party.leader import leader
+from moiety_party.leader.leases import stock_at_bob
 from moiety_shared.crypto.sealing import PrivateKey
 from moiety_shared.formats import PEER
 from moiety_shared.messages.wire import Frame, FrameKind
@@ -202,7 +202,7 @@ def test_a_link_that_never_says_hello_is_closed(monkeypatch: pytest.MonkeyPatch,
 def test_stock_that_makes_no_sense_is_no_stock(said: object) -> None:
     model = SimpleNamespace(upload_id="u")
     whole = {"lease": "l", "position": 7, "made": 8, "gaps": [1]}
-    assert leader._at_bob({"u": whole}, model) == whole and leader._at_bob({}, model) == {}  # type: ignore[arg-type]
+    assert stock_at_bob({"u": whole}, model) == whole and stock_at_bob({}, model) == {}  # type: ignore[arg-type]
     with pytest.raises(Problem) as caught:
-        leader._at_bob({"u": said}, model)  # type: ignore[arg-type]
+        stock_at_bob({"u": said}, model)  # type: ignore[arg-type]
     assert caught.value.kind is ProblemType.PEER_UNAVAILABLE

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from moiety_party import pool, replicas, state
-from moiety_party.leader import leader
+from moiety_party.leader import leases, runs
 from tests.databases import Postgres
 from tests.simulation.detector import Detector
 
@@ -15,9 +15,9 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> Detector:
         (pool, "_RETRY_SECONDS", 0.02),
         (pool, "_WAIT_SECONDS", 0.5),
         (pool, "_QUIET_SECONDS", 0.0),
-        (leader, "_PING_SECONDS", 0.05),
-        (leader, "_WAIT_SECONDS", 0.5),
-        (leader, "_POLL_SECONDS", 0.01),
+        (leases, "_CHECK_SECONDS", 0.05),
+        (runs, "_WAIT_SECONDS", 0.5),
+        (runs, "_POLL_SECONDS", 0.01),
         (replicas, "LOOK_SECONDS", 0.05),
         (replicas, "_LEAST_SECONDS", 0.01),
         (replicas, "_ALIVE_SECONDS", 1.0),

@@ -14,7 +14,7 @@ import pytest
 
 from moiety_party import arriving
 from moiety_party.helper import helper
-from moiety_party.leader import leader
+from moiety_party.leader import runs
 from moiety_shared.crypto.integrity import Transcript
 from moiety_shared.messages.upload import Arrival, Upload
 from moiety_shared.ring import Array
@@ -33,7 +33,7 @@ class Detector:
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
         """From now on, until the patch is undone."""
-        for party, module in enumerate((leader, helper)):
+        for party, module in enumerate((runs, helper)):
             patch.setattr(module, "Transcript", self._recording(party))
         patch.setattr(arriving, "Arrival", self._arriving())
 

@@ -83,7 +83,7 @@ def test_a_lease_that_is_under_way(
         assert not held(alice, upload_id) and not held(bob, upload_id)
         await w.publish()
         await w.predict(X)
-        assert alice.leader is not None and len(alice.leader._leasing) <= 1, "locks are there while they are used"
+        assert alice.leader is not None and len(alice.leader._leases._opening) <= 1, "only while they are used"
 
     simulate(root, detector, scenario)
 
@@ -125,7 +125,7 @@ def test_a_model_that_bob_does_not_have_holds_up_no_other(root: Path, detector: 
         other = w.entry.entry.upload_id
         assert alice.leader is not None
         for _ in range(3):
-            await alice.leader._check_leases()
+            await alice.leader._leases.check()
         assert held(alice, other) and held(bob, other), "the first of her models is no reason to forget the second"
         assert not held(alice, gone), "the pool that bob dropped is of no use"
         opened = len(alice.party.pools)

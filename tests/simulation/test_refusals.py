@@ -14,7 +14,7 @@ import pytest
 
 from moiety_party.envelopes import opened
 from moiety_party.helper import helper
-from moiety_party.leader.leader import RunStats
+from moiety_party.leader.runs import RunStats
 from moiety_party.leader.suspects import Suspects
 from moiety_shared import fixed_point
 from moiety_shared.messages.wire import Request, Secret
@@ -189,7 +189,7 @@ async def runs(alice: Node, body: bytes, delta: int, token: str = "") -> bytes:
     secret = await opened(alice.party, 0, model, request, None, token)
     share = np.frombuffer(secret.share, fixed_point.ring_dtype(model.plan.ring_bits)).copy()
     share[0] += delta
-    return await leader._run(model, request, _sharing(secret, share), token, RunStats())
+    return await leader._runs.run(model, request, _sharing(secret, share), token, RunStats())
 
 
 def _sharing(secret: Secret, share: np.ndarray) -> Secret:

@@ -28,6 +28,7 @@ from moiety_crypto_provider.app import build
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party import hello
 from moiety_party.helper.helper import Helper
+from moiety_party.leader.lanes import Connect
 from moiety_party.leader.leader import Leader
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
@@ -161,12 +162,17 @@ def _without_length(headers: httpx.Headers) -> dict[str, str]:
 class WatchedLeader(Leader):
     """Counts the runs that ended well, by request."""
 
-    completed: Counter[bytes]
+    def __init__(self, party: Party, connect: Connect) -> None:
+        super().__init__(party, connect)
+        self.completed = Counter[bytes]()
+        run = self._runs.run
 
-    async def _run(self, model: Any, request: Any, *rest: Any) -> bytes:
-        answer = await super()._run(model, request, *rest)
-        self.completed[request.binding.request_id] += 1
-        return answer
+        async def counted(model: Any, request: Any, *rest: Any) -> bytes:
+            answer = await run(model, request, *rest)
+            self.completed[request.binding.request_id] += 1
+            return answer
+
+        self._runs.run = counted  # type: ignore[method-assign]
 
 
 class Node:
@@ -194,8 +200,6 @@ class Node:
         self.leader = WatchedLeader(self.party, self._connect) if role == "alice" else None
         self.drain = Drain()
         self.helper = Helper(self.party, self.drain) if role == "bob" else None
-        if self.leader:
-            self.leader.completed = Counter()
 
     async def _connect(self, _: Party) -> End:
         bob = self.world.a_bob()

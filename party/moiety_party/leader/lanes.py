@@ -1,0 +1,140 @@
+"""alice's lanes: her connections to bob, kept open and lent to one session at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import websockets
+
+from moiety_party.hello import call
+from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
+from moiety_party.party import Party
+from moiety_service.http import clients
+from moiety_service.observability.logs import log
+from moiety_shared.problems import Problem, ProblemType
+
+_CONNECT_SECONDS = 3.0
+_PING_INTERVAL = 5.0
+
+Connect = Callable[[Party], Awaitable[Link]]
+
+
+async def connect(party: Party) -> Link:
+    """Open a WebSocket to bob. Raises Problem PEER_UNAVAILABLE."""
+    settings = party.settings
+    try:
+        socket = await websockets.connect(
+            f"{settings.peer_url}/v1/peer",
+            additional_headers={"authorization": f"Bearer {party.identity.credential('bob')}"},
+            ssl=party.tls if settings.peer_url.startswith("wss:") else None,
+            compression=None,
+            proxy=None,
+            max_size=MAX_MESSAGE,
+            # alice reads what bob sends at once, and he is a round ahead at most. He never waits for her, so the two
+            # cannot deadlock.
+            max_queue=None,
+            write_limit=MAX_MESSAGE,
+            open_timeout=_CONNECT_SECONDS,
+            close_timeout=0.5,
+            ping_interval=_PING_INTERVAL,
+            ping_timeout=settings.run_seconds,  # bob reads nothing while he computes or waits for rows
+        )
+    except (OSError, TimeoutError, websockets.WebSocketException) as error:
+        raise Problem(ProblemType.PEER_UNAVAILABLE) from error
+    socket.transport.get_extra_info("socket").setsockopt(*clients.SOCKET_BUFFER)
+    return ClientLink(socket)
+
+
+class Lanes:
+    """Lends lanes: `settings.lanes` of them at a time. It opens one when no lane is idle."""
+
+    def __init__(self, party: Party, connect: Connect = connect) -> None:
+        self._party = party
+        self._connect = connect
+        self._idle: list[Lane] = []
+        self._free = asyncio.Semaphore(party.settings.lanes)
+        self._waiting = 0  # sessions that wait for a lane
+
+    async def close(self) -> None:
+        await asyncio.gather(*map(self._end, self._idle), return_exceptions=True)
+
+    @property
+    def all_lent(self) -> bool:
+        return self._free.locked()
+
+    @property
+    def idle_peers(self) -> set[str]:
+        """The boots of bob's processes to which an idle lane leads."""
+        return {lane.peer for lane in self._idle}
+
+    @asynccontextmanager
+    async def lend(self, prefer: Callable[[Lane], int] = lambda _: 0) -> AsyncIterator[Lane]:
+        """Lend a lane for one session: of the idle ones, the one that `prefer` ranks highest.
+
+        The lane is kept for the next session only if this one ends cleanly. Raises Problem OVERLOADED when too many
+        sessions wait, and PEER_UNAVAILABLE when bob cannot be reached or the session takes longer than
+        `settings.run_seconds`.
+        """
+        await self._take_place()
+        lane: Lane | None = None
+        clean = False
+        try:
+            async with asyncio.timeout(self._party.settings.run_seconds):
+                if self._idle:
+                    lane = max(self._idle, key=prefer)
+                    self._idle.remove(lane)
+                else:
+                    lane = await self._open()
+                try:
+                    yield lane
+                    clean = True
+                except Refused:
+                    clean = not lane.in_run
+                    raise
+                except Problem as problem:
+                    if problem.kind is ProblemType.PEER_UNAVAILABLE:
+                        await self._end_idle(lane.peer)
+                    raise
+        except TimeoutError as error:
+            raise Problem(ProblemType.PEER_UNAVAILABLE, "the run took too long") from error
+        finally:
+            self._free.release()
+            if lane is not None:
+                self._party.metrics.session(*lane.counted())
+            if lane is not None and clean:
+                self._idle.append(lane)
+            elif lane is not None:
+                await self._end(lane)
+
+    async def _take_place(self) -> None:
+        """Wait until fewer than `settings.lanes` lanes are lent. Raises Problem OVERLOADED."""
+        if self._waiting >= self._party.settings.max_waiting:
+            raise Problem(ProblemType.OVERLOADED)
+        self._waiting += 1
+        self._party.metrics.waiting.inc()
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+            self._party.metrics.waiting.dec()
+
+    async def _open(self) -> Lane:
+        """Open a lane to any of bob's processes: several may share his address."""
+        lane = await call(await self._connect(self._party), self._party.boot)
+        self._party.link(lane.peer)
+        log().info("peer", peer=lane.peer)
+        return lane
+
+    async def _end(self, lane: Lane) -> None:
+        self._party.unlink(lane.peer)
+        await lane.close()
+
+    async def _end_idle(self, peer: str) -> None:
+        """End the idle lanes to a peer because another lane to it broke.
+
+        They are most likely broken too, and each would cost a run to find out.
+        """
+        broken = [lane for lane in self._idle if lane.peer == peer]
+        self._idle = [lane for lane in self._idle if lane.peer != peer]
+        for lane in broken:
+            await self._end(lane)
