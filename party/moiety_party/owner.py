@@ -1,0 +1,90 @@
+"""What the owner asks of a party, alice or bob alike: to take models, to delete them, to revoke tokens."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request
+
+from moiety_party.party import Party
+from moiety_service.http.app import bearer, documented_bearer
+from moiety_service.observability.logs import log
+from moiety_shared.messages.parties import HeldModel, HeldModels, ModelState, PublicKeys, Revocations
+from moiety_shared.problems import Problem, ProblemType
+
+_OWNER = "server"
+_MODELS, _MODEL, _REVOCATIONS = "/v1/models", "/v1/models/{upload_id}", "/v1/revocations"
+_SMALL, _REVOCATION_BYTES = 1 << 16, 1 << 19
+UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+
+
+def body_limit(party: Party, path: str) -> int:
+    """The bytes of the largest body that the owner may send to this path."""
+    if path == _REVOCATIONS:
+        return _REVOCATION_BYTES
+    return party.settings.max_upload_bytes if path.startswith(f"{_MODELS}/") else _SMALL
+
+
+def guard(party: Party, request: Request) -> None:
+    """Raises Problem UNAUTHORIZED before a stranger's body is read: a model is large."""
+    if request.url.path.startswith((f"{_MODELS}/", _REVOCATIONS)):
+        _check_owner(party, request)
+
+
+def routes(party: Party) -> APIRouter:
+    """The owner's addresses, under the owner's credential, and the party's public key, which anybody may read."""
+
+    def owner(request: Request) -> None:
+        _check_owner(party, request)
+
+    router = APIRouter()
+    of_owner = [documented_bearer(), Depends(owner)]
+
+    @router.get("/v1/keys", summary="This party's public sealing key")
+    async def keys() -> PublicKeys:
+        return PublicKeys(role=party.settings.role, sealing_key=party.identity.keyring.public.text())
+
+    @router.get(_MODELS, dependencies=of_owner, summary="Which uploads are here")
+    async def held_models() -> HeldModels:
+        await party.replicas.look()
+        manifests = [model.manifest for model in party.store.all()]
+        served = [HeldModel(upload_id=m.upload_id, name=m.name, version=m.version) for m in manifests]
+        refused = [HeldModel(upload_id=upload_id) for upload_id in party.store.refused()]
+        return HeldModels(models=(*served, *refused))
+
+    @router.put(_MODEL, status_code=201, dependencies=of_owner, summary="A model, masked")
+    async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
+        with party.audit.event("upload", subject=_OWNER, upload=upload_id):
+            await party.receive(upload_id, request.stream(), int(request.headers.get("content-length", "0")))
+        log().info("upload", upload=upload_id)
+        return {"upload_id": upload_id, "state": "stored"}
+
+    @router.delete(_MODEL, status_code=204, dependencies=of_owner, summary="Wipe a model's share")
+    async def delete_model(upload_id: UploadId) -> None:
+        with party.audit.event("delete", subject=_OWNER, upload=upload_id):
+            await party.delete_model(upload_id)
+        log().info("deleted", upload=upload_id)
+
+    @router.put(_REVOCATIONS, status_code=204, dependencies=of_owner, summary="Revoke clients' tokens")
+    async def revoke(body: Revocations) -> None:
+        with party.audit.event("revoke", subject=_OWNER, rows=len(body.token_ids)):
+            await party.away(party.state.revoke, body.token_ids)
+
+    @router.get(_MODEL, dependencies=of_owner, summary="How an upload is doing")
+    async def model_state(upload_id: UploadId) -> ModelState:
+        model = await party.replicas.model(upload_id)
+        pools = party.pools_of(upload_id)
+        return ModelState(
+            upload_id=model.upload_id,
+            state="ready" if party.is_prepared(upload_id) else "preparing",
+            max_rows=party.max_rows(model.plan),
+            rows_ready=sum(pool.stock for pool in pools),
+            pool_full=bool(pools) and all(pool.full for pool in pools),
+            bundle_rows=party.bundle_rows,
+            bundle_bytes=party.bundle_bytes,
+        )
+
+    return router
+
+
+def _check_owner(party: Party, request: Request) -> None:
+    if not party.identity.accepts(_OWNER, bearer(request)):
+        raise Problem(ProblemType.UNAUTHORIZED)
