@@ -20,7 +20,7 @@ async def opened(party: Party, number: int, model: Model, request: Request, gran
     if abs(binding.time - shaken.time) > handshake.MAX_SECONDS:
         raise malformed("the handshake was made for another time than the request")
     party.admission.check_holder(grant, shaken, number, token)
-    content = await party.work(len(envelope), shaken.open, envelope, binding.context("input", number))
+    content = await party.threads.run_if_large(len(envelope), shaken.open, envelope, binding.context("input", number))
     secret = Secret.unpack(content, binding, request.rows, share_bytes(model.plan, number, request.rows))
     check_recipients(model.plan, secret)
     return secret

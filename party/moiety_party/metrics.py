@@ -92,6 +92,11 @@ class PartyMetrics(Metrics):
         self.link_bytes.labels("peer", "out").inc(sent)
         self.link_bytes.labels("peer", "in").inc(received)
 
+    def provider_bytes(self, sent: int, received: int) -> None:
+        """Count what went to the crypto provider and came from it."""
+        self.link_bytes.labels("provider", "out").inc(sent)
+        self.link_bytes.labels("provider", "in").inc(received)
+
     def phase(self, name: str, seconds: float) -> None:
         self.phase_seconds.labels(name).observe(seconds)
 

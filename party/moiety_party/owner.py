@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
 
+from moiety_party.capacity import request_rows
 from moiety_party.party import Party
 from moiety_service.http.app import bearer, documented_bearer
 from moiety_service.observability.logs import log
@@ -53,33 +54,33 @@ def routes(party: Party) -> APIRouter:
     @router.put(_MODEL, status_code=201, dependencies=of_owner, summary="A model, masked")
     async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
         with party.audit.event("upload", subject=_OWNER, upload=upload_id):
-            await party.receive(upload_id, request.stream(), int(request.headers.get("content-length", "0")))
+            await party.models.receive(upload_id, request.stream(), int(request.headers.get("content-length", "0")))
         log().info("upload", upload=upload_id)
         return {"upload_id": upload_id, "state": "stored"}
 
     @router.delete(_MODEL, status_code=204, dependencies=of_owner, summary="Wipe a model's share")
     async def delete_model(upload_id: UploadId) -> None:
         with party.audit.event("delete", subject=_OWNER, upload=upload_id):
-            await party.delete_model(upload_id)
+            await party.models.delete(upload_id)
         log().info("deleted", upload=upload_id)
 
     @router.put(_REVOCATIONS, status_code=204, dependencies=of_owner, summary="Revoke clients' tokens")
     async def revoke(body: Revocations) -> None:
         with party.audit.event("revoke", subject=_OWNER, rows=len(body.token_ids)):
-            await party.away(party.state.revoke, body.token_ids)
+            await party.threads.run(party.state.revoke, body.token_ids)
 
     @router.get(_MODEL, dependencies=of_owner, summary="How an upload is doing")
     async def model_state(upload_id: UploadId) -> ModelState:
         model = await party.replicas.model(upload_id)
-        pools = party.pools_of(upload_id)
+        pools = party.pools.of_model(upload_id)
         return ModelState(
             upload_id=model.upload_id,
-            state="ready" if party.is_prepared(upload_id) else "preparing",
-            max_rows=party.max_rows(model.plan),
+            state="ready" if party.pools.is_prepared(upload_id) else "preparing",
+            max_rows=request_rows(party.settings, model.plan),
             rows_ready=sum(pool.stock for pool in pools),
             pool_full=bool(pools) and all(pool.full for pool in pools),
-            bundle_rows=party.bundle_rows,
-            bundle_bytes=party.bundle_bytes,
+            bundle_rows=party.pools.fetched_rows,
+            bundle_bytes=party.pools.fetched_bytes,
         )
 
     return router

@@ -3,15 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from moiety_party.party import Party
+from moiety_party.capacity import bundle_rows, pool_rows, request_rows
 from moiety_party.pool import Pool
 from moiety_party.settings import PartySettings
-from moiety_service.security.identity import Identity
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import product
 from moiety_shared.protocols.graph import PreparedRows
@@ -115,7 +113,7 @@ def test_rows_that_are_still_to_be_made_come_burnt() -> None:
                     await bob.claim(first, 1)
                 assert caught.value.kind is ProblemType.ROW_USED
             assert numbers(await bob.claim(ahead + 2, 2)) == [ahead + 2, ahead + 3]
-            assert not bob._burnt, "nothing is remembered of bundles that came"
+            assert not bob._rows._burnt, "nothing is remembered of bundles that came"
 
     asyncio.run(run())
 
@@ -136,7 +134,7 @@ def test_a_bundle_that_never_arrives_is_skipped_by_both() -> None:
 
 
 def test_a_bundle_that_came_changed_is_a_gap_and_never_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moiety_party.pool._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("moiety_party.filler._RETRY_SECONDS", 0.01)
     asked: list[int] = []
 
     async def make(number: int) -> PreparedRows:
@@ -157,7 +155,7 @@ def test_a_bundle_that_came_changed_is_a_gap_and_never_asked_for_again(monkeypat
 
 
 def test_the_same_bundle_is_asked_for_again_while_the_provider_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moiety_party.pool._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("moiety_party.filler._RETRY_SECONDS", 0.01)
 
     async def run() -> None:
         async with pool(fail={0: ProblemType.PROVIDER_UNAVAILABLE}) as bob:
@@ -177,13 +175,37 @@ def test_a_pool_without_its_lease_gives_what_it_has_and_then_says_so() -> None:
     asyncio.run(run())
 
 
+def test_no_bundle_is_made_beside_a_run_while_half_of_the_rows_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moiety_party.filler._QUIET_SECONDS", 0.0)
+    busy = True
+
+    async def make(number: int) -> PreparedRows:
+        return rows_of(number, ROWS)
+
+    async def run() -> list[int]:
+        nonlocal busy
+        made = []
+        alice = Pool("lease", b"", ROWS, make, target=4 * ROWS, spread=0, claim_seconds=5, busy=lambda: busy)
+        for count in (0, ROWS - 1, 1):
+            if count:
+                await alice.take(count)
+            await asyncio.sleep(0.1)
+            made.append(alice.made // ROWS)
+        busy = False
+        await asyncio.sleep(0.1)
+        await alice.close()
+        return [*made, alice.made // ROWS]
+
+    assert asyncio.run(run()) == [3, 3, 4, 5]
+
+
 def test_rows_that_were_lost_on_the_way_do_not_pile_up() -> None:
     async def run() -> None:
         async with pool(target=16) as bob:
             for first in range(0, 400, 20):  # the leader took more than it named
                 await bob.claim(first, 4)
                 await asyncio.sleep(0.001)
-            assert bob.stock <= 24 and len(bob._bundles) <= 6
+            assert bob.stock <= 24 and len(bob._rows.bundles) <= 6
 
     asyncio.run(run())
 
@@ -206,7 +228,7 @@ def test_a_pool_of_one_row_serves_runs_side_by_side() -> None:
             assert sorted(seen) == list(range(35)) and seen != sorted(seen)
             await asyncio.sleep(0.01)
             assert alice.stock == bob.stock == 1 and alice.full and bob.full
-            assert len(alice._bundles) == len(bob._bundles) == 1
+            assert len(alice._rows.bundles) == len(bob._rows.bundles) == 1
 
     asyncio.run(asyncio.wait_for(run(), 10))
 
@@ -249,22 +271,13 @@ def test_a_pool_of_one_row_goes_on_after_a_bundle_that_never_came() -> None:
     ("pool_bytes", "expected"),
     [(1 << 30, (512, 64, 2048)), (1 << 22, (32, 16, 32)), (1 << 18, (2, 1, 2)), (1000, (1, 1, 1))],
 )
-def test_rows_are_as_many_as_their_bytes_allow(
-    identities: dict[str, Identity], tmp_path: Path, pool_bytes: int, expected: tuple[int, int, int]
-) -> None:
+def test_rows_are_as_many_as_their_bytes_allow(pool_bytes: int, expected: tuple[int, int, int]) -> None:
     """Inputs in a request, rows in a bundle, rows ready."""
-    settings = PartySettings(data_dir=tmp_path, pool_bytes=pool_bytes)
+    settings = PartySettings(pool_bytes=pool_bytes)
     plan = plans.logits()
     wide = plan.model_copy(
         update={"layers": (plan.layers[0], plan.layers[1].model_copy(update={"out_features": 1 << 15}))}
     )
     assert wide.bundle_row_bytes == 1 << 17
 
-    async def run() -> tuple[int, int, int]:
-        party = Party(settings, identities["alice"])
-        try:
-            return party.max_rows(wide), party.bundle_rows_for(wide), party._pool_rows(wide)
-        finally:
-            await party.close()
-
-    assert asyncio.run(run()) == expected
+    assert (request_rows(settings, wide), bundle_rows(settings, wide), pool_rows(settings, wide)) == expected

@@ -238,7 +238,7 @@ def test_what_is_deleted_while_it_arrives_is_gone(identities: dict[str, Identity
         async def answer(request: httpx.Request) -> httpx.Response:
             registered.append(request.method)
             if request.method == "POST":
-                await party.delete_model(ID)
+                await party.models.delete(ID)
             return httpx.Response(204)
 
         client = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://p")
@@ -246,7 +246,7 @@ def test_what_is_deleted_while_it_arrives_is_gone(identities: dict[str, Identity
         raw = body(identities, 1, Draws.fresh())
         for _ in range(2):
             with pytest.raises(Problem) as caught:
-                await party.receive(ID, pieces(raw), len(raw))
+                await party.models.receive(ID, pieces(raw), len(raw))
             assert caught.value.kind is ProblemType.UPLOAD_CONFLICT
             assert ID not in party.store and not list((tmp_path / "models").iterdir())
         await party.close()

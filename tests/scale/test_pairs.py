@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moiety_crypto_provider.issuer import Issuer, Lease
-from moiety_party import party
+from moiety_party import pools
 from tests import plans
 from tests.simulation.conftest import detector as detector
 from tests.simulation.conftest import root as root
@@ -57,7 +57,7 @@ def test_every_pair_has_one_lease(root: Path, detector: Detector, leases: Counte
             w.check_once()
             runs = [sum(node.leader.completed.values()) for node in w.alices if node.leader]
             assert len(runs) == 2 and all(runs), "both of alice's processes serve"
-            assert all(node.party.pools for node in w.bobs), "both of bob's processes are used"
+            assert all(node.party.pools.by_pair for node in w.bobs), "both of bob's processes are used"
 
     asyncio.run(asyncio.wait_for(run(), 120))
     detector.check()
@@ -70,13 +70,13 @@ def test_an_owner_need_not_wait_for_a_bob_whom_no_alice_uses(root: Path, detecto
             upload_id = w.entry.entry.upload_id
             await w.predict(X)
             (alice,), (used,), unused = w.alices, list(w.bobs), w.clone("bob")
-            assert alice.party.is_prepared(upload_id) and used.party.is_prepared(upload_id)
-            assert unused.party.is_prepared(upload_id) and not unused.party.pools
+            assert alice.party.pools.is_prepared(upload_id) and used.party.pools.is_prepared(upload_id)
+            assert unused.party.pools.is_prepared(upload_id) and not unused.party.pools.by_pair
             for node in (alice, used):
-                kept = dict(node.party.pools)
-                node.party.pools.clear()
-                assert not node.party.is_prepared(upload_id)
-                node.party.pools.update(kept)
+                kept = dict(node.party.pools.by_pair)
+                node.party.pools.by_pair.clear()
+                assert not node.party.pools.is_prepared(upload_id)
+                node.party.pools.by_pair.update(kept)
 
     asyncio.run(asyncio.wait_for(run(), 60))
 
@@ -101,7 +101,7 @@ def test_one_of_two_ends_in_the_middle_of_runs(root: Path, detector: Detector, r
 def test_the_pools_of_a_peer_that_ended_are_let_go(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(party, "_UNLINKED_SECONDS", 0.05)
+    monkeypatch.setattr(pools, "_UNLINKED_SECONDS", 0.05)
 
     async def run() -> None:
         async with world(root, detector) as w:
@@ -112,10 +112,10 @@ def test_the_pools_of_a_peer_that_ended_are_let_go(
             w.alices.remove(gone)
             for _ in range(1000):
                 await asyncio.sleep(0.01)
-                kept = [bob for bob in w.bobs if bob.party.pools_with(gone.party.boot)]
+                kept = [bob for bob in w.bobs if bob.party.pools.with_peer(gone.party.boot)]
                 if not kept:
                     break
             assert not kept
-            assert any(bob.party.pools_with(left.party.boot) for bob in w.bobs)
+            assert any(bob.party.pools.with_peer(left.party.boot) for bob in w.bobs)
 
     asyncio.run(asyncio.wait_for(run(), 120))

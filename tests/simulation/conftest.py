@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from moiety_party import pool, replicas, state
+from moiety_party import filler, pool, replicas, state
 from moiety_party.leader import leases, runs
 from tests.databases import Postgres
 from tests.simulation.detector import Detector
@@ -12,9 +12,9 @@ from tests.simulation.detector import Detector
 def detector(monkeypatch: pytest.MonkeyPatch) -> Detector:
     """Watches all that is opened in this test. Waiting is short here: nothing travels far."""
     for module, name, seconds in (
-        (pool, "_RETRY_SECONDS", 0.02),
+        (filler, "_RETRY_SECONDS", 0.02),
         (pool, "_WAIT_SECONDS", 0.5),
-        (pool, "_QUIET_SECONDS", 0.0),
+        (filler, "_QUIET_SECONDS", 0.0),
         (leases, "_CHECK_SECONDS", 0.05),
         (runs, "_WAIT_SECONDS", 0.5),
         (runs, "_POLL_SECONDS", 0.01),

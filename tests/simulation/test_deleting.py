@@ -47,7 +47,7 @@ async def asks(w: World) -> None:
 
 def held(node: Node, upload_id: str) -> list[str]:
     """The peers with whom a party has a pool for this upload."""
-    return [peer for peer, upload in node.party.pools if upload == upload_id]
+    return [peer for peer, upload in node.party.pools.by_pair if upload == upload_id]
 
 
 @pytest.mark.parametrize("slow", ["open_lease", "join_lease"])
@@ -71,11 +71,11 @@ def test_a_lease_that_is_under_way(
         monkeypatch.setattr(Provider, slow, slowly)
         gate.open.clear()
         for node in (alice, bob):
-            await node.party.drop_pools_of(upload_id)
+            await node.party.pools.drop_model(upload_id)
         asked = asyncio.create_task(asks(w))
         await gate.passing.wait()
         for node in (alice, bob) if first == "alice" else (bob, alice):
-            await node.party.delete_model(upload_id)
+            await node.party.models.delete(upload_id)
         gate.open.set()
         await asked
         for _ in range(3):
@@ -99,7 +99,7 @@ def test_a_replica_that_reads_it_from_the_store(
         known = alice.party.state.refresh()
         monkeypatch.setattr(alice.party.state, "refresh", lambda: known)
         files = {name: alice.party.store._objects.read(upload_id, name, 1 << 20) for name in _files(alice, upload_id)}
-        await alice.party.delete_model(upload_id)
+        await alice.party.models.delete(upload_id)
         for name, content in files.items():  # as if they were still being wiped
             alice.party.store._objects.write(upload_id, name, [content])
         with pytest.raises(Problem) as caught:
@@ -120,7 +120,7 @@ def test_a_model_that_bob_does_not_have_holds_up_no_other(root: Path, detector: 
     async def scenario(w: World, gate: Gate) -> None:
         (alice,), (bob,) = w.alices, w.bobs
         gone = w.entry.entry.upload_id
-        await bob.party.delete_model(gone)
+        await bob.party.models.delete(gone)
         await w.publish()
         other = w.entry.entry.upload_id
         assert alice.leader is not None
@@ -128,9 +128,9 @@ def test_a_model_that_bob_does_not_have_holds_up_no_other(root: Path, detector: 
             await alice.leader._leases.check()
         assert held(alice, other) and held(bob, other), "the first of her models is no reason to forget the second"
         assert not held(alice, gone), "the pool that bob dropped is of no use"
-        opened = len(alice.party.pools)
+        opened = len(alice.party.pools.by_pair)
         await w.predict(X)
-        assert len(alice.party.pools) == opened
+        assert len(alice.party.pools.by_pair) == opened
 
     simulate(root, detector, scenario)
 

@@ -22,7 +22,7 @@ import pytest
 
 from moiety_client.errors import MoietyError, ServiceUnavailable, UnknownModel
 from moiety_crypto_provider import issuer
-from moiety_party.pool import Pool
+from moiety_party.rows import Rows
 from moiety_shared.messages.upload import Draws
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import cut, stack
@@ -284,7 +284,7 @@ def test_a_deletion_reaches_all_replicas(root: Path, detector: Detector, server:
         w.start_party("bob")
         upload_id = w.entry.entry.upload_id
         for nodes in (w.alices, w.bobs):
-            await nodes[0].party.delete_model(upload_id)
+            await nodes[0].party.models.delete(upload_id)
             await nodes[1].party.replicas.look()
             assert not [node for node in nodes if upload_id in node.party.store]
         for alice in w.alices:
@@ -322,10 +322,10 @@ async def some_predictions(w: World) -> None:
 def test_a_pool_that_hands_out_rows_twice_is_noticed(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def keep(self: Pool, first: int, count: int) -> object:
-        return stack([cut(self._bundles[n].prepared, a, b) for n, a, b in self._pieces(first, count)])
+    def keep(self: Rows, first: int, count: int) -> object:
+        return stack([cut(self.bundles[n].prepared, a, b) for n, a, b in self._pieces(first, count)])
 
-    monkeypatch.setattr(Pool, "_remove", keep)
+    monkeypatch.setattr(Rows, "remove", keep)
     planted(root, detector, some_predictions)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from moiety_client.errors import ServiceUnavailable
-from moiety_party.party import Party
 from moiety_party.pool import Pool
+from moiety_party.pools import Pools
 from moiety_party.provider import LeaseGrant
 from moiety_party.store import Model
 from moiety_shared.formats import PEER
@@ -63,9 +63,9 @@ def test_no_seed_or_correction_from_the_provider_can_be_read_inside_of_tls(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder, seeds, corrections = Recorder(), list[bytes](), list[bytes]()
-    opened, prepared = Party.open_pool, Preparation.add
+    opened, prepared = Pools.open, Preparation.add
 
-    async def open_pool(self: Party, peer: str, model: Model, grant: LeaseGrant) -> Pool:
+    async def open_pool(self: Pools, peer: str, model: Model, grant: LeaseGrant) -> Pool:
         seeds.extend((grant.seed, grant.check))
         return await opened(self, peer, model, grant)
 
@@ -73,7 +73,7 @@ def test_no_seed_or_correction_from_the_provider_can_be_read_inside_of_tls(
         corrections.append(bytes(raw))
         prepared(self, layer, raw)
 
-    monkeypatch.setattr(Party, "open_pool", open_pool)
+    monkeypatch.setattr(Pools, "open", open_pool)
     monkeypatch.setattr(Preparation, "add", add)
 
     async def run() -> None:
@@ -118,7 +118,7 @@ def test_a_lease_ends_with_its_pool(root: Path, detector: Detector) -> None:
         await w.publish()
         await w.predict(X)
         await left(2)
-        await w.alices[0].party.delete_model(w.entry.entry.upload_id)
+        await w.alices[0].party.models.delete(w.entry.entry.upload_id)
         await left(1)
         await w.restart("bob", crash=True)
         await left(1)

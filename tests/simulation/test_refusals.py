@@ -30,7 +30,8 @@ X = plans.random_inputs(3)
 
 def pools(w: World) -> list[tuple[int, int]]:
     """The position and the lanes of each party's only life."""
-    return [(pool.position, len(node.wires)) for node in (*w.alices, *w.bobs) for pool in node.party.pools.values()]
+    lives = (*w.alices, *w.bobs)
+    return [(pool.position, len(node.wires)) for node in lives for pool in node.party.pools.by_pair.values()]
 
 
 async def refused(w: World, body: bytes, token: str | None = None) -> ProblemType:
@@ -71,8 +72,8 @@ def test_what_bob_cannot_open_is_burnt_at_both_and_costs_no_lane(root: Path, det
             assert mine == theirs == len(X) * (1 + n + 1 + (n + 1) // 3)
         (_, after), _ = pools(w)
         assert after == lanes, "the lanes go on"
-        (pool,) = bob.party.pools.values()
-        for number, bundle in pool._bundles.items():
+        (pool,) = bob.party.pools.by_pair.values()
+        for number, bundle in pool._rows.bundles.items():
             start = number * pool.bundle_rows
             assert not bundle.unused[: max(pool.position - start, 0)].any(), "no row that alice used is to be had"
 

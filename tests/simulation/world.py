@@ -223,7 +223,7 @@ class Node:
             for at in range(0, len(body), 1000):
                 yield body[at : at + 1000]
 
-        await self.party.receive(upload_id, source(), len(body))
+        await self.party.models.receive(upload_id, source(), len(body))
 
     def crash(self) -> None:
         """All that is under way ends where it is."""

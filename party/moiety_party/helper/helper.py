@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from moiety_party.capacity import request_rows
 from moiety_party.envelopes import opened
 from moiety_party.hello import answer
 from moiety_party.helper.answered import Answered
@@ -42,17 +43,17 @@ class Helper:
 
         It does not ask for alice: she may only come once he is ready.
         """
-        await self._party.check_stock({upload_id for _, upload_id in self._party.pools})
+        await self._party.pools.check_stock({upload_id for _, upload_id in self._party.pools.by_pair})
 
     async def serve(self, link: Link) -> None:
         """Sessions until the lane ends. A Problem before a run's first opening is answered and the lane goes on."""
         try:
             lane = await answer(link, self._party.boot)
-            self._party.link(lane.peer)
+            self._party.pools.lane_opened(lane.peer)
             try:
                 await self._sessions(lane)
             finally:
-                self._party.unlink(lane.peer)
+                self._party.pools.lane_ended(lane.peer)
                 await lane.close()
         except Problem as problem:
             if problem.kind is not ProblemType.PEER_UNAVAILABLE or problem.detail:
@@ -97,7 +98,7 @@ class Helper:
 
     async def _stock(self, leader: str, wanted: dict[str, object]) -> dict[str, object]:
         """What each model has in its pool with this leader, if it has one, after it said which rows it will need."""
-        pools = self._party.pools_with(leader)
+        pools = self._party.pools.with_peer(leader)
         for upload_id, end in wanted.items():
             if upload_id in pools and isinstance(end, int):
                 await pools[upload_id].want_until(end)
@@ -112,7 +113,7 @@ class Helper:
         grant = await self._party.provider.join_lease(str(lease.get("lease")), str(lease.get("ticket")))
         if grant.upload_id != model.upload_id:
             raise malformed("the lease is for another model")
-        await self._party.open_pool(lane.peer, model, grant)
+        await self._party.pools.open(lane.peer, model, grant)
         await lane.send_json(FrameKind.JOINED, {})
 
     async def _check(self, lane: Lane, start: Start) -> None:
@@ -125,7 +126,7 @@ class Helper:
         """One run, as part of what alice says it is part of. If it is refused, the rows that it named are gone: alice
         has used them."""
         start = unpack_start(payload)
-        pool = self._party.pools.get((lane.peer, start.request.binding.upload_id.hex()))
+        pool = self._party.pools.get(lane.peer, start.request.binding.upload_id.hex())
         if pool is not None and pool.lease_id != start.lease_id:
             pool = None
         try:
@@ -138,7 +139,7 @@ class Helper:
     async def _answer(self, lane: Lane, start: Start, payload: bytes, pool: Pool | None) -> None:
         party, timeline = self._party, Timeline()
         span = tracing.begin(party.tracer, "run", tracing.unpack(start.trace))
-        with tracing.doing(span), party.running():
+        with tracing.doing(span), party.pools.running():
             rows = start.request.rows
             model = await party.replicas.model(start.request.binding.upload_id.hex())
             grant = party.admission.admit(model, start.token)
@@ -163,7 +164,7 @@ class Helper:
     async def _open(self, model: Model, grant: Grant | None, start: Start) -> Secret:
         """What the client sealed to bob. All of the request is checked here, before a row is claimed."""
         party, request, plan, rows = self._party, start.request, model.plan, start.request.rows
-        if request.binding.plan_digest != plan.digest or not 1 <= rows <= party.max_rows(plan):
+        if request.binding.plan_digest != plan.digest or not 1 <= rows <= request_rows(party.settings, plan):
             raise malformed("the leader's request does not fit the model")
         party.admission.check_time(request.binding, party.settings.request_seconds, 1)
         secret = await opened(party, 1, model, request, grant, start.token)
@@ -195,7 +196,7 @@ class Helper:
         share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
         sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
         del prepared  # the sessions let go of what they have used
-        outputs = await lane.drive(sessions, transcript, self._party.online)
+        outputs = await lane.drive(sessions, transcript, self._party.threads.online)
         timeline.passed("rounds")
         result = sealed_result(plan, 1, outputs, secret, request.binding)
         await self._answered.note(request.binding.request_id)

@@ -4,6 +4,7 @@ from fastapi import FastAPI, Request, Response
 from opentelemetry.trace import Tracer
 
 from moiety_party import owner
+from moiety_party.capacity import request_rows
 from moiety_party.leader.leader import Leader
 from moiety_party.lifetime import Lifetime, create_party
 from moiety_party.party import Party
@@ -24,7 +25,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
     def body_limit(path: str) -> int:
         if path != _PREDICTIONS:
             return owner.body_limit(party, path)
-        sizes = [request_bytes(m.plan, party.max_rows(m.plan)) for m in party.store.all()]
+        sizes = [request_bytes(m.plan, request_rows(settings, m.plan)) for m in party.store.all()]
         return max(sizes, default=owner.body_limit(party, path))
 
     async def guard(request: Request) -> None:

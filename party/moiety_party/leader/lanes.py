@@ -121,12 +121,12 @@ class Lanes:
     async def _open(self) -> Lane:
         """Open a lane to any of bob's processes: several may share his address."""
         lane = await call(await self._connect(self._party), self._party.boot)
-        self._party.link(lane.peer)
+        self._party.pools.lane_opened(lane.peer)
         log().info("peer", peer=lane.peer)
         return lane
 
     async def _end(self, lane: Lane) -> None:
-        self._party.unlink(lane.peer)
+        self._party.pools.lane_ended(lane.peer)
         await lane.close()
 
     async def _end_idle(self, peer: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 from moiety_party.admission import ANYBODY, clients_doing
+from moiety_party.capacity import request_rows
 from moiety_party.envelopes import opened
 from moiety_party.lane import Refused
 from moiety_party.leader.journal import Journal
@@ -43,7 +44,7 @@ class Leader:
             async with self._lanes.lend() as lane:
                 await lane.send_json(FrameKind.PING, {})
                 await lane.expect(FrameKind.STOCK)
-        await self._party.check_stock(model.upload_id for model in self._party.store.all())
+        await self._party.pools.check_stock(model.upload_id for model in self._party.store.all())
 
     async def predict(self, body: bytes, token: str | None) -> tuple[bytes, RunStats]:
         """Serve a client's request. Returns both sealed result shares, and what the run took.
@@ -54,7 +55,7 @@ class Leader:
         request = Request.unpack(body)
         model = await party.replicas.model(request.binding.upload_id.hex())
         grant = party.admission.admit(model, token)
-        request.check(model.plan, party.max_rows(model.plan))
+        request.check(model.plan, request_rows(party.settings, model.plan))
         party.admission.check_time(request.binding, party.settings.request_seconds, 0)
         stats = RunStats()
 
@@ -86,7 +87,7 @@ class Leader:
         try:
             secret = proven or await opened(party, 0, model, request, grant, token)
             stats.timeline.passed("open")
-            with party.running():
+            with party.pools.running():
                 return await self._runs.answer(model, request, secret, token, stats)
         except BaseException as error:
             if not clients_doing(error, by_bob=isinstance(error, Refused), again=stats.again):

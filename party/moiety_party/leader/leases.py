@@ -5,6 +5,7 @@ import contextlib
 from typing import Any
 from weakref import WeakValueDictionary
 
+from moiety_party.capacity import bundle_rows
 from moiety_party.lane import Lane, Refused, garbled
 from moiety_party.leader.lanes import Lanes
 from moiety_party.party import Party
@@ -33,7 +34,7 @@ class Leases:
 
     def stock(self, lane: Lane, model: Model) -> int:
         """How many of the model's rows are ready for runs over this lane."""
-        pool = self._party.pools.get((lane.peer, model.upload_id))
+        pool = self._party.pools.get(lane.peer, model.upload_id)
         return pool.stock if pool is not None else 0
 
     async def pool(self, lane: Lane, model: Model) -> Pool:
@@ -43,20 +44,20 @@ class Leases:
         """
         key = lane.peer, model.upload_id
         async with self._opening.setdefault(key, asyncio.Lock()):
-            pool = self._party.pools.get(key)
+            pool = self._party.pools.get(*key)
             if pool is not None:
                 return pool
-            rows = self._party.bundle_rows_for(model.plan)
+            rows = bundle_rows(self._party.settings, model.plan)
             grant = await self._party.provider.open_lease(model.upload_id, rows)
             lease = {"upload": model.upload_id, "lease": grant.lease_id, "ticket": grant.ticket}
             try:
                 await lane.send_json(FrameKind.LEASE, lease)
                 await lane.expect(FrameKind.JOINED)
             except BaseException:
-                self._party.end_lease(grant.lease_id)
+                self._party.pools.end_lease(grant.lease_id)
                 raise
             log().info("leased", upload=model.upload_id, lease=grant.lease_id, rows=rows)
-            return await self._party.open_pool(lane.peer, model, grant)
+            return await self._party.pools.open(lane.peer, model, grant)
 
     async def check(self) -> None:
         """Check the leases with every peer to which an idle lane leads; with whichever answers if none is idle.
@@ -70,14 +71,14 @@ class Leases:
     async def _check_with(self, peer: str) -> None:
         party = self._party
         async with self._lanes.lend(prefer=lambda lane: lane.peer == peer) as lane:
-            before = party.pools_with(lane.peer)
+            before = party.pools.with_peer(lane.peer)
             await lane.send_json(FrameKind.PING, {})
             stock = await lane.expect_json(FrameKind.STOCK)
             for model in party.store.all():
                 pool, theirs = before.get(model.upload_id), stock_at_bob(stock, model)
                 if pool is not None and _is_stale(pool, theirs):
-                    if party.pools.get((lane.peer, model.upload_id)) is pool:
-                        await party.drop_pool(lane.peer, model.upload_id)
+                    if party.pools.get(lane.peer, model.upload_id) is pool:
+                        await party.pools.drop(lane.peer, model.upload_id)
                 elif pool is not None:
                     pool.skip(theirs["gaps"])
                 if model.upload_id in stock:  # otherwise bob does not have the model, yet or any more
@@ -93,10 +94,10 @@ class Leases:
                 log().warning("not ready", problem=problem.kind.name, detail=said)
             except Exception as error:
                 log().error("not ready", where=where(error))
-            self._party.arrived.clear()
+            self._party.models.arrived.clear()
             with contextlib.suppress(TimeoutError):  # wait_for would lose a cancellation that comes with the event
                 async with asyncio.timeout(_CHECK_SECONDS):
-                    await self._party.arrived.wait()
+                    await self._party.models.arrived.wait()
 
 
 def _is_stale(pool: Pool, theirs: dict[str, Any]) -> bool:

@@ -101,7 +101,7 @@ class Runs:
             del prepared  # the sessions let go of what they have used
             transcript = Transcript(pool.check, start)
             started = time.perf_counter()
-            outputs = await lane.drive(sessions, transcript, party.online)
+            outputs = await lane.drive(sessions, transcript, party.threads.online)
             stats.seconds = time.perf_counter() - started
             passed("rounds")
             stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
