@@ -1,6 +1,6 @@
-"""Who may ask: tokens verified offline against the owner's key that came with the model, and quotas counted durably.
+"""Who may ask: this party verifies tokens offline, with the owner's key that came with the model, and counts quotas.
 
-Both parties count. alice counts what she lets in, bob what he gives out his share for.
+Both parties count, durably: alice the inputs that she lets in, bob those for which he gives out his share.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from moiety_shared.crypto.tokens import Grant
 from moiety_shared.messages.wire import Binding
 from moiety_shared.problems import Problem, ProblemType
 
-_BLOCKS = 64  # a quota is counted on disk in so many blocks: a crash may cost a client one of them, and never gives one
+_BLOCKS = 64  # a quota is counted on disk in so many blocks: a crash may cost a client a block, and never gives one
 _MAX_BLOCK = 4096
 ANYBODY = "-"
-"""Who asks for an open model without a token."""
-# Refusals that a client can bring about as often as it likes: its quota pays for the rows that they burn.
+"""The subject of a request for an open model without a token."""
+# A client can bring about these refusals as often as it likes, so its quota pays for the rows that they burn.
 _CLIENTS_DOING = (
     ProblemType.MALFORMED,
     ProblemType.UNSUPPORTED_VERSION,
@@ -37,9 +37,9 @@ _CLIENTS_DOING = (
 
 @dataclass
 class _Account:
-    """What this process reserved of one quota in one window, and has not let in: `left` rows.
+    """The `left` rows that this process reserved of a quota in a window, and has not let in.
 
-    Windows and limits have accounts of their own: what was reserved under one says nothing of another.
+    Each window and each limit has an account of its own, because a reservation under one says nothing of another.
     """
 
     owner_key: str
@@ -56,14 +56,14 @@ class _Account:
 
 @dataclass
 class Receipt:
-    """Inputs that were counted, and where. It is good for one refund."""
+    """How many inputs were counted, and where. It is good for one refund."""
 
     account: _Account
     rows: int
 
 
 class Admission:
-    """Lets requests in. A token's signature is verified once; its expiry, its purpose and revocation every time."""
+    """Lets requests in. It verifies a token's signature once, and its expiry, purpose and revocation every time."""
 
     def __init__(self, state: State, clock: Callable[[], float] = time.time) -> None:
         self._state = state
@@ -74,13 +74,13 @@ class Admission:
         self._closed = False
 
     async def close(self) -> None:
-        """Give back what was reserved and not let in; from now on, refunds are written at once."""
+        """Give back what was reserved and not let in. From now on, refunds are written at once."""
         self._closed = True
         for account in list(self._accounts.values()):
             await self._give_back(account, 0)
 
     def admit(self, model: Model, token: str | None) -> Grant | None:
-        """What the token grants; None where the model is open to everybody.
+        """What the token grants; None if there is no token and the model is open to everybody.
 
         Raises Problem UNAUTHORIZED or FORBIDDEN.
         """
@@ -94,8 +94,10 @@ class Admission:
         return grant
 
     def check_sender(self, models: Sequence[Model], token: str | None) -> None:
-        """Before a request is read. Raises Problem UNAUTHORIZED unless one of these models may be asked with this
-        token, or without one. Which model it is for is seen when it was read."""
+        """Check a token before its request is read, when nobody knows yet which model the request is for.
+
+        Raises Problem UNAUTHORIZED unless one of these models may be asked with this token, or without one.
+        """
         if not models or (not token and any(model.manifest.access == "open" for model in models)):
             return
         refused = Problem(ProblemType.UNAUTHORIZED)
@@ -123,15 +125,18 @@ class Admission:
             )
 
     def check_holder(self, grant: Grant | None, handshake: Handshake, party: int, token: str) -> None:
-        """Raises Problem UNAUTHORIZED unless whoever drew this handshake holds the key that the token is bound to. A
-        signature is verified once."""
+        """Raises Problem UNAUTHORIZED unless whoever made this handshake holds the key that the token is bound to.
+
+        A signature is verified once.
+        """
         if grant is not None and grant.key is not None:
             self._proven(handshake.proof, handshake.statement(party, token), grant.key)
 
     async def spend(self, model: Model, grant: Grant | None, rows: int) -> Receipt | None:
-        """Count these inputs. Returns what `refund` takes; None where nothing is counted.
+        """Count inputs against the client's quota. Returns what `refund` takes, or None if the client has no quota.
 
-        Raises Problem QUOTA_EXCEEDED, with the seconds until the window ends.
+        Raises Problem QUOTA_EXCEEDED, with the seconds until the window ends; FORBIDDEN when the quota is smaller than
+        the request.
         """
         if grant is None or grant.quota is None:
             return None
@@ -147,10 +152,10 @@ class Admission:
         return Receipt(account, rows)
 
     async def refund(self, receipt: Receipt | None) -> None:
-        """The client got nothing for these, and that was not its own doing. Of a window that is over, nothing is left.
+        """Give inputs back to a client that got nothing for them, by no fault of its own.
 
-        More than a block is not kept in memory: a crash would take it. What the database does not confirm is lost, for
-        it may have been written.
+        At most a block stays in memory, because a crash would take it; the database gets the rest. What the database
+        does not confirm is lost, because it may have been written. Once the window is over, nothing comes back.
         """
         if receipt is None:
             return
@@ -185,11 +190,12 @@ class Admission:
         raise Problem(ProblemType.QUOTA_EXCEEDED, retry_after=max(1, int(account.end - now) + 1))
 
 
-def clients_doing(error: BaseException, *, by_bob: bool, again: bool) -> bool:
-    """Whether the client's quota pays for a request that failed so, at alice or `by_bob`, `again` at a second attempt.
+def client_pays(error: BaseException, *, by_bob: bool, again: bool) -> bool:
+    """Whether the client's quota pays for a request that failed with this error.
 
-    It does not for a key of ours that was replaced, which alice sees before a row is taken, nor for an answer of bob's
-    that our first attempt lost.
+    `by_bob` says that bob refused it, `again` that this was the second run. The quota pays for refusals that are the
+    client's doing. It does not pay when alice has replaced her key, which she sees before she takes a row, nor when bob
+    answered the first run and the answer was lost.
     """
     if not isinstance(error, Problem) or error.kind not in _CLIENTS_DOING:
         return False

@@ -1,4 +1,4 @@
-"""An upload's way in: read as it arrives, a chunk at a time, and nothing of it kept but what the model will be."""
+"""Reads an upload as it arrives, a chunk at a time. Memory holds one chunk besides the model that comes of it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -8,11 +8,11 @@ from moiety_shared.messages.upload import HEADER_BYTES, Arrival, Head, Keys, Upl
 from moiety_shared.messages.wire import malformed
 
 Away = Callable[..., Awaitable[None]]
-"""Calls a function with its arguments in a thread."""
+"""Calls a function with these arguments in a thread."""
 
 
 class Body:
-    """A request's body of a stated length, in parts of the sizes that are asked for."""
+    """A request's body of `length` bytes, which its reader takes in parts of any size."""
 
     def __init__(self, source: AsyncIterator[bytes], length: int) -> None:
         self._source, self._left = source, length
@@ -20,11 +20,11 @@ class Body:
 
     @property
     def left(self) -> int:
-        """Bytes that were announced and not yet taken."""
+        """How many bytes were announced and not yet taken."""
         return self._left
 
     async def take(self, size: int) -> bytearray:
-        """The next `size` bytes. Raises Problem MALFORMED when they do not come."""
+        """Take the next `size` bytes. Raises Problem MALFORMED when they do not come."""
         if size > self._left:
             raise malformed("the model upload was cut short")
         part, at = bytearray(size), 0
@@ -41,7 +41,7 @@ class Body:
 
 
 async def read_head(body: Body, upload_id: str, party: int) -> Head:
-    """Raises a Problem unless it is of this upload, and for this party."""
+    """Read the head. Raises a Problem unless it belongs to this upload and is for this party (0 alice, 1 bob)."""
     header = await body.take(HEADER_BYTES)
     head = Head.unpack(header + await body.take(Head.size(header)))
     if head.manifest.upload_id != upload_id or head.manifest.party != party:
@@ -50,7 +50,7 @@ async def read_head(body: Body, upload_id: str, party: int) -> Head:
 
 
 async def read_weights(body: Body, head: Head, keyring: Keyring, away: Away) -> Upload:
-    """The rest of the body. Raises a Problem unless all of it is what the owner signed."""
+    """Read the rest of the body. Raises a Problem unless all of it is what the owner signed."""
     if body.left != sum(upload.sealed_sizes(head.plan)):
         raise malformed("the model upload has another length than its plan says")
     upload_id = bytes.fromhex(head.manifest.upload_id)

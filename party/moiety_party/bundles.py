@@ -1,7 +1,7 @@
-"""Preparing a bundle: layer by layer, in the offline thread, at bob while the next layer is still on its way.
+"""Prepares a bundle layer by layer, in the offline thread. bob prepares one layer while the next is on its way.
 
-The raw bundle is never here as a whole. Small layers are prepared together, and other models' steps come in between, so
-that neither a tiny model pays for the steps nor a large one holds up the others.
+The raw bundle is never in memory as a whole. Small layers are prepared in one step, so that a tiny model does not pay
+for many steps. Other models' steps come in between, so that a large model does not hold them up.
 """
 
 import asyncio
@@ -16,13 +16,16 @@ from moiety_shared.plan.layers import Layer
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.graph import Preparation, PreparedRows
 
-_STEP_BYTES = 1 << 20
+_STEP_BYTES = 1 << 20  # of corrections
 
 
 async def prepare_bundle(
     model: Model, party: int, grant: LeaseGrant, number: int, provider: Provider, offline: Executor
 ) -> PreparedRows:
-    """Bundle `number` of a lease, ready for use. bob's is fetched from the provider: that can be done once."""
+    """Prepare bundle `number` of a lease. bob fetches its corrections from the provider, which issues them once.
+
+    Raises a Problem when the provider does not send them as they were dealt.
+    """
     loop = asyncio.get_running_loop()
     stream = Stream(grant.seed, "bundle", number)
     preparation = Preparation(model.plan, party, grant.rows, stream, model.weights)
@@ -50,7 +53,7 @@ def _prepare(preparation: Preparation, layers: Sequence[Layer], raw: Sequence[by
 async def _corrections(
     preparation: Preparation, steps: Sequence[Sequence[Layer]], grant: LeaseGrant, number: int, provider: Provider
 ) -> AsyncGenerator[tuple[Sequence[Layer], list[bytes | bytearray]], None]:
-    """What is prepared together, with the corrections of each layer; without any at alice, who is sent none."""
+    """Yield each step with the corrections of its layers. They are empty at alice: the provider sends her none."""
     sizes = [preparation.wanted(layer) for step in steps for layer in step]
     if not any(sizes):
         for step in steps:
@@ -59,12 +62,12 @@ async def _corrections(
     async with aclosing(provider.bundle(grant, number, sizes)) as parts:
         for step in steps:
             yield step, [await anext(parts) for _ in step]
-        async for _ in parts:  # there is none; at its end the stream is checked once more
+        async for _ in parts:  # nothing is left, but the stream is checked at its end
             pass
 
 
 def _steps(plan: Plan, rows: int) -> list[list[Layer]]:
-    """The layers in order, joined until they have about `_STEP_BYTES` of corrections."""
+    """The layers in order, in steps of about `_STEP_BYTES`."""
     steps: list[list[Layer]] = [[]]
     size = 0
     for layer in plan.layers:

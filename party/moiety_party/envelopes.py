@@ -1,4 +1,4 @@
-"""What a client sealed to this party, opened and checked."""
+"""A client's envelope to this party: opened, and checked."""
 
 from moiety_party.party import Party
 from moiety_party.results import check_recipients
@@ -9,10 +9,14 @@ from moiety_shared.crypto.tokens import Grant
 from moiety_shared.messages.wire import Request, Secret, malformed, share_bytes
 
 
-async def opened(party: Party, number: int, model: Model, request: Request, grant: Grant | None, token: str) -> Secret:
-    """The content of the envelope to party `number`, made by who holds the key that the token is bound to.
+async def open_envelope(
+    party: Party, number: int, model: Model, request: Request, grant: Grant | None, token: str
+) -> Secret:
+    """Open the request's envelope to party `number`, 0 for alice and 1 for bob.
 
-    Raises Problem SEALED_FOR_ANOTHER, KEY_RETIRED, MALFORMED or UNAUTHORIZED.
+    Raises Problem UNAUTHORIZED unless whoever made the envelope holds the key that the token is bound to; KEY_RETIRED
+    when it is sealed to a key that this party has no more, SEALED_FOR_ANOTHER when that key does not open it, and
+    MALFORMED when its content does not fit the request.
     """
     envelope, binding = request.envelopes[number], request.binding
     begun = party.identity.keyring.open_kept(bytes(envelope[:SEALED_BYTES]), handshake.context(number))

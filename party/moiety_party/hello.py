@@ -1,5 +1,7 @@
-"""How a lane begins: both say HELLO, alice with a fresh public key, bob with a secret sealed to it. From then on all is
-sealed (moiety_shared/crypto/channel.py)."""
+"""How a lane begins: alice says HELLO with a fresh public key, and bob says HELLO with a secret sealed to that key.
+
+Everything after that is sealed under keys of the lane (`moiety_shared/crypto/channel.py`).
+"""
 
 import asyncio
 import base64
@@ -19,10 +21,10 @@ _CONTEXT = b"moiety/v1 lane\0"
 
 
 async def call(link: Link, boot: str) -> Lane:
-    """alice's part, to any process of the helper. The link is closed unless a lane comes of it.
+    """alice's part, to any of bob's processes. Closes the link if no lane comes of it.
 
-    Raises PEER_VERSION when bob speaks another version, PEER_UNAVAILABLE when he says nothing, or nothing that makes
-    sense.
+    Raises Problem PEER_VERSION when bob speaks another version, PEER_UNAVAILABLE when he says nothing, or nothing that
+    makes sense.
     """
     try:
         async with asyncio.timeout(HELLO_SECONDS):
@@ -48,7 +50,11 @@ async def call(link: Link, boot: str) -> Lane:
 
 
 async def answer(link: Link, boot: str) -> Lane:
-    """bob's part. Raises PEER_VERSION, of which alice learns, TimeoutError, or what makes no sense."""
+    """bob's part.
+
+    Raises Problem PEER_VERSION when alice speaks another version, and tells her so; PEER_UNAVAILABLE when what she says
+    makes no sense; TimeoutError when she says nothing for `HELLO_SECONDS`.
+    """
     async with asyncio.timeout(HELLO_SECONDS):
         theirs = await link.recv()
         hello = _read(theirs)
@@ -88,6 +94,6 @@ def _read(message: bytes) -> dict[str, Any]:
 
 
 def _other_version(alice: object, bob: object) -> Problem:
-    """What is no number is not repeated."""
+    """A version that is not a number is not repeated."""
     told = (str(version) if isinstance(version, int) else "unknown" for version in (alice, bob))
     return Problem(ProblemType.PEER_VERSION, "alice speaks version {} of the peer protocol, bob {}".format(*told))

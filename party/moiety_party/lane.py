@@ -1,4 +1,4 @@
-"""The peer link: frames over a WebSocket, one session at a time, and the driving of a run's openings over it."""
+"""The link between the parties: sealed frames over a WebSocket, one session at a time, and a run's openings over it."""
 
 import asyncio
 import contextlib
@@ -20,9 +20,9 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Round, Session, combine, to_wire, wire_bytes
 
 MAX_MESSAGE = 1 << 25
-"""Bytes that a WebSocket message holds at most."""
+"""The most bytes in a WebSocket message."""
 INLINE_WORK = 32_000_000
-"""Multiply-adds that may hold up the event loop: one or two milliseconds."""
+"""The most multiply-adds that are done on the event loop: they hold it up for one or two milliseconds."""
 
 _PART_BYTES = 1 << 23  # an opening that is longer is sent in parts
 _SMALL_BYTES = 48_000
@@ -33,7 +33,7 @@ Numbers = Iterator[int]
 
 
 class Link(Protocol):
-    """Whole binary messages, in order."""
+    """Carries whole binary messages, in order. Raises Problem PEER_UNAVAILABLE when it is closed or broken."""
 
     async def send(self, message: bytes) -> None: ...
 
@@ -43,7 +43,7 @@ class Link(Protocol):
 
 
 class ClientLink:
-    """The leader's end (websockets)."""
+    """alice's end, over websockets."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -66,7 +66,7 @@ class ClientLink:
 
 
 class ServerLink:
-    """The helper's end (FastAPI)."""
+    """bob's end, over FastAPI."""
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
@@ -96,15 +96,17 @@ class Refused(Problem):
 
 
 class Lane:
-    """One link after its HELLO, with the bytes and rounds counted on it. Every frame is sealed. Any failure in a
-    session ends the lane."""
+    """A link after its HELLO. Every frame on it is sealed, and its rounds and bytes are counted.
+
+    After a failure the lane is of no more use, unless the peer refused before the run's first opening.
+    """
 
     def __init__(self, link: Link, channel: Channel, peer: str) -> None:
-        """`peer` is whose other end it is: the boot that the peer's HELLO named."""
+        """`peer` is the boot that the HELLO of the process at the other end named."""
         self._link = link
         self._channel = channel
         self.peer = peer
-        self.in_run = False  # the peer opened something, or the link broke: after a failure now, it is of no more use
+        self.in_run = False  # the peer opened something, or the link broke: a failure now makes the lane useless
         self.rounds = 0
         self.opening_bytes = 0
         self.sent_bytes = 0
@@ -122,7 +124,7 @@ class Lane:
             raise broken from None
 
     async def _last_words(self) -> None:
-        """The link broke. Raises Refused when the peer said why before it closed: that is waiting to be read."""
+        """Read what the peer sent before the link broke. Raises Refused when the peer said why."""
         try:
             while True:
                 await self.recv()
@@ -135,7 +137,7 @@ class Lane:
         await self.send(kind, json.dumps(value).encode())
 
     async def recv(self) -> Frame:
-        """The next frame. Raises Refused, with the peer's problem, when it is FAILED."""
+        """Read the next frame. Raises Refused, with the peer's problem, when it is FAILED."""
         try:
             message = await self._link.recv()
             self.received_bytes += len(message)
@@ -150,7 +152,7 @@ class Lane:
         return frame
 
     async def expect(self, kind: FrameKind, number: int = 0) -> memoryview | bytes:
-        """The payload of the next frame, which must be of that kind and number."""
+        """Read the payload of the next frame. Raises PEER_UNAVAILABLE unless the frame has this kind and number."""
         frame = await self.recv()
         if frame.kind is not kind or frame.number != number:
             raise garbled(f"the peer sent {frame.kind.name} {frame.number} for {kind.name} {number}")
@@ -160,7 +162,7 @@ class Lane:
         return read_json(Frame(kind, await self.expect(kind)))
 
     def counted(self) -> tuple[int, int, int]:
-        """Rounds, bytes sent and bytes received since the last time."""
+        """The rounds, bytes sent and bytes received since the last call."""
         before, self._counted = self._counted, (self.rounds, self.sent_bytes, self.received_bytes)
         rounds, sent, received = (now - then for now, then in zip(self._counted, before, strict=True))
         return rounds, sent, received
@@ -175,12 +177,12 @@ class Lane:
         transcript: Transcript,
         executor: Executor,
     ) -> list[Outcome]:
-        """Run one party's sessions to their ends, all of one length: slices of one batch.
+        """Run one party's sessions to their ends. They are the slices of one batch, and have the same rounds.
 
-        All that is opened goes into the transcript: round by round, and in each slice by slice, at both parties alike.
-        They take turns, so that one computes while another's opening travels; each opening is sent before the peer's
-        is awaited. Steps with more than `INLINE_WORK` run in `executor`, so that the event loop goes on serving
-        meanwhile.
+        All that is opened goes into the transcript, round by round and slice by slice, in the same order at both
+        parties. The slices take turns, so that one computes while another's opening travels. Each opening is sent
+        before the peer's is awaited. Steps with more than `INLINE_WORK` run in `executor`, so that the event loop goes
+        on serving.
         """
         outcomes: list[Outcome] = []
         sent, received = itertools.count(), itertools.count()
@@ -220,7 +222,7 @@ class Lane:
         self.opening_bytes += sum(map(len, shares))
 
     async def _opened(self, rounds: Sequence[Round], numbers: Numbers) -> memoryview:
-        """The peer's shares of the same openings. Raises a Problem when they are not exactly that long."""
+        """Read the peer's shares of these openings. Raises PEER_UNAVAILABLE unless they are exactly as long."""
         size = sum(r.wire_bytes for r in rounds)
         if size <= _PART_BYTES:
             return memoryview(await self._part(size, numbers))
@@ -238,17 +240,17 @@ class Lane:
 
 
 def _small(first: Round) -> bool:
-    """Whether the slices of this round share one frame: a frame costs more than its bytes. The first slice decides."""
+    """Whether the slices of a round share one frame: a frame costs more than so few bytes. The first slice decides."""
     return first.wire_bytes <= _SMALL_BYTES
 
 
 def _groups(rounds: list[Round]) -> list[list[Round]]:
-    """What the slices open by frame, or by sequence of frames."""
+    """The slices' rounds, grouped by the frame, or the sequence of frames, in which they travel."""
     return [rounds] if rounds and _small(rounds[0]) else [[r] for r in rounds]
 
 
 def _parts(shares: Sequence[memoryview]) -> Iterator[list[memoryview]]:
-    """The shares' bytes after one another, in frames of `_PART_BYTES` and a last one."""
+    """The bytes of all shares, in frames of `_PART_BYTES`; the last one may be shorter."""
     frame, left = list[memoryview](), _PART_BYTES
     for share in shares:
         rest = share
@@ -280,7 +282,10 @@ async def _advance(
     transcript: Transcript,
     executor: Executor,
 ) -> "Round | _Done[Outcome]":
-    """The session's next round, from the peer's shares of the one before; of none at its start."""
+    """Take a session to its next round, or to its end, with the peer's shares of the round before.
+
+    At the start of a session there is no such round: `opened` is None.
+    """
 
     def step() -> "Round | _Done[Outcome]":
         try:
@@ -301,7 +306,7 @@ async def _advance(
 
 
 def garbled(what: str) -> Problem:
-    """What the peer sent makes no sense: as good as not there, and what began may be begun again."""
+    """The problem of a peer that sends nonsense: as if it were not there, so that what began may begin again."""
     return Problem(ProblemType.PEER_UNAVAILABLE, what)
 
 

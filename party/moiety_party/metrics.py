@@ -1,4 +1,4 @@
-"""What a party counts besides what every service does."""
+"""What a party counts besides what every service counts."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ class Stock:
 
 
 class PartyMetrics(Metrics):
-    """alice's or bob's. A prediction is counted by both of them."""
+    """alice's metrics or bob's. Both count each prediction."""
 
     def __init__(self, role: str, registry: CollectorRegistry) -> None:
         super().__init__(role, registry)
@@ -71,12 +71,12 @@ class PartyMetrics(Metrics):
         )
 
     def watch(self, stocks: Callable[[], Iterable[Stock]]) -> None:
-        """Have the scrapes tell what is in stock then; a model that is gone is not told of any more."""
+        """Have each scrape tell what is in stock. A model that is gone is not in it any more."""
         self.registry.register(_Stocks(stocks))
 
     @contextmanager
     def prediction(self, model: str, rows: int) -> Iterator[None]:
-        """Count how the block ends."""
+        """Count a prediction of `rows` inputs, by how the block ends."""
         try:
             with metrics.timed(self.prediction_seconds):
                 yield
@@ -87,7 +87,7 @@ class PartyMetrics(Metrics):
         self.rows.labels(model).inc(rows)
 
     def session(self, rounds: int, sent: int, received: int) -> None:
-        """Count what went over a lane."""
+        """Count the rounds of a session and its bytes on the lane."""
         self.rounds.inc(rounds)
         self.link_bytes.labels("peer", "out").inc(sent)
         self.link_bytes.labels("peer", "in").inc(received)
@@ -98,6 +98,7 @@ class PartyMetrics(Metrics):
         self.link_bytes.labels("provider", "in").inc(received)
 
     def phase(self, name: str, seconds: float) -> None:
+        """Observe how long a part of a run took."""
         self.phase_seconds.labels(name).observe(seconds)
 
 
@@ -106,7 +107,7 @@ class _Stocks(Collector):
         self._stocks = stocks
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Without samples: what a registry is told when this is registered."""
+        """The gauges without samples, for the registry."""
         labels = ["model", "version"]
         return (
             GaugeMetricFamily("moiety_pool_rows", "Rows of randomness that are ready.", labels=labels),

@@ -1,6 +1,6 @@
-"""Where a store keeps its bytes: files in a folder, or objects of whatever fsspec reaches (S3 and its likes).
+"""Where a store keeps its bytes: files in a folder, or objects in any storage that fsspec reaches, such as S3.
 
-Names are `folder/file`. Nothing here is atomic but `publish`, which is so everywhere.
+Names are `folder/file`. `publish` is atomic in every kind of storage; nothing else is.
 """
 
 import contextlib
@@ -16,43 +16,49 @@ from pydantic import SecretStr
 from moiety_service.startup import StartRefused
 from moiety_shared.problems import Problem, ProblemType
 
-_BLOCK_BYTES = 1 << 24  # of a remote store: so much is asked for, or sent, at a time
+_BLOCK_BYTES = 1 << 24  # what is read from a remote store, or sent to it, at a time
 
 
 class Objects(Protocol):
-    """All raise FileNotFoundError for what is not there, Problem STATE_UNAVAILABLE when nothing answers."""
+    """Files in folders.
+
+    Every method raises FileNotFoundError for a file that is not there, and Problem STATE_UNAVAILABLE when the storage
+    does not answer.
+    """
 
     def folders(self) -> list[str]:
-        """Whatever they hold."""
+        """The names of all folders, whatever they hold."""
 
     def files(self, folder: str) -> list[str]:
-        """Names, without the folder. Empty when it is not there."""
+        """The names of a folder's files. Empty when there is no such folder."""
 
     def read(self, folder: str, file: str, limit: int) -> bytes:
-        """Raises ValueError, and reads nothing, when there are more than `limit` bytes."""
+        """Read a file. Raises ValueError, and reads nothing, when it has more than `limit` bytes."""
 
     def pieces(self, folder: str, file: str, sizes: Iterable[int]) -> Iterator[bytes]:
-        """What is there, in pieces of these sizes. Raises ValueError, and reads nothing, unless it is as long as all of
-        them."""
+        """Read a file in pieces of these sizes. Raises ValueError, and reads nothing, unless they make the whole."""
 
     def write(self, folder: str, file: str, content: Iterable[bytes]) -> None:
-        """The pieces after one another. Durable when this returns."""
+        """Write a file from pieces. It is durable when this returns."""
 
     def publish(self, folder: str, file: str, content: bytes) -> None:
-        """The same; and it is there as a whole or not at all, never before what was written beside it earlier."""
+        """Write a file that is there as a whole or not at all, and never before what was written beside it earlier.
+
+        It is durable when this returns.
+        """
 
     def overwrite(self, folder: str, file: str) -> None:
-        """Zeros in place of what is there."""
+        """Write zeros over a file."""
 
     def remove(self, folder: str, file: str) -> None:
-        """Whether it is there or not."""
+        """Remove a file, if it is there."""
 
     def remove_folder(self, folder: str) -> None:
-        """It, and whatever is still in it."""
+        """Remove a folder, and whatever is still in it."""
 
 
 def objects(url: SecretStr | None, folder: Path) -> Objects:
-    """At the URL, or in the folder without one. Raises StartRefused."""
+    """The objects at the URL, or in the folder if there is no URL. Raises StartRefused if the URL cannot be used."""
     if url is None:
         return Folder(folder / "models")
     scheme, _, rest = url.get_secret_value().partition("://")
@@ -62,7 +68,7 @@ def objects(url: SecretStr | None, folder: Path) -> Objects:
 
 
 class Folder:
-    """Files of mode 0600."""
+    """Objects as files of mode 0600, in folders of mode 0700."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -116,10 +122,10 @@ class Folder:
 
 
 class Remote:
-    """Objects below a URL. Each is written at once, and is there as a whole or not at all."""
+    """Objects below a URL. Each is there as a whole or not at all."""
 
     def __init__(self, url: SecretStr) -> None:
-        """Raises StartRefused for a URL that nothing here can reach; no error quotes it."""
+        """Raises StartRefused for a URL that nothing here can reach. No error quotes the URL: it may hold a secret."""
         scheme = url.get_secret_value().partition("://")[0]
         try:
             from fsspec.core import url_to_fs
@@ -196,7 +202,7 @@ class Remote:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Each kind of store has errors of its own; none of their texts is passed on."""
+    """Raises STATE_UNAVAILABLE for any error but FileNotFoundError. No text of the storage's own is passed on."""
     try:
         yield
     except FileNotFoundError:

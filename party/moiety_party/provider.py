@@ -1,4 +1,4 @@
-"""A party's view of the crypto provider."""
+"""How a party talks to the crypto provider: leases, bundles, and the seeds of uploads."""
 
 import base64
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -20,13 +20,16 @@ from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
 _BUNDLE_TIMEOUT = httpx.Timeout(30, read=300)
-"""Seconds; between two reads the provider may deal a large layer."""
+"""In seconds. Between two reads the provider may deal a large layer."""
 
 
 @dataclass(frozen=True)
 class LeaseGrant:
-    """One side of a lease: this party's seed for all bundles of it, the key of its runs' transcripts, and the ticket by
-    which the provider knows the lease again: only it can open that."""
+    """One party's side of a lease.
+
+    `seed` is this party's, for all bundles of the lease; `check` keys the transcripts of its runs; `ticket` shows the
+    lease to the provider, who alone can open it.
+    """
 
     lease_id: str
     upload_id: str
@@ -40,17 +43,17 @@ class LeaseGrant:
 
 
 class Provider:
-    """The provider's HTTP interface. Every failure is a Problem; no answer at all is PROVIDER_UNAVAILABLE."""
+    """Calls the provider over HTTP. Every failure is a Problem: PROVIDER_UNAVAILABLE if there is no answer at all."""
 
     def __init__(
         self, client: httpx.AsyncClient, link_bytes: Callable[[int, int], None] = lambda _sent, _got: None
     ) -> None:
-        """`link_bytes` is told the bytes that were sent and received."""
+        """`link_bytes` is called with the bytes that were sent and received."""
         self._client = client
         self._link_bytes = link_bytes
 
     async def register(self, upload_id: str, plan: Plan, envelope: bytes) -> None:
-        """Hand on the seeds of the weights' masks, which the owner sealed to the provider. May be repeated.
+        """Hand on the owner's envelope to the provider, with the seeds of the weights' masks. May be repeated.
 
         Raises UPLOAD_CONFLICT when the other party handed on others, or the upload was deleted.
         """
@@ -58,34 +61,36 @@ class Provider:
         await self._post("/v1/uploads", UploadRequest(upload_id=upload_id, plan=plan, seeds=seeds))
 
     async def forget_upload(self, upload_id: str) -> None:
-        """The provider wipes the upload's seeds; nothing can be dealt for it any more."""
+        """Have the provider wipe the upload's seeds, so that nothing can be dealt for it any more."""
         await self._delete(f"/v1/uploads/{upload_id}")
 
     async def open_lease(self, upload_id: str, rows: int) -> LeaseGrant:
+        """alice opens a lease, whose bundles have `rows` rows each."""
         grant = await self._lease("/v1/leases", 0, lambda key: LeaseRequest(upload_id=upload_id, rows=rows, key=key))
         if grant.upload_id != upload_id:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "it opened a lease for another model")
         return grant
 
     async def join_lease(self, lease_id: str, ticket: str) -> LeaseGrant:
+        """bob joins the lease that alice opened, by the ticket that she got."""
         return await self._lease(f"/v1/leases/{lease_id}/join", 1, lambda key: JoinRequest(ticket=ticket, key=key))
 
     async def end_lease(self, lease_id: str) -> None:
-        """The provider wipes the lease's key; nothing more can be dealt under it. May be repeated."""
+        """Have the provider wipe the lease's key, so that nothing can be dealt under it any more. May be repeated."""
         await self._delete(f"/v1/leases/{lease_id}")
 
     async def check(self) -> None:
-        """Raises PROVIDER_UNAVAILABLE unless it answers, and can do its work."""
+        """Raises PROVIDER_UNAVAILABLE unless the provider answers and can do its work."""
         try:
             clients.check(await self._client.get("/health/ready"))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
     async def bundle(self, grant: LeaseGrant, number: int, sizes: Sequence[int]) -> AsyncGenerator[bytearray, None]:
-        """The bundle in parts of `sizes` bytes, each as soon as it is here. It can be asked for once.
+        """Fetch a bundle, and yield parts of `sizes` bytes as they arrive. The provider issues each bundle once.
 
-        Raises a Problem unless it is exactly that long, and at its end unless it is what was dealt: nothing of it may
-        be used before. The announced length is checked before the body is read.
+        Raises a Problem unless the bundle is exactly that long, and at its end unless it is what was dealt: use nothing
+        of it before. The announced length is checked before the body is read.
         """
         url = f"/v1/leases/{grant.lease_id}/bundles/{number}"
         decryptor = bundle_cipher(grant.seed, grant.lease_id, number).decryptor()
@@ -143,8 +148,10 @@ class Provider:
         return clients.check(response)
 
     async def _lease(self, path: str, party: int, request: Callable[[str], Public]) -> LeaseGrant:
-        """`request` makes the body, given the public key that the answer is sealed to. The private key is let go of
-        when this returns."""
+        """Open or join a lease. `request` makes the body, given the public key to which the provider seals its answer.
+
+        The private key exists only during this call.
+        """
         key = PrivateKey.generate()
         try:
             response = await self._post(path, request(key.public.text()))
@@ -166,7 +173,7 @@ class Provider:
 
 @contextmanager
 def _unchanged() -> Iterator[None]:
-    """What the provider never said is as good as nothing said."""
+    """An answer that was changed on its way is as good as none: PROVIDER_UNAVAILABLE."""
     try:
         yield
     except (ValueError, OverflowError) as error:

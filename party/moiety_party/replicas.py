@@ -1,4 +1,4 @@
-"""What the other replicas of this party did: models that came or went, tokens that were revoked."""
+"""Follows what the other replicas of this party do: models that come and go, tokens that are revoked."""
 
 import asyncio
 import time
@@ -10,18 +10,18 @@ from moiety_service.observability.logs import log, where
 from moiety_shared.problems import Problem
 
 LOOK_SECONDS = 1.0
-"""So often the database is looked at."""
+"""How often a replica looks into the database."""
 _LEAST_SECONDS = 0.25  # between two looks, however many ask for models that nobody knows
 _ALIVE_SECONDS = CLAIM_SECONDS / 3
 
 
 class Replicas:
-    """Looks at the party's database once a second, and when somebody asks for a model that is not known here."""
+    """Looks into the party's database once a second, and when somebody asks for a model that is not known here."""
 
     def __init__(
         self, replica: str, state: State, store: ModelStore, on_deleted: Callable[[str], Awaitable[None]]
     ) -> None:
-        """`replica` is this one's name, of this boot; `on_deleted` is called for a model that others deleted."""
+        """`replica` names this process. `on_deleted` is called with the upload of each model that others deleted."""
         self._replica, self._state, self._store, self._on_deleted = replica, state, store, on_deleted
         self._unreadable: set[str] = set()
         self._looking = asyncio.Lock()
@@ -39,13 +39,19 @@ class Replicas:
             await asyncio.gather(self._following, return_exceptions=True)
 
     async def model(self, upload_id: str) -> Model:
-        """A model, though it reached another replica a moment ago. Raises UNKNOWN_MODEL or STATE_UNAVAILABLE."""
+        """A model, even if it reached another replica a moment ago.
+
+        Raises Problem UNKNOWN_MODEL, UNSUPPORTED_VERSION for a model that another release stored, or STATE_UNAVAILABLE.
+        """
         if upload_id not in self._store:
             await self.look()
         return self._store.get(upload_id)
 
     async def look(self) -> None:
-        """Learn what was done before this was called; all who wait share one look. Raises STATE_UNAVAILABLE."""
+        """Learn what was done before this call. All who wait share one look.
+
+        Raises Problem STATE_UNAVAILABLE when the database does not answer.
+        """
         asked = time.monotonic()
         async with self._looking:
             if self._began < asked:

@@ -1,4 +1,4 @@
-"""What leaves a party at the end of a run."""
+"""A party's share of a result, as it leaves at the end of a run."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from moiety_shared.ring import Array
 
 
 def check_recipients(plan: Plan, secret: Secret) -> None:
-    """Raises MALFORMED when the request names a recipient whom the plan gives nothing."""
+    """Raises Problem MALFORMED when the request names a recipient to whom the plan gives nothing."""
     if Recipients.OWNER in secret.recipients and plan.output.owner_key is None:
         raise malformed("the plan has no key of the owner, or gives out more than a count")
 
 
 def result_share(plan: Plan, outputs: Sequence[Array]) -> bytes:
-    """This party's share of a request's result, from those of its slices.
+    """Join the shares of a request's slices to this party's share of its result.
 
-    Counts are added up over the request's rows: no single one can be told from the number that leaves.
+    Counts are added up over the request's rows, so that the number that leaves shows no single row's.
     """
     whole = np.concatenate(outputs)
     if plan.output.kind == "count":
@@ -28,7 +28,7 @@ def result_share(plan: Plan, outputs: Sequence[Array]) -> bytes:
 
 
 def sealed_result(plan: Plan, party: int, outputs: Sequence[Array], secret: Secret, binding: Binding) -> bytes:
-    """The same, sealed to each recipient: the client's first, then the owner's."""
+    """Seal this party's share of the result to each recipient: first the client, then the owner."""
     share, sealed = result_share(plan, outputs), b""
     if Recipients.CLIENT in secret.recipients:
         sealed += seal_result(secret.result_key, share, binding.context("result", party))

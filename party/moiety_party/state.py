@@ -1,6 +1,8 @@
-"""What a party must not forget, and all replicas of it must agree on: revoked tokens, how much of its quota each client
-has used, which models were uploaded and deleted, which requests are running or done, which were answered. Never a
-secret."""
+"""What a party must not forget, and what all its replicas must agree on. It holds no secret.
+
+That is: the revoked tokens, how much of its quota each client has used, which models were uploaded and deleted, which
+requests are running or done, and which were answered.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,11 +29,11 @@ from moiety_service.startup import StartRefused
 from moiety_shared.problems import Problem, ProblemType
 
 WINDOW_KEPT_SECONDS = 3600.0
-"""So long after its end a quota's window is still counted: no clock that is behind begins it once more."""
+"""How long a quota's window is kept after its end, so that a clock that is behind does not begin it once more."""
 FRESH_SECONDS = 15.0
-"""What a replica knows of the others is used so long: then it lets nobody in until it has read the database again."""
+"""How long a replica uses what it read. After that it lets nobody in until it has read the database again."""
 CLAIM_SECONDS = 15.0
-"""A request belongs to the replica that runs it for so long after that was last heard of."""
+"""How long a request still belongs to the replica that runs it after the replica last said that it is alive."""
 
 _metadata = MetaData()
 _party = Table("party", _metadata, Column("role", Text, primary_key=True))
@@ -57,7 +59,7 @@ _requests = Table(
     Column("subject", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("replica", Text, nullable=False),
-    Column("until", Float, nullable=False, index=True),  # seconds since 1970; the result's end, or the claim's
+    Column("until", Float, nullable=False, index=True),  # seconds since 1970: the end of the result, or of the claim
     Column("result", LargeBinary, nullable=True),  # sealed to the client
 )
 _answered = Table(
@@ -76,7 +78,7 @@ class State:
     """
 
     def __init__(self, url: URL, role: str, clock: Callable[[], float] = time.time) -> None:
-        """Raises StartRefused when it cannot be opened, or is the other party's."""
+        """Raises StartRefused when the database cannot be opened, or belongs to the other party."""
         self._db = Database(url, SCHEMA)
         self._clock = clock
         with self._db.write() as db:
@@ -92,14 +94,14 @@ class State:
 
     @property
     def shared(self) -> bool:
-        """Whether replicas on several machines may use it."""
+        """Whether replicas on several machines may use the database."""
         return self._db.shared
 
     def close(self) -> None:
         self._db.close()
 
     def refresh(self) -> dict[str, bool]:
-        """Learn what other replicas did. Returns the models they know of, and whether each was deleted."""
+        """Read what other replicas did. Returns all uploads, and whether each was deleted."""
         with self._db.read() as db:
             models = {row.upload_id: bool(row.deleted) for row in db.execute(select(_models))}
             if db.execute(select(func.count()).select_from(_revoked)).scalar_one() != len(self._revoked):
@@ -110,13 +112,13 @@ class State:
     # Tokens and quotas
 
     def is_revoked(self, token_id: str) -> bool:
-        """Raises STATE_UNAVAILABLE when that has not been looked up for `FRESH_SECONDS`."""
+        """Whether a token was revoked. Raises STATE_UNAVAILABLE after `FRESH_SECONDS` without a `refresh`."""
         if time.monotonic() > self._fresh_until:
             raise Problem(ProblemType.STATE_UNAVAILABLE)
         return token_id in self._revoked
 
     def revoke(self, token_ids: Iterable[str]) -> None:
-        """These tokens let nobody in any more."""
+        """Revoke these tokens, for all replicas and for good."""
         fresh = sorted(set(token_ids) - self._revoked)
         if fresh:
             with self._db.write() as db:
@@ -125,7 +127,10 @@ class State:
         self._revoked.update(fresh)
 
     def reserve(self, owner_key: str, subject: str, window_end: int, rows: int, limit: int, now: float) -> bool:
-        """Count `rows` more in this window, if that stays within `limit`. Windows long over are forgotten."""
+        """Count `rows` more in this window. Returns False, and counts nothing, if that exceeds `limit`.
+
+        Forgets windows that ended `WINDOW_KEPT_SECONDS` ago.
+        """
         mine = (_usage.c.owner_key == owner_key) & (_usage.c.subject == subject)
         with self._db.write() as db:
             db.execute(delete(_usage).where(mine, _usage.c.window_end <= now - WINDOW_KEPT_SECONDS))
@@ -139,7 +144,7 @@ class State:
             return db.execute(counted).rowcount == 1
 
     def unreserve(self, owner_key: str, subject: str, window_end: int, rows: int) -> None:
-        """Of what was counted in this window, `rows` were not used after all."""
+        """Take back `rows` that were counted in this window and not used."""
         window = (_usage.c.owner_key == owner_key) & (_usage.c.subject == subject) & (_usage.c.window_end == window_end)
         with self._db.write() as db:
             db.execute(update(_usage).where(window, _usage.c.rows >= rows).values(rows=_usage.c.rows - rows))
@@ -147,14 +152,14 @@ class State:
     # Models
 
     def stored(self, upload_id: str) -> bool:
-        """Tell the other replicas of a model that is in the store now. False: it is deleted already."""
+        """Tell the other replicas that a model is in the store. Returns False if it is deleted already."""
         with self._db.write() as db:
             if insert_new(db, _models, {"upload_id": upload_id, "deleted": False}):
                 return True
             return not db.execute(select(_models.c.deleted).where(_models.c.upload_id == upload_id)).scalar_one()
 
     def forget(self, upload_id: str) -> None:
-        """The model is deleted, for all replicas and for good: also when an old store is restored."""
+        """Delete a model for all replicas and for good, even if an old store is restored."""
         with self._db.write() as db:
             if not insert_new(db, _models, {"upload_id": upload_id, "deleted": True}):
                 db.execute(update(_models).where(_models.c.upload_id == upload_id).values(deleted=True))
@@ -162,7 +167,10 @@ class State:
     # Requests: when a crash of the database forgets one, it may run again, under other masks
 
     def claim(self, request_id: bytes, subject: str, digest: bytes, replica: str) -> bytes | bool:
-        """Whether this replica is to run the request now, or its sealed result if one ran it already. False: ask again.
+        """Claim a request for this replica.
+
+        Returns True if it is to run the request now, the sealed result if a replica ran it, and False if another one is
+        running it: ask again.
 
         Raises REQUEST_CONFLICT when the id was used by another client or with other content.
         """
@@ -182,18 +190,18 @@ class State:
             return db.execute(update(_requests).where(same, _requests.c.until == row.until).values(mine)).rowcount == 1
 
     def keep(self, request_id: bytes, replica: str, result: bytes, seconds: float) -> None:
-        """The request is done; its result is kept for `seconds`."""
+        """Keep the result of a request that this replica ran, for `seconds`."""
         mine = (_requests.c.request_id == request_id) & (_requests.c.replica == replica)
         with self._db.write(durable=False) as db:
             db.execute(update(_requests).where(mine).values(result=result, until=self._clock() + seconds))
 
     def release(self, request_id: bytes, replica: str) -> None:
-        """The request failed: it may be tried again, anywhere."""
+        """Give up the claim on a request that failed: any replica may try it again."""
         with self._db.write(durable=False) as db:
             db.execute(delete(_requests).where(_requests.c.request_id == request_id, _requests.c.replica == replica))
 
     def alive(self, replica: str) -> None:
-        """What this replica runs stays its own; what is over is forgotten."""
+        """Renew this replica's claims, and forget claims and results that are over."""
         now = self._clock()
         mine = (_requests.c.replica == replica) & _requests.c.result.is_(None)
         with self._db.write(durable=False) as db:
@@ -203,13 +211,13 @@ class State:
     # Answers: when a crash of the database forgets one, alice may run that request once more
 
     def answered(self) -> dict[bytes, float]:
-        """The ids of requests that were answered, and until when each is remembered; what ends first comes first."""
+        """Until when each answered request's id is remembered, in seconds since 1970, the earliest first."""
         with self._db.read() as db:
             rows = db.execute(select(_answered).where(_answered.c.until >= self._clock()).order_by(_answered.c.until))
             return {bytes(row.request_id): row.until for row in rows}
 
     def note_answered(self, until: Mapping[bytes, float]) -> int:
-        """Remember these ids until then. Returns how many were not known; what is over is forgotten."""
+        """Remember these ids, each until its time. Returns how many were new. Forgets ids whose time is over."""
         with self._db.write(durable=False) as db:
             db.execute(delete(_answered).where(_answered.c.until < self._clock()))
             return sum(insert_new(db, _answered, {"request_id": i, "until": end}) for i, end in until.items())

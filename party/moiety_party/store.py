@@ -1,8 +1,8 @@
-"""The model store: this party's part of each uploaded model, encrypted, visible only when complete.
+"""The model store keeps this party's part of each uploaded model, encrypted: w^, and the seed of its half of the masks.
 
-A model has a key of its own, kept under the role's storage key. Deleting it wipes that key first: what may be left of
-the weights on some disk is noise then. Its manifest is written last: a model without one is not there. All replicas of
-a party may share one store. What lies there is w^ and the seed of this party's half of the masks.
+Each model has a key of its own, kept under the role's storage key. The store wipes that key first when it deletes the
+model, so that weights which a disk may still hold are noise. It writes the manifest last: a model without a manifest is
+not there. All replicas of a party may share one store.
 """
 
 import json
@@ -29,9 +29,9 @@ from moiety_shared.protocols.product import Weights
 
 _NONCE, _TAG = 12, 16
 _KEY_FILE, _WEIGHTS, _MANIFEST, _PLAN = "model.key", "weights.sealed", "manifest.json", "plan.json"
-_WRITING = "writing"  # since when, in seconds since 1970: a model that is still arriving
-_LEFT_OVERS = re.compile(r"[0-9a-f]{32}\.partial|waiting-[0-9a-f]{32}")  # release 0.1.0's, of uploads that never ended
-_WAITING = "shares.sealed"  # a file in the latter
+_WRITING = "writing"  # says since when the model arrives, in seconds since 1970; gone when the model is complete
+_LEFT_OVERS = re.compile(r"[0-9a-f]{32}\.partial|waiting-[0-9a-f]{32}")  # release 0.1.0 left them: unfinished uploads
+_WAITING = "shares.sealed"  # a file in a "waiting" folder
 _NAME = re.compile(r"[0-9a-f]{32}")
 _ABANDONED_SECONDS = 3600.0
 _LIMITS = {
@@ -43,7 +43,7 @@ _LIMITS = {
 
 
 class UnreadableModel(StartRefused):
-    """A stored model was changed, or is another role's or key's."""
+    """A stored model was changed, or it belongs to another role or another storage key."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Model:
 
 
 class ModelStore:
-    """A folder for each model. What is complete is read once and stays in memory."""
+    """Keeps a folder for each model. It reads a complete model once and then holds it in memory."""
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class ModelStore:
         deleted: Collection[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Reads all models but those `deleted`, of which the rest is wiped, as is what was abandoned half-way.
+        """Read all models, and wipe what is left of those `deleted` and of uploads that were abandoned half-way.
 
-        A model of another release stays where it is, and is refused by its number until its owner withdraws it. Raises
-        UnreadableModel when a stored model cannot be opened with this key, StartRefused when nothing answers.
+        A model that another release stored stays where it is, and is refused until its owner withdraws it. Raises
+        UnreadableModel when a stored model cannot be opened with this key, StartRefused when the store does not answer.
         """
         self._objects, self._storage_key, self._clock = objects, storage_key, clock
         self._models: dict[str, Model] = {}
-        self._refused: dict[str, Problem] = {}  # of another release
+        self._refused: dict[str, Problem] = {}  # stored by another release
         self._dropped: set[str] = set()
         try:
             for name in objects.folders():
@@ -89,11 +89,11 @@ class ModelStore:
         return name not in deleted and (self.load(name) or self._is_arriving(name))
 
     def __contains__(self, upload_id: str) -> bool:
-        """Whether it is here, also of another release."""
+        """Whether the model is here, even if another release stored it."""
         return upload_id in self._models or upload_id in self._refused
 
     def get(self, upload_id: str) -> Model:
-        """Raises Problem UNKNOWN_MODEL, or UNSUPPORTED_VERSION for one that another release stored."""
+        """Raises Problem UNKNOWN_MODEL, or UNSUPPORTED_VERSION for a model that another release stored."""
         if upload_id in self._refused:
             raise Problem(ProblemType.UNSUPPORTED_VERSION, self._refused[upload_id].detail)
         if upload_id not in self._models:
@@ -101,15 +101,18 @@ class ModelStore:
         return self._models[upload_id]
 
     def all(self) -> list[Model]:
+        """The models that can be served."""
         return list(self._models.values())
 
     def refused(self) -> list[str]:
-        """Uploads that another release stored: they are not served, and must be published again."""
+        """The uploads that another release stored. They cannot be served, and must be published again."""
         return list(self._refused)
 
     def put(self, upload: Upload) -> None:
-        """Durable when this returns; nothing is left when it fails. Raises Problem UPLOAD_CONFLICT when the id is
-        taken."""
+        """Store a model. It is durable when this returns, and nothing is left of it when this fails.
+
+        Raises Problem UPLOAD_CONFLICT when the id is taken.
+        """
         upload_id, objects, plan = upload.manifest.upload_id, self._objects, upload.plan
         if upload_id in self or objects.files(upload_id):
             raise Problem(ProblemType.UPLOAD_CONFLICT)
@@ -130,7 +133,10 @@ class ModelStore:
         self._add(upload)
 
     def load(self, upload_id: str) -> bool:
-        """Read a model that is there since another replica put it. Returns whether it is. Raises UnreadableModel."""
+        """Read a model that another replica may have stored. Returns whether it is there.
+
+        Raises UnreadableModel when it cannot be opened with this key.
+        """
         try:
             manifest = self._objects.read(upload_id, _MANIFEST, _LIMITS[_MANIFEST])
         except FileNotFoundError:
@@ -152,13 +158,13 @@ class ModelStore:
             self._models[upload_id] = Model(upload.manifest, upload.plan, upload.weights())
 
     def drop(self, upload_id: str) -> None:
-        """Serve it no more, also if another thread is reading it now. Runs under way keep what they hold in memory."""
+        """Serve a model no more, even if a thread is reading it now. Runs under way keep what they hold in memory."""
         self._dropped.add(upload_id)
         self._models.pop(upload_id, None)
         self._refused.pop(upload_id, None)
 
     def delete(self, upload_id: str) -> None:
-        """Gone when this returns, its key first. May be repeated."""
+        """Wipe a model, its key first. May be repeated."""
         self.drop(upload_id)
         self._wipe(upload_id)
 
@@ -167,13 +173,15 @@ class ModelStore:
         for file in (_KEY_FILE, _WAITING):
             if file in files:
                 self._objects.overwrite(upload_id, file)
-        for file in sorted(files, key=_WRITING.__eq__):  # that last: who is interrupted knows how to go on
+        for file in sorted(files, key=_WRITING.__eq__):  # that one last: it says that the rest can go
             self._objects.remove(upload_id, file)
         self._objects.remove_folder(upload_id)
 
     def _is_arriving(self, name: str) -> bool:
-        """Whether somebody may still be writing it; not if it was abandoned. Raises UnreadableModel when it was
-        complete once."""
+        """Whether somebody may still be writing the model: it was begun less than `_ABANDONED_SECONDS` ago.
+
+        Raises UnreadableModel when the model was complete once.
+        """
         try:
             since = float(self._objects.read(name, _WRITING, _LIMITS[_WRITING]))
         except (FileNotFoundError, ValueError) as error:
@@ -181,7 +189,10 @@ class ModelStore:
         return self._clock() < since + _ABANDONED_SECONDS
 
     def _read(self, upload_id: str, manifest_json: bytes) -> Upload:
-        """Raises Problem UNSUPPORTED_VERSION for a model of another release, UnreadableModel."""
+        """Read a model from its folder.
+
+        Raises Problem UNSUPPORTED_VERSION when another release stored it, UnreadableModel when it cannot be opened.
+        """
         objects = self._objects
         try:
             manifest = _read_manifest(manifest_json)
@@ -211,12 +222,15 @@ class ModelStore:
 
 
 def _stored(manifest: Manifest) -> bytes:
-    """The manifest as it is kept, under the number of what lies beside it."""
+    """The manifest as it is stored, with the number of the folder's format."""
     return json.dumps({"format": MODEL, "manifest": manifest.model_dump(mode="json")}).encode()
 
 
 def _read_manifest(raw: bytes) -> Manifest:
-    """Raises Problem UNSUPPORTED_VERSION for another number, ValueError for anything else. Release 0.1.0 kept none."""
+    """Read a stored manifest. Release 0.1.0 wrote no format's number.
+
+    Raises Problem UNSUPPORTED_VERSION for another number, ValueError for anything else that is wrong.
+    """
     read = json.loads(raw)
     found = read.get("format", 1) if isinstance(read, dict) else None
     if found != MODEL:
@@ -225,7 +239,7 @@ def _read_manifest(raw: bytes) -> Manifest:
 
 
 def _context(public: Mapping[str, bytes], name: str) -> bytes:
-    """What a sealed file is bound to: its place, and the public files beside it."""
+    """What a sealed file is bound to: its name, and the public files beside it."""
     return b"\0".join((b"moiety/v1 at rest", name.encode(), *public.values()))
 
 

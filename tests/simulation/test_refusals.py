@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moiety_party.envelopes import opened
+from moiety_party.envelopes import open_envelope
 from moiety_party.helper import helper
 from moiety_party.leader.runs import RunStats
 from moiety_party.leader.suspects import Suspects
@@ -187,7 +187,7 @@ async def runs(alice: Node, body: bytes, delta: int, token: str = "") -> bytes:
     assert alice.leader is not None
     request, leader = Request.unpack(body), alice.leader
     model = await alice.party.replicas.model(request.binding.upload_id.hex())
-    secret = await opened(alice.party, 0, model, request, None, token)
+    secret = await open_envelope(alice.party, 0, model, request, None, token)
     share = np.frombuffer(secret.share, fixed_point.ring_dtype(model.plan.ring_bits)).copy()
     share[0] += delta
     return await leader._runs.run(model, request, _sharing(secret, share), token, RunStats())

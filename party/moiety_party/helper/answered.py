@@ -1,4 +1,4 @@
-"""bob's memory: under one request id his share of a result leaves once, however often alice runs it."""
+"""bob's memory of the requests that he answered: his share of a result leaves once, however often alice runs it."""
 
 import asyncio
 import contextlib
@@ -10,14 +10,14 @@ from moiety_service.observability.logs import log, where
 from moiety_shared.problems import Problem, ProblemType
 
 MAX_IDS = 1 << 19
-"""Ids in memory at most, about 80 MB of them. Beyond that requests are refused: none is forgotten before its time."""
-_WRITE_SECONDS = 1.0  # so often a process that is alone writes what is new: a crash forgets as much
+"""The most ids in memory, about 80 MB of them. With more, bob refuses requests: he forgets no id before its time."""
+_WRITE_SECONDS = 1.0  # how often a process that is alone writes new ids: a crash forgets those of the last second
 
 
 class Answered:
-    """The ids of requests that were answered, for `seconds` each: as long as such a request could be let in.
+    """Remembers the id of each answered request for `seconds`, as long as bob could let the request in again.
 
-    A run that broke off before bob's share left may be run again, under the same id: it told alice nothing.
+    A run that broke off before bob's share left told alice nothing, so it may be run again under the same id.
     """
 
     def __init__(self, state: State, seconds: float, clock: Callable[[], float] = time.time) -> None:
@@ -27,15 +27,17 @@ class Answered:
         self._writing = asyncio.create_task(self._write_on())
 
     async def close(self) -> None:
-        """All of them are on the disk when this returns."""
+        """Write all ids to the database."""
         self._writing.cancel()
         await asyncio.gather(self._writing, return_exceptions=True)
         with contextlib.suppress(Problem):
             await self._write()
 
     def check(self, request_id: bytes) -> None:
-        """Before anything of a run is opened. Raises Problem REQUEST_EXPIRED, or OVERLOADED where no more ids can be
-        remembered."""
+        """Check an id before a run opens anything.
+
+        Raises Problem REQUEST_EXPIRED if bob answered it, OVERLOADED if he can remember no more ids.
+        """
         now = self._clock()
         while self._until and (oldest := next(iter(self._until))) and self._until[oldest] < now:
             del self._until[oldest]
@@ -45,8 +47,10 @@ class Answered:
             raise Problem(ProblemType.OVERLOADED, "too many requests in a short time")
 
     async def note(self, request_id: bytes) -> None:
-        """The answer to this request is about to leave. Raises Problem REQUEST_EXPIRED when one left before, here or
-        at another replica."""
+        """Remember an id, just before the answer leaves.
+
+        Raises Problem REQUEST_EXPIRED if an answer left before, here or at another replica.
+        """
         self.check(request_id)
         until = self._until[request_id] = self._clock() + self._seconds
         if not self._state.shared:

@@ -1,10 +1,10 @@
-"""bob: answers the leader's sessions, one lane at a time each."""
+"""bob's part in a prediction: he answers what alice begins on each lane."""
 
 import asyncio
 import time
 
 from moiety_party.capacity import request_rows
-from moiety_party.envelopes import opened
+from moiety_party.envelopes import open_envelope
 from moiety_party.hello import answer
 from moiety_party.helper.answered import Answered
 from moiety_party.lane import Lane, Link, garbled, read_json
@@ -26,10 +26,10 @@ from moiety_shared.protocols import graph
 
 
 class Helper:
-    """The helper's side of every session kind."""
+    """bob: serves alice's sessions, one at a time on each lane."""
 
     def __init__(self, party: Party, drain: Drain | None = None) -> None:
-        """Runs count as work in `drain`."""
+        """`drain` counts the runs, so that bob stops only after them."""
         self._party = party
         self._drain = drain or Drain()
         self._answered = Answered(party.state, 2 * party.settings.request_seconds)
@@ -39,14 +39,18 @@ class Helper:
         await self._answered.close()
 
     async def ready(self) -> None:
-        """Raises a Problem while no prediction could be served.
+        """Raises a Problem while bob could serve no prediction.
 
-        It does not ask for alice: she may only come once he is ready.
+        He does not look for alice, because she may come only once he is ready.
         """
         await self._party.pools.check_stock({upload_id for _, upload_id in self._party.pools.by_pair})
 
     async def serve(self, link: Link) -> None:
-        """Sessions until the lane ends. A Problem before a run's first opening is answered and the lane goes on."""
+        """Serve sessions until the lane ends.
+
+        bob tells alice of a Problem that comes before a run's first opening, and the lane goes on. He logs what ends
+        it.
+        """
         try:
             lane = await answer(link, self._party.boot)
             self._party.pools.lane_opened(lane.peer)
@@ -66,7 +70,10 @@ class Helper:
             await link.close()
 
     async def _sessions(self, lane: Lane) -> None:
-        """One after another. A run that is refused leaves openings of alice's on the lane: nobody reads them."""
+        """Serve one session after another.
+
+        After bob has refused a run, openings that alice sent for it may still arrive. He drops them.
+        """
         refused = False
         while True:
             frame = await lane.recv()
@@ -97,7 +104,10 @@ class Helper:
                 raise garbled(f"a session cannot begin with {frame.kind.name}")
 
     async def _stock(self, leader: str, wanted: dict[str, object]) -> dict[str, object]:
-        """What each model has in its pool with this leader, if it has one, after it said which rows it will need."""
+        """What bob's STOCK says: each model's pool with this leader, or {} where there is none.
+
+        `wanted` says, by upload, up to which row the leader is about to take. bob has those rows made.
+        """
         pools = self._party.pools.with_peer(leader)
         for upload_id, end in wanted.items():
             if upload_id in pools and isinstance(end, int):
@@ -117,14 +127,13 @@ class Helper:
         await lane.send_json(FrameKind.JOINED, {})
 
     async def _check(self, lane: Lane, start: Start) -> None:
-        """Whether a run could begin so. Nothing is claimed, counted or remembered."""
+        """Tell alice whether a run could begin with this request. bob claims, counts and remembers nothing."""
         model = await self._party.replicas.model(start.request.binding.upload_id.hex())
         await self._open(model, self._party.admission.admit(model, start.token), start)
         await lane.send(FrameKind.CHECKED)
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
-        """One run, as part of what alice says it is part of. If it is refused, the rows that it named are gone: alice
-        has used them."""
+        """Serve one run. If bob refuses it, he burns the rows that alice named, because she has used hers."""
         start = unpack_start(payload)
         pool = self._party.pools.get(lane.peer, start.request.binding.upload_id.hex())
         if pool is not None and pool.lease_id != start.lease_id:
@@ -137,6 +146,7 @@ class Helper:
             raise
 
     async def _answer(self, lane: Lane, start: Start, payload: bytes, pool: Pool | None) -> None:
+        """Let the request in, evaluate it with alice, and send her the result share. The run joins alice's trace."""
         party, timeline = self._party, Timeline()
         span = tracing.begin(party.tracer, "run", tracing.unpack(start.trace))
         with tracing.doing(span), party.pools.running():
@@ -154,7 +164,7 @@ class Helper:
                     except BaseException:
                         await party.admission.refund(receipt)
                         raise
-                    await lane.send(FrameKind.RESULT, *share)  # it is counted, whether it arrives or not
+                    await lane.send(FrameKind.RESULT, *share)  # the quota pays for it, whether it arrives or not
                     timeline.passed("seal")
                     lane.in_run = False
             milliseconds = round((time.perf_counter() - started) * 1e3, 2)
@@ -162,12 +172,12 @@ class Helper:
             timeline.tell(party.tracer, tracing.current(), party.metrics.phase)
 
     async def _open(self, model: Model, grant: Grant | None, start: Start) -> Secret:
-        """What the client sealed to bob. All of the request is checked here, before a row is claimed."""
+        """Check all of the request, before bob claims a row. Returns what the client sealed to him."""
         party, request, plan, rows = self._party, start.request, model.plan, start.request.rows
         if request.binding.plan_digest != plan.digest or not 1 <= rows <= request_rows(party.settings, plan):
             raise malformed("the leader's request does not fit the model")
         party.admission.check_time(request.binding, party.settings.request_seconds, 1)
-        secret = await opened(party, 1, model, request, grant, start.token)
+        secret = await open_envelope(party, 1, model, request, grant, start.token)
         self._answered.check(request.binding.request_id)
         return secret
 
@@ -181,9 +191,10 @@ class Helper:
         pool: Pool | None,
         timeline: Timeline,
     ) -> tuple[bytes, bytes]:
-        """The tag of what was opened, and bob's sealed share of the result: it leaves once for each request.
+        """Evaluate the model. Returns the tag of all that was opened, and bob's sealed share of the result.
 
-        The transcript begins with what alice sent, as it arrived.
+        The transcript begins with `payload`, alice's START as it arrived. The share of a request leaves once: raises
+        Problem REQUEST_EXPIRED if it left before, and ROW_USED or RANDOMNESS_EXHAUSTED when the rows are not there.
         """
         request, plan = start.request, model.plan
         if pool is None:

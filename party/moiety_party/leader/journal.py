@@ -1,4 +1,4 @@
-"""Requests of all replicas of alice: one id runs at one of them, and every other one hands out its sealed result."""
+"""The requests of all replicas of alice: one replica runs a request, and the others hand out its sealed result."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,9 @@ _POLL_SECONDS = 0.05
 
 
 class Journal:
-    """In the party's database, where replicas share it. Results are kept for `seconds`, sealed as they are.
+    """Keeps claims and results in the database that the replicas share: results for `seconds`, sealed to the client.
 
-    A replica that ends in the middle of a run holds its claim for `CLAIM_SECONDS` more; then the request may run again,
+    A replica that ends in the middle of a run keeps its claim for `CLAIM_SECONDS`. Then the request may run again,
     under other masks.
     """
 
@@ -22,9 +22,10 @@ class Journal:
         self._state, self._replica, self._seconds = state, replica, seconds
 
     async def once(self, binding: Binding, subject: str, run: Callable[[], Awaitable[bytes]]) -> bytes:
-        """`run()`, or its result at whichever replica. A request that failed may be tried again.
+        """Return the result of `run()`, or the stored result if any replica ran the request.
 
-        Raises REQUEST_CONFLICT for an id that was used otherwise, STATE_UNAVAILABLE.
+        A request that failed may be tried again. Raises Problem REQUEST_CONFLICT when another client or other content
+        used the id, STATE_UNAVAILABLE when the database does not answer.
         """
         request_id, digest = binding.request_id, binding.request_digest
         while True:
@@ -40,6 +41,6 @@ class Journal:
             with contextlib.suppress(Problem):
                 await asyncio.shield(asyncio.to_thread(self._state.release, request_id, self._replica))
             raise
-        with contextlib.suppress(Problem):  # it ran, and who asked here gets it
+        with contextlib.suppress(Problem):  # the request ran, so its client gets the answer all the same
             await asyncio.to_thread(self._state.keep, request_id, self._replica, answer, self._seconds)
         return answer

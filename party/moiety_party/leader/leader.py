@@ -2,9 +2,9 @@
 
 import asyncio
 
-from moiety_party.admission import ANYBODY, clients_doing
+from moiety_party.admission import ANYBODY, client_pays
 from moiety_party.capacity import request_rows
-from moiety_party.envelopes import opened
+from moiety_party.envelopes import open_envelope
 from moiety_party.lane import Refused
 from moiety_party.leader.journal import Journal
 from moiety_party.leader.lanes import Connect, Lanes, connect
@@ -82,15 +82,15 @@ class Leader:
         pays for no failure that was not the client's doing.
         """
         party = self._party
-        proven = await opened(party, 0, model, request, grant, token) if grant and grant.key else None
+        proven = await open_envelope(party, 0, model, request, grant, token) if grant and grant.key else None
         receipt = await party.admission.spend(model, grant, request.rows)
         try:
-            secret = proven or await opened(party, 0, model, request, grant, token)
+            secret = proven or await open_envelope(party, 0, model, request, grant, token)
             stats.timeline.passed("open")
             with party.pools.running():
                 return await self._runs.answer(model, request, secret, token, stats)
         except BaseException as error:
-            if not clients_doing(error, by_bob=isinstance(error, Refused), again=stats.again):
+            if not client_pays(error, by_bob=isinstance(error, Refused), again=stats.again):
                 await party.admission.refund(receipt)
             elif isinstance(error, Refused):
                 self._suspects.note(model, token)

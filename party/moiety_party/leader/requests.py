@@ -1,6 +1,6 @@
-"""Requests happen once: the same id and digest get the stored sealed result; other content, other clients a 409.
+"""Each request runs once: a repetition gets the stored result, and another use of its id is refused.
 
-An id is remembered as long as a request of that id could be accepted. Its result may go earlier, to make room.
+alice remembers an id as long as she could let in a request under it. Its result may go earlier, to make room.
 """
 
 import asyncio
@@ -20,24 +20,25 @@ _MAX_KEPT_BYTES = 1 << 25
 class _Entry:
     subject: str
     digest: bytes
-    result: "asyncio.Future[bytes] | None"  # None: it went, to make room
+    result: "asyncio.Future[bytes] | None"  # None once it went to make room
     expires: float
 
 
 class Requests:
-    """Recent requests, for `seconds` after they began, and their results, still sealed to their clients."""
+    """Remembers requests for `seconds` after they began, with their results, sealed to their clients."""
 
     def __init__(self, seconds: float, journal: Journal | None = None) -> None:
-        """`journal` is where replicas agree on who runs what; without it, this process is alone."""
+        """In `journal`, replicas agree on which of them runs what. Without it, this process is alone."""
         self._seconds, self._journal = seconds, journal
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._finished: deque[_Entry] = deque()  # those with results, in the order in which they got them
+        self._finished: deque[_Entry] = deque()  # the entries with results, in the order of their results
         self._kept = 0  # bytes of these results
 
     async def once(self, binding: Binding, subject: str, run: Callable[[], Awaitable[bytes]]) -> bytes:
-        """`run()`, or its result from before, for whoever asked first. A request that failed may be tried again.
+        """Return the result of `run()`, or the stored result if this client's request ran before.
 
-        Raises REQUEST_CONFLICT for an id that was used otherwise, REQUEST_EXPIRED where the result went to make room.
+        A request that failed may be tried again. Raises Problem REQUEST_CONFLICT when another client or other content
+        used the id, REQUEST_EXPIRED when the result went to make room.
         """
         self._forget_old()
         entry = self._entries.get(binding.request_id)
@@ -61,7 +62,7 @@ class Requests:
             self._entries.pop(binding.request_id, None)
             failure = error if isinstance(error, Problem) else Problem(ProblemType.INTERNAL)
             result.set_exception(failure)
-            result.exception()  # whoever waits gets it; nobody need wait
+            result.exception()  # marks it as seen: perhaps nobody waits for it
             raise
         return result.result()
 

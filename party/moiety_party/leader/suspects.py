@@ -1,4 +1,4 @@
-"""Who sent requests lately that bob could not use: alice has him look at what else they send before it takes rows."""
+"""Senders of requests that bob refused lately. alice has bob check what else they send before it takes rows."""
 
 import time
 from collections import OrderedDict
@@ -11,11 +11,11 @@ _MOST = 4096  # tokens, of 4 KB at most each
 
 
 class Suspects:
-    """For a minute after each refusal of bob's that was the client's doing.
+    """Remembers a sender for a minute after each refusal that was the sender's doing.
 
-    A good request names its rows with no round trip for asking, so a bad one burns them at both parties. Of a suspect
-    that holds no more: its requests take one exchange longer, and burn nothing if bob refuses them. Nobody is turned
-    away, so that it harms no client whose key was replaced, nor those who share an open model with a bad one.
+    alice names a request's rows without asking bob first, so a request that he refuses burns them at both parties. A
+    suspect's request takes one exchange more, and burns nothing if bob refuses it. alice turns nobody away: that would
+    harm clients whose key was replaced, and clients who share an open model with a bad one.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -23,6 +23,7 @@ class Suspects:
         self._until = OrderedDict[tuple[str, str], float]()  # by owner's key and token ("" for none), oldest first
 
     def note(self, model: Model, token: str) -> None:
+        """bob refused a request for this model under this token."""
         key = model.manifest.owner_key, token
         self._until[key] = self._clock() + _SECONDS
         self._until.move_to_end(key)
@@ -30,5 +31,6 @@ class Suspects:
             self._until.popitem(last=False)
 
     def holds(self, model: Model, token: str) -> bool:
+        """Whether the sender of a request under this token is a suspect now."""
         until = self._until.get((model.manifest.owner_key, token))
         return until is not None and self._clock() < until
