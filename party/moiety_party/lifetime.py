@@ -16,7 +16,7 @@ from moiety_service.security.identity import Identity
 from moiety_shared.problems import Problem, ProblemType
 
 
-class Role(Protocol):
+class PartyRole(Protocol):
     """Leader or Helper."""
 
     async def ready(self) -> None: ...
@@ -24,7 +24,7 @@ class Role(Protocol):
     async def close(self) -> None: ...
 
 
-R = TypeVar("R", bound=Role)
+R = TypeVar("R", bound=PartyRole)
 
 
 def create_party(settings: PartySettings, identity: Identity, tracer: Tracer) -> Party:
