@@ -146,6 +146,28 @@ def test_a_public_class_name_means_one_class() -> None:
     assert not {name: paths for name, paths in defined.items() if len(paths) > 1}
 
 
+def test_classes_stay_readable() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sources(*FOLDERS)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= 200
+    ]
+    assert not long
+
+
+def test_docstrings_stand_alone() -> None:
+    """Who reads one in an editor, or in the reference, does not see the one before it."""
+    wrong = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sources(*FOLDERS)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and (ast.get_docstring(node) or "").startswith("The same")
+    ]
+    assert not wrong
+
+
 def test_no_path_of_a_machine_is_written_down() -> None:
     for path in (*sources(*FOLDERS, "tests"), ROOT / "Makefile", ROOT / "pyproject.toml"):
         text = path.read_text()
