@@ -38,7 +38,7 @@ def bounds(extras: set[str]) -> dict[str, Version]:
 
 
 def test_every_extra_is_run_in_its_lowest_versions_or_named_here() -> None:
-    assert listed("LOWEST_EXTRAS") | TOOLS | ELSEWHERE | {"all"} == set(EXTRAS)
+    assert listed("LOWEST_EXTRAS") | TOOLS | ELSEWHERE | {"all", "demo"} == set(EXTRAS)
     assert len(bounds(listed("LOWEST_EXTRAS"))) > 25
 
 
