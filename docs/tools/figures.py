@@ -1,4 +1,5 @@
-"""The pictures of docs/how-it-works.md, drawn from a real digit, its real shares and a real opening.
+"""The pictures of the documentation: those of docs/how-it-works.md are drawn from a real digit, its real shares and a
+real opening.
 
 The streams' seeds are fixed and public here, so that the pictures are the same each time; nowhere else are they.
 """
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from docs.tools import packages
 from docs.tools.svg import DARK, LIGHT, Sheet
 from moiety_local import mnist
 from moiety_shared.crypto.prg import Stream
@@ -272,6 +274,10 @@ def engines(sheet: Sheet, _: Run) -> None:
             sheet.text(left + width + 8, y + row * 15 + 11, f"{milliseconds:,}", size=12, colour="soft")
 
 
+def imports(sheet: Sheet, _: Run) -> None:
+    packages.draw(sheet)
+
+
 def _neuron() -> Pixels:
     """The first layer's weights into one neuron, as a picture."""
     from safetensors.numpy import load_file
@@ -289,6 +295,7 @@ FIGURES: dict[str, tuple[Callable[[Sheet, Run], None], int, int, str]] = {
     "lookup": (lookup, 850, 305, "A comparison as a look-up in two tables of random bits"),
     "prediction": (prediction, 940, 640, "One prediction, step by step"),
     "engines": (engines, 940, 390, "Milliseconds for one image and for 128 images through 784-500-10, by engine"),
+    "imports": (imports, packages.WIDTH, packages.HEIGHT, "Which package imports which: arrows point down"),
     "views": (views, 940, 590, "What each role sees of one prediction"),
 }
 

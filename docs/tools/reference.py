@@ -49,16 +49,14 @@ _SERVICES = {
         "HTTP: the model owner",
         "The catalogue, port 7700. Entries are signed, so anybody may read them and nobody can change them.",
     ),
-    "alice": (
-        "HTTP: alice",
-        "The leading party, port 7701. Clients send predictions here, under a token of the model's owner; the body "
-        "is a frame of `moiety_shared/messages/wire.py` and holds two sealed envelopes, so a client library makes it. "
-        "The other protected addresses are the model owner's, under the credential of that link.",
-    ),
-    "bob": (
-        "HTTP: bob",
-        "The helping party, port 7702. The model owner uploads here, under the credential of that link; alice has a "
-        "WebSocket, under hers. Clients never call bob: alice passes their envelopes on, unread.",
+    "parties": (
+        "HTTP: alice and bob",
+        "alice, the leading party, has port 7701. Clients send predictions to `/v1/predictions`, under a token of the "
+        "model's owner; the body is a frame of `moiety_shared/messages/wire.py` and holds two sealed envelopes, so a "
+        "client library makes it. bob, the helping party, has port 7702. He has no `/v1/predictions`: clients never "
+        "call bob, alice passes their envelopes on, unread. His alone is the WebSocket `/v1/peer`, under alice's "
+        "credential. The other protected addresses are the same at both, and the model owner's, under the "
+        "credential of that link.",
     ),
     "crypto-provider": (
         "HTTP: the crypto provider",
@@ -71,16 +69,21 @@ _SERVICES = {
     ),
 }
 
+PAGES = {"alice": "parties", "bob": "parties"}
+"""Services whose page has another name than they: their addresses are alike."""
+
 
 def generated() -> dict[Path, str]:
     """Everything but the pictures, which figures.py draws."""
-    pages = {DOCS / "reference" / "commands.md": commands(), DOCS / "reference" / "errors.md": errors()}
+    pages = {DOCS / "reference" / "commands.md": commands()}
     with services.apps() as apps:
-        for name, app in apps.items():
-            pages[DOCS / "reference" / f"{name}.md"] = http(name, app)
+        for page in _SERVICES:
+            found = [app for name, app in apps.items() if PAGES.get(name, name) == page]
+            pages[DOCS / "reference" / f"{page}.md"] = http(page, found)
     tables = {model.__module__: _settings_table(model) for model in settings_models()}
     pages[DOCS / "settings.md"] = _filled(DOCS / "settings.md", tables)
-    pages[DOCS / "problems.md"] = _filled(DOCS / "problems.md", {ProblemType.__module__: _problems_table()})
+    tables = {ProblemType.__module__: _problems_table(), "all packages": errors()}
+    pages[DOCS / "problems.md"] = _filled(DOCS / "problems.md", tables)
     return pages
 
 
@@ -105,11 +108,12 @@ def _below(command: object) -> Iterator[tuple[str, Any]]:
         yield from _below(one)
 
 
-def http(name: str, app: FastAPI) -> str:
+def http(name: str, apps: list[FastAPI]) -> str:
+    """One page for apps that are alike: the first has all addresses of the others but their WebSockets."""
     title, introduction = _SERVICES[name]
-    sockets = [(r.path, inspect.getdoc(r.endpoint) or "") for r in app.routes if isinstance(r, WebSocketRoute)]
-    body = openapi.markdown(app.openapi(), sockets)
-    hidden = sorted({route.path for route in routes(app) if not route.include_in_schema})
+    known = [route for app in apps for route in app.routes if isinstance(route, WebSocketRoute)]
+    body = openapi.markdown(apps[0].openapi(), [(r.path, inspect.getdoc(r.endpoint) or "") for r in known])
+    hidden = sorted({route.path for app in apps for route in routes(app) if not route.include_in_schema})
     if hidden:
         body += "\n\n## Not in the OpenAPI document\n\n" + "\n".join(f"- `{path}`" for path in hidden)
     return _page(title, f"{introduction}\n\n{_PROBLEMS}\n\n## Addresses\n\n{body}")
@@ -128,8 +132,8 @@ def errors() -> str:
     """Every exception of the packages, with its base and what it says of itself."""
     tree = inspect.getdoc(import_module("moiety_client.errors")) or ""
     lines = [
-        "What the packages raise, beside Python's own errors. The client's are a tree, so that a program catches as "
-        "much or as little of it as it needs:",
+        "What the packages raise, beside Python's own. The client's are a tree, so that a program catches as much or "
+        "as little of it as it needs:",
         f"```text\n{tree[tree.index('MoietyError') :]}\n```",
     ]
     for module, classes in sorted(_by_module(exceptions()).items()):
@@ -137,8 +141,8 @@ def errors() -> str:
             f"| `{one.__name__}` | {', '.join(f'`{base.__name__}`' for base in one.__bases__)} | {_said(one)} |"
             for one in classes
         ]
-        lines.append(f"## {module}\n\n" + "\n".join(["| error | is a | meaning |", "|---|---|---|", *rows]))
-    return _page("Errors", "\n\n".join(lines))
+        lines.append(f"### {module}\n\n" + "\n".join(["| error | is a | meaning |", "|---|---|---|", *rows]))
+    return "\n\n".join(lines)
 
 
 def exceptions() -> list[type[BaseException]]:

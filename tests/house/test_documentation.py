@@ -73,7 +73,7 @@ def test_every_problem_is_documented() -> None:
 
 
 def test_every_error_is_documented_in_its_own_words() -> None:
-    text = (DOCS / "reference" / "errors.md").read_text()
+    text = (DOCS / "problems.md").read_text()
     found = reference.exceptions()
     assert len(found) >= 15
     for one in found:
@@ -100,7 +100,7 @@ def test_every_command_and_option_is_documented() -> None:
 
 def test_every_address_is_documented(apps: dict[str, FastAPI]) -> None:
     for name, app in apps.items():
-        text = (DOCS / "reference" / f"{name}.md").read_text()
+        text = (DOCS / "reference" / f"{reference.PAGES.get(name, name)}.md").read_text()
         found = {route.path for route in reference.routes(app)}
         found |= {route.path for route in app.routes if isinstance(route, WebSocketRoute)}
         assert "/health/live" in found
@@ -133,6 +133,21 @@ def test_every_promise_names_a_test_that_exists() -> None:
     for name in named:
         file, _, test = name.partition("::")
         assert (tests / file).exists() and (not test or f"def {test}(" in (tests / file).read_text()), name
+
+
+def test_what_the_architecture_names_is_there() -> None:
+    root, text = DOCS.parent, (DOCS / "architecture.md").read_text()
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)(?:::(\w+))?`", text)
+    assert len(named) >= 40
+    for path, symbol in named:
+        assert (root / path).exists(), path
+        assert not symbol or re.search(rf"\b(def|class) {symbol}\b", (root / path).read_text()), f"{path}::{symbol}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_files_beside_the_site_link_to_what_is_there(name: str) -> None:
+    named = re.findall(r"(?:\]\(|src=\"|srcset=\")([^)#\"]+)", (DOCS.parent / name).read_text())
+    assert not [path for path in named if not path.startswith("http") and not (DOCS.parent / path).exists()]
 
 
 def test_every_format_is_in_the_table_with_its_version() -> None:
@@ -177,7 +192,13 @@ def words(path: str) -> str:
 
 def pages() -> list[str]:
     """All that is written for users."""
-    found = [*DOCS.glob("*.md"), *(DOCS / "tutorials").iterdir(), _ROOT / _PAGE, _ROOT / "README.md"]
+    found = [
+        *DOCS.glob("*.md"),
+        *(DOCS / "decisions").iterdir(),
+        *(DOCS / "tutorials").iterdir(),
+        _ROOT / _PAGE,
+        _ROOT / "README.md",
+    ]
     return sorted(str(path.relative_to(_ROOT)) for path in found if path.suffix in (".md", ".ipynb", ".html"))
 
 
@@ -188,7 +209,11 @@ def test_no_page_promises_more_than_holds(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [_PAGE, "README.md", *(f"docs/{name}" for name in ("index.md", "security.md", "tutorials/visitor.md"))],
+    [
+        _PAGE,
+        "README.md",
+        *(f"docs/{name}" for name in ("index.md", "security.md", "threat-model.md", "tutorials/visitor.md")),
+    ],
 )
 def test_that_any_two_of_three_reveal_everything_is_said(path: str) -> None:
     assert re.search(r"two of (the three|alice, bob and the crypto provider)", words(path), re.IGNORECASE)

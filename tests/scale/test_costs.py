@@ -1,4 +1,4 @@
-"""The figures of docs/scaling.md that follow from a plan, held against the plans."""
+"""The figures of docs/cost.md that follow from a plan, held against the plans; and its calculator's."""
 
 import re
 from pathlib import Path
@@ -8,17 +8,17 @@ import pytest
 from moiety_server import sources
 from moiety_shared.messages.wire import envelope_bytes, request_bytes, result_bytes
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
+DOCS = Path(__file__).parents[2] / "docs"
 MODELS = ("mnist", "lenet")
 _MILLION = 10**6
 _CALL = 32  # inputs in a call, of the second table
 
 
-def tables() -> dict[str, list[list[str]]]:
+def tables(document: str = "cost.md") -> dict[str, list[list[str]]]:
     """The document's tables: by the first cell of their head, the rows of cells."""
     found: dict[str, list[list[str]]] = {}
     name = ""
-    for line in DOCUMENT.read_text().splitlines():
+    for line in (DOCS / document).read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("|"):
             name = ""
@@ -43,6 +43,18 @@ def test_bytes_of_a_million_predictions(model: str) -> None:
     (row,) = (cells for cells in tables()["model, in calls of 32"] if cells[0] == model)
     assert [float(cell) for cell in row[1:5]] == [round(size * _MILLION / 1e9, 2) for size in gigabytes.values()]
     assert float(row[5]) == round(sum(float(cell) for cell in row[1:5]), 2)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_calculator_begins_with_these_figures(model: str) -> None:
+    (line,) = re.findall(rf"^  {model}: {{ (.*) }},$", (DOCS / "assets" / "cost.js").read_text(), re.MULTILINE)
+    given = {name: float(figure) for name, figure in re.findall(r"(\w+): ([0-9.]+)", line)}
+    (row,) = (cells for cells in tables()["model, in calls of 32"] if cells[0] == model)
+    dealt, opened, asked, answered = map(float, row[1:5])
+    assert round(given["provider"] / 1000, 2) == dealt and round(given["online"] / 500, 2) == opened
+    assert round(given["asked"] / 1000, 2) == round(asked + answered, 2)
+    (row,) = (cells for cells in tables("scaling.md")["model, inputs in a call"] if cells[0] == f"{model}, 32")
+    assert given["cores"] == sum(float(cell.replace(",", "")) for cell in row[1:])
 
 
 def test_the_worked_example() -> None:

@@ -91,8 +91,25 @@ def test_the_search_finds_a_setting(page: Page, site: str) -> None:
     expect(page).to_have_url(re.compile(f"{re.escape(site)}settings/"))
 
 
+def test_the_calculator_says_what_predictions_cost(page: Page, site: str) -> None:
+    page.goto(f"{site}cost/")
+    traffic, hours, price = (page.locator(f"#{name}") for name in ("traffic", "hours", "price"))
+    expect(traffic).to_have_text("37.8")
+    expect(hours).to_have_text("0.35")
+    expect(price).to_have_text("1.91")
+    page.locator("#preset").select_option("lenet")
+    expect(traffic).to_have_text("630.3")
+    expect(price).to_have_text("31.71")
+    page.locator("#gigabyte").fill("0")
+    expect(price).to_have_text("0.19")
+    expect(page.locator("#preset")).to_have_value("lenet")
+    page.locator("#online").fill("0")
+    expect(traffic).to_have_text("466.0")
+    expect(page.locator("#preset")).to_have_value("")
+
+
 @SCHEMES
-@pytest.mark.parametrize("path", ["", "tutorials/data-scientist/", "comparison/"])
+@pytest.mark.parametrize("path", ["", "tutorials/data-scientist/", "comparison/", "cost/"])
 def test_pages_are_accessible(page: Page, axe: str, site: str, path: str) -> None:
     page.set_viewport_size({"width": 1240, "height": 900})  # tables need no scrolling here
     page.goto(site + path)

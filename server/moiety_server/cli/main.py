@@ -127,7 +127,7 @@ Calibration = Annotated[
 Low = Annotated[float | None, typer.Option(help="Least value an input may have. Default: what the data shows.")]
 High = Annotated[float | None, typer.Option(help="Largest value an input may have.")]
 Reveal = Annotated[
-    str, typer.Option(help="What the client learns: logits, labels (nothing but the --top labels), or count.")
+    str, typer.Option(help="What clients get: logits, labels (the --top likeliest and nothing else), or count.")
 ]
 Top = Annotated[int, typer.Option(min=1, max=255, help="With --reveal labels: how many, in order.")]
 RingBits = Annotated[int | None, typer.Option("--ring", help="32 or 64 bits. Default: 32 if that is fine enough.")]
