@@ -168,12 +168,12 @@ def test_what_the_owner_reaches_of_bob_is_his_upload_address_alone(project: Proj
     program = """
 import asyncio, json, websockets
 from pathlib import Path
-from moiety_service import http
+from moiety_service.http import clients
 keys = Path("/keys/server")
 credential = (keys / "present" / "bob").read_text()
-bob = http.client("https://bob:7702", credential=credential, ca=keys / "tls" / "ca.pem")
+bob = clients.client("https://bob:7702", credential=credential, ca=keys / "tls" / "ca.pem")
 async def link():
-    async with websockets.connect("wss://bob:7702/v1/peer", ssl=http.tls_context(keys / "tls" / "ca.pem"),
+    async with websockets.connect("wss://bob:7702/v1/peer", ssl=clients.tls_context(keys / "tls" / "ca.pem"),
                                   additional_headers={"authorization": f"Bearer {credential}"}) as socket:
         await socket.recv()
 def refused():
