@@ -311,13 +311,13 @@ def test_one_flipped_bit(
     assert text == found, "make docs-integrity writes what is found now"
 
 
-# A bit of base64 may leave no base64, or no key, or another one; either end of a lane may be the first to learn that it
-# ended: which problem comes first is chance.
-_BASE64 = {"key", "seeds", "sealed secret", "ticket"}
+# A bit of base64 may leave no base64, or no key, or another one; a bit of a lease's random id may leave no hex digit;
+# either end of a lane may be the first to learn that it ended: which problem comes first is chance.
+_CHANCE = {"key", "seeds", "sealed secret", "ticket", "lease id"}
 
 
 def _line(message: str, part: str, outcomes: list[str]) -> str:
-    if message.startswith("sealed ") or part in _BASE64:
+    if message.startswith("sealed ") or part in _CHANCE:
         for noticed in ("right, after ", "refused: "):
             if all(outcome.startswith(noticed) for outcome in outcomes):
                 outcomes = [f"{noticed}whichever problem came first"]
