@@ -68,7 +68,7 @@ def up(checkout: Path) -> Iterator[None]:
         assert process.stderr is not None
         try:
             said = ""
-            while "Ctrl-C stops all" not in said:
+            while "Ctrl-C" not in said:
                 line = process.stderr.readline()
                 assert line, f"it ended: {said}"
                 said += line
