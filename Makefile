@@ -15,7 +15,7 @@ NEWEST := .venv-newest
 LOWEST_EXTRAS := client party crypto-provider server onnx syft tracing postgres s3
 LOWEST_TESTS := house/test_versions services/test_serving services/test_uvicorn services/test_telemetry services/test_database \
   party/test_store server/test_catalogue server/test_tokens compiler/test_onnx client/sidecar/test_guard client/sidecar/test_protocol \
-  client/sidecar/test_tritonclient client/test_clients deployment/test_observed syft/test_revealing
+  client/sidecar/test_tritonclient client/sdk/test_clients deployment/test_observed syft/test_revealing
 # What is tested without PyTorch: the client and its sidecar, what the roles share, the services' shell.
 NEWEST_TESTS := client/test_client shared/test_codecs services/test_draining house/test_monitoring party/test_requests \
   services/test_serving services/test_telemetry server/test_tokens services/test_uvicorn client/sidecar/test_guard \

@@ -14,7 +14,7 @@ from moiety_shared.crypto.sealing import PrivateKey
 from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Preprocessing, sign
 from tests import plans
-from tests.client.conftest import Paid
+from tests.client.sdk.conftest import Paid
 
 Run = Callable[..., Result]
 HOW = Preprocessing(channels=1, size=(2, 2), mean=(0.5,), std=(0.0625,))

@@ -21,7 +21,7 @@ from moiety_shared.crypto.possession import private_from_pem, public_from_pem, t
 from moiety_shared.messages.access import AccessFile
 from moiety_shared.problems import Problem, ProblemType
 from tests.cli.conftest import HOW, Run
-from tests.client.conftest import Paid
+from tests.client.sdk.conftest import Paid
 
 DOCS = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
 # Those that run until they are stopped, and those that have nothing to say.

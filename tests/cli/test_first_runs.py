@@ -38,7 +38,7 @@ from moiety_service.startup import StartRefused
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from tests.asgi import InProcess
 from tests.cli.conftest import Run
-from tests.client.conftest import Paid
+from tests.client.sdk.conftest import Paid
 
 LOCAL, BENCHMARKS = Path(folder.__file__).parent, Path(benchmarks.__file__).parent
 OURS = f"process {os.getpid()} ("

@@ -17,7 +17,7 @@ from moiety_client.errors import InvalidInput, QuotaExceeded, ResumeRefused, Ser
 from moiety_client.journal import RunJournal
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
-from tests.client.conftest import Asking, Paid
+from tests.client.sdk.conftest import Asking, Paid
 from tests.client.test_canaries import known
 from tests.client.test_results import real
 

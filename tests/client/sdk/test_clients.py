@@ -24,7 +24,7 @@ from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.wire import Request
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
-from tests.client.conftest import Asking, Paid
+from tests.client.sdk.conftest import Asking, Paid
 from tests.client.test_results import real
 
 Keys = tuple[PrivateKey, PrivateKey]
