@@ -1,1 +1,1 @@
-"""The shell every service stands in: settings, HTTP servers and clients, logs, the command. Shared's only I/O."""
+"""What every service runs in: settings, HTTP servers and clients, logs, the command. In shared/, only this does I/O."""

@@ -1,6 +1,6 @@
 """The one place that opens databases: a SQLite file by default, PostgreSQL by a URL. What is committed is on the disk.
 
-A database is brought to the newest schema before anything is read: Alembic's migrations, which come with the packages.
+Opening a database first migrates it to the newest schema. Alembic runs the migrations, which come with the packages.
 """
 
 import errno
@@ -40,18 +40,20 @@ from moiety_service.startup import StartRefused
 from moiety_shared.problems import Problem, ProblemType
 
 _VERSION_TABLE = "alembic_version"
-_LOCK = 0x6D6F69657479  # "moiety": who migrates holds this lock of PostgreSQL's
+_LOCK = 0x6D6F69657479  # "moiety" in ASCII: the process that migrates holds this advisory lock of PostgreSQL
 _CONNECT_SECONDS = 5
 _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
 _SCHEMES = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 PASSWORD_FILE = "database.password"  # noqa: S105  a file's name
-"""In a role's folder of secrets: the password of its database, where the URL has none."""
+"""The file in a role's secrets folder with the password of its database, for a URL without one."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """A role's tables, and the folder of migrations that lead to them, from `first` on: the schema of release 0.1.0,
-    whose files have no version in them."""
+    """A role's tables, and the folder of migrations that lead to them.
+
+    `first` is the migration that makes the schema of release 0.1.0. That release's files do not record a version.
+    """
 
     metadata: MetaData
     migrations: Path
@@ -59,7 +61,7 @@ class Schema:
 
 
 def location(settings: RoleSettings, role: str, file: str) -> URL:
-    """The setting `database_url`, or that file in the data folder. Raises StartRefused for what is no such URL."""
+    """The URL in the setting `database_url`, or of `file` in the data folder. Raises StartRefused for a bad URL."""
     if settings.database_url is None:
         return URL.create("sqlite", database=str(settings.private_dir() / file))
     try:
@@ -74,10 +76,10 @@ def location(settings: RoleSettings, role: str, file: str) -> URL:
 
 
 class Database:
-    """A role's database. Transactions that write exclude one another in SQLite; in PostgreSQL they lock rows."""
+    """A role's database. In SQLite one transaction writes at a time; in PostgreSQL writers lock rows."""
 
     def __init__(self, url: URL, schema: Schema) -> None:
-        """Connects and migrates. Raises StartRefused, which names the database without its password."""
+        """Connect and migrate. Raises StartRefused, which names the database without its password."""
         self._name = url.render_as_string(hide_password=True)
         self._closed = False
         try:
@@ -100,7 +102,7 @@ class Database:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), url.database) from None
             raise StartRefused(f"{self._name} cannot be opened: {_reason(error, url.password)}") from None
         finally:
-            self._engine.dispose()  # also when nobody will ever close it
+            self._engine.dispose()  # a constructor that fails leaves nobody to close it
 
     @property
     def shared(self) -> bool:
@@ -108,20 +110,23 @@ class Database:
         return self._engine.dialect.name == "postgresql"
 
     def close(self) -> None:
-        """Transactions under way in other threads come to their end."""
+        """Close the database. Transactions under way in other threads still finish."""
         self._closed = True
         self._engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """To look something up. Raises Problem STATE_UNAVAILABLE when the database does not answer."""
+        """A connection for reading. Raises Problem STATE_UNAVAILABLE when the database does not answer."""
         with _answering(), self._connected() as connection:
             yield connection
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
-        """One transaction, on the disk when the block ends. PostgreSQL may take its time with one that need not be
-        `durable`: it may be forgotten when the server crashes. Raises Problem STATE_UNAVAILABLE."""
+        """One transaction, which is on the disk when the block ends.
+
+        Unless it is `durable`, PostgreSQL may write it to the disk later, and lose it in a crash. Raises Problem
+        STATE_UNAVAILABLE.
+        """
         with _answering(), self._writing() as connection:
             if self.shared and not durable:
                 connection.execute(text("SET LOCAL synchronous_commit = off"))
@@ -129,10 +134,10 @@ class Database:
 
     @contextmanager
     def wipe(self) -> Iterator[Connection]:
-        """One transaction after which what it overwrites or deletes is in none of SQLite's files any more.
+        """One transaction that removes the values which it overwrites or deletes from all of SQLite's files.
 
-        While somebody else reads, SQLite keeps the old values until the end of the next such transaction. PostgreSQL
-        keeps old rows for a while, see docs/state.md. Raises Problem STATE_UNAVAILABLE.
+        While another connection reads, SQLite keeps the old values until the end of the next such transaction.
+        PostgreSQL keeps old rows for a while, see docs/state.md. Raises Problem STATE_UNAVAILABLE.
         """
         with self.write() as connection:
             yield connection
@@ -147,7 +152,7 @@ class Database:
                 yield connection
             finally:
                 if self._closed and not connection.invalidated:
-                    connection.detach()  # there is no pool any more that would close it
+                    connection.detach()  # the pool is gone, so nothing else would close it
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -155,7 +160,7 @@ class Database:
             yield connection
 
     def _migrate(self, schema: Schema) -> None:
-        """To the newest schema, one process at a time; all of it or nothing."""
+        """Migrate to the newest schema, in one transaction; one process at a time does so."""
         with self._writing() as connection:
             if self.shared:
                 connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
@@ -167,7 +172,7 @@ class Database:
 
 
 def configuration(schema: Schema, connection: Connection) -> Config:
-    """What Alembic's commands need for a role's database."""
+    """The configuration that Alembic's commands need for a role's database."""
     config = Config()
     config.set_main_option("path_separator", "newline")
     for name, path in (
@@ -187,7 +192,7 @@ def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) 
 
 
 def _sqlite(url: URL) -> Engine:
-    """A file of mode 0600."""
+    """An engine for a SQLite file, which is made with mode 0600."""
     if not url.database:
         raise StartRefused("SQLite needs a file: sqlite:////data/state.sqlite")
     Path(url.database).touch(mode=0o600)
@@ -195,29 +200,29 @@ def _sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _durable(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # transactions begin where we say, and not before
+        connection.isolation_level = None  # the driver begins no transaction by itself
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten, see `wipe`
+        cursor.execute("PRAGMA secure_delete=ON")  # SQLite overwrites what it deletes, see `wipe`
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         if connection.get_execution_options().get("moiety_writes"):
-            # At once, for what is read in it decides what is written.
+            # Locks at once: what the transaction reads decides what it writes.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
 
 def _postgresql(url: URL) -> Engine:
-    """Commits are on the disk and text is text, whatever the server says; connections that broke are made again."""
+    """An engine whose commits are on the disk, whatever the server's defaults. It replaces broken connections."""
     options = url.query.get("options", "")
     asked = options if isinstance(options, str) else " ".join(options)
     arguments: dict[str, Any] = {
         "options": f"{asked} -c synchronous_commit=on".strip(),
-        "client_encoding": "utf8",  # of a database in SQL_ASCII, what comes would be bytes
+        "client_encoding": "utf8",  # without it, a database in SQL_ASCII returns bytes for text
     }
     if "connect_timeout" not in url.query:
         arguments["connect_timeout"] = _CONNECT_SECONDS
@@ -233,8 +238,11 @@ def _answering() -> Iterator[None]:
 
 
 def _is_full(error: DBAPIError) -> bool:
-    """Whether the disk under the database is: SQLite's SQLITE_FULL, or that it cannot enlarge the file of its log's
-    index, which it needs to open anything; PostgreSQL's `disk_full`."""
+    """Whether the error says that the disk under the database is full.
+
+    SQLite reports SQLITE_FULL, or that it cannot enlarge the index of its log, which it needs to open a file.
+    PostgreSQL reports `disk_full`.
+    """
     code = getattr(error.orig, "sqlite_errorcode", None)
     return (
         code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
@@ -243,7 +251,7 @@ def _is_full(error: DBAPIError) -> bool:
 
 
 def _reason(error: SQLAlchemyError, password: object) -> str:
-    """What the driver says, in one line, without the password."""
+    """The driver's message in one line, without the password."""
     said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     line = " ".join(str(said).split())
     return line.replace(str(password), "***") if password else line

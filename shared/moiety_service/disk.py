@@ -1,4 +1,4 @@
-"""A disk that is full, told from all else that may go wrong with a file."""
+"""Tells a full disk from every other error of a file."""
 
 import errno
 
@@ -6,11 +6,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether there was no room left to write, or no quota of it."""
+    """Whether the disk, or the user's quota of it, was full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def sentence(error: OSError) -> str:
-    """What a command says of it. `write` does not know the file's name, `open` and the like do."""
+    """A command's message about a full disk. It names the file if the error does: `open` names one, `write` none."""
     where = f" that holds {error.filename}" if error.filename else ""
     return f"the disk{where} is full: make room (`df -h` shows where), and give the command again"

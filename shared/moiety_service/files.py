@@ -1,4 +1,4 @@
-"""Files that others made: regular ones only, and no more of them is taken into memory than they really hold."""
+"""Reads files that others made: regular files only, and never more memory than the file really holds."""
 
 import errno
 import math
@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_KINDS = "biufcU"  # of numbers, and of the names of classes; no objects, no records
-_MAX_HEADER = 10_000  # bytes, as numpy has it: what a header says takes a hundred
+_KINDS = "biufcU"  # numpy's kinds of numbers, and text for class names; no objects, no records
+_MAX_HEADER = 10_000  # bytes, numpy's own limit: a header takes about a hundred
 
 
 class TooLarge(ValueError):
-    """The file has more bytes than are read of one; the text says how many."""
+    """The file is larger than the limit; the text states both sizes."""
 
 
 def regular(path: Path, *, own: bool = False) -> BinaryIO:
-    """The file, opened. Raises OSError where it is a folder, a device or a pipe, which could be read without end.
+    """Open a regular file. Raises OSError for a folder, a device or a pipe: reading one might never end.
 
-    `own` refuses what has its content from elsewhere as well: a symbolic link, or another name of the same file.
+    `own` also refuses a symbolic link, and a file that has a second name (a hard link).
     """
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     if own:
-        if path.is_symlink():  # where O_NOFOLLOW is missing; where it is there, it holds against who is quick
+        if path.is_symlink():  # O_NOFOLLOW also stops a link made after this check, where the system has it
             raise OSError(errno.ELOOP, "it is a link", str(path))
         flags |= getattr(os, "O_NOFOLLOW", 0)
     file = open(os.open(path, flags), "rb")  # noqa: SIM115  the caller closes it
@@ -44,16 +44,16 @@ def regular(path: Path, *, own: bool = False) -> BinaryIO:
 
 
 def content(path: Path, most: int) -> bytes:
-    """All of a file of at most that many bytes. Raises OSError; TooLarge before anything is read."""
+    """The content of a file of at most `most` bytes. Raises OSError; or TooLarge, before it reads anything."""
     with regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise TooLarge(f"has {size:,} bytes, more than the {most:,} that are read")
-        return file.read(size)  # no more, should it grow: so many bytes are taken beforehand
+        return file.read(size)  # a file that grows meanwhile is not read further; `read` allocates this much at once
 
 
 def array(path: Path) -> "npt.NDArray[Any]":
-    """The array of a .npy file. Raises OSError; ValueError for what is none, before memory is taken for it."""
+    """The array of a .npy file. Raises OSError; or ValueError for a bad file, before it allocates the array."""
     import numpy as np
     from numpy.lib import format as npy
 
@@ -64,7 +64,7 @@ def array(path: Path) -> "npt.NDArray[Any]":
             if version not in ((1, 0), (2, 0)):
                 raise ValueError("it is of a version that is not known")
             shape, by_columns, dtype = header(file, max_header_size=_MAX_HEADER)
-        except Exception as error:  # a header is Python's syntax, and each of its parts trips in its own way
+        except Exception as error:  # a header is Python syntax: a bad one can raise almost anything
             raise ValueError("its header is not that of a .npy file") from error
         if dtype.kind not in _KINDS or not dtype.itemsize:
             raise ValueError("it holds no numbers")

@@ -1,1 +1,1 @@
-"""The `moiety` command: what it has in common, and the commands that every role needs."""
+"""The `moiety` command: what all its subcommands share, and those that every role needs."""

@@ -1,6 +1,6 @@
-"""What may be wrong with an installation, and how to fix it: `moiety doctor`.
+"""The checks of `moiety doctor`: what is wrong with an installation, and how to fix it.
 
-Each role says what it is in a `Patient`; here is what is looked at of all of them. Nothing is changed.
+Each role describes itself in a `Patient`. This module has the checks that all roles share. They change nothing.
 """
 
 import shutil
@@ -27,17 +27,17 @@ from moiety_service.security.identity import BadIdentity, Identity
 from moiety_service.settings import ServiceSettings
 from moiety_shared.problems import Problem
 
-_SECONDS = 5.0  # a service that takes longer to say that it lives is not well
+_SECONDS = 5.0  # a healthy service answers a health check sooner
 _SKEW_SECONDS = 30.0
 _DAYS = 30
-_LITTLE, _TOO_LITTLE = 2 << 30, 200 << 20  # bytes of disk
+_LITTLE, _TOO_LITTLE = 2 << 30, 200 << 20  # free bytes on the disk: a warning, an error
 
 Status = Literal["ok", "warning", "wrong"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `fix` is what to do about it, empty where all is well."""
+    """The result of one check. `fix` says what to do about it; it is empty when all is well."""
 
     role: str
     check: str
@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Service:
-    """A service as somebody calls it. `title` is how it names itself; `setting` says where its address comes from."""
+    """A service as its caller sees it. `title` is the service's own name; `setting` names the source of its address."""
 
     name: str
     title: str
@@ -60,7 +60,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Patient:
-    """A role on this machine. `calls` are the services that it depends on; `own` is what only this role has."""
+    """A role on this machine. `calls` are the services that it depends on; `own` are the checks of this role alone."""
 
     role: str
     title: str
@@ -74,7 +74,7 @@ class Patient:
 
 
 def machine(extras: set[str]) -> Iterator[Finding]:
-    """Python and the packages that these roles need."""
+    """Check Python, and the packages that these extras need."""
     yield from _python()
     missing = []
     for text in metadata.requires("moiety") or ():
@@ -105,7 +105,7 @@ def _python() -> Iterator[Finding]:
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
-    """One role, as its settings and secrets let it see the others."""
+    """Check one role: its settings, its secrets, its disk and port, and the services that it calls with them."""
     role = patient.role
     try:
         settings = patient.settings()
@@ -147,7 +147,7 @@ def _certificates(role: str, identity: Identity) -> Iterator[Finding]:
 
 
 def certificate(role: str, name: str, pem: bytes, fix: str) -> Finding:
-    """Until when it is accepted."""
+    """Check until when a certificate is valid."""
     try:
         until = min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(pem))
     except ValueError:
@@ -175,7 +175,7 @@ def _own_url(settings: ServiceSettings) -> str:
 
 
 def _port(here: Service, settings: ServiceSettings) -> Iterator[Finding]:
-    """Either the role itself answers there, or nobody does, and it can be taken."""
+    """Check that the role itself listens on its port, or that the port is free."""
     where, check = f"{settings.host}:{settings.port}", "port"
     with closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -198,7 +198,7 @@ def _port(here: Service, settings: ServiceSettings) -> Iterator[Finding]:
 
 
 def reach(role: str, service: Service) -> Iterator[Finding]:
-    """Whether it answers, is who it should be, speaks our version, can work now, and has the same time."""
+    """Check that a service answers, is the expected one, speaks our version, is ready, and has the same time."""
     check = f"reach {service.name}"
     try:
         with clients.client(service.url, timeout=_SECONDS, ca=service.ca) as client:
@@ -231,7 +231,7 @@ def reach(role: str, service: Service) -> Iterator[Finding]:
 
 
 def _info(answer: httpx.Response) -> dict[str, Any]:
-    """What a service's interface says of it, as far as it is one."""
+    """The `info` of a service's OpenAPI document; empty when the answer is no such document."""
     info = clients.document(answer).get("info")
     return info if isinstance(info, dict) else {}
 
@@ -239,7 +239,7 @@ def _info(answer: httpx.Response) -> dict[str, Any]:
 def _clock(role: str, service: Service, date: str | None, now: float) -> Finding:
     check = f"clock of {service.name}"
     try:
-        off = now - parsedate_to_datetime(date or "").timestamp() - 0.5  # it is in whole seconds, rounded down
+        off = now - parsedate_to_datetime(date or "").timestamp() - 0.5  # the header has whole seconds, rounded down
     except ValueError:
         return Finding(role, check, "warning", f"{service.name} does not say its time", "look for a proxy between")
     if abs(off) <= _SKEW_SECONDS:

@@ -31,10 +31,10 @@ def doctor(
 ) -> None:
     """Look for what may be wrong here, and say how to fix it.
 
-    Settings, ports, keys, certificates, clocks, versions, disk space, and whether the services that a role depends on
-    answer, as that role sees them. Nothing is changed.
+    The doctor checks settings, ports, keys, certificates, clocks, versions and disk space. It also checks, from each
+    role's side, whether the services that the role depends on answer. It changes nothing.
 
-    Ends with 1 when something is wrong. A line with ! works today and needs care.
+    The exit code is 1 when something is wrong. A line marked ! works today and needs attention.
     """
     from rich.text import Text
 
@@ -67,7 +67,7 @@ def doctor(
 
 
 def _patients() -> list["Patient"]:
-    """What the installed roles say of themselves."""
+    """How the installed roles describe themselves."""
     return [patient for role in roles.modules() if hasattr(role, "patients") for patient in role.patients()]
 
 
@@ -77,7 +77,7 @@ def _here(patients: list["Patient"]) -> list["Patient"]:
         try:
             if patient.present(patient.settings()):
                 present.append(patient)
-        except ValueError:  # its settings are wrong: to be told so
+        except ValueError:  # its settings are wrong: `examine` reports that
             present.append(patient)
     services = [patient for patient in present if patient.role != "client"]
     if len(services) > 1 and any(patient.role == "server" for patient in services):

@@ -43,11 +43,11 @@ def init(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make all that a deployment needs: a private CA, and a folder of secrets for each role.
+    """Make all the keys that a deployment needs: a private CA, and a folder of secrets for each role.
 
-    Take each role's folder to its machine, with modes as they are; keep ca/ offline. Roles are alice, bob,
+    Copy each role's folder to its machine, and keep the file modes. Keep ca/ offline. The roles are alice, bob,
     crypto_provider and server (the model owner). To use your own CA, replace tls/key.pem, tls/cert.pem and tls/ca.pem.
-    Prints the folders.
+    The command prints the folders.
     """
     from moiety_service.security import keys
     from moiety_service.security.identity import LINKS
@@ -73,9 +73,9 @@ def renew(
     host: Annotated[list[str] | None, typer.Option(help="A name or address by which others call it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A new TLS key and certificate for a role, from the deployment's CA. Restart the role to use it.
+    """Make a new TLS key and certificate for a role, signed by the deployment's CA. Restart the role to use it.
 
-    Prints the certificate's path.
+    The command prints the certificate's path.
     """
     from moiety_service.security import keys
     from moiety_service.security.identity import LINKS
@@ -96,12 +96,15 @@ def rotate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """A new sealing key. No restart is needed.
+    """Make a new sealing key for a role. No restart is needed.
 
-    alice's or bob's: `moiety refresh` then signs it into the owner's catalogue. Clients with an older catalogue entry
-    are served until the old key's time is over, and read the entry again then. The crypto provider's: the owner seals
-    each model's masks to it, so take the folder's sealing.pub to the owner's folder, as provider.pub, before the old
-    key's time is over; --owner does that where both folders are on one machine. Prints the new key's id.
+    For alice or bob: run `moiety refresh` next, which signs the new key into the owner's catalogue. The parties serve
+    clients with an older catalogue entry until the old key expires; those clients then read the entry again.
+
+    For the crypto provider: the owner seals each model's masks to this key. Copy the folder's sealing.pub to the
+    owner's folder as provider.pub before the old key expires. Where both folders are on one machine, --owner does that.
+
+    The command prints the new key's id.
     """
     from moiety_service.security import keys
     from moiety_service.security.identity import SEALING
@@ -127,10 +130,10 @@ def client(
     ),
     as_json: Json = False,
 ) -> None:
-    """A client's own key: send the .pub to the model's owner, and keep the other file to yourself.
+    """Make a client's own key: send the .pub file to the model's owner, and keep the other file to yourself.
 
-    The owner binds your token to it with `moiety token issue NAME --key FILE.pub`; then name the private file in
-    MOIETY_CLIENT_KEY_FILE. Prints the .pub.
+    The owner binds your token to the key with `moiety token issue NAME --key FILE.pub`. Then name the private file in
+    MOIETY_CLIENT_KEY_FILE. The command prints the path of the .pub file.
     """
     from moiety_service.security import keys
 

@@ -13,7 +13,7 @@ from moiety_service.http import healthcheck
 
 
 def build(*, whole: bool = True) -> typer.Typer:
-    """The command line; or of it the healthcheck alone, which runs every few seconds and imports next to nothing."""
+    """The command line. Unless `whole`, only the healthcheck, which runs every few seconds and so imports little."""
     app = typer.Typer(
         name="moiety",
         help="Private inference as a service: the owner keeps the model, the client keeps the data.",
@@ -26,7 +26,7 @@ def build(*, whole: bool = True) -> typer.Typer:
     if whole:
         _register_all(app)
     else:
-        app.callback()(lambda: None)  # it is a command of several all the same
+        app.callback()(lambda: None)  # keeps `healthcheck` a subcommand, though it is the only one
     healthcheck.register(app)
     _let_help_flow(app)
     return app
@@ -68,7 +68,7 @@ def _let_help_flow(app: typer.Typer) -> None:
 
 
 def main() -> None:
-    # The first process of a container is not ended by a signal that it does not handle; servers set their own handler.
+    # The kernel ignores a signal that a container's first process has no handler for. Servers set their own handler.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     try:
         build(whole=sys.argv[1:2] != ["healthcheck"])(prog_name="moiety")

@@ -1,8 +1,8 @@
-"""What all `moiety` commands have in common: how they end, and what they print where.
+"""What all `moiety` commands share: how they end, and what they print where.
 
-Whatever others wrote, a catalogue's descriptions, a model's names, is shown with what a terminal obeys written out.
-Data goes to stdout, everything else to stderr. Data is a table for people; with `--json` it is JSON lines, one object a
-line for each thing there is, so that a long run can be read while it goes on.
+Data goes to stdout, everything else to stderr. Data is a table for people. With `--json` it is JSON lines, one object
+a line, so that a program can read the results of a long run while it goes on. Text that others wrote, such as a
+catalogue's descriptions or a model's names, is printed with its control characters escaped.
 """
 
 import inspect
@@ -20,11 +20,11 @@ from moiety_shared.text import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-_WIDE = 1000  # where nobody looks on, nothing is cut
+_WIDE = 1000  # columns where no terminal sets the width: nothing is wrapped
 
 
 class Exit(IntEnum):
-    """How a command ended; `meaning` says it in words."""
+    """How a command ended. `meaning` says it in words."""
 
     meaning: str
 
@@ -44,29 +44,29 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout: 
 
 
 def example(*lines: str) -> str:
-    """The end of a command's help: how it is called."""
+    """The end of a command's help: examples of its use."""
     return "\n".join(("Example:", *(f"  {line}" for line in lines)))
 
 
 def flowing(text: str) -> str:
-    """A docstring as help: paragraphs that break where the terminal does."""
+    """A docstring as a command's help: each paragraph becomes one line, which the terminal wraps."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
 
 
 def say(text: object) -> None:
-    """A line for whoever looks on."""
+    """Print a message for people, on stderr."""
     print(printable(str(text), lines=True), file=sys.stderr)
 
 
 def ended(code: Exit, text: object = "") -> typer.Exit:
-    """To be raised: says why, and ends with that code."""
+    """Print why the command ends. Returns the exception that ends it with that code, for the caller to raise."""
     if text:
         say(text)
     return typer.Exit(code)
 
 
 def line(data: Mapping[str, Any]) -> None:
-    """One object of `--json`, at once."""
+    """Print one object of `--json`, without buffering."""
     print(json.dumps(data), flush=True)
 
 
@@ -76,7 +76,7 @@ def lines(data: Iterable[Mapping[str, Any]]) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool = True, whole: str = "") -> None:
-    """For people. Nothing is cut off; what is in the column `whole` is not broken either."""
+    """Print a table for people. Long cells wrap and are never cut off; those of the column `whole` do not wrap."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -90,7 +90,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: b
 
 
 def console() -> "Console":
-    """stdout; as wide as the terminal or as COLUMNS says, and where there is neither as wide as need be."""
+    """A console on stdout, as wide as the terminal or as COLUMNS says; without either, wide enough for any row."""
     from rich.console import Console
 
     known = sys.stdout.isatty() or "COLUMNS" in os.environ

@@ -1,1 +1,1 @@
-"""HTTP apps and servers as every service runs them, and the one place that makes HTTP clients."""
+"""The HTTP apps and servers that every service runs, and the one place that makes HTTP clients."""

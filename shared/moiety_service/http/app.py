@@ -29,12 +29,12 @@ _MAX_PLACES = 20
 
 
 def small_bodies(_path: str) -> int:
-    """The limit where nothing large is expected: 1 MiB."""
+    """A limit of 1 MiB, for paths where no large body is expected."""
     return 1 << 20
 
 
 async def anybody(_request: Request) -> None:
-    """The guard where strangers may send bodies."""
+    """A guard that lets every caller send a body."""
 
 
 def create_app(
@@ -48,12 +48,12 @@ def create_app(
     metrics: Metrics | None = None,
     tracer: Tracer = tracing.NOBODY,
 ) -> FastAPI:
-    """A FastAPI app with the house's rules.
+    """A FastAPI app that follows the rules of every service.
 
-    `ready` raises a Problem while the service cannot do its work; `guard` for a request whose body is not even to be
-    read, which is before FastAPI's own dependencies are asked; `link` says who sends the requests for a path. What is
-    counted goes to `metrics`, which are the app's own; `app.state` has them for the operator's address, operating.py,
-    and as `drain` what the service still has to end when it stops.
+    `ready` raises a Problem while the service cannot do its work. `guard` raises one for a request whose body the app
+    must not read; it runs before FastAPI's own dependencies. `link` says who sends the requests for a path. The app
+    counts into `metrics`, which belong to it alone. `app.state` has these metrics for the operator's address, see
+    operations.py, and as `drain` the work that the service still has to finish when it stops.
     """
     metrics = metrics or Metrics(title, CollectorRegistry())
 
@@ -65,7 +65,7 @@ def create_app(
             try:
                 async with lifespan():
                     yield
-            except Exception as error:  # uvicorn would log that there was one
+            except Exception as error:  # uvicorn would log only that there was one
                 log().error("start or stop failed", where=where(error))
                 raise
 
@@ -100,7 +100,7 @@ def bearer(request: Request) -> str | None:
 
 
 def documented_bearer() -> Any:
-    """A dependency that says in the OpenAPI document what `bearer` reads; it refuses nobody."""
+    """A dependency that documents in OpenAPI the header that `bearer` reads. It refuses nobody."""
     return Depends(HTTPBearer(scheme_name="bearer", auto_error=False))
 
 
@@ -111,7 +111,7 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    if isinstance(error.__cause__, Problem):  # raised while FastAPI read the body
+    if isinstance(error.__cause__, Problem):  # FastAPI wraps what is raised while it reads the body
         return await _on_problem(request, error.__cause__)
     status = error.status_code if isinstance(error, HTTPException) else 500
     kinds = {404: ProblemType.NOT_FOUND, 405: ProblemType.METHOD_NOT_ALLOWED}
@@ -121,7 +121,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
-    # FastAPI's own answer echoes the input; this one names the places only.
+    # FastAPI's own answer echoes the input. This one names only the places of the errors.
     places: set[str] = set()
     if isinstance(error, RequestValidationError):
         places = {_place(e) for e in error.errors()[:_MAX_PLACES]}
@@ -129,14 +129,16 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 
 def _place(error: dict[str, Any]) -> str:
-    """Where in the body; a member that is not known is the caller's own text, and so is left out."""
+    """The place of an error in the body. An unknown member's name is left out: it is the caller's own text."""
     known = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
     return ".".join(part for part in known if isinstance(part, str) and re.fullmatch(r"[\w-]{1,64}", part))
 
 
 class Readiness:
-    """Anybody may ask whether a service is ready, and asking takes it some work: so it is done once a second at most,
-    by one caller for all."""
+    """Whether a service is ready.
+
+    Anybody may ask, and the check costs work. So it runs once a second at most, and all callers share the result.
+    """
 
     def __init__(self, ready: Callable[[], Awaitable[None]] | None, metrics: Metrics) -> None:
         self._ready = ready
@@ -146,7 +148,7 @@ class Readiness:
         self._problem: Problem | None = None
 
     async def check(self) -> None:
-        """Raises the Problem of the last time, which may be `_READY_SECONDS` old."""
+        """Raises the Problem that the last check found; that check may be `_READY_SECONDS` old."""
         async with self._asking:
             if time.monotonic() > self._until:
                 self._problem = await self._ask()

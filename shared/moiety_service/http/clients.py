@@ -1,4 +1,4 @@
-"""The one place that builds HTTP clients, and the one that reads their failures."""
+"""The one place that builds HTTP clients, and the one that reads the failures they get."""
 
 import contextlib
 import socket
@@ -12,14 +12,14 @@ import httpx
 from moiety_shared.problems import PROBLEM_JSON, Problem
 
 DEFAULT_TIMEOUT = 10.0
-# Room for a whole batch: the sender hands it over at once instead of waking up for every part the peer has read.
+# Room for a whole batch: the sender hands it over at once, and need not wake up for every part that the peer reads.
 SOCKET_BUFFER = (socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 _MOST_DIGITS = 18
 _OPTIONS = [SOCKET_BUFFER, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 
 
 def tls_context(ca: Path | str | None = None) -> ssl.SSLContext:
-    """TLS 1.3 and nothing older; trusts this CA alone (a file, or its PEM), or the system's where there is none."""
+    """A context for TLS 1.3 and nothing older. It trusts `ca` alone (a file, or PEM text), or else the system's CAs."""
     context = ssl.create_default_context(
         cafile=ca if isinstance(ca, Path) else None, cadata=ca if isinstance(ca, str) and ca else None
     )
@@ -30,7 +30,7 @@ def tls_context(ca: Path | str | None = None) -> ssl.SSLContext:
 def client(
     base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT, ca: Path | str | None = None
 ) -> httpx.Client:
-    """`credential` goes to `base_url` as a bearer token; `ca` is whom to trust."""
+    """A client of one service. It sends `credential` to `base_url` as a bearer token, and trusts `ca`."""
     # trust_env off: a proxy variable must not reroute shares.
     transport = httpx.HTTPTransport(verify=tls_context(ca), socket_options=_OPTIONS, trust_env=False)
     return httpx.Client(
@@ -41,7 +41,7 @@ def client(
 def async_client(
     base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT, ca: Path | str | None = None
 ) -> httpx.AsyncClient:
-    """An asynchronous client of one service, for whoever presents `credential` to it."""
+    """An asynchronous client of one service. It sends `credential` to `base_url` as a bearer token, and trusts `ca`."""
     transport = httpx.AsyncHTTPTransport(verify=tls_context(ca), socket_options=_OPTIONS, trust_env=False)
     return httpx.AsyncClient(
         base_url=base_url, headers=_headers(credential), timeout=timeout, transport=transport, trust_env=False
@@ -53,15 +53,15 @@ def _headers(credential: str) -> Mapping[str, str]:
 
 
 def whole_number(text: str) -> int | None:
-    """A header's decimal digits, or None for anything else, and for what 63 bits do not hold.
+    """The number in a header of decimal digits, or None for any other text or for a number that 63 bits do not hold.
 
-    `int` reads more: signs, spaces, "1_000" and other scripts' digits; and it raises for more than 4,300 digits.
+    `int` accepts more: signs, spaces, "1_000" and other scripts' digits. It also raises for more than 4,300 digits.
     """
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def count(response: httpx.Response, name: str) -> int:
-    """What an answer tells of itself in a header; 0 where it says nothing that is a number."""
+    """The number in that header of a response; 0 where the header is missing or is no number."""
     return whole_number(response.headers.get(name, "")) or 0
 
 
@@ -74,7 +74,7 @@ def check(response: httpx.Response) -> httpx.Response:
 
 
 def document(response: httpx.Response) -> dict[str, Any]:
-    """The JSON object that it holds; an empty one where it holds anything else: whoever answers may be a stranger."""
+    """The JSON object in a response. It is empty for any other content, since a stranger may have answered."""
     with contextlib.suppress(ValueError, RecursionError):
         found = response.json()
         if isinstance(found, dict):

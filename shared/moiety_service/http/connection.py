@@ -1,6 +1,7 @@
-"""One HTTP connection: uvicorn's, and cut off when its peer holds it open without using it.
+"""One HTTP connection: uvicorn's, with deadlines for a peer that holds it open without using it.
 
-uvicorn waits for ever for the rest of a header, for an answer to be read, and takes headers of any length.
+uvicorn itself waits without end for the rest of a header and for its peer to read an answer. It takes headers of any
+length.
 """
 
 import asyncio
@@ -19,13 +20,13 @@ from moiety_shared.problems import Problem, ProblemType
 MAX_HEADER_BYTES = 1 << 15
 MAX_HEADER_FIELDS = 100
 MAX_AHEAD = 8
-"""Requests that may wait on a connection for the answer to the one before them."""
+"""How many requests may wait on a connection for the answer to an earlier one."""
 UNREAD_SECONDS = 60.0
-"""How long an answer may lie unread."""
+"""How long a peer may leave an answer unread."""
 
 
 class Connection(HttpToolsProtocol):
-    """The connection with its deadlines. At most one header and one unread answer are waited for at a time."""
+    """A connection with deadlines. It waits for at most one header and one unread answer at a time."""
 
     def __init__(
         self,
@@ -39,14 +40,14 @@ class Connection(HttpToolsProtocol):
         metrics: Metrics,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.logger = logging.getLogger(__name__)  # says nothing by itself; see serving.py
+        self.logger = logging.getLogger(__name__)  # serving.py disables it: this class logs what happened
         self._max_connections = max_connections
         self._header_seconds = header_seconds
         self._metrics = metrics
         self._header_deadline: asyncio.TimerHandle | None = None
         self._unread_deadline: asyncio.TimerHandle | None = None
-        self._header_bytes = 0  # that arrived so far, of a header that is not complete
-        self._field_bytes = 0  # in the fields that the parser has seen
+        self._header_bytes = 0  # bytes that arrived of the header that is not complete yet
+        self._field_bytes = 0  # bytes of the fields that the parser has seen
         self._in_header = True
         self._too_large = False
 
@@ -67,7 +68,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._header_deadline is None and (self.cycle is None or self.cycle.response_complete):
-            self._await_header()  # whatever this is, an empty line or the rest of an old body: a header must follow
+            self._await_header()  # be it an empty line or the rest of an old body, a header must follow
         super().data_received(data)
         self._header_bytes += len(data) if self._in_header else 0
         if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
@@ -90,7 +91,7 @@ class Connection(HttpToolsProtocol):
         self._count(len(name) + len(value))
 
     def _count(self, size: int) -> None:
-        """Also of a header that arrives in one piece."""
+        """Count a header's bytes and fields, also of a header that arrives in one piece."""
         self._field_bytes += size
         if self._field_bytes > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
             self._too_large = True
@@ -106,7 +107,7 @@ class Connection(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls when the parser gives up."""
+        """Refuse the connection: uvicorn calls this when its parser gives up."""
         self._refuse(ProblemType.HEADERS_TOO_LARGE if self._too_large else ProblemType.MALFORMED)
 
     # Deadlines
@@ -137,24 +138,24 @@ class Connection(HttpToolsProtocol):
             self._unread_deadline = None
 
     def on_response_complete(self) -> None:
-        self.cycle.body = bytearray()  # what of it nobody read
+        self.cycle.body = bytearray()  # frees what the app has not read of it
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
         elif self._in_header and self._header_deadline is None:
-            self._await_header()  # its beginning came before the answer to the last one was out
+            self._await_header()  # the next header began before the last answer was out
 
     def timeout_keep_alive_handler(self) -> None:
         self._close()
 
     def _close(self) -> None:
-        """Close when what was written is out, and without it if nobody reads it."""
+        """Close once everything written is sent, or after `UNREAD_SECONDS` if the peer does not read it."""
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def _refuse(self, kind: ProblemType) -> None:
-        """Answer by hand, outside of any request, and close."""
+        """Send a problem document outside of any request, and close."""
         self._header_arrived()
         log().info("refused", problem=kind.name)
         self._metrics.refused(kind.name)

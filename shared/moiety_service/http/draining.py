@@ -1,4 +1,4 @@
-"""How a service stops: what is under way ends, nothing new begins, and who comes meanwhile is told to come again."""
+"""How a service stops: it finishes the work under way, begins none, and tells new callers to come again."""
 
 import asyncio
 import contextlib
@@ -10,14 +10,14 @@ from moiety_service.http.gate import problem_response
 from moiety_shared.problems import Problem, ProblemType
 
 SECONDS = 7.0
-"""How long what is under way may take to end."""
+"""How long the work under way may take to finish."""
 
 _LIVE = "/health/live"
 _CLOSE = (b"connection", b"close")
 
 
 class Drain:
-    """What is under way in one service."""
+    """The work that is under way in one service."""
 
     def __init__(self) -> None:
         self.stopping = False
@@ -26,7 +26,7 @@ class Drain:
 
     @contextlib.contextmanager
     def work(self, refusal: ProblemType = ProblemType.STOPPING) -> Iterator[None]:
-        """Around something that is not to be broken off. Raises the Problem `refusal` when the service is stopping."""
+        """The block is work that a stop waits for. Raises the Problem `refusal` when the service is stopping."""
         if self.stopping:
             raise Problem(refusal, "it is stopping")
         self._under_way += 1
@@ -37,7 +37,7 @@ class Drain:
             self._ended.set()
 
     async def finish(self, seconds: float = SECONDS) -> None:
-        """Refuse new work, and wait until there is none; `seconds` at most."""
+        """Refuse new work, and wait for the work under way, `seconds` at most."""
         self.stopping = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -47,7 +47,7 @@ class Drain:
 
 
 class Draining:
-    """Inside of the Gate: every request is work, but for the question whether the process answers at all."""
+    """The ASGI layer inside of the Gate. Every request but `/health/live` is work."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app = app
@@ -71,7 +71,7 @@ class Draining:
             with self._drain.work():
                 await self._app(scope, receive, answer)
         except (Problem, asyncio.CancelledError) as error:
-            # Cancelled: it was given its time, and is cut off.
+            # Cancelled: the request did not finish in the time it was given, and is cut off.
             problem = error if isinstance(error, Problem) else Problem(ProblemType.STOPPING)
             if begun or not self._drain.stopping or problem.kind is not ProblemType.STOPPING:
                 raise

@@ -1,4 +1,4 @@
-"""For where another server than ours speaks TLS, and may have been told not to."""
+"""Refuses plain connections where another server than ours terminates TLS, and may be configured without it."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -10,10 +10,10 @@ _POLICY_VIOLATION = 1008
 
 
 class EncryptedOnly:
-    """Serves nothing to whoever came over a plain connection.
+    """An ASGI layer that refuses every request over a plain connection.
 
-    Ray Serve's proxy says which kind it was; where TLS ends before the proxy, on the proxy's own machine, it takes
-    X-Forwarded-Proto's word.
+    Ray Serve's proxy says which kind of connection it was. Where TLS ends before the proxy, on the proxy's own machine,
+    the proxy believes the header X-Forwarded-Proto.
     """
 
     def __init__(self, app: ASGIApp) -> None:

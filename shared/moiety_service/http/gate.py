@@ -1,7 +1,6 @@
-"""The outermost ASGI layer: which bodies are read and for how long, how many requests are under way, what is logged and
-counted.
+"""The outermost ASGI layer: it limits bodies, their time and the requests under way, and it logs and counts requests.
 
-Everything is decided before or while a body arrives, so that a caller who is refused costs next to nothing.
+It decides before a body arrives, or while it arrives, so that a refused caller costs very little.
 """
 
 import asyncio
@@ -24,27 +23,27 @@ from moiety_service.observability.metrics import Metrics
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 
 BodyLimit = Callable[[str], int]
-"""Bytes that a path takes at most."""
+"""The most bytes of a body that a path takes."""
 
 Guard = Callable[[Request], Awaitable[None]]
 """Raises a Problem for a caller who may not even send a body."""
 
 Link = Callable[[str], str]
-"""Who is at the other end of the requests for a path: a label of the metrics."""
+"""Who sends the requests for a path: a label of the metrics."""
 
 MAX_REQUESTS = 256
-"""Requests under way at the same time, their bodies arrived."""
+"""The most requests under way at the same time. Those whose bodies are still arriving do not count."""
 
 BODY_SECONDS = 10.0
 BODY_RATE = 1 << 16
-"""A body has `BODY_SECONDS`, and a second more for each `BODY_RATE` bytes that it announced."""
+"""A body may take `BODY_SECONDS`, and one more second for each `BODY_RATE` bytes that it announces."""
 
 HELD_BYTES = 1 << 25
-"""Bytes of bodies in memory at the same time, of each limit; two bodies of that limit at least."""
+"""The most bytes of bodies in memory at the same time, for each limit; always room for two bodies of that limit."""
 
 SMALL_BODY = 1 << 16
 SMALL_HELD_BYTES = 1 << 23
-"""So many bytes more are for bodies of `SMALL_BODY` bytes at most: large ones leave them room."""
+"""Extra room for bodies of `SMALL_BODY` bytes at most, which large bodies cannot take from them."""
 
 _HEALTH = "/health/"
 _DISCONNECTED = "DISCONNECTED"
@@ -61,7 +60,7 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 
 
 class Gate:
-    """Gives each request its id, refuses bodies before they are read, logs what happened."""
+    """Gives each request its id, refuses bodies before it reads them, and logs what happened."""
 
     def __init__(
         self, app: ASGIApp, body_limit: BodyLimit, guard: Guard, link: Link, metrics: Metrics, tracer: Tracer
@@ -74,8 +73,8 @@ class Gate:
         self._tracer = tracer
         self._requests = 0
         metrics.requests_in_flight.set_function(lambda: self._requests)
-        self._reading = 0  # of them, those whose body is still arriving, or not let in yet
-        self._held: Counter[int] = Counter()  # bytes of bodies in memory, by the limit they arrived under
+        self._reading = 0  # requests whose body still arrives, or whom the guard has not admitted yet
+        self._held: Counter[int] = Counter()  # bytes of bodies in memory, by the limit of their paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -115,7 +114,7 @@ class Gate:
             state["problem"] = _DISCONNECTED
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # the last resort: say where, never what
+        except Exception as error:  # the last resort: log the place, never the message
             log().error("unexpected", where=where(error))
             kind = ProblemType.DISK_FULL if disk.is_full(error) else ProblemType.INTERNAL
             state["problem"] = kind.name
@@ -130,8 +129,8 @@ class Gate:
                 self._note(scope, status, time.perf_counter() - started, received, sent, span)
 
     def _note(self, scope: Scope, status: int, seconds: float, received: int, sent: int, span: Span) -> None:
-        """The answer is out: log it, count it, complete its span."""
-        route = getattr(scope.get("route"), "path", "-")  # as it is declared: a path could hold anything
+        """Log and count a request whose answer is out, and complete its span."""
+        route = getattr(scope.get("route"), "path", "-")  # as declared: the request's own path could hold anything
         problem = scope["state"].get("problem")
         log().info(
             "request",
@@ -163,7 +162,7 @@ class Gate:
             raise Problem(ProblemType.OVERLOADED)
 
     async def _body(self, scope: Scope, receive: Receive) -> "_Body":
-        """What the app reads the body from. Raises the Problem of a body that is refused unread."""
+        """The `receive` from which the app reads the body. Raises a Problem for a body that is refused unread."""
         headers = Headers(scope=scope)
         if any(value.strip().lower() != "identity" for value in headers.getlist("content-encoding")):
             raise Problem(ProblemType.ENCODING_REFUSED)
@@ -185,7 +184,7 @@ class Gate:
         return _Body(self, scope, receive, length, limit)
 
     def _hold(self, body: "_Body", size: int) -> None:
-        """Account for what arrived of a body. Raises OVERLOADED when all of them take too much memory."""
+        """Account for the bytes of a body that arrived. Raises OVERLOADED when all bodies take too much memory."""
         room = max(HELD_BYTES, 2 * body.limit) + (SMALL_HELD_BYTES if body.length <= SMALL_BODY else 0)
         if self._held[body.limit] + size > room:
             raise Problem(ProblemType.OVERLOADED, "too many bodies are arriving")
@@ -198,7 +197,7 @@ class Gate:
             self._held += Counter()  # drops what is zero
 
     async def receive(self, body: "_Body") -> Message:
-        """The next message of a body that has not arrived completely."""
+        """The next message of a body that is not complete yet."""
         self._reading += 1
         try:
             async with asyncio.timeout_at(body.deadline):
@@ -218,7 +217,7 @@ class Gate:
 
 
 class _Body:
-    """One request's `receive`: with a deadline until the body is complete, as it was after that."""
+    """One request's `receive`. It has a deadline until the body is complete, and none after that."""
 
     def __init__(self, gate: Gate, scope: Scope, source: Receive, length: int, limit: int) -> None:
         self._gate = gate

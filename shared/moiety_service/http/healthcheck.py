@@ -1,5 +1,8 @@
-"""`moiety healthcheck`: asks a service of this machine whether it is ready. For container engines, every few seconds in
-each container: so it is the standard library's client, and nothing else is imported."""
+"""`moiety healthcheck`: asks a service on this machine whether it is ready.
+
+Container engines run it every few seconds in each container. So it uses the standard library's HTTP client, which is
+quick to import.
+"""
 
 import http.client
 import ssl
@@ -26,7 +29,7 @@ def healthcheck(
         "/health/ready"
     ),
 ) -> None:
-    """Whether a service is ready: exit code 0, or 1 and the reason on standard error."""
+    """Ask whether a service is ready: exit code 0 if it is, or else 1 and the reason on standard error."""
     try:
         status, said = _ask(url, ca, path)
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -36,7 +39,7 @@ def healthcheck(
 
 
 def _ask(url: str, ca: Path | None, path: str) -> tuple[int, str]:
-    """The status, and the beginning of what was said. TLS 1.3 and nothing older, as every service here."""
+    """The status, and the beginning of the answer. TLS 1.3 and nothing older, as every service has it."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     connection: http.client.HTTPConnection

@@ -27,7 +27,7 @@ _RETRY_AFTER = {"retry-after": {"description": "Seconds.", "required": True, "sc
 
 
 def document_problems(app: FastAPI) -> None:
-    """Have the document of `app` name each status of the registry, with its schema, for every operation."""
+    """Have the OpenAPI document of `app` list every problem's status and schema for every operation."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -42,7 +42,7 @@ def document_problems(app: FastAPI) -> None:
 def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["Problem"] = _SCHEMA
-    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which is never sent
+    for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own errors, which no service sends
         schemas.pop(unused, None)
     for path in document.get("paths", {}).values():
         for operation in path.values():

@@ -1,7 +1,7 @@
 """What the operator's address serves: `/metrics` and the health checks, for this role's own Prometheus.
 
-It is an address of its own, on loopback unless told otherwise, because metrics say how much is asked: the address that
-clients reach does not have them. Apart from the public one it answers while that one is full, too.
+The address is separate from the one that clients reach, and on loopback by default, because metrics tell how much is
+asked. Being separate, it also answers while the public address is full.
 """
 
 from fastapi import FastAPI
@@ -20,7 +20,7 @@ from moiety_shared.problems import Problem
 
 
 def build(app: FastAPI, settings: ServiceSettings) -> Starlette:
-    """For an app that `create_app` made."""
+    """The operator's app, for an app that `create_app` made."""
     metrics: Metrics = app.state.metrics
     readiness: Readiness = app.state.readiness
 
@@ -35,7 +35,7 @@ def build(app: FastAPI, settings: ServiceSettings) -> Starlette:
         problem = await _problem(readiness)
         return JSONResponse({"status": "ready"}) if problem is None else problem_response(problem, "")
 
-    # A web page may point a name of its own at loopback: it is not answered under that name.
+    # A web page could point its own name at loopback (DNS rebinding): requests under such a name are refused.
     hosts = ["localhost", "127.0.0.1", "[::1]"] if is_loopback(settings.metrics_host) else ["*"]
     return Starlette(
         routes=[Route("/metrics", text), Route("/health/live", live), Route("/health/ready", ready)],

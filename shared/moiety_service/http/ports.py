@@ -1,4 +1,4 @@
-"""TCP ports of this machine: taking one, keeping one for another process, and saying who has it where it is taken."""
+"""TCP ports of this machine: binds one, reserves one for another process, and tells which process has a port."""
 
 import errno
 import socket
@@ -13,9 +13,9 @@ LOOPBACK = "127.0.0.1"
 
 
 def bind(host: str, port: int, fix: str) -> socket.socket:
-    """A socket with that address, which does not listen yet; port 0 takes one that is free.
+    """A socket bound to that address, which does not listen yet. Port 0 takes a free one.
 
-    Raises StartRefused, which says who has the port if this machine tells, and `fix`: what else can be done.
+    Raises StartRefused. Its text names the process that has the port, if the system tells, and then says `fix`.
     """
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier process may linger
@@ -28,7 +28,7 @@ def bind(host: str, port: int, fix: str) -> socket.socket:
 
 
 def refused(host: str, port: int, fix: str, error: OSError) -> StartRefused:
-    """Why an address cannot be had, and what to do."""
+    """Why this process cannot have an address, and what to do."""
     if error.errno == errno.EADDRINUSE:
         who = processes.of_port(port)
         return StartRefused(f"port {port} of {host} is in use{f' by {who}' if who else ''}: end that, or {fix}")
@@ -39,10 +39,11 @@ def refused(host: str, port: int, fix: str, error: OSError) -> StartRefused:
 
 @contextmanager
 def reserved(port: int = 0, fix: str = "choose another") -> Iterator[int]:
-    """A port of 127.0.0.1 for a process that is yet to start, and binds it itself with SO_REUSEADDR, as servers do.
+    """Reserve a port of 127.0.0.1 for a process that will start later and bind it with SO_REUSEADDR, as servers do.
 
-    Meanwhile, and between two such processes, nobody else is given it: it stays bound here, where nothing listens. Only
-    Linux lets another process have it then; elsewhere it is let go of at once. Raises StartRefused, as `bind`.
+    Until then, and between two such processes, the system gives the port to nobody else: this socket stays bound and
+    does not listen. Only Linux lets another process bind it meanwhile; on other systems this socket is closed at once.
+    Raises StartRefused when the port is not to be had.
     """
     with bind(LOOPBACK, port, fix) as held:
         number = int(held.getsockname()[1])

@@ -25,18 +25,18 @@ from moiety_service.startup import StartRefused
 HANDSHAKE_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 75
 SPARE_CONNECTIONS = 32
-"""So many more than allowed are told so; what comes beyond them is closed without a word, before any TLS."""
+"""So many connections above the maximum are refused with an answer. Further ones are closed without one, before TLS."""
 
-_OPERATORS = 16  # connections to the operator's address
-CLOSING_SECONDS = 1.0  # for connections to be closed after everything was answered
-_OWN_FILES = 128  # descriptors that connections leave to everything else
+_OPERATORS = 16  # the most connections to the operator's address
+CLOSING_SECONDS = 1.0  # the time to close connections after everything is answered
+_OWN_FILES = 128  # descriptors reserved for everything but connections
 _ACCEPT_PAUSE = 0.1
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with connections that have deadlines, and no more of them than were asked for.
+    """uvicorn's server, with deadlines for connections and a maximum number of them.
 
-    Those whose TLS handshake is under way count too, and cost as much. The operator's address has its own.
+    Connections in their TLS handshake count too: they cost as much. The operator's address has a maximum of its own.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class Server(uvicorn.Server):
         metrics.connections.set_function(lambda: len(self.server_state.connections))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Raises StartRefused when the app cannot begin its work, or an address is not to be had."""
+        """Start serving. Raises StartRefused when the app cannot begin its work, or an address is not to be had."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise StartRefused("the service could not begin its work: `where` in its log says what failed")
         self.servers = []
         try:
-            if self._operators is not None:  # first: who reaches the other address finds a service that goes on
+            if self._operators is not None:  # first: once the public address answers, the start has succeeded
                 self.servers.append(await self._operate(self._operators))  # type: ignore[arg-type]
             for listener in sockets or []:
                 self._listen(listener)
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
         self.started = True
 
     def _listen(self, listener: socket.socket) -> None:
-        """Raises StartRefused when another process listens since the address was bound."""
+        """Listen. Raises StartRefused when another process has begun to listen since the address was bound."""
         try:
             listener.listen(self.config.backlog)
         except OSError as error:
@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
         return _Operating(await loop.create_server(connection, sock=listener, backlog=_OPERATORS), state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Connections are taken until all that is under way has ended: they are told to come again."""
+        """Stop. Until the work under way has finished, new connections are taken and told to come again."""
         assert isinstance(self.config.app, FastAPI)  # noqa: S101  see `make`
         await self.config.app.state.drain.finish()
         await super().shutdown(sockets)
@@ -111,7 +111,7 @@ class Server(uvicorn.Server):
         while True:
             try:
                 peer, _ = await loop.sock_accept(listener)
-            except OSError as error:  # out of descriptors, or the peer is gone already
+            except OSError as error:  # no descriptors are left, or the peer has gone already
                 log().warning("refused", where=where(error))
                 await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
@@ -133,7 +133,7 @@ class Server(uvicorn.Server):
                 ssl_handshake_timeout=seconds,
                 ssl_shutdown_timeout=seconds,
             )
-        except OSError:  # no TLS, or none in time: there is nobody to tell
+        except OSError:  # no TLS handshake, or none in time: no answer is possible
             peer.close()
 
     def _connection(self) -> Connection:
@@ -148,7 +148,7 @@ class Server(uvicorn.Server):
 
 
 class _Listening:
-    """What uvicorn closes when it shuts down."""
+    """A listener in the form that uvicorn closes when it shuts down."""
 
     def __init__(self, accepting: asyncio.Task[None]) -> None:
         self._accepting = accepting
@@ -161,7 +161,7 @@ class _Listening:
 
 
 class _Operating:
-    """The operator's address, in the same way: Prometheus keeps its connection, and is not waited for."""
+    """The operator's address in that form. Shutdown does not wait for Prometheus, which keeps its connection open."""
 
     def __init__(self, server: asyncio.Server, state: ServerState) -> None:
         self._server, self._state = server, state
@@ -175,7 +175,7 @@ class _Operating:
 
 
 def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSLContext | None) -> Server:
-    """The server, not bound to its address yet."""
+    """Make the server, which is not bound to its address yet."""
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -185,9 +185,9 @@ def make(app: FastAPI, settings: ServiceSettings, max_message: int, tls: ssl.SSL
         server_header=False,
         date_header=True,  # `moiety doctor` compares clocks by it
         ws_max_size=max_message,
-        ws="websockets-sansio",  # half the round trip of the default here
+        ws="websockets-sansio",  # takes half as long for a round trip as uvicorn's default
         ws_per_message_deflate=False,
-        timeout_graceful_shutdown=CLOSING_SECONDS,  # type: ignore[arg-type]  # a float does as well
+        timeout_graceful_shutdown=CLOSING_SECONDS,  # type: ignore[arg-type]  # uvicorn takes a float as well
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     config.load()
@@ -215,18 +215,18 @@ def _operators(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config | None
 def serve(
     app: FastAPI, settings: ServiceSettings, *, max_message: int = 1 << 20, tls: ssl.SSLContext | None = None
 ) -> None:
-    """Run until SIGINT or SIGTERM; then requests under way get some seconds to finish, see draining.py.
+    """Serve until SIGINT or SIGTERM. Then the requests under way get some seconds to finish, see draining.py.
 
-    `max_message` is the largest WebSocket message in bytes; `tls` the context to serve HTTPS with. Raises StartRefused,
-    which is in the log as well, when it cannot start.
+    `max_message` is the largest WebSocket message in bytes. `tls` is the context to serve HTTPS with. Raises
+    StartRefused when the server cannot start, and logs the reason.
     """
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, of when it began
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter: when it began
     gc.enable()
     gc.collect()
-    gc.freeze()  # what is imported stays: no collection walks half a million objects during a request
+    gc.freeze()  # imports stay alive: no collection need walk their half a million objects in a request
     release_code()
     server = make(app, settings, max_message, tls)
-    logging.getLogger(Connection.__module__).disabled = True  # what uvicorn would say of a connection: see `refused`
+    logging.getLogger(Connection.__module__).disabled = True  # of uvicorn's messages; Connection logs `refused` itself
     try:
         listener = ports.bind(settings.host, settings.port, _fix(settings))
         listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
@@ -237,13 +237,13 @@ def serve(
 
 
 def _fix(settings: ServiceSettings, whose: str = "") -> str:
-    """What to do about an address: which settings choose it."""
+    """What to do about an address that is not to be had: it names the settings that choose another."""
     name = f"{settings.model_config.get('env_prefix', '')}{whose}"
     return f"choose another with {name}HOST and {name}PORT"
 
 
 def file_limit() -> int:
-    """Descriptors this process may have, raised to what the system allows."""
+    """Raise the number of descriptors that this process may have to what the system allows, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
