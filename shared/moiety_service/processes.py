@@ -1,4 +1,4 @@
-"""Which process of this machine has a port or a file, where the system tells: Linux does, in /proc."""
+"""Finds the process of this machine that has a port or a file. Only Linux tells, in /proc."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -8,17 +8,17 @@ _LOCAL, _INODE = 1, 9  # columns of net/tcp
 
 
 def of_port(port: int) -> str:
-    """As `process 4242 (moiety party bob)`; empty where the system does not tell, as of other users' processes."""
+    """The process that has a port, as `process 4242 (moiety party bob)`; empty when unknown, as another user's is."""
     return _holder([f"socket:[{inode}]" for inode in _inodes(port)])
 
 
 def of_file(path: Path) -> str:
-    """The process that has a file open, as `process 4242 (moiety party bob)`; empty where the system does not tell."""
+    """The process that has a file open, as `process 4242 (moiety party bob)`; empty when unknown."""
     return _holder([str(path.resolve())])
 
 
 def _holder(opened: Collection[str]) -> str:
-    """The first process that has one of these open, by number."""
+    """The process with the lowest number that has one of these open."""
     for process in sorted(_PROC.glob("[0-9]*"), key=lambda path: int(path.name)) if opened else ():
         try:
             if any(str(handle.readlink()) in opened for handle in (process / "fd").iterdir()):
@@ -37,7 +37,7 @@ def _inodes(port: int) -> Iterator[str]:
 
 
 def _command(process: Path) -> str:
-    """One of ours by its command, another by its name alone: its arguments may hold anything."""
+    """moiety's own process by its command; another by its name alone, since its arguments may hold anything."""
     words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
     for at, word in enumerate(words[:-1]):
         if word.rpartition("/")[2] in ("moiety", "moiety_service.cli.main"):

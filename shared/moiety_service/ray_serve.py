@@ -1,7 +1,7 @@
-"""A role's app on Ray Serve: every replica builds its own, from its own node's settings and secrets.
+"""A role's app on Ray Serve. Every replica builds its own app from the settings and secrets of its node.
 
-Nothing of a role goes through Ray but the app's requests and answers: secrets stay in the folders of the nodes, state
-in the role's database and store.
+Only the app's requests and answers go through Ray. Secrets stay in the nodes' folders, and state stays in the role's
+database and store.
 """
 
 import atexit
@@ -18,7 +18,7 @@ from moiety_service.service import Build, S, begun
 
 
 def application(name: str, role: str, settings: Callable[[], S], build: Build[S]) -> Application:
-    """The deployment `name` of a role; settings are read, and the app is built, in each of its replicas."""
+    """The deployment `name` of a role. Each of its replicas reads the settings and builds the app."""
 
     def replica() -> ASGIApp:
         found = settings()
@@ -28,7 +28,7 @@ def application(name: str, role: str, settings: Callable[[], S], build: Build[S]
         return EncryptedOnly(build(found, identity, running.enter_context(begun(role, found))))
 
     class Replica:
-        """What Serve makes one of for each replica."""
+        """The class of which Serve makes one instance for each replica."""
 
     deployment: serve.Deployment = serve.deployment(serve.ingress(replica)(Replica), name=name)  # type: ignore[assignment]
     return deployment.bind()

@@ -1,4 +1,4 @@
-"""The roles that are installed here. An image has one of them, though the package names the commands of all."""
+"""The roles that are installed here. An image contains one role, though the package's entry points name all."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -7,12 +7,15 @@ from types import ModuleType
 
 
 def modules() -> Iterator[ModuleType]:
-    """Each installed package's module of commands, in the order of their names: it has `register` for the command line
-    and, if it is a role's, `patients` for the doctor. What is not here, or lacks its extra, has none."""
+    """The command module of each installed role or package, in the order of their names.
+
+    Each has `register` for the command line. A role's also has `patients` for the doctor. A package that is missing
+    here, or that lacks the packages of its extra, is left out.
+    """
     for entry in sorted(entry_points(group="moiety.commands"), key=lambda one: one.name):
         try:
             yield import_module(entry.module)
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package.startswith("moiety_") and package != entry.module.partition(".")[0]:
-                raise  # a role needs another: that is a fault of ours
+                raise  # a role that imports another is a bug of moiety's

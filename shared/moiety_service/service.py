@@ -21,10 +21,10 @@ Build = Callable[[S, Identity, Tracer], FastAPI]
 def run(role: str, settings: Callable[[], S], build: Build[S], *, max_message: int = 1 << 20) -> None:
     """Serve a role's app over TLS until the process is told to end.
 
-    `build` makes the app; `max_message` is the largest WebSocket message in bytes. Ends the command with
-    `Exit.USAGE`, after a sentence on stderr, where settings or secrets are wrong.
+    `build` makes the app. `max_message` is the largest WebSocket message in bytes. If settings or secrets are wrong,
+    this ends the command with `Exit.USAGE`, after a sentence on stderr.
     """
-    gc.disable()  # until it serves: half a million objects are imported, and none is garbage
+    gc.disable()  # until it serves: imports make half a million objects, and none is garbage
     with refusing():
         found = settings()
         identity = Identity.load(found.keys_dir / role, role)
@@ -35,7 +35,7 @@ def run(role: str, settings: Callable[[], S], build: Build[S], *, max_message: i
 
 @contextmanager
 def begun(role: str, settings: ServiceSettings) -> Iterator[Tracer]:
-    """A process that logs and traces as its settings say."""
+    """Set up logs and traces for this process as its settings say."""
     logs.configure(role, settings.log_format, settings.log_level)
     with tracing.exporting(role) as tracer:
         yield tracer

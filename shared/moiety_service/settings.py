@@ -1,4 +1,4 @@
-"""Base of each role's settings: environment variables `MOIETY_<ROLE>_<NAME>`."""
+"""The bases of each role's settings: environment variables `MOIETY_<ROLE>_<NAME>`."""
 
 import ipaddress
 import ssl
@@ -41,7 +41,7 @@ class ServiceSettings(BaseSettings):
     )
 
     def private_dir(self) -> Path:
-        """The data folder, made if need be, closed to other users."""
+        """The data folder. It is made when it is missing, closed to other users."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.data_dir
 
@@ -62,12 +62,15 @@ class RoleSettings(ServiceSettings):
     )
 
     def tls(self, identity: Identity) -> ssl.SSLContext | None:
-        """What to serve with."""
+        """The context to serve TLS with; None for plain connections."""
         return identity.server_context() if self.transport == "tls" else None
 
     def check_link(self, name: str, url: str) -> str:
-        """The URL of another role. Raises ValueError when it is not TLS: whoever records the traffic between the
-        parties and learns the dealer's randomness reads everything."""
+        """Return the URL of another role. Raises ValueError when the URL is not for TLS.
+
+        The reason: whoever records the traffic between the parties and learns the dealer's randomness can read
+        everything. Within one machine, the transport `plain` allows such a URL.
+        """
         parts = urlsplit(url)
         if parts.scheme in ("https", "wss"):
             return url
@@ -77,7 +80,7 @@ class RoleSettings(ServiceSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it names this machine itself."""
+    """Whether a host name or address means this machine itself."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

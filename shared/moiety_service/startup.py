@@ -10,12 +10,12 @@ from moiety_service.cli.terminal import Exit, ended, say
 
 
 class StartRefused(ValueError):
-    """The role cannot start like this; the text says what to do, and never quotes a secret."""
+    """The role cannot start as it is set up. The text says what to do, and never quotes a secret."""
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Around all that a role does before it serves. A full disk is for the command line to tell: see cli.py."""
+    """Wraps all that a role does before it serves. The command line, cli/main.py, reports a full disk."""
     try:
         yield
     except StartRefused as error:

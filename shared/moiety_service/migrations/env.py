@@ -1,4 +1,4 @@
-"""How Alembic runs a role's migrations: on the connection, and in the transaction, that it is given."""
+"""How Alembic runs a role's migrations: on the caller's connection, in the caller's transaction."""
 
 from alembic import context
 

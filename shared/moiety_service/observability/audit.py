@@ -1,6 +1,6 @@
-"""The audit log: who asked what of whom, when, how much, and how it ended. Never a value, never a token.
+"""The audit log: who asked what of whom, when, how much, and how it ended. It never holds a value or a token.
 
-One JSON object a line, appended to a file that only this role can read.
+It is a file of JSON lines, one object a line, which only this role can read.
 """
 
 import json
@@ -18,7 +18,7 @@ class Audit:
     """One role's audit log."""
 
     def __init__(self, path: Path) -> None:
-        # Lines are written whole: several processes may append to one file.
+        # One write appends one whole line, so several processes may share the file.
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def close(self) -> None:
@@ -35,7 +35,7 @@ class Audit:
         rows: int = 0,
         milliseconds: float = 0.0,
     ) -> None:
-        """One line. `outcome` is "ok", the name of a problem type, or "cancelled"."""
+        """Append one line. `outcome` is "ok", the name of a problem type, or "cancelled"."""
         members = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event,
@@ -50,7 +50,7 @@ class Audit:
 
     @contextmanager
     def event(self, event: str, *, subject: str, model: str = "", upload: str = "", rows: int = 0) -> Iterator[None]:
-        """Record how the block ends."""
+        """Record the event when the block ends, with its outcome and its time."""
         started, ended = time.perf_counter(), outcome(None)
         try:
             yield

@@ -1,6 +1,6 @@
-"""Logs: one JSON object a line on stderr. Fields are allow-listed, so a value cannot slip in by accident.
+"""Logs: one JSON object a line on stderr. Fields are allow-listed, so that no value slips in by accident.
 
-`reason` is a sentence of our own, that of a StartRefused: it says what to do, and never quotes a secret.
+`reason` is the text of a StartRefused, which moiety itself wrote: it says what to do, and never quotes a secret.
 """
 
 import logging
@@ -30,7 +30,7 @@ ALLOWED = frozenset(
         "bundle",
         "stock",
         "problem",
-        "detail",  # of a problem that this role found itself
+        "detail",  # of a problem that this role itself found
         "where",
         "reason",
         "attempt",
@@ -42,8 +42,11 @@ ALLOWED = frozenset(
 
 
 class _Foreign(logging.Handler):
-    """What libraries say: where, and the type and place of the exception, at most. Their messages could quote
-    anything; of what keeps a service from starting our own sentence says why."""
+    """Logs that a library wrote a message: where, and at most the type and place of its exception.
+
+    The message itself is dropped, because it could quote anything. When it keeps a service from starting, moiety logs
+    the reason in its own words.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -55,7 +58,7 @@ def _allow(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> Muta
 
 
 def configure(role: str, log_format: str, level: str = "info") -> None:
-    """Set up logging for this process. Called once, by the process's command."""
+    """Set up logging for this process. The process's command calls this once."""
     renderer: Any = structlog.dev.ConsoleRenderer() if log_format == "text" else structlog.processors.JSONRenderer()
 
     def add_role(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -83,7 +86,7 @@ def log() -> Any:
 
 
 def where(error: BaseException) -> str:
-    """Type and place of an exception. Not its message: that could quote a value."""
+    """The type and place of an exception. Its message is left out, because it could quote a value."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else "?"
     return f"{type(error).__name__} at {place}"

@@ -1,7 +1,7 @@
 """Prometheus metrics: what every service counts, in a registry of its own.
 
-Labels are routes, statuses, names of problems, links, phases and models: few, and none that a caller can make up. Never
-who asked: that is in the audit log alone, which only the role itself can read.
+Labels are routes, statuses, names of problems, links, phases and models. They are few, and a caller cannot invent one.
+No label says who asked: only the audit log does, and only the role itself can read that.
 """
 
 import time
@@ -17,7 +17,7 @@ from moiety_service.settings import RoleSettings
 from moiety_shared.problems import ProblemType
 
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
-"""Buckets for everything from a phase of one image to a deep network's run."""
+"""Buckets for every duration, from a phase of one image to the run of a deep network."""
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -46,7 +46,7 @@ class Metrics:
         self._refused = Counter(
             "moiety_refused_requests", "Requests that ended with a problem.", ["problem"], registry=registry
         )
-        for kind in ProblemType:  # from zero on: a rate needs to see the first one
+        for kind in ProblemType:  # from zero on: of a series that begins at one, a rate misses the first count
             self._refused.labels(kind.name)
         self._last_refused = Gauge(
             "moiety_last_refused_request_timestamp_seconds",
@@ -67,7 +67,7 @@ class Metrics:
         )
 
     def certificate(self, identity: Identity, settings: RoleSettings) -> None:
-        """Tell when the certificate expires that is served from now on."""
+        """Export when the certificate expires that the service uses from now on."""
         if settings.transport == "tls":
             Gauge(
                 "moiety_certificate_expiry_timestamp_seconds",
@@ -87,7 +87,7 @@ class Metrics:
 
 @contextmanager
 def timed(histogram: Histogram) -> Iterator[None]:
-    """Observe how long the block took, if it ended well."""
+    """Observe how long the block takes, unless it raises."""
     started = time.perf_counter()
     yield
     histogram.observe(time.perf_counter() - started)

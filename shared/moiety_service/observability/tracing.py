@@ -1,8 +1,8 @@
-"""One request's id through all processes, and its spans: W3C trace context with OpenTelemetry.
+"""One request's id in all processes, and its spans: W3C trace context with OpenTelemetry.
 
-The id in the logs is the trace's id: it is there, and handed on, whether or not anybody records spans. Spans hold
-times, names of phases, routes and statuses, and never a value, an exception's message, a subject or a token. Baggage
-and tracestate are neither read nor handed on.
+The request id in the logs is the trace's id. Every process has it and passes it on, whether or not anybody records
+spans. Spans hold times, names of phases, routes and statuses, and never a value, an exception's message, a subject or a
+token. moiety neither reads baggage and tracestate nor passes them on.
 """
 
 import asyncio
@@ -25,16 +25,18 @@ from moiety_service.observability.logs import log
 HEADER = "traceparent"
 _FORMAT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_LEAST_SPAN = 200_000  # nanoseconds: making a span takes 45,000
+_LEAST_SPAN = 200_000  # nanoseconds: a shorter phase is not worth a span, which takes 45,000 to make
 _CLOCK = time.time_ns() - time.perf_counter_ns()
 
 NOBODY: Tracer = NoOpTracer()
-"""Records nothing."""
+"""A tracer that records nothing."""
 
 
 def read(header: str | None) -> SpanContext | None:
-    """Whose work this is, if the header is a well-formed traceparent. Anybody may send one: it decides nothing but
-    names."""
+    """The caller's span, if the header is a well-formed traceparent.
+
+    Anybody may send one, so it decides nothing but the names in logs and traces.
+    """
     found = _FORMAT.fullmatch(header or "")
     if found is None:
         return None
@@ -42,77 +44,79 @@ def read(header: str | None) -> SpanContext | None:
 
 
 def pack(context: SpanContext) -> bytes:
-    """As 25 bytes, for the peer link."""
+    """A span context as 25 bytes, for the peer link."""
     ids = context.trace_id.to_bytes(16, "big") + context.span_id.to_bytes(8, "big")
     return ids + bytes([context.trace_flags & TraceFlags.SAMPLED])
 
 
 def unpack(raw: bytes) -> SpanContext | None:
-    """None where there are only zeros."""
+    """The span context in 25 bytes; None where the trace's or the span's id is all zeros."""
     return _valid(int.from_bytes(raw[:16], "big"), int.from_bytes(raw[16:24], "big"), raw[24])
 
 
 def fresh() -> SpanContext:
-    """A name for work that nobody has named."""
+    """A new span context, for work that has none yet."""
     return SpanContext(int(secrets.token_hex(16), 16), int(secrets.token_hex(8), 16), is_remote=False)
 
 
 def header(context: SpanContext) -> dict[str, str]:
-    """What tells the next process whose work it does."""
+    """The header that tells the next process to which span its work belongs."""
     flags = context.trace_flags & TraceFlags.SAMPLED
     return {HEADER: f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"}
 
 
 def current() -> SpanContext:
-    """That of the work under way; not valid, all zeros, where there is none."""
+    """The span context of the work under way; without any, an invalid one of zeros."""
     return trace.get_current_span().get_span_context()
 
 
 def outgoing() -> dict[str, str]:
-    """The header for a request made as part of the work under way; empty where there is none."""
+    """The header for a request made as part of the work under way; empty without such work."""
     context = current()
     return header(context) if context.is_valid else {}
 
 
 def request_id(context: SpanContext) -> str:
-    """What the logs say."""
+    """The request id in the logs: the trace's id in hexadecimal."""
     return f"{context.trace_id:032x}"
 
 
 def begin(tracer: Tracer, name: str, parent: SpanContext | None, kind: SpanKind = SpanKind.SERVER) -> Span:
-    """A span under the parent, or the first of its trace. Its context is valid even if nobody records it."""
+    """Begin a span under `parent`, or the first of a trace. Its context is valid even if nobody records it."""
     span = tracer.start_span(name, context=_under(parent), kind=kind)
     return span if span.get_span_context().is_valid else NonRecordingSpan(fresh())
 
 
 @contextmanager
 def doing(span: Span) -> Iterator[None]:
-    """The block is the span's work: its logs have the id, its requests name the span. It ends with the block."""
-    # Exceptions are not recorded: their messages could quote a value.
+    """The block is the span's work: its logs have the request id, its requests name the span. The span ends with it."""
+    # The span records no exceptions: their messages could quote a value.
     using = trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
     with using, structlog.contextvars.bound_contextvars(request_id=request_id(span.get_span_context())):
         yield
 
 
 async def on_behalf(context: contextvars.Context | None, work: Coroutine[Any, Any, None]) -> None:
-    """Do it as part of what was under way when that context was copied; without one, as nobody's."""
+    """Run `work` as part of the work under way when `context` was copied; without a context, as part of none."""
     await asyncio.create_task(work, context=context or contextvars.Context())
 
 
 class Timeline:
-    """The phases of one request, one after another. Noting one costs next to nothing; they are counted and become spans
-    when the answer is out."""
+    """The phases of one request, one after another.
+
+    Noting a phase costs very little. Counting the phases, and making spans of them, waits until the answer is out.
+    """
 
     def __init__(self) -> None:
         self._began = time.perf_counter_ns()
         self._phases: list[tuple[str, int]] = []
 
     def passed(self, phase: str) -> None:
-        """What went on since the last one was this phase."""
+        """Note that this phase ends now. It began when the last one ended."""
         self._phases.append((phase, time.perf_counter_ns()))
 
     def tell(self, tracer: Tracer, parent: SpanContext, count: Callable[[str, float], object]) -> None:
-        """Each phase's seconds to `count`, and a span of each that is worth one under the parent."""
+        """Give each phase's seconds to `count`, and make a span under `parent` of each that is long enough."""
         start, under = self._began, _under(parent)
         for phase, end in self._phases:
             count(phase, (end - start) / 1e9)
@@ -123,11 +127,10 @@ class Timeline:
 
 @contextmanager
 def exporting(role: str, endpoint: str = "") -> Iterator[Tracer]:
-    """The tracer of a process: it exports to `endpoint`, or where `OTEL_EXPORTER_OTLP_ENDPOINT` says, in a thread of
-    its own.
+    """The tracer of a process. A thread of its own exports spans to `endpoint`, or to `OTEL_EXPORTER_OTLP_ENDPOINT`.
 
-    `OTEL_TRACES_SAMPLER_ARG` is the part of all requests that is recorded, 1 by default. It goes by the trace's id
-    alone, so that all processes record the same ones, and a stranger's flag decides nothing.
+    `OTEL_TRACES_SAMPLER_ARG` is the fraction of requests to record, 1 by default. The trace's id alone decides which,
+    so that all processes record the same requests, and a stranger's sampling flag decides nothing.
     """
     if not endpoint and not any(os.environ.get(name) for name in _ENDPOINTS):
         yield NOBODY
@@ -145,7 +148,7 @@ def exporting(role: str, endpoint: str = "") -> Iterator[Tracer]:
         return
 
     class Ids(IdGenerator):
-        """From the system's randomness, like everything here."""
+        """Ids from the system's randomness, as everywhere in moiety."""
 
         def generate_trace_id(self) -> int:
             return fresh().trace_id

@@ -1,1 +1,1 @@
-"""A role's secrets: its identity, its sealing keys, and the commands' way to make them."""
+"""A role's secrets: its identity and its sealing keys, and what the commands call to make them."""

@@ -2,16 +2,16 @@
 
     role                     one word: whose folder this is
     tls/key.pem, cert.pem    the service's TLS key and certificate chain
-    tls/ca.pem               whom it trusts; without it, the system's CAs
+    tls/ca.pem               the CA that it trusts; without this file, the system's CAs
     present/<role>           the credential that this role presents to another
-    expect/<role>            SHA-256 of the credential that another presents to it: the credential itself is not here
-    sealing/<key id>.json    HPKE key pairs; the newest seals, older ones open until their time is over
-    sealing.pub              the newest of them, its public half: the crypto provider's, for the owner
-    provider.pub             the owner's copy of that: the masks of a model's weights are sealed to it
+    expect/<role>            SHA-256 of the credential that another presents to it; the credential itself is not here
+    sealing/<key id>.json    HPKE key pairs: others seal to the newest; older ones open envelopes until they expire
+    sealing.pub              the public half of the newest pair; the owner needs the crypto provider's
+    provider.pub             the owner's copy of the provider's: the owner seals the masks of a model's weights to it
     storage.key              encrypts what this role keeps on disk
     signing.pem              the model owner's Ed25519 key
 
-`moiety keys init` makes these folders. Any file of it may be replaced by an operator's own.
+`moiety keys init` makes these folders. An operator may replace any of the files.
 """
 
 import base64
@@ -32,9 +32,9 @@ from moiety_service.startup import StartRefused
 from moiety_shared.crypto.sealing import PublicKey
 
 CREDENTIAL_BYTES = 32
-_CERTIFICATES = ("tls/cert.pem", "tls/ca.pem")  # public: anybody may read these, and nothing else
+_CERTIFICATES = ("tls/cert.pem", "tls/ca.pem")  # public: other users may read these two files and no others
 SEALING = ("alice", "bob", "crypto_provider", "server")
-"""Roles to whom something is sealed."""
+"""The roles that have sealing keys."""
 SEALING_KEY, PROVIDER_KEY = "sealing.pub", "provider.pub"
 PIN = f"take {SEALING_KEY} from the crypto provider's folder of secrets, where `moiety keys rotate` writes it"
 STORAGE_KEY_BYTES = 32
@@ -46,7 +46,7 @@ class BadIdentity(StartRefused):
 
 @dataclass(frozen=True)
 class Links:
-    """To whom a role presents a credential, and of whom it expects one."""
+    """The roles to which a role presents a credential, and those from which it expects one."""
 
     presents: tuple[str, ...] = ()
     expects: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class Identity:
 
     @classmethod
     def load(cls, folder: Path, role: str) -> "Identity":
-        """Raises BadIdentity when a secret is missing, too weak, shared, or readable by others."""
+        """Load and check a folder. Raises BadIdentity when a secret is missing, weak, shared, or readable by others."""
         if not folder.is_dir():
             raise BadIdentity(f"{folder} is not there: make it with `moiety keys init`, and name it in the settings")
         public = {folder / name for name in _CERTIFICATES}
@@ -81,11 +81,11 @@ class Identity:
         return identity
 
     def credential(self, of: str) -> str:
-        """What this role presents to another."""
+        """The credential that this role presents to another."""
         return self._read(f"present/{of}").decode().strip()
 
     def accepts(self, who: str, presented: str | None) -> bool:
-        """Whether this is the credential of that role. Constant time."""
+        """Whether this is the credential of that role. The comparison takes constant time."""
         digest = hashlib.sha256((presented or "").encode()).hexdigest()
         return hmac.compare_digest(digest, self._expected[who])
 
@@ -99,7 +99,7 @@ class Identity:
 
     @property
     def provider_key(self) -> PublicKey:
-        """The crypto provider's sealing key, as it is pinned in the owner's folder now. Raises BadIdentity."""
+        """The crypto provider's sealing key, as the owner's folder pins it now. Raises BadIdentity."""
         text = self._read(PROVIDER_KEY, PIN).decode(errors="replace").strip()
         try:
             return PublicKey.from_text(text)
@@ -115,21 +115,21 @@ class Identity:
 
     @property
     def signs(self) -> bool:
-        """Whether the owner's key is here: where the catalogue is served it need not be."""
+        """Whether the owner's signing key is here. The service of the catalogue does not need it."""
         return (self.folder / "signing.pem").exists()
 
     @property
     def ca_file(self) -> Path | None:
-        """Whom this role trusts when it calls others; None for the system's CAs."""
+        """The CA that this role trusts when it calls others; None for the system's CAs."""
         path = self.folder / "tls" / "ca.pem"
         return path if path.exists() else None
 
     def certificate_expiry(self) -> float:
-        """Until when the service's certificate is valid, in seconds since 1970."""
+        """When the service's certificate expires, in seconds since 1970."""
         return load_pem_x509_certificate(self._read("tls/cert.pem")).not_valid_after_utc.timestamp()
 
     def server_context(self) -> ssl.SSLContext:
-        """TLS 1.3 and nothing older."""
+        """The context to serve with: this role's certificate, TLS 1.3 and nothing older."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(self.folder / "tls" / "cert.pem", self.folder / "tls" / "key.pem")
@@ -169,7 +169,7 @@ class Identity:
 
 
 def _strong(credential: str, of: str) -> str:
-    """The credential. Raises BadIdentity for one that somebody thought up: a default or a password."""
+    """Return the credential. Raises BadIdentity for one that a person chose, such as a default or a password."""
     try:
         raw = base64.b64decode(credential + "=" * (-len(credential) % 4), altchars=b"-_", validate=True)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A role's HPKE key pairs on disk: the newest seals, older ones open until their time is over."""
+"""A role's HPKE key pairs on disk. Others seal to the newest; older ones still open envelopes until they expire."""
 
 import asyncio
 import base64
@@ -17,10 +17,10 @@ from moiety_shared.crypto.sealing import KEY_ID_BYTES, PrivateKey, PublicKey
 from moiety_shared.problems import Problem, ProblemType
 
 WIPE_SECONDS = 60.0
-"""A pair is wiped so long after its time is over, at most."""
+"""How long after its expiry a running service still has a pair, at most."""
 
 _GOING = ".wiping"
-_KEPT = 4096  # messages that a pair keeps, the last ones used: a few megabytes of handshakes
+_KEPT = 4096  # opened messages that a pair keeps, those used last: a few megabytes of handshakes
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +31,7 @@ class _Pair:
 
     @cached_property
     def opened(self) -> Callable[[bytes, bytes], bytes]:
-        """`private.open`, with a memory that goes with the pair."""
+        """`private.open` with a cache, which is forgotten together with the pair."""
         return lru_cache(maxsize=_KEPT)(self.private.open)
 
     def accepted(self, now: datetime) -> bool:
@@ -39,7 +39,7 @@ class _Pair:
 
 
 class Keyring:
-    """The folder is read at the first use, and again when an envelope names a key that is not known yet."""
+    """A folder of key pairs. It is read at the first use, and again when an envelope names an unknown key."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -56,11 +56,11 @@ class Keyring:
         return max(current, key=lambda pair: pair.created).private.public
 
     def open(self, envelope: bytes | memoryview, context: bytes) -> bytes:
-        """The message. Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs."""
+        """The message in it. Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs."""
         return self._pair(envelope).private.open(envelope, context)
 
     def open_kept(self, envelope: bytes, context: bytes) -> bytes:
-        """The message of an envelope that comes again and again: it is kept in memory until its key goes, at most.
+        """The message in an envelope that comes again and again. It stays in memory until its key is wiped, at most.
 
         Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs.
         """
@@ -76,7 +76,7 @@ class Keyring:
         return pair
 
     def rotate(self, keep: timedelta) -> PublicKey:
-        """Make a new pair; those before it open for `keep` longer. Pairs whose time is over are wiped."""
+        """Make a new pair. Earlier pairs still open envelopes for `keep`. Expired pairs are wiped."""
         self.wipe()
         now = datetime.now(UTC)
         for pair in self._pairs.values():
@@ -87,10 +87,10 @@ class Keyring:
         return fresh.private.public
 
     def wipe(self) -> None:
-        """Forget the pairs whose time is over, and overwrite and remove their files.
+        """Forget the expired pairs, and overwrite and remove their files.
 
-        What a process that ended meanwhile began is finished. Raises OSError where the folder cannot be written to:
-        the pairs are forgotten all the same, and open nothing.
+        This also finishes a wipe that another process began before it ended. Raises OSError when it cannot write to
+        the folder: the pairs are then forgotten in memory all the same, and open nothing.
         """
         self._refresh()
         now = datetime.now(UTC)
@@ -99,7 +99,7 @@ class Keyring:
         for key_id in over:
             with contextlib.suppress(FileNotFoundError):  # another process of this role was first
                 path = self._folder / f"{key_id}.json"
-                path.replace(path.with_suffix(_GOING))  # nobody reads it half-way
+                path.replace(path.with_suffix(_GOING))  # so that nobody reads a half-wiped key
         for path in self._folder.glob(f"*{_GOING}"):
             with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
                 _overwrite(file)
@@ -107,7 +107,7 @@ class Keyring:
 
     @contextlib.asynccontextmanager
     async def wiping(self) -> AsyncIterator[None]:
-        """While a service runs: pairs are wiped as soon as their time is over."""
+        """While the block runs, wipe pairs soon after they expire, see `WIPE_SECONDS`."""
         task = asyncio.create_task(self._keep_wiping())
         try:
             yield
@@ -118,7 +118,7 @@ class Keyring:
         while True:
             try:
                 self.wipe()
-            except Exception as error:  # once for each pair, which is forgotten now
+            except Exception as error:  # logged once for each pair, which is forgotten now
                 log().warning("a retired sealing key stays on the disk", where=where(error))
             await asyncio.sleep(WIPE_SECONDS)
 
@@ -136,7 +136,7 @@ class Keyring:
             json.dump(content, file)
         with path.open("r+b") if path.exists() else contextlib.nullcontext() as before:
             partial.replace(path)
-            if before is not None:  # it holds the private key as well
+            if before is not None:  # the replaced file holds the private key as well
                 _overwrite(before)
 
     def _refresh(self) -> None:
@@ -161,7 +161,7 @@ class Keyring:
 
 
 def _overwrite(file: BinaryIO) -> None:
-    """With zeros, on the disk before this returns."""
+    """Overwrite a file with zeros, which are on the disk before this returns."""
     file.write(bytes(os.fstat(file.fileno()).st_size))
     file.flush()
     os.fsync(file.fileno())

@@ -1,6 +1,7 @@
-"""Making what a deployment needs to know itself: a private CA, TLS certificates, credentials, sealing keys.
+"""Makes the keys of a deployment: a private CA, TLS certificates, credentials and sealing keys.
 
-One folder for each role and one for the CA, to be taken to five machines; `identity.py` says what is in them.
+Each role gets a folder, and so does the CA. The operator takes them to five machines. `identity.py` says what a
+role's folder holds.
 """
 
 import hashlib
@@ -34,8 +35,10 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def init(root: Path, hosts: Mapping[str, Sequence[str]]) -> None:
-    """Everything, under `root`. `hosts` are the names and addresses by which a role is called, besides its own name
-    and this machine. Raises BadIdentity when there are keys already."""
+    """Make all folders under `root`. Raises BadIdentity when it holds keys already.
+
+    `hosts` are the names and addresses by which others call a role, besides the role's own name and this machine.
+    """
     if any(path.is_file() for path in root.rglob("*")):
         raise BadIdentity(f"{root} is not empty: keys are made once; `moiety keys renew` and `rotate` replace some")
     _folder(root)
@@ -60,7 +63,7 @@ def init(root: Path, hosts: Mapping[str, Sequence[str]]) -> None:
 
 
 def complete(root: Path) -> None:
-    """What folders of release 0.1.0 lack, of those here: the provider's sealing key, the owner's copy of it."""
+    """Add what folders of release 0.1.0 lack: the provider's sealing key, and the owner's copy of it."""
     provider, owner = root / "crypto_provider", root / "server"
     if (provider / "role").exists() and not (provider / SEALING_KEY).exists():
         rotate(provider, timedelta(0))
@@ -69,14 +72,14 @@ def complete(root: Path) -> None:
 
 
 def rotate(folder: Path, keep: timedelta) -> PublicKey:
-    """A new sealing key for the role whose folder it is; those before it open for `keep` longer."""
+    """Make a new sealing key for the role of this folder. Earlier keys still open envelopes for `keep`."""
     made = Keyring(_folder(folder / "sealing")).rotate(keep)
     _write(folder / SEALING_KEY, made.text().encode())
     return made
 
 
 def pin(provider: Path, owner: Path) -> None:
-    """The provider's sealing key into the owner's folder. Raises BadIdentity where there is none."""
+    """Copy the provider's sealing key into the owner's folder. Raises BadIdentity when the provider has none."""
     try:
         _write(owner / PROVIDER_KEY, (provider / SEALING_KEY).read_bytes())
     except FileNotFoundError as error:
@@ -84,7 +87,7 @@ def pin(provider: Path, owner: Path) -> None:
 
 
 def certify(root: Path, role: str, hosts: Sequence[str]) -> None:
-    """A new TLS key and certificate for a role, from the CA under `root`."""
+    """Make a new TLS key and certificate for a role, signed by the CA under `root`."""
     try:
         authority = x509.load_pem_x509_certificate((root / "ca" / "ca.pem").read_bytes())
         signer = serialization.load_pem_private_key((root / "ca" / "ca.key").read_bytes(), None)
@@ -109,7 +112,7 @@ def certify(root: Path, role: str, hosts: Sequence[str]) -> None:
 
 
 def client(file: Path, public: Path) -> None:
-    """A client's key pair; only the private half is a secret. Raises OSError."""
+    """Make a client's key pair, of which only `file`, the private half, is a secret. Raises OSError."""
     made = ed25519.Ed25519PrivateKey.generate()
     _write(file, private_pem(made).encode())
     _write(public, public_pem(made.public_key()).encode())
@@ -177,7 +180,7 @@ def _folder(path: Path) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replaced as a whole, mode 0600 from the start."""
+    """Replace a file as a whole. It has mode 0600 from the start."""
     partial = path.with_name(path.name + ".partial")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)
