@@ -1,1 +1,1 @@
-"""The crypto provider: deals correlated randomness, each bundle once, and sees nothing else."""
+"""The crypto provider. It deals correlated randomness, each bundle once, and sees nothing else."""

@@ -30,7 +30,7 @@ from moiety_shared.messages.leases import BundleRequest, JoinRequest, LeaseReque
 from moiety_shared.problems import Problem, ProblemType
 
 _PLAN_BYTES, _SMALL_BYTES = 1 << 25, 1 << 20
-_LOOK_SECONDS = 600.0  # between two looks for leases that are too old
+_LOOK_SECONDS = 600.0  # seconds between two searches for leases that are too old
 
 
 def _grant(lease: Lease, party: int, key: str, ticket: bytes) -> LeaseResponse:
@@ -42,7 +42,7 @@ def _grant(lease: Lease, party: int, key: str, ticket: bytes) -> LeaseResponse:
 
 
 def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
-    """The app. One torch thread: two dealers side by side are quicker than one on two cores."""
+    """Make the app. Torch gets one thread: two dealers side by side are faster than one dealer on two cores."""
     torch.set_num_threads(1)
     metrics = ProviderMetrics(CollectorRegistry())
     metrics.certificate(identity, settings)
@@ -51,7 +51,7 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
 
     async def end_old_leases() -> None:
         while True:
-            with suppress(Problem):  # the database does not answer: the next time, perhaps
+            with suppress(Problem):  # the database does not answer: the next search tries again
                 await run_in_threadpool(issuer.end_old_leases)
             await asyncio.sleep(_LOOK_SECONDS)
 
@@ -67,7 +67,7 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
                 await asyncio.gather(looking, return_exceptions=True)
 
     def caller(request: Request) -> int:
-        """0 for alice, 1 for bob. Both credentials are compared every time."""
+        """0 for alice, 1 for bob. This compares both credentials every time."""
         presented = bearer(request)
         is_alice = identity.accepts("alice", presented)
         is_bob = identity.accepts("bob", presented)
@@ -76,7 +76,7 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
         return int(is_bob)
 
     async def guard(request: Request) -> None:
-        """Strangers' bodies are not read: a plan is large."""
+        """Refuse strangers before their bodies are read: a plan is large."""
         if request.url.path.startswith("/v1/"):
             caller(request)
 

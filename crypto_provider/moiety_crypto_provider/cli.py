@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def provider() -> None:
-    """Run the crypto provider. Settings: MOIETY_PROVIDER_* (see docs/settings.md)."""
+    """Run the crypto provider. Its settings are MOIETY_PROVIDER_* (see docs/settings.md)."""
     from moiety_crypto_provider.app import build
     from moiety_crypto_provider.settings import ProviderSettings
     from moiety_service import service
@@ -24,7 +24,7 @@ def provider() -> None:
 
 
 def patients() -> list["Patient"]:
-    """For `moiety doctor`."""
+    """How the crypto provider describes itself to `moiety doctor`."""
     from moiety_crypto_provider.settings import ProviderSettings
     from moiety_service.cli.diagnosis import Patient
 

@@ -1,8 +1,8 @@
-"""Leases and bundles. A lease pairs one boot of alice with one boot of bob, for one upload of one model.
+"""Issues leases and bundles. A lease pairs one boot of alice with one boot of bob, for one upload of one model.
 
-A lease's seeds are on no disk: the parties hold them for the provider, sealed in a *ticket* that only the provider can
-open. So every replica of the provider serves every lease, and a restart ends none. The ticket's key is in the ledger
-for as long as the lease lasts: after that, nobody can open it again.
+No disk holds a lease's seeds. The parties keep them for the provider, sealed in a *ticket* that only the provider can
+open. So every replica of the provider serves every lease, and a restart ends none. The ledger holds the ticket's key as
+long as the lease lasts. After that, nobody can open the ticket again.
 """
 
 import secrets
@@ -29,13 +29,13 @@ from moiety_shared.protocols import graph
 from moiety_shared.ring import Array
 
 _NONCE, _SEED, _KEY = 12, 32, 32
-_JOINED_BYTES = 1 << 20  # arrays that are shorter go together: every chunk is a turn of the thread pool
+_JOINED_BYTES = 1 << 20  # shorter arrays are sent together: each chunk costs a turn of the thread pool
 _CHUNK_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, repr=False)
 class Lease:
-    """What a ticket holds."""
+    """The content of a ticket."""
 
     lease_id: str
     upload_id: str
@@ -46,7 +46,7 @@ class Lease:
 
     @property
     def check(self) -> bytes:
-        """The key of the transcripts of the lease's runs, for both parties."""
+        """The key with which both parties tag the transcripts of the lease's runs."""
         return check_key((self.alice, self.bob), "lease")
 
 
@@ -56,25 +56,25 @@ class Issuer:
     def __init__(
         self, ledger: Ledger, max_bundle_bytes: int, lease_seconds: float, metrics: ProviderMetrics | None = None
     ) -> None:
-        """Leases serve for `lease_seconds` at most."""
+        """A lease lasts `lease_seconds` at most."""
         self._ledger = ledger
         self._lease_seconds = lease_seconds
         self._metrics = metrics or ProviderMetrics(CollectorRegistry())
         self._max_bundle_bytes = max_bundle_bytes
-        # An upload's weight masks, expanded: what every bundle of it is dealt against.
+        # An upload's expanded weight masks. Every bundle of the upload is dealt for them.
         self._masks = lru_cache(maxsize=2)(self._expand_masks)
 
     def register_upload(self, upload_id: str, plan: Plan, seeds: tuple[bytes, bytes]) -> None:
-        """Keep the seeds of an upload's weight masks, which its owner drew: [s]_0's, and [s]_1's. May be repeated."""
+        """Keep the seeds of an upload's weight masks, [s]_0's and [s]_1's, which its owner drew. May be repeated."""
         self._ledger.register_upload(upload_id, plan, seeds)
 
     def forget_upload(self, upload_id: str) -> None:
-        """Wipe an upload's seeds. Its leases end, at all replicas; its id is never taken again."""
+        """Wipe an upload's seeds. Its leases end at all replicas. The provider never accepts its id again."""
         self._ledger.forget_upload(upload_id)
         self._masks.cache_clear()
 
     def open_lease(self, upload_id: str, rows: int) -> tuple[Lease, bytes]:
-        """A lease of bundles of `rows` rows, and its ticket. alice's."""
+        """Open a lease of bundles of `rows` rows, for alice. Returns it with its ticket."""
         plan, _ = self._masks(upload_id)
         if rows < 1 or rows * plan.bundle_row_bytes > self._max_bundle_bytes:
             raise Problem(ProblemType.TOO_LARGE, f"a bundle has at most {self._max_bundle_bytes} bytes")
@@ -85,21 +85,23 @@ class Issuer:
         return lease, _ticket(lease, key)
 
     def join_lease(self, lease_id: str, ticket: bytes) -> Lease:
-        """bob's side of a lease, once."""
+        """Have bob join a lease, once. Returns it."""
         lease = self._lease(lease_id, ticket)
         self._ledger.join_lease(lease_id)
         return lease
 
     def end_lease(self, lease_id: str) -> None:
-        """Nothing more is dealt under it, and its ticket opens no more. May be repeated."""
+        """End a lease: the provider deals no more under it, and nobody can open its ticket. May be repeated."""
         self._ledger.end_lease(lease_id)
 
     def end_old_leases(self) -> None:
         self._ledger.end_leases(self._lease_seconds)
 
     def bundle(self, lease_id: str, ticket: bytes, number: int) -> tuple[int, Iterator[bytes]]:
-        """Length and content of bundle `number`, its tag last; now issued: it never will be again, whatever becomes of
-        it."""
+        """Issue bundle `number`. Returns its length and its content, of which the tag is last.
+
+        The provider never issues that bundle again, even if its content is lost.
+        """
         lease = self._lease(lease_id, ticket)
         plan, masks = self._masks(lease.upload_id)
         self._ledger.issue_bundle(lease_id, number)
@@ -122,7 +124,7 @@ class Issuer:
         metrics.dealing_seconds.observe(time.perf_counter() - started)
 
     def _lease(self, lease_id: str, ticket: bytes) -> Lease:
-        """Raises UNKNOWN_LEASE unless it is that lease's ticket, and the lease is not over."""
+        """Open a lease's ticket. Raises UNKNOWN_LEASE for another lease's ticket, or when the lease is over."""
         key = self._ledger.lease_key(lease_id, self._lease_seconds)
         try:
             content = AESGCM(key).decrypt(ticket[:_NONCE], ticket[_NONCE:], lease_id.encode())
@@ -138,7 +140,7 @@ class Issuer:
 
 
 def _ticket(lease: Lease, key: bytes) -> bytes:
-    """The lease, sealed to the provider. `leases.TICKET_BYTES` long."""
+    """Seal a lease for the provider. The ticket has `leases.TICKET_BYTES` bytes."""
     content = bytes.fromhex(lease.upload_id) + lease.rows.to_bytes(4, "little")
     content += lease.alice + lease.bob + lease.own
     nonce = secrets.token_bytes(_NONCE)
@@ -146,14 +148,14 @@ def _ticket(lease: Lease, key: bytes) -> bytes:
 
 
 def sealed(content: Iterator[bytes | memoryview], encryptor: AEADEncryptionContext) -> Iterator[bytes]:
-    """The content, sealed chunk by chunk, and at its end the tag over all of it."""
+    """Encrypt the content chunk by chunk, and end it with the tag over all of it."""
     for chunk in content:
         yield encryptor.update(chunk)
     yield encryptor.finalize() + encryptor.tag
 
 
 def chunks(arrays: Iterator[Array]) -> Iterator[bytes | memoryview]:
-    """The arrays' bytes after one another, in pieces of a size that is good to send. None is kept once it is sent."""
+    """The arrays' bytes one after another, in chunks of a size that suits sending. Nothing is kept once it is sent."""
     joined = bytearray()
     for array in arrays:
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

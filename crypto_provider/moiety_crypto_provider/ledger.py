@@ -1,4 +1,4 @@
-"""What was issued, durably: so that nothing is ever issued twice. Bundles themselves never touch the disk."""
+"""The durable record of what the provider issued, so that it issues nothing twice. Bundles never touch the disk."""
 
 import hmac
 import secrets
@@ -46,7 +46,7 @@ _leases = Table(
     Column("upload_id", Text, nullable=False),
     Column("joined", Integer, nullable=False, default=0),
     Column("next_bundle", Integer().with_variant(BigInteger(), "postgresql"), nullable=False, default=0),
-    Column("key", LargeBinary, nullable=True),  # of its ticket, encrypted; NULL: the lease is over
+    Column("key", LargeBinary, nullable=True),  # of the lease's ticket, encrypted; NULL when the lease is over
     Column("opened", BigInteger, nullable=True),  # seconds since 1970
 )
 SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "provider_0001")
@@ -55,12 +55,12 @@ SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "provider_0001"
 class Ledger:
     """The provider's database. Every write is on the disk before the call returns; seeds are encrypted there.
 
-    All replicas of the provider share it: what one has issued, none issues again. Every method may raise Problem
-    STATE_UNAVAILABLE.
+    All replicas of the provider share it, so that no replica issues what another has issued. Every method may raise
+    Problem STATE_UNAVAILABLE.
     """
 
     def __init__(self, url: URL, storage_key: bytes, clock: Callable[[], float] = time.time) -> None:
-        """Raises StartRefused when the database cannot be opened."""
+        """Open the database. Raises StartRefused when that fails."""
         self._db = Database(url, SCHEMA)
         self._cipher = AESGCM(storage_key)
         self._clock = clock
@@ -69,7 +69,7 @@ class Ledger:
         self._db.close()
 
     def register_upload(self, upload_id: str, plan: Plan, seeds: tuple[bytes, bytes]) -> None:
-        """Keep both seeds of an upload's weight masks. May be repeated, by either party.
+        """Keep both seeds of an upload's weight masks. Either party may repeat the call.
 
         Raises UPLOAD_CONFLICT for another plan or other seeds under the same id, and for an upload that was deleted.
         """
@@ -94,7 +94,7 @@ class Ledger:
         return Plan.model_validate_json(row.plan), *self._seeds(row)
 
     def forget_upload(self, upload_id: str) -> None:
-        """Wipe the seeds, the plan and its leases' keys. A row stays, so that the id is never taken again."""
+        """Wipe an upload's seeds, its plan and its leases' keys. A row stays, so that nobody can use the id again."""
         nothing = {"plan": b"", "seed_0": b"", "seed_1": b""}
         with self._db.wipe() as db:
             db.execute(update(_leases).where(_leases.c.upload_id == upload_id).values(key=None))
@@ -114,7 +114,7 @@ class Ledger:
         return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], context)
 
     def open_lease(self, lease_id: str, upload_id: str, key: bytes) -> None:
-        """`key` is what its ticket is sealed with; it is wiped when the lease ends."""
+        """Record a lease. `key` seals its ticket, and is wiped when the lease ends."""
         row = {"lease_id": lease_id, "upload_id": upload_id, "joined": 0, "next_bundle": 0}
         with self._db.write() as db:
             db.execute(
@@ -122,7 +122,7 @@ class Ledger:
             )
 
     def lease_key(self, lease_id: str, seconds: float) -> bytes:
-        """The key of its ticket. Raises UNKNOWN_LEASE for a lease that ended, or is older than so many seconds."""
+        """The key of a lease's ticket. Raises UNKNOWN_LEASE for a lease that ended, or is older than `seconds`."""
         with self._db.read() as db:
             row = db.execute(select(_leases).where(_leases.c.lease_id == lease_id)).one_or_none()
         if row is None or row.key is None or row.opened < self._clock() - seconds:
@@ -130,11 +130,11 @@ class Ledger:
         return self._open(row.key, _of_lease(lease_id))
 
     def end_lease(self, lease_id: str) -> None:
-        """Wipe the key of its ticket. May be repeated."""
+        """End a lease: wipe the key of its ticket. May be repeated."""
         self._end(_leases.c.lease_id == lease_id)
 
     def end_leases(self, seconds: float) -> None:
-        """Wipe the keys of all that were opened longer ago than that."""
+        """End all leases that are older than `seconds`: wipe the keys of their tickets."""
         self._end(_leases.c.opened < self._clock() - seconds)
 
     def _end(self, which: ColumnElement[bool]) -> None:
@@ -146,7 +146,7 @@ class Ledger:
             db.execute(update(_leases).where(alive).values(key=None))
 
     def join_lease(self, lease_id: str) -> None:
-        """Raises ALREADY_ISSUED the second time."""
+        """Record that bob joined a lease. Raises ALREADY_ISSUED the second time."""
         with self._db.write() as db:
             done = db.execute(
                 update(_leases).where(_leases.c.lease_id == lease_id, _leases.c.joined == 0).values(joined=1)
@@ -163,8 +163,10 @@ class Ledger:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "its ledger cannot be read") from error
 
     def issue_bundle(self, lease_id: str, bundle: int) -> None:
-        """Counters only rise: raises ALREADY_ISSUED for this bundle or an earlier one; UNKNOWN_LEASE for a lease that
-        is not known, or whose model was deleted, by whichever replica."""
+        """Record that a bundle is issued. Raises ALREADY_ISSUED when this bundle, or a later one, was issued before.
+
+        Raises UNKNOWN_LEASE for a lease that the ledger does not have, or whose model any replica has deleted.
+        """
         kept = select(_uploads.c.upload_id).where(func.length(_uploads.c.seed_0) > 0)
         served = (_leases.c.lease_id == lease_id) & _leases.c.upload_id.in_(kept)
         with self._db.write() as db:

@@ -1,4 +1,4 @@
-"""What the crypto provider counts besides what every service does."""
+"""What the crypto provider counts in addition to the metrics of every service."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 

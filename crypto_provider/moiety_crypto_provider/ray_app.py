@@ -9,10 +9,9 @@ from moiety_service.ray_serve import application
 
 
 class ProviderArguments(BaseModel):
-    """Serve's config file has nothing to say to this application."""
+    """This application takes no arguments from Serve's config file."""
 
 
 def deploy(_arguments: ProviderArguments) -> Application:
-    """Replicas of the provider. Their settings are those of `moiety provider`: MOIETY_PROVIDER_* in each node's
-    environment."""
+    """Replicas of the provider. Each reads the settings of `moiety provider`, MOIETY_PROVIDER_*, on its node."""
     return application("crypto_provider", "crypto_provider", ProviderSettings, build)

@@ -1,4 +1,4 @@
-"""`moiety up | demo`: all roles on this machine."""
+"""`moiety up | demo`: run all roles on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +37,7 @@ def demo(
     root: Annotated[Path, typer.Option(help=_FRESH)] = Path(".moiety/demo"),
     as_json: Json = False,
 ) -> None:
-    """The main job, start to end: five processes, a shared network, private predictions, a report."""
+    """Run the main job from start to end: five processes, a shared network, private predictions, a report."""
     from moiety_local.demo import run
 
     raise typer.Exit(run(images, batch, data, root, as_json))

@@ -1,4 +1,4 @@
-"""`moiety demo`: up, publish, predict, report, stop."""
+"""`moiety demo`: starts all roles, publishes a network, predicts, reports, and stops the roles."""
 
 import json
 import sys
@@ -93,5 +93,5 @@ def _show(report: dict[str, float], picture: Path, console: Console) -> None:
     table.add_row("what alice and bob saw", str(picture))
     shown = console if not sys.stdout.isatty() else Console()
     shown.print(table)
-    shown.print(f"What to try next:  [bold]{escape(program())} up[/]", soft_wrap=True)  # to be copied: not broken
+    shown.print(f"What to try next:  [bold]{escape(program())} up[/]", soft_wrap=True)  # unwrapped: people copy it
     shown.print("It starts the five roles, until Ctrl-C, and prints how to publish this network and how to ask it.")

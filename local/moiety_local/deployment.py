@@ -1,4 +1,4 @@
-"""A deployment on this machine: all roles as processes of their own, run by their own commands, never imported."""
+"""A deployment on this machine. Each role is a process, which its own command starts; no role is imported."""
 
 import importlib.util
 import os
@@ -39,11 +39,11 @@ _STOP_SECONDS = 12.0
 
 @dataclass
 class Deployment(Site):
-    """One local deployment under `root`, which is its own until `stop`. Of the roles, `roles` are started, in this
-    order.
+    """One local deployment under `root`, a folder that no other run may use until `stop`.
 
-    Ports are reserved from the start: 0 becomes one that is free. `environment` is what all processes get besides their
-    settings. Raises DeploymentError when the folder or a port is not to be had.
+    It starts `roles`, in this order. It reserves their ports when it is made, and replaces 0 by a free port. All
+    processes get `environment` besides their settings. Raises DeploymentError when the folder or a port is not to be
+    had.
     """
 
     environment: dict[str, str] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Deployment(Site):
     _held: ExitStack = field(default_factory=ExitStack, init=False, repr=False)  # the folder and the ports
 
     def __post_init__(self) -> None:
-        """Keys are made at the first start under a root."""
+        """Claim the folder and the ports. The first deployment under a root also makes its keys."""
         for role in self.roles:
             if importlib.util.find_spec(_PACKAGES[role]) is None:
                 raise DeploymentError(f"{role} is not installed here: pip install 'moiety[all]' brings all roles")
@@ -99,13 +99,13 @@ class Deployment(Site):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is ours to pass on
-                pass_fds=(self._claim,),  # the folder is in use while one of them lives, whatever becomes of us
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the roles
+                pass_fds=(self._claim,),  # claims the folder while the role lives, even without us
             )
         _give_cores(role, self.processes[role].pid)
 
     def wait(self, role: str, path: str = "/health/live") -> None:
-        """Until the role answers at `path`."""
+        """Wait until the role answers at `path`. Raises DeploymentError when it ends, or takes too long."""
         deadline = time.monotonic() + _START_SECONDS
         with self.http(role, timeout=2) as client:
             while True:
@@ -127,13 +127,13 @@ class Deployment(Site):
                 raise DeploymentError(f"{role} ended by itself{self._last_words(role)}")
 
     def _last_words(self, role: str) -> str:
-        """What a role said last that was meant for people, and where the rest is."""
+        """The last line for people in a role's log, and where the log is."""
         log = self.root / role / "log"
         said = [line for line in log.read_text(errors="replace").splitlines() if line and not line.startswith("{")]
         return f"; it said: {said[-1]}; its log is {log}" if said else f"; its log is {log}"
 
     def stop(self) -> None:
-        """SIGTERM to all, and SIGKILL to what is still there after its grace. Folder and ports are let go of."""
+        """Send SIGTERM to all roles, and SIGKILL to any that does not end in time. Release folder and ports."""
         for role in list(self.processes):
             self.processes[role].send_signal(signal.SIGTERM)
         for role in list(self.processes):
@@ -151,10 +151,10 @@ class Deployment(Site):
 
 
 def _give_cores(role: str, pid: int) -> None:
-    """alice and bob compute at the same time: each gets half of the cores for itself.
+    """Give alice and bob half of the cores each, because they compute at the same time.
 
-    Left to the scheduler they are often woken on one core; measured on two, the first batches after a pause took 23 ms
-    instead of 17.
+    The scheduler alone often wakes both on one core. Measured on two cores, the first batches after a pause then took
+    23 ms instead of 17.
     """
     parties = ("alice", "bob")
     if role in parties and hasattr(os, "sched_setaffinity"):

@@ -1,4 +1,4 @@
-"""The folders of deployments on this machine: each is one run's at a time, and only what a run made is deleted."""
+"""The folders of deployments on this machine. One run at a time uses a folder, and deletes only what a run made."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,19 +14,19 @@ MADE = (
     "near", "bare", "seen", "quiet", "far", "large", "calibration.safetensors", "resnet18.safetensors",  # benchmarks
     "trees", "packages", "run",  # benchmarks --against
 )  # fmt: skip
-"""What `moiety demo` and the benchmarks make in their folder. Nothing else in it is ever deleted."""
+"""What `moiety demo` and the benchmarks make in their folder. They never delete anything else in it."""
 
 
 class DeploymentError(RuntimeError):
-    """A process did not come up, or a command failed, or a folder cannot be used; the text says what to do."""
+    """A process did not start, a command failed, or a folder cannot be used. The text says what to do."""
 
 
 @contextmanager
 def claimed(root: Path) -> Iterator[int]:
-    """A folder, made if need be, that no other run has: a descriptor, with which children share the claim.
+    """Claim a folder, which is made when it is missing. Yields a descriptor, by which child processes share the claim.
 
-    The claim ends with the block, or with the last process that has the descriptor, however that ends. Raises
-    DeploymentError, which says who has it.
+    The claim ends with the block, or with the last process that has the descriptor, however that process ends. Raises
+    DeploymentError when another process has the folder, and names that process.
     """
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = root / _IN_USE
@@ -44,9 +44,9 @@ def claimed(root: Path) -> Iterator[int]:
 
 @contextmanager
 def fresh(root: Path, say: Callable[[str], None]) -> Iterator[Path]:
-    """A folder for a run that is not meant to last. What an earlier one made there is deleted, and `say` is told.
+    """Claim a folder for a run whose data need not last. Deletes what an earlier run made there, and tells `say`.
 
-    Raises DeploymentError, and deletes nothing, when anything else is there, or another run uses it.
+    Raises DeploymentError, and deletes nothing, when the folder holds anything else, or another run uses it.
     """
     try:
         ours = {_MARKER, _IN_USE, *MADE} if (root / _MARKER).is_file() else set()

@@ -1,4 +1,4 @@
-"""Digits for the demo, `up` and the benchmarks, and the owner's float inference to compare with."""
+"""Digits for the demo, for `up` and for the benchmarks, and the float inference that they compare with."""
 
 import importlib.resources
 import struct
@@ -15,7 +15,7 @@ _SHIPPED = 512
 
 
 class DataMissing(FileNotFoundError):
-    """More images are asked for than we ship, and no folder has them."""
+    """The caller wants more images than moiety ships, and no folder has them."""
 
 
 def test_images(count: int, data: Path | None) -> tuple[Pixels, Labels]:
@@ -49,12 +49,12 @@ def float_outputs(pixels: Pixels) -> npt.NDArray[np.float32]:
 
 
 def model_folder() -> Path:
-    # Data files of the owner's package; its code stays unimported.
+    # Data files of the owner's package. Its code is not imported.
     return Path(str(importlib.resources.files("moiety_server"))) / "zoo" / "models"
 
 
 def drawn_digits() -> Path:
-    """A folder of ten pictures, `0.png` to `9.png`, that comes with the client's package."""
+    """The folder of ten pictures, `0.png` to `9.png`, that the client's package contains."""
     return Path(str(importlib.resources.files("moiety_client"))) / "sidecar" / "web" / "digits"
 
 

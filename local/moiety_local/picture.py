@@ -1,4 +1,4 @@
-"""A picture of privacy: a digit, the two shares that add up to it, as alice and bob got them, and the answer."""
+"""Draws what privacy means here: a digit, the two shares of it that alice and bob received, and the answer."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from PIL import Image, ImageDraw, ImageFont
 from moiety_local.mnist import Pixels
 from moiety_shared.fixed_point import RingArray
 
-_SIDE = 280  # of a panel, in pixels: ten for each of the digit's
+_SIDE = 280  # of a panel in pixels: ten for each of the digit's 28
 _GAP = 64  # between panels, for a sign
 _MARGIN, _HEAD, _FOOT = 24, 72, 64
 
 
 def draw_shares(digit: Pixels, alice: RingArray, bob: RingArray, answer: str, path: Path) -> None:
-    """Writes a PNG: `digit` (28, 28) = `alice` + `bob`, each (1, 784) ring elements, and the `answer` below them.
+    """Write a PNG: `digit` (28, 28) = `alice` + `bob`, each (1, 784) ring elements, and the `answer` below them.
 
-    A share is drawn by its highest byte.
+    The highest byte of a share's element is the grey value of its pixel.
     """
     shares = [(s.reshape(28, 28).view(np.uint32) >> 24).astype(np.uint8) for s in (alice, bob)]
     panels = [

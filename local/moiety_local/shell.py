@@ -1,4 +1,4 @@
-"""Commands that are printed for people to copy: how a shell calls the `moiety` that runs."""
+"""How a shell calls the running `moiety`, for commands that moiety prints for people to copy."""
 
 import os
 import shlex
@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 def program() -> str:
-    """`moiety`, where every shell finds this installation by that name; else a path, or how Python runs it as a module.
+    """`moiety`, if every shell finds this installation by that name; or else its path, or Python's call of the module.
 
-    An activated environment is no reason for the short name: it is active in one shell, and the next may be another.
+    In an activated environment this is the path: the environment is active in one shell, and people may copy the
+    command into another.
     """
     script = Path(sys.executable).with_name("moiety")
     if not script.exists():

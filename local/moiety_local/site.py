@@ -1,4 +1,4 @@
-"""Where everything of a local deployment is: its folder, its ports, its keys, each role's settings."""
+"""Where a local deployment keeps everything: its folder, its ports, its keys, each role's settings."""
 
 import json
 import os
@@ -27,10 +27,10 @@ _SETTINGS_PREFIX = {
 
 @dataclass
 class Site:
-    """A deployment under `root`, and what its owner does there by `moiety` commands.
+    """A deployment under `root`, and the `moiety` commands that its owner runs there.
 
-    `ports`, and `metrics_ports` for each role's metrics, are those of this machine alone. `extra` (role -> settings)
-    overrides the defaults. `transport` is "plain" only to measure what TLS costs.
+    `ports` and `metrics_ports` are the ports of each role and of its metrics, on loopback. `extra` (role -> settings)
+    overrides the defaults. `transport` is "plain" only to measure the cost of TLS.
     """
 
     root: Path
@@ -40,12 +40,12 @@ class Site:
     transport: str = "tls"
 
     def url(self, role: str) -> str:
-        """Where a role is. The sidecar is for this machine's own programs and speaks plain HTTP."""
+        """The URL of a role. The sidecar serves this machine's own programs, over plain HTTP."""
         scheme = "https" if self.transport == "tls" and role != "client" else "http"
         return f"{scheme}://{LOOPBACK}:{self.ports[role]}"
 
     def metrics_url(self, role: str) -> str:
-        """Where a role's metrics are, for this machine alone."""
+        """The URL of a role's metrics, which only this machine can reach."""
         return f"http://{LOOPBACK}:{self.metrics_ports[role]}"
 
     @property
@@ -54,19 +54,19 @@ class Site:
 
     @property
     def ca(self) -> Path:
-        """Whom to trust when calling a role."""
+        """The CA to trust when calling a role."""
         return self._keys / "ca" / "ca.pem"
 
     @property
     def access_file(self) -> Path:
-        """What a client of this deployment needs: made at the first asking, for all models and ten years."""
+        """The access file of a client of this deployment. The first use makes it, for all models and ten years."""
         path = self.root / "access.json"
         if not path.exists():
             self.run("token", "issue", "local", "--days", "3650", "--out", str(path))
         return path
 
     def settings(self, role: str) -> dict[str, str]:
-        """The role's own settings, by environment variable; secrets are in its own folder."""
+        """A role's settings as environment variables. Its secrets are in its own folder."""
         provider, bob = self.url("crypto_provider"), self.url("bob")
         own: dict[str, dict[str, str]] = {
             "crypto_provider": {},
@@ -87,7 +87,7 @@ class Site:
         return {f"MOIETY_{_SETTINGS_PREFIX[role]}_{name}": value for name, value in values.items()}
 
     def write_environment(self) -> Path:
-        """The owner's settings as a file for a shell to read, mode 0600."""
+        """Write the owner's settings to a file of mode 0600 that a shell can read. Returns its path."""
         path = self.root / "owner.env"
         lines = [f"export {name}={json.dumps(value)}" for name, value in self.settings("server").items()]
         lines.append(f"export MOIETY_CLIENT_ACCESS_FILE={json.dumps(str(self.access_file))}")
@@ -98,7 +98,7 @@ class Site:
         return path
 
     def client(self, *, timeout: float = 30.0) -> Client:
-        """A client of the models published so far, with all that it needs to be let in."""
+        """A client of the models published so far, with the access file that admits it."""
         return Client.from_access(self.access_file, timeout=timeout)
 
     def async_client(self, *, timeout: float = 30.0) -> AsyncClient:
@@ -106,7 +106,7 @@ class Site:
         return AsyncClient.from_access(self.access_file, timeout=timeout)
 
     def http(self, role: str, *, credential_of: str = "", timeout: float = 10.0) -> httpx.Client:
-        """A plain HTTP client of a role, under the credential that another role presents to it."""
+        """An HTTP client of a role, with the credential that the role `credential_of` presents to it, if any."""
         credential = (self._keys / credential_of / "present" / role).read_text() if credential_of else ""
         return clients.client(self.url(role), credential=credential, timeout=timeout, ca=self.ca)
 
@@ -129,13 +129,13 @@ class Site:
         return done.stdout
 
     def party_state(self, role: str, upload_id: str) -> dict[str, object]:
-        """What a party says of an upload: rows ready, bytes received."""
+        """A party's report on an upload: rows ready, bytes received."""
         with self.http(role, credential_of="server") as client:
             state: dict[str, object] = clients.check(client.get(f"/v1/models/{upload_id}")).json()
             return state
 
     def wait_full(self, upload_id: str, seconds: float = 120.0) -> None:
-        """Until both parties' pools for an upload are full."""
+        """Wait until both parties' pools for an upload are full. Raises DeploymentError after `seconds`."""
         deadline = time.monotonic() + seconds
         while not all(self.party_state(role, upload_id)["pool_full"] for role in ("alice", "bob")):
             if time.monotonic() > deadline:
@@ -144,10 +144,10 @@ class Site:
 
 
 def moiety(*arguments: str) -> list[str]:
-    """`moiety` with these arguments, of the Python that runs this."""
+    """The command line of `moiety` with these arguments, run by this process's Python."""
     return [sys.executable, "-m", "moiety_service.cli.main", *arguments]
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's, without settings of any role."""
+    """The environment of this process, without the settings of any role."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MOIETY_")}

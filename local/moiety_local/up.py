@@ -1,4 +1,4 @@
-"""`moiety up`: all five processes until Ctrl-C."""
+"""`moiety up`: runs all five processes until Ctrl-C."""
 
 import shlex
 import signal
@@ -32,7 +32,7 @@ def run(root: Path, base_port: int) -> int:
 
 
 def _up(root: Path, base_port: int, console: Console) -> Never:
-    """Until something ends it."""
+    """Start the roles, print what to do next, and run until something ends it."""
     deployment = Deployment(
         root,
         {role: base_port + offset for role, offset in _OFFSETS.items()},
@@ -49,7 +49,7 @@ def _up(root: Path, base_port: int, console: Console) -> Never:
             f"Private predictions:         [bold]{moiety} predict mnist {digits}[/]",
             f"Web page and REST:           [bold]{deployment.url('client')}[/]\nCtrl-C stops all.",
         ):
-            console.print(line, soft_wrap=True)  # to be copied: not broken
+            console.print(line, soft_wrap=True)  # unwrapped: people copy it
         while True:
             time.sleep(0.5)
             deployment.check()

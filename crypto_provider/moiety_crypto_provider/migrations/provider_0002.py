@@ -1,5 +1,8 @@
-"""The seeds of an upload come from its owner, in one piece: nobody is dealt one of them any more. Each lease has a key
-of its own, which is wiped at its end; those of release 0.1.0 have none, and so are over."""
+"""An upload's owner now sends both its seeds together; the provider no longer deals one of them to anybody.
+
+Each lease now has a key of its own, which is wiped when the lease ends. Leases of release 0.1.0 have no key, and so
+they are over.
+"""
 
 import sqlalchemy as sa
 from alembic import op
