@@ -1,1 +1,1 @@
-"""Measurements of the service, as ratios taken in one run. Not part of the wheel."""
+"""Measures the service, as ratios taken in one run. The wheel does not contain this package."""

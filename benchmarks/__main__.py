@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure what this machine does, as ratios taken in one run, beside what was asked."""
+"""`python -m benchmarks`: measures this machine, as ratios taken in one run, beside what was asked."""
 
 import json
 import os
@@ -42,9 +42,9 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, help="With --against: how often each is measured.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Measure what this machine does, as ratios taken in one run, beside what was asked.
+    """Measure this machine, as ratios taken in one run, and show them beside what was asked.
 
-    With --against, what is here and another commit are measured in turn, and compared row by row.
+    With --against, measure this tree and another commit in turn, and compare them row by row.
     """
     console = Console(stderr=True)
     if suite not in SUITES:

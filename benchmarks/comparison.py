@@ -1,7 +1,7 @@
-"""`--against REF`: the same suite of two trees of this repository, in turn, as ratios with their spread.
+"""`--against REF`: runs one suite of two trees of this repository in turn, and shows ratios with their spread.
 
-REF is installed into a folder of its own, with the packages that are installed here; what it needs besides is not
-fetched. Trees from before the benchmarks had a folder run their `moiety bench`.
+REF is installed into a folder of its own and uses the packages that are installed here; nothing else is fetched for it.
+A tree that has no folder benchmarks/ yet runs its command `moiety bench`.
 """
 
 import json
@@ -25,14 +25,14 @@ _OLD = "import sys; from moiety_shared.service.cli import main; sys.argv[0] = 'm
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree's source, and where its packages are installed."""
+    """A tree: its source, and the folder in which its packages are installed."""
 
     name: str
     source: Path
     packages: Path
 
     def rows(self, suite: str, data: Path, seconds: float, root: Path) -> dict[str, float]:
-        """The values of one run, by row. Raises DeploymentError when it fails."""
+        """Run a suite once. Returns each row's value. Raises DeploymentError when the run fails."""
         new = (self.source / "benchmarks").is_dir()
         start = ["-m", "benchmarks"] if new else ["-c", _OLD, "bench"]
         options = ["--suite", suite, "--data", str(data.resolve()), "--seconds", f"{seconds:g}", "--json"]
@@ -71,7 +71,7 @@ def compare(
 def ratios(
     before: list[dict[str, float]], now: list[dict[str, float]]
 ) -> dict[str, tuple[float, float, float, float, float]]:
-    """By row that both have: both medians, their ratio, and the least and largest ratio of runs in the same turn."""
+    """For each row of both trees: both medians, their ratio, and the least and largest ratio of runs in one turn."""
     found = {}
     for what in before[0]:
         if what not in now[0]:
@@ -88,9 +88,9 @@ def _ratio(value: float, of: float) -> float:
 
 
 def install(ref: str, root: Path) -> Tree:
-    """The tree of that commit, or the one that is here where `ref` is empty, installed below `root`.
+    """Install the tree of a commit below `root`; an empty `ref` means the tree that is here.
 
-    Raises DeploymentError where there is no such commit, or it cannot be built.
+    Raises DeploymentError when there is no such commit, or when its tree cannot be built.
     """
     source, packages = root / "trees" / (ref or "here"), root / "packages" / (ref or "here")
     for folder in (source, packages):

@@ -1,4 +1,4 @@
-"""A TCP proxy that holds every byte back for half a round trip, each way. `python -m … MS LISTEN:TARGET …`."""
+"""A TCP proxy that delays every byte by half a round trip in each direction. `python -m … MS LISTEN:TARGET …`."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seco
 
 
 async def proxy(listen: int, target: int, milliseconds: float) -> None:
-    """Serve until cancelled. `milliseconds` is the round trip added."""
+    """Serve until cancelled. `milliseconds` is the round trip that the proxy adds."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):

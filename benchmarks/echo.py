@@ -1,4 +1,4 @@
-"""The yardstick of the bench: a FastAPI app that returns the body it is sent. `python -m … PORT`."""
+"""The yardstick of the benchmarks: a FastAPI app that returns the body it gets. `python -m … PORT`."""
 
 import sys
 

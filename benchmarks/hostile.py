@@ -1,7 +1,8 @@
-"""`moiety bench --suite hostile`: a thousand connections that mean no good, while one client goes on predicting digits;
-then one token whose holder sends what nobody can use, as fast as it can.
+"""The suite `hostile`: one client predicts digits while others try to disturb it.
 
-Only ever against the processes that this deployment started on this machine; bounded in number and time.
+First the holder of another token sends requests that nobody can use, as fast as it can. Then a thousand hostile
+connections are held open or tried again. The suite attacks only the processes that its own deployment started on this machine. The
+attacks are bounded in number and time.
 """
 
 import asyncio
@@ -35,20 +36,20 @@ from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.messages.wire import Binding, Request, envelope_bytes, new_id, request_bytes
 
-CONNECTIONS, SECONDS = 1000, 20.0  # at alice; beside them some at the others
+CONNECTIONS, SECONDS = 1000, 20.0  # at alice; there are more at the other roles
 _MEGABYTES = 900
 _BATCH = 8
-JUNK_SECONDS = 10.0  # without the junk, and as long with it
+JUNK_SECONDS = 10.0  # of predictions without the junk, and again as many with it
 _JUNK_CONNECTIONS, _JUNK_ROWS = 2, 64
 _PAUSE = 0.25  # seconds between two requests of one connection, and between two bytes of a slow one
-_TARGETS = ("alice",) * 10 + ("bob", "crypto_provider", "server")  # where the connections go, in turn
+_TARGETS = ("alice",) * 10 + ("bob", "crypto_provider", "server")  # the roles to which the connections go, in turn
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
 class Report:
-    """What happened while the connections were open. `refused` were told to come back later."""
+    """What happened while the connections were open. `refused` counts good requests told to come back later."""
 
     right: int = 0
     wrong: int = 0
@@ -59,7 +60,7 @@ class Report:
     opened: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     megabytes: dict[str, float] = field(default_factory=dict)
-    grown: dict[str, float] = field(default_factory=dict)  # of these, what the attack added
+    grown: dict[str, float] = field(default_factory=dict)  # the part of `megabytes` that the attack added
 
     @property
     def good(self) -> int:
@@ -68,7 +69,7 @@ class Report:
 
 @dataclass
 class Junk:
-    """One client's seconds for one image, without the junk and beside it, and what the junk was answered."""
+    """One client's seconds for one image, without the junk and beside it, and the statuses that answered the junk."""
 
     quiet: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
@@ -105,7 +106,7 @@ def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]
 
 
 def attack(deployment: Deployment, pixels: mnist.Pixels, *, connections: int, seconds: float) -> Report:
-    """Hold that many hostile connections for so long, and predict all the while."""
+    """Hold `connections` hostile connections for `seconds`, while one client predicts."""
     file_limit()
     report = Report()
     with deployment.client(timeout=20) as client:
@@ -128,16 +129,18 @@ def attack(deployment: Deployment, pixels: mnist.Pixels, *, connections: int, se
 
 
 def send_junk(deployment: Deployment, pixels: mnist.Pixels, *, seconds: float) -> Junk:
-    """One client asks for one image after another, for so long in quiet, and as long while the holder of another token,
-    without a quota, sends requests whose envelope for bob nobody can open. Raises MoietyError when one of the client's
-    own is not answered."""
+    """One client asks for one image after another: for `seconds` alone, and for as long again beside junk.
+
+    The junk comes from the holder of another token, which has no quota. Nobody can open its envelopes for bob. Raises
+    MoietyError when one of the client's own requests gets no answer.
+    """
     access = deployment.root / "junk.json"
     deployment.run("token", "issue", "junk", "--days", "1", "--out", str(access))
     junk, over = Junk(), threading.Event()
     with deployment.client(timeout=60) as client, Client.from_access(access) as holder:
         entry = holder.model("mnist")
         sealed = holder.sealer(entry).call(inputs.encode(entry, pixels[:_JUNK_ROWS])).body
-        body = sealed[:-1] + bytes([sealed[-1] ^ 1])  # what fails is forgotten: it may be sent again
+        body = sealed[:-1] + bytes([sealed[-1] ^ 1])  # a failed request is forgotten, so it may be sent again
         headers = {"authorization": f"Bearer {AccessFile.model_validate_json(access.read_bytes()).token}"}
 
         def send() -> None:
@@ -186,14 +189,14 @@ def _predict(client: Client, pixels: mnist.Pixels, until: float, report: Report)
 
 
 def _forget_peak(pid: int) -> float:
-    """Begin to measure here, where the system can. Returns what the process has resident now."""
+    """Reset the peak of a process's memory, where the system can. Returns its resident megabytes."""
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     return _peak_megabytes(pid)
 
 
 def _peak_megabytes(pid: int) -> float:
-    """The most memory that a process had resident since then; what it has now where the system does not say."""
+    """The most resident megabytes of a process since then; its present ones where the system does not tell."""
     status = Path(f"/proc/{pid}/status")
     if status.exists():
         line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM:"))
@@ -202,7 +205,7 @@ def _peak_megabytes(pid: int) -> float:
 
 
 class _Hostile:
-    """The other side. Every method takes one connection and uses it up."""
+    """The attackers. Each method attacks through one connection until that ends."""
 
     def __init__(self, urls: dict[str, str], entry: Entry, token: str, until: float, report: Report) -> None:
         self._urls, self._entry, self._token, self._until, self._report = urls, entry, token, until, report
@@ -225,7 +228,7 @@ class _Hostile:
 
     async def _repeat(self, url: str, kind: Callable[[Streams], Awaitable[None]]) -> None:
         parts = urlsplit(url)
-        # These do not even shake hands.
+        # These two kinds do not even begin a TLS handshake.
         raw = kind in (self._silent, self._garbage) or parts.scheme == "http"
         while time.monotonic() < self._until:
             with contextlib.suppress(OSError, TimeoutError):
@@ -239,7 +242,7 @@ class _Hostile:
             await asyncio.sleep(_PAUSE)
 
     async def _answer(self, streams: Streams) -> None:
-        """Wait for an answer, or for the end."""
+        """Wait for an answer, or for the end of the connection."""
         line = await streams[0].readline()
         if line.startswith(b"HTTP/"):
             self._report.statuses[line.split()[1].decode()] += 1
@@ -267,7 +270,7 @@ class _Hostile:
                 await asyncio.sleep(_PAUSE)
 
     async def _nearly_whole_body(self, streams: Streams) -> None:
-        """As much of other's memory as one may ask for, and then nothing."""
+        """Take as much of a service's memory as a request may, and then send no more."""
         await self._send(streams, _head("/v1/predictions", self._body), bytes(self._body - 1))
         await self._answer(streams)
 
@@ -280,7 +283,7 @@ class _Hostile:
         await self._answer(streams)
 
     async def _garbage_prediction(self, streams: Streams) -> None:
-        """From somebody who was let in: right in every length and name, but nobody sealed it."""
+        """A request with a valid token, in which every length and name is right, but the envelopes are random bytes."""
         plan, upload = self._entry.plan, bytes.fromhex(self._entry.upload_id)
         binding = Binding(plan.digest, upload, new_id(), secrets.token_bytes(32), int(time.time()))
         keys = [bytes.fromhex(PublicKey.from_text(party.sealing_key).key_id) for party in self._entry.parties]
@@ -304,7 +307,7 @@ def _head(path: str, length: int, *more: str) -> bytes:
 
 
 def _unchecked() -> ssl.SSLContext:
-    """An attacker does not care whom it talks to."""
+    """A TLS context without any check: an attacker does not care whom it talks to."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

@@ -1,7 +1,7 @@
-"""What the suites have in common: rows, stop-watches and yardsticks.
+"""What the suites share: rows, stop-watches and yardsticks.
 
-The yardsticks run in between, in the same minute: one httpx POST of the same bytes to an echo app, and torch's float32
-forward pass of the same batch on one thread.
+The yardsticks run in between, within the same minute: one httpx POST of the same bytes to an echo app, and torch's
+float32 forward pass of the same batch on one thread.
 """
 
 import statistics
@@ -42,7 +42,7 @@ class Row:
 
 
 def in_turn(asked: list[tuple[Deployment, Client]], call: Callable[[Client], object]) -> list[float]:
-    """The median seconds of a call to each deployment, all of them asked in turn."""
+    """The median seconds of a call to each deployment. The deployments are called in turn."""
     times: list[list[float]] = [[] for _ in asked]
     uploads = [client.model("mnist").upload_id for _, client in asked]
     for _ in range(5):
@@ -62,7 +62,7 @@ def timed(function: Callable[[], object]) -> float:
 
 
 def torch_forward(name: str = "mnist") -> Callable[[mnist.Pixels], np.ndarray]:
-    """The owner's float inference: torch, float32, one thread."""
+    """The owner's float inference: torch in float32 on one thread."""
     import torch
     from safetensors.torch import load_file
     from torch import nn
@@ -79,7 +79,7 @@ def torch_forward(name: str = "mnist") -> Callable[[mnist.Pixels], np.ndarray]:
     cache: dict[int, torch.Tensor] = {}
 
     def forward(pixels: mnist.Pixels) -> np.ndarray:
-        if id(pixels) not in cache:  # the forward pass is timed, not the normalisation
+        if id(pixels) not in cache:  # times the forward pass alone, without the normalisation
             flat = torch.from_numpy(pixels.copy()).reshape(shape).float()
             cache[id(pixels)] = (flat / 255 - float(mnist.MEAN)) / float(mnist.STD)
         with torch.inference_mode():

@@ -1,5 +1,6 @@
-"""The suite `mnist`: one image and batches of 128, through five real processes over HTTP, from the client's call to its
-labels.
+"""The suite `mnist`: one image and batches of 128, through five real processes over HTTP.
+
+It measures from the client's call to its labels.
 """
 
 import statistics
@@ -55,7 +56,7 @@ class _Bench:
         time.sleep(0.2)
 
     def accuracy(self) -> Iterator[Row]:
-        """All test images through the processes, against float inference."""
+        """All test images through the processes, compared with float inference."""
         expected = self.forward(self.pixels)
         got = np.concatenate(
             [
@@ -68,7 +69,7 @@ class _Bench:
         yield Row.at_most("largest error of a logit: at most", float(np.abs(got - expected).max()), 0.05)
 
     def single(self) -> Iterator[Row]:
-        """One image beside one POST of the same bytes, taken in turn."""
+        """One image and one POST of the same bytes, measured in turn."""
         one = self.pixels[:1]
         sealer = Sealer(self.client.model("mnist"))
         body = sealer.call(inputs.encode(sealer.entry, one)).body
@@ -85,7 +86,7 @@ class _Bench:
         yield Row.at_most("one image / one httpx POST of the same bytes: at most", call / post, 5)
 
     def secured(self, root: Path) -> Iterator[Row]:
-        """One image with TLS and a token beside one without either, taken in turn."""
+        """One image with TLS and a token, and one without either, measured in turn."""
         one = self.pixels[:1]
         with Deployment(root, transport="plain") as bare:
             key = bare.publish("--open")
@@ -103,7 +104,7 @@ class _Bench:
         yield Row.at_most("one image with TLS and a token / without: at most", with_both / without, 1.3)
 
     def observed(self, root: Path) -> Iterator[Row]:
-        """One image with metrics read, logs written and spans exported, beside one with none of these, in turn."""
+        """One image with metrics read, logs written and spans exported, and one with none of these, in turn."""
         one = self.pixels[:1]
         quiet_settings = {role: {"LOG_LEVEL": "error", "METRICS_PORT": "0"} for role in ROLES}
         with (
@@ -127,14 +128,14 @@ class _Bench:
         yield Row.at_most("one image with metrics, logs and traces / without: at most", with_all / without, 1.1)
 
     def batch(self) -> Iterator[Row]:
-        """128 images beside torch's forward pass of them, taken in turn."""
+        """128 images and torch's forward pass of them, measured in turn."""
         images = self.pixels[:128]
         calls: list[float] = []
         floats: list[float] = []
         for _ in range(8):
             self.warm()
-            self.client.predict("mnist", images)  # the first one after a pause finds cold caches
-            for _ in range(5):  # stays above half of the pool: no refill runs beside
+            self.client.predict("mnist", images)  # the first call after a pause finds cold caches
+            for _ in range(5):  # leaves more than half of the pool, so that no refill runs meanwhile
                 calls.append(timed(lambda: self.client.predict("mnist", images)))
             floats.extend(timed(lambda: self.forward(images)) for _ in range(20))
         call, plain = statistics.median(calls), statistics.median(floats)
@@ -142,7 +143,7 @@ class _Bench:
         yield Row.at_most("128 images / torch float32 on one thread: at most", call / plain, 11)
 
     def sustained(self, seconds: float) -> Iterator[Row]:
-        """Batches of 128 for a while, the provider refilling the pool at the same time."""
+        """Batches of 128 for `seconds`, while the provider refills the pool."""
         images = self.pixels[:128]
         plain = statistics.median(timed(lambda: self.forward(images)) for _ in range(50))
         done, started = 0, time.perf_counter()
@@ -158,7 +159,7 @@ class _Bench:
         )
 
     def costs(self) -> Iterator[Row]:
-        """Bytes and rounds as counted on the links, memory as the system sees it."""
+        """Bytes and rounds as the links count them, and memory as the system sees it."""
         answer = self.client.predict("mnist", self.pixels[:128])
         state = self.deployment.party_state("bob", self.upload_id)
         provided = float(str(state["bundle_bytes"])) / int(str(state["bundle_rows"]))
@@ -175,7 +176,7 @@ class _Bench:
 
 
 def _distant(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
-    """One image with a round trip of 10 ms added on every link, by a delaying TCP proxy."""
+    """One image, where a delaying TCP proxy adds a round trip of 10 ms to every link."""
     with ExitStack() as running:
         proxies = {role: running.enter_context(reserved()) for role in ("alice", "bob", "crypto_provider", "server")}
         url = {role: f"https://{LOOPBACK}:{port}" for role, port in proxies.items()}

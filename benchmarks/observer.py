@@ -1,5 +1,7 @@
-"""Who watches a deployment in the bench: takes spans as a collector does, and reads metrics each second as Prometheus
-does, and keeps neither. `python -m … PORT METRICS_URL…`."""
+"""Watches a deployment in the benchmarks. `python -m … PORT METRICS_URL…`.
+
+It takes spans as a collector does, and reads metrics each second as Prometheus does. It keeps neither.
+"""
 
 import sys
 import threading
@@ -21,7 +23,7 @@ class _Collector(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 def _scrape(urls: list[str]) -> None:

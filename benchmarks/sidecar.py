@@ -1,4 +1,4 @@
-"""`moiety bench --suite sidecar`: what asking the sidecar over HTTP adds to asking the SDK."""
+"""The suite `sidecar`: the time that the sidecar's HTTP interface adds to a call of the SDK."""
 
 import importlib
 import io
@@ -26,7 +26,7 @@ _ROUNDS, _CALLS, _WARM = 6, 60, 20
 
 
 def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
-    """The rows of the table, in order. Raises DeploymentError where Triton's client is missing, which asks."""
+    """The rows of the table, in order. Raises DeploymentError without Triton's client, which the suite uses."""
     try:
         triton = importlib.import_module("tritonclient.http")
     except ModuleNotFoundError:
@@ -59,7 +59,7 @@ class _Sidecar:
         self.upload_id = client.model("mnist").upload_id
 
     def labels(self, pixels: mnist.Pixels) -> Iterator[Row]:
-        """One image after another through both."""
+        """Send one image after another through the sidecar, and compare the labels with the SDK's."""
         asked = track(range(len(pixels)), f"{len(pixels)} images", console=self.console)
         got = np.array([self._infer(pixels[at : at + 1]) for at in asked])
         expected = self.client.predict("mnist", pixels).labels
@@ -67,7 +67,7 @@ class _Sidecar:
         yield Row.at_least(f"labels equal to the SDK's, {len(pixels)} images, %: at least", same, 100)
 
     def added(self, one: mnist.Pixels) -> Iterator[Row]:
-        """One warm image, in turn: the SDK, the sidecar with binary tensors, with JSON, and what the page asks."""
+        """One warm image in turn: by the SDK, by the sidecar with binary tensors or JSON, and as the page asks."""
         Image.fromarray(one[0]).save(file := io.BytesIO(), "PNG")
         ways: dict[str, Callable[[], object]] = {
             "SDK": lambda: self.client.predict("mnist", one),
@@ -89,7 +89,7 @@ class _Sidecar:
         yield Row.at_most("one image as the page asks, shares and all, ms: at most", middle["page"], 1000)
 
     def _infer(self, pixels: mnist.Pixels, *, binary: bool = True) -> int:
-        """The label by the sidecar, asked as applications ask: with Triton's own client."""
+        """The label from the sidecar, asked as applications ask it: with Triton's own client."""
         tensor = self.triton.InferInput("input", pixels.shape, "UINT8").set_data_from_numpy(pixels, binary_data=binary)
         label = self.triton.InferRequestedOutput("label", binary_data=binary)
         return int(self.application.infer("mnist", [tensor], outputs=[label]).as_numpy("label")[0])

@@ -1,4 +1,4 @@
-"""`moiety bench --suite vision`: convolutional networks through five real processes, as ratios taken in one run."""
+"""The suite `vision`: convolutional networks through five real processes, as ratios taken in one run."""
 
 import json
 import statistics
@@ -49,7 +49,7 @@ class _LeNet:
         time.sleep(0.2)
 
     def single(self) -> Iterator[Row]:
-        """One image beside one POST of the same bytes, taken in turn."""
+        """One image and one POST of the same bytes, measured in turn."""
         one = self.pixels[:1]
         sealer = Sealer(self.client.model("lenet"))
         body = sealer.call(inputs.encode(sealer.entry, one)).body
@@ -66,13 +66,13 @@ class _LeNet:
         yield Row.at_most("LeNet, one image / one httpx POST of the same bytes: at most", call / post, 20)
 
     def batch(self) -> Iterator[Row]:
-        """32 images beside torch's forward pass of them, and beside what `moiety inspect` foretells."""
+        """32 images, compared with torch's forward pass of them and with the prediction of `moiety inspect`."""
         images = self.pixels[:_BATCH]
         calls: list[float] = []
         floats: list[float] = []
         for _ in range(6):
             self.warm()
-            self.client.predict("lenet", images)  # the first one after a pause finds cold caches
+            self.client.predict("lenet", images)  # the first call after a pause finds cold caches
             calls.extend(timed(lambda: self.client.predict("lenet", images)) for _ in range(4))
             floats.extend(timed(lambda: self.forward(images)) for _ in range(20))
         answer = self.client.predict("lenet", images)
@@ -89,7 +89,7 @@ class _LeNet:
         yield Row.at_least("LeNet, 32 images / what moiety inspect foretold: at least", call / foretold, 0.5)
 
     def accuracy(self) -> Iterator[Row]:
-        """All test images through the processes, against float inference."""
+        """All test images through the processes, compared with float inference."""
         expected = self.forward(self.pixels)
         got = np.concatenate(
             [
@@ -101,7 +101,7 @@ class _LeNet:
         yield Row.at_least("LeNet, labels equal to float, 10,000 images, %: at least", agree, 99.9)
 
     def labels(self) -> Iterator[Row]:
-        """Rounds of a run that gives the label alone, beside one that gives all outputs."""
+        """The rounds of a run that reveals the label alone, compared with one that reveals all outputs."""
         self.deployment.publish("lenet", "--reveal", "labels", "--name", "lenet-labels")
         one = self.pixels[:1]
         extra = self.client.predict("lenet-labels", one).rounds - self.client.predict("lenet", one).rounds
@@ -112,7 +112,7 @@ class _LeNet:
 
 
 def _resnet(deployment: Deployment, root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
-    """One picture of 224 x 224, a digit enlarged, through ResNet-18 with its own initialisation."""
+    """One picture of 224 x 224, an enlarged digit, through ResNet-18 with the weights of its initialisation."""
     import torch
     from safetensors.torch import save_file
     from torchvision.models import resnet18
@@ -146,7 +146,7 @@ def _resnet(deployment: Deployment, root: Path, pixels: mnist.Pixels, console: C
             answer = client.predict("resnet18", images[index])
             calls.append(time.perf_counter() - started)
             deployment.wait_full(upload, 300)
-            refills.append(time.perf_counter() - started)  # with the call: the next row is made beside it
+            refills.append(time.perf_counter() - started)  # includes the call, during which the next row is prepared
             floats.extend(timed(lambda: model(picture)) for _ in range(3))  # noqa: B023
             errors.append(float(np.abs(answer.outputs - exact[index]).max()))
     call, refill, plain = (statistics.median(times[2:]) for times in (calls, refills, floats))
