@@ -1,8 +1,8 @@
 """The suite `hostile`: one client predicts digits while others try to disturb it.
 
 First the holder of another token sends requests that nobody can use, as fast as it can. Then a thousand hostile
-connections are held open or tried again. The suite attacks only the processes that its own deployment started on this machine. The
-attacks are bounded in number and time.
+connections are held open or tried again. The suite attacks only the processes that its own deployment started on this
+machine. The attacks are bounded in number and time.
 """
 
 import asyncio
