@@ -42,8 +42,7 @@ class Deployment(Site):
     """One local deployment under `root`, a folder that no other run may use until `stop`.
 
     It starts `roles`, in this order. It reserves their ports when it is made, and replaces 0 by a free port. All
-    processes get `environment` besides their settings. Raises DeploymentError when the folder or a port is not to be
-    had.
+    processes get `environment` besides their settings. Raises DeploymentError when the folder or a port is in use.
     """
 
     environment: dict[str, str] = field(default_factory=dict)
@@ -100,7 +99,7 @@ class Deployment(Site):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the roles
-                pass_fds=(self._claim,),  # claims the folder while the role lives, even without us
+                pass_fds=(self._claim,),  # keeps the folder claimed while the role lives, even without this process
             )
         _give_cores(role, self.processes[role].pid)
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 def modules() -> Iterator[ModuleType]:
-    """The command module of each installed role or package, in the order of their names.
+    """The command module of each installed package, in the order of their names.
 
     Each has `register` for the command line. A role's also has `patients` for the doctor. A package that is missing
     here, or that lacks the packages of its extra, is left out.

@@ -53,7 +53,7 @@ def _headers(credential: str) -> Mapping[str, str]:
 
 
 def whole_number(text: str) -> int | None:
-    """The number in a header of decimal digits, or None for any other text or for a number that 63 bits do not hold.
+    """The number that a header's decimal digits state. None for any other text, or if 63 bits do not hold it.
 
     `int` accepts more: signs, spaces, "1_000" and other scripts' digits. It also raises for more than 4,300 digits.
     """

@@ -43,7 +43,7 @@ def reserved(port: int = 0, fix: str = "choose another") -> Iterator[int]:
 
     Until then, and between two such processes, the system gives the port to nobody else: this socket stays bound and
     does not listen. Only Linux lets another process bind it meanwhile; on other systems this socket is closed at once.
-    Raises StartRefused when the port is not to be had.
+    Raises StartRefused when the port is unavailable.
     """
     with bind(LOOPBACK, port, fix) as held:
         number = int(held.getsockname()[1])

@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
         metrics.connections.set_function(lambda: len(self.server_state.connections))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start serving. Raises StartRefused when the app cannot begin its work, or an address is not to be had."""
+        """Start serving. Raises StartRefused when the app cannot begin its work, or an address is unavailable."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise StartRefused("the service could not begin its work: `where` in its log says what failed")
@@ -223,10 +223,10 @@ def serve(
     disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter: when it began
     gc.enable()
     gc.collect()
-    gc.freeze()  # imports stay alive: no collection need walk their half a million objects in a request
+    gc.freeze()  # imports stay: no collection walks their half a million objects during a request
     release_code()
     server = make(app, settings, max_message, tls)
-    logging.getLogger(Connection.__module__).disabled = True  # of uvicorn's messages; Connection logs `refused` itself
+    logging.getLogger(Connection.__module__).disabled = True  # drops uvicorn's messages; Connection logs its own
     try:
         listener = ports.bind(settings.host, settings.port, _fix(settings))
         listener.setsockopt(*SOCKET_BUFFER)  # accepted connections inherit it
@@ -237,7 +237,7 @@ def serve(
 
 
 def _fix(settings: ServiceSettings, whose: str = "") -> str:
-    """What to do about an address that is not to be had: it names the settings that choose another."""
+    """What to do about an unavailable address: the text names the settings that choose another."""
     name = f"{settings.model_config.get('env_prefix', '')}{whose}"
     return f"choose another with {name}HOST and {name}PORT"
 

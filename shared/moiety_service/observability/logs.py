@@ -44,7 +44,7 @@ ALLOWED = frozenset(
 class _Foreign(logging.Handler):
     """Logs that a library wrote a message: where, and at most the type and place of its exception.
 
-    The message itself is dropped, because it could quote anything. When it keeps a service from starting, moiety logs
+    The message itself is dropped, because it could quote anything. When a service cannot start, moiety logs
     the reason in its own words.
     """
 

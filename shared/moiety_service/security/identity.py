@@ -7,7 +7,7 @@
     expect/<role>            SHA-256 of the credential that another presents to it; the credential itself is not here
     sealing/<key id>.json    HPKE key pairs: others seal to the newest; older ones open envelopes until they expire
     sealing.pub              the public half of the newest pair; the owner needs the crypto provider's
-    provider.pub             the owner's copy of the provider's: the owner seals the masks of a model's weights to it
+    provider.pub             the owner's copy of that key; the owner seals the masks of a model's weights to it
     storage.key              encrypts what this role keeps on disk
     signing.pem              the model owner's Ed25519 key
 
@@ -41,7 +41,7 @@ STORAGE_KEY_BYTES = 32
 
 
 class BadIdentity(StartRefused):
-    """The secrets folder is not fit to start with; the text says what to do."""
+    """The role cannot start with this secrets folder. The text says what to do."""
 
 
 @dataclass(frozen=True)

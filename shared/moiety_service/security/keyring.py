@@ -17,7 +17,7 @@ from moiety_shared.crypto.sealing import KEY_ID_BYTES, PrivateKey, PublicKey
 from moiety_shared.problems import Problem, ProblemType
 
 WIPE_SECONDS = 60.0
-"""How long after its expiry a running service still has a pair, at most."""
+"""A running service wipes a pair at most this long after the pair expires."""
 
 _GOING = ".wiping"
 _KEPT = 4096  # opened messages that a pair keeps, those used last: a few megabytes of handshakes
@@ -56,7 +56,7 @@ class Keyring:
         return max(current, key=lambda pair: pair.created).private.public
 
     def open(self, envelope: bytes | memoryview, context: bytes) -> bytes:
-        """The message in it. Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs."""
+        """Open an envelope. Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs."""
         return self._pair(envelope).private.open(envelope, context)
 
     def open_kept(self, envelope: bytes, context: bytes) -> bytes:
