@@ -42,7 +42,7 @@ class Deployment(Site):
     """One local deployment under `root`, a folder that no other run may use until `stop`.
 
     It starts `roles`, in this order. It reserves their ports when it is made, and replaces 0 by a free port. All
-    processes get `environment` besides their settings. Raises DeploymentError when the folder or a port is in use.
+    processes get `environment` besides their settings. Raises DeploymentError when the folder or a port cannot be used.
     """
 
     environment: dict[str, str] = field(default_factory=dict)
