@@ -6,9 +6,18 @@
         answer = client.predict("mnist", images)       # NumPy arrays, pictures, files, or a stack of them
         print(answer.labels)
 
-`Client` blocks and `AsyncClient` awaits; both have the same methods. `predict` and `stream` return `Prediction`,
-`evaluate` returns `Evaluation`. `Telemetry` sends spans and timings where you want them. Every error is a
-`MoietyError`, and its text says what to do next.
+The client splits each input into two shares and sends one share to each of two servers. A share looks random: neither
+server can read your input or your answer, as long as the organisations that run the service do not work together. Each
+server sends back a share of the answer, and the client joins the two.
+
+`Client` blocks and `AsyncClient` awaits. Both have the same methods:
+
+    predict     returns a `Prediction` for one input or a stack of them
+    stream      yields a `Prediction` for each batch of many inputs, and can go on after an interruption
+    evaluate    returns an `Evaluation`: how many inputs the model labels right
+    models      returns a description of each model that the owner has published
+
+`Telemetry` says where spans and timings go. Every error is a `MoietyError`, and its text says what to do next.
 """
 
 from importlib.metadata import version

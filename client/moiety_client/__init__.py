@@ -1,6 +1,6 @@
-"""The client: splits and seals inputs, opens and joins predictions. Needs no torch.
+"""The client: it splits and seals inputs, and opens and joins predictions. It does not need torch.
 
-`import moiety` gives programs all that they need of it.
+Programs import `moiety`, which offers all the names that they need.
 """
 
 from importlib import import_module
@@ -16,7 +16,10 @@ _FACE = {
 
 
 def __getattr__(name: str) -> Any:
-    """What 0.1 gave here. Imported when it is first asked for: every `moiety` command looks into this package."""
+    """Return one of the names that release 0.1 had here.
+
+    The import waits until a program asks for the name, because every `moiety` command imports this package.
+    """
     if name == "syft":
         raise ImportError(
             "the PySyft dialect is a package of its own: `import moiety_syft as sy`, or run the program as it is with "

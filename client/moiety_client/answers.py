@@ -1,4 +1,4 @@
-"""What a call returns."""
+"""What the client's calls return: `Prediction` and `Evaluation`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,13 @@ from moiety_shared.plan.plan import Output
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of each input, in the order of the inputs.
+    """What a model says about each input, in the order of the inputs. `len()` gives the number of inputs.
 
-    `rounds` and `online_bytes` are what the parties counted: rounds of one run, and ring payload each party sent.
+    - `labels`, `names`, `top` and `outputs` are the answers.
+    - `classes` holds the names of the model's classes. It is empty if the model does not name them.
+    - `rounds` is how often the two parties exchanged messages in one run, as they counted it.
+    - `online_bytes` is how many bytes of payload each party sent the other, as they counted it.
+    - `seconds` is how long the call took.
     """
 
     _output: Output
@@ -30,19 +34,23 @@ class Prediction:
 
     @property
     def values(self) -> npt.NDArray[Any]:
-        """What the parties gave out, (n, *output shape): outputs; of labels alone, each class's rank from 1, or 0."""
+        """The answers as the parties gave them out, of shape (n, *output shape).
+
+        These are the model's outputs. If the model gives out labels only, they are the ranks of its classes: 1 for the
+        likeliest, and so on, and 0 for a class without a rank.
+        """
         return self._values
 
     @property
     def outputs(self) -> npt.NDArray[np.float64]:
-        """The model's outputs, (n, *output shape). Raises LabelsOnly when its owner gives out labels alone."""
+        """The model's outputs, of shape (n, *output shape). Raises LabelsOnly if its owner gives out labels only."""
         if self._output.kind != "logits":
             raise LabelsOnly("this model gives no outputs, only which classes are likeliest: read `labels` or `top`")
         return self._values
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """The most likely class of each input, (n,)."""
+        """The likeliest class of each input, as an array of n ints."""
         if self._output.kind == "labels":
             return self.top[:, 0]
         labels: npt.NDArray[np.int64] = self._values.reshape(len(self._values), -1).argmax(axis=1)
@@ -50,7 +58,7 @@ class Prediction:
 
     @property
     def top(self) -> npt.NDArray[np.int64]:
-        """Classes from the most likely one down, (n, k): as many as the model tells."""
+        """The classes of each input from the likeliest down, of shape (n, k). The model's owner chooses k."""
         flat = self._values.reshape(len(self._values), -1)
         if self._output.kind == "logits":
             return np.argsort(-flat, axis=1, kind="stable")
@@ -59,12 +67,12 @@ class Prediction:
 
     @property
     def names(self) -> list[str]:
-        """The likeliest class of each input, as text: its name where the model names its classes, else its number."""
+        """The likeliest class of each input as text: its name, or its number if the model does not name its classes."""
         return [self.classes[i] if self.classes else str(i) for i in self.labels]
 
     @classmethod
     def joined(cls, parts: Sequence["Prediction"]) -> "Prediction":
-        """Those of several batches of one model, after one another. Raises InvalidInput when there are none."""
+        """Put the predictions of several batches of one model into one. Raises InvalidInput if there are none."""
         if not parts:
             raise InvalidInput("there are no inputs: pass one at least")
         first = parts[0]
@@ -80,11 +88,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model did on labelled inputs that nobody saw.
+    """How a model did on labelled inputs that nobody else saw.
 
-    `correct` is None where the number is the owner's alone; `for_owner` is what only the owner can open, one for each
-    request, to be handed on to `moiety count`. Where the model gives out predictions, `prediction` is what it said of
-    each input, and `right` whether that was its label, (n,).
+    - `correct` is how many inputs the model labelled right. It is None if only the owner may learn the number.
+    - `total` is how many inputs there were.
+    - `accuracy` is `correct` divided by `total`.
+    - `for_owner` holds sealed counts that only the owner can open, one for each request. Hand them on to the owner, who
+      opens them with `moiety count`.
+    - `prediction` is what the model said about each input, and `right` whether that was its label, an array of n
+      booleans. Both are None if the model does not give out predictions.
+    - `rounds`, `online_bytes` and `seconds` are what the evaluation cost, as in `Prediction`.
     """
 
     correct: int | None
@@ -98,6 +111,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float | None:
+        """The part of the inputs that the model labelled right, or None if only the owner may learn it."""
         return None if self.correct is None else self.correct / self.total
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Mixing inputs with known answers among a client's own, and looking at what came of them."""
+"""Canaries: inputs with known answers. The client mixes them among its own and checks their answers."""
 
 import secrets
 from typing import Any
@@ -13,14 +13,14 @@ from moiety_shared.messages.catalogue import Entry
 
 
 class Canaries:
-    """`count` canaries of one call: which they are, and where among its inputs."""
+    """The `count` canaries of one call: which inputs they are, and in which rows."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._placed: dict[int, Canary] = {}  # row -> what is there
 
     def check_offered(self, entry: Entry) -> None:
-        """Raises InvalidInput when the model has none, or can have none."""
+        """Raise InvalidInput if the model has no canaries, or can have none."""
         if self._count < 0:
             raise InvalidInput("canaries: how many inputs with known answers to mix in")
         if self._count and entry.plan.output.kind == "count":
@@ -31,7 +31,7 @@ class Canaries:
             )
 
     def mixed(self, entry: Entry, elements: RingArray) -> RingArray:
-        """The encoded inputs with canaries among them, at rows drawn anew each time."""
+        """Mix canaries among the encoded inputs. The client draws their rows anew each time."""
         if not self._count:
             return elements
         total = len(elements) + self._count
@@ -46,7 +46,7 @@ class Canaries:
         return mixed
 
     def checked(self, entry: Entry, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The answers (n, *output shape) to the client's own inputs. Raises CanaryFailed if a canary's is wrong."""
+        """Return the answers (n, *output shape) to the client's own inputs. Raises CanaryFailed if a canary's is wrong."""
         wrong = [row for row, canary in self._placed.items() if not _fits(entry, canary, values[row])]
         if wrong:
             raise CanaryFailed(
@@ -63,7 +63,7 @@ def _others(total: int, rows: "set[int] | dict[int, Canary]") -> npt.NDArray[np.
 
 
 def _fits(entry: Entry, canary: Canary, answer: npt.NDArray[Any]) -> bool:
-    """The label; and where outputs are given, also how large the largest is."""
+    """Whether the label is right and, if the model gives out outputs, the largest output is as large as it should be."""
     flat = answer.ravel()
     if entry.plan.output.kind == "labels":
         return bool(flat[canary.label] == 1)

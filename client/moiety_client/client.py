@@ -1,4 +1,4 @@
-"""The SDK: `Client` with `predict`, `stream` and `evaluate`, and its async twin.
+"""The Python SDK: `Client`, which blocks, and `AsyncClient`, which awaits.
 
     with Client.from_access("access.json") as client:      # the file that the model's owner gave you
         answer = client.predict("mnist", images)     # arrays, tensors, pictures, files: see `moiety_client.inputs`
@@ -7,8 +7,9 @@
         for answer in client.stream("mnist", files, resume="run.jsonl"):     # many, in batches; goes on after a break
             ...
 
-The input is split and sealed here, the answer is opened here; nothing in between can read either. A call that got no
-answer is sent again with the same id until `timeout`: the parties run it once. Errors: `moiety_client.errors`.
+The client splits and seals each input on this machine, and opens the answer here. Nothing in between can read either.
+If a request gets no answer, the client sends it again with the same id until `timeout`. The parties run it once.
+`moiety_client.errors` lists what the client raises.
 """
 
 import time
@@ -33,15 +34,33 @@ from moiety_shared.messages.catalogue import Entry
 
 
 class Client(Core):
-    """The synchronous client. Keeps its connections; usable as a context manager, and by several threads.
+    """A client that blocks until the answer is there.
 
-    `owner_key` pins the model owner; without it the first key seen is trusted, with a warning. `token` lets the client
-    in, `key` (a file, or its PEM) is the private key that the token is bound to, by default the file that
-    MOIETY_CLIENT_KEY_FILE names, and `ca` (a file, or its PEM) is the deployment's CA if it is not one that this system
-    trusts. The owner's access file holds all of these: `Client.from_access("access.json")`. `state` is a file that
-    remembers the newest entry seen of each model, by default the one that MOIETY_CLIENT_STATE names; without one, this
-    client remembers for itself. `timeout`: seconds that a call may take, with all its repetitions. `telemetry`: where
-    spans go, by default to the application's own OpenTelemetry, and whether the service is told of them.
+        with Client.from_access("access.json") as client:
+            print(client.predict("mnist", images).labels)
+
+    A client keeps its connections open: make one and use it again. Several threads may share it.
+
+    The model owner's access file holds everything that says where the service is and who you are, so most programs
+    call `Client.from_access`. To make a client without that file, pass:
+
+    - `catalogue_url`: the address of the owner's catalogue.
+    - `owner_key`: the owner's public key. The client believes only what this key signed. Without it, the client trusts
+      the first key that it sees, and warns you.
+    - `token`: the owner's permission for you to ask.
+    - `key`: the private key that the token is bound to, as the Path of a file or as PEM text. The default is the file
+      that MOIETY_CLIENT_KEY_FILE names.
+    - `ca`: the certificate authority of the service, as the Path of a file or as PEM text. Leave it out if this system
+      trusts that authority already.
+
+    Both ways take:
+
+    - `state`: a file that remembers the newest catalogue entry that you have seen of each model, so that nobody can
+      show you an older one. The default is the file that MOIETY_CLIENT_STATE names. Without a file, each client
+      remembers for itself.
+    - `timeout`: the seconds that a call may take, with all its repetitions.
+    - `telemetry`: where spans go, and whether the service learns their ids. By default they go to the application's own
+      OpenTelemetry.
     """
 
     def __init__(
@@ -70,8 +89,11 @@ class Client(Core):
         timeout: float = 30.0,
         telemetry: Telemetry | None = None,
     ) -> Self:
-        """A client with what an owner's access file says; `key` is for a file that holds none. Raises
-        AccessFileError."""
+        """Make a client from the access file that the model's owner gave you.
+
+        Pass `key`, the private key that your token is bound to, if the file holds none. `Client` explains the other
+        arguments. Raises AccessFileError if the file cannot be used.
+        """
         return cls(**read_access(file, key), state=state, timeout=timeout, telemetry=telemetry)
 
     def __enter__(self) -> Self:
@@ -83,28 +105,43 @@ class Client(Core):
         self.close()
 
     def close(self) -> None:
+        """Close the connections. A `with` block does so at its end."""
         self._http.close()
 
     def names(self) -> list[str]:
-        """The names of the published models, unverified. Raises CatalogueError and its kinds."""
+        """Return the names of the published models. The list itself is not signed, so it is unverified.
+
+        Raises CatalogueError or one of its subclasses.
+        """
         return self._do(self._names())
 
     def models(self) -> list[Entry]:
-        """The verified catalogue entries of all published models. Raises CatalogueError and its kinds."""
+        """Return the catalogue entries of all published models, each verified against the owner's key.
+
+        Raises CatalogueError or one of its subclasses.
+        """
         return self._do(self._models())
 
     def model(self, name: str, *, refresh: bool = False) -> Entry:
-        """A model's verified catalogue entry: `describe()` says what it is. Raises CatalogueError and its kinds."""
+        """Return a model's catalogue entry, verified against the owner's key.
+
+        The entry's `describe()` says what the model takes, gives and costs. The client keeps an entry until it expires;
+        `refresh=True` reads it again. Raises CatalogueError or one of its subclasses.
+        """
         return self._do(self._entry(name, refresh))
 
     def predict(self, model: str, images: Any, *, canaries: int = 0) -> Prediction:
-        """Private predictions for one input or a stack of them, in any form that `moiety_client.inputs` names.
+        """Predict privately for one input or a stack of them, in order.
 
-        With `canaries`, so many inputs whose answers the owner has published are mixed among yours, where nobody but
-        you knows; CanaryFailed is raised if one of them comes back wrong. They cost what other inputs cost. An iterator
-        is read batch by batch, as `stream` does it.
+        `images` may be NumPy arrays, lists of numbers, torch tensors, PIL images, paths of picture or .npy files, or a
+        list of any of these. The client reads an iterator batch by batch, as `stream` does.
 
-        Raises InvalidInput before anything is sent, else the errors of `moiety_client.errors`.
+        `canaries` is how many inputs with known answers the client mixes among yours, to check the servers. The owner
+        has published these answers, and only you know where the canaries are. If one comes back wrong, the client
+        raises CanaryFailed. A canary costs as much as any other input.
+
+        Raises InvalidInput before it sends anything if an input does not fit the model, and otherwise the errors of
+        `moiety_client.errors`.
         """
         if inputs.is_lazy(images):
             return Prediction.joined(list(self.stream(model, images, canaries=canaries)))
@@ -120,15 +157,20 @@ class Client(Core):
         progress: bool = False,
         canaries: int = 0,
     ) -> Iterator[Prediction]:
-        """Predictions of many inputs, batch by batch, in order; each batch is read when it is due.
+        """Predict for many inputs, batch by batch, in order. The client reads each batch only when it is due.
 
-        `images` are inputs or stacks of them, in any form that `predict` takes; `batch` inputs go into one request, or
-        as many as the model takes. With `resume`, a file, each batch is on the disk before it is given out: when the
-        same call is made again after an interruption, the batches that are there come from the file and are not asked,
-        nor paid, again; nor is the one that was under way, while the parties take it (5 minutes, unless they set
-        MOIETY_PARTY_REQUEST_SECONDS, and not if `canaries` are mixed in). `progress` draws a bar on stderr.
+        `images` are inputs or stacks of them, in any form that `predict` takes. `batch` is how many inputs go into one
+        request; if the model takes fewer, the client sends fewer. `progress` draws a bar on stderr. `canaries` has the
+        meaning that it has for `predict`.
 
-        Raises ResumeRefused for a file of other inputs, another model or another batch, else as `predict` does.
+        `resume` names a file in which the client keeps the answers. It writes each batch to the disk before it yields
+        it. After an interruption, make the same call again: batches that are in the file come from the file, and you
+        pay for none of them twice. The request that was under way is not paid twice either, as long as the parties
+        still accept it. They do for 5 minutes, unless they set MOIETY_PARTY_REQUEST_SECONDS. With `canaries` the
+        client makes a new request instead, because it draws canaries anew.
+
+        Raises ResumeRefused if the file holds other inputs, another model or another batch size, and otherwise what
+        `predict` raises.
         """
         with Run(model, images, batch, canaries, resume, progress) as run:
             for item in each(images):
@@ -142,19 +184,26 @@ class Client(Core):
         return known or run.keep(self._do(self._ask(run.model, run.task(rows))))
 
     def evaluate(self, model: str, images: Any, labels: npt.ArrayLike, *, reveal_to: str = "client") -> Evaluation:
-        """How many inputs the model labels as `labels` say: a class for each, an int or its name.
+        """Count how many inputs the model labels right.
 
-        By predictions, which are compared here; or, where the model is published to be evaluated alone, in private, so
-        that nothing but the count comes back. Then `reveal_to` names who learns it and nobody else does: client, owner
-        or both. More inputs than the entry's `max_rows` go in several requests, whose shares are added up before they
-        are joined; the owner reads the count of each. Raises as `predict` does.
+        `labels` holds the true class of each input, as an int or as the class's name.
+
+        For most models, the client asks for predictions and compares them here. If the owner published the model for
+        evaluation only, the servers count in private and nothing but the count comes back. Then `reveal_to` names who
+        learns the count, and nobody else does: "client", "owner" or "both".
+
+        If there are more inputs than the entry's `max_rows`, the client sends several requests and adds up their
+        shares before it joins them, so it learns only the sum. The owner reads the count of each request. Raises what
+        `predict` raises.
         """
         return self._do(self._ask(model, tasks.evaluation(images, labels, reveal_to)))
 
     def total(self, model: str, values: Any) -> npt.NDArray[np.float64]:
-        """The sum over all inputs of what a plan of kind "count" computes, (output size,), and nothing of each input.
+        """Return the sum of a model's outputs over all inputs, as an array of shape (output size,).
 
-        Several requests are added up as in `evaluate`. Raises as `predict` does.
+        This is for models that give out sums only (plans of kind "count"): you learn nothing about any single input's
+        output. If there are many inputs, the client adds up several requests, as `evaluate` does. Raises what `predict`
+        raises.
         """
         return self._do(self._ask(model, tasks.total(values)))
 
@@ -164,7 +213,7 @@ class Client(Core):
             while True:
                 try:
                     came = self._perform(step)
-                except BaseException as error:  # a cancellation ends the steps now, and not when they are collected
+                except BaseException as error:  # a cancellation must end the steps now, not when Python collects them
                     step = steps.throw(error)
                 else:
                     step = steps.send(came)
@@ -181,7 +230,13 @@ class Client(Core):
 
 
 class AsyncClient(Core):
-    """The asynchronous client: the same methods, awaited."""
+    """A client for asynchronous programs. It takes the arguments of `Client` and has its methods, to await.
+
+    async with AsyncClient.from_access("access.json") as client:
+        answer = await client.predict("mnist", images)
+        async for answer in client.stream("mnist", files):
+            ...
+    """
 
     def __init__(
         self,
@@ -209,7 +264,7 @@ class AsyncClient(Core):
         timeout: float = 30.0,
         telemetry: Telemetry | None = None,
     ) -> Self:
-        """See Client.from_access."""
+        """Make a client from the access file that the model's owner gave you: see `Client.from_access`."""
         return cls(**read_access(file, key), state=state, timeout=timeout, telemetry=telemetry)
 
     async def __aenter__(self) -> Self:
@@ -221,22 +276,26 @@ class AsyncClient(Core):
         await self.close()
 
     async def close(self) -> None:
+        """Close the connections. An `async with` block does so at its end."""
         await self._http.aclose()
 
     async def names(self) -> list[str]:
-        """See Client.names."""
+        """Return the names of the published models, unverified: see `Client.names`."""
         return await self._do(self._names())
 
     async def models(self) -> list[Entry]:
-        """See Client.models."""
+        """Return the verified catalogue entries of all published models: see `Client.models`."""
         return await self._do(self._models())
 
     async def model(self, name: str, *, refresh: bool = False) -> Entry:
-        """See Client.model."""
+        """Return a model's verified catalogue entry: see `Client.model`."""
         return await self._do(self._entry(name, refresh))
 
     async def predict(self, model: str, images: Any, *, canaries: int = 0) -> Prediction:
-        """See Client.predict; an iterator may be an asynchronous one."""
+        """Predict privately for one input or a stack of them: see `Client.predict`.
+
+        `images` may also be an asynchronous iterator.
+        """
         if inputs.is_lazy(images):
             return Prediction.joined([part async for part in self.stream(model, images, canaries=canaries)])
         return await self._do(self._ask(model, tasks.prediction(images, canaries)))
@@ -251,7 +310,10 @@ class AsyncClient(Core):
         progress: bool = False,
         canaries: int = 0,
     ) -> AsyncIterator[Prediction]:
-        """See Client.stream; `images` may be an asynchronous iterator."""
+        """Predict for many inputs, batch by batch, in order: see `Client.stream`.
+
+        `images` may also be an asynchronous iterator.
+        """
         with Run(model, images, batch, canaries, resume, progress) as run:
             async for item in each_async(images):
                 entry = await self.model(model)
@@ -269,11 +331,11 @@ class AsyncClient(Core):
     async def evaluate(
         self, model: str, images: Any, labels: npt.ArrayLike, *, reveal_to: str = "client"
     ) -> Evaluation:
-        """See Client.evaluate."""
+        """Count how many inputs the model labels right: see `Client.evaluate`."""
         return await self._do(self._ask(model, tasks.evaluation(images, labels, reveal_to)))
 
     async def total(self, model: str, values: Any) -> npt.NDArray[np.float64]:
-        """See Client.total."""
+        """Return the sum of a model's outputs over all inputs: see `Client.total`."""
         return await self._do(self._ask(model, tasks.total(values)))
 
     async def _do(self, steps: Steps[T]) -> T:
@@ -282,7 +344,7 @@ class AsyncClient(Core):
             while True:
                 try:
                     came = await self._perform(step)
-                except BaseException as error:  # a cancellation ends the steps now, and not when they are collected
+                except BaseException as error:  # a cancellation must end the steps now, not when Python collects them
                     step = steps.throw(error)
                 else:
                     step = steps.send(came)

@@ -1,5 +1,7 @@
-"""What both clients do, said once as steps without I/O: read the signed catalogue, send a call until it is answered,
-read a model's entry again when it is old."""
+"""What both clients do, written once as steps without I/O (see `steps.py`).
+
+A client reads the signed catalogue, sends a request until it is answered, and reads a model's entry again if it is old.
+"""
 
 import os
 import stat
@@ -46,12 +48,12 @@ from moiety_shared.problems import Problem, ProblemType
 # The model may have been republished, or a party's key replaced, since the entry was read.
 _ENTRY_IS_OLD = (ProblemType.UNKNOWN_MODEL, ProblemType.KEY_RETIRED)
 _LEAST_SECONDS = 0.05
-_MAX_ACCESS_BYTES = 1 << 20  # with the certificates of a few CAs it has some thousand
+_MAX_ACCESS_BYTES = 1 << 20  # a file with the certificates of a few CAs has some thousand
 _FIRST_PAUSE = 0.05
 
 
 class Core:
-    """A client without the one that carries its requests."""
+    """What `Client` and `AsyncClient` have in common: all but the transport that carries their requests."""
 
     def __init__(
         self,
@@ -73,13 +75,16 @@ class Core:
         self._sealers: dict[str, Sealer] = {}
 
     def sealer(self, entry: Entry) -> Sealer:
-        """Makes requests to a model by hand, signed with the key that the token is bound to."""
+        """Return what makes requests to a model by hand. It signs them with the key that the token is bound to.
+
+        `predict` and the other methods do this for you.
+        """
         return Sealer(entry, self._holder)
 
     # The catalogue
 
     def _names(self) -> Steps[list[str]]:
-        """The published models. The list is not signed; each entry is."""
+        """Read the names of the published models. The list is not signed; each entry is."""
         with self._catalogue_errors():
             response = yield Fetch("GET", f"{self._catalogue}/v1/models", self._timeout)
             return [str(one["name"]) for one in clients.check(response).json()]
@@ -105,7 +110,10 @@ class Core:
         return self._sealers[name]
 
     def _trust(self, name: str, response: httpx.Response) -> Sealer:
-        """Raises UntrustedEntry and its kinds, StateFileError. Nothing of an entry that is refused is remembered."""
+        """Check a catalogue entry and remember it. The client remembers nothing of an entry that it refuses.
+
+        Raises UntrustedEntry or its subclass, or StateFileError.
+        """
         signed = SignedEntry.model_validate_json(clients.check(response).content)
         with self._state.changing() as seen:
             pinned = self._owner_key or seen.owners.get(self._catalogue, "")
@@ -173,7 +181,7 @@ class Core:
         raise from_problem(unknown)
 
     def _answer(self, call: Call, anew: Callable[[], Call], deadline: float, asking: Asking) -> Steps[Answer]:
-        """A request that was made too long ago is made anew, once."""
+        """Send a request and read its answer. If the request is too old for the parties, make a new one, once."""
         try:
             return _read(call, (yield from self._deliver(call, deadline, asking)))
         except Problem as problem:
@@ -189,12 +197,12 @@ class Core:
 
     @staticmethod
     def _anew(sealer: Sealer, call: Call, redraw: Draw) -> Call:
-        """Another request with the inputs of `call`."""
+        """Make another request with the inputs of `call`."""
         elements = call.elements()
         return sealer.call(elements, call.recipients, redraw(sealer.entry, elements))
 
     def _deliver(self, call: Call, deadline: float, asking: Asking) -> Steps[httpx.Response]:
-        """The very same request again until it is answered. Raises Problem where the entry is old, or the request."""
+        """Send the very same request until it is answered. Raises Problem if the entry or the request is too old."""
         url = f"{call.entry.parties[0].url}/v1/predictions"
         headers = {"content-type": MEDIA_TYPE} | asking.headers
         if self._holder.token:
@@ -212,7 +220,7 @@ class Core:
 
 
 def _verified(signed: SignedEntry, owner_key: str) -> Entry:
-    """Raises UntrustedEntry."""
+    """Return the entry if the owner's key signed it. Raises UntrustedEntry otherwise."""
     try:
         return signed.verify(owner_key)
     except BadSignature as error:
@@ -222,7 +230,10 @@ def _verified(signed: SignedEntry, owner_key: str) -> Entry:
 
 
 def _check_current(entry: Entry, name: str, seen: int) -> None:
-    """Raises UntrustedEntry unless this is the model's active entry, of the highest revision seen; ExpiredEntry."""
+    """Raise UntrustedEntry unless this is the model's active entry, and no older than the revision `seen`.
+
+    Raises ExpiredEntry if its time is over.
+    """
     if entry.name != name:
         raise UntrustedEntry(f"the catalogue gave model {entry.name!r} for {name!r}: ask the owner who changed it")
     if not entry.active:
@@ -253,9 +264,9 @@ def _read(call: Call, response: httpx.Response) -> Answer:
 
 
 def _pause(problem: Problem, deadline: float, before: float) -> float:
-    """Seconds until the next attempt: twice as many as `before` the last one, and no more than the service asks for.
+    """Return the seconds until the next attempt: twice those `before` the last one, but no more than the service asks.
 
-    Raises the problem's exception when there is no next attempt.
+    Raises the problem's exception if there is no next attempt.
     """
     pause = min(max(2 * before, _FIRST_PAUSE), float(problem.retry_after or 0))
     if problem.retry_after is None or problem.kind is ProblemType.QUOTA_EXCEEDED or time.monotonic() + pause > deadline:
@@ -265,7 +276,7 @@ def _pause(problem: Problem, deadline: float, before: float) -> float:
 
 @contextmanager
 def no_answer() -> Iterator[None]:
-    """A connection that fails is a problem like any other."""
+    """Turn a connection that fails into a Problem, like any other."""
     try:
         yield
     except httpx.HTTPError as error:
@@ -275,7 +286,7 @@ def no_answer() -> Iterator[None]:
 
 
 def _encrypted(url: str, what: str) -> str:
-    """The URL without a slash at its end. Raises InsecureAddress for plain HTTP to another machine."""
+    """Return the URL without a slash at its end. Raises InsecureAddress for plain HTTP to another machine."""
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         raise InsecureAddress(f"the address of {what} must begin with https://: a token must not travel in the clear")
@@ -283,7 +294,7 @@ def _encrypted(url: str, what: str) -> str:
 
 
 def private_key(key: Path | str | None) -> Ed25519PrivateKey | None:
-    """From a file, or its PEM. Raises AccessFileError."""
+    """Read a private key, from a file if `key` is a Path, else from PEM text. Raises AccessFileError."""
     if not key:
         return None
     name = "the key in the access file" if isinstance(key, str) else str(key)
@@ -301,7 +312,7 @@ def private_key(key: Path | str | None) -> Ed25519PrivateKey | None:
 
 
 def read_access(file: Path | str, key: Path | str | None = None) -> dict[str, Any]:
-    """What an access file says, and the `key` to use in place of its own. Raises AccessFileError."""
+    """Read an access file into a client's arguments. A `key` takes the place of the file's. Raises AccessFileError."""
     try:
         access = AccessFile.model_validate_json(files.content(Path(file), _MAX_ACCESS_BYTES))
     except Problem as problem:
@@ -316,7 +327,7 @@ def read_access(file: Path | str, key: Path | str | None = None) -> dict[str, An
 
 @contextmanager
 def trusting() -> Iterator[None]:
-    """Around what reads a CA. Raises AccessFileError."""
+    """Raise AccessFileError if the code in the `with` block cannot read a CA."""
     try:
         yield
     except (OSError, ValueError) as error:

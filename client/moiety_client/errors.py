@@ -1,59 +1,59 @@
-"""Everything the client raises.
+"""The errors that the client raises. Each text says what to do next.
 
 MoietyError
-├── InvalidInput             the arrays do not fit the model; nothing was sent   (also a ValueError)
-├── AccessFileError          there is no access file, or it is not one
-├── StateFileError           the file that remembers what was seen of catalogues cannot be used; nothing was sent
-├── ResumeRefused            the file of an interrupted run is of another one; nothing was sent
-├── InsecureAddress          plain HTTP to another machine; nothing was sent
-├── CatalogueError           the owner's catalogue
-│   ├── CatalogueUnavailable it does not answer, or not now; safe to try again
-│   ├── UnknownModel         it has no such model
-│   └── UntrustedEntry       the entry is not of the owner you pinned, not the one asked for, or older than one seen
-│       └── ExpiredEntry     its time is over: the owner did not renew it, or somebody shows an old one
-├── ServiceUnavailable       no answer, or one that asks to come back later; safe to try again
-├── RequestRefused           a party will not do this; `problem` says which rule
-│   ├── NotAllowed           no token, or one that is not for this
-│   ├── WrongClock           the time of a request just made is not the party's: one of both clocks is wrong
-│   └── QuotaExceeded        the token's quota is used up; `retry_after` seconds until it is not
-├── LabelsOnly               the model gives no outputs, by its owner's choice
-└── ResultRejected           an answer came back that is not ours, or was changed on the way
-    └── CanaryFailed         an input whose answer is known got another one: so may have yours
+├── InvalidInput             the inputs do not fit the model; the client sent nothing   (also a ValueError)
+├── AccessFileError          the access file is missing, or is not an access file
+├── StateFileError           the client cannot use its memory of catalogues, a file; it sent nothing
+├── ResumeRefused            the file of an interrupted run belongs to another run; the client sent nothing
+├── InsecureAddress          the address is plain HTTP to another machine; the client sent nothing
+├── CatalogueError           the client cannot use the owner's catalogue
+│   ├── CatalogueUnavailable the catalogue gives no answer now; it is safe to try again
+│   ├── UnknownModel         the catalogue has no such model
+│   └── UntrustedEntry       the owner you pinned did not sign this entry, or it is the wrong one, or an older one
+│       └── ExpiredEntry     the entry has expired: the owner did not renew it, or somebody shows you an old one
+├── ServiceUnavailable       the service gives no answer now; it is safe to try again
+├── RequestRefused           a party refuses the request; `problem` says by which rule
+│   ├── NotAllowed           you have no token, or the token does not allow this
+│   ├── WrongClock           a party refuses even a new request for its time: your clock or the party's is wrong
+│   └── QuotaExceeded        the token's quota is used up; try again in `retry_after` seconds
+├── LabelsOnly               the model's owner chose to give out labels, and no outputs
+└── ResultRejected           the answer belongs to another request, or somebody changed it on the way
+    └── CanaryFailed         an input with a known answer came back wrong, so your answers may be wrong too
 """
 
 from moiety_shared.problems import Problem, ProblemType
 
 
 class MoietyError(Exception):
-    """Base of all. The text says what to do next."""
+    """The base of all errors of the client. The text says what to do next."""
 
 
 class InvalidInput(MoietyError, ValueError):
-    """The arrays do not fit the model; nothing was sent."""
+    """The inputs do not fit the model. The client sent nothing."""
 
 
 class AccessFileError(MoietyError):
-    """The access file cannot be read."""
+    """The client cannot read the access file, or the key or CA that goes with it."""
 
 
 class StateFileError(MoietyError):
-    """The file that MOIETY_CLIENT_STATE names is of something else, or cannot be written."""
+    """The file that MOIETY_CLIENT_STATE names holds something else, or the client cannot write it."""
 
 
 class ResumeRefused(MoietyError):
-    """The file to go on with is of other inputs, another model or another batch, or is no such file."""
+    """The `resume` file belongs to other inputs, another model or another batch size, or is no such file."""
 
 
 class InsecureAddress(MoietyError):
-    """An address without TLS on another machine."""
+    """The address is on another machine and does not use TLS."""
 
 
 class CatalogueError(MoietyError):
-    """The catalogue could not be read."""
+    """The client could not read the owner's catalogue."""
 
 
 class CatalogueUnavailable(CatalogueError):
-    """The catalogue gives no answer."""
+    """The catalogue gives no answer now. It is safe to try again."""
 
 
 class UnknownModel(CatalogueError):
@@ -65,23 +65,23 @@ class UntrustedEntry(CatalogueError):
 
 
 class ExpiredEntry(UntrustedEntry):
-    """The catalogue entry's time is over."""
+    """The catalogue entry has expired."""
 
 
 class ResultRejected(MoietyError):
-    """The answer is not one to this request."""
+    """The answer does not belong to this request, or somebody changed it on the way."""
 
 
 class CanaryFailed(ResultRejected):
-    """Inputs whose answers are known came back with others; what came with them is not handed out."""
+    """Inputs with known answers came back wrong. The client hands out no answer that came with them."""
 
 
 class LabelsOnly(MoietyError):
-    """The model tells which classes are likeliest, and no more."""
+    """The model gives out only which classes are likeliest, so there are no outputs to read."""
 
 
 class FromProblem(MoietyError):
-    """Made from a problem document; `problem` is it."""
+    """The service answered with a problem document (RFC 9457). `problem` holds it."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem}. {problem.kind.hint}")
@@ -89,32 +89,32 @@ class FromProblem(MoietyError):
 
 
 class ServiceUnavailable(FromProblem):
-    """No answer, or not now."""
+    """The service gives no answer now. It is safe to try again."""
 
 
 class RequestRefused(FromProblem):
-    """The service refuses this request."""
+    """A party refuses this request. `problem` says by which rule."""
 
 
 class NotAllowed(RequestRefused):
-    """The token is missing, revoked, over, or not for this model."""
+    """The token is missing, revoked or expired, or does not allow this model."""
 
 
 class WrongClock(RequestRefused):
-    """A request was refused for its time, and so was one that was made anew."""
+    """A party refused a request for its time, and then a new request too. One of the two clocks is wrong."""
 
 
 class QuotaExceeded(RequestRefused):
-    """Too many inputs for this token's quota."""
+    """The token's quota does not allow so many inputs now."""
 
     @property
     def retry_after(self) -> int:
-        """Seconds until there is room again."""
+        """The seconds until the quota has room again."""
         return self.problem.retry_after or 0
 
 
 def from_problem(problem: Problem) -> MoietyError:
-    """The exception for a problem document."""
+    """Return the exception that stands for a problem document."""
     if problem.kind in (ProblemType.UNAUTHORIZED, ProblemType.FORBIDDEN):
         return NotAllowed(problem)
     if problem.kind is ProblemType.QUOTA_EXCEEDED:

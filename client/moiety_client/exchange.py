@@ -1,4 +1,8 @@
-"""One prediction without any I/O: split and seal an input, open and join the answer."""
+"""One prediction without any I/O: it splits and seals the input, and opens and joins the answer.
+
+The client splits an input into two shares. alice gets one share, and bob gets a 32-byte seed from which he computes the
+other. The client seals each for its party: only that party can open it.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -33,16 +37,17 @@ from moiety_shared.problems import Problem
 
 @dataclass(frozen=True, repr=False)
 class Drawn:
-    """All that is drawn for one request: with the same elements it is the same request, and runs once.
+    """The random numbers of one request. With the same elements they make the same request, which the parties run once.
 
-    Never to be used with other elements: what alice gets of both would differ by just what the elements differ by.
+    Never use them with other elements: alice could subtract the two shares that she got, and would learn by how much
+    the elements differ.
     """
 
     request_id: bytes
     seed: bytes
     result_keys: tuple[bytes, bytes]
     time: int
-    """When it was drawn, in seconds since 1970: parties refuse what was made long ago."""
+    """When these were drawn, in seconds since 1970. The parties refuse a request that is too old."""
 
     @classmethod
     def new(cls) -> "Drawn":
@@ -51,19 +56,19 @@ class Drawn:
 
 @dataclass(frozen=True, repr=False)
 class TokenHolder:
-    """Who asks: somebody with a token and the key that it is bound to. Without a key, handshakes are not signed."""
+    """Who asks: a token, and the private key that it is bound to. Without a key, the client signs no handshake."""
 
     token: str = ""
     key: Ed25519PrivateKey | None = None
 
     def handshake(self, time: int, party: int) -> Handshake:
-        """A fresh one, signed if there is a key."""
+        """Make a new handshake with a party, signed if there is a key."""
         return Handshake.new(time, party, self.token, self.key if self.token else None)
 
 
 @dataclass(frozen=True, repr=False)
 class _Begun:
-    """A handshake, and how it is sealed to its party."""
+    """A handshake, and the bytes that seal it to its party."""
 
     handshake: Handshake
     sealed: bytes
@@ -74,7 +79,7 @@ class _Begun:
 
 @dataclass(frozen=True, repr=False)
 class Call:
-    """A sealed request and the keys that open its answer. `body` may be sent again: it runs once."""
+    """A sealed request, and the keys that open its answer. You may send `body` again: the parties run it once."""
 
     entry: Entry
     binding: Binding
@@ -86,19 +91,25 @@ class Call:
     recipients: Recipients = Recipients.CLIENT
 
     def elements(self) -> RingArray:
-        """What was split."""
+        """Return the inputs, joined again from their two shares."""
         return fixed_point.join(self.alice_share, self.bob_share())
 
     def bob_share(self) -> RingArray:
-        """What bob expands his seed to; for showing, the client itself never needs it."""
+        """Return the share that bob computes from his seed. The client needs it only to show it."""
         return Stream(self.bob_seed, "input").words("share", self.alice_share.shape, self.alice_share.dtype)
 
     def open(self, answer: bytes) -> npt.NDArray[Any]:
-        """What the plan gives out, see `joined`; raises ResultRejected for anything but an answer to this call."""
+        """Open an answer and return what the plan gives out: see `joined`.
+
+        Raises ResultRejected for anything but an answer to this call.
+        """
         return joined(self.entry.plan, self.shares(answer))
 
     def shares(self, answer: bytes) -> tuple[RingArray, RingArray]:
-        """What the plan gives out, as alice's and bob's shares. Both are empty where the client is not a recipient."""
+        """Open an answer and return alice's and bob's shares of it. Both are empty if the client is not a recipient.
+
+        Raises ResultRejected for anything but an answer to this call.
+        """
         plan = self.entry.plan
         dtype = np.dtype(np.uint8) if plan.output.kind == "labels" else np.dtype(fixed_point.ring_dtype(plan.ring_bits))
         try:
@@ -114,7 +125,7 @@ class Call:
         return np.frombuffer(raw[0], dtype=dtype), np.frombuffer(raw[1], dtype=dtype)
 
     def for_owner(self, answer: bytes) -> bytes:
-        """What of an answer only the owner can open, to be handed on; empty when the request did not name the owner."""
+        """Return the part of an answer that only the owner can open. It is empty if the request did not name the owner."""
         if Recipients.OWNER not in self.recipients:
             return b""
         plan = self.entry.plan
@@ -124,10 +135,11 @@ class Call:
 
 
 def joined(plan: Plan, shares: tuple[RingArray, RingArray]) -> npt.NDArray[Any]:
-    """What a plan gives out, of both parties' shares.
+    """Join both parties' shares into what a plan gives out. That depends on the kind of its output:
 
-    logits: the model's own outputs, (rows, *output shape). labels: each class's rank from 1, or 0, likewise.
-    count: the sum over the call's inputs, whole numbers (output size,).
+    - logits: the model's own outputs, (rows, *output shape).
+    - labels: the rank of each class, from 1, or 0 for a class without a rank, (rows, *output shape).
+    - count: the sum over the call's inputs, as whole numbers (output size,).
     """
     if plan.output.kind == "labels":
         return (shares[0] ^ shares[1]).reshape(-1, *plan.output.shape)
@@ -139,13 +151,13 @@ def joined(plan: Plan, shares: tuple[RingArray, RingArray]) -> npt.NDArray[Any]:
 
 
 def added(shares: Sequence[tuple[RingArray, RingArray]]) -> tuple[RingArray, RingArray]:
-    """Shares of the sum of several requests' results: none of these is joined."""
+    """Add up the shares of several requests. Joined, they give the sum; no single result is ever joined."""
     one, other = (np.stack(halves).sum(axis=0, dtype=halves[0].dtype) for halves in zip(*shares, strict=True))
     return one, other
 
 
 class Sealer:
-    """Makes one client's calls to one model. Holds the parties' keys, parsed once, and a handshake with each."""
+    """Makes one client's calls to one model. It holds the parties' keys, parsed once, and a handshake with each party."""
 
     def __init__(self, entry: Entry, holder: TokenHolder | None = None) -> None:
         self.entry = entry
@@ -154,9 +166,9 @@ class Sealer:
         self._begun: tuple[_Begun, _Begun] | None = None
 
     def call(self, elements: RingArray, recipients: Recipients = Recipients.CLIENT, drawn: Drawn | None = None) -> Call:
-        """`elements` are encoded inputs (rows, their ring elements), rows at most the entry's max_rows.
+        """Split and seal encoded inputs (rows, ring elements of each), at most the entry's max_rows of them.
 
-        `drawn` is what was drawn for these very elements before, if the request is an old one.
+        To make an old request again, pass what was `drawn` for these very elements.
         """
         drawn = drawn or Drawn.new()
         seed, result_keys, request_id, rows = drawn.seed, drawn.result_keys, drawn.request_id, len(elements)
@@ -170,7 +182,7 @@ class Sealer:
         shares = b"", seed
         alices, bobs = (Secret(request_id, result_keys[p], rows, shares[p], recipients) for p in (0, 1))
         header = alices.header()
-        # alice's content is made in place: for a batch, every copy costs more than the cipher.
+        # This writes alice's share straight into her message: copying a batch costs more than encrypting it.
         content = bytearray(len(header) + elements.nbytes)
         content[: len(header)] = header
         share = np.frombuffer(content, dtype=elements.dtype, offset=len(header)).reshape(elements.shape)
@@ -184,7 +196,7 @@ class Sealer:
         return Call(self.entry, binding, rows, body, share, seed, result_keys, recipients)
 
     def _handshakes(self, time: int) -> tuple[_Begun, _Begun]:
-        """With each party, for a request of that time."""
+        """Return a handshake with each party for a request of that time. Requests of five minutes share them."""
         begun = self._begun
         if begun is None or abs(time - begun[0].handshake.time) > MAX_SECONDS:
             begun = self._begun = self._begin(time, 0), self._begin(time, 1)
@@ -200,7 +212,7 @@ class Sealer:
         recipients: Recipients = Recipients.CLIENT,
         draw: Callable[[RingArray], Drawn] = lambda _: Drawn.new(),
     ) -> list[Call]:
-        """One call for every max_rows inputs. `draw` gives what is drawn for each."""
+        """Make one call for every max_rows inputs. `draw` returns the random numbers of each call."""
         step = self.entry.max_rows
         parts = [elements[at : at + step] for at in range(0, len(elements), step)]
         return [self.call(part, recipients, draw(part)) for part in parts]

@@ -1,10 +1,15 @@
-"""From what people have to what the plan takes: first rows, an array with an input in each; then ring elements.
+"""Turns what people have into what a model takes.
 
-numpy array, list of numbers     uint8 are pictures' pixels, floats the model's own input; one of them or a stack
-torch tensor                     the same; pixels may have their channels first, as torchvision reads them
-PIL image, picture file          made to fit as the model's catalogue entry says
+The client takes inputs in these forms:
+
+numpy array, list of numbers     uint8 values are pixels of pictures, floats are the model's own input; one or a stack
+torch tensor                     as an array; pixels may have their channels first, as torchvision reads them
+PIL image, picture file          the client makes it fit, as the model's catalogue entry says
 .npy file                        an array as above
 list, tuple, iterator            of any of these
+
+`rows` turns them into an array with one input in each row. `encode_rows` turns the rows into ring elements: the whole
+numbers that the client splits into shares.
 """
 
 import sys
@@ -25,20 +30,20 @@ from moiety_shared.plan.plan import Plan
 _STEP = 16
 _NPY = ".npy"
 Rows = npt.NDArray[Any]
-"""uint8 (n, height, width) or (n, height, width, 3); or numbers (n, *the plan's input shape)."""
+"""Pictures as uint8 (n, height, width) or (n, height, width, 3), or numbers (n, *the plan's input shape)."""
 
 
 def encode(entry: Entry, given: Any) -> RingArray:
-    """Ring elements (n, input size) of one input or a stack of them, in any form named above.
+    """Encode one input or a stack of them as ring elements (n, input size).
 
-    Raises InvalidInput, whose text never contains a value.
+    `given` has any of the forms that this module's text lists. Raises InvalidInput, whose text never contains a value.
     """
     check_predicts(entry)
     return encode_rows(entry, rows(entry, given))
 
 
 def encode_labelled(entry: Entry, given: Any, labels: npt.ArrayLike) -> RingArray:
-    """Ring elements (n, input size + 1) for a private evaluation: each input is followed by its label.
+    """Encode inputs for a private evaluation as ring elements (n, input size + 1): each input, then its label.
 
     A label is an int below the number of classes, or a class's name. Raises InvalidInput.
     """
@@ -51,13 +56,16 @@ def encode_labelled(entry: Entry, given: Any, labels: npt.ArrayLike) -> RingArra
 
 
 def check_predicts(entry: Entry) -> None:
-    """Raises InvalidInput for a model that tells nothing of single inputs."""
+    """Raise InvalidInput if the model only counts, and so says nothing about single inputs."""
     if entry.plan.input.classes:
         raise InvalidInput(f"model {entry.name!r} only counts right answers: call evaluate with images and labels")
 
 
 def label_indices(entry: Entry, labels: npt.ArrayLike, count: int, classes: int) -> npt.NDArray[np.int64]:
-    """`count` classes, each an int below `classes` or a class's name, as ints. Raises InvalidInput."""
+    """Return `count` labels as ints. Each is given as an int below `classes` or as a class's name.
+
+    Raises InvalidInput.
+    """
     given = np.atleast_1d(np.asarray(_as_array(labels)))
     if given.dtype.kind == "U" and entry.classes:
         index = {name: at for at, name in enumerate(entry.classes)}
@@ -73,20 +81,20 @@ def label_indices(entry: Entry, labels: npt.ArrayLike, count: int, classes: int)
 
 
 def is_lazy(given: Any) -> bool:
-    """Whether it gives its inputs one after another, as iterators and data loaders do, and may not fit the memory."""
+    """Whether `given` yields inputs one after another, as iterators and data loaders do, and may not fit in memory."""
     known = single(given) or hasattr(given, "__array__") or hasattr(given, "__getitem__")
     return not known and (hasattr(given, "__iter__") or hasattr(given, "__aiter__"))
 
 
 def is_slow(given: Any) -> bool:
-    """Whether files are read or pictures resized for it."""
+    """Whether the client reads files or resizes pictures to encode `given`."""
     if isinstance(given, list | tuple) and given:
         return any(map(is_slow, given))
     return isinstance(given, str | Path) or _is_a("PIL.Image", "Image", given)
 
 
 def single(given: Any) -> bool:
-    """Whether it is one thing to read, and no collection of them."""
+    """Whether `given` is one thing to read, and not a collection of things."""
     return isinstance(given, str | Path | np.ndarray) or any(_is_a(*kind, given) for kind in _KINDS)
 
 
@@ -94,7 +102,7 @@ _KINDS = (("torch", "Tensor"), ("PIL.Image", "Image"))
 
 
 def _is_a(module: str, name: str, given: Any) -> bool:
-    """Without importing the module: who has such an object has imported it."""
+    """Whether `given` is of that class. The module is not imported: whoever made such an object has imported it."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(given, getattr(loaded, name))
 
@@ -103,7 +111,10 @@ def _is_a(module: str, name: str, given: Any) -> bool:
 
 
 def rows(entry: Entry, given: Any) -> Rows:
-    """One input or a stack of them, in any form named above. Raises InvalidInput."""
+    """Turn one input or a stack of them into rows. `given` has any of the forms that this module's text lists.
+
+    Raises InvalidInput.
+    """
     if hasattr(given, "__aiter__"):
         raise InvalidInput("an asynchronous iterator is for the predict and stream of AsyncClient: pass its items")
     if is_lazy(given):
@@ -119,7 +130,7 @@ def rows(entry: Entry, given: Any) -> Rows:
 
 
 def together(parts: Sequence[Rows]) -> Rows:
-    """Rows of the same kind, after one another. Raises InvalidInput for pictures among numbers."""
+    """Join rows of one kind into one array. Raises InvalidInput if pictures and numbers are mixed."""
     if len({part.dtype == np.uint8 for part in parts}) > 1:
         raise InvalidInput("uint8 pictures and float inputs are mixed: pass one kind")
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -130,7 +141,7 @@ def _loaded(entry: Entry, given: Any) -> npt.NDArray[Any]:
         path = Path(given)
         if path.suffix.lower() == _NPY:
             return _array_file(path)
-        from moiety_client import pictures  # Pillow comes with the client's extra: whoever has arrays does without it
+        from moiety_client import pictures  # only the `client` extra installs Pillow, and arrays do not need it
 
         return pictures.read(path, _preprocessing(entry))
     if _is_a("PIL.Image", "Image", given):
@@ -184,7 +195,11 @@ def _pictures(how: Preprocessing, array: npt.NDArray[np.uint8], *, channels_firs
 
 
 def _stacked(array: npt.NDArray[Any], shape: tuple[int, ...]) -> Rows:
-    """Axes of length one may be missing or be too many; where the model takes a flat input, any shape of its size."""
+    """Give an array the model's input shape, with one input or a stack of them.
+
+    An input may lack axes of length one, or have more of them. If the model takes a flat input, an input may have any
+    shape of that size.
+    """
     if array.shape == shape:
         return array[None]
     if array.ndim and len(array):
@@ -213,7 +228,7 @@ def _kind(array: npt.NDArray[Any], given: Any) -> str:
 
 
 def encode_rows(entry: Entry, given: Rows) -> RingArray:
-    """Ring elements (n, input size) of what `rows` made. Raises InvalidInput."""
+    """Encode what `rows` made as ring elements (n, input size). Raises InvalidInput."""
     if given.dtype == np.uint8:
         return _encode_pictures(entry.plan, _preprocessing(entry), given)
     return _encode(entry.plan, given.reshape(len(given), -1))
@@ -236,7 +251,7 @@ def _encode_pictures(plan: Plan, how: Preprocessing, pictures: npt.NDArray[np.ui
     stack = np.moveaxis(pictures, -1, 1) if how.channels > 1 else pictures
     if stack[0].size != plan.input.size:
         raise InvalidInput("the catalogue entry's preprocessing does not make the model's input: tell its owner")
-    # 256 values per channel: encode those once and look every pixel up.
+    # A channel has 256 possible values: encode each once, then look up every pixel.
     levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
     mean, std = (np.array(values, dtype=np.float32) for values in (how.mean, how.std))
     table = _encode(plan, (levels - mean) / std)
@@ -244,6 +259,6 @@ def _encode_pictures(plan: Plan, how: Preprocessing, pictures: npt.NDArray[np.ui
     encoded = np.empty(flat.shape, dtype=table.dtype)
     for channel in range(how.channels):
         column = np.ascontiguousarray(table[:, channel])
-        for at in range(0, len(flat), _STEP):  # a few at a time: take's own copies of the indices stay small
+        for at in range(0, len(flat), _STEP):  # few at a time: `take` copies its indices, and the copy stays small
             encoded[at : at + _STEP, channel] = column.take(flat[at : at + _STEP, channel], mode="clip")
     return encoded.reshape(len(stack), -1)

@@ -1,10 +1,12 @@
-"""What is left of a run on the disk, so that it can go on after an interruption: `stream(..., resume="run.jsonl")`.
+"""The files of a run, so that it can go on after an interruption: `stream(..., resume="run.jsonl")`.
 
-    run.jsonl           first which model it is of; then a line for each batch: a digest of its inputs, its answers
-    run.jsonl.pending   what was drawn for the request that is under way. Sent again, it is the same request: the
-                        parties give the answer they have, and count it once. Gone when that is in the file
+    run.jsonl           The first line says which model was asked. Then each batch has a line with a digest of its
+                        inputs, and its answers.
+    run.jsonl.pending   The random numbers of the request that is under way. With them the client sends the same
+                        request again: the parties give the answer that they have, and count it once. The client
+                        deletes this file when the answer is in run.jsonl.
 
-Both are as secret as the answers, mode 0600. No input is in them.
+Both files are as secret as the answers, so their mode is 0600. Neither contains an input.
 """
 
 import hashlib
@@ -27,7 +29,7 @@ from moiety_shared.plan.layers import Public
 
 
 class JournalHead(Public):
-    """The first line of a journal: which run it is of."""
+    """The first line of a journal: which run it belongs to."""
 
     format: Literal[1] = 1
     model: str
@@ -37,7 +39,7 @@ class JournalHead(Public):
 
 
 class Kept(Public):
-    """A finished batch."""
+    """A finished batch: a digest of its inputs, and its answers."""
 
     inputs: Hex32 = Field(description="SHA-256 of the encoded inputs")
     values: list[Any]
@@ -47,7 +49,7 @@ class Kept(Public):
 
 
 class Pending(Public):
-    """What was drawn for the batch that comes next."""
+    """The random numbers of the request for the next batch."""
 
     inputs: Hex32
     upload_id: Hex16
@@ -58,9 +60,10 @@ class Pending(Public):
 
 
 class RunJournal:
-    """The file of a run that can be resumed: its finished batches, and what was drawn for the next one.
+    """The file of a run that can be resumed: its finished batches, and the random numbers for the next one.
 
-    One run at a time has it open. It reads what is there, in order, and then adds to it. Raises ResumeRefused.
+    Only one run at a time may have the file open. The run first reads the batches in it, in order, and then adds to
+    them. Raises ResumeRefused.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,10 +82,14 @@ class RunJournal:
         self._read_so_far = 0
 
     def close(self) -> None:
+        """Close the file, so that another run may open it."""
         self._file.close()
 
     def known(self, entry: Entry, batch: int, elements: RingArray) -> Prediction | None:
-        """The next batch's answers, if they are there. Raises ResumeRefused unless all is as it was."""
+        """Return the answers to the next batch if the file holds them, else None.
+
+        Raises ResumeRefused unless the model, the batch size and the inputs are the same as before.
+        """
         self._check(JournalHead(model=entry.name, version=entry.version, upload_id=entry.upload_id, batch=batch))
         if not self._kept:
             return None
@@ -96,14 +103,17 @@ class RunJournal:
         return _prediction(entry, kept, len(elements), self._path)
 
     def check_end(self) -> None:
-        """Raises ResumeRefused when the run ends before what is in the file does."""
+        """Raise ResumeRefused if the file holds more batches than the run has."""
         if self._kept:
             raise ResumeRefused(
                 f"{self._path} holds answers to more inputs than these: pass the same inputs, or name another file"
             )
 
     def drawn(self, entry: Entry, elements: RingArray) -> Drawn:
-        """What a request for these elements is made with: the same as before if it was under way, and on the disk."""
+        """Return the random numbers of a request for these elements, and keep them on the disk.
+
+        They are the same as before if that request was under way already.
+        """
         digest = _digest(elements)
         if self._head is not None and entry.upload_id != self._head.upload_id:
             raise ResumeRefused(
@@ -130,12 +140,12 @@ class RunJournal:
         return drawn
 
     def redrawn(self, entry: Entry, elements: RingArray) -> Drawn:
-        """Fresh draws for a batch whose request the parties do not accept any more."""
+        """Return new random numbers for a batch whose old request the parties no longer accept."""
         self._pending.unlink(missing_ok=True)
         return self.drawn(entry, elements)
 
     def keep(self, elements: RingArray, answer: Prediction) -> None:
-        """On the disk when this returns."""
+        """Write a batch's answers. They are on the disk when this returns."""
         kept = Kept(
             inputs=_digest(elements),
             values=answer.values.tolist(),
@@ -157,7 +167,7 @@ class RunJournal:
         raise ResumeRefused(f"{self._path} is of {was}, this run of {now}{anew}: name another file")
 
     def _read(self) -> tuple[JournalHead | None, deque[Kept]]:
-        """A last line that was cut short is taken away: its batch was never given out."""
+        """Read the file, and remove a last line that was cut short: the client never gave out its batch."""
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._file.seek(len(whole))
@@ -177,7 +187,7 @@ class RunJournal:
 
 
 def lock(file: BinaryIO) -> None:
-    """For one run alone, until it is closed. Raises BlockingIOError. On Windows nothing is locked."""
+    """Lock the file for one run until it is closed. Raises BlockingIOError. On Windows this locks nothing."""
     if os.name == "posix":
         import fcntl
 

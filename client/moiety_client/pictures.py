@@ -1,8 +1,10 @@
-"""From a picture to the pixels that a model takes: its colours, its size, its cut. Pillow alone, so no torch is needed.
+"""Turns a picture into the pixels that a model takes: its colours, its size, its middle. It needs Pillow, and no torch.
 
-Done as torchvision's transforms do it, to the pixel, so that a model gets what it was trained on. For that the longer
-side is resized as a whole before its middle is cut out: Pillow rounds otherwise where it resizes a part. What a picture
-may cost is bounded by its shape beforehand: its pixels, those it is made into, and how much longer it may be.
+The pixels are exactly those of torchvision's transforms, so that a model gets what it was trained on. For that reason
+the whole picture is resized before its middle is cut out: Pillow rounds differently when it resizes a part.
+
+The client bounds what a picture may cost by its shape, before it unpacks any pixel. It bounds the picture's pixels, the
+pixels after resizing, and how much longer than the model's input the picture may be.
 """
 
 import io
@@ -18,18 +20,18 @@ from moiety_shared.messages.catalogue import Preprocessing
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-MAX_PIXELS = 50_000_000  # of a telephone's largest photographs
+MAX_PIXELS = 50_000_000  # the largest photographs of a telephone
 MOST_MADE = 1 << 24  # pixels after resizing: 4096 x 4096, where models take 224 x 224
-MOST_LONGER = 20  # times, in proportion to what the model takes: of a longer picture it would see less than a twentieth
-_BAND = 256  # rows at a time where a picture shines through
+MOST_LONGER = 20  # times as long as what the model takes: it would see less than 1/20 of a longer picture
+_BAND = 256  # rows at a time if a picture is transparent
 _ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 0x0112, 322, 323
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def read(file: Path | bytes, how: Preprocessing, formats: tuple[str, ...] = FORMATS) -> npt.NDArray[np.uint8]:
-    """Pixels (height, width), or (height, width, 3), of a picture file or its content: of several frames the first.
+    """Return the pixels of a picture file, or of its content, as (height, width) or (height, width, 3).
 
-    Raises InvalidInput.
+    If the file has several frames, this reads the first. Raises InvalidInput.
     """
     name = "this" if isinstance(file, bytes) else str(file)
     try:
@@ -43,29 +45,29 @@ def read(file: Path | bytes, how: Preprocessing, formats: tuple[str, ...] = FORM
     except UnidentifiedImageError:
         raise InvalidInput(f"{name} is no picture file that can be read: {', '.join(formats)} are") from None
     except OSError as error:
-        if error.errno is None:  # Pillow's own, for what is cut short or broken
+        if error.errno is None:  # Pillow raises it without a number for a file that is cut short or broken
             raise InvalidInput(f"{name} is no picture file that can be read: it is broken") from None
         raise InvalidInput(f"{name} cannot be opened ({error.strerror}): name a picture file that is there") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large() from None
-    except Exception:  # Pillow's readers have no common one: whatever a header says, each trips in its own way
+    except Exception:  # Pillow's readers raise many kinds of exception for a broken header
         raise InvalidInput(f"{name} is no picture file that can be read: it is broken") from None
 
 
 def fit(picture: Image.Image, how: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Pixels (height, width), or (height, width, 3), of a picture. Raises InvalidInput."""
+    """Return the pixels of a picture as (height, width) or (height, width, 3). Raises InvalidInput."""
     try:
         return _fitted(picture, how)
     except InvalidInput:
         raise
-    except Exception as error:  # it may have been opened of a file that is only read now
+    except Exception as error:  # Pillow may read the picture's file only now
         raise InvalidInput(f"the picture cannot be read ({type(error).__name__}): it is broken") from None
 
 
 def _fitted(picture: Image.Image, how: Preprocessing) -> npt.NDArray[np.uint8]:
-    tiles = getattr(picture, "tag_v2", {})  # of a TIFF, which may have larger ones than it is itself
+    tiles = getattr(picture, "tag_v2", {})  # a TIFF's tiles may be larger than the picture
     pixels = max(picture.width * picture.height, tiles.get(_TILE_WIDTH, 1) * tiles.get(_TILE_HEIGHT, 1))
-    if pixels > MAX_PIXELS:  # known from its header: nothing is unpacked yet
+    if pixels > MAX_PIXELS:  # the header says so: nothing is unpacked yet
         raise _too_large()
     if _is_long(picture.size, how) and _is_long(picture.size[::-1], how):
         raise _too_long(picture)
@@ -83,7 +85,7 @@ def _too_large() -> InvalidInput:
 
 
 def _is_long(size: tuple[int, int], how: Preprocessing) -> bool:
-    """Whether the model would see next to nothing of a picture so wide and high, or that squeezed."""
+    """Whether a picture of this width and height is so long that the model would see next to nothing of it."""
     height, width = how.size
     across, down = size[0] * height, size[1] * width
     return not min(across, down) or max(across, down) > MOST_LONGER * min(across, down)
@@ -97,7 +99,7 @@ def _too_long(picture: Image.Image) -> InvalidInput:
 
 
 def _resized_to(picture: Image.Image, how: Preprocessing) -> tuple[int, int]:
-    """Width and height. Raises InvalidInput where a model takes too much."""
+    """Return the width and height to resize to. Raises InvalidInput if they would make too many pixels."""
     height, width = how.size
     if how.resize is not None:  # the shorter side; the longer one in proportion, rounded down
         shorter = min(picture.size)
@@ -114,15 +116,15 @@ def _coloured(picture: Image.Image, mode: str) -> Image.Image:
     if not picture.has_transparency_data:
         return picture if picture.mode == mode else picture.convert(mode)
     made = Image.new(mode, picture.size)
-    for top in range(0, picture.height, _BAND):  # each takes four copies
+    for top in range(0, picture.height, _BAND):  # this makes four copies of each band
         band = picture.crop((0, top, picture.width, min(top + _BAND, picture.height))).convert("RGBA")
-        paper = Image.new("RGBA", band.size, "white")  # what shines through
+        paper = Image.new("RGBA", band.size, "white")  # white shows where the picture is transparent
         made.paste(Image.alpha_composite(paper, band).convert(mode), (0, top))
     return made
 
 
 def _cut(picture: Image.Image, how: Preprocessing) -> Image.Image:
-    """The middle of a picture that is at least as large."""
+    """Cut the middle out of a picture that is at least as large as the model's input."""
     height, width = how.size
     left, top = (round((has - wanted) / 2) for has, wanted in zip(picture.size, (width, height), strict=True))
     return picture if picture.size == (width, height) else picture.crop((left, top, left + width, top + height))

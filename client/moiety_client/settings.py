@@ -10,7 +10,7 @@ from moiety_service.settings import ServiceSettings
 
 
 class SdkSettings(BaseSettings):
-    """What the SDK itself reads, where its caller does not say it."""
+    """What the SDK reads from the environment if its caller does not pass it."""
 
     model_config = SettingsConfigDict(env_prefix="MOIETY_CLIENT_", frozen=True, extra="ignore")
 
@@ -27,6 +27,8 @@ class SdkSettings(BaseSettings):
 
 
 class ClientSettings(SdkSettings, ServiceSettings):
+    """What the sidecar and the client's commands read from the environment."""
+
     model_config = SettingsConfigDict(env_prefix="MOIETY_CLIENT_", frozen=True, extra="ignore")
 
     port: int = Field(7704, ge=0, le=65535, description="Port of the sidecar.")

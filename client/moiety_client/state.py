@@ -1,5 +1,7 @@
-"""What a client remembers of catalogues, so that nobody shows it an older entry than it has seen: in memory, and in the
-file that MOIETY_CLIENT_STATE names, which several processes may share."""
+"""What a client remembers about catalogues, so that nobody can show it an older entry than one that it has seen.
+
+The client remembers in memory, or in the file that MOIETY_CLIENT_STATE names. Several processes may share that file.
+"""
 
 import json
 import os
@@ -16,7 +18,7 @@ from moiety_shared.plan.layers import Public
 
 
 class Seen(Public):
-    """What was seen so far."""
+    """What a client has seen so far: the owners that it trusts, and the newest revision of each model's entry."""
 
     format: Literal[1] = 1
     owners: dict[str, str] = Field(
@@ -28,7 +30,7 @@ class Seen(Public):
 
 
 class StateFile:
-    """What one client remembers from run to run, in a file if it has one. A change is on the disk when it returns."""
+    """What one client remembers, in a file if it has one. A change is on the disk when `changing` ends."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -37,9 +39,9 @@ class StateFile:
 
     @contextmanager
     def changing(self) -> Iterator[Seen]:
-        """What was seen, to be looked at and changed by nobody else meanwhile. It stays as it was if the block raises.
+        """Give what was seen to a `with` block, which may change it. No other thread or process changes it meanwhile.
 
-        Raises StateFileError.
+        If the block raises, nothing changes. Raises StateFileError if the file cannot be used.
         """
         with self._changing:
             if self._path is None:
@@ -57,7 +59,7 @@ class StateFile:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """For one process at a time. On Windows nothing is locked."""
+    """Keep other processes out of the file during a `with` block. On Windows this locks nothing."""
     with ExitStack() as opened:
         with _usable(path):
             file = opened.enter_context(open(os.open(_beside(path, "lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+b"))
@@ -77,7 +79,7 @@ def _read(path: Path) -> Seen:
 
 
 def _write(path: Path, seen: Seen) -> None:
-    """Replaced as a whole, mode 0600."""
+    """Replace the file as a whole, with mode 0600: only its owner may read it."""
     partial = _beside(path, "partial")
     with _usable(path):
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

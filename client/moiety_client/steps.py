@@ -1,7 +1,7 @@
-"""What a client does, as generators without I/O: each yields what is to be done next and is sent what came of it.
+"""What a client does, as generators without I/O. A generator yields the next step; its driver sends back the result.
 
-The loops are said once, in such generators (`core.py`); two drivers run them (`client.py`), one that blocks and one
-that awaits, as httpx does with its authentication flows.
+`core.py` writes each loop once, as such a generator. `client.py` has two drivers, one that blocks and one that awaits.
+httpx does so with its authentication flows.
 """
 
 from collections.abc import Callable, Generator
@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Fetch:
-    """An HTTP request, sent `after` so many seconds. Its response is sent back in; an httpx.HTTPError is thrown in."""
+    """An HTTP request that the driver sends after `after` seconds.
+
+    The driver sends its response back into the generator, or throws an httpx.HTTPError into it.
+    """
 
     method: str
     url: str
@@ -24,7 +27,7 @@ class Fetch:
 
     @property
     def request(self) -> dict[str, Any]:
-        """The arguments of httpx's `request`."""
+        """The keyword arguments for httpx's `request`."""
         return {
             "method": self.method,
             "url": self.url,
@@ -36,8 +39,10 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Work:
-    """A call that may take a while, such as reading files: an event loop must not wait for it. What it returns is sent
-    back in, what it raises is thrown in."""
+    """A call that may take a while, such as reading files, so that an event loop must not wait for it.
+
+    The driver sends what it returns back into the generator, or throws what it raises into it.
+    """
 
     call: Callable[[], Any]
 

@@ -1,4 +1,4 @@
-"""A run over many inputs, without its requests: cut into batches, kept on the disk, and drawn as a bar."""
+"""A run over many inputs, without its requests: it cuts batches, keeps answers on the disk and draws a bar."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from operator import length_hint
@@ -22,8 +22,11 @@ BATCH = 128
 
 
 class Run:
-    """One call of `stream`: what is given comes in by `add` and leaves in batches, each of which is `known`
-    from before, or is asked for with `task` and then given to `keep`."""
+    """One call of `stream`.
+
+    The client passes each input to `add`, which returns the batches that are full. For each batch it asks `known` for
+    an answer from before. If there is none, it asks the parties with `task`, and passes the answer to `keep`.
+    """
 
     def __init__(
         self, model: str, given: Any, batch: int, canaries: int, resume: Path | str | None, progress: bool
@@ -51,7 +54,7 @@ class Run:
             self._journal.close()
 
     def add(self, entry: Entry, item: Any) -> list[Rows]:
-        """The batches that are full with this input, or stack of inputs."""
+        """Add an input or a stack of inputs, and return the batches that are full now."""
         rows = inputs.rows(entry, item)
         size, waiting = self._size(entry), sum(map(len, self._pending))
         if waiting + len(rows) < size:
@@ -63,14 +66,14 @@ class Run:
         return [rows[at : at + size] for at in range(0, full, size)]
 
     def rest(self) -> Iterator[Rows]:
-        """The last batch, if there is one. Raises ResumeRefused when more than was given is in the file."""
+        """Yield the last batch, if there is one. Raises ResumeRefused if the file holds more inputs than were given."""
         if self._pending:
             yield inputs.together(self._pending)
         if self._journal is not None:
             self._journal.check_end()
 
     def known(self, entry: Entry, rows: Rows) -> Prediction | None:
-        """The answers to the next batch, if the run had them before."""
+        """Return the answers to the next batch if the file holds them, else None."""
         if self._journal is None:
             return None
         inputs.check_predicts(entry)
@@ -80,13 +83,17 @@ class Run:
         return answer
 
     def task(self, rows: Rows) -> Task[Prediction]:
-        """To ask for them. With canaries among them, which are drawn anew, it is another request each time."""
+        """Return the task that asks for these rows.
+
+        Without canaries, a journal makes it the same request each time. Canaries are drawn anew, so with them it is
+        another request each time.
+        """
         if self._journal is None or self._canaries:
             return tasks.prediction(rows, self._canaries)
         return tasks.prediction(rows, 0, self._journal.drawn, self._journal.redrawn)
 
     def keep(self, answer: Prediction) -> Prediction:
-        """Writes an answer to the journal, if there is one, and returns it."""
+        """Write an answer to the journal, if there is one, and return it."""
         if self._journal is not None and self._elements is not None:
             self._journal.keep(self._elements, answer)
         self._advance(answer)
@@ -101,7 +108,7 @@ class Run:
 
 
 def each(given: Any) -> Iterator[Any]:
-    """The inputs, or stacks of them, one after another."""
+    """Yield the inputs, or stacks of them, one after another."""
     if inputs.single(given) or not isinstance(given, Iterable):
         yield given
     else:
@@ -109,7 +116,7 @@ def each(given: Any) -> Iterator[Any]:
 
 
 async def each_async(given: Any) -> AsyncIterator[Any]:
-    """The inputs, or stacks of them, one after another; `given` may be an asynchronous iterator."""
+    """Yield the inputs, or stacks of them, one after another. `given` may be an asynchronous iterator."""
     if hasattr(given, "__aiter__"):
         async for item in given:
             yield item
@@ -119,7 +126,7 @@ async def each_async(given: Any) -> AsyncIterator[Any]:
 
 
 def _count(given: Any) -> int | None:
-    """How many inputs there will be, as far as it is known."""
+    """Return how many inputs there will be, or None if that is not known."""
     return None if isinstance(given, str) else length_hint(given, 0) or None
 
 

@@ -1,4 +1,4 @@
-"""What the methods of the clients ask for, without any I/O: what is sent of the inputs, what is made of the answers."""
+"""The clients' methods without any I/O: how each encodes its inputs, and what it makes of the answers."""
 
 import time
 from collections.abc import Callable
@@ -22,12 +22,13 @@ Draw = Callable[[Entry, RingArray], Drawn]
 
 
 def draw_anew(_entry: Entry, _elements: RingArray) -> Drawn:
+    """Draw new random numbers for a request."""
     return Drawn.new()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One request's: both parties' shares, and what the parties counted."""
+    """The answer to one request: both parties' shares of it, and what the parties counted."""
 
     shares: tuple[RingArray, RingArray]
     rounds: int
@@ -37,9 +38,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Task(Generic[Result]):
-    """The elements that a model is sent, and what is made of its answers. `slow`: to encode takes files to be read.
+    """What one method asks of a model: `encode` makes the elements to send, `finish` makes a result of the answers.
 
-    `draw` gives what a request is made with, `redraw` the same where the parties do not accept that request any more.
+    `draw` returns the random numbers of a request. `redraw` returns new ones when the parties no longer accept that
+    request. `slow` says that `encode` has to read files or resize pictures.
     """
 
     encode: Callable[[Entry], RingArray]
@@ -51,6 +53,7 @@ class Task(Generic[Result]):
 
 
 def prediction(images: Any, canaries: int, draw: Draw = draw_anew, redraw: Draw = draw_anew) -> Task[Prediction]:
+    """The task of `Client.predict`."""
     among = Canaries(canaries)
 
     def encode(entry: Entry) -> RingArray:
@@ -65,8 +68,11 @@ def prediction(images: Any, canaries: int, draw: Draw = draw_anew, redraw: Draw 
 
 
 def evaluation(images: Any, labels: npt.ArrayLike, reveal_to: str) -> Task[Evaluation]:
-    """Of a model that is published for it: the count is computed in private. Of any other: by predictions, which are
-    compared with the labels here."""
+    """The task of `Client.evaluate`.
+
+    If the model is published for evaluation, the parties compute the count in private. For any other model, the client
+    asks for predictions and compares them with the labels here.
+    """
     try:
         recipients = Recipients.named(reveal_to)
     except KeyError:
@@ -103,6 +109,8 @@ def evaluation(images: Any, labels: npt.ArrayLike, reveal_to: str) -> Task[Evalu
 
 
 def total(values: Any) -> Task[npt.NDArray[np.float64]]:
+    """The task of `Client.total`."""
+
     def encode(entry: Entry) -> RingArray:
         if entry.plan.output.kind != "count":
             raise InvalidInput(f"model {entry.name!r} gives each input's outputs, not their sum: call predict")
@@ -115,11 +123,11 @@ def total(values: Any) -> Task[npt.NDArray[np.float64]]:
 
 
 def _sum(entry: Entry, answers: list[Answer]) -> npt.NDArray[Any]:
-    """What the requests give together; what each gives is not looked at."""
+    """Return the sum of all requests' results. The client never joins a single result."""
     return joined(entry.plan, added([a.shares for a in answers]))
 
 
 def _counted(answers: list[Answer], started: float) -> tuple[int, int, float]:
-    """Rounds of one run, bytes of all, seconds."""
+    """Return the rounds of one run, the bytes of all runs, and the seconds since `started`."""
     rounds, sent = max(a.rounds for a in answers), sum(a.online_bytes for a in answers)
     return rounds, sent, time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""What a client tells of its calls: spans to a tracer, phases and outcomes to whoever counts them."""
+"""What a client reports about its calls: spans to a tracer, and phases and outcomes to a metric."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,14 +15,20 @@ from moiety_shared.problems import Problem, outcome
 
 
 def _application() -> Tracer:
-    """The tracer of the program that uses the SDK; it records nothing until that program sets OpenTelemetry up."""
+    """Return the application's tracer. It records nothing until the application sets up OpenTelemetry."""
     return trace.get_tracer("moiety")
 
 
 @dataclass(frozen=True)
 class Telemetry:
-    """Of one client. `withhold`: the service gets a random id for each call instead of the trace's own, so that it
-    cannot tell which calls belong to one trace of the application."""
+    """Where a client reports its calls, and what it tells the service about them.
+
+    - `tracer` gets a span for each call. By default this is the application's own OpenTelemetry tracer.
+    - `withhold=True` sends the service a random id for each call instead of the trace's own id, so that the service
+      cannot tell which calls belong to one trace of the application.
+    - `phase(name, seconds)` is called for each part of a call: catalogue, seal, exchange and open.
+    - `ended(outcome)` is called once, when a call ends.
+    """
 
     tracer: Tracer = field(default_factory=_application)
     withhold: bool = False
@@ -30,12 +36,12 @@ class Telemetry:
     ended: Callable[[str], object] = lambda _outcome: None
 
     def call(self, name: str) -> "Asking":
-        """A span for one call, part of what the application does now. Used as a context manager."""
+        """Begin a span for one call, below the application's current span. Use it as a context manager."""
         return Asking(self, name)
 
 
 class Asking:
-    """One call: its span, its phases, and the header under which the service is asked."""
+    """One call: its span, its phases, and the trace header that the client sends to the service."""
 
     def __init__(self, telemetry: Telemetry, name: str) -> None:
         parent = tracing.current()
@@ -63,7 +69,10 @@ class Asking:
 
 
 def _outcome(error: BaseException | None) -> str:
-    """As the services count it; an error that is no problem of theirs has its own name: InvalidInput."""
+    """Return the outcome by the name that the services count it under.
+
+    An error that no service answered with, such as InvalidInput, is counted under its own class name.
+    """
     if isinstance(error, FromProblem):
         return outcome(error.problem)
     if isinstance(error, Exception) and not isinstance(error, Problem):
