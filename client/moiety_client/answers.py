@@ -58,7 +58,10 @@ class Prediction:
 
     @property
     def top(self) -> npt.NDArray[np.int64]:
-        """The classes of each input from the likeliest down, of shape (n, k). The model's owner chooses k."""
+        """The classes of each input from the likeliest down, of shape (n, k).
+
+        k is the number of classes or, if the model gives out labels only, how many of them its owner gives out.
+        """
         flat = self._values.reshape(len(self._values), -1)
         if self._output.kind == "logits":
             return np.argsort(-flat, axis=1, kind="stable")

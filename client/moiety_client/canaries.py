@@ -46,7 +46,10 @@ class Canaries:
         return mixed
 
     def checked(self, entry: Entry, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the answers (n, *output shape) to the client's own inputs. Raises CanaryFailed if a canary's is wrong."""
+        """Check the canaries' answers and return those to the client's own inputs, (n, *output shape).
+
+        Raises CanaryFailed if an answer is wrong.
+        """
         wrong = [row for row, canary in self._placed.items() if not _fits(entry, canary, values[row])]
         if wrong:
             raise CanaryFailed(
@@ -63,7 +66,7 @@ def _others(total: int, rows: "set[int] | dict[int, Canary]") -> npt.NDArray[np.
 
 
 def _fits(entry: Entry, canary: Canary, answer: npt.NDArray[Any]) -> bool:
-    """Whether the label is right and, if the model gives out outputs, the largest output is as large as it should be."""
+    """Whether the label is right and, if the model gives out outputs, the largest output has the right size."""
     flat = answer.ravel()
     if entry.plan.output.kind == "labels":
         return bool(flat[canary.label] == 1)

@@ -125,7 +125,10 @@ class Call:
         return np.frombuffer(raw[0], dtype=dtype), np.frombuffer(raw[1], dtype=dtype)
 
     def for_owner(self, answer: bytes) -> bytes:
-        """Return the part of an answer that only the owner can open. It is empty if the request did not name the owner."""
+        """Return the part of an answer that only the owner can open, for you to hand on.
+
+        It is empty if the request did not name the owner.
+        """
         if Recipients.OWNER not in self.recipients:
             return b""
         plan = self.entry.plan
@@ -157,7 +160,7 @@ def added(shares: Sequence[tuple[RingArray, RingArray]]) -> tuple[RingArray, Rin
 
 
 class Sealer:
-    """Makes one client's calls to one model. It holds the parties' keys, parsed once, and a handshake with each party."""
+    """Makes one client's calls to one model. It holds the parties' keys, parsed once, and a handshake with each."""
 
     def __init__(self, entry: Entry, holder: TokenHolder | None = None) -> None:
         self.entry = entry

@@ -1,11 +1,13 @@
-"""The secure computation of PySyft 0.2 on the processes of moiety: `import moiety_syft as sy`.
+"""Runs the secure computations of PySyft 0.2 on the processes of moiety: `import moiety_syft as sy`.
 
     hook = sy.TorchHook(torch)
     bob, alice, dealer = (sy.VirtualWorker(hook, id=name) for name in ("bob", "alice", "crypto_provider"))
     x = torch.tensor([0.5, -1.25]).fix_precision().share(bob, alice, crypto_provider=dealer)
     (x * x).get().float_precision()
 
-Needs `pip install "moiety[syft]"`. docs/syft.md says what runs, and what differs.
+A shared tensor is secret. Operations on it are recorded, and moiety computes them when the program calls `get()`.
+
+It needs `pip install "moiety[syft]"`. docs/syft.md says what runs, and what differs from PySyft.
 """
 
 from importlib import import_module
@@ -31,21 +33,24 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when it is first asked for: every `moiety` command looks into this package, and few need torch."""
+    """Import a name when a program first asks for it.
+
+    Every `moiety` command imports this package, and few of them need torch.
+    """
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def load_ipython_extension(_shell: object) -> None:
-    """`%load_ext moiety_syft`: from now on `import syft as sy` gives the dialect in this notebook."""
+    """Do what `%load_ext moiety_syft` asks: from now on `import syft as sy` gives the dialect in this notebook."""
     from moiety_syft.program import stand_in
 
     stand_in()
 
 
 def unload_ipython_extension(_shell: object) -> None:
-    """`%unload_ext moiety_syft`."""
+    """Do what `%unload_ext moiety_syft` asks: `import syft` gives what it gave before."""
     from moiety_syft.program import stand_down
 
     stand_down()

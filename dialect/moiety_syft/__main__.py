@@ -1,4 +1,4 @@
-"""`python -m moiety_syft PROGRAM [ARGUMENTS]`: the same as `moiety syft run`."""
+"""`python -m moiety_syft PROGRAM [ARGUMENTS]` does what `moiety syft run` does."""
 
 import sys
 from pathlib import Path

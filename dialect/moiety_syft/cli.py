@@ -1,4 +1,4 @@
-"""`moiety syft run`."""
+"""The command `moiety syft run`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ _EXAMPLE = "moiety syft run part11.py DATA 10 200"
 
 
 def register(app: typer.Typer) -> None:
+    """Add `moiety syft` to the `moiety` command."""
     syft = typer.Typer(no_args_is_help=True, help="Programs written for PySyft 0.2 (see docs/syft.md).")
     syft.callback()(lambda: None)
     everything = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -24,7 +25,7 @@ def run(
 ) -> None:
     """Run a program that was written for PySyft 0.2 as it stands: `import syft as sy` gives the dialect.
 
-    That holds in this process alone. Nothing is installed or changed, and another package called syft stays what it is.
+    That holds in this process alone. moiety installs and changes nothing: another package called syft stays as it is.
     """
     from moiety_syft import program as programs
 

@@ -1,7 +1,10 @@
-"""An expression's plan: ranges are proved, never measured, and what it computes is checked before anything is sent.
+"""Compiles an expression into a plan.
 
-The ring has 64 bits, as that of the original has. Nothing here looks at what is secret but the weights: not at the
-inputs, whose public bounds are all that the plan depends on.
+The compiler proves the range of each value, and never measures it. It checks what the plan computes before the program
+sends anything. The ring has 64 bits, as PySyft's has.
+
+Of all secrets, the compiler looks only at the weights. It does not look at the inputs: the plan depends on their public
+bounds alone.
 """
 
 from collections.abc import Mapping
@@ -21,7 +24,7 @@ from moiety_syft.translation import Expression, Translated
 
 _RING_BITS = 64
 _CALIBRATION_VALUES = 1 << 16
-_TOLERATED = 0.02  # of a wire's spread
+_TOLERATED = 0.02  # how far a wire may be off, as a part of the spread of its values
 _MOST_ROW_BYTES = 1 << 28
 
 
@@ -33,12 +36,15 @@ class Program:
     reach: float
 
     def most_rows(self) -> int:
-        """Of one sum, so that it stays in the ring."""
+        """Return how many rows one sum may have, so that it still fits the ring."""
         return int(2.0 ** (_RING_BITS - 2) / max(self.reach, 1.0))
 
 
 def compile_expression(expression: Expression, *, total: bool) -> Program:
-    """A plan for its rows, or (`total`) for their sum alone. Raises NotServable before anything is shared."""
+    """Compile a plan that gives out each row's result or, with `total`, only their sum.
+
+    Raises NotServable before anything is shared.
+    """
     translated = expression.translate()
     graph = translated.graph
     calibration = expression.calibration(_uniform(expression.size))
@@ -72,14 +78,14 @@ def compile_expression(expression: Expression, *, total: bool) -> Program:
 
 
 def _uniform(size: int) -> Array:
-    """Numbers from 0 to 1, alike every time: a plan must not depend on more than its expression."""
+    """Return numbers from 0 to 1, which are alike every time: a plan must depend on its expression alone."""
     rows = max(8, min(64, _CALIBRATION_VALUES // size))
     words = Stream(bytes(32), "calibration").words("uniform", (rows, size), np.uint32)
     return words.astype(np.float64) / 2.0**32
 
 
 def _check_whole(emitter: Emitter, translated: Translated) -> None:
-    """Whole numbers are exact, or refused."""
+    """Raise NotServable if whole numbers would become too large to be exact."""
     for node in translated.graph.nodes:
         if node.name in translated.whole and emitter.coarsest(emitter.wire(node.name)) > 1:
             raise ir.NotServable(
@@ -88,7 +94,10 @@ def _check_whole(emitter: Emitter, translated: Translated) -> None:
 
 
 def _checked(graph: ir.Graph) -> list[str]:
-    """What decisions read, and the output: all that no decision comes before."""
+    """Return the values to check: the output, and what comparisons and argmax read.
+
+    Values that come after such a decision are left out.
+    """
     decided: set[str] = set()
     wanted = {graph.output}
     for node in graph.nodes:
@@ -101,7 +110,7 @@ def _checked(graph: ir.Graph) -> list[str]:
 
 
 def _fixed_point(plan: Plan, weights: Mapping[str, Array], x: Array) -> dict[str, Array]:
-    """Every wire of the plan in plain fixed point, in its ring's signed reading."""
+    """Run the plan in plain fixed point. Returns the value of every wire, as signed numbers."""
     wires: dict[str, Array] = {plan.input.name: x.reshape(-1, *plan.input.shape)}
     reference.run(plan, x, weights, watch=lambda name, value: wires.update({name: value}))
     return {name: value.astype(np.float64) for name, value in wires.items()}

@@ -1,7 +1,7 @@
-"""What the dialect raises, beside the client's own errors."""
+"""What the dialect raises, besides the client's errors."""
 
 from moiety_client.errors import MoietyError
 
 
 class Unsupported(MoietyError, NotImplementedError):
-    """This cannot be computed on secrets here; the text says what can be done instead. Nothing was sent."""
+    """The dialect cannot compute this on secrets. The text says what to do instead. The dialect sent nothing."""

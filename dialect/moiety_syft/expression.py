@@ -1,6 +1,6 @@
-"""What was written but not yet computed: nodes that know their operation, or their value.
+"""Expressions: what the program wrote and nobody has computed yet. A node has an operation, or a known value.
 
-A value is known here for what this program shared itself, and for what it has revealed. Nothing else is.
+The program knows the values of what it shared itself, and of what it has revealed. It knows no others.
 """
 
 import hashlib
@@ -19,7 +19,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """An ATen operation on nodes, constants and numbers, in the order of its schema. `place` is the user's line."""
+    """An ATen operation on nodes, constants and numbers, in the order of its schema.
+
+    `place` is the line of the program that wrote it.
+    """
 
     target: OpOverload
     arguments: tuple[Any, ...]
@@ -27,30 +30,31 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """As "add.Tensor"; without the overload where it is the default one."""
+        """The name, such as "add.Tensor". It leaves out the overload if that is the default one."""
         return name_of(self.target)
 
     @property
     def nodes(self) -> list["TensorNode"]:
+        """The nodes among the arguments."""
         leaves = pytree.tree_leaves(self.arguments, is_leaf=lambda leaf: isinstance(leaf, TensorNode))
         return [leaf for leaf in leaves if isinstance(leaf, TensorNode)]
 
     def with_nodes(self, change: Any) -> list[Any]:
-        """The arguments, each node replaced by what `change` makes of it."""
+        """Return the arguments with each node replaced by what `change` makes of it."""
         return [pytree.tree_map_only(TensorNode, change, argument) for argument in self.arguments]
 
     def argument(self, name: str) -> Any:
-        """By its name in the schema."""
+        """Return the argument that has this name in the schema."""
         names = [a.name for a in self.target._schema.arguments]
         return self.arguments[names.index(name)]
 
 
 @dataclass(eq=False)
 class TensorNode:
-    """A secret tensor. `fixed` are the decimals that it keeps, None for plain whole numbers.
+    """A secret tensor. `fixed` is how many decimals it keeps; it is None for plain whole numbers.
 
-    Either `operation` says how it is computed (its result number `index`), or `value` is known: float64 or int64.
-    `parameter` marks what belongs to a model, and so to its owner.
+    Either `operation` says how to compute it, as result number `index`, or the program knows its `value`, in float64 or
+    int64. `parameter` marks a tensor that belongs to a model, and so to the model's owner.
     """
 
     shape: Shape
@@ -63,26 +67,27 @@ class TensorNode:
 
     @property
     def whole(self) -> bool:
-        """Are its values whole numbers?"""
+        """Whether its values are whole numbers."""
         return not self.dtype.is_floating_point
 
     @property
     def tolerance(self) -> float:
-        """Values that differ by less are equal: half of the last decimal."""
+        """Half of the last decimal. Values that differ by less count as equal."""
         return 0.5 if self.whole else 0.5 * 10.0 ** -(self.fixed or 0)
 
     def settle(self, value: Tensor) -> None:
-        """From now on the value is known; how it came about is forgotten."""
+        """Record the value, which the program knows from now on, and forget how it was computed."""
         self.value, self.operation = value, None
 
     @cached_property
     def digest(self) -> str:
-        """Of a known value."""
-        assert self.value is not None  # noqa: S101  only known values are asked for theirs
+        """The SHA-256 of a known value."""
+        assert self.value is not None  # noqa: S101  callers ask only nodes with a known value
         return hashlib.sha256(self.value.contiguous().numpy().tobytes()).hexdigest()
 
 
 def known(value: Tensor, dtype: torch.dtype, fixed: int | None, parameter: bool = False) -> TensorNode:
+    """Make a node whose value the program knows."""
     wide = value.double() if dtype.is_floating_point else value.long()
     return TensorNode(tuple(value.shape), dtype, fixed, value=wide.contiguous(), parameter=parameter)
 
@@ -92,7 +97,10 @@ def name_of(target: OpOverload) -> str:
 
 
 def ordered(root: TensorNode) -> Iterator[TensorNode]:
-    """The nodes that the root depends on, each after those it reads; the root last. No recursion: sums get long."""
+    """Yield the nodes that the root depends on, each after those that it reads, and the root last.
+
+    This does not recurse, because a sum may have more terms than Python's stack allows.
+    """
     done: set[int] = set()
     stack: list[tuple[TensorNode, bool]] = [(root, False)]
     while stack:
@@ -109,7 +117,7 @@ def ordered(root: TensorNode) -> Iterator[TensorNode]:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """`factor` times the sum over the first axis of `rows`; each row is computed by itself."""
+    """`factor` times the sum over the first axis of `rows`. Each row is computed on its own."""
 
     factor: float
     rows: TensorNode
@@ -117,16 +125,17 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """A tensor that is a known one plus terms."""
+    """A known tensor plus terms."""
 
     known: Tensor
     terms: Sequence[Term]
 
 
 def sums(root: TensorNode) -> Sums | None:
-    """The root as a sum of sums over rows, or None where it is no such thing.
+    """Write the root as a sum of sums over rows, or return None if that is not possible.
 
-    Sums of several batches are computed in one request: what is revealed is their sum, and not that of each.
+    The parties compute the sums of several batches in one request. So the program learns their sum, and not the sum of
+    each batch.
     """
     total, terms = torch.zeros(root.shape, dtype=torch.float64), list[Term]()
     open_: list[tuple[float, TensorNode]] = [(1.0, root)]
@@ -148,7 +157,7 @@ def sums(root: TensorNode) -> Sums | None:
                     total = total + part.double().reshape(root.shape if part.numel() > 1 else ())
                 case (share, inner):
                     open_.append((share, inner))
-                case _:  # a plain row, added to each of several
+                case _:  # one plain row that is added to each of several rows
                     return None
     return Sums(total, terms) if terms else None
 
@@ -159,7 +168,7 @@ _SAME = {"view", "_unsafe_view", "reshape", "clone", "alias", "detach", "squeeze
 
 def _parts(node: TensorNode, factor: float) -> list[_Part] | None:
     operation = node.operation
-    assert operation is not None  # noqa: S101  known nodes are not asked
+    assert operation is not None  # noqa: S101  callers ask only nodes without a known value
     first, *rest = operation.arguments
     match operation.name.partition(".")[0], rest:
         case ("add" | "sub") as name, [other, alpha]:
@@ -185,7 +194,7 @@ def _side(value: Any, factor: float) -> _Part:
 
 
 def _over_rows(node: TensorNode, operation: Operation, factor: float) -> list[_Part] | None:
-    """A sum or mean whose axes include the first: per row first, then over the rows."""
+    """Split a sum or mean that includes the first axis: first within each row, then over the rows."""
     x: TensorNode = operation.arguments[0]
     axes = len(x.shape)
     given = operation.argument("dim") if operation.name in ("sum.dim_IntList", "mean.dim") else None

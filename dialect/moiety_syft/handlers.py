@@ -1,7 +1,8 @@
-"""Operations that this dialect computes beyond those of served models: comparisons, places, products of two secrets.
+"""Operations that the dialect computes and served models do not have: comparisons, argmax, products of two secrets.
 
-Each takes the builder, where it stands, and the arguments in the order of its schema; axes are counted as torch does
-where the first one is the rows', and as if there were one more in front where there are no rows.
+Each handler takes the builder, what it computes (`At`), and the arguments in the order of the operation's schema. If
+the first axis is that of the rows, a handler counts axes as torch does. If there are no rows, it counts as if there
+were one more axis in front.
 """
 
 import math
@@ -26,7 +27,7 @@ _MOST_PLACES = 256
 
 @dataclass(frozen=True)
 class At:
-    """What is computed: `node` by `operation`, with its first axis as rows or as one axis like the others."""
+    """What a handler computes: `node`, by `operation`. `rows` says whether the first axis is that of the rows."""
 
     node: TensorNode
     operation: Operation
@@ -37,7 +38,7 @@ Handler = Callable[..., Result]
 
 
 def _minus(b: Builder, x: Operand, y: Operand) -> Operand:
-    """x - y, of which one at least is a secret, or both constants."""
+    """Return x - y. Each may be a secret or a constant."""
     if isinstance(x, ir.Node) or isinstance(y, ir.Node):
         return ops.add(b, x, y, -1)
     return torch.as_tensor(x, dtype=torch.float64) - y
@@ -126,7 +127,7 @@ def _least(b: Builder, x: ir.Node, dims: Any) -> ir.Node:
 
 
 def _place(b: Builder, at: At, x: ir.Node, dim: int | None, keepdim: bool = False) -> ir.Node:
-    """argmax, along one axis or over all; the shape is seen to later."""
+    """Compute argmax, along one axis or over all. The translation gives the result its shape later."""
     if dim is None:
         b.require(not at.rows, "looks for the largest of all rows")
         return b.argmax(b.reshape(x, (math.prod(x.shape),)))
@@ -147,7 +148,7 @@ def _opposite(handler: Handler) -> Handler:
 
 
 def _matmul(b: Builder, at: At, x: Value, y: Value, first: int = 0) -> ir.Node:
-    """x @ y, which are argument number `first` and the next."""
+    """Compute x @ y, which are argument number `first` and the next one."""
     axes = [len(argument.shape) for argument in at.operation.arguments[first : first + 2]]
     if isinstance(x, ir.Node) and isinstance(y, ir.Node):
         b.require(not at.rows or min(axes) >= 3, "multiplies rows with one another")
@@ -164,7 +165,7 @@ def _matmul(b: Builder, at: At, x: Value, y: Value, first: int = 0) -> ir.Node:
 
 
 def _product(b: Builder, x: ir.Node, y: ir.Node) -> ir.Node:
-    """(..., n, k) and (..., k, m): all products at once, summed over k."""
+    """Multiply secrets (..., n, k) and (..., k, m): all products at once, summed over k."""
     left = x.shape if len(x.shape) > 1 else (1, *x.shape)
     right = y.shape if len(y.shape) > 1 else (*y.shape, 1)
     axes = max(len(left), len(right))

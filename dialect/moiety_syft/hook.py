@@ -1,4 +1,4 @@
-"""`TorchHook(torch)`: the methods of the original on torch's tensors and modules, until `unhook()`."""
+"""`TorchHook(torch)` adds PySyft's methods to torch's tensors and modules, until `unhook()`."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -15,9 +15,10 @@ from moiety_syft.workers import VirtualWorker, two_of
 
 
 class TorchHook:
-    """Adds `fix_precision`, `share`, `get`, ... to torch. Several hooks add them once; `unhook` takes them away.
+    """Adds `fix_precision`, `share`, `get` and more to torch. Several hooks add them once. `unhook` removes them.
 
-    `services` are processes that run already; without them, those of the environment or some of its own are used.
+    `services` are processes that run already. Without them, the hook uses the processes that the environment names. If
+    it names none, the hook starts processes of its own.
     """
 
     def __init__(self, torch: ModuleType, local_worker: object = None, *, services: Services | None = None) -> None:
@@ -29,7 +30,7 @@ class TorchHook:
                 setattr(target, name, method)
 
     def unhook(self) -> None:
-        """torch as it was, and nothing left at the parties. Tensors that are shared stay what they are."""
+        """Restore torch, and withdraw all that was uploaded to the parties. Shared tensors stay what they are."""
         self.session.withdraw()
         for target, name, method in _methods():
             if vars(target).get(name) is method:
@@ -56,12 +57,12 @@ def _methods() -> list[tuple[type, str, Callable[..., Any]]]:
 
 
 def _fix(self: Tensor, *, precision_fractional: int = DECIMALS, **_: object) -> FixedPrecisionTensor:
-    """Rounded to decimals, as `share` needs it."""
+    """Round to a number of decimals, as `share` needs it."""
     return rounded(self, precision_fractional)
 
 
 def _share(self: Tensor, *workers: object, crypto_provider: object = None, **_: object) -> SharedTensor:
-    """Whole numbers as they are; floats have a precision first."""
+    """Share whole numbers as they are. Floats must have a fixed precision first."""
     if self.is_floating_point() or self.dtype == torch.bool:
         raise Unsupported("only whole numbers are shared as they are: tensor.fix_precision().share(...)")
     session = two_of(workers, crypto_provider).session
@@ -76,7 +77,7 @@ def _send(self: object, *_: object, **__: object) -> NoReturn:
 
 
 def _fix_module(self: nn.Module, *, precision_fractional: int = DECIMALS, **_: object) -> nn.Module:
-    """Weights keep the precision that the compiler gives them; what comes out has so many decimals."""
+    """Give a model's results so many decimals. The compiler chooses the precision of the weights themselves."""
     for tensors, name, tensor in _tensors(self):
         tensors[name] = FixedPrecisionTensor.of(tensor, precision_fractional)
     return self
@@ -95,7 +96,7 @@ def _share_module(self: nn.Module, *workers: object, crypto_provider: object = N
 
 
 def _get_module(self: nn.Module) -> nn.Module:
-    """The weights are the program's own: they are plain again, with nobody asked."""
+    """Make the weights plain again. They are the program's own, so this asks nobody."""
     for tensors, name, tensor in _tensors(self):
         if isinstance(tensor, SharedTensor):
             tensors[name] = tensor.get()
@@ -103,7 +104,7 @@ def _get_module(self: nn.Module) -> nn.Module:
 
 
 def _float_module(self: nn.Module) -> nn.Module:
-    """An ordinary module again."""
+    """Turn the module back into an ordinary one."""
     for module in self.modules():
         for name, parameter in module._parameters.items():
             if isinstance(parameter, FixedPrecisionTensor):
@@ -115,7 +116,7 @@ def _float_module(self: nn.Module) -> nn.Module:
 
 
 def _tensors(model: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
-    """Parameters and buffers with floats, and where they are."""
+    """Return the parameters and buffers that hold floats: the dict that each is in, its name, and the tensor."""
     return [
         (tensors, name, tensor)
         for module in model.modules()

@@ -1,4 +1,7 @@
-"""Programs written for PySyft 0.2, run as they stand: `import syft as sy` finds the dialect, in this process alone."""
+"""Runs programs that were written for PySyft 0.2 as they stand.
+
+In this process alone, `import syft as sy` finds the dialect.
+"""
 
 import runpy
 import sys
@@ -14,7 +17,7 @@ _NAME = "syft"
 
 
 class _Below:
-    """Says what `import syft.something` misses."""
+    """Explains to a program that imports `syft.something` that the dialect has no such module."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name.startswith(f"{_NAME}."):
@@ -28,9 +31,9 @@ _BELOW = _Below()
 
 
 def stand_in() -> None:
-    """From now on `import syft` gives the dialect in this process, whatever else of that name is installed."""
+    """Make `import syft` give the dialect in this process, whatever else of that name is installed."""
     face = ModuleType(_NAME, moiety_syft.__doc__)
-    face.__path__ = []  # so that Python asks for what is below it
+    face.__path__ = []  # with a path, Python asks our finder for `syft.something`
     for name in moiety_syft.__all__:
         setattr(face, name, getattr(moiety_syft, name))
     sys.modules[_NAME] = face
@@ -39,7 +42,7 @@ def stand_in() -> None:
 
 
 def stand_down() -> None:
-    """`import syft` gives what it gave before."""
+    """Make `import syft` give what it gave before."""
     sys.modules.pop(_NAME, None)
     if _BELOW in sys.meta_path:
         sys.meta_path.remove(_BELOW)
@@ -48,7 +51,7 @@ def stand_down() -> None:
 def run(program: Path, arguments: Sequence[str]) -> int:
     """Run a program as `python PROGRAM ARGUMENTS` would, with the dialect as `syft`. Returns its exit status.
 
-    What the program raises is printed as Python prints it, without frames of ours.
+    If the program raises an error, this prints it as Python does, without the frames of moiety.
     """
     stand_in()
     sys.argv = [str(program), *arguments]

@@ -1,9 +1,10 @@
-"""The connection to the processes, and what was computed over it: plans are compiled once, and uploaded once while
-they are in use.
+"""Connects the program to moiety's processes, and has them compute its expressions.
 
-The program plays two roles: the owner, who uploads the model's tensors, and the client, who shares inputs and opens
-results. Where the processes are is in the settings of both (MOIETY_SERVER_*, MOIETY_CLIENT_*); where these name none,
-the other four are started on this machine at the first `share` and stopped when the program ends.
+The program plays two roles. As the owner, it uploads the model's tensors. As the client, it shares inputs and opens
+results. The settings of both roles (MOIETY_SERVER_*, MOIETY_CLIENT_*) say where the processes are. If they name none,
+the program starts the other four on this machine at the first `share`, and stops them when it ends.
+
+The program compiles each plan once, and uploads it once while it is in use.
 """
 
 import atexit
@@ -37,20 +38,23 @@ from moiety_syft.translation import Expression
 
 _TIMEOUT = 120.0
 _ROLES = tuple(role for role in ROLES if role != "client")  # that is this program
-# An expression is run once or a few times: little randomness is kept for each.
+# A program runs an expression once or a few times, so the parties keep little randomness for each.
 _POOLS = {"POOL_ROWS": "512", "POOL_BYTES": str(1 << 26), "MAX_ROWS": "512"}
-_MOST_UPLOADS = 16  # a loop's expressions, again and again; each has a pool of randomness at both parties
+_MOST_UPLOADS = 16  # enough for the expressions of a loop; each has a pool of randomness at both parties
 
 
 class Services:
-    """Where the program is owner and client, and what it has uploaded there."""
+    """The processes at which the program is owner and client, and what it has uploaded to them."""
 
     def __init__(self, owner: Owner, client: Client) -> None:
         self.owner, self.client = owner, client
-        self._uploads: dict[str, int] = {}  # versions by name; the one used last is the last
+        self._uploads: dict[str, int] = {}  # the version of each name, in the order of their last use
 
     def upload(self, name: str, program: Program) -> None:
-        """Publish it, unless that was done. What was used longest ago is withdrawn where there are many."""
+        """Publish a program, unless it is published already.
+
+        If there are many, this first withdraws the one that was used longest ago.
+        """
         version = self._uploads.pop(name, None)
         if version is None:
             while len(self._uploads) >= _MOST_UPLOADS:
@@ -67,7 +71,7 @@ class Services:
         self._uploads[name] = version
 
     def withdraw(self) -> None:
-        """All that was uploaded: its shares and their randomness are wiped."""
+        """Withdraw all that was uploaded. The parties wipe its shares and their randomness."""
         for name in list(self._uploads):
             self._withdraw(name)
 
@@ -80,7 +84,7 @@ class Services:
             warnings.warn(text, stacklevel=2)
 
     def disconnect(self) -> None:
-        """End the connections; the processes go on, with what was uploaded."""
+        """End the connections. The processes go on, and keep what was uploaded."""
         self.owner.close()
         self.client.close()
 
@@ -92,14 +96,17 @@ class Services:
 
     @classmethod
     def of(cls, deployment: Deployment) -> "Services":
-        """Of a deployment that runs."""
+        """Connect to a deployment that runs."""
         prefix = "MOIETY_SERVER_"
         values = {k.removeprefix(prefix).lower(): v for k, v in deployment.settings("server").items()}
         return cls(_owner(ServerSettings.model_validate(values)), deployment.client(timeout=_TIMEOUT))
 
     @classmethod
     def configured(cls) -> "Services | None":
-        """Of the processes that the environment names, if it does; closed at the program's end."""
+        """Connect to the processes that the environment names, until the program ends.
+
+        Returns None if it names none.
+        """
         if "MOIETY_SERVER_ALICE_URL" not in os.environ:
             return None
         client = Client.from_access(ClientSettings().access_file, timeout=_TIMEOUT)
@@ -113,7 +120,7 @@ def _owner(settings: ServerSettings) -> Owner:
 
 
 class Session:
-    """What a hook's tensors are computed with."""
+    """Computes the tensors of one hook: it compiles their expressions and asks the services."""
 
     def __init__(self, services: Services | None = None) -> None:
         self._services = services
@@ -122,7 +129,7 @@ class Session:
         self._programs: dict[tuple[str, bool], Program | NotServable] = {}
 
     def prepare(self) -> None:
-        """Start what is needed in the background, if nothing is there."""
+        """Connect to the processes in the background, and start them if need be, unless that was done."""
         if self._services is None and self._starting is None:
             self._starting = threading.Thread(target=self._start, daemon=True)
             self._starting.start()
@@ -130,7 +137,7 @@ class Session:
     def _start(self) -> None:
         try:
             self._services = Services.configured() or self._local()
-        except Exception as error:  # told to whoever needs it
+        except Exception as error:  # `services` raises it
             self._failed = error
 
     def _local(self) -> Services:
@@ -141,7 +148,7 @@ class Session:
             if self._starting is not None:
                 self._starting.join()
             if self._services is not None:
-                self._services.disconnect()  # all that they hold goes with them
+                self._services.disconnect()  # what was uploaded ends with the processes
             deployment.stop()
             shutil.rmtree(root, ignore_errors=True)
 
@@ -150,7 +157,7 @@ class Session:
         return Services.of(deployment)
 
     def services(self) -> Services:
-        """Those that were prepared. Raises what kept them from coming up."""
+        """Wait for the services that `prepare` connects to. Raises the error that kept them from coming up."""
         self.prepare()
         if self._starting is not None:
             self._starting.join()
@@ -160,14 +167,14 @@ class Session:
         return self._services
 
     def withdraw(self) -> None:
-        """Have wiped what was uploaded for its expressions; another `get` uploads again."""
+        """Have the parties wipe what was uploaded for this hook's expressions. Another `get` uploads it again."""
         if self._services is not None:
             self._services.withdraw()
 
     # Revealing
 
     def reveal(self, root: TensorNode) -> Tensor:
-        """The value: float64, or int64 for whole numbers and bits. It is known from now on."""
+        """Return a node's value: float64, or int64 for whole numbers and bits. The program knows it from now on."""
         if root.value is None:
             try:
                 value = self._revealed(root)
@@ -196,11 +203,11 @@ class Session:
 
     @staticmethod
     def _rows_of(root: TensorNode) -> list[int]:
-        """How many rows the tensors have, if that is what their first axis is."""
+        """Return how many rows the tensors have, if their first axis is that of rows."""
         return [root.shape[0]] if root.shape else []
 
     def _totals(self, parts: Sums) -> Tensor | None:
-        """The terms' sum, of one request over the rows of all; None where they are not alike."""
+        """Return the sum of the terms, from one request over the rows of all. Returns None if they are not alike."""
         expressions = [Expression(term.rows, term.rows.shape[0]) for term in parts.terms]
         if not all(e.inputs for e in expressions) or len({term.factor for term in parts.terms}) > 1:
             return None
@@ -222,7 +229,7 @@ class Session:
         return self._programs[key]
 
     def _run(self, expression: Expression, *, total: bool, values: Array | None = None) -> Tensor:
-        """Upload the plan and its weights unless that was done, and ask for the values."""
+        """Upload the plan and its weights, unless that was done, and ask for the values."""
         program = self._program(expression, total=total)
         if isinstance(program, NotServable):
             raise program

@@ -1,11 +1,11 @@
-"""Which operations are taken, by their ATen names, and what to say of the others."""
+"""The operations that the dialect computes, by their ATen names, and what it suggests instead of the others."""
 
 from moiety_server.compiler.aten import OPS, RESHAPES
 from moiety_server.compiler.hints import hint_for
 from moiety_syft.errors import Unsupported
 from moiety_syft.handlers import HANDLERS
 
-# What only moves values: done at once where these are known here.
+# These only move values. If this program knows the values, the dialect moves them at once.
 MOVES = (RESHAPES - {"_to_copy", "to.dtype", "type_as"}) | {
     *("permute", "transpose.int", "t", "expand", "repeat", "cat", "stack", "slice.Tensor", "select.int", "narrow"),
     *("split.Tensor", "split_with_sizes", "unbind.int", "index.Tensor", "index_select", "flip"),
@@ -26,7 +26,7 @@ _INSTEAD = {
 
 
 def check(name: str, place: str) -> None:
-    """Raises Unsupported, with what to do instead, for an operation that is not served."""
+    """Raise Unsupported for an operation that the dialect does not compute. The text says what to do instead."""
     if name in HANDLERS or name in OPS or name in MOVES or name in RESHAPES:
         return
     hint = _INSTEAD.get(name) or _INSTEAD.get(name.partition(".")[0]) or hint_for("", name)

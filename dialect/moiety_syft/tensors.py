@@ -1,7 +1,7 @@
-"""The two kinds of tensor that the dialect adds: plain numbers of so many decimals, and secrets.
+"""The two kinds of tensor that the dialect adds: plain numbers with a fixed number of decimals, and secrets.
 
-A SharedTensor is an ordinary torch.Tensor to torch: it has a shape and a type, nn modules and torch's functions take
-it. Each operation on it is recorded, none is computed, until `get()` asks for a value.
+To torch, a SharedTensor is an ordinary torch.Tensor: it has a shape and a type, and torch's functions and modules take
+it. The dialect records each operation on it, and computes nothing until `get()` asks for a value.
 """
 
 import sys
@@ -22,7 +22,7 @@ from moiety_syft.workers import two_of
 
 DECIMALS = 3
 _OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-# Recorded whole, before torch takes them apart.
+# The dialect records these as one operation, before torch takes them apart.
 _WHOLE: dict[Any, OpOverload] = {
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), torch.ops.aten.matmul.default),
     torch.nn.functional.linear: torch.ops.aten.linear.default,
@@ -30,13 +30,13 @@ _WHOLE: dict[Any, OpOverload] = {
 
 
 class FixedPrecisionTensor(Tensor):
-    """Plain numbers rounded to `precision_fractional` decimals: what is shared, and what comes back."""
+    """Plain numbers rounded to `precision_fractional` decimals. A program shares them, and gets them back."""
 
     precision_fractional: int = DECIMALS
 
     @classmethod
     def of(cls, values: Tensor, decimals: int) -> "FixedPrecisionTensor":
-        """`values` as they are."""
+        """Mark `values`, as they are, as having so many decimals."""
         made = values.detach().as_subclass(cls)
         made.precision_fractional = decimals
         return made
@@ -55,7 +55,7 @@ class FixedPrecisionTensor(Tensor):
         return made
 
     def float_precision(self) -> Tensor:
-        """Ordinary floats."""
+        """Return the numbers as ordinary floats."""
         return self.as_subclass(Tensor).float()
 
     float_prec = float_precision
@@ -64,7 +64,7 @@ class FixedPrecisionTensor(Tensor):
         return self.clone()  # type: ignore[return-value]
 
     def share(self, *workers: object, crypto_provider: object = None, **_: object) -> "SharedTensor":
-        """A secret, to be split between two workers whenever it is computed with."""
+        """Return a secret tensor. The program splits it between two workers whenever they compute with it."""
         session = two_of(workers, crypto_provider).session
         session.prepare()
         plain = self.as_subclass(Tensor)
@@ -75,7 +75,7 @@ class FixedPrecisionTensor(Tensor):
 
 
 def rounded(values: Tensor, decimals: int) -> FixedPrecisionTensor:
-    """`fix_precision`: whole numbers stay what they are."""
+    """Do what `fix_precision` does: round floats to so many decimals. Whole numbers stay what they are."""
     if not values.is_floating_point():
         return FixedPrecisionTensor.of(values.clone(), decimals)
     exact = (values.detach().double() * 10**decimals).round() / 10**decimals
@@ -83,7 +83,7 @@ def rounded(values: Tensor, decimals: int) -> FixedPrecisionTensor:
 
 
 class SharedTensor(Tensor):
-    """A secret tensor, or an expression of secret tensors. Only `get` reveals anything."""
+    """A secret tensor, or an expression of secret tensors. Only `get` reveals a value."""
 
     _node: TensorNode
     _meta: Tensor
@@ -120,9 +120,9 @@ class SharedTensor(Tensor):
         return _recorded(func, args, kwargs or {})
 
     def get(self) -> Tensor:
-        """Reveal the value to this program: all that leads to it is computed by the parties, and nothing else opened.
+        """Reveal the value to this program. The parties compute all that leads to it, and nothing else is revealed.
 
-        Raises Unsupported for what they cannot compute, else the errors of `moiety_client.errors`.
+        Raises Unsupported for what they cannot compute, and otherwise the errors of `moiety_client.errors`.
         """
         node = self._node
         value = self._session.reveal(node).reshape(self.shape).to(node.dtype)
@@ -185,7 +185,7 @@ class SharedTensor(Tensor):
 
 
 def _recorded(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The operation as a node, on secrets whose shapes torch itself has worked out."""
+    """Record an operation on secrets as a node. torch itself works out the shape of the result."""
     if func._schema.is_mutable:
         return _in_place(func, args, kwargs)
     name, place = name_of(func), _place()
@@ -225,7 +225,10 @@ def _recorded(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _moved(operation: Operation, fixed: int | None) -> list[TensorNode] | None:
-    """The results of an operation that only moves values which are all known here, of one kind."""
+    """Return the results of an operation that only moves values, if the program knows them all, else None.
+
+    They must also be of one kind.
+    """
     read = operation.nodes
     if any(n.value is None or n.parameter != read[0].parameter or n.dtype != read[0].dtype for n in read):
         return None
@@ -238,7 +241,7 @@ def _moved(operation: Operation, fixed: int | None) -> list[TensorNode] | None:
 
 
 def _is_wider(dtype: torch.dtype, of: torch.dtype) -> bool:
-    """Holds it all that `of` does? Bits become numbers, whole numbers floats; not the other way."""
+    """Whether `dtype` can hold all that `of` holds: bits become numbers, and whole numbers floats, but not back."""
     return dtype.is_floating_point or (not of.is_floating_point and (dtype != torch.bool or of == torch.bool))
 
 
@@ -247,7 +250,7 @@ def _positional(target: OpOverload) -> int:
 
 
 def _in_place(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """x += y and its kin: x becomes the result. What was made of x before keeps its value."""
+    """Record an operation such as x += y: x becomes its result. What was computed from x before keeps its value."""
     base, name = args[0], name_of(func)
     operation, _, overload = name.partition(".")
     plain = getattr(torch.ops.aten, operation.removesuffix("_"), None)
@@ -273,7 +276,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _place() -> str:
-    """The line of the user's code that this happens for, as "part11.py:88: "."""
+    """Return the line of the user's code that led here, in the form "part11.py:88: "."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back

@@ -1,8 +1,9 @@
-"""From an expression to the compiler's graph: one request row for each row of the tensors, or one for everything.
+"""Translates an expression into the compiler's graph.
 
-Rows are what requests have: where every result's first axis is that of the inputs and no row reads another, an
-expression over 50 pictures is a plan for one picture, run on 50 rows. Anything else becomes a plan of one row that
-holds all that is secret.
+A request has rows, and a plan computes each row on its own. If the first axis of every result is that of the inputs,
+and no row reads another, each row of the tensors becomes a row of the request. So an expression over 50 pictures
+becomes a plan for one picture, which runs on 50 rows. Any other expression becomes a plan of one row, which holds all
+secrets.
 """
 
 import hashlib
@@ -34,12 +35,12 @@ _ELEMENTWISE = {
 }
 _ALL_AXES = {"sum": "sum.dim_IntList", "mean": "mean.dim", "max": "amax", "min": "amin"}
 _LEAST_BOUND, _LEAST_WHOLE_BOUND = 4.0, 256.0
-_INPUT_BITS = 18  # of a magnitude that is shared
+_INPUT_BITS = 18  # how many bits of a shared number's magnitude are kept
 _MOST_WHOLE = 1 << _INPUT_BITS
 
 
 def bound_of(node: TensorNode) -> float:
-    """A power of four (of whole numbers at least 256) that the known value stays below. It is public."""
+    """Return a power of four that a known value does not exceed, at least 256 for whole numbers. It is public."""
     assert node.value is not None  # noqa: S101  only known values are bounded
     largest = float(node.value.abs().max()) if node.value.numel() else 0.0
     if not math.isfinite(largest):
@@ -54,18 +55,19 @@ def bound_of(node: TensorNode) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """A root and how it is read: its first axis as `rows` of a request, or (None) all of it as one row."""
+    """A root, and how it is read: its first axis as the `rows` of a request or, if `rows` is None, all as one row."""
 
     root: TensorNode
     rows: int | None
 
     @cached_property
     def nodes(self) -> list[TensorNode]:
+        """The nodes that the root depends on, each after those that it reads, and the root last."""
         return list(ordered(self.root))
 
     @cached_property
     def inputs(self) -> list[TensorNode]:
-        """The known tensors that go into a request, shared; others belong to the model."""
+        """The known tensors that a request shares. The other known tensors belong to the model."""
         known = [node for node in self.nodes if node.value is not None]
         if self.rows is None:
             secrets = [node for node in known if not node.parameter]
@@ -73,12 +75,12 @@ class Expression:
         return [n for n in known if not n.parameter and n.shape[:1] == (self.rows,)]
 
     def shape_of(self, node: TensorNode) -> Shape:
-        """Of one row; a plan has no tensors without axes."""
+        """Return the shape of one row. It has at least one axis, because a plan has no tensors without axes."""
         return (node.shape if self.rows is None else node.shape[1:]) or (1,)
 
     @cached_property
     def signature(self) -> str:
-        """Equal for expressions that one plan with one set of weights computes."""
+        """A digest. It is equal for expressions that one plan with one set of weights computes."""
         numbers: dict[int, int] = {}
         text: list[Any] = ["one" if self.rows is None else "rows"]
         inputs = {id(node) for node in self.inputs}
@@ -95,7 +97,10 @@ class Expression:
         return hashlib.sha256(json.dumps(text).encode()).hexdigest()
 
     def _arguments(self, operation: Operation, numbers: dict[int, int]) -> list[str]:
-        """A reshape says no more than its result's shape, and that is there already."""
+        """Describe an operation's arguments for the signature.
+
+        For a reshape this leaves out the shape, because the signature has the shape of the result already.
+        """
         given = operation.nodes[:1] if operation.name in RESHAPES else operation.arguments
         described: list[str] = []
         for leaf in pytree.tree_leaves(given, is_leaf=lambda leaf: isinstance(leaf, TensorNode) or leaf is None):
@@ -109,7 +114,7 @@ class Expression:
         return [str(pytree.tree_structure(list(given))), *described]
 
     def values(self) -> Array:
-        """What a request shares, (rows, values), all between -1 and 1: each tensor over its public bound."""
+        """Return what a request shares, (rows, values): each tensor divided by its public bound, so from -1 to 1."""
         rows = self.rows or 1
         parts = [
             node.value.double().reshape(rows, -1) / bound_of(node) for node in self.inputs if node.value is not None
@@ -117,7 +122,7 @@ class Expression:
         return torch.cat(parts, dim=1).numpy()
 
     def calibration(self, uniform: Array) -> Tensor:
-        """Inputs as they could be, of numbers from 0 to 1 (n, values)."""
+        """Make inputs such as a program could share from numbers between 0 and 1, (n, values)."""
         columns = [
             np.round((2 * part - 1) * bound_of(node)) / bound_of(node) if node.whole else 2 * part - 1
             for node, part in zip(self.inputs, np.split(uniform, self._ends[:-1], axis=1), strict=True)
@@ -130,11 +135,11 @@ class Expression:
 
     @property
     def size(self) -> int:
-        """Values of one row."""
+        """How many values one row has."""
         return self._ends[-1]
 
     def translate(self) -> "Translated":
-        """Raises NotServable for what cannot be computed in this way."""
+        """Translate the expression. Raises NotServable if it cannot be computed in this way."""
         if not self.inputs:
             raise ir.NotServable("nothing in it is secret data in rows")
         for node in self.inputs:
@@ -146,7 +151,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Translated:
-    """`whole` names the wires that hold whole numbers, and so must not be cut."""
+    """A translated expression. `whole` names the wires that hold whole numbers, so that nothing cuts off their bits."""
 
     graph: ir.Graph
     whole: frozenset[str]
@@ -219,7 +224,10 @@ class _Translation:
         return OPS[name](b, *arguments)
 
     def _check_rows(self, node: TensorNode, operation: Operation) -> None:
-        """Where there are rows, every tensor has them first, and elementwise operations pair them off."""
+        """If there are rows, check that every result has them as its first axis.
+
+        Elementwise operations must also pair row with row.
+        """
         if not self._rows:
             return
         b, rows = self._builder, self._expression.rows
@@ -232,7 +240,7 @@ class _Translation:
         return self._builder.reshape(x, (1,) * (axes - len(x.shape)) + x.shape)
 
     def _behind(self, name: str, operation: Operation, arguments: list[Any]) -> tuple[str, list[Any]]:
-        """The operation as if there were one more axis in front, as the handlers count them."""
+        """Rewrite the operation as if there were one more axis in front, because the handlers count axes so."""
         if name == "t":
             return "permute", [arguments[0], [0, *range(len(arguments[0].shape), 0, -1)]]
         if name in _ALL_AXES:
@@ -255,7 +263,7 @@ class _Translation:
         return name, shifted
 
     def _constant(self, operation: Operation, arguments: Sequence[Any]) -> Any:
-        """Of the model's own tensors alone, in float64."""
+        """Compute an operation on the model's own tensors alone, in float64."""
         names = operation.target._schema.arguments
         wide = [_wide(value) for value in arguments]
         positional = [value for value, a in zip(wide, names, strict=True) if not a.kwarg_only]

@@ -1,4 +1,4 @@
-"""The workers of the original, as names: what they stand for are the processes alice, bob and the crypto provider."""
+"""PySyft's workers. Here they are names that stand for the processes alice, bob and the crypto provider."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class VirtualWorker:
-    """A name for one of the roles. It holds nothing: there is no other process inside of this one."""
+    """A name for one of the roles. It holds nothing, because that role runs in a process of its own."""
 
     def __init__(self, hook: "TorchHook", id: str, **_: object) -> None:
         self.hook, self.id = hook, id
@@ -18,13 +18,15 @@ class VirtualWorker:
         return f"<VirtualWorker id:{self.id}>"
 
     def clear_objects(self) -> "VirtualWorker":
-        """There are none: shares live in the parties, for as long as a request takes."""
+        """Do nothing: a worker holds no objects. The parties hold shares for as long as a request takes."""
         return self
 
 
 def two_of(workers: tuple[object, ...], crypto_provider: object) -> "TorchHook":
-    """The hook of the workers that something is shared between. Raises Unsupported unless they are two, and a third
-    who deals."""
+    """Return the hook of the workers between which a tensor is shared.
+
+    Raises Unsupported unless there are two workers, and a third who deals the randomness.
+    """
     named = [w for w in workers if isinstance(w, VirtualWorker)]
     if len(named) != len(workers) or len({w.id for w in named}) != 2:
         raise Unsupported("share between two different workers: share(alice, bob, crypto_provider=crypto_provider)")

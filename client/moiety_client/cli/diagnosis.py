@@ -1,4 +1,4 @@
-"""What `moiety doctor` looks at of a client: its access file, the catalogue and alice."""
+"""What `moiety doctor` examines of a client: its access file, the catalogue and alice."""
 
 import stat
 import time
@@ -21,7 +21,7 @@ _DAYS = 7
 
 
 def access_file(settings: ClientSettings) -> Iterator[Finding]:
-    """All that a client has, and the services that it names."""
+    """Examine a client's access file with all that is in it, and the services that it names."""
     try:
         access = AccessFile.model_validate(read_access(settings.access_file))
     except MoietyError as error:
@@ -58,7 +58,7 @@ def _token(access: AccessFile) -> Finding:
 
 
 def _key(settings: ClientSettings, access: AccessFile) -> Iterator[Finding]:
-    """Whether the token is of use: with the key that it is bound to."""
+    """Examine whether the client has the private key that its token is bound to. Without it, the token is useless."""
     try:
         bound = verify(access.token, access.owner_key).key
     except (Problem, ValueError):

@@ -1,4 +1,4 @@
-"""`moiety sidecar`; what a client asks is in `requests.py`."""
+"""The command `moiety sidecar`. The client's other commands are in `requests.py`."""
 
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
+    """Add the client's commands to the `moiety` command."""
     requests.register(app)
     app.command("sidecar", rich_help_panel="Roles", epilog=example("moiety sidecar"))(sidecar)
 
 
 def sidecar() -> None:
-    """Run the client's local REST sidecar. Settings: MOIETY_CLIENT_* (see docs/settings.md)."""
+    """Run the client's local REST sidecar. It reads the settings MOIETY_CLIENT_* (see docs/settings.md)."""
     from prometheus_client import CollectorRegistry
 
     from moiety_client.errors import AccessFileError, InsecureAddress
@@ -41,7 +42,7 @@ def sidecar() -> None:
 
 
 def patients() -> list["Patient"]:
-    """For `moiety doctor`."""
+    """Return what `moiety doctor` examines of a client."""
     from moiety_client.cli.diagnosis import access_file
     from moiety_client.settings import ClientSettings
     from moiety_service.cli.diagnosis import Patient

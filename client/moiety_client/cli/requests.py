@@ -1,4 +1,4 @@
-"""`moiety models | predict | evaluate | status`: what a client asks, with the access file that its owner handed out."""
+"""The commands `moiety models | predict | evaluate | status`. They use the access file of the model's owner."""
 
 import json
 import sys
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 _PANEL = "Client"
 _COMPLETING_SECONDS = 2.0
 _BATCH = 128
-_LABELS = 1 << 27  # bytes of a text file: some ten million
+_LABELS = 1 << 27  # bytes of a text file: enough for some ten million labels
 
 
 def register(app: typer.Typer) -> None:
+    """Add these commands to the `moiety` command."""
     app.command("models", rich_help_panel=_PANEL, epilog=example("moiety models", "moiety models mnist"))(models)
     predicting = (
         "moiety predict mnist digit.png",
@@ -43,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _names(incomplete: str) -> list[str]:
-    """For the shell's completion: models of the catalogue, if it answers at once."""
+    """Return the models that the shell may complete a name to, if the catalogue answers at once."""
     from moiety_client.client import Client
     from moiety_client.errors import MoietyError
     from moiety_client.settings import ClientSettings
@@ -69,7 +70,10 @@ def models(
     access: AccessFile = None,
     as_json: Json = False,
 ) -> None:
-    """The published models; or, of one, what it takes, gives and costs. Each is verified against the owner's key."""
+    """List the published models or, for one model, show what it takes, gives and costs.
+
+    moiety verifies each against the owner's key.
+    """
     with asking(access) as client:
         entries = [client.model(name)] if name else client.models()
     if as_json:
@@ -98,16 +102,16 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Private predictions for picture files, .npy files, and folders of them: a label for each, in order.
+    """Predict privately for picture files, .npy files, and folders of them: a label for each, in order.
 
-    Pictures are made to fit, as the model's owner says; arrays are taken as they are. With `--json` a line is
-    printed as soon as its batch is there.
+    moiety makes pictures fit, as the model's owner says, and takes arrays as they are. With `--json` it prints a line
+    as soon as its batch is there.
     """
     found = _found(files)
     shown: list[tuple[str, ...]] = []
     with asking(access) as client:
         given = _Inputs(client.model(model), found)
-        # Where lines are printed meanwhile, they would go through the bar.
+        # Lines printed to the same terminal would break the bar.
         bar = sys.stderr.isatty() and length_hint(given) != 1 and not (as_json and sys.stdout.isatty())
         try:
             for part in client.stream(model, given, batch=batch, resume=resume, canaries=canaries, progress=bar):
@@ -140,7 +144,11 @@ def evaluate(
     access: AccessFile = None,
     as_json: Json = False,
 ) -> None:
-    """How many inputs a model labels right, in private: from its predictions, compared here, or as one count."""
+    """Count in private how many inputs a model labels right.
+
+    moiety compares the model's predictions here or, if the owner published the model for evaluation only, gets one
+    count.
+    """
     found = _found(files)
     with asking(access) as client:
         given = _Inputs(client.model(model), found)
@@ -164,9 +172,9 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """How all roles are that can be asked: health, versions, models, randomness in stock, problems, certificates.
+    """Show the state of all roles that can be asked: health, versions, models, randomness, problems, certificates.
 
-    It ends with 0 if all are ready, and with 3 if one is not. With [bold]--json[/] each look is a line.
+    The exit code is 0 if all roles are ready, and 3 if one is not. With [bold]--json[/] each look prints one line.
     """
     from moiety_client.cli import screen
     from moiety_client.cli.status import Observer
@@ -177,7 +185,7 @@ def status(
     with refusing():
         settings = ClientSettings()
     file, addresses = access or settings.access_file, metrics or settings.status_metrics
-    needed = access is not None or not addresses  # metrics alone will do
+    needed = access is not None or not addresses  # metrics addresses alone are enough
     try:
         observer = Observer(file if needed or file.exists() else None, f"http://127.0.0.1:{settings.port}", addresses)
     except MoietyError as error:
@@ -190,7 +198,7 @@ def status(
 
 @contextmanager
 def asking(access: Path | None) -> Iterator["Client"]:
-    """A client, whose errors are a sentence on stderr and an exit code."""
+    """Give a client to a `with` block. An error of the client becomes a sentence on stderr and an exit code."""
     from moiety_client.client import Client
     from moiety_client.errors import MoietyError
     from moiety_client.settings import ClientSettings
@@ -227,7 +235,10 @@ def _code(error: "MoietyError") -> Exit:
 
 
 def _found(files: list[Path]) -> list[Path]:
-    """The files, and those in folders by name. Nothing is asked when one of them is not there."""
+    """Return the files, and those in the folders, sorted by name.
+
+    If a file is not there, the command ends before it asks anything.
+    """
     from moiety_client.pictures import SUFFIXES
 
     found: list[Path] = []
@@ -245,7 +256,7 @@ def _found(files: list[Path]) -> list[Path]:
 
 
 class _Inputs:
-    """The inputs, read one file after another, and for each its place: a file, or a row of a .npy file."""
+    """The inputs, read one file after another, and the place of each: a file, or a row of a .npy file."""
 
     def __init__(self, entry: "Entry", found: list[Path]) -> None:
         self._entry, self._found = entry, found
@@ -260,11 +271,11 @@ class _Inputs:
             yield rows
 
     def __length_hint__(self) -> int:
-        """How many, where that is known before they are read."""
+        """Return how many inputs there are, or 0 if that is not known before they are read."""
         return 0 if any(map(_is_stack, self._found)) else len(self._found)
 
     def taken(self, count: int) -> list[tuple[Path, int | None]]:
-        """The places of the next so many, which are then forgotten."""
+        """Return the places of the next `count` inputs, and forget them."""
         return [self.places.popleft() for _ in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""`moiety status` for people: one screen."""
+"""Shows what `moiety status` found: one screen for people, or JSON for programs."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,11 @@ _SAMPLE_SECONDS = 1.0
 
 
 def run(observer: Observer, *, as_json: bool, watch: bool, rated: bool) -> bool:
-    """Show the status once, or until Ctrl-C; `rated`: there are rates, which take two looks. Whether all was well."""
+    """Show the status once or, with `watch`, until Ctrl-C. Returns whether all was well.
+
+    `rated` says that there are rates to show. The observer then looks twice, a second apart, because a rate needs two
+    looks.
+    """
     console = terminal.console()
     if rated:
         observer.look()
@@ -51,6 +55,7 @@ def run(observer: Observer, *, as_json: bool, watch: bool, rated: bool) -> bool:
 
 
 def screen(status: Status) -> RenderableType:
+    """Draw a status as tables: one of the roles, one of the models."""
     roles = Table("role", "state", "version", "a second", "now", "certificate", "last problems", title="moiety")
     for role in status.roles:
         colour = _COLOURS[role.state]
@@ -70,7 +75,7 @@ def screen(status: Status) -> RenderableType:
         stock = "\n".join(_stock(status, model.name, str(model.version))) or "-"
         until = _days(model.expires, status.time)
         models.add_row(model.name, str(model.version), until, stock, _said(model.description))
-    if not status.models:  # without an access file: what the parties tell
+    if not status.models:  # without an access file, only the parties' metrics name models
         for role in status.roles:
             for pool in role.pools:
                 stock = f"{role.role} {pool.rows} of {pool.target}"
@@ -79,7 +84,7 @@ def screen(status: Status) -> RenderableType:
 
 
 def _said(text: str) -> str:
-    """What a service says of itself, in which neither markup nor a terminal's commands take effect."""
+    """Make harmless what a service says about itself: no markup and no terminal command takes effect."""
     return escape(printable(text))
 
 
@@ -116,7 +121,7 @@ def _utc(seconds: float) -> str:
 
 
 def _data(status: Status) -> dict[str, Any]:
-    """For JSON: times in ISO 8601."""
+    """Return a status as data for JSON, with times in ISO 8601."""
     document = asdict(status) | {"well": status.well, "time": _iso(status.time)}
     for role in document["roles"]:
         role["certificate_expires"] = _iso(role["certificate_expires"])

@@ -1,4 +1,7 @@
-"""What `moiety status` finds out: as a client what anybody may know, and more of roles whose metrics it can read."""
+"""What `moiety status` finds out about the roles.
+
+It asks each role for what anybody may know. It learns more about a role if it can read that role's metrics.
+"""
 
 import ssl
 import time
@@ -20,14 +23,14 @@ from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 
 _SECONDS = 5.0
 _LISTED = 3
-# Why she is not ready although he answered her: see the leader's `ready`.
+# If alice is not ready for one of these reasons, bob did answer her: see the leader's `ready`.
 _ALICE_REACHED_BOB = (ProblemType.RANDOMNESS_EXHAUSTED, ProblemType.PROVIDER_UNAVAILABLE)
 Sample = tuple[str, Mapping[str, str], float]
 
 
 @dataclass(frozen=True)
 class PoolLevel:
-    """Randomness of a model at a party, in rows."""
+    """How much randomness a party has in stock for a model, in rows. One prediction of one input takes one row."""
 
     model: str
     version: str
@@ -37,16 +40,19 @@ class PoolLevel:
 
 @dataclass(frozen=True)
 class LastProblem:
+    """A problem that a role answered with, and when it last did."""
+
     problem: str
     time: float
 
 
 @dataclass(frozen=True)
 class Role:
-    """One role as it is now. Times are seconds since 1970; what is not known is None or empty.
+    """The state of one role now. Times are seconds since 1970. What is not known is None or empty.
 
-    `state` is ready, not ready, down, or not reachable: where nobody who should be answered could be asked. `told_by`
-    is the role whose word it is, where this one cannot be asked from here.
+    `state` is "ready", "not ready", "down" or "not reachable". A role is "not reachable" if it gave no answer here and
+    the role that should reach it cannot tell. If this machine cannot ask a role, `told_by` names the role that said how
+    it is.
     """
 
     role: str
@@ -57,7 +63,7 @@ class Role:
     certificate_expires: float | None = None
     pools: Sequence[PoolLevel] = ()
     last_problems: Sequence[LastProblem] = ()
-    rates: Mapping[str, float] = field(default_factory=dict)  # a second
+    rates: Mapping[str, float] = field(default_factory=dict)  # per second
     now: Mapping[str, float] = field(default_factory=dict)
     told_by: str = ""
 
@@ -69,11 +75,13 @@ class PublishedModel:
     name: str
     version: int
     description: str
-    expires: float  # clients believe its entry so long
+    expires: float  # clients believe its entry until then
 
 
 @dataclass(frozen=True)
 class Status:
+    """The state of all roles at one time, and the models of the catalogue."""
+
     time: float
     roles: Sequence[Role]
     models: Sequence[PublishedModel]
@@ -104,11 +112,13 @@ NOW = {
 
 
 class Observer:
-    """Asks the roles, time and again; used as a context manager. Rates are between two askings."""
+    """Asks the roles again and again. Use it as a context manager. A rate is measured between two looks."""
 
     def __init__(self, access_file: Path | None, sidecar: str, metrics: Sequence[str]) -> None:
-        """`access_file` is of a deployment's client, `sidecar` where one may run, `metrics` are the addresses that may
-        be read. Raises AccessFileError."""
+        """Pass a client's access file, the address where a sidecar may run, and the metrics addresses to read.
+
+        Raises AccessFileError.
+        """
         self._catalogue_url, self._client = "", None
         if access_file is not None:
             self._client = Client.from_access(access_file, timeout=_SECONDS)
@@ -132,7 +142,7 @@ class Observer:
             self._public.close()
 
     def look(self) -> Status:
-        """Never raises for what does not answer: that is a state."""
+        """Ask all roles once. This does not raise if a role does not answer: that is a state of the role."""
         roles: dict[str, Role] = {}
         models = list(self._catalogue(self._client, roles)) if self._client else []
         for url in self._metrics:
@@ -145,7 +155,7 @@ class Observer:
 
     def _catalogue(self, client: Client, roles: dict[str, Role]) -> Iterator[PublishedModel]:
         own, _ = _asked("client", self._sidecar, self._local.get)
-        if own.state != "down":  # an SDK needs none
+        if own.state != "down":  # a client that uses the SDK runs no sidecar
             roles["client"] = own
         roles["server"], _ = _asked("server", self._catalogue_url, self._public.get)
         if roles["server"].state == "down":
@@ -161,7 +171,7 @@ class Observer:
             yield PublishedModel(entry.name, entry.version, entry.description, entry.expires)
 
     def _parties(self, entry: Entry) -> dict[str, Role]:
-        """Both. A client need not reach bob: alice does, and is ready only if he answers her."""
+        """Ask both parties. A client need not reach bob: alice reaches him, and is ready only if he answers her."""
         at_alice, at_bob = entry.parties
         alice, said = _asked("alice", at_alice.url, self._public.get)
         bob, _ = _asked("bob", at_bob.url, self._public.get)
@@ -170,7 +180,7 @@ class Observer:
         return {"alice": alice, "bob": bob}
 
     def _operated(self, url: str) -> Role:
-        """What a role's metrics tell."""
+        """Return the state of a role whose metrics can be read."""
         try:
             text = self._local.get(f"{url}/metrics").raise_for_status().text
             seen, _ = _asked("", url, self._local.get)
@@ -198,12 +208,15 @@ class Observer:
         self._before[url] = now, totals
         if now == then:
             return {}
-        # A counter that fell belongs to a process that began anew.
+        # A counter that fell belongs to a process that started again.
         return {name: max(value - before.get(name, 0.0), 0.0) / (now - then) for name, value in totals.items()}
 
 
 def _asked(role: str, url: str, get: Callable[[str], httpx.Response]) -> tuple[Role, ProblemType | None]:
-    """What anybody is told: whether it is ready, and its certificate; and the kind of problem, if it names one."""
+    """Ask a role what it tells anybody: whether it is ready, and until when its certificate is valid.
+
+    Returns the kind of its problem too, if it names one.
+    """
     try:
         answer = get(f"{url}/health/ready")
     except httpx.HTTPError as error:
@@ -218,7 +231,7 @@ def _asked(role: str, url: str, get: Callable[[str], httpx.Response]) -> tuple[R
 
 
 def _as_alice_says(bob: Role, alice: Role, said: ProblemType | None) -> Role:
-    """bob gave no answer here; what alice's own state tells of him."""
+    """Return bob's state as alice's own state tells it, because bob gave no answer here."""
     if alice.state == "ready" or said in _ALICE_REACHED_BOB:
         return replace(bob, state="ready", problem="not reachable from here, and need not be", told_by="alice")
     if said is ProblemType.PEER_UNAVAILABLE:
@@ -236,7 +249,10 @@ def _expiry(answer: httpx.Response) -> float | None:
 
 
 def _both(seen: Role, operated: Role) -> Role:
-    """The address that clients know, and all that the metrics tell; the worse of both states."""
+    """Join what clients know of a role and what its metrics tell.
+
+    The result has the address that clients know, and the worse of both states.
+    """
     worse = seen if seen.state != "ready" else operated
     expires = operated.certificate_expires or seen.certificate_expires
     return replace(operated, url=seen.url, state=worse.state, problem=worse.problem, certificate_expires=expires)
@@ -257,7 +273,7 @@ def _pools(samples: list[Sample]) -> Iterator[PoolLevel]:
 
 
 def _last(samples: list[Sample]) -> list[LastProblem]:
-    """The most recent ones, newest first."""
+    """Return the most recent problems, newest first."""
     found = [
         LastProblem(of["problem"], value)
         for name, of, value in samples
@@ -267,7 +283,7 @@ def _last(samples: list[Sample]) -> list[LastProblem]:
 
 
 def _summed(samples: list[Sample], names: Mapping[str, str]) -> dict[str, float]:
-    """Over all labels."""
+    """Sum each metric in `names` over all its labels."""
     summed: dict[str, float] = {}
     for name, _, value in samples:
         if name in names:

@@ -1,6 +1,6 @@
-"""The client's sidecar: the Open Inference Protocol and a web page on the client's own machine.
+"""The sidecar: a program on the client's own machine that speaks the Open Inference Protocol and serves a web page.
 
-It listens on loopback: what arrives here is plaintext, and it is split and sealed before it leaves.
+It takes plaintext, so it listens on loopback only. It splits and seals each input before the input leaves the machine.
 """
 
 from moiety_client.sidecar.app import build

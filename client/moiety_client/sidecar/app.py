@@ -1,4 +1,4 @@
-"""The sidecar put together: who may ask, the protocol's routes, the page and what it shows."""
+"""Puts the sidecar together: the guard, the protocol's routes, the page and what it shows."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +18,8 @@ from moiety_service.http.app import create_app
 from moiety_service.observability import tracing
 
 _MAX_BODY = 1 << 26
-_DECODED_AT_ONCE = 2  # picture files, of up to 50 million pixels
-# FastAPI's own documentation pages fetch their scripts from elsewhere: none of that on this origin.
+_DECODED_AT_ONCE = 2  # picture files: each may have 50 million pixels
+# FastAPI's own documentation pages load scripts from other sites. The sidecar serves no such page.
 _FOREIGN_PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc"}
 
 
@@ -29,7 +29,10 @@ def build(
     metrics: ClientMetrics | None = None,
     tracer: Tracer = tracing.NOBODY,
 ) -> FastAPI:
-    """Raises Exposed when it would listen to others without being told so. The app closes `upstream` at its end."""
+    """Build the sidecar's app. It closes `upstream` at its end.
+
+    Raises Exposed if the sidecar would listen to other machines and the settings do not allow that.
+    """
     check_bind(settings)
 
     @asynccontextmanager
@@ -49,7 +52,7 @@ def build(
         metrics=metrics or ClientMetrics(CollectorRegistry()),
         tracer=tracer,
     )
-    # Innermost, so that what it refuses is answered and logged like any other problem.
+    # The guard is innermost, so that the app answers and logs what it refuses like any other problem.
     app.user_middleware.append(Middleware(Guard, hosts=settings.hosts))
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", "") not in _FOREIGN_PAGES]
     decoding = CapacityLimiter(_DECODED_AT_ONCE)

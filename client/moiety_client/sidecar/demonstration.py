@@ -1,6 +1,6 @@
-"""What the page shows: one private prediction with its shares, envelopes, bytes and times, all of that very call.
+"""What the page shows: one private prediction with its shares, envelopes, bytes and times. All belong to that one call.
 
-`measured` was counted or timed in the call, here or by alice. `formula` is what the public plan says a run takes.
+The sidecar or alice counted or timed `measured` in the call. `formula` is what the public plan says that a run takes.
 """
 
 import base64
@@ -33,7 +33,7 @@ from moiety_shared.messages.catalogue import Entry
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
-_PATIENCE = 5.0  # seconds: somebody sits in front of it
+_PATIENCE = 5.0  # seconds: somebody sits in front of the page and waits
 _GLIMPSE = 48
 _LISTED = 10
 
@@ -101,6 +101,7 @@ class Shows(BaseModel):
 
 
 def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
+    """Return the routes that the page asks. `decoding` limits how many picture files are unpacked at once."""
     router = APIRouter(prefix="/v1", tags=["Page"])
 
     @router.get("/models", summary="The published models, for people to choose from")
@@ -123,7 +124,7 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
         ] = False,
     ) -> Shows:
         raw = await request.body()
-        for last in (False, True):  # the model may have been published anew since its entry was read
+        for last in (False, True):  # the owner may have published the model anew since its entry was read
             entry = await upstream.entry(name, refresh=last)
             how = pictures.preprocessing(entry)
             pixels = await anyio.to_thread.run_sync(partial(pictures.decode, raw, how, invert=invert), limiter=decoding)
@@ -175,7 +176,10 @@ async def _ask(upstream: Upstream, entry: Entry, pixels: npt.NDArray[np.uint8]) 
 
 
 def schedule(plan: Plan) -> list[ScheduledRound]:
-    """What each party sends in each round of a run of one input, by the plan; layers side by side share rounds."""
+    """Return what the plan says each party sends in each round of a run of one input.
+
+    Layers that do not depend on each other share rounds.
+    """
     sent: list[int] = [0] * plan.rounds
     layers: list[list[str]] = [[] for _ in sent]
     for layer in plan.layers:
@@ -204,7 +208,7 @@ def _size(entry: Entry) -> Size:
 
 
 def _top(entry: Entry, answer: Prediction) -> list[Class]:
-    """The likeliest classes, with probabilities where the model gives outputs that are some."""
+    """Return the likeliest classes, with probabilities if the model gives out scores for its classes."""
     tells = any(given.name == "confidence" for given in outputs.given(entry))
     scores = outputs.confidence(entry, answer)[0] if tells else None
     return [
@@ -236,7 +240,7 @@ def _parties(entry: Entry, call: Call, answer: bytes) -> tuple[PartyView, PartyV
 
 
 def _drawn(entry: Entry, share: RingArray) -> str:
-    """A share as a picture: of each ring element the highest byte."""
+    """Draw a share as a picture of the highest byte of each ring element."""
     size = _size(entry)
     bits = share.dtype.itemsize * 8
     highest = (share.view(np.dtype(f"<u{bits // 8}")) >> (bits - 8)).astype(np.uint8)
@@ -244,7 +248,7 @@ def _drawn(entry: Entry, share: RingArray) -> str:
 
 
 def _rounds_ms(response: httpx.Response) -> float | None:
-    """What alice took for the rounds; a repeated request gets its stored answer, which took none."""
+    """Return how long alice's rounds took, or None for a repeated request: she has its answer and runs no rounds."""
     found = re.search(r"rounds;dur=([0-9]{1,9}(?:\.[0-9]{1,9})?)(?![0-9.])", response.headers.get("server-timing", ""))
     return float(found[1]) if found and float(found[1]) > 0 else None
 

@@ -1,4 +1,4 @@
-"""How to ask, in three languages: part of the OpenAPI document and of the page that shows it."""
+"""Examples of requests in three languages. The OpenAPI document and its page show them."""
 
 INFER_BODY = {
     "inputs": [{"name": "input", "shape": [1, 28, 28], "datatype": "UINT8", "data": [0] * 784}],

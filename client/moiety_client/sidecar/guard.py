@@ -1,7 +1,8 @@
-"""Who may use the sidecar: programs of this machine, and its own page. No page of another site.
+"""Decides who may use the sidecar: programs on this machine, and the sidecar's own page, but no page of another site.
 
-A web page may send requests to loopback. It is stopped three times: its Origin is not ours; a name that it points to
-loopback (DNS rebinding) is not one of ours; and no answer carries CORS headers, so it could not read any.
+A page of another site can make a browser send requests to loopback. The sidecar stops it in three ways. It refuses an
+Origin that is not its own. It refuses a Host that is not one of its names, so that a name which the site points to
+loopback (DNS rebinding) does not help. And no answer carries CORS headers, so the page could not read one.
 """
 
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ class Exposed(ValueError):
 
 
 def check_bind(settings: ClientSettings) -> None:
-    """Raises Exposed unless only this machine can connect, or the settings say that others may."""
+    """Raise Exposed if other machines could connect and the settings do not allow that."""
     if not settings.expose and not is_loopback(settings.host):
         raise Exposed(
             f"{settings.host!r} is not a loopback address: whoever connects there uses this sidecar in plaintext. "
@@ -40,7 +41,7 @@ def check_bind(settings: ClientSettings) -> None:
 
 
 class Guard:
-    """Checks Host and Origin of each request, and adds the security headers to each answer."""
+    """Checks the Host and the Origin of each request, and adds security headers to each answer."""
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
         self._app = app
@@ -75,7 +76,10 @@ class Guard:
 
 
 def _same_origin(headers: Headers, host: str) -> bool:
-    """Browsers say where a request comes from; other programs say nothing, and they may."""
+    """Whether a request comes from the sidecar's own page, or from a program that is no browser.
+
+    A browser says where a request comes from. Other programs say nothing, and the sidecar lets them in.
+    """
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
     origin = headers.get("origin")

@@ -12,7 +12,7 @@ HEADER_LENGTH = "inference-header-content-length"
 
 
 class Message(BaseModel):
-    """Members that are not known are passed over, as the protocol asks."""
+    """A message of the protocol. It ignores members that it does not know, as the protocol asks."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -89,7 +89,7 @@ class IndexRequest(Message):
 
 
 def parse(kind: type[Message], raw: bytes | memoryview) -> Any:
-    """A message of that kind. Raises Problem INVALID_INPUT, which names places and never what was there."""
+    """Parse a message of that kind. Raises Problem INVALID_INPUT, which names places in it and never their content."""
     try:
         return kind.model_validate_json(bytes(raw))
     except ValidationError as error:
@@ -98,7 +98,7 @@ def parse(kind: type[Message], raw: bytes | memoryview) -> Any:
 
 
 def describe(app: FastAPI) -> None:
-    """Adds the requests, which the routes read by themselves, to the app's OpenAPI document."""
+    """Add the requests to the app's OpenAPI document. FastAPI does not know them, because the routes parse them."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What the sidecar counts besides what every service does. No model's name is a label: applications make them up."""
+"""The metrics that only the sidecar has.
+
+No metric is labelled with a model's name: applications may send any name, and each would become a new series.
+"""
 
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -8,6 +11,8 @@ from moiety_service.observability.metrics import SECONDS, Metrics
 
 
 class ClientMetrics(Metrics):
+    """The metrics of a sidecar: those of every service, and how its predictions went."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("client", registry)
         self._predictions = Counter(
@@ -25,7 +30,7 @@ class ClientMetrics(Metrics):
         )
 
     def telemetry(self, tracer: Tracer, withhold: bool) -> Telemetry:
-        """For the sidecar's client: its calls are counted here."""
+        """Return the telemetry for the sidecar's client, which counts its calls in these metrics."""
         return Telemetry(
             tracer,
             withhold,

@@ -1,9 +1,9 @@
-"""Which outputs a model gives by the protocol, and their values.
+"""The outputs that the sidecar offers of a model, and their values.
 
-label        INT64, (n)              the likeliest class; `labels` where the model tells classes alone
-output       FP64, (n, ...)          what the model gives
-confidence   FP64, (n, classes)      the same as probabilities, of models that tell classes apart
-top          INT64, (n, k)           where the model tells classes alone: the k likeliest
+label        INT64, (n)              the likeliest class; its name is `labels` if the model gives out labels only
+output       FP64, (n, ...)          the model's outputs
+confidence   FP64, (n, classes)      the outputs as probabilities, if the model tells classes apart
+top          INT64, (n, k)           the k likeliest classes, if the model gives out labels only
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Values = npt.NDArray[np.int64] | npt.NDArray[np.float64] | npt.NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Given:
-    """An output: its name, its type, and the shape of one input's part of it."""
+    """An output that the sidecar offers: its name, its type, and its shape for one input."""
 
     name: str
     datatype: str
@@ -40,7 +40,7 @@ class Given:
 
 
 def given(entry: Entry) -> tuple[Given, ...]:
-    """A model that counts right answers gives none: it is not for this protocol."""
+    """Return the outputs that a model has. A model that only counts right answers has none in this protocol."""
     output = entry.plan.output
     if output.kind == "logits":
         scores = (Given("confidence", "FP64", output.shape),) if _tells_classes(entry) else ()
@@ -56,7 +56,7 @@ def _tells_classes(entry: Entry) -> bool:
 
 
 def confidence(entry: Entry, answer: Prediction) -> npt.NDArray[np.float64]:
-    """Probabilities, (n, classes): softmax of the outputs, unless the model ends in it."""
+    """Return probabilities (n, classes): the softmax of the outputs, or the outputs if the model ends in a softmax."""
     outputs = answer.outputs
     if entry.plan.output.final == "softmax":
         return outputs
@@ -66,7 +66,7 @@ def confidence(entry: Entry, answer: Prediction) -> npt.NDArray[np.float64]:
 
 
 def chosen(entry: Entry, requested: tuple[RequestOutput, ...]) -> list[tuple[Given, RequestOutput]]:
-    """The outputs that a request wants. Raises Problem for one that the model does not give."""
+    """Return the outputs that a request wants. Raises Problem if the model does not have one of them."""
     known = {one.name: one for one in given(entry)}
     if not requested:
         return [(one, RequestOutput(name=one.name)) for one in known.values()]
@@ -82,7 +82,7 @@ def chosen(entry: Entry, requested: tuple[RequestOutput, ...]) -> list[tuple[Giv
 def made(
     entry: Entry, answer: Prediction, what: Given, how: RequestOutput, binary: bool
 ) -> tuple[ResponseOutput, bytes]:
-    """One output for the JSON, and what of it goes behind the JSON."""
+    """Make one output: its part in the JSON, and its bytes that follow the JSON."""
     values, datatype = what.values(entry, answer), what.datatype
     count = _class_count(what, how)
     if count:
@@ -105,7 +105,7 @@ def _class_count(what: Given, how: RequestOutput) -> int:
 
 
 def _classification(entry: Entry, scores: npt.NDArray[Any], count: int) -> npt.NDArray[np.str_]:
-    """The likeliest classes of each input as Triton writes them: value, index, and the name where there is one."""
+    """Return the likeliest classes of each input as Triton writes them: value, index, and name if there is one."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     names = [f":{name}" for name in entry.classes] or [""] * scores.shape[1]
     rows = [[f"{row[i]:f}:{i}{names[i]}" for i in picked] for row, picked in zip(scores, order, strict=True)]

@@ -1,4 +1,4 @@
-"""The web page: files of this package, nothing from elsewhere."""
+"""Serves the web page from the files of this package. The page loads nothing from other sites."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ _ASK_AGAIN = {"cache-control": "no-cache"}
 
 
 def serve(app: FastAPI) -> None:
-    """`/` is the page, `/docs` the REST interface for people, `/web/` what both are made of."""
+    """Serve the page at `/`, the description of the REST interface at `/docs`, and the files of both below `/web/`."""
 
     @app.get("/", include_in_schema=False)
     async def index() -> FileResponse:

@@ -1,4 +1,4 @@
-"""Picture files become what a model takes: its size and its colours."""
+"""Turns picture files into what a model takes: its size and its colours."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,17 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
 def preprocessing(entry: Entry) -> Preprocessing:
-    """Raises Problem for a model that does not say how pictures become its input."""
+    """Return how pictures become the model's input. Raises Problem if the model does not say."""
     if entry.preprocessing is None:
         raise refused("the model takes numbers, no pictures: send its input as FP32")
     return entry.preprocessing
 
 
 def decode(raw: bytes, how: Preprocessing, *, invert: bool = False) -> npt.NDArray[np.uint8]:
-    """Pixels (height, width), or (height, width, 3). `invert` swaps dark and light. Raises Problem."""
+    """Decode a picture file to pixels (height, width) or (height, width, 3). `invert` swaps dark and light.
+
+    Raises Problem.
+    """
     try:
         pixels = pictures.read(raw, how, FORMATS)
     except InvalidInput as error:
@@ -28,7 +31,10 @@ def decode(raw: bytes, how: Preprocessing, *, invert: bool = False) -> npt.NDArr
 
 
 def decode_all(files: list[bytes], entry: Entry) -> npt.NDArray[np.uint8]:
-    """Pixels (n, height, width), or (n, height, width, 3), of the picture files of one request. Raises Problem."""
+    """Decode the picture files of one request to pixels (n, height, width) or (n, height, width, 3).
+
+    Raises Problem.
+    """
     if len(files) > entry.max_rows:
         raise refused(f"at most {entry.max_rows} picture files in one request")
     if not files:

@@ -1,4 +1,7 @@
-"""The Open Inference Protocol v2 as KServe and Triton speak it: an application changes a URL and asks in private."""
+"""The Open Inference Protocol v2, as KServe and Triton speak it.
+
+An application that asks such a server changes a URL, and its predictions are private.
+"""
 
 from importlib.metadata import version as installed
 from typing import Any
@@ -26,11 +29,14 @@ from moiety_shared.messages.catalogue import Entry
 from moiety_shared.problems import Problem, ProblemType
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository")
-_THREAD_BYTES = 1 << 18  # what is larger is read beside the event loop
+_THREAD_BYTES = 1 << 18  # a thread reads larger bodies, so that the event loop does not wait
 
 
 def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
-    """`decoding` is for picture files: each takes up to half a gigabyte while it is unpacked."""
+    """Return the protocol's routes.
+
+    `decoding` limits how many picture files are unpacked at once, because each takes up to half a gigabyte meanwhile.
+    """
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
     models, versions = "/models/{name}", "/models/{name}/versions/{version}"
 
@@ -88,13 +94,13 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
             asked, array = await anyio.to_thread.run_sync(_read, body, header_length, entry)
         else:
             asked, array = _read(body, header_length, entry)
-        if isinstance(array, list):  # picture files: a small one may unpack to a large picture
+        if isinstance(array, list):  # picture files: a small file may hold a large picture
             array = await anyio.to_thread.run_sync(pictures.decode_all, array, entry, limiter=decoding)
         try:
             answer = await upstream.predict(name, array)
         except MoietyError as error:
             raise problem_of(error) from error
-        entry = await upstream.entry(name)  # it may have been published anew meanwhile
+        entry = await upstream.entry(name)  # the owner may have published it anew meanwhile
         check_version(entry, version)
         binary = asked.parameters.get("binary_data_output") is True
         parts = [outputs.made(entry, answer, *pair, binary) for pair in outputs.chosen(entry, asked.outputs)]
@@ -114,7 +120,7 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
 def _read(body: bytes, header_length: str | None, entry: Entry) -> tuple[InferRequest, Any]:
     text, binary = tensors.cut(body, header_length)
     asked: InferRequest = parse(InferRequest, text)
-    outputs.chosen(entry, asked.outputs)  # what is refused is refused before anything is computed
+    outputs.chosen(entry, asked.outputs)  # refuses unknown outputs before anything is computed
     return asked, tensors.read(asked.inputs[0], binary)
 
 

@@ -1,4 +1,4 @@
-"""Tensors on the wire: JSON lists or raw little-endian bytes, to and from numpy."""
+"""Turns the protocol's tensors, which are JSON lists or raw little-endian bytes, into numpy arrays and back."""
 
 import base64
 import binascii
@@ -23,11 +23,12 @@ _LENGTH = struct.Struct("<I")
 
 
 def refused(what: str) -> Problem:
+    """Return the problem that says why the sidecar refuses an input."""
     return Problem(ProblemType.INVALID_INPUT, what)
 
 
 def cut(body: bytes, header_length: str | None) -> tuple[memoryview, memoryview]:
-    """A body's JSON, and the binary tensors behind it. Raises Problem."""
+    """Cut a request's body into its JSON and the binary tensors that follow the JSON. Raises Problem."""
     view = memoryview(body)
     if header_length is None:
         return view, view[:0]
@@ -38,7 +39,10 @@ def cut(body: bytes, header_length: str | None) -> tuple[memoryview, memoryview]
 
 
 def read(tensor: RequestInput, binary: memoryview) -> npt.NDArray[Any] | list[bytes]:
-    """The only tensor of a request, shaped; of BYTES its elements. Raises Problem, which never tells a value."""
+    """Read the only tensor of a request into an array of its shape, or the elements of a BYTES tensor into a list.
+
+    Raises Problem, whose text never contains a value.
+    """
     if tensor.datatype not in DTYPES and tensor.datatype != BYTES:
         raise refused(f"the datatype is none of {', '.join((*DTYPES, BYTES))}")
     if "shared_memory_region" in tensor.parameters:
@@ -121,7 +125,7 @@ def _text(tensor: RequestInput) -> str:
 
 
 def pack(values: npt.NDArray[Any]) -> bytes:
-    """Of an array in one of DTYPES, or of texts: what goes behind the JSON."""
+    """Return the bytes that follow the JSON, for an array of one of DTYPES or of texts."""
     if values.dtype.kind != "U":
         return values.tobytes()
     encoded = [text.encode() for text in values.ravel().tolist()]

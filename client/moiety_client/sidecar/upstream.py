@@ -1,4 +1,4 @@
-"""What the sidecar asks of the service: the SDK's asynchronous client, and a few things that only a sidecar needs."""
+"""The sidecar's client: the SDK's asynchronous client, with a few things that only a sidecar needs."""
 
 import re
 import time
@@ -25,17 +25,17 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
 class Upstream(AsyncClient):
-    """Its errors are problems, ready to be answered."""
+    """An AsyncClient whose errors are problems that the sidecar can answer with."""
 
     async def names(self) -> list[str]:
-        """The published models. The list is not signed; each entry is. Raises Problem."""
+        """Return the names of the published models. The list is not signed; each entry is. Raises Problem."""
         try:
             return await self._do(self._names())
         except MoietyError as error:
             raise problem_of(error) from error
 
     async def entry(self, name: str, version: str = "", *, refresh: bool = False) -> Entry:
-        """The verified entry, of that version if one is named. Raises Problem."""
+        """Return a model's verified entry, of that version if `version` names one. Raises Problem."""
         if not _NAME.fullmatch(name):
             raise Problem(ProblemType.UNKNOWN_MODEL)
         try:
@@ -48,12 +48,12 @@ class Upstream(AsyncClient):
         return entry
 
     async def check_ready(self, entry: Entry) -> None:
-        """Raises Problem unless the parties would take a request now."""
+        """Raise Problem unless the parties would take a request now."""
         with no_answer():
             clients.check(await self._http.get(f"{entry.parties[0].url}/health/ready"))
 
     async def exchange(self, call: Call, seconds: float) -> httpx.Response:
-        """Send a call made by hand, again until it is answered; who made it opens the answer. Raises Problem."""
+        """Send a call until it is answered. Whoever made the call opens the answer. Raises Problem."""
         try:
             with self._telemetry.call("predict") as asking:
                 return await self._do(self._deliver(call, time.monotonic() + min(seconds, self._timeout), asking))
@@ -62,13 +62,13 @@ class Upstream(AsyncClient):
 
 
 def check_version(entry: Entry, version: str) -> None:
-    """Raises Problem unless the entry is of that version, or none is asked for."""
+    """Raise Problem if `version` names another version than the entry's."""
     if version and str(entry.version) != version:
         raise Problem(ProblemType.UNKNOWN_MODEL, "the catalogue has another version of it")
 
 
 def problem_of(error: MoietyError) -> Problem:
-    """The problem document that says the same."""
+    """Return the problem document that says what an error of the client says."""
     match error:
         case FromProblem():
             return error.problem
