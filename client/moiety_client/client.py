@@ -230,12 +230,14 @@ class Client(Core):
 
 
 class AsyncClient(Core):
-    """A client for asynchronous programs. It takes the arguments of `Client` and has its methods, to await.
+    """A client for asynchronous programs.
 
-    async with AsyncClient.from_access("access.json") as client:
-        answer = await client.predict("mnist", images)
-        async for answer in client.stream("mnist", files):
-            ...
+        async with AsyncClient.from_access("access.json") as client:
+            answer = await client.predict("mnist", images)
+            async for answer in client.stream("mnist", files):
+                ...
+
+    It takes the arguments of `Client` and has its methods, to await. `Client` explains them.
     """
 
     def __init__(
