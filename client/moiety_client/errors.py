@@ -81,7 +81,7 @@ class LabelsOnly(MoietyError):
 
 
 class FromProblem(MoietyError):
-    """The service answered with a problem document (RFC 9457). `problem` holds it."""
+    """An error that a problem document (RFC 9457) describes. `problem` holds the document."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem}. {problem.kind.hint}")
