@@ -1,12 +1,13 @@
-"""Free shares, fixed shares and masks: where both sides of a protocol's randomness come from.
+"""Masks and fixed shares: the randomness that the dealer and the parties agree on.
 
-`Dealer` expands both parties' streams; `Holder` expands one and reads the corrections. A protocol's `deal` and
-`prepare` name the same arrays on either, so the two cannot drift apart:
+A `Dealer` expands the streams of both parties. A `Holder` expands the stream of its own party and reads the corrections
+that the dealer sent. A protocol's `deal` and `prepare` ask both for the same arrays by the same names, so the two sides
+cannot drift apart:
 
-    mask(name)   a uniform r = [r]_0 + [r]_1, both halves from the streams: costs nothing to send
-    fix(name)    a value the dealer decides: [v]_0 is party 0's stream, [v]_1 = v - [v]_0 travels as correction
+    mask(name)   a uniform r = [r]_0 + [r]_1; both halves come from the streams, so the dealer sends nothing
+    fix(name)    a value that the dealer decides: [v]_0 is party 0's stream, [v]_1 = v - [v]_0 is sent as a correction
 
-All arrays have the row first: (rows, *shape).
+In all arrays the first axis is the row: (rows, *shape).
 """
 
 from collections.abc import Mapping
@@ -19,18 +20,18 @@ from moiety_shared.ring import Array, Ring
 
 
 class Source(Protocol):
-    """Anything that yields uniform words by name: a `prg.Stream`, or a test's enumeration."""
+    """Anything that yields uniform words by name: a `prg.Stream`, or the enumeration of a test."""
 
     def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array: ...
 
 
 def uniform(ring: Ring, source: Source, name: str, shape: tuple[int, ...]) -> Array:
-    """Uniform ring elements."""
+    """Draw uniform ring elements of this shape."""
     return ring.wrap(source.words(name, shape, ring.dtype))
 
 
 class Dealer:
-    """The dealer's side of one layer of one bundle. `corrections` collects what party 1 must be sent."""
+    """The dealer's side of one layer of one bundle. `corrections` collects what the dealer must send to party 1."""
 
     def __init__(self, ring: Ring, rows: int, alice: Source, bob: Source, own: Source) -> None:
         self.ring = ring
@@ -39,32 +40,33 @@ class Dealer:
         self._alice, self._bob, self._own = alice, bob, own
 
     def mask(self, name: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
-        """A uniform mask (rows, *shape) that the parties share freely; in the plan's ring unless another is named."""
+        """Draw a uniform mask (rows, *shape), in the plan's ring unless `ring` names another. Each party holds an
+        additive share of it."""
         ring = ring or self.ring
         one, other = (uniform(ring, party, name, (self.rows, *shape)) for party in (self._alice, self._bob))
         return ring.wrap(one + other)
 
     def mask_words(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Uniform bytes (rows, *shape) that the parties share freely, by XOR."""
+        """Draw uniform bytes (rows, *shape). Each party holds an XOR share of them."""
         one, other = (party.words(name, (self.rows, *shape), np.uint8) for party in (self._alice, self._bob))
         return one ^ other
 
     def secret_bytes(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Uniform bytes (rows, *shape) that only the dealer knows."""
+        """Draw uniform bytes (rows, *shape) that only the dealer knows."""
         return self._own.words(name, (self.rows, *shape), np.uint8)
 
     def fix(self, name: str, value: Array, ring: Ring | None = None) -> None:
-        """Share `value` additively."""
+        """Share `value` (rows, *shape) additively, and keep party 1's share as a correction."""
         ring = ring or self.ring
         self.corrections[name] = ring.wrap(value - uniform(ring, self._alice, name, value.shape))
 
     def fix_words(self, name: str, value: Array) -> None:
-        """Share `value`, words of any integer type, by XOR."""
+        """Share `value` (rows, *shape), words of any integer type, by XOR, and keep party 1's share as a correction."""
         self.corrections[name] = value ^ self._alice.words(name, value.shape, value.dtype)
 
 
 class Holder:
-    """Party p's side of the same layer and bundle. Party 1 passes the corrections it was sent."""
+    """Party p's side of one layer of one bundle. Party 1 passes the corrections that the dealer sent it."""
 
     def __init__(self, ring: Ring, party: int, rows: int, stream: Source, corrections: Mapping[str, Array]) -> None:
         self.ring = ring
@@ -74,21 +76,21 @@ class Holder:
         self._corrections = corrections
 
     def mask(self, name: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
-        """[r]_p of a mask."""
+        """Return [r]_p (rows, *shape) of a mask."""
         return uniform(ring or self.ring, self._stream, name, (self.rows, *shape))
 
     def mask_words(self, name: str, shape: tuple[int, ...]) -> Array:
-        """<r>_p of bytes."""
+        """Return <r>_p (rows, *shape) of a mask of bytes."""
         return self._stream.words(name, (self.rows, *shape), np.uint8)
 
     def fixed(self, name: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
-        """[v]_p of a value the dealer fixed."""
+        """Return [v]_p (rows, *shape) of a value that the dealer fixed."""
         if self.party == 1:
             return self._corrections[name]
         return uniform(ring or self.ring, self._stream, name, (self.rows, *shape))
 
     def fixed_words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """<v>_p of words the dealer fixed."""
+        """Return <v>_p (rows, *shape) of words that the dealer fixed."""
         if self.party == 1:
             return self._corrections[name]
         return self._stream.words(name, (self.rows, *shape), dtype)

@@ -1,12 +1,13 @@
-"""Decisions: a bit for each value, as a ring element. Three rounds.
+"""Decisions: one bit for each value, as a ring element. Three rounds.
 
     1. open t^ = t + r             (q bits a wire)                                                 reduce.py
     2. open the looked-up bits     (one byte a hinge and wire)    gives shares of the masked signs  sign.py
     3. open b^ = b xor beta        (one bit a wire)               b, the XOR of all hinges' signs
 
-Signs are XORed before they are opened, and their masks with them, so only the decision's own bit is ever masked. A
-sign is 1 below its hinge: the decision d is b, turned round where the hinges are odd in number. Then d = d^ + (1 - 2
-d^) beta is local with the dealer's beta. It is 0 or 1 whatever t is, so a sum of decisions is a count.
+The parties XOR the masked signs of all hinges before they open them, and the dealer XORs the masks. So they open one
+bit of the decision, under the mask beta, and no single sign. A sign is 1 where t is below its hinge. The decision d is
+b, inverted where the number of hinges is odd. Each party then computes d = d^ + (1 - 2 d^) beta alone, from the
+dealer's shares of beta. d is 0 or 1 whatever t is, so a sum of decisions is a count.
 """
 
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from moiety_shared.ring import Array, Ring
 
 
 class PreparedDecide(NamedTuple):
-    """[r]_p (rows, size) mod 2^q; sign's tables and monomials; [beta]_p (rows, size) in the plan's ring."""
+    """[r]_p (rows, size) mod 2^q; the tables and monomials of `sign`; [beta]_p (rows, size) in the plan's ring."""
 
     mask: Array
     tables: Array
@@ -30,24 +31,26 @@ class PreparedDecide(NamedTuple):
 
 
 def _together(layer: Decide, bits: Array) -> Array:
-    """(rows, hinges * size) to the XOR of the hinges' bits, (rows, size)."""
+    """XOR the bits of the hinges: (rows, hinges * size) to (rows, size)."""
     together: Array = np.bitwise_xor.reduce(bits.reshape(len(bits), len(layer.hinges), layer.size), axis=1)
     return together
 
 
 def deal(dealer: Dealer, layer: Decide) -> None:
+    """Fix the tables of the signs, and shares of beta (rows, size), the XOR of the hinges' sign masks."""
     r = dealer.mask("value", (layer.size,), reduce.opened_ring(layer))
     beta = sign.deal(dealer, layer, sign.each_hinge(layer, r))
     dealer.fix("beta", _together(layer, beta).astype(dealer.ring.dtype))
 
 
 def prepare(holder: Holder, layer: Decide) -> PreparedDecide:
+    """Gather party p's randomness for the three openings."""
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
     return PreparedDecide(mask, *sign.prepare(holder, layer), holder.fixed("beta", (layer.size,)))
 
 
 def evaluate(ring: Ring, party: int, layer: Decide, x: Array, prepared: PreparedDecide) -> Evaluation:
-    """[x]_p to [d]_p, both (rows, *shape). Three openings."""
+    """Turn [x]_p into [d]_p, both (rows, *shape). Three openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)
     masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.monomials)

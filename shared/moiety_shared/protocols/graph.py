@@ -1,8 +1,8 @@
-"""Whole plans: the protocols of each layer over the graph. No I/O, randomness passed in.
+"""Whole plans: runs the protocol of each layer over the graph. No I/O; the caller passes the randomness in.
 
-`deal` yields layer by layer and `Preparation` takes layer by layer, so that a bundle can be streamed; `evaluate` runs
-every layer as soon as its inputs are there and lets those that run side by side share their rounds. Weights are masked
-per upload, bundles dealt per row, runs made per request.
+`deal` yields one layer after another and `Preparation` takes one after another, so that a bundle can be streamed.
+`evaluate` runs each layer as soon as its inputs are there, and layers that run side by side share their rounds. The
+owner masks weights once per upload, the dealer deals bundles of rows, and each request is one run.
 """
 
 import math
@@ -36,16 +36,16 @@ from moiety_shared.protocols.product import Opened, Weights
 from moiety_shared.ring import Array, Ring
 
 PreparedRows = dict[str, tuple[Array, ...]]
-"""What each layer prepared, rows first."""
+"""The prepared arrays of each layer, by its name. Their first axis is the row."""
 
 _PROTOCOLS: dict[type[Layer], ModuleType] = {
     ReLU: relu, Decide: decide, MaxPool: max_pool, TopK: top_k, Table: table, OneHot: one_hot, Truncate: truncation,
     Reshare: reshare,
 }  # fmt: skip
 
-_COMPARISON_WORK = 100  # one comparison costs about as much as that many multiply-adds
+_COMPARISON_WORK = 100  # a comparison costs about as much as that many multiply-adds
 
-_GONE = np.zeros(0, dtype=np.int32)  # stands where a wire was that nobody reads again
+_GONE = np.zeros(0, dtype=np.int32)  # takes the place of a wire that no layer reads again
 
 _Running = list[tuple[Layer, Generator[Opening, Array, Array | Opened], Opening]]
 
@@ -55,7 +55,7 @@ def ring_of(plan: Plan) -> Ring:
 
 
 def weight_masks(plan: Plan, alice: Stream, bob: Stream) -> dict[str, Array]:
-    """s of every weighted layer, from both parties' streams of the upload: the dealer's."""
+    """Compute the mask s of each weighted layer from both parties' streams of the upload. The dealer has both."""
     ring, masks = ring_of(plan), dict[str, Array]()
     for layer in plan.layers:
         if isinstance(layer, Linear | Conv):
@@ -66,7 +66,7 @@ def weight_masks(plan: Plan, alice: Stream, bob: Stream) -> dict[str, Array]:
 
 
 def weights_at(plan: Plan, party: int, masked: Mapping[str, Array], upload: Stream) -> dict[str, Weights]:
-    """Party p's part of the model, from w^ by "layer.weight" and its own stream of the upload."""
+    """Compute party p's part of the model from w^, by "layer.weight", and the party's own stream of the upload."""
     ring, weights = ring_of(plan), dict[str, Weights]()
     for layer in plan.layers:
         source, shares = upload.at(layer.name), dict[str, Array]()
@@ -87,9 +87,9 @@ def deal(
     bob: Stream,
     own: Stream,
 ) -> Iterator[tuple[Correction, Array]]:
-    """Deal one bundle of `rows` rows: every correction with its tensor (rows, *shape), in the plan's order.
+    """Deal one bundle of `rows` rows: yield each correction with its tensor (rows, *shape), in the plan's order.
 
-    `masks` are the weight masks s; the streams are those of this bundle.
+    `masks` holds the weight masks s. The three streams are those of this bundle.
     """
     ring, opened = ring_of(plan), dict[str, Array]()
     for layer in plan.layers:
@@ -111,7 +111,7 @@ def deal(
 
 
 class Preparation:
-    """All that party p can compute before the inputs exist, layer by layer. `rows_ready` is complete after the last."""
+    """All that party p can compute before the inputs exist, layer by layer. `ready` is complete after the last."""
 
     def __init__(self, plan: Plan, party: int, rows: int, stream: Stream, weights: Mapping[str, Weights]) -> None:
         self.plan = plan
@@ -120,15 +120,15 @@ class Preparation:
         self._party, self._stream, self._weights = party, stream, weights
 
     def wanted(self, layer: Layer) -> int:
-        """Bytes of the layer's corrections; none are sent to party 0."""
+        """The size of this layer's corrections in bytes. Party 0 gets none, so 0 for it."""
         if self._party == 0:
             return 0
         return self.rows * sum(c.row_bytes for c in layer.corrections(self.plan.ring_bits))
 
     def add(self, layer: Layer, raw: bytes | bytearray) -> None:
-        """Prepare one layer; party 1 passes its corrections, which the result may go on referring to.
+        """Prepare one layer. Party 1 passes its corrections; the result may go on referring to them.
 
-        Raises ValueError when their length is not the plan's.
+        Raises ValueError when their length is not the one that the plan states.
         """
         corrections = _views(layer.corrections(self.plan.ring_bits), self.rows, raw) if self._party == 1 else {}
         holder = Holder(ring_of(self.plan), self._party, self.rows, self._stream.at(layer.name), corrections)
@@ -156,12 +156,12 @@ def _views(corrections: tuple[Correction, ...], rows: int, raw: bytes | bytearra
 
 
 def cut(prepared: PreparedRows, start: int, stop: int) -> PreparedRows:
-    """Views of rows start .. stop - 1."""
+    """Return views of rows start to stop - 1."""
     return {name: _like(value, (t[start:stop] for t in value)) for name, value in prepared.items()}
 
 
 def stack(parts: list[PreparedRows]) -> PreparedRows:
-    """Rows of several bundles after one another; copies unless there is just one part."""
+    """Join the rows of several bundles. Copies them, unless there is only one part."""
     if len(parts) == 1:
         return parts[0]
     return {
@@ -177,7 +177,7 @@ def _like(value: tuple[Array, ...], arrays: Iterator[Array]) -> tuple[Array, ...
 def evaluate_slices(
     plan: Plan, party: int, x: Array, prepared: PreparedRows, weights: Mapping[str, Weights]
 ) -> list[Session[Array]]:
-    """`evaluate` for each slice of the rows of x."""
+    """Run `evaluate` for each slice of the rows of x."""
     return [evaluate(plan, party, x[a:b], cut(prepared, a, b), weights) for a, b in plan.slices(len(x))]
 
 

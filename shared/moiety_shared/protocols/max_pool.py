@@ -1,11 +1,13 @@
 """Max pooling: a knock-out over each window, max(a, b) = b + d (a - b) with d = 1 where a - b >= 0.
 
-All inputs are opened once as t^ = t + r mod 2^q, which truncates them; from there on everything is exact, mod 2^q. The
-first level's differences are open already, a^ - b^ under the mask r_a - r_b; each later level opens its own. Columns
-first, then rows: a 3 x 3 window costs 2 comparisons along each instead of 8. A window's missing places repeat one of
-its own.
+The parties open all inputs once, masked, as t^ = t + r mod 2^q. That truncates them; from there on everything is exact,
+mod 2^q. The first level needs no further opening for its differences: a^ - b^ is a - b under the mask r_a - r_b. Each
+later level opens its own differences under fresh masks. The knock-out goes along the columns first, then along the
+rows, so a 3 x 3 window takes 2 comparisons along each axis instead of 8. Where a window hangs over the edge, one of its
+own values stands in for each that is missing.
 
-Per level: open the differences (the first: the inputs), the looked-up bits, the masked signs. Three rounds.
+Each level takes three rounds: it opens the masked differences (the first level: the masked inputs), the looked-up bits,
+and the masked signs.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,8 @@ from moiety_shared.ring import Array, Ring
 
 
 class Level(NamedTuple):
-    """Positions among the values still in play: those compared, and those that wait for the next level."""
+    """Positions among the values still in play: those that this level compares, and those that wait for the next
+    level."""
 
     left: Array
     right: Array
@@ -30,8 +33,8 @@ class Level(NamedTuple):
 
 
 class PreparedMaxPool(NamedTuple):
-    """[r]_p (rows, size); the masks of all differences [R]_p (rows, comparisons); sign's tables and monomials; [beta]_p
-    and [beta R]_p (rows, 2, comparisons). All but sign's mod 2^q."""
+    """[r]_p (rows, size); the masks of all differences [R]_p (rows, comparisons); the tables and monomials of `sign`;
+    [beta]_p and [beta R]_p (rows, 2, comparisons). All but those of `sign` are mod 2^q."""
 
     mask: Array
     differences: Array
@@ -42,7 +45,7 @@ class PreparedMaxPool(NamedTuple):
 
 @cache
 def knock_out(layer: MaxPool) -> tuple[Level, ...]:
-    """The levels in order. After one, the winners come first and those that waited behind them."""
+    """The levels in order. After a level, its winners come first, and the values that waited follow them."""
     channels, height, width = layer.shape
     grid = np.arange(layer.size).reshape(layer.shape)
     columns = _taps(width, layer.output_size[1], layer.kernel[1], layer.stride[1], layer.padding[1], layer.dilation[1])
@@ -58,7 +61,7 @@ def knock_out(layer: MaxPool) -> tuple[Level, ...]:
 
 
 def _taps(size: int, places: int, kernel: int, stride: int, padding: int, dilation: int) -> list[Array]:
-    """For each tap of the window, where it reads at every place; inside of the input always."""
+    """For each tap of the window, the index that it reads at every place. The index is always inside of the input."""
     at = np.arange(places) * stride - padding
     taps = [at + k * dilation for k in range(kernel)]
     inside = [(tap >= 0) & (tap < size) for tap in taps]
@@ -80,13 +83,14 @@ def _levels(taps: Sequence[Array]) -> list[Level]:
 
 
 def _differences(layer: MaxPool, source: Dealer | Holder, r: Array) -> Array:
-    """The masks of all differences: of the first level r_a - r_b, of the others fresh ones."""
+    """The masks of all differences (rows, comparisons): r_a - r_b at the first level, fresh masks at the others."""
     ring, (first, *_) = reduce.opened_ring(layer), knock_out(layer)
     fresh = source.mask("differences", (layer.comparisons - len(first.left),), ring)
     return np.concatenate((ring.wrap(r[:, first.left] - r[:, first.right]), fresh), axis=1)
 
 
 def deal(dealer: Dealer, layer: MaxPool) -> None:
+    """Fix the sign tables of all differences, and what `select` needs to pick the larger value."""
     ring = reduce.opened_ring(layer)
     differences = _differences(layer, dealer, dealer.mask("value", (layer.size,), ring))
     beta = sign.deal(dealer, layer, differences)
@@ -94,6 +98,7 @@ def deal(dealer: Dealer, layer: MaxPool) -> None:
 
 
 def prepare(holder: Holder, layer: MaxPool) -> PreparedMaxPool:
+    """Gather party p's randomness for all levels."""
     ring = reduce.opened_ring(layer)
     mask = holder.mask("value", (layer.size,), ring)
     differences = _differences(layer, holder, mask)
@@ -103,7 +108,7 @@ def prepare(holder: Holder, layer: MaxPool) -> PreparedMaxPool:
 
 
 def evaluate(ring: Ring, party: int, layer: MaxPool, x: Array, prepared: PreparedMaxPool) -> Evaluation:
-    """[x]_p (rows, C, H, W) to [max]_p (rows, C, H', W') mod 2^q. `ring` is Z_{2^q}."""
+    """Turn [x]_p (rows, C, H, W) into [max]_p (rows, C, H', W') mod 2^q. `ring` is Z_{2^q}. Three openings a level."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     values = ring.wrap(opened - prepared.mask) if party == 1 else ring.wrap(-prepared.mask)
     at = 0

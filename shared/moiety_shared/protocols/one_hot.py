@@ -1,9 +1,9 @@
-"""An index as a one-hot row, of which no value is anything else. One round.
+"""Turns an index into a one-hot row, and any other value into a one-hot row too. One round.
 
-    open t^ = t + r mod 2^w        w bits, as many as the classes need
+    open t^ = t + r mod 2^w        w bits, as many as the number of classes needs
 
-The dealer fixes e, the one-hot row of r: 2^w ring elements. t = c where r = t^ - c, so the row of t is e, turned round
-and rotated by t^, and each party does that to its share of e. What the rows beyond `classes` say is added to class 0:
+The dealer fixes e, the one-hot row of r: 2^w ring elements. t = c where r = t^ - c. So the row of t is e, reversed and
+rotated by t^, and each party does that to its share of e. Entries at `classes` and beyond are added to class 0, so
 every ring element that a client may share is the index of exactly one class.
 """
 
@@ -26,24 +26,26 @@ class PreparedOneHot(NamedTuple):
 
 
 def reference(layer: OneHot, t: Array) -> Array:
-    """The functionality on plain values (rows, 1): (rows, classes)."""
+    """Compute the row (rows, classes) from plain values (rows, 1)."""
     index = t & ((1 << layer.opened_bits) - 1)
     found: Array = np.where(index < layer.classes, index, 0) == np.arange(layer.classes)
     return found
 
 
 def deal(dealer: Dealer, layer: OneHot) -> None:
+    """Fix e (rows, 2^w), the one-hot row of the mask r."""
     r = dealer.mask("value", (1,), reduce.opened_ring(layer))
     dealer.fix("row", (np.arange(1 << layer.opened_bits) == r).astype(dealer.ring.dtype))
 
 
 def prepare(holder: Holder, layer: OneHot) -> PreparedOneHot:
+    """Gather party p's shares of r and of e."""
     mask = holder.mask("value", (1,), reduce.opened_ring(layer))
     return PreparedOneHot(mask, holder.fixed("row", (1 << layer.opened_bits,)))
 
 
 def evaluate(ring: Ring, party: int, layer: OneHot, x: Array, prepared: PreparedOneHot) -> Evaluation:
-    """[t]_p (rows, 1) to [row]_p (rows, classes). One opening."""
+    """Turn [t]_p (rows, 1) into [row]_p (rows, classes). One opening."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     size = 1 << layer.opened_bits
     turned = np.take_along_axis(prepared.row, (opened.astype(np.int64) - np.arange(size)) % size, axis=1)

@@ -1,8 +1,11 @@
-"""Openings: the only messages the parties exchange while they compute.
+"""Openings: the only messages that the parties exchange while they compute.
 
-A protocol's `evaluate` yields an Opening and receives the opened array; a whole plan yields the openings of one round
-together. Whoever drives them moves the bytes: a WebSocket lane between two hosts, or `lockstep` below inside one
-process. Both parties' bytes are sent before either is needed.
+To open a value, each party sends its share of it to the other, and both combine the two shares. The value is always
+masked, so the parties reveal x^ = x + r to each other and never x.
+
+A protocol's `evaluate` yields an Opening and receives the opened array. A whole plan yields the openings of one round
+together. Its driver moves the bytes: a WebSocket lane between two hosts, or `lockstep` below inside one process. Each
+party sends its bytes before it waits for the other's.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -20,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class Kind(Enum):
-    """How shares combine and travel."""
+    """How the shares of an opening are combined, and how they travel."""
 
     RING = "ring"  # additive, one machine word each
     WORDS = "words"  # XOR, one byte each
@@ -29,7 +32,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A share to open; `ring` is where a RING share lives."""
+    """A share that a party sends to the other. `ring` is the ring of a RING share."""
 
     share: Array
     kind: Kind
@@ -38,8 +41,8 @@ class Opening:
 
 @dataclass(frozen=True)
 class Round:
-    """Openings that travel together. `work` estimates the operations that follow once they are open: a driver that
-    must not block can move a large round off its event loop."""
+    """Openings that travel together. `work` estimates how many operations follow once they are open, so that a driver
+    that must not block can move a large round off its event loop."""
 
     openings: tuple[Opening, ...]
     work: int = 0
@@ -53,20 +56,20 @@ Evaluation = Generator[Opening, Array, Array]
 """One protocol's run at one party."""
 
 Session = Generator[Round, list[Array], Result]
-"""A plan's."""
+"""One plan's run at one party."""
 
 
 def to_wire(opening: Opening) -> npt.NDArray[np.uint8]:
-    """The bytes that go to the peer, little-endian; a view where the share is contiguous."""
+    """The bytes for the peer, little-endian. They are a view where the share is contiguous."""
     if opening.kind is Kind.BITS:
         return np.packbits(opening.share.reshape(-1), bitorder="little")
     return np.ascontiguousarray(opening.share).reshape(-1).view(np.uint8)
 
 
 def combine(opening: Opening, peer: bytes | memoryview) -> Array:
-    """The opened array, from one's own share and the peer's bytes.
+    """Combine one's own share with the peer's bytes into the opened array.
 
-    Raises ValueError when the peer sent another number of bytes than the share needs.
+    Raises ValueError when the peer sent another number of bytes than the share has.
     """
     share = opening.share
     if len(peer) != wire_bytes(opening):
@@ -84,7 +87,7 @@ def wire_bytes(opening: Opening) -> int:
 
 
 def alone(evaluation: Generator[Opening, Array, Result]) -> Session[Result]:
-    """One protocol as a session of its own."""
+    """Run one protocol as a session of its own."""
     opening = next(evaluation)
     while True:
         (opened,) = yield Round((opening,))
@@ -99,9 +102,9 @@ def lockstep(
     bob: Session[Result],
     watch: Callable[[Opening, Array], None] | None = None,
 ) -> tuple[Result, Result]:
-    """Drive both parties in one process; `watch` sees each of alice's openings with the opened value.
+    """Drive both parties in one process. `watch` gets each of alice's openings with the opened value.
 
-    Returns the two outcomes. Raises RuntimeError when the parties fall out of step.
+    Returns both outcomes. Raises RuntimeError when the parties fall out of step.
     """
     mine, theirs = next(alice), next(bob)
     while True:
