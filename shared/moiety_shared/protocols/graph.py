@@ -51,6 +51,7 @@ _Running = list[tuple[Layer, Generator[Opening, Array, Array | Opened], Opening]
 
 
 def ring_of(plan: Plan) -> Ring:
+    """The plan's ring, Z_{2^k}."""
     return Ring(plan.ring_bits)
 
 
@@ -184,9 +185,9 @@ def evaluate_slices(
 def evaluate(
     plan: Plan, party: int, x: Array, prepared: PreparedRows, weights: Mapping[str, Weights]
 ) -> Session[Array]:
-    """[x]_p (rows, values of one input and its label) to the output wire's share (rows, *shape).
+    """Turn [x]_p (rows, values of one input and its label) into party p's share of the output wire (rows, *shape).
 
-    Takes the layers out of `prepared` as it goes, so that a large run frees what it has used.
+    Removes each layer from `prepared` as it runs, so that a large run frees what it has used.
     """
     run = _Run(plan, party, prepared, weights)
     run.arrived(plan.input.name, x[:, : plan.input.size].reshape(-1, *plan.input.shape))
@@ -208,7 +209,7 @@ def evaluate(
 
 
 class _Run:
-    """The wires of one evaluation, and how each layer makes its own."""
+    """The wires of one evaluation, and how each layer computes its own."""
 
     def __init__(self, plan: Plan, party: int, prepared: PreparedRows, weights: Mapping[str, Weights]) -> None:
         self.plan, self.party, self.prepared, self.weights = plan, party, prepared, weights
@@ -227,7 +228,7 @@ class _Run:
                 heappush(self._ready, number)
 
     def start(self, running: _Running) -> None:
-        """Every layer whose wires are there, and what its own makes ready at once."""
+        """Start every layer whose wires are there, and every layer that becomes ready at once by that."""
         while self._ready:
             layer = self.plan.layers[heappop(self._ready)]
             if (generator := self._generator(layer)) is None:
@@ -244,7 +245,7 @@ class _Run:
             self._finish(layer, stop.value)
 
     def work(self, layer: Layer) -> int:
-        """About how many operations on each row follow when this layer's openings are open."""
+        """Estimate how many operations on each row follow when this layer's openings are open."""
         readers = self.plan.readers[layer.name]
         return _COMPARISON_WORK * layer.comparisons + sum(self.plan.layers[n].multiply_adds for n in readers)
 
@@ -263,7 +264,7 @@ class _Run:
         return cast(Opened, self.wires[name])
 
     def _generator(self, layer: Layer) -> Generator[Opening, Array, Array | Opened] | None:
-        """The layer's openings, or None when it has none."""
+        """Return the layer's generator of openings, or None when the layer opens nothing."""
         ring, party, ready = self.ring, self.party, self.prepared.get(layer.name)
         match layer, ready:
             case Open(), product.PreparedOpen():

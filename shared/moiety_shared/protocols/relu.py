@@ -1,15 +1,15 @@
-"""ReLU, its clipped kin and truncation in one: the sum over hinges h of +-max(0, t - h). Three rounds.
+"""ReLU, clamps, and their truncation in one: the sum over hinges h of +-max(0, t - h). Three rounds.
 
-    1. open t^ = t + r             (q bits a wire)                 t is truncated by being opened      reduce.py
+    1. open t^ = t + r             (q bits a wire)                 opening a value truncates it       reduce.py
     2. open the looked-up bits     (one byte a hinge and wire)     gives shares of the masked signs    sign.py
     3. open the masked signs       (one bit)                       keeps or drops the lifted values    select.py
 
-t - h is open as t^ - h under the same mask; each hinge has tables and mask bits of its own. The sign that is compared
-is the sign of the truncated value itself, so no term is ever negative.
+The parties know t^ - h once t^ is open; it is t - h under the same mask. Each hinge has tables and mask bits of its
+own. The protocol compares the sign of the truncated value itself, so no term is ever negative.
 
-Sign and lift read the same bits, 0 to B: with v = (t - h) mod 2^(B+1), a term is v where v < 2^B and else 0. For t - h
-in -2^B .. 2^B - 1 that is max(0, t - h); for any other t, which only a client can bring about that shares more than it
-may, it is still a function of t alone. Lifted mod 2^q instead, it would depend on r.
+Sign and lift read the same bits, 0 to B. With v = (t - h) mod 2^(B+1), a term is v where v < 2^B, and else 0. For t - h
+in -2^B .. 2^B - 1 that is max(0, t - h). For any other t the term is still a function of t alone. Only a client that
+shares more than it may can bring such a t about. A lift mod 2^q instead would make the term depend on r.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,8 @@ from moiety_shared.ring import Array, Ring
 
 
 class PreparedReLU(NamedTuple):
-    """[r]_p (rows, size) mod 2^q; sign's tables and monomials; ([rho]_p, [mu]_p); select's shares."""
+    """[r]_p (rows, size) mod 2^q; the tables and monomials of `sign`; ([rho]_p, [mu]_p) of the lift; the shares that
+    `select` needs."""
 
     mask: Array
     tables: Array
@@ -32,11 +33,12 @@ class PreparedReLU(NamedTuple):
 
 
 def compared_ring(layer: ReLU) -> Ring:
-    """Z_{2^(B+1)}, in which v lies."""
+    """The ring of v, Z_{2^(B+1)}."""
     return Ring(layer.range_bits + 1)
 
 
 def deal(dealer: Dealer, layer: ReLU) -> None:
+    """Fix the sign tables of each hinge, the lift, and what `select` needs to keep or drop each term."""
     r = dealer.mask("value", (layer.size,), reduce.opened_ring(layer))
     beta = sign.deal(dealer, layer, sign.each_hinge(layer, r))
     compared = compared_ring(layer)
@@ -45,6 +47,7 @@ def deal(dealer: Dealer, layer: ReLU) -> None:
 
 
 def prepare(holder: Holder, layer: ReLU) -> PreparedReLU:
+    """Gather party p's randomness for the three openings."""
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
     tables, monomials = sign.prepare(holder, layer)
     lift = holder.fixed("lift", (2, layer.size))
@@ -52,7 +55,7 @@ def prepare(holder: Holder, layer: ReLU) -> PreparedReLU:
 
 
 def evaluate(ring: Ring, party: int, layer: ReLU, x: Array, prepared: PreparedReLU) -> Evaluation:
-    """[x]_p to the sum of the hinges' shares, both (rows, *shape). Three openings."""
+    """Turn [x]_p into a share of the sum over the hinges, both (rows, *shape). Three openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)
     masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.monomials)

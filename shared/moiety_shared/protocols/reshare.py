@@ -1,7 +1,7 @@
-"""Fresh shares: each party adds its share of zero, which the dealer fixes. Nothing is opened.
+"""Fresh shares: each party adds its share of zero, which the dealer fixes. The parties open nothing.
 
-A client chooses both shares of its input. What drops the low bits of a share takes its dither from alice's (see
-reduce.py), and whoever chose that share would have chosen the dither. [0]_0 is uniform, and no client knows it.
+A client chooses both shares of its input. A layer that drops the low bits of a share takes its dither from alice's
+share (see reduce.py), so the client would have chosen that dither too. [0]_0 is uniform, and no client knows it.
 """
 
 from typing import NamedTuple
@@ -20,13 +20,15 @@ class PreparedReshare(NamedTuple):
 
 
 def deal(dealer: Dealer, layer: Reshare) -> None:
+    """Fix shares of zero (rows, *shape)."""
     dealer.fix("zero", np.zeros((dealer.rows, *layer.shape), dtype=dealer.ring.dtype))
 
 
 def prepare(holder: Holder, layer: Reshare) -> PreparedReshare:
+    """Return [0]_p."""
     return PreparedReshare(holder.fixed("zero", layer.shape))
 
 
 def evaluate(ring: Ring, x: Array, prepared: PreparedReshare) -> Array:
-    """[x]_p (rows, *shape) to another [x]_p."""
+    """Turn [x]_p (rows, *shape) into a fresh [x]_p. No opening."""
     return ring.wrap(x + prepared.zero)

@@ -1,12 +1,13 @@
-"""Select: d * t for a secret bit d and a secret t = known - rho + carry * mu (truncation's form).
+"""Select: d * t for a secret bit d and a secret t = known - rho + carry * mu (the form of truncation.py).
 
-The sign b arrives as XOR shares of b^ = b xor beta, which is opened (1 round). d = 1 - b, so
+The sign b arrives as XOR shares of b^ = b xor beta, and the parties open b^ (1 round). b stays secret, as neither party
+knows beta. d = 1 - b, so
 
     b^ = 0:   d = 1 - beta   d t = t - beta t
     b^ = 1:   d = beta       d t =     beta t
 
 and beta t = beta known - beta rho + carry beta mu is linear in what the dealer fixes: beta, beta rho, beta mu. Where t
-need not be lifted (max), mu and carry are left out.
+needs no lift (max), the protocol leaves mu and carry out.
 """
 
 from collections.abc import Generator
@@ -19,7 +20,8 @@ from moiety_shared.ring import Array, Ring
 
 
 def deal(dealer: Dealer, beta: Array, terms: Array, ring: Ring) -> None:
-    """`beta` (rows, n) of 0 and 1; `terms` = (rho,) or (rho, mu) as (rows, 1 or 2, n) of `ring`."""
+    """Fix shares of beta and of beta times each term. `beta` is (rows, n) of 0 and 1; `terms` is (rho,) or (rho, mu),
+    as (rows, 1 or 2, n) of `ring`."""
     factor = beta.astype(ring.dtype)[:, None]
     select = np.empty((len(beta), 1 + terms.shape[1], beta.shape[1]), dtype=ring.dtype)
     select[:, :1] = factor
@@ -30,9 +32,10 @@ def deal(dealer: Dealer, beta: Array, terms: Array, ring: Ring) -> None:
 def evaluate(
     ring: Ring, sign: Array, t: Array, known: Array, carry: Array | None, select: Array
 ) -> Generator[Opening, Array, Array]:
-    """[d t]_p (rows, n) from <b^>_p (rows, n; uint8), [t]_p and [beta], [beta rho], [beta mu] as (rows, 2 or 3, n).
+    """Compute [d t]_p (rows, n) from <b^>_p (rows, n; uint8), [t]_p, and [beta], [beta rho], [beta mu] as (rows, 2 or
+    3, n).
 
-    `known` and `carry` are public. One opening.
+    Both parties know `known` and `carry`. One opening.
     """
     opened = yield Opening(sign, Kind.BITS)
     b: Array = opened.astype(ring.dtype)

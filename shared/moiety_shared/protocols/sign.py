@@ -1,18 +1,18 @@
-"""The sign of an opened value, by table look-up of its digits.
+"""The sign of a value that was opened under a mask, by table look-up of the masked value's digits.
 
-With t^ = t + r open mod 2^q and -2^B <= t < 2^B, B < q, the sign of t is
+The parties know t^ = t + r mod 2^q, and -2^B <= t < 2^B with B < q. The sign of t is
 
     sign = bit_B(t^) xor bit_B(r) xor [low(t^) < low(r)]          low = bits 0 .. B-1
 
-Cut `low` into digits, lowest first. For each digit the dealer knows rho = r's digit and makes two one-time tables,
-indexed by the digit of t^, one word each:
+Cut `low` into digits, lowest first. For each digit the dealer knows rho = r's digit and makes two one-time tables, of
+one word each, indexed by the digit of t^:
 
     LT = (1 << rho) - 1   bit v says v < rho             EQ = 1 << rho   bit v says v = rho   (not for the lowest)
 
-XOR-shared, with the dealer's mask bits a_i, e_j already XORed into every entry. The parties look up and open
-p_i = lt_i xor a_i and q_j = eq_j xor e_j: 2D - 1 bits, one round. Then
+The dealer XORs mask bits a_i and e_j, which it alone knows, into every entry, and XOR-shares the tables. The parties
+look up and open p_i = lt_i xor a_i and q_j = eq_j xor e_j: 2D - 1 masked bits, one round. Then
 
-    [low(y^) < low(r)] = XOR_i lt_i PROD_{j>i} eq_j = XOR_i (p_i xor a_i) PROD_{j>i} (q_j xor e_j)
+    [low(t^) < low(r)] = XOR_i lt_i PROD_{j>i} eq_j = XOR_i (p_i xor a_i) PROD_{j>i} (q_j xor e_j)
 
 is a multilinear polynomial in the masks with public coefficients. The dealer XOR-shares its monomials, one word a wire:
 
@@ -20,7 +20,7 @@ is a multilinear polynomial in the masks with public coefficients. The dealer XO
     bits 1 .. M              a_i * PROD_{j in S} e_j, and PROD_{j in S} e_j for non-empty S
     bit M + 1                1, held by party 1: carries the public part
 
-so a party's share of the masked sign b^ = sign xor beta is parity(word & COEFFICIENTS[opened bits]).
+So a party's share of the masked sign b^ = sign xor beta is parity(word & COEFFICIENTS[opened bits]).
 """
 
 from collections.abc import Generator, Iterator
@@ -39,7 +39,8 @@ _BLOCK = 1 << 15
 
 @cache
 def monomials(digits: int) -> tuple[tuple[int | None, frozenset[int]], ...]:
-    """(i, S) stands for a_i * PROD_{j in S} e_j, without the a where i is None; in the order of the word's bits."""
+    """The monomials in the order of the word's bits. (i, S) stands for a_i * PROD_{j in S} e_j; where i is None, a is
+    left out."""
 
     def subsets(above: int) -> list[frozenset[int]]:
         places = range(above + 1, digits)
@@ -50,7 +51,7 @@ def monomials(digits: int) -> tuple[tuple[int | None, frozenset[int]], ...]:
 
 
 def _split(bits: int, digits: int) -> tuple[list[int], list[int]]:
-    """The 2D - 1 packed bits as (one per digit, one per digit with index 0 unused)."""
+    """Split the 2D - 1 packed bits into (one per digit, one per digit with index 0 unused)."""
     low = [bits >> i & 1 for i in range(digits)]
     high = [0] + [bits >> (digits + j - 1) & 1 for j in range(1, digits)]
     return low, high
@@ -58,7 +59,7 @@ def _split(bits: int, digits: int) -> tuple[list[int], list[int]]:
 
 @cache
 def monomial_words(digits: int, dtype: str) -> Array:
-    """(2^(2D-1),): the monomials' values, for every setting of the mask bits."""
+    """(2^(2D-1),): the values of the monomials for every setting of the mask bits."""
     words = []
     for bits in range(2 ** (2 * digits - 1)):
         a, e = _split(bits, digits)
@@ -71,7 +72,7 @@ def monomial_words(digits: int, dtype: str) -> Array:
 
 @cache
 def coefficients(digits: int, dtype: str) -> Array:
-    """(2^(2D-1),): which bits of the word to add up, for every setting of the opened bits."""
+    """(2^(2D-1),): for every setting of the opened bits, the bits of the word whose parity is the masked sign."""
     words = []
     for bits in range(2 ** (2 * digits - 1)):
         p, q = _split(bits, digits)
@@ -90,7 +91,7 @@ def coefficients(digits: int, dtype: str) -> Array:
 
 
 def _digits(layer: Comparison, values: Array) -> Array:
-    """The digits of ring elements (rows, n), lowest first: (rows, D, n), in the tables' word type."""
+    """Cut ring elements (rows, n) into digits, lowest first: (rows, D, n), in the tables' word type."""
     unsigned = values.view(f"u{values.itemsize}")
     digits = np.empty((len(values), len(layer.digits), values.shape[1]), dtype=layer.table_dtype)
     for i, (start, width) in enumerate(layer.digits):
@@ -100,24 +101,24 @@ def _digits(layer: Comparison, values: Array) -> Array:
 
 @cache
 def _places(lookups: int) -> Array:
-    """What each looked-up bit is worth in its byte, (2D-1, 1)."""
+    """The value of each looked-up bit in its byte, (2D-1, 1)."""
     return (1 << np.arange(lookups, dtype=np.uint8))[:, None]
 
 
 def each_hinge(layer: Hinged, values: Array) -> Array:
-    """(..., size) repeated for every hinge: (..., hinges * size)."""
+    """Repeat (..., size) for every hinge: (..., hinges * size)."""
     return values if len(layer.hinges) == 1 else np.concatenate((values,) * len(layer.hinges), axis=-1)
 
 
 def beyond_hinges(layer: Hinged, ring: Ring, opened: Array) -> Array:
-    """t^ - h of t^ (rows, size) for every hinge: (rows, hinges * size), under the masks of t^."""
+    """Compute t^ - h from t^ (rows, size) for every hinge: (rows, hinges * size), under the masks of t^."""
     if layer.hinges == (0,):
         return opened
     return np.concatenate([ring.wrap(opened - opened.dtype.type(h)) for h in layer.hinges], axis=1)
 
 
 def deal(dealer: Dealer, layer: Comparison, r: Array) -> Array:
-    """Fix the tables and monomials for the masks r (rows, n) of t^; returns beta (rows, n) as 0 or 1."""
+    """Fix the tables and monomials for the masks r (rows, n) of t^. Returns beta (rows, n) as 0 or 1."""
     secret = dealer.secret_bytes("masks", (r.shape[1],))
     masks, beta = secret & (2**layer.lookups - 1), secret >> 7
     tables = np.empty((len(r), layer.lookups, r.shape[1]), dtype=layer.table_dtype)
@@ -138,7 +139,7 @@ def deal(dealer: Dealer, layer: Comparison, r: Array) -> Array:
 
 
 def prepare(holder: Holder, layer: Comparison) -> tuple[Array, Array]:
-    """<tables>_p (rows, 2D-1, n), LT tables first; <monomials>_p (rows, n)."""
+    """Return <tables>_p (rows, 2D-1, n), LT tables first, and <monomials>_p (rows, n)."""
     tables = holder.fixed_words("tables", (layer.lookups, layer.comparisons), layer.table_dtype)
     words = holder.fixed_words("monomials", (layer.comparisons,), layer.monomial_dtype)
     one = words.dtype.type(1 << (layer.monomials + 1))
@@ -148,7 +149,7 @@ def prepare(holder: Holder, layer: Comparison) -> tuple[Array, Array]:
 def evaluate(
     party: int, layer: Comparison, opened: Array, tables: Array, monomials: Array
 ) -> Generator[Opening, Array, Array]:
-    """<sign xor beta>_p (rows, n) as uint8 0 or 1, from t^ (rows, n). One opening."""
+    """Compute <sign xor beta>_p (rows, n) as uint8 0 or 1, from t^ (rows, n). One opening."""
     looked_up = np.empty(opened.shape, dtype=np.uint8)
     for part in _blocks(opened):
         _look_up(layer, opened[:, part], tables[:, :, part], looked_up[:, part])
@@ -164,7 +165,7 @@ def evaluate(
 
 
 def _look_up(layer: Comparison, opened: Array, tables: Array, out: Array) -> None:
-    """The masked table bits of each comparison as one byte."""
+    """Write the masked table bits of each comparison into one byte."""
     count = len(layer.digits)
     place = np.left_shift(1, _digits(layer, opened), dtype=tables.dtype)
     found = np.empty(tables.shape, dtype=np.bool_)
@@ -174,7 +175,7 @@ def _look_up(layer: Comparison, opened: Array, tables: Array, out: Array) -> Non
 
 
 def _blocks(values: Array) -> Iterator[slice]:
-    """Columns of (rows, n) in parts whose temporaries stay in the cache."""
+    """Yield the columns of (rows, n) in parts whose temporaries stay in the cache."""
     rows, n = values.shape
     step = max(_BLOCK // rows, 1)
     return (slice(at, at + step) for at in range(0, n, step))

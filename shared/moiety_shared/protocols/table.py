@@ -1,11 +1,12 @@
-"""Smooth functions: several public functions of a short value t mod 2^m, all from one one-time one-hot row.
+"""Smooth functions: several public functions of a short value t mod 2^m, all from one one-time one-hot row. Two rounds.
 
-    1. open t^ = t + r mod 2^m      m <= 10 bits: the input is truncated to so few by being opened
+    1. open t^ = t + r mod 2^m      m <= 10 bits: opening the input truncates it to so few
     2. open the masked output bits  f_i(t) xor beta_i
 
-The dealer XOR-shares the one-hot row e of r: 2^m bits, whatever the functions are. t = t^ - r, so bit i of f(t) is the
-parity of e & F_i where F_i, the public word with f's bit i for every r, rotates with t^. A bit becomes a ring element
-with the dealer's beta_i: f_i = b^_i + (1 - 2 b^_i) beta_i, and the places add up.
+The dealer XOR-shares the one-hot row e of r: 2^m bits, however many functions there are. t = t^ - r, so bit i of f(t)
+is the parity of e & F_i. F_i is a public word that rotates with t^: it holds bit i of f(t^ - r) for every r. With the
+dealer's beta_i a bit becomes a ring element, f_i = b^_i + (1 - 2 b^_i) beta_i, and each party adds up the bits at their
+places.
 """
 
 from functools import cache
@@ -34,7 +35,7 @@ class PreparedTable(NamedTuple):
 
 @cache
 def rotated_bits(layer: Table) -> Array:
-    """(bits, 2^m, words): for each output bit and each t^, the word whose bit r is that of f(t^ - r)."""
+    """(bits, 2^m, words): for each output bit and each t^, the word whose bit r is that bit of f(t^ - r)."""
     size = 1 << layer.opened_bits
     places = np.arange(size)
     index = (places[:, None] - places[None, :]) % size  # [t^, r]
@@ -47,12 +48,13 @@ def rotated_bits(layer: Table) -> Array:
 
 
 def reference(layer: Table, t: Array) -> Array:
-    """The functionality on plain values (rows, *shape): (rows, functions, *shape)."""
+    """Compute the functions on plain values (rows, *shape): (rows, functions, *shape)."""
     index = t & ((1 << layer.opened_bits) - 1)
     return np.stack([np.array(values, dtype=np.int64)[index] for values in layer.values], axis=1)
 
 
 def deal(dealer: Dealer, layer: Table) -> None:
+    """Fix the one-hot row of the mask r, and additive shares of the output bits' masks beta."""
     small = reduce.opened_ring(layer)
     r = dealer.mask("value", (layer.size,), small).astype(np.uint64)
     word = np.dtype(layer.word_dtype).itemsize * 8
@@ -66,6 +68,7 @@ def deal(dealer: Dealer, layer: Table) -> None:
 
 
 def prepare(holder: Holder, layer: Table) -> PreparedTable:
+    """Gather party p's randomness for the two openings."""
     bits = sum(layer.widths)
     return PreparedTable(
         holder.mask("value", (layer.size,), reduce.opened_ring(layer)),
@@ -76,7 +79,7 @@ def prepare(holder: Holder, layer: Table) -> PreparedTable:
 
 
 def evaluate(ring: Ring, party: int, layer: Table, x: Array, prepared: PreparedTable) -> Evaluation:
-    """[x]_p (rows, *shape) to [f(t)]_p (rows, functions, *shape). Two openings."""
+    """Turn [x]_p (rows, *shape) into [f(t)]_p (rows, functions, *shape). Two openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     rows, size = opened.shape
     bits = yield Opening(_look_up(layer, opened, prepared), Kind.BITS)
@@ -94,7 +97,7 @@ def evaluate(ring: Ring, party: int, layer: Table, x: Array, prepared: PreparedT
 
 
 def _look_up(layer: Table, opened: Array, prepared: PreparedTable) -> Array:
-    """<f_i(t) xor beta_i>_p (rows, bits, size)."""
+    """Compute <f_i(t) xor beta_i>_p (rows, bits, size)."""
     table = rotated_bits(layer)
     out = prepared.masks.copy()
     step = max(_BLOCK // len(opened), 1)

@@ -1,15 +1,18 @@
-"""Which values are the largest, without showing any: all pairs are compared at once, and a rank is what a value lost.
+"""The places of the largest values, without showing any value. The parties compare all pairs at once; a value's rank is
+the number of comparisons that it lost. Four rounds.
 
-    1. open t^ = t + r              every difference t^_i - t^_j is open with it, under r_i - r_j
+    1. open t^ = t + r              gives every difference t^_i - t^_j too, under the mask r_i - r_j
     2. open the looked-up bits      of all n (n - 1) / 2 pairs i < j                                   sign.py
     3. open the masked signs        b^ = b xor beta, b = [t_i < t_j]: exact on t, ties to the lower index
        b = b^ + (1 - 2 b^) beta is local with shares of beta; rank_i = sum of what i lost, 0 .. n - 1
     4. open rank^ = rank + r'       mod 2^w, and look it up in a one-time table that is rotated by r'
 
-The table's entry is the output: shared bytes for the client alone ("words"), or ring elements to go on with ("share").
-Exactly one value has each rank, so nothing but the k places is told. Where differences leave their range, as only a
-client's own doing can have them, outcomes may go in circles and a rank belong to several or to none: a function of the
-values all the same.
+The parties open ranks under masks, so they learn none. The table's entry is the output: XOR-shared bytes for the client
+alone ("words"), or shares of ring elements to go on with ("share").
+
+Each rank belongs to exactly one value, so the output tells the k places and nothing else. Where differences leave their
+range, outcomes may go in circles, and a rank may belong to several values or to none. Only a client that shares more
+than it may can bring that about. The output is then still a function of the values.
 """
 
 from functools import cache
@@ -25,8 +28,8 @@ from moiety_shared.ring import Array, Ring
 
 
 class PreparedTopK(NamedTuple):
-    """[r]_p (rows, n); sign's tables and monomials, [beta]_p (rows, pairs) mod 2^w; [r']_p (rows, n) mod 2^w; the table
-    (rows, 2^w, n)."""
+    """[r]_p (rows, n); the tables and monomials of `sign`; [beta]_p (rows, pairs) mod 2^w; [r']_p (rows, n) mod 2^w;
+    the table (rows, 2^w, n)."""
 
     mask: Array
     tables: Array
@@ -38,13 +41,13 @@ class PreparedTopK(NamedTuple):
 
 @cache
 def pairs(n: int) -> tuple[Array, Array]:
-    """(i, j) of all i < j."""
+    """The index arrays (i, j) of all pairs with i < j."""
     left, right = np.triu_indices(n, 1)
     return left, right
 
 
 def reference(layer: TopK, less: Array) -> Array:
-    """The functionality on plain outcomes t_i < t_j of all pairs i < j, (rows, pairs)."""
+    """Compute the output from the plain outcomes t_i < t_j of all pairs i < j, (rows, pairs)."""
     left, right = pairs(layer.size)
     lost = np.zeros((len(less), layer.size, layer.size), dtype=np.int16)
     lost[:, left, right] = less
@@ -58,6 +61,7 @@ def _result(layer: TopK, ranks: Array) -> Array:
 
 
 def deal(dealer: Dealer, layer: TopK) -> None:
+    """Fix the sign tables of all pairs, shares of beta, and the table of ranks, rotated by the mask r'."""
     small, (left, right) = Ring(layer.rank_bits), pairs(layer.size)
     r = dealer.mask("value", (layer.size,), reduce.opened_ring(layer))
     beta = sign.deal(dealer, layer, reduce.opened_ring(layer).wrap(r[:, left] - r[:, right]))
@@ -72,6 +76,7 @@ def deal(dealer: Dealer, layer: TopK) -> None:
 
 
 def prepare(holder: Holder, layer: TopK) -> PreparedTopK:
+    """Gather party p's randomness for the four openings."""
     small, shape = Ring(layer.rank_bits), (1 << layer.rank_bits, layer.size)
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
     tables, monomials = sign.prepare(holder, layer)
@@ -83,7 +88,7 @@ def prepare(holder: Holder, layer: TopK) -> PreparedTopK:
 
 
 def evaluate(party: int, layer: TopK, x: Array, prepared: PreparedTopK) -> Evaluation:
-    """[x]_p (rows, n) to <place>_p (rows, n) as bytes, or to shares. Four openings."""
+    """Turn [x]_p (rows, n) into <place>_p (rows, n) as bytes, or into shares of ring elements. Four openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     small, (left, right) = Ring(layer.rank_bits), pairs(layer.size)
     difference = reduce.opened_ring(layer).wrap(opened[:, left] - opened[:, right])

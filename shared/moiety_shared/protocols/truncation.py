@@ -1,4 +1,5 @@
-"""Lifting: from an opened t^ = t + r mod 2^q back to shares of t in the plan's ring. With it, truncation.
+"""Lifting: from t^ = t + r mod 2^q, which the parties opened, back to shares of t in the plan's ring. With it,
+truncation.
 
 As integers in 0 .. 2^q - 1, t^ - r is t or, when the sum wrapped, t - 2^q. For 0 <= t < 2^(q-1) the sum wraps exactly
 when msb(r) = 1 and msb(t^) = 0, so in the ring
@@ -6,15 +7,15 @@ when msb(r) = 1 and msb(t^) = 0, so in the ring
     t  =  t^  -  r  +  (1 - msb(t^)) * 2^q msb(r)
        = known - rho +      carry    *     mu
 
-where the dealer fixes rho = r and mu = 2^q msb(r), and the rest is local. ReLU lifts mod 2^(B+1) what it found to be
-0 <= t < 2^B, so it is exact whatever it is given. Truncate takes |t| < 2^(q-2): it adds 2^(q-2) to t^ first and takes
-it off the result again. Of any other t its result is right mod 2^q only: which multiple of 2^q comes on top depends on
-r.
+where the dealer fixes rho = r and mu = 2^q msb(r), and each party computes the rest alone. ReLU lifts mod 2^(B+1) the
+values that it found to be 0 <= t < 2^B, so its lift is exact whatever it is given. Truncate takes |t| < 2^(q-2): it
+adds 2^(q-2) to t^ first and subtracts it from the result again. For any other t the result is right mod 2^q only: r
+decides which multiple of 2^q comes on top.
 
 No other choice of carry and mu is better. A lift that is a function of t alone is a matrix over t^ and r that is
-constant along its diagonals, 0 on those of 0 <= t < 2^(q-1) without a wrap and 1 on those with one. Beside the last
+constant along its diagonals: 0 on those of 0 <= t < 2^(q-1) without a wrap, and 1 on those with one. Beside the last
 diagonal that is odd there are 2^(q-1) - 1 even ones, so as many rows are independent mod 2, and the dealer would have
-to fix as many words. Being sure takes a comparison.
+to fix as many words. A lift that is exact for every t therefore takes a comparison.
 """
 
 from typing import NamedTuple
@@ -36,7 +37,7 @@ class PreparedTruncate(NamedTuple):
 
 
 def deal_lift(dealer: Dealer, opened: Ring, r: Array) -> Array:
-    """Fix rho and mu for the mask r (rows, size); returns them, (rows, 2, size), for `select`."""
+    """Fix rho and mu for the mask r (rows, size). Returns both, (rows, 2, size), for `select`."""
     ring = dealer.ring
     lift = np.empty((len(r), 2, r.shape[1]), dtype=ring.dtype)
     lift[:, 0] = opened.lift(r, ring)
@@ -46,13 +47,13 @@ def deal_lift(dealer: Dealer, opened: Ring, r: Array) -> Array:
 
 
 def public_parts(opened_ring: Ring, ring: Ring, opened: Array) -> tuple[Array, Array]:
-    """(known, carry) of the formula above, for t^ (rows, size), as elements of the plan's ring."""
+    """Compute (known, carry) of the formula above from t^ (rows, size), as elements of the plan's ring."""
     known = opened_ring.lift(opened, ring)
     return known, 1 - ring.bit(known, opened_ring.bits - 1)
 
 
 def lifted(ring: Ring, party: int, known: Array, carry: Array, lift: Array) -> Array:
-    """[t]_p (rows, size), not wrapped."""
+    """Compute [t]_p (rows, size). The result is not wrapped."""
     share = carry * lift[:, 1]
     share -= lift[:, 0]
     if party == 1:
@@ -61,17 +62,19 @@ def lifted(ring: Ring, party: int, known: Array, carry: Array, lift: Array) -> A
 
 
 def deal(dealer: Dealer, layer: Truncate) -> None:
+    """Fix rho and mu for the mask of the opened values."""
     ring = reduce.opened_ring(layer)
     deal_lift(dealer, ring, dealer.mask("value", (layer.size,), ring))
 
 
 def prepare(holder: Holder, layer: Truncate) -> PreparedTruncate:
+    """Gather party p's mask and its shares of rho and mu."""
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
     return PreparedTruncate(mask, holder.fixed("lift", (2, layer.size)))
 
 
 def evaluate(ring: Ring, party: int, layer: Truncate, x: Array, prepared: PreparedTruncate) -> Evaluation:
-    """[x]_p to [t]_p, both (rows, *shape). One opening."""
+    """Turn [x]_p into [t]_p, both (rows, *shape). One opening."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     small, middle = reduce.opened_ring(layer), 1 << (layer.opened_bits - 2)
     known, carry = public_parts(small, ring, small.wrap(opened + opened.dtype.type(middle)))
