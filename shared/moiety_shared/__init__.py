@@ -1,6 +1,5 @@
 """What all roles agree on: numbers, protocols, plans, envelopes, messages and problems.
 
-Everything here but `moiety_service` does no I/O: no sockets, no files, no clock, no global state.
-`fixed_point`, `prg`, `plan`, `sealing`, `wire` and `catalogue` need numpy only, so a client installs without
-torch; `ring` and `protocols` use torch.
+Nothing here does any I/O: no sockets, no files, no clock, no global state. `fixed_point`, `prg`, `plan`, `sealing`,
+`wire` and `catalogue` need numpy only, so a client installs without torch. `ring` and `protocols` use torch.
 """

@@ -1,6 +1,6 @@
-"""Real numbers as ring elements, and their additive shares. numpy only: this is the client's side.
+"""Real numbers as ring elements, and additive shares of them. This is the client's side, so it needs numpy only.
 
-A real x stands in the ring as round(x * 2^f) mod 2^k, with f its number of fractional bits.
+A real x becomes the ring element round(x * 2^f) mod 2^k, where f is its number of fractional bits.
 """
 
 import math
@@ -24,17 +24,17 @@ def ring_dtype(ring_bits: int) -> type[np.int32] | type[np.int64]:
 
 
 def encode(values: npt.ArrayLike, *, frac_bits: int, ring_bits: int, low: float, high: float) -> RingArray:
-    """round(values * 2^frac_bits), to nearest, as int32 (ring_bits <= 32) or int64.
+    """Compute round(values * 2^frac_bits), to nearest, as int32 (ring_bits <= 32) or int64.
 
-    `low` and `high` are the declared range of the input, in real units.
-    Raises NotEncodable for NaN, infinity, or anything outside the range.
+    `low` and `high` bound the input as the model declares it, in real units. Raises NotEncodable for NaN, infinity, and
+    any value outside the range.
     """
     real = np.asarray(values, dtype=np.float64)
     if max(abs(low), abs(high)) * 2.0**frac_bits >= 2.0 ** (ring_bits - 1):
         raise NotEncodable(f"the range {low} to {high} at {frac_bits} fractional bits overflows {ring_bits} bits")
     if not np.isfinite(real).all():
         raise NotEncodable("the input contains NaN or infinity")
-    # Half a unit of grace, so that a range that was itself rounded does not refuse its own end points.
+    # Half a unit of tolerance: a range whose ends were rounded must still accept these ends.
     grace = 0.5 * 2.0**-frac_bits
     if real.size and (real.min() < low - grace or real.max() > high + grace):
         raise NotEncodable(f"the input has values outside the declared range {low:g} to {high:g}")
@@ -43,7 +43,7 @@ def encode(values: npt.ArrayLike, *, frac_bits: int, ring_bits: int, low: float,
 
 
 def grid(low: float, high: float, frac_bits: int) -> tuple[int, int]:
-    """The least and the largest ring element whose value is in the range. Raises NotEncodable where there is none."""
+    """The least and the largest ring element whose value lies in the range. Raises NotEncodable where there is none."""
     least, largest = math.ceil(low * 2.0**frac_bits), math.floor(high * 2.0**frac_bits)
     if least > largest:
         raise NotEncodable(f"no value of {frac_bits} fractional bits is in the input range {low:g} to {high:g}")
@@ -51,18 +51,20 @@ def grid(low: float, high: float, frac_bits: int) -> tuple[int, int]:
 
 
 def decode(elements: RingArray, *, scale: float) -> npt.NDArray[np.float64]:
-    """elements * scale, the two's-complement reading."""
+    """Compute elements * scale, with the elements read as two's complement."""
     return elements.astype(np.float64) * scale
 
 
 def split(elements: RingArray, stream: Stream, out: RingArray) -> None:
-    """Write the share x - stream into `out`; the other share is the stream itself, so its seed stands for it."""
+    """Write the share x - stream into `out`. The other share is the stream itself, so the stream's seed is enough to
+    send it."""
     stream.fill("share", out)
     np.subtract(elements, out, out=out)
 
 
 def finish(final: str, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What a model does last ("none", "softmax", "log_softmax"), over the first axis of each output (n, ...)."""
+    """Apply the model's last function ("none", "softmax", "log_softmax") to outputs (n, ...), over the first axis after
+    the batch."""
     if final == "none":
         return logits
     shifted = logits - logits.max(axis=1, keepdims=True)
@@ -71,6 +73,6 @@ def finish(final: str, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
 
 
 def join(one: RingArray, other: RingArray) -> RingArray:
-    """The ring element of two additive shares."""
+    """Add two additive shares up to the ring element."""
     joined: RingArray = one + other
     return joined

@@ -1,6 +1,6 @@
-"""The version of every format that crosses a boundary, in one place; docs/upgrading.md says what a new one means.
+"""The version of every format that crosses a boundary, in one place. docs/upgrading.md says what a new version means.
 
-What is of another version is refused before anything of it is believed: there is no guessing, and no talking down.
+A reader refuses another version before it believes anything of the content. It neither guesses nor negotiates.
 """
 
 from typing import Any, ClassVar, Self
@@ -11,18 +11,18 @@ from moiety_shared.plan.layers import Public
 from moiety_shared.problems import Problem, ProblemType
 
 REQUEST, HANDSHAKE, SECRET, RESULT, COUNT, UPLOAD = b"MRQ2", b"MHS1", b"MSH3", b"MRS1", b"MCO2", b"MUP3"
-"""First bytes of a prediction's body, of the two parts that are sealed in its envelopes, of its answer, of a count for
-owners, of an upload."""
+"""The first bytes of a prediction's body, of the two parts that its envelopes seal, of its answer, of a count for
+owners, and of an upload."""
 
 PEER = 5
-"""The protocol between alice and bob: both run the same, or they do not begin."""
+"""The protocol between alice and bob. They begin only if both speak this version."""
 
 MODEL = 2
-"""What a party keeps of a model."""
+"""The format in which a party stores a model."""
 
 
 def check_magic(found: bytes, known: bytes, what: str) -> None:
-    """Raises Problem UNSUPPORTED_VERSION for another version of it, MALFORMED for anything else."""
+    """Raises Problem UNSUPPORTED_VERSION for another version of the format, MALFORMED for anything else."""
     if found == known:
         return
     if found[:-1] == known[:-1] and found[-1:].isdigit():
@@ -31,7 +31,8 @@ def check_magic(found: bytes, known: bytes, what: str) -> None:
 
 
 def unsupported(what: str, found: object, known: int) -> Problem:
-    """The refusal: who gets it learns which of both is older. What is no number is not repeated."""
+    """The refusal. It tells the caller which of the two versions is older. It does not repeat a version that is no
+    number."""
     found = found if isinstance(found, int) else "unknown"
     return Problem(ProblemType.UNSUPPORTED_VERSION, f"{what} of version {found}, where version {known} is understood")
 
@@ -42,12 +43,12 @@ class Document(Public):
     FORMAT: ClassVar[int]
     WHAT: ClassVar[str]
     OLDER: ClassVar[tuple[int, ...]] = ()
-    """Formats before this one that are still read."""
+    """Older formats that are still read."""
 
     @model_validator(mode="wrap")
     @classmethod
     def _of_a_known_format(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Raises Problem UNSUPPORTED_VERSION, before anything else of it is looked at."""
+        """Raises Problem UNSUPPORTED_VERSION before it looks at anything else in the document."""
         found = data.get("format", cls.FORMAT) if isinstance(data, dict) else cls.FORMAT
         if isinstance(found, int) and found not in (cls.FORMAT, *cls.OLDER):
             raise unsupported(cls.WHAT, found, cls.FORMAT)

@@ -1,8 +1,8 @@
-"""A plain fixed-point evaluator behind the same plan: what the protocols must equal, to the last bit.
+"""A plain fixed-point evaluator for a plan. The protocols must give its result, to the last bit.
 
-It holds the secrets in the clear, so it is for owners (expected error before publishing) and for tests. Given the
-dithers of a private run, it reproduces that run's outputs exactly; for values beyond the layers' ranges as well, but
-for what Truncate makes of such a one.
+It holds the secrets in the clear, so only owners and tests use it; an owner learns the expected error before
+publishing. Given the dithers of a private run, it reproduces that run's outputs exactly. That holds for values beyond
+the layers' ranges as well, except for the result of Truncate on such a value.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,12 +22,12 @@ Dither = Callable[[str, Array], Array]
 
 
 def midpoint(shift: int) -> int:
-    """The dither that rounds to nearest: the middle of the distribution of the real ones."""
+    """The dither that rounds to nearest: the middle of the distribution that real dithers have."""
     return (1 << shift) // 2
 
 
 def truncate(x: Array, shift: int, dither: Array | int) -> Array:
-    """floor((x + dither) / 2^shift) for signed x, without overflow."""
+    """Compute floor((x + dither) / 2^shift) for signed x, without overflow."""
     return ((x.astype(np.int64) + dither) >> shift).astype(x.dtype)
 
 
@@ -38,10 +38,10 @@ def run(
     dither: Dither | None = None,
     watch: Callable[[str, Array], None] | None = None,
 ) -> Array:
-    """The plan on encoded inputs x (rows, values of one input and its label) and encoded weights by "layer.weight".
+    """Run the plan on encoded inputs x (rows, values of one input and its label) and encoded weights by "layer.weight".
 
-    `dither(layer name, x)` gives the dither of each layer that opens a value; without it, rounding is to nearest.
-    `watch(wire, value)` sees every wire. Returns the output wire (rows, *shape).
+    `dither(layer name, x)` returns the dither of each layer that opens a value; without it, the layer rounds to
+    nearest. `watch(wire, value)` sees every wire. Returns the output wire (rows, *shape).
     """
     wires = {plan.input.name: x[:, : plan.input.size].reshape(-1, *plan.input.shape), LABELS: x[:, plan.input.size :]}
     for layer in plan.layers:
@@ -82,7 +82,7 @@ def _layer(plan: Plan, layer: AnyLayer, x: list[Array], weights: Mapping[str, Ar
 
 
 def _function(layer: Lookup, t: Array, ring: Ring) -> Array:
-    """What a layer makes of the signed values t that it opened."""
+    """Compute a layer's result from the signed values t that a private run would open under masks."""
     wide = t.astype(ring.dtype)
     match layer:
         case Truncate():
@@ -108,17 +108,17 @@ def _function(layer: Lookup, t: Array, ring: Ring) -> Array:
 
 
 def _low(layer: Comparison, v: Array) -> Array:
-    """v mod 2^(B+1), which is all of a value that a comparison reads."""
+    """Compute v mod 2^(B+1), the part of a value that a comparison reads."""
     return v & ((2 << layer.range_bits) - 1)
 
 
 def _negative(layer: Comparison, v: Array) -> Array:
-    """What a comparison takes for negative: bit B. That is v < 0 for every v in range."""
+    """Whether a comparison takes v for negative: its bit B. That is v < 0 for every v in range."""
     return (v >> layer.range_bits & 1).astype(np.bool_)
 
 
 def _max_pool(layer: MaxPool, t: Array) -> Array:
-    """The winner of each window's knock-out: its largest value, where all differences are in range."""
+    """The winner of each window's knock-out. It is the largest value where all differences are in range."""
     alive = t.reshape(len(t), -1).astype(np.int64)
     for level in max_pool.knock_out(layer):
         left, right = alive[:, level.left], alive[:, level.right]

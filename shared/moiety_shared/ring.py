@@ -1,10 +1,10 @@
 """Arrays over Z_{2^k}.
 
-Elements are numpy int16 (k <= 16), int32 (k <= 32) or int64 arrays whose arithmetic wraps. For k = 16, 32 and 64 the
-machine word is the ring, so `wrap` costs nothing; other rings keep the canonical representative in 0 .. 2^k - 1.
+The elements are numpy int16 (k <= 16), int32 (k <= 32) or int64 arrays whose arithmetic wraps. For k = 16, 32 and 64
+the machine word is the ring, so `wrap` costs nothing. Other rings keep the canonical representative in 0 .. 2^k - 1.
 
-Why numpy and not torch: an operation on one image's wires takes numpy 0.5 to 2 microseconds and torch 1 to 6, and on
-128 images' they are level. Products are torch's, which has by far the quicker integer ones.
+Elementwise operations use numpy: on the wires of one image an operation takes numpy 0.5 to 2 microseconds and torch 1
+to 6, and on those of 128 images the two are level. Products use torch, whose integer products are by far the quicker.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from torch import Tensor
 from moiety_shared.plan.layers import Conv
 
 Array = npt.NDArray[Any]
-"""Ring elements of a `Ring.dtype`, or words of bits; which of them, the docstrings say."""
+"""Ring elements of a `Ring.dtype`, or words of bits; each docstring says which."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Ring:
         return (x >> index) & 1
 
     def matmul(self, a: Array, b: Array) -> Array:
-        """(n, i) and (o, i) to (n, o): a b^T mod 2^k. This layout of b is the one torch is quick with."""
+        """Compute a b^T mod 2^k: (n, i) and (o, i) to (n, o). torch is fast with this layout of b."""
         return self.wrap((torch.from_numpy(a) @ torch.from_numpy(b).t()).numpy())
 
     def conv(self, layer: Conv, x: Array, weight: Array) -> Array:
-        """(n, C, H, W) to (n, out, H', W'), mod 2^k; the weight as torch lays it out."""
+        """Convolve mod 2^k: (n, C, H, W) to (n, out, H', W'). The weight has torch's layout."""
         given, kernel = torch.from_numpy(x), torch.from_numpy(weight)
         stride, padding = layer.stride, layer.padding
         if layer.transposed:
@@ -74,7 +74,7 @@ class Ring:
         return self.wrap(torch.nn.functional.conv2d(given, kernel, None, stride, padding, 1, layer.groups).numpy())
 
     def signed(self, x: Array) -> Array:
-        """The two's-complement reading of x, in -2^(k-1) .. 2^(k-1) - 1."""
+        """Read x as two's complement: -2^(k-1) .. 2^(k-1) - 1."""
         if self.whole_word:
             return x
         negative: Array = (x >> (self.bits - 1)) << self.bits
@@ -82,7 +82,7 @@ class Ring:
 
 
 def _apart(x: Tensor, steps: tuple[int, int]) -> Tensor:
-    """Zeros between the elements of the last two axes, so that they are `steps` apart."""
+    """Put zeros between the elements of the last two axes, so that the elements are `steps` apart."""
     rows, columns = ((n - 1) * step + 1 for n, step in zip(x.shape[2:], steps, strict=True))
     spread = x.new_zeros((*x.shape[:2], rows, columns))
     spread[:, :, :: steps[0], :: steps[1]] = x
@@ -90,8 +90,8 @@ def _apart(x: Tensor, steps: tuple[int, int]) -> Tensor:
 
 
 def _spread(layer: Conv, x: Tensor) -> Tensor:
-    """The input over which a transposed convolution is an ordinary one: strides become zeros, padding is turned
-    round."""
+    """Return the input over which a transposed convolution is an ordinary one: zeros stand in for its strides, and the
+    padding is turned inside out."""
     spread = _apart(x, layer.stride)
     rows, columns = (
         (d * (k - 1) - p, d * (k - 1) - p + o)
@@ -101,7 +101,8 @@ def _spread(layer: Conv, x: Tensor) -> Tensor:
 
 
 def _turned(layer: Conv, weight: Tensor) -> Tensor:
-    """The kernel that goes with it: (in, out / groups, kh, kw) to (out, in / groups, kh, kw), each tap mirrored."""
+    """Return the kernel for the spread input: (in, out / groups, kh, kw) to (out, in / groups, kh, kw), with each tap
+    mirrored."""
     inputs, outputs = weight.shape[:2]
     grouped = weight.reshape(layer.groups, inputs // layer.groups, outputs, *layer.kernel).transpose(1, 2)
     return grouped.reshape(layer.groups * outputs, inputs // layer.groups, *layer.kernel).flip(2, 3)

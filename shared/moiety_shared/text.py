@@ -1,14 +1,15 @@
-"""Texts of others, for people to read."""
+"""Makes text from others safe to show to people."""
 
 import unicodedata
 
-_OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, marks of direction, halves of characters, ends of lines
+_OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control characters, direction marks, surrogates, line ends
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """The text with what a terminal obeys written out, as \\x1b: a name cannot colour, move, hide or forge a line.
+    """Return the text with every character that a terminal obeys written out, such as \\x1b. So a name cannot colour,
+    move, hide or forge a line.
 
-    With `lines`, ends of lines stay.
+    With `lines`, line ends stay.
     """
     kept = "\n" if lines else ""
     return "".join(

@@ -1,4 +1,4 @@
-"""What a plan costs: rounds, bytes and work. Tests hold the formulas against the bytes that really cross the wire."""
+"""What a plan costs: rounds, bytes and work. Tests compare the formulas with the bytes that cross the wire."""
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
@@ -10,8 +10,8 @@ from moiety_shared.plan.layers import Layer
 class Cost:
     """What a layer or a plan costs for some number of rows.
 
-    `online_bytes` is what each party sends; `offline_bytes` is what the dealer sends (to party 1 only);
-    `multiply_adds` are the ring multiplications of one online product; `comparisons` the signs looked up.
+    `online_bytes` is what each party sends. `offline_bytes` is what the dealer sends, to party 1 only. `multiply_adds`
+    counts the ring multiplications of the online products, and `comparisons` the signs that are looked up.
     """
 
     rounds: int = 0
@@ -39,7 +39,7 @@ def layer_cost(layer: Layer, ring_bits: int, rows: int) -> Cost:
 def schedule(given: Iterable[str], layers: Iterable[Layer], ring_bits: int) -> dict[str, range]:
     """The rounds in which each layer opens values, counted from 0, by layer.
 
-    A layer begins when all that it reads is there, and the wires `given` are there from the start. So layers that do
+    The wires `given` are there from the start. A layer begins when all wires that it reads are there, so layers that do
     not wait for each other share rounds.
     """
     ends = dict.fromkeys(given, 0)

@@ -1,9 +1,11 @@
-"""The layers of a plan: what each computes, on which shapes, and what it opens. Shapes and scales, never a weight.
+"""The layers of a plan: what each computes, on which shapes, and what it opens. They hold shapes and scales, never a
+weight.
 
-A wire is a tensor with the rows (inputs of one batch) first; shapes here leave the rows out. Three kinds of wire:
+A wire is a tensor whose first axis is the row (one input of a batch). Shapes here leave the rows out. There are three
+kinds of wire:
 
     share    [x]_p mod 2^bits, in the plan's ring or, behind a pool, in the smaller one it was opened in
-    opened   x^ = x + r, known to both parties, with r known to the dealer alone; what secret products read
+    opened   x^ = x + r: both parties know x^, and only the dealer knows the mask r; secret products read it
     words    <v>_p, bytes shared by XOR, for the client alone
 """
 
@@ -19,7 +21,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Size = Annotated[int, Field(gt=0, le=2**31)]
 Count = Annotated[int, Field(ge=0, le=2**16)]
 Shape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=8), FailFast()]
-"""FailFast here and elsewhere: a list of a million wrong numbers is one error, not a million."""
+"""FailFast, here and elsewhere, reports a list of a million wrong numbers as one error instead of a million."""
 Image = tuple[Size, Size, Size]
 """Channels, height, width."""
 Pair = tuple[Size, Size]
@@ -65,7 +67,7 @@ def ring_bytes(bits: int) -> int:
 
 
 def packed(bits: int) -> int:
-    """Bytes of that many bits."""
+    """The number of bytes that hold that many bits."""
     return (bits + 7) // 8
 
 
@@ -80,7 +82,7 @@ class Layer(Public):
 
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """One for each wire that is read."""
+        """The shape of each wire that the layer reads."""
         raise NotImplementedError
 
     @property
@@ -88,7 +90,7 @@ class Layer(Public):
         raise NotImplementedError
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
-        """The wire this makes. Raises ValueError when an input is of the wrong kind."""
+        """The wire that the layer makes. Raises ValueError when an input is of the wrong kind."""
         if any(wire.kind != "share" or wire.bits != inputs[0].bits for wire in inputs):
             raise ValueError("reads shares of one ring")
         return Wire(self.output_shape, inputs[0].bits)
@@ -106,12 +108,12 @@ class Layer(Public):
 
     @property
     def multiply_adds(self) -> int:
-        """Ring multiplications of the online product, for one row."""
+        """The number of ring multiplications in the online product, for one row."""
         return 0
 
     @property
     def comparisons(self) -> int:
-        """Signs looked up for one row."""
+        """The number of signs that one row looks up."""
         return 0
 
 
@@ -182,7 +184,7 @@ class Linear(Product, Unary):
         return self.size * self.out_features
 
     def weights(self) -> dict[str, tuple[int, ...]]:
-        """The weight as torch lays it out, (out, in), and the bias."""
+        """The shapes of the weight in torch's layout, (out, in), and of the bias."""
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.shape[-1])}
         return shapes | {"bias": (self.out_features,)} if self.bias else shapes
 
@@ -227,7 +229,7 @@ class Conv(Product, Unary):
         return pixels * math.prod(self.kernel) * self.shape[0] * self.out_channels // self.groups
 
     def weights(self) -> dict[str, tuple[int, ...]]:
-        """The weight as torch lays it out, and the bias."""
+        """The shapes of the weight in torch's layout, and of the bias."""
         ends = (self.shape[0], self.out_channels) if self.transposed else (self.out_channels, self.shape[0])
         shapes: dict[str, tuple[int, ...]] = {"weight": (ends[0], ends[1] // self.groups, *self.kernel)}
         return shapes | {"bias": (self.out_channels,)} if self.bias else shapes

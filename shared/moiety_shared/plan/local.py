@@ -1,6 +1,6 @@
-"""Layers that each party computes alone on its shares: they are linear, public, and cost nothing but the time.
+"""Layers that each party computes alone on its shares. They are linear and public, so they cost time only.
 
-`apply` takes and returns arrays with the rows first, of shares or of plain ring elements.
+`apply` takes and returns arrays whose first axis is the row, of shares or of plain ring elements.
 """
 
 import math
@@ -243,7 +243,7 @@ class Combine(Local):
 
 
 def _total(parts: Any) -> Array:
-    """The sum, in place after the first two, so that a window's taps need no stack of copies."""
+    """Add the parts up, in place after the first two, so that the taps of a window need no stack of copies."""
     iterator = iter(parts)
     total = next(iterator).copy()
     for part in iterator:

@@ -1,4 +1,5 @@
-"""The layers that look up: each opens the upper bits of a share under a mask, and reads tables at what is open."""
+"""The layers that look values up. Each opens the upper bits of a share under a mask, and uses the masked value as an
+index into one-time tables."""
 
 import math
 from functools import cached_property
@@ -12,7 +13,7 @@ Shift = Annotated[int, Field(ge=0, le=62)]
 Bits = Annotated[int, Field(ge=2, le=64)]
 Values = Annotated[tuple[int, ...], Field(max_length=1024), FailFast()]
 
-MAX_DIGITS = 4  # more, and the looked-up bits of a comparison would not fit one byte
+MAX_DIGITS = 4  # with more, the looked-up bits of a comparison would not fit one byte
 
 
 class Lookup(Unary):
@@ -64,13 +65,14 @@ class Comparison(Lookup):
 
     @cached_property
     def digits(self) -> tuple[tuple[int, int], ...]:
-        """(lowest bit, number of bits) of each digit, lowest digit first."""
+        """The (lowest bit, number of bits) of each digit, lowest digit first."""
         starts = range(0, self.range_bits, self.digit_bits)
         return tuple((at, min(self.digit_bits, self.range_bits - at)) for at in starts)
 
     @property
     def lookups(self) -> int:
-        """One-time tables per comparison: a less-than table per digit, an equality table per digit but the lowest."""
+        """The number of one-time tables per comparison: a less-than table per digit, an equality table per digit but
+        the lowest."""
         return 2 * len(self.digits) - 1
 
     @property
@@ -80,13 +82,13 @@ class Comparison(Lookup):
 
     @property
     def monomials(self) -> int:
-        """Products of the dealer's mask bits that the sign polynomial needs; see protocols.sign."""
+        """The number of products of the dealer's mask bits that the sign polynomial needs; see protocols.sign."""
         whole, upper = 1 << len(self.digits), 1 << (len(self.digits) - 1)
         return (whole - 1) + (upper - 1)
 
     @property
     def monomial_dtype(self) -> str:
-        """The word that holds the monomials, the constant and the public part's place."""
+        """The word that holds the monomials, the constant and the bit for the public part."""
         return "<u1" if self.monomials + 2 <= 8 else "<u2" if self.monomials + 2 <= 16 else "<u4"
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
@@ -96,7 +98,8 @@ class Comparison(Lookup):
         )
 
     def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
-        """The values; a byte of looked-up bits for each comparison; a packed bit for each."""
+        """The parties open the masked values, then a byte of looked-up bits for each comparison, then a packed bit for
+        each."""
         signs = rows * self.comparisons
         return rows * self.size * ring_bytes(self.opened_bits), signs, packed(signs)
 
@@ -143,7 +146,7 @@ class Decide(Hinged):
         return (*super().corrections(ring_bits), Correction("beta", (self.size,), ring_dtype(ring_bits)))
 
     def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
-        """The hinges' signs are opened as one bit."""
+        """The parties open the signs of all hinges as one bit."""
         values, looked_up, _ = super().openings(ring_bits, rows)
         return values, looked_up, packed(rows * self.size)
 
@@ -184,7 +187,7 @@ class MaxPool(Comparison):
 
     @cached_property
     def levels(self) -> tuple[int, ...]:
-        """Comparisons of each level, of one row."""
+        """The number of comparisons at each level, for one row."""
         channels, height, _ = self.shape
         height = height if self.kernel[0] > 1 else self.output_size[0]
         found: list[int] = []
@@ -206,7 +209,7 @@ class MaxPool(Comparison):
         return (*super().corrections(ring_bits), select)
 
     def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
-        """Each level opens what it compares: the first the input, the others differences."""
+        """Each level opens the values that it compares, masked: the first level the input, the others differences."""
         values = (self.size, *self.levels[1:])
         word = ring_bytes(self.opened_bits)
         return tuple(
@@ -217,7 +220,8 @@ class MaxPool(Comparison):
 
 
 def _touches(start: int, taps: int, step: int, size: int) -> bool:
-    """Whether a window's taps start, start + step, ... have one among 0 .. size - 1. Kernels may be of any size."""
+    """Whether a window whose taps are start, start + step, ... has a tap among 0 .. size - 1. The cost does not depend
+    on the kernel's size."""
     first = max(-(start // step), 0)
     return first < taps and start + first * step < size
 
@@ -246,7 +250,7 @@ class TopK(Comparison):
 
     @property
     def rank_bits(self) -> int:
-        """A rank is below the number of values."""
+        """The bits of a rank, which is below the number of values."""
         return max((self.size - 1).bit_length(), 2)
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
@@ -284,7 +288,7 @@ class Table(Lookup):
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
-        """Bits of each function's values above its smallest one."""
+        """The bits of each function's values above its smallest one."""
         return tuple(max((max(values) - min(values)).bit_length(), 1) for values in self.values)
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
@@ -298,7 +302,7 @@ class Table(Lookup):
 
     @property
     def word_dtype(self) -> str:
-        """Words of the one-hot row of 2^opened_bits bits."""
+        """The type of the words that hold the one-hot row of 2^opened_bits bits."""
         return f"<u{min(max(2**self.opened_bits // 8, 1), 8)}"
 
     @property

@@ -1,7 +1,7 @@
-"""The plan: the public description of what the parties compute. Shapes and scales, never a weight.
+"""The plan: the public description of what the parties compute. It holds shapes and scales, never a weight.
 
-Everybody who takes part names a plan by its digest, so nobody can be talked into another computation. A plan says
-what a run of it costs, too. No torch here.
+Every participant names a plan by its digest, so nobody can talk another into a different computation. A plan also says
+what a run of it costs. Nothing here imports torch.
 """
 
 import hashlib
@@ -90,12 +90,12 @@ class Input(Public):
 
     @property
     def size(self) -> int:
-        """Values of one input, without its label."""
+        """The number of values of one input, without its label."""
         return math.prod(self.shape)
 
     @property
     def shared_size(self) -> int:
-        """Ring elements of one input, with its label."""
+        """The number of ring elements of one input, with its label."""
         return self.size + bool(self.classes)
 
 
@@ -157,8 +157,12 @@ class Plan(Document):
         return self
 
     def _check_what_is_shared(self) -> None:
-        """A client chooses both shares of its input, and with them what parties compute of those alone. Raises
-        ValueError where a dither would be its choice, or where a label is anything but an index of a class."""
+        """Raises ValueError where a client would choose a dither, or where a label is anything but the index of a
+        class.
+
+        A client chooses both shares of its input, and so it also chooses all that the parties compute of these shares
+        alone.
+        """
         chosen = {self.input.name, LABELS}
         for layer in self.layers:
             looked_up = isinstance(layer, OneHot) and layer.classes == self.input.classes
@@ -173,7 +177,7 @@ class Plan(Document):
 
     @property
     def _counts(self) -> bool:
-        """Is each row's output 1 where its label is the likeliest class, else 0?"""
+        """Whether each row's output is 1 where its label is the likeliest class, else 0."""
         made = {layer.name: layer for layer in self.layers}
         total = made.get(self.output.wire)
         right = made.get(total.input) if isinstance(total, Sum) else None
@@ -187,7 +191,7 @@ class Plan(Document):
 
     @cached_property
     def wires(self) -> dict[str, Wire]:
-        """Every wire by name. Raises ValueError at the first layer that does not fit what it reads."""
+        """All wires by name. Raises ValueError at the first layer that does not fit the wires it reads."""
         wires = {self.input.name: Wire(self.input.shape, self.ring_bits)}
         if self.input.classes:
             wires[LABELS] = Wire((1,), self.ring_bits)
@@ -212,7 +216,7 @@ class Plan(Document):
 
     @cached_property
     def readers(self) -> dict[str, tuple[int, ...]]:
-        """The layers that read a wire, by wire: their numbers, rising."""
+        """The layers that read each wire, by wire: their numbers, rising."""
         readers: dict[str, list[int]] = {name: [] for name in self.wires}
         for number, layer in enumerate(self.layers):
             for name in set(layer.reads):
@@ -221,7 +225,7 @@ class Plan(Document):
 
     @cached_property
     def last_reader(self) -> dict[str, str]:
-        """The layer after which a wire is needed no more, by wire; the output has none."""
+        """The last layer that reads each wire, by wire. The output has none: it is needed at the end."""
         last = {name: self.layers[numbers[-1]].name for name, numbers in self.readers.items() if numbers}
         last.pop(self.output.wire, None)
         return last
@@ -243,12 +247,14 @@ class Plan(Document):
 
     @cached_property
     def slice_rows(self) -> int:
-        """Rows that are evaluated together: a power of two, so that a layer's temporaries stay near the cache."""
+        """The number of rows that are evaluated together: a power of two, so that a layer's temporaries stay near the
+        cache."""
         largest = max(max(math.prod(wire.shape) for wire in self.wires.values()), 1)
         return 1 << min(max(_SLICE_VALUES // largest, 1), _MAX_SLICE_ROWS).bit_length() - 1
 
     def slices(self, rows: int) -> list[tuple[int, int]]:
-        """The batch in slices that take turns on the link: (first, end) rows. Both parties cut alike."""
+        """The slices of a batch, which take turns on the link: (first, end) rows. Both parties cut it in the same
+        way."""
         return [(at, min(at + self.slice_rows, rows)) for at in range(0, rows, self.slice_rows)]
 
     @cached_property
@@ -258,11 +264,12 @@ class Plan(Document):
 
     @cached_property
     def rounds(self) -> int:
-        """Openings that follow one another; layers that do not wait for each other share theirs."""
+        """The number of openings that follow one another. Layers that do not wait for each other share theirs."""
         return max(rounds.stop for rounds in self.schedule.values())
 
     def costs(self, rows: int) -> dict[str, Cost]:
-        """Cost of each layer for `rows` inputs; its rounds are its own, whatever they are shared with."""
+        """The cost of each layer for `rows` inputs. A layer's rounds count fully, even where other layers share
+        them."""
         slices = [end - first for first, end in self.slices(rows)]
         return {
             layer.name: replace(
@@ -273,12 +280,12 @@ class Plan(Document):
         }
 
     def cost(self, rows: int) -> Cost:
-        """Cost of one run over `rows` inputs: what each party sends, what the dealer sent before."""
+        """The cost of one run over `rows` inputs: what each party sends in it, and what the dealer sent before."""
         return replace(sum(self.costs(rows).values(), Cost()), rounds=self.rounds)
 
     @cached_property
     def bundle_row_bytes(self) -> int:
-        """What the dealer sends for one row."""
+        """The bytes that the dealer sends for one row."""
         return sum(c.row_bytes for layer in self.layers for c in layer.corrections(self.ring_bits))
 
     @property
@@ -286,12 +293,12 @@ class Plan(Document):
         return self.input.shared_size * ring_bytes(self.ring_bits)
 
     def output_bytes(self, rows: int) -> int:
-        """One party's share of a request's result."""
+        """The bytes of one party's share of a request's result."""
         if self.output.kind == "count":
             return self.output.size * ring_bytes(self.ring_bits)
         return rows * self.output.size * (1 if self.output.kind == "labels" else ring_bytes(self.ring_bits))
 
 
 def canonical_json(value: object) -> bytes:
-    """Sorted keys, no spaces, no NaN; what is hashed and signed."""
+    """Serialise with sorted keys, no spaces and no NaN. This text is what is hashed and signed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
