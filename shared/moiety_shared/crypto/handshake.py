@@ -2,10 +2,10 @@
 
 A handshake takes no round trip, and a party need not remember it. The client draws a key for each party and seals that
 key to the party (HPKE, see `sealing.py`), with a proof that the client holds the key its token is bound to. Every
-envelope begins with the sealed handshake. The rest is AES-256-GCM under the key in it. A party keeps in memory which
-handshakes it opened; any other process of the party opens them anew.
+envelope begins with the sealed handshake. The rest of the envelope is AES-256-GCM under the key in it. A party keeps in
+memory which handshakes it opened, and any other process of the party opens them anew.
 
-A handshake says nothing of a request. The envelope's own cipher binds the envelope to its request, plan, upload and
+A handshake says nothing about a request. The envelope's own cipher binds the envelope to its request, plan, upload and
 time, as associated data.
 """
 
@@ -24,19 +24,19 @@ from moiety_shared.formats import HANDSHAKE, check_magic
 from moiety_shared.problems import Problem, ProblemType
 
 MAX_SECONDS = 300
-"""Between a handshake and a request that uses it, by the client's own clock."""
+"""The most seconds between a handshake and a request that uses it, by the client's own clock."""
 
 _MAGIC_BYTES, _KEY_BYTES, _NONCE_BYTES, _TAG_BYTES, _TIME_BYTES = 4, 32, 12, 16, 8
 _CONTENT = struct.Struct(f"<4s{_KEY_BYTES}sQ{PROOF_BYTES}s")  # magic, key, time, proof
 SEALED_BYTES = SEAL_OVERHEAD + _CONTENT.size
 ENVELOPE_OVERHEAD = SEALED_BYTES + _NONCE_BYTES + _TAG_BYTES
-"""Bytes of an envelope besides its content."""
+"""The bytes of an envelope besides its content."""
 
 
 @dataclass(frozen=True, repr=False)
 class Handshake:
-    """What both ends know: the key of the envelopes, when it was drawn (seconds since 1970, by the client's clock), and
-    a proof of who drew it (zeros where the token is bound to no key)."""
+    """What both ends know: the key of the envelopes; when the client drew it, in seconds since 1970 by its own clock;
+    and a proof of who drew it, which is zeros where the token is bound to no key."""
 
     key: bytes
     time: int
@@ -44,14 +44,15 @@ class Handshake:
 
     @classmethod
     def new(cls, time: int, party: int, token: str = "", holder: Ed25519PrivateKey | None = None) -> "Handshake":
-        """A fresh one with party p, signed by `holder` for that token if there is a holder's key."""
+        """Make a fresh handshake with party p. `holder`, if given, signs it for that token."""
         fresh = cls(secrets.token_bytes(_KEY_BYTES), time)
         return fresh if holder is None else cls(fresh.key, time, prove(holder, fresh.statement(party, token)))
 
     def statement(self, party: int, token: str) -> bytes:
-        """What the proof signs: this key, for this party alone, under this token.
+        """The statement that the proof signs: this key, for this party alone, under this token.
 
-        The other party's proof signs another statement: who saw one of them has nothing to show to the other party.
+        The proof for the other party signs another statement. So a party that sees one proof cannot use it at the other
+        party.
         """
         terms = self.time.to_bytes(_TIME_BYTES, "little") + hashlib.sha256(self.key).digest()
         return f"moiety/v1 handshake {party}\0".encode() + terms + hashlib.sha256(token.encode()).digest()
@@ -69,19 +70,21 @@ class Handshake:
         return cls(key, time, proof)
 
     def sealed(self, recipient: PublicKey, party: int) -> bytes:
-        """As envelopes to party p begin: `SEALED_BYTES` long."""
+        """Seal it to party p. Envelopes to that party begin with the result, which is `SEALED_BYTES` long."""
         return recipient.seal(self.pack(), context(party))
 
     def seal(self, sealed: bytes, message: bytes | bytearray, bound_to: bytes) -> bytes:
-        """An envelope: opens with this handshake alone, for what it is bound to. `sealed` is the handshake, sealed.
+        """Make an envelope. It opens with this handshake alone, and for `bound_to` alone. `sealed` is the handshake,
+        sealed.
 
-        Nonces are random: in the minutes that a key is used, the chance that one comes twice is beyond reach.
+        Nonces are random. A key is used for minutes, and in that time the chance that a nonce comes twice is
+        negligible.
         """
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return b"".join((sealed, nonce, AESGCM(self.key).encrypt(nonce, message, bound_to)))
 
     def open(self, envelope: bytes | memoryview, bound_to: bytes) -> bytes:
-        """The envelope's message. Raises Problem SEALED_FOR_ANOTHER when its binding or any bit differs."""
+        """Return the envelope's message. Raises Problem SEALED_FOR_ANOTHER when its binding or any bit differs."""
         nonce, sealed = envelope[SEALED_BYTES : SEALED_BYTES + _NONCE_BYTES], envelope[SEALED_BYTES + _NONCE_BYTES :]
         try:
             return AESGCM(self.key).decrypt(bytes(nonce), sealed, bound_to)

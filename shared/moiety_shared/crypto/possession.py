@@ -1,6 +1,6 @@
-"""Proof of possession (RFC 7800): a token may name the hash of a key, and is then of use only to who holds that key.
+"""Proof of possession (RFC 7800). A token may name the hash of a key, and then only the holder of that key can use it.
 
-The client signs its handshake with each party, which every request begins with (`handshake.py`).
+The client signs its handshake with each party (`handshake.py`), and every request begins with that handshake.
 """
 
 import base64
@@ -15,17 +15,17 @@ from moiety_shared.problems import Problem, ProblemType
 
 _KEY_BYTES, _SIGNATURE_BYTES = 32, 64
 PROOF_BYTES = _KEY_BYTES + _SIGNATURE_BYTES
-"""The public key, and the signature."""
+"""The bytes of the public key and the signature together."""
 
 
 def thumbprint(public: bytes) -> str:
-    """The JWK thumbprint (RFC 7638, SHA-256) of a raw Ed25519 public key: what a token carries as `cnf.jkt`."""
+    """The JWK thumbprint (RFC 7638, SHA-256) of a raw Ed25519 public key. A token carries it as `cnf.jkt`."""
     jwk = f'{{"crv":"Ed25519","kty":"OKP","x":"{_base64(public)}"}}'
     return _base64(hashlib.sha256(jwk.encode()).digest())
 
 
 def private_pem(key: Ed25519PrivateKey) -> str:
-    """PKCS #8, as access files and `moiety keys client` keep it: a secret."""
+    """PKCS #8, the form in which access files and `moiety keys client` store the key. It is a secret."""
     raw = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return raw.decode()
 
@@ -42,7 +42,7 @@ def private_from_pem(pem: bytes) -> Ed25519PrivateKey:
 
 
 def public_pem(key: Ed25519PublicKey) -> str:
-    """SubjectPublicKeyInfo: what an owner certifies."""
+    """SubjectPublicKeyInfo, the form in which an owner gets the key to bind a token to it."""
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
@@ -58,12 +58,12 @@ def public_from_pem(pem: bytes) -> Ed25519PublicKey:
 
 
 def prove(key: Ed25519PrivateKey, statement: bytes) -> bytes:
-    """What shows that the statement was made by who holds the key: `PROOF_BYTES` long."""
+    """Sign the statement, which proves that the holder of the key made it. The proof is `PROOF_BYTES` long."""
     return key.public_key().public_bytes_raw() + key.sign(statement)
 
 
 def _holders_key(public: bytes, expected: str) -> Ed25519PublicKey:
-    """The key, if this is its thumbprint. Raises Problem UNAUTHORIZED."""
+    """Return the public key if `expected` is its thumbprint. Raises Problem UNAUTHORIZED otherwise."""
     try:
         if hmac.compare_digest(thumbprint(public), expected):
             return Ed25519PublicKey.from_public_bytes(public)
@@ -77,7 +77,7 @@ def _holders_key(public: bytes, expected: str) -> Ed25519PublicKey:
 
 
 def check(proof: bytes, statement: bytes, expected: str) -> None:
-    """Raises Problem UNAUTHORIZED unless the key of that thumbprint signed the statement."""
+    """Raises Problem UNAUTHORIZED unless the key with the thumbprint `expected` signed the statement."""
     try:
         _holders_key(proof[:_KEY_BYTES], expected).verify(proof[_KEY_BYTES:], statement)
     except InvalidSignature:

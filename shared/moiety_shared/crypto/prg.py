@@ -1,7 +1,7 @@
 """Streams of pseudo-random words: AES-128-CTR under keys that HKDF-SHA256 derives from a 32-byte seed.
 
-A stream is addressed by where it is used (lease, bundle, layer) and what for (a name), so the dealer and a party
-who hold the same seed expand the same words without talking. Every (address, name) has a key of its own.
+The address of a stream says where it is used (lease, bundle, layer), and a name says what for. So the dealer and a
+party that hold the same seed expand the same words without talking. Every (address, name) has a key of its own.
 """
 
 import secrets
@@ -19,7 +19,7 @@ _ZEROS = memoryview(bytes(1 << 18))  # counter mode encrypts zeros; a quarter Mi
 
 
 def new_seed() -> bytes:
-    """32 bytes from the operating system's generator."""
+    """Draw 32 bytes from the operating system's generator."""
     return secrets.token_bytes(SEED_BYTES)
 
 
@@ -34,21 +34,21 @@ class Stream:
         self._drawn: set[str] = set()
 
     def at(self, *address: str | int) -> "Stream":
-        """The stream of the same seed one level further down."""
+        """The stream of the same seed, one level further down the address."""
         return Stream(self._seed, *self._address, *address)
 
     def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Uniform words of `dtype` (an integer type). Raises ValueError when the name was drawn before."""
+        """Draw uniform words of `dtype`, an integer type. Raises ValueError when the name was drawn before."""
         out = np.empty(shape, dtype=dtype)
         self.fill(name, out)
         return out
 
     def fill(self, name: str, out: npt.NDArray[Any]) -> None:
-        """Writes what `words` returns into an existing contiguous array."""
+        """Write what `words` would return into an existing contiguous array."""
         _fill(self._encryptor(name), out)
 
     def pieces(self, name: str, count: int, dtype: npt.DTypeLike, most: int) -> Iterator[npt.NDArray[Any]]:
-        """`count` uniform words in their order, at most `most` at a time, so that they need not all be in memory."""
+        """Yield `count` uniform words in order, at most `most` at a time, so that they need not all be in memory."""
         encryptor = self._encryptor(name)
         for start in range(0, count, most):
             out = np.empty(min(most, count - start), dtype=dtype)
@@ -72,7 +72,7 @@ class Stream:
 
 
 def _fill(encryptor: CipherContext, out: npt.NDArray[Any]) -> None:
-    """The next words, into a contiguous array."""
+    """Write the next words into a contiguous array."""
     target = out.reshape(-1).view(np.uint8).data
     for start in range(0, len(target), len(_ZEROS)):
         part = target[start : start + len(_ZEROS)]

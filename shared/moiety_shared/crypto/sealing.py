@@ -1,15 +1,16 @@
-"""Envelopes: bytes that one recipient can open, bound to the context they were sealed in.
+"""Envelopes: bytes that one recipient can open, bound to the context in which they were sealed. There are three ways.
 
 To a party: HPKE (RFC 9180) with the post-quantum hybrid MLKEM768-X25519, HKDF-SHA256 and AES-128-GCM, from pyca. Its
 single-shot form has no associated data, so the context goes into `info`.
 
 Back to the client: AES-256-GCM under a key that the client drew for this request alone and put into that party's
-envelope (as Oblivious HTTP, RFC 9458, does with an exported key). No public-key operation is on the way back, and the
-relaying party cannot read what the other one returns. Nonces are random: a run that broke off at its very end is run
-again, and then a party seals a second, different share under the same key.
+envelope (as Oblivious HTTP, RFC 9458, does with an exported key). The way back takes no public-key operation, and the
+relaying party cannot read what the other one returns. Nonces are random, because a party may use a key twice: when a
+run breaks off at its very end, the client has it run again, and the party seals a second, different share under the
+same key.
 
-What is large and kept or sent in pieces, such as a model: AES-256-GCM in chunks that are numbered, under a key that is
-drawn for this content alone and sealed by one of the ways above.
+Large content that is stored, or sent in pieces, such as a model: AES-256-GCM in numbered chunks, under a key that is
+drawn for this content alone and sealed in one of the ways above.
 """
 
 import base64
@@ -68,11 +69,11 @@ class PublicKey:
         if len(raw) != _MLKEM_PUBLIC + _X25519:
             raise ValueError(f"a sealing key has {_MLKEM_PUBLIC + _X25519} bytes, this one {len(raw)}")
         key = cls(raw)
-        key.seal(b"", b"")  # some points make no key: whoever reads it is told, not whoever seals with it
+        key.seal(b"", b"")  # some points make no key: the reader of the key learns it, not whoever seals with it
         return key
 
     def seal(self, message: bytes | bytearray, context: bytes) -> bytes:
-        """`message` for the holder of the private key alone; opens only under the same context."""
+        """Seal `message`. Only the holder of the private key can open it, and only under the same context."""
         return self._id + _suite().encrypt(message, self._key, info=context)
 
     @cached_property
@@ -88,7 +89,7 @@ class PublicKey:
 
 
 class PrivateKey:
-    """A party's half; `raw` is the ML-KEM seed and the X25519 key (64 + 32 bytes)."""
+    """The private half of a party's sealing key. `raw` is the ML-KEM seed and the X25519 key (64 + 32 bytes)."""
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) != _MLKEM_SEED + _X25519:
@@ -107,7 +108,7 @@ class PrivateKey:
         return cls(MLKEM768PrivateKey.generate().private_bytes_raw() + x25519)
 
     def open(self, envelope: bytes | memoryview, context: bytes) -> bytes:
-        """The message. Raises Problem SEALED_FOR_ANOTHER when key, context or any bit differs."""
+        """Return the message. Raises Problem SEALED_FOR_ANOTHER when the key, the context or any bit differs."""
         if bytes(envelope[:KEY_ID_BYTES]).hex() != self.public.key_id:
             raise Problem(ProblemType.SEALED_FOR_ANOTHER)
         try:
@@ -117,13 +118,13 @@ class PrivateKey:
 
 
 def seal_result(key: bytes, message: bytes, context: bytes) -> bytes:
-    """Seal to the client under the key that it drew for this request and party."""
+    """Seal to the client, under the key that the client drew for this request and party."""
     nonce = secrets.token_bytes(_NONCE)
     return nonce + AESGCM(key).encrypt(nonce, message, context)
 
 
 def open_result(key: bytes, sealed: bytes | memoryview, context: bytes) -> bytes:
-    """Raises Problem SEALED_FOR_ANOTHER when it was not sealed with this key in this context."""
+    """Return the message. Raises Problem SEALED_FOR_ANOTHER when it was not sealed with this key in this context."""
     try:
         return AESGCM(key).decrypt(bytes(sealed[:_NONCE]), sealed[_NONCE:], context)
     except (InvalidTag, ValueError) as error:
@@ -131,7 +132,8 @@ def open_result(key: bytes, sealed: bytes | memoryview, context: bytes) -> bytes
 
 
 class Chunks:
-    """One content in order, chunk by chunk; who opens must know how many there are. A key is for one content."""
+    """One content, chunk by chunk in order. The reader must know how many chunks there are. Each key is for one
+    content."""
 
     def __init__(self, key: bytes, context: bytes = b"") -> None:
         self._cipher, self._context, self._number = AESGCM(key), context, 0
@@ -140,7 +142,7 @@ class Chunks:
         return self._cipher.encrypt(self._nonce(), piece, self._context)
 
     def open(self, sealed: bytes | bytearray | memoryview) -> bytes:
-        """Raises Problem MALFORMED when it is not the next chunk of this content."""
+        """Open the next chunk. Raises Problem MALFORMED when `sealed` is not the next chunk of this content."""
         try:
             return self._cipher.decrypt(self._nonce(), sealed, self._context)
         except (InvalidTag, ValueError) as error:

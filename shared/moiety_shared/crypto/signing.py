@@ -1,4 +1,5 @@
-"""The model owner's signature (Ed25519) under public statements: canonical JSON, with a label for each kind."""
+"""The model owner's signature (Ed25519) under public statements. It signs canonical JSON, with a label for each kind of
+statement."""
 
 import base64
 from typing import Any
@@ -15,7 +16,7 @@ class BadSignature(ValueError):
 
 
 def sign(label: str, statement: BaseModel, key: Ed25519PrivateKey) -> str:
-    """The signature, base64url."""
+    """Return the signature, in base64url."""
     return _base64(key.sign(_signed(label, statement)))
 
 

@@ -1,8 +1,8 @@
-"""Clients' tokens: JWTs that the model owner signs (EdDSA), and that parties verify offline. No clock here.
+"""Clients' tokens: JWTs that the model owner signs (EdDSA) and parties verify offline. Nothing here reads a clock.
 
-Claims: `sub` who, `jti` which token, `exp` until when, `models` and `outputs` what for, `quota` how much, and `cnf`
-(RFC 7800) the thumbprint of the key that the client holds. Tokens of release 0.1 have no `cnf`: whoever sees one can
-use it.
+Claims: `sub` says who, `jti` which token, `exp` until when, `models` and `outputs` what for, `quota` how much. `cnf`
+(RFC 7800) is the thumbprint of the key that the client holds. Tokens of release 0.1 have no `cnf`: anybody who sees
+such a token can use it.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,12 +19,12 @@ AUDIENCE = "moiety"
 EVERY_MODEL = "*"
 MAX_TOKEN_BYTES = 4096
 MAX_REVOKED = 10_000
-"""Token ids in one message of revocations."""
+"""The most token ids in one message of revocations."""
 MAX_QUOTA_ROWS = 10**12
-"""Far more than anybody asks in a window, and twice of it is a number in every database."""
+"""Far more inputs than anybody asks for in a window, and twice as many still fit a number column of every database."""
 MAX_QUOTA_SECONDS = 366 * 86_400
 MAX_EXPIRES = 253_402_300_799
-"""The last second of the year 9999: later times are none to a calendar."""
+"""The last second of the year 9999. Calendars represent no later time."""
 OutputKind = Literal["logits", "labels", "count"]
 OUTPUTS: tuple[OutputKind, ...] = ("logits", "labels", "count")
 
@@ -51,12 +51,13 @@ class Grant(Public):
     )
 
     def check_time(self, now: float) -> None:
-        """Raises Problem UNAUTHORIZED when it is over."""
+        """Raises Problem UNAUTHORIZED when the token has expired."""
         if now >= self.expires:
             raise Problem(ProblemType.UNAUTHORIZED, "the token has expired")
 
     def check(self, model: str, output: OutputKind, now: float) -> None:
-        """Raises Problem UNAUTHORIZED when the time is over, FORBIDDEN for another model or output."""
+        """Raises Problem UNAUTHORIZED when the token has expired, FORBIDDEN for a model or an output that it does not
+        allow."""
         self.check_time(now)
         if EVERY_MODEL not in self.models and model not in self.models:
             raise Problem(ProblemType.FORBIDDEN, "the token is not for this model")
@@ -65,7 +66,7 @@ class Grant(Public):
 
 
 def issue(grant: Grant, key: Ed25519PrivateKey) -> str:
-    """The token. Without a key in the grant, whoever has it can use it."""
+    """Sign the token. Anybody who has the token can use it, unless the grant names a key."""
     claims: dict[str, Any] = {
         "iss": key_text(key.public_key()),
         "aud": AUDIENCE,
@@ -80,7 +81,8 @@ def issue(grant: Grant, key: Ed25519PrivateKey) -> str:
 
 
 def verify(token: str | None, owner_key: str) -> Grant:
-    """What a token of this owner grants; its time is for `Grant.check`. Raises Problem UNAUTHORIZED."""
+    """Return what a token of this owner grants. Raises Problem UNAUTHORIZED. `Grant.check` looks at the time, not
+    this."""
     if token is None:
         raise Problem(ProblemType.UNAUTHORIZED, "this model is for holders of its owner's tokens")
     if len(token) > MAX_TOKEN_BYTES:
@@ -108,7 +110,8 @@ def verify(token: str | None, owner_key: str) -> Grant:
 
 
 def _confirmed(claims: dict[str, Any]) -> str | None:
-    """The key's thumbprint. A `cnf` of another kind is none, and never as if it were not there: it fails validation."""
+    """Return the key's thumbprint, or None without `cnf`. A `cnf` of another kind becomes "", which fails validation:
+    it must never pass as a token that is bound to no key."""
     if "cnf" not in claims:
         return None
     named = claims["cnf"].get("jkt") if isinstance(claims["cnf"], dict) else None
