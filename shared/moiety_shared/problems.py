@@ -1,7 +1,8 @@
-"""Every error that crosses a process boundary, once: its URN, HTTP status, title and what to do next.
+"""Every error that crosses a process boundary, defined once: its URN, HTTP status, title and what to do next.
 
-Problems travel as RFC 9457 documents (`application/problem+json`) with two members more: `error`, a sentence, which
-Triton's clients read, and `hint`. A detail says what is wrong with the shape of a thing, never what was in it.
+Problems travel as RFC 9457 documents (`application/problem+json`) with two extra members. `error` is a sentence, which
+Triton's clients read, and `hint` says what to do. A detail says what is wrong with the shape of a thing, never what was
+in it.
 """
 
 from enum import Enum
@@ -13,7 +14,7 @@ _LONGEST_WAIT = 10**9
 
 
 class ProblemType(Enum):
-    """name = (HTTP status, title). The name is in the URN too: to rename one is to change the protocol."""
+    """name = (HTTP status, title). The name is also in the URN, so whoever renames one changes the protocol."""
 
     MALFORMED = 400, "The message is not well formed"
     UNSUPPORTED_VERSION = 400, "The message or file is of another version"
@@ -61,12 +62,12 @@ class ProblemType(Enum):
 
     @property
     def hint(self) -> str:
-        """What whoever reads it can do next."""
+        """What the reader of the problem can do next."""
         return _HINTS[self]
 
     @classmethod
     def from_urn(cls, urn: str) -> "ProblemType":
-        """The type of that name; INTERNAL for one this version does not know."""
+        """Return the type of that name, or INTERNAL for a name that this version does not know."""
         return next((kind for kind in cls if kind.urn == urn), cls.INTERNAL)
 
 
@@ -129,7 +130,7 @@ _HINTS = {
     ProblemType.STOPPING: "Try again shortly: another one takes its place, or the same one after a restart.",
     ProblemType.INTERNAL: "Look for the request id in the logs of the service.",
 }
-# Problems that are gone by themselves after a moment: they carry Retry-After.
+# Problems that pass by themselves after a moment. They carry Retry-After, in seconds.
 RETRY_AFTER_SECONDS = {
     ProblemType.ROW_USED: 1,
     ProblemType.CATALOGUE_UNAVAILABLE: 2,
@@ -156,7 +157,7 @@ class Problem(Exception):
 
     @property
     def retry_after(self) -> int | None:
-        """Seconds after which a repetition makes sense, if it does."""
+        """The seconds after which to try again, or None where a repetition makes no sense."""
         return RETRY_AFTER_SECONDS.get(self.kind) if self._retry_after is None else self._retry_after
 
     def document(self, instance: str = "") -> dict[str, Any]:
@@ -176,7 +177,7 @@ class Problem(Exception):
 
     @classmethod
     def from_document(cls, document: object) -> "Problem":
-        """Read a document of a peer. Anything that is not one becomes INTERNAL."""
+        """Read a document from a peer. Anything that is not a problem document becomes INTERNAL."""
         if not isinstance(document, dict) or not isinstance(document.get("type"), str):
             return cls(ProblemType.INTERNAL, "the answer was not a problem document")
         detail, seconds = document.get("detail"), document.get("retry_after")
@@ -189,8 +190,11 @@ class Problem(Exception):
 
 
 def outcome(error: BaseException | None) -> str:
-    """How something ended: "ok", the name of a problem, or "cancelled" where whoever asked for it gave up: a task that
-    is cancelled, a stop, Ctrl-C. INTERNAL is a fault, and that is none."""
+    """How something ended: "ok", the name of a problem, or "cancelled".
+
+    "cancelled" means that whoever asked for it gave up: a cancelled task, a stop, or Ctrl-C. INTERNAL means a fault, so
+    a cancellation is not INTERNAL.
+    """
     if error is None:
         return "ok"
     if not isinstance(error, Exception):

@@ -1,1 +1,1 @@
-"""What goes over a wire, or is handed over as a file: one codec for each."""
+"""What roles send to one another or hand over as a file. Each message has one codec."""

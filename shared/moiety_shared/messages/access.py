@@ -8,7 +8,8 @@ from moiety_shared.formats import Document
 
 
 class AccessFile(Document):
-    """Where the catalogue is, whom to trust, the token that lets the client in, and the key that it is bound to."""
+    """Where the catalogue is, whom to trust, the token that lets the client in, and the key to which the token is
+    bound."""
 
     FORMAT, WHAT, OLDER = 2, "an access file", (1,)
     format: Literal[1, 2] = 2

@@ -1,7 +1,7 @@
-"""Canaries: inputs whose answers are known, to be mixed among real ones.
+"""Canaries: inputs with known answers, which a client mixes among its real ones.
 
-The owner publishes them in the signed catalogue entry. Parties see shares only, which are uniform whatever they are
-shares of: although all canaries are public, they cannot tell which rows of a request are some.
+The owner publishes them in the signed catalogue entry. Parties see shares only, and shares are uniform whatever value
+they are shares of. So parties cannot tell which rows of a request are canaries, although all canaries are public.
 """
 
 import numpy as np
@@ -16,7 +16,8 @@ MOST = 16
 
 
 class Canary(Public):
-    """One input, as a public seed, and what the model says of it: no more than a client would be told."""
+    """One input, as a public seed, and the model's answer to it. The answer holds no more than a client would be
+    told."""
 
     seed: str = Field(description="32 bytes, hex; expands to the input")
     label: int = Field(ge=0, description="the most likely class")
@@ -36,7 +37,8 @@ class Canary(Public):
 
 
 def expand(seed: bytes, plan: Plan) -> RingArray:
-    """Uniform over the values of the plan's input range in the ring. Whole numbers only: alike on every machine."""
+    """Draw values uniformly from the plan's input range in the ring. It computes with whole numbers only, so the values
+    are the same on every machine."""
     least, largest = grid(plan.input.low, plan.input.high, plan.input.frac_bits)
     words = Stream(seed, "canary").words("input", (plan.input.size,), np.uint64)
     return ((words % np.uint64(largest - least + 1)).astype(np.int64) + least).astype(ring_dtype(plan.ring_bits))

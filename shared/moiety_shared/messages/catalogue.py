@@ -1,5 +1,5 @@
-"""What the model owner signs (Ed25519): the catalogue entry, all that a client must know of a model; and the manifest
-of an upload, which tells each party what it got and whom to serve."""
+"""What the model owner signs (Ed25519): the catalogue entry and the manifest of an upload. The entry is all that a
+client must know of a model. The manifest tells each party what it got and whom to serve."""
 
 from typing import Annotated, Literal, Self
 
@@ -18,17 +18,17 @@ Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(ge=1, le=1 << 14)]
 Time = Annotated[int, Field(ge=0, le=253402300799)]
-"""Seconds since 1970, to the end of the year 9999."""
+"""Seconds since 1970, up to the end of the year 9999, the last that a calendar represents."""
 Access = Literal["token", "open"]
-"""Who may ask: holders of the owner's tokens, or everybody."""
+"""Who may call the model: holders of the owner's tokens, or everybody."""
 
 
 _SHOWN = 12
 
 
 class Preprocessing(Public):
-    """How a picture becomes the model's input, as torchvision's transforms do it: made grey or RGB, resized, its middle
-    cut out, scaled to 0..1, the mean subtracted, divided by std."""
+    """How a picture becomes the model's input, in the steps of torchvision's transforms. The client makes it grey or
+    RGB, resizes it, cuts out its middle, scales it to 0..1, subtracts the mean, and divides by std."""
 
     channels: Literal[1, 3]
     size: tuple[Side, Side] = Field(description="height, width")
@@ -65,8 +65,9 @@ class PartyEndpoint(Public):
 class Entry(Document):
     """One version of one model. `upload_id` names this very upload of its weights.
 
-    What is signed for a name has a rising `revision`: a client that saw one believes no older one. It believes none
-    after `expires`: who kept an old entry can show it to new clients until then, and no longer.
+    Whatever the owner signs for a name has a rising `revision`. A client that saw one revision believes no older one.
+    No client believes an entry after `expires`: somebody who kept an old entry can show it to new clients until then,
+    and no longer.
     """
 
     FORMAT, WHAT = 2, "a catalogue entry"
@@ -94,15 +95,15 @@ class Entry(Document):
         return self
 
     def is_due(self, now: float) -> bool:
-        """Whether half of its time is over: whoever holds the signing key signs it anew."""
+        """Whether half of its time is over. Whoever holds the signing key then signs the entry anew."""
         return now >= (self.issued + self.expires) / 2
 
     def describe(self) -> str:
-        """What a client may want to know of it, a line for each thing."""
+        """Say what a client may want to know of the model, one line for each thing."""
         return "\n".join(f"{name:12} {text}" for name, text in self.facts().items())
 
     def facts(self) -> dict[str, str]:
-        """What a client may want to know of it, in words, by what it is about."""
+        """Return what a client may want to know of the model, in words, by subject."""
         plan, how = self.plan, self.preprocessing
         shape = " x ".join(map(str, plan.input.shape))
         takes = f"inputs of shape {shape}, from {plan.input.low:.4g} to {plan.input.high:.4g}"
@@ -139,7 +140,7 @@ class SignedEntry(Public):
     signature: str = Field(description="over the entry's canonical JSON, base64url")
 
     def verify(self, owner_key: str) -> Entry:
-        """The entry, if `owner_key` signed it. Raises BadSignature otherwise."""
+        """Return the entry. Raises BadSignature unless `owner_key` signed it."""
         signing.verify("catalogue entry", self.entry, self.signature, owner_key)
         return self.entry
 
@@ -152,7 +153,7 @@ def sign(entry: Entry, key: Ed25519PrivateKey) -> SignedEntry:
 
 class Manifest(Public):
     """What one party's upload is: which version of which model, the digests of what comes with it, and the owner whose
-    tokens let clients in. The crypto provider never gets it: `upload.py` says why."""
+    tokens let clients in. The crypto provider never gets it; `upload.py` says why."""
 
     upload_id: Hex16
     name: Name
@@ -166,13 +167,13 @@ class Manifest(Public):
 
 
 class SignedManifest(Public):
-    """A manifest under its own owner's signature."""
+    """A manifest with its signature, by the owner that it names."""
 
     manifest: Manifest
     signature: str
 
     def verify(self) -> Manifest:
-        """Raises BadSignature unless the owner named in it signed it."""
+        """Return the manifest. Raises BadSignature unless the owner named in it signed it."""
         signing.verify("upload", self.manifest, self.signature, self.manifest.owner_key)
         return self.manifest
 

@@ -1,7 +1,7 @@
-"""The contract between a party and the crypto provider: JSON over HTTP, both ways.
+"""The contract between a party and the crypto provider: JSON over HTTP, in both directions.
 
-Bytes travel as base64. What is secret in them is sealed: the seeds of an upload to the provider, a lease's seeds to a
-key that the party made for that one request.
+Bytes travel as base64. Secret bytes are sealed: the seeds of an upload to the provider, and a lease's seeds to a key
+that the party made for that one request.
 """
 
 import base64
@@ -46,7 +46,7 @@ class UploadRequest(Public):
     )
 
     def envelope(self) -> bytes:
-        """The sealed seeds. Raises Problem MALFORMED for what is no base64."""
+        """Return the sealed seeds. Raises Problem MALFORMED for text that is not base64."""
         try:
             return base64.b64decode(self.seeds, validate=True)
         except ValueError:
@@ -70,7 +70,7 @@ class Ticketed(Public):
     )
 
     def sealed(self) -> bytes:
-        """The ticket's bytes. Raises Problem UNKNOWN_LEASE for what is no base64."""
+        """Return the ticket's bytes. Raises Problem UNKNOWN_LEASE for text that is not base64."""
         try:
             return base64.b64decode(self.ticket, validate=True)
         except ValueError:
@@ -90,7 +90,7 @@ class BundleRequest(Ticketed):
 class LeaseResponse(Ticketed):
     """One side of a lease: the answer to alice's LeaseRequest and to bob's JoinRequest.
 
-    A party passes over members that it does not know: a newer provider may send more.
+    A party ignores members that it does not know, because a newer provider may send more.
     """
 
     model_config = ConfigDict(extra="ignore")

@@ -1,4 +1,5 @@
-"""The contract between the model owner and a party, but for the upload itself: what is there, and who may not ask."""
+"""The contract between the model owner and a party, except for the upload itself: which models the party holds, and
+which tokens it refuses."""
 
 from typing import Annotated
 
@@ -29,7 +30,7 @@ class ModelState(Public):
 
 
 class HeldModel(Public):
-    """An upload that a party has. Name and version are left out for one that another release stored."""
+    """An upload that a party has. It has no name and version where another release stored it."""
 
     upload_id: Hex16
     name: str = ""
@@ -43,6 +44,6 @@ class HeldModels(Public):
 
 
 class Revocations(Public):
-    """The body of PUT /v1/revocations: tokens that let nobody in any more."""
+    """The body of PUT /v1/revocations: tokens that no longer let anybody in."""
 
     token_ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], ...] = Field(max_length=MAX_REVOKED)

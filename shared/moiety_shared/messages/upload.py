@@ -1,7 +1,8 @@
 """A model upload: what the owner sends to one party, and how that party reads it, piece by piece.
 
-The owner draws the weights' masks s = [s]_0 + [s]_1 as two seeds, afresh for every upload. Both parties get w^ = w + s,
-each the seed of its own half, the crypto provider both seeds and nothing else. One body, in this order:
+The owner draws the weights' masks s = [s]_0 + [s]_1 as two seeds, afresh for every upload. Both parties get w^ = w + s.
+Each party gets the seed of its own half, and the crypto provider gets both seeds and nothing else. One body holds, in
+this order:
 
     header             MUP3, and the lengths of the next two
     manifest           what the owner signed, JSON
@@ -10,8 +11,8 @@ each the seed of its own half, the crypto provider both seeds and nothing else. 
     own envelope       `Keys`, sealed to the party
     w^                 tensor by tensor as the plan names them, in chunks under the key of the own envelope
 
-A party checks w^ against the digest in the manifest, which has a nonce in it. The provider knows s, and gets neither:
-with the digest of w + s it could try out what it takes w to be.
+A party checks w^ against the digest in the manifest, which includes a nonce. The provider knows s, and gets neither
+digest nor nonce: with the digest of w + s it could test guesses of w.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ from moiety_shared.protocols.product import Weights
 from moiety_shared.ring import Array
 
 CHUNK_BYTES = 1 << 20
-"""Of w^: so much is opened, hashed and put away at a time."""
+"""How much of w^ a party opens, hashes and stores at a time."""
 NONCE_BYTES = 32
 HEADER_BYTES = 12
 _HEADER = struct.Struct("<4sII")  # magic, lengths of the manifest and of the plan
@@ -50,7 +51,8 @@ _OWN_ENVELOPE = SEAL_OVERHEAD + SEED_BYTES + NONCE_BYTES + CHUNK_KEY_BYTES
 
 
 class Keys(NamedTuple):
-    """What a party alone can open: the seed of its half of the masks, the digest's nonce, and the key of the chunks."""
+    """What only this party can open: the seed of its half of the masks, the digest's nonce, and the key of the
+    chunks."""
 
     seed: bytes
     nonce: bytes
@@ -66,7 +68,7 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Draws:
-    """What the owner draws for one upload, and for no other."""
+    """The secrets that the owner draws for one upload, and for no other."""
 
     seeds: tuple[bytes, bytes]
     nonce: bytes
@@ -82,7 +84,7 @@ class Draws:
 
 
 def context(plan: Plan, upload_id: bytes, recipient: str) -> bytes:
-    """What an envelope of an upload is bound to. `recipient` is "0" or "1", a party, or "dealer"."""
+    """The context that binds an upload's envelope. `recipient` is "0" or "1" for a party, or "dealer"."""
     return f"moiety/v1 upload {recipient}\0".encode() + plan.digest + upload_id
 
 
@@ -90,15 +92,15 @@ def context(plan: Plan, upload_id: bytes, recipient: str) -> bytes:
 
 
 class MaskedModel:
-    """One upload's w^ = w + s, made piece by piece as often as it is needed: a model is large."""
+    """One upload's w^ = w + s. It is computed piece by piece each time it is needed, because a model is large."""
 
     def __init__(self, upload_id: str, plan: Plan, weights: Mapping[str, Array], draws: Draws) -> None:
-        """`weights` are the plan's tensors, in its ring. Each `draws` is for one model alone."""
+        """`weights` are the plan's tensors, in its ring. `draws` must be fresh: they serve one model alone."""
         self.upload_id, self.plan, self.draws = upload_id, plan, draws
         self._weights = weights
 
     def digests(self, party: int) -> dict[str, str]:
-        """What the manifest for a party says of what comes with it."""
+        """The digests in a party's manifest, of what comes with it."""
         return {
             "plan_digest": self.plan.digest.hex(),
             "weights_digest": self._digest,
@@ -108,7 +110,7 @@ class MaskedModel:
     def body(
         self, manifest: SignedManifest, own: PublicKey, dealer: PublicKey
     ) -> tuple[int, Iterator[bytes | memoryview]]:
-        """Length and content of the body for the manifest's party, whose key `own` is."""
+        """Return the length and the content of the body for the manifest's party, whose sealing key is `own`."""
         plan, party, upload = self.plan, manifest.manifest.party, bytes.fromhex(self.upload_id)
         texts = manifest.model_dump_json().encode(), plan.canonical()
         keys = self.draws.of(party)
@@ -153,7 +155,7 @@ class MaskedModel:
 
 @dataclass(frozen=True, repr=False)
 class Head:
-    """What precedes w^: read, the signature and the plan's digest checked."""
+    """The part of the body before w^, read, with its signature and the plan's digest checked."""
 
     signed: SignedManifest
     plan: Plan
@@ -171,7 +173,8 @@ class Head:
 
     @staticmethod
     def size(header: bytes | bytearray) -> int:
-        """Bytes of the head that follow its first `HEADER_BYTES`. Raises a Problem for what is no upload."""
+        """Return how many bytes of the head follow its first `HEADER_BYTES`. Raises a Problem for anything but an
+        upload."""
         if len(header) < HEADER_BYTES:
             raise malformed("the upload is shorter than its header")
         magic, manifest, plan = _HEADER.unpack_from(header)
@@ -182,7 +185,7 @@ class Head:
 
     @classmethod
     def unpack(cls, raw: bytes | bytearray) -> "Head":
-        """Raises a Problem unless it is exactly one."""
+        """Raises a Problem unless `raw` is exactly one head."""
         if len(raw) != HEADER_BYTES + cls.size(raw):
             raise malformed("the model upload was cut short")
         _, first, second = _HEADER.unpack_from(raw)
@@ -205,7 +208,7 @@ class Head:
 
 @dataclass(frozen=True, repr=False)
 class Upload:
-    """All that a party has of an upload, checked: w^ by "layer.weight", and the seed of its half of the masks."""
+    """All that a party has of a checked upload: w^ by "layer.weight", and the seed of its half of the masks."""
 
     manifest: Manifest
     plan: Plan
@@ -213,12 +216,12 @@ class Upload:
     masked: Mapping[str, Array]
 
     def weights(self) -> dict[str, Weights]:
-        """As the protocols take them."""
+        """The weights in the form that the protocols take."""
         return graph.weights_at(self.plan, self.manifest.party, self.masked, Stream(self.seed, "upload"))
 
 
 class Arrival:
-    """An upload's w^ while it comes: each chunk is opened, hashed, and put where it will stay."""
+    """An upload's w^ as it arrives. It opens each chunk, hashes it, and puts it where it will stay."""
 
     def __init__(self, head: Head, keys: Keys) -> None:
         """Raises Problem MALFORMED when the seed is not the one that the owner signed for."""
@@ -230,13 +233,14 @@ class Arrival:
         self._chunks, self._tensors = Chunks(keys.key), Tensors(head.plan)
 
     def add(self, sealed: bytes | bytearray) -> None:
-        """The next chunk, of the next of `sealed_sizes`. Raises Problem MALFORMED when it was changed."""
+        """Take the next chunk, which has the next size of `sealed_sizes`. Raises Problem MALFORMED when the chunk was
+        changed."""
         piece = self._chunks.open(sealed)
         self._digest.update(piece)
         self._tensors.add(piece)
 
     def finish(self) -> Upload:
-        """After the last chunk. Raises Problem MALFORMED unless it is what the owner signed."""
+        """Return the upload after the last chunk. Raises Problem MALFORMED unless it is what the owner signed."""
         if not hmac.compare_digest(self._digest.hexdigest(), self._manifest.weights_digest):
             raise malformed("the weights are not those of the manifest")
         return Upload(self._manifest, self._plan, self._seed, self._tensors.done())
@@ -251,12 +255,12 @@ class Tensors:
         self._bytes, self._at = self._flat.view(np.uint8), 0
 
     def add(self, piece: bytes) -> None:
-        """The next bytes, in chunks of any size."""
+        """Take the next bytes, in chunks of any size."""
         self._bytes[self._at : self._at + len(piece)] = np.frombuffer(piece, np.uint8)
         self._at += len(piece)
 
     def done(self) -> dict[str, Array]:
-        """Views, by "layer.weight". Raises ValueError when some are missing."""
+        """Return views by "layer.weight". Raises ValueError when some are missing."""
         if self._at != self._bytes.size:
             raise ValueError("the tensors are not complete")
         tensors, at = {}, 0
@@ -267,7 +271,7 @@ class Tensors:
 
 
 def piece_sizes(plan: Plan) -> Iterator[int]:
-    """Bytes of w^'s chunks: each tensor begins with one of its own."""
+    """Yield the bytes of each chunk of w^. Each tensor begins with a chunk of its own."""
     element = np.dtype(ring_dtype(plan.ring_bits)).itemsize
     for _, shape in plan.weights():
         size = math.prod(shape) * element
@@ -275,29 +279,29 @@ def piece_sizes(plan: Plan) -> Iterator[int]:
 
 
 def sealed_sizes(plan: Plan) -> Iterator[int]:
-    """Bytes of w^'s chunks as they are sent: each is sealed."""
+    """Yield the bytes of each chunk of w^ as it is sent, sealed."""
     return (size + CHUNK_OVERHEAD for size in piece_sizes(plan))
 
 
 def cut(plan: Plan, masked: Mapping[str, Array]) -> Iterator[memoryview]:
-    """w^ in the chunks of `piece_sizes`."""
+    """Yield w^ in the chunks of `piece_sizes`."""
     for name, _ in plan.weights():
         raw = np.ascontiguousarray(masked[name]).reshape(-1).view(np.uint8).data
         yield from (raw[at : at + CHUNK_BYTES] for at in range(0, len(raw), CHUNK_BYTES))
 
 
 def seed_digest(seed: bytes) -> str:
-    """Says which seed it is. A seed is 32 random bytes: nobody finds it from this."""
+    """Return a digest that tells which seed it is. A seed is 32 random bytes, so nobody can find it from the digest."""
     return hashlib.sha256(b"moiety/v1 upload seed\0" + seed).hexdigest()
 
 
 def open_seeds(opened: bytes) -> tuple[bytes, bytes]:
-    """What the dealer's envelope holds. Raises Problem MALFORMED for another length."""
+    """Split the content of the dealer's envelope into both seeds. Raises Problem MALFORMED for another length."""
     if len(opened) != 2 * SEED_BYTES:
         raise Problem(ProblemType.MALFORMED, "what is sealed for the provider has another length")
     return opened[:SEED_BYTES], opened[SEED_BYTES:]
 
 
 def _hash(upload_id: str, plan: Plan, nonce: bytes) -> "hashlib._Hash":
-    """H(upload, plan, nonce, ...), to which w^ is added. Each part has a fixed length."""
+    """H(upload, plan, nonce, ...), to which the caller adds w^. Each part has a fixed length."""
     return hashlib.sha256(b"moiety/v1 masked weights\0" + bytes.fromhex(upload_id) + plan.digest + nonce)

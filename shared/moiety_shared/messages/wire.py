@@ -1,7 +1,7 @@
-"""The messages: a prediction's POST, what is sealed inside it, what comes back, and the peer link's frames.
+"""The binary messages: a prediction's POST, what is sealed inside it, its answer, and the frames of the peer link.
 
-All integers are little-endian. Every length is checked against what the plan allows before anything is copied, and
-what is not exactly well formed is refused with Problem MALFORMED.
+All integers are little-endian. A reader checks every length against what the plan allows before it copies anything, and
+refuses whatever is not exactly well formed with Problem MALFORMED.
 """
 
 import hashlib
@@ -49,30 +49,30 @@ class Binding:
     """When the client made the request, by its own clock, in seconds since 1970."""
 
     def context(self, direction: str, party: int) -> bytes:
-        """An envelope's or a result's associated data, or HPKE's `info` of a count. `direction` is "input", "result" or
-        "count"."""
+        """The associated data of an envelope or a result, or HPKE's `info` of a count. `direction` is "input", "result"
+        or "count"."""
         role = f"moiety/v1 {direction} {party}\0".encode()
         time = self.time.to_bytes(_TIME_BYTES, "little")
         return role + self.plan_digest + self.upload_id + self.request_id + self.request_digest + time
 
 
 class Recipients(IntFlag):
-    """Who may read a result. The owner only ever gets a count, and only where the plan names a key of theirs."""
+    """Who may read a result. The owner gets nothing but a count, and only where the plan names a key of the owner."""
 
     CLIENT = 1
     OWNER = 2
 
     @classmethod
     def named(cls, text: str) -> "Recipients":
-        """client, owner or both. Raises KeyError."""
+        """Read "client", "owner" or "both". Raises KeyError for anything else."""
         return {"client": cls.CLIENT, "owner": cls.OWNER, "both": cls.CLIENT | cls.OWNER}[text]
 
 
 @dataclass(frozen=True)
 class Secret:
-    """What is inside an envelope: the key for the way back, who may read the result, and a share of the input.
+    """The content of an envelope: the key for the way back, who may read the result, and a share of the input.
 
-    alice's share is the ring elements themselves; bob's is the seed of the stream that was subtracted.
+    alice's share is the ring elements themselves. bob's is the seed of the stream that the client subtracted.
     """
 
     request_id: bytes
@@ -85,7 +85,7 @@ class Secret:
         return b"".join((self.header(), self.share))
 
     def header(self) -> bytes:
-        """What precedes the share."""
+        """The bytes before the share."""
         return _SECRET.pack(SECRET, self.request_id, self.result_key, self.rows, self.recipients)
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ class Secret:
 
 
 def share_bytes(plan: Plan, party: int, rows: int) -> int:
-    """Length of party p's input share."""
+    """The length of party p's input share."""
     return SEED_BYTES if party == 1 else rows * plan.input_row_bytes
 
 
@@ -112,21 +112,21 @@ def envelope_bytes(plan: Plan, party: int, rows: int) -> int:
 
 
 def request_bytes(plan: Plan, rows: int) -> int:
-    """Length of the whole POST body."""
+    """The length of the whole POST body."""
     return _REQUEST.size + sum(envelope_bytes(plan, party, rows) for party in (0, 1))
 
 
 def result_bytes(plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT) -> int:
-    """Length of one party's sealed result share: the client's, then the owner's."""
+    """The length of one party's sealed result share: the client's, then the owner's."""
     overheads = {Recipients.CLIENT: RESULT_OVERHEAD, Recipients.OWNER: SEAL_OVERHEAD}
     return sum(plan.output_bytes(rows) + overheads[recipient] for recipient in recipients)
 
 
 def request_digest(request_id: bytes, time: int, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:
-    """SHA-256 over the id, the time and all that was drawn afresh for this content.
+    """SHA-256 over the request's id, its time, and all that the client drew afresh for this content.
 
-    It names the content, and ties its envelopes together. The share that the seed masks is left out on purpose: another
-    content has another seed and other keys, and hashing 400 KB would be a quarter of a batch's sealing time.
+    It names the content and ties its envelopes together. It leaves out the share that the seed masks: another content
+    has another seed and other keys, and to hash 400 KB would take a quarter of the time that sealing a batch takes.
     """
     counts = time.to_bytes(_TIME_BYTES, "little") + rows.to_bytes(4, "little")
     return hashlib.sha256(b"moiety/v1 request" + request_id + counts + b"".join(result_keys) + seed).digest()
@@ -134,7 +134,7 @@ def request_digest(request_id: bytes, time: int, rows: int, result_keys: tuple[b
 
 @dataclass(frozen=True)
 class Request:
-    """A prediction's POST: who it is for, which request it is, and one envelope for each party."""
+    """A prediction's POST: which model it asks, which request it is, and one envelope for each party."""
 
     binding: Binding
     rows: int
@@ -148,7 +148,8 @@ class Request:
 
     @classmethod
     def unpack(cls, body: bytes) -> "Request":
-        """Views into `body`. The lengths are checked against the body here, against the plan by `check`."""
+        """Return views into `body`. This checks the lengths against the body, and `check` checks them against the
+        plan."""
         check_magic(body[:_MAGIC_BYTES], REQUEST, "a prediction request")
         if len(body) < _REQUEST.size:
             raise malformed("the request is shorter than its header")
@@ -159,7 +160,8 @@ class Request:
         return cls(Binding(plan, upload, request, digest, time), rows, (view[:first], view[first:]))
 
     def check(self, plan: Plan, max_rows: int) -> None:
-        """Raises unless the request is one for this plan with 1 to max_rows rows and the lengths that go with it."""
+        """Raises unless this is a request for this plan, with 1 to max_rows rows and the lengths that belong to that
+        many."""
         if self.binding.plan_digest != plan.digest:
             raise Problem(ProblemType.UNKNOWN_MODEL, "the request was made for another plan of this model")
         if self.rows < 1:
@@ -172,14 +174,14 @@ class Request:
 
 
 def pack_result(request_id: bytes, sealed: tuple[bytes, bytes]) -> bytes:
-    """What alice returns to the client: both parties' sealed shares."""
+    """Pack what alice returns to the client: both parties' sealed shares."""
     return b"".join((_RESULT.pack(RESULT, request_id, len(sealed[0]), len(sealed[1])), *sealed))
 
 
 def unpack_result(
     body: bytes, request_id: bytes, plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT
 ) -> tuple[memoryview, memoryview]:
-    """Both sealed shares, their lengths checked."""
+    """Return both sealed shares, after checking their lengths."""
     expected = result_bytes(plan, rows, recipients)
     check_magic(bytes(body[:_MAGIC_BYTES]), RESULT, "a result")
     if len(body) != _RESULT.size + 2 * expected:
@@ -193,8 +195,8 @@ def unpack_result(
 
 @dataclass(frozen=True)
 class OwnerCount:
-    """A count that only the owner can open, as the client hands it on: what it is bound to, and both parties'
-    envelopes."""
+    """A count that only the owner can open, in the form in which the client hands it on: what it is bound to, and both
+    parties' envelopes."""
 
     binding: Binding
     envelopes: tuple[bytes | memoryview, bytes | memoryview]
@@ -217,15 +219,15 @@ class OwnerCount:
 
 
 def pack_start(lease_id: str, first_row: int, trace: bytes, token: str, request: Request) -> bytes:
-    """What the leader sends to begin a run: its first row, whose work it is (25 bytes, see `observability/tracing.py`),
-    the client's token ("" for none), and the request without its own envelope."""
+    """Pack what the leader sends to begin a run: its first row, the trace context (25 bytes, see
+    `observability/tracing.py`), the client's token ("" for none), and the request without the leader's own envelope."""
     helpers = Request(request.binding, request.rows, (b"", request.envelopes[1]))
     text = token.encode()
     return b"".join((_START.pack(bytes.fromhex(lease_id), first_row, len(text), trace), text, helpers.pack()))
 
 
 class Start(NamedTuple):
-    """What a run begins with."""
+    """The content of a START frame, with which a run begins."""
 
     lease_id: str
     first_row: int
@@ -251,7 +253,7 @@ def unpack_start(payload: bytes) -> Start:
 
 
 class FrameKind(IntEnum):
-    """What a frame on the peer link says. Sent by: L the leader (alice), H the helper (bob), B both."""
+    """The kinds of frames on the peer link. L: the leader (alice) sends it; H: the helper (bob); B: both."""
 
     HELLO = 1  # B: JSON, in the clear; version, boot id, and a key (L) or what was sealed to it (H)
     LEASE = 2  # L: JSON; a lease to join
@@ -289,5 +291,5 @@ class Frame:
 
 
 def frame_header(kind: FrameKind, number: int, length: int) -> bytes:
-    """What precedes a frame's payload of that length."""
+    """The bytes before the payload of a frame, whose length is `length`."""
     return _FRAME.pack(kind, 0, number, length)

@@ -139,7 +139,8 @@ class Unary(Layer):
 
 
 class Open(Unary):
-    """x^ = x + r under a mask of its own: what any number of secret products then read. 1 round."""
+    """Opens x^ = x + r under a mask r of its own: the parties reveal x^ to each other, never x. Any number of secret
+    products then read x^. 1 round."""
 
     op: Literal["open"] = "open"
 
@@ -153,7 +154,7 @@ class Open(Unary):
 
 
 class Product(Layer):
-    """Base of what reads opened wires and yields shares, with one correction of the output's size."""
+    """Base of the layers that read opened wires and yield shares, with one correction of the output's size."""
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         if any(wire.kind != "opened" for wire in inputs):
@@ -236,7 +237,7 @@ class Conv(Product, Unary):
 
 
 class Mul(Product):
-    """The product of two opened wires, broadcast as numpy does; both may be the same one."""
+    """The product of two opened wires, broadcast as numpy does. Both may be the same wire."""
 
     op: Literal["mul"] = "mul"
     left: Name
@@ -281,7 +282,8 @@ class Bias(Unary):
 
 
 class Reshare(Unary):
-    """Fresh shares of a wire: what a client shared is dithered by nobody's choice after it. No round."""
+    """Fresh shares of a wire, which no client chose. A client that chose the shares would choose the dither of what
+    reads them. No round."""
 
     op: Literal["reshare"] = "reshare"
 

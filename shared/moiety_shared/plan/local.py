@@ -23,7 +23,7 @@ Factor = Annotated[int, Field(ge=-(2**62), le=2**62)]
 
 
 class Local(Layer):
-    """Base: shares in, shares of the same ring out."""
+    """Base of the layers that turn shares into shares of the same ring."""
 
     def apply(self, *x: Array) -> Array:
         raise NotImplementedError
@@ -48,7 +48,7 @@ class Reshape(Local, Unary):
 
 
 class Permute(Local, Unary):
-    """`order` of the axes, as numpy's transpose."""
+    """Puts the axes into `order`, as numpy's transpose does."""
 
     op: Literal["permute"] = "permute"
     order: Axes
@@ -68,7 +68,7 @@ class Permute(Local, Unary):
 
 
 class Slice(Local, Unary):
-    """start : stop : step along one axis."""
+    """Takes start : stop : step along one axis."""
 
     op: Literal["slice"] = "slice"
     axis: Axis
@@ -93,7 +93,7 @@ class Slice(Local, Unary):
 
 
 class Pad(Local, Unary):
-    """Zeros before and after each axis."""
+    """Puts zeros before and after each axis."""
 
     op: Literal["pad"] = "pad"
     before: Counts
@@ -114,7 +114,7 @@ class Pad(Local, Unary):
 
 
 class Upsample(Local, Unary):
-    """Nearest neighbour by whole factors."""
+    """Repeats the nearest neighbour, by whole factors."""
 
     op: Literal["upsample"] = "upsample"
     shape: Image
@@ -129,7 +129,7 @@ class Upsample(Local, Unary):
 
 
 class Sum(Local, Unary):
-    """Sum over some axes, which are dropped; a single 1 remains if none is left."""
+    """Sums over some axes, which are dropped. One axis of size 1 remains if none is left."""
 
     op: Literal["sum"] = "sum"
     axes: Axes
@@ -150,7 +150,7 @@ class Sum(Local, Unary):
 
 
 class SumPool(Local, Unary):
-    """Sum over windows, with zeros around."""
+    """Sums over windows, with zeros around the input."""
 
     op: Literal["sum_pool"] = "sum_pool"
     shape: Image
@@ -172,7 +172,7 @@ class SumPool(Local, Unary):
 
 
 class Concat(Local):
-    """Along one axis."""
+    """Joins wires along one axis."""
 
     op: Literal["concat"] = "concat"
     inputs: Names
@@ -204,7 +204,7 @@ class Concat(Local):
 
 
 class Combine(Local):
-    """The sum of wires times public whole factors, broadcast as numpy does."""
+    """Sums wires times public whole factors, broadcast as numpy does."""
 
     op: Literal["combine"] = "combine"
     inputs: Names

@@ -17,10 +17,10 @@ MAX_DIGITS = 4  # with more, the looked-up bits of a comparison would not fit on
 
 
 class Lookup(Unary):
-    """Base of what opens bits shift .. shift + opened_bits - 1 of a share.
+    """Base of the layers that open bits shift .. shift + opened_bits - 1 of a share, under a mask.
 
-    Dropping the low bits of both shares costs nothing and truncates: what is opened is t = floor((x + u) / 2^shift) mod
-    2^opened_bits, where u = 2^shift - 1 - (the low bits of alice's share) is uniform whatever x is. See
+    To drop the low bits of both shares costs nothing and truncates. What the parties open, masked, is t = floor((x + u)
+    / 2^shift) mod 2^opened_bits. Here u = 2^shift - 1 - (the low bits of alice's share) is uniform whatever x is. See
     protocols.reduce.
     """
 
@@ -46,9 +46,9 @@ class Truncate(Lookup):
 
 
 class Comparison(Lookup):
-    """Base of what needs signs of opened values.
+    """Base of the layers that need the signs of values opened under masks.
 
-    `range_bits` is B with -2^B <= v < 2^B for every value v that is compared: the sign is compared on bits 0 .. B - 1
+    Every value v that is compared has -2^B <= v < 2^B, where B is `range_bits`. So the comparison reads bits 0 .. B - 1
     only, cut into digits of at most `digit_bits` bits.
     """
 
@@ -105,7 +105,7 @@ class Comparison(Lookup):
 
 
 class Hinged(Comparison):
-    """Base of what compares each value with several public ones."""
+    """Base of the layers that compare each value with several public ones."""
 
     hinges: Annotated[tuple[int, ...], FailFast()] = Field((0,), min_length=1, max_length=8)
 
@@ -152,10 +152,11 @@ class Decide(Hinged):
 
 
 class MaxPool(Comparison):
-    """Largest t of each window; the windows' missing places do not count. The result stays mod 2^opened_bits.
+    """The largest t of each window. Places that a window has outside of the input do not count. The result stays mod
+    2^opened_bits.
 
-    `output_size` is stated: windows may hang over the lower and right edge, as ceil_mode has it. `range_bits` bounds
-    differences. Columns first, then rows, each by a knock-out: 3 rounds a level.
+    The plan states `output_size`: windows may hang over the lower and right edge, as with ceil_mode. `range_bits`
+    bounds differences. The knock-out goes along the columns first, then along the rows: 3 rounds a level.
     """
 
     op: Literal["max_pool"] = "max_pool"
@@ -227,10 +228,10 @@ def _touches(start: int, taps: int, step: int, size: int) -> bool:
 
 
 class TopK(Comparison):
-    """Which values are the k largest, ties to the lower index; `range_bits` bounds differences. 4 rounds.
+    """Finds the k largest values, ties to the lower index. `range_bits` bounds differences. 4 rounds.
 
-    As "words": bytes with 1 for the largest, 2 for the next ... k, and 0 for all others. As "share": 1 for the largest
-    (k = 1) and 0 for all others, in the plan's ring.
+    As "words", the result is bytes: 1 for the largest, 2 for the next ... k, and 0 for all others. As "share", it is 1
+    for the largest (k = 1) and 0 for all others, in the plan's ring.
     """
 
     op: Literal["top_k"] = "top_k"
@@ -270,7 +271,7 @@ class TopK(Comparison):
 
 
 class Table(Lookup):
-    """Public functions of t mod 2^opened_bits, looked up at once: the wire (functions, *shape). 2 rounds."""
+    """Looks up public functions of t mod 2^opened_bits, all at once: the wire (functions, *shape). 2 rounds."""
 
     op: Literal["table"] = "table"
     opened_bits: Annotated[int, Field(ge=2, le=10)]
@@ -323,8 +324,8 @@ class Table(Lookup):
 class OneHot(Lookup):
     """A row of `classes` with a 1 at the index t, in the plan's ring. 1 round.
 
-    Whatever is shared, exactly one class has the 1: t is read mod 2^opened_bits, and from `classes` on it stands for
-    class 0.
+    Exactly one class has the 1, whatever the client shares: the layer reads t mod 2^opened_bits, and an index of
+    `classes` or more stands for class 0.
     """
 
     op: Literal["one_hot"] = "one_hot"

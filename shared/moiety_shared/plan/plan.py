@@ -67,8 +67,8 @@ AnyLayer = Annotated[
 
 
 class Input(Public):
-    """What the client shares: `shape` values between `low` and `high`, at `frac_bits` fractional bits; for a private
-    evaluation also each input's label, an index below `classes`."""
+    """What the client shares: `shape` values between `low` and `high`, at `frac_bits` fractional bits. In a private
+    evaluation the client also shares each input's label, an index below `classes`."""
 
     name: Name = "input"
     shape: Shape
@@ -100,10 +100,12 @@ class Input(Public):
 
 
 class Output(Public):
-    """Which wire goes back to the client, and what its ring elements are worth.
+    """The wire that goes back to the client, and the meaning of its ring elements.
 
     logits: additive shares; times `scale` they are the model's outputs, to which the client applies `final`.
+
     labels: XOR shares of a byte for each class, the rank from 1 to `top`, or 0.
+
     count: one additive share for the whole request: how many of its inputs were labelled right. `owner_key` is the
     owner's sealing key, for requests that let the owner read the number.
     """
@@ -130,7 +132,7 @@ class Output(Public):
 
 
 class Plan(Document):
-    """A graph of layers in the order they run. Each layer reads wires that are named before it."""
+    """A graph of layers in the order they run. Each layer reads wires that were named before it."""
 
     FORMAT, WHAT = 3, "a plan"
     format: Literal[3] = 3
