@@ -1,4 +1,4 @@
-"""The owner's HTTP interface: the published models, which clients read from it."""
+"""The owner's HTTP interface, from which clients read the published models."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ class Summary(Public):
 
 
 class ServerMetrics(Metrics):
-    """What the owner's catalogue counts besides what every service does."""
+    """The metrics of the owner's catalogue, besides those of every service."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__("server", registry)
@@ -47,7 +47,7 @@ class ServerMetrics(Metrics):
         )
 
     def published(self, entries: list[Entry]) -> None:
-        """Tell what is active now."""
+        """Record which models are active now."""
         self.models.set(len(entries))
         self.expiry.clear()
         for entry in entries:
@@ -59,7 +59,7 @@ _RENEW_SECONDS = 3600.0
 
 @asynccontextmanager
 async def renewing(catalogue: Catalogue, identity: Identity, metrics: ServerMetrics) -> AsyncIterator[None]:
-    """Once an hour, from now on: what has had half of its time is signed anew, if the signing key is here."""
+    """Once an hour, from now on, sign anew each entry that has had half of its time, if the signing key is here."""
 
     async def renew() -> None:
         while True:

@@ -1,6 +1,7 @@
-"""Choosing canaries for a model: inputs of which float inference and the plan, however it rounds, say the same.
+"""Chooses canaries for a model: inputs on which float inference and the plan give the same answer, however the plan
+rounds.
 
-What a canary is, and what it is for: moiety_shared/messages/canary.py.
+moiety_shared/messages/canary.py says what a canary is, and what it is for.
 """
 
 from collections.abc import Callable
@@ -17,14 +18,17 @@ from moiety_shared.plan.lookups import Lookup
 from moiety_shared.ring import Array
 
 _CANDIDATES = 48
-_DRAWS = 4  # of all the dithers of a run
-_SAFETY = 4.0  # times the largest deviation among the draws is tolerated
+_DRAWS = 4  # draws of the dithers of a whole run
+_SAFETY = 4.0  # tolerated deviation, in multiples of the largest one among the draws
 _WORK = 60_000_000_000  # multiply-adds that choosing may take: some twenty seconds
-_COMPARISON = 100  # one comparison in multiply-adds, about
+_COMPARISON = 100  # one comparison costs about as much as that many multiply-adds
 
 
 def choose(compiled: Compiled) -> tuple[Canary, ...]:
-    """Up to 16, of as many classes as come up. None for a model that only counts, or says nothing firm of noise."""
+    """Choose up to 16 canaries, of as many classes as turn up.
+
+    Chooses none for a model that only counts, or whose answers to noise are not firm.
+    """
     plan = compiled.logits
     if compiled.plan.output.kind == "count":
         return ()
@@ -32,7 +36,7 @@ def choose(compiled: Compiled) -> tuple[Canary, ...]:
     work = (cost.multiply_adds + _COMPARISON * cost.comparisons) * (_DRAWS + 2)
     found = [c for _ in range(min(_CANDIDATES, _WORK // max(work, 1))) if (c := _try(compiled, new_seed())) is not None]
     chosen: list[Canary] = []
-    while found and len(chosen) < MOST:  # the class that is rarest so far is next
+    while found and len(chosen) < MOST:  # next is the class that is rarest so far
         next_one = min(found, key=lambda c: sum(c.label == other.label for other in chosen))
         found.remove(next_one)
         chosen.append(next_one)
@@ -40,7 +44,7 @@ def choose(compiled: Compiled) -> tuple[Canary, ...]:
 
 
 def _try(compiled: Compiled, seed: bytes) -> Canary | None:
-    """The canary of that seed, if it is one."""
+    """Return the canary of that seed, if the seed makes one."""
     plan = compiled.logits
     x = expand(seed, plan)
     real = torch.from_numpy(x / 2.0**plan.input.frac_bits).float().reshape(1, *plan.input.shape)
@@ -54,11 +58,11 @@ def _try(compiled: Compiled, seed: bytes) -> Canary | None:
     if len(labels) > 1 or min(_margin(exact), _margin(rounded)) <= 2 * tolerance:
         return None
     if compiled.plan.output.kind == "labels":
-        return Canary(seed=seed.hex(), label=labels.pop())  # a score is nobody's to know
+        return Canary(seed=seed.hex(), label=labels.pop())  # a canary holds no score, because clients may not learn it
     shown = [finish(plan.output.final, v.reshape(1, *plan.output.shape)).ravel() for v in (rounded, *draws)]
     (label,) = labels
     deviation = max(abs(float(draw[label] - shown[0][label])) for draw in shown)
-    # What the model does last may widen a difference (a logarithm does not, nor a softmax, by more than twice).
+    # The model's last function may widen a difference: a softmax or a logarithm at most twofold.
     return Canary(seed=seed.hex(), label=label, top=float(shown[0][label]), tolerance=2 * tolerance + deviation)
 
 
@@ -72,7 +76,7 @@ def _outputs(compiled: Compiled, x: Array, dither: reference.Dither | None) -> A
 
 
 def _dithers(compiled: Compiled) -> Callable[[str, Array], Array]:
-    """Fresh ones, distributed as those of a run."""
+    """Draw fresh dithers, distributed as those of a run."""
     shifts = {layer.name: layer.shift for layer in compiled.logits.layers if isinstance(layer, Lookup)}
     stream = Stream(new_seed(), "dithers")
 

@@ -1,4 +1,4 @@
-"""The published models: versions of each, as signed entries, in the owner's database."""
+"""The published models. The owner's database holds the versions of each as signed entries."""
 
 import json
 import time
@@ -17,10 +17,10 @@ _MOST_VERSIONS = 1 << 31
 
 
 class Catalogue:
-    """Versions of models, each a signed entry, and which of them is active.
+    """The versions of each model, each a signed entry, and which version is active.
 
-    Whatever is signed gets the name's next revision, in the transaction that stores it: what clients saw last is
-    always what is served, whoever else publishes, activates or renews at the same time.
+    Each entry that the owner signs gets the name's next revision, in the transaction that stores it. So the entry with
+    the latest revision is always the one that is served, whoever else publishes, activates or renews at the same time.
     """
 
     def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
@@ -28,12 +28,14 @@ class Catalogue:
         self._clock = clock
 
     def get(self, name: str, version: int | None = None) -> SignedEntry:
-        """A version, or the active one. Raises Problem UNKNOWN_MODEL, or UNSUPPORTED_VERSION where an older release
-        signed it."""
+        """Return this version, or the active one.
+
+        Raises Problem UNKNOWN_MODEL, or UNSUPPORTED_VERSION where an older release signed it.
+        """
         return SignedEntry.model_validate_json(self._text(name, version))
 
     def upload_id(self, name: str, version: int) -> str:
-        """Which upload it is, also where an older release signed it. Raises Problem UNKNOWN_MODEL."""
+        """Return the upload of this version, even where an older release signed it. Raises Problem UNKNOWN_MODEL."""
         return str(json.loads(self._text(name, version))["entry"]["upload_id"])
 
     def names(self) -> list[str]:
@@ -41,25 +43,26 @@ class Catalogue:
             return list(db.execute(select(entries.c.name).distinct().order_by(entries.c.name)).scalars())
 
     def all(self) -> list[SignedEntry]:
-        """The active version of every model; none that an older release signed, which clients cannot read."""
+        """Return the active version of every model. Leaves out those that an older release signed, which clients cannot
+        read."""
         same = (entries.c.name == active.c.name) & (entries.c.version == active.c.version)
         with self._db.read() as db:
             found = db.execute(select(entries.c.signed).join(active, same).order_by(entries.c.name)).scalars().all()
         return [signed for signed in map(_read, found) if signed is not None]
 
     def versions(self, name: str) -> list[int]:
-        """Rising. Empty for a name that is not there."""
+        """Return the version numbers, rising. There are none for an unknown name."""
         with self._db.read() as db:
             return sorted(row.version for row in db.execute(_of(entries, name)))
 
     def active(self, name: str) -> int | None:
-        """The version that clients get who ask for none."""
+        """Return the version that clients get when they ask for none."""
         with self._db.read() as db:
             row = db.execute(_of(active, name)).one_or_none()
         return row.version if row is not None else None
 
     def add(self, entry: Entry, key: Ed25519PrivateKey) -> SignedEntry:
-        """A version whose upload is done. It is active at once if `entry` is, and no newer one is there.
+        """Add a version whose upload is done. It becomes active at once if `entry` is, and no newer version is there.
 
         Raises Problem UPLOAD_CONFLICT when the upload is not on record, or was withdrawn meanwhile.
         """
@@ -73,7 +76,7 @@ class Catalogue:
             return self._sign(db, entry.model_copy(update={"active": entry.active and is_newest}), key)
 
     def activate(self, name: str, version: int, key: Ed25519PrivateKey) -> None:
-        """What clients get from now on. Raises Problem UNKNOWN_MODEL, UNSUPPORTED_VERSION."""
+        """Make this the version that clients get from now on. Raises Problem UNKNOWN_MODEL, UNSUPPORTED_VERSION."""
         self.get(name, version)
         with self._db.write() as db:
             entry = self._locked(db, name, version)
@@ -82,7 +85,8 @@ class Catalogue:
             self._sign(db, self._renewed(entry, active=True), key)
 
     def delete(self, name: str, version: int, key: Ed25519PrivateKey) -> None:
-        """Forget a version that both parties have wiped; the newest that is left is active if it was this one."""
+        """Forget a version that both parties have wiped. If it was active, the newest version that is left becomes
+        active."""
         this = {"name": name, "version": version}
         with self._db.write() as db:
             self._next_revision(db, name)
@@ -97,7 +101,8 @@ class Catalogue:
     def renew(
         self, key: Ed25519PrivateKey, parties: tuple[PartyEndpoint, PartyEndpoint] | None = None
     ) -> list[tuple[str, int]]:
-        """Sign anew what has had half of its time, and what names others than these parties. Returns what that was."""
+        """Sign anew each entry that has had half of its time, or that names parties other than these. Returns these
+        entries."""
         known = [(name, version) for name in self.names() for version in self.versions(name)]
         return [(name, version) for name, version in known if self._renew(name, version, key, parties)]
 
@@ -120,12 +125,13 @@ class Catalogue:
             return True
 
     def _locked(self, db: Connection, name: str, version: int) -> Entry | None:
-        """As it is now, and nobody else changes anything of this name until the transaction ends."""
+        """Return the entry as it is now, and let nobody else change anything of this name until the transaction
+        ends."""
         self._next_revision(db, name)
         return _entry(db, name, version)
 
     def _renewed(self, entry: Entry, **change: object) -> Entry:
-        """For as long again as it was issued for."""
+        """Make the entry valid for as long again as it was issued for."""
         now = int(self._clock())
         return entry.model_copy(update={"issued": now, "expires": now + entry.expires - entry.issued, **change})
 
@@ -140,8 +146,11 @@ class Catalogue:
         return signed
 
     def _next_revision(self, db: Connection, name: str) -> int:
-        """Higher than any before, and than any that a restored backup has forgotten: the time is the least. The row is
-        locked until the transaction ends."""
+        """Return a revision above every earlier one, also above those that a restored backup has forgotten: it is at
+        least the time.
+
+        The row is locked until the transaction ends.
+        """
         now, kept = int(self._clock()), revisions.c.revision
         if insert_new(db, revisions, {"name": name, "revision": now}):
             return now
@@ -150,7 +159,7 @@ class Catalogue:
         return int(db.execute(raised).scalar_one())
 
     def _text(self, name: str, version: int | None) -> str:
-        """A SignedEntry of this or an older release, as JSON."""
+        """Return a SignedEntry of this or an older release, as JSON."""
         if version is None:
             same = (entries.c.name == active.c.name) & (entries.c.version == active.c.version)
             chosen = select(entries.c.signed).join(active, same).where(_named(entries, name))
@@ -164,29 +173,29 @@ class Catalogue:
 
 
 def _of(table: Table, name: str) -> Select[Any]:
-    """A model's rows."""
+    """Select a model's rows."""
     return select(table).where(_named(table, name))
 
 
 def _named(table: Table, name: str) -> ColumnElement[bool]:
-    """None for what cannot be a name, which PostgreSQL need not see."""
+    """Match a model's rows. Matches none where the text cannot be a name, so that PostgreSQL need not see it."""
     return table.c.name == (name if name.isprintable() else "")
 
 
 def _one(name: str, version: int) -> ColumnElement[bool]:
-    """An entry's row; none for a number that no version has."""
+    """Match an entry's row. Matches none for a number that no version can have."""
     return _named(entries, name) & (entries.c.version == (version if 0 < version < _MOST_VERSIONS else 0))
 
 
 def _entry(db: Connection, name: str, version: int) -> Entry | None:
-    """None for what is not there, and for what an older release signed."""
+    """Return the entry, or None where there is none or an older release signed it."""
     text = db.execute(select(entries.c.signed).where(_one(name, version))).scalar_one_or_none()
     signed = _read(text) if text is not None else None
     return signed.entry if signed is not None else None
 
 
 def _read(text: str) -> SignedEntry | None:
-    """None for one that an older release signed."""
+    """Return the entry, or None where an older release signed it."""
     try:
         return SignedEntry.model_validate_json(text)
     except Problem:

@@ -1,4 +1,4 @@
-"""The owner's connection to both parties, and what the owner does with what is published already."""
+"""The owner's connection to both parties, and what the owner does with models that are published already."""
 
 import contextlib
 import time
@@ -25,8 +25,8 @@ NAMES = ("alice", "bob")
 
 @dataclass(frozen=True)
 class LeftOver:
-    """An upload that no catalogue entry names. `started` is in seconds since 1970, if it is on record; `at` says
-    whether alice and bob have it, None of who does not answer."""
+    """An upload that no catalogue entry names. `started` is in seconds since 1970, where it is on record. `at` says
+    whether alice and bob have it; None stands for a party that does not answer."""
 
     upload_id: str
     name: str
@@ -36,7 +36,7 @@ class LeftOver:
 
 
 class Owner:
-    """Calls both parties under the owner's credentials. Every failure is a Problem."""
+    """Calls both parties with the owner's credentials. Every failure is a Problem."""
 
     def __init__(self, settings: ServerSettings, identity: Identity) -> None:
         self.settings = settings
@@ -53,14 +53,14 @@ class Owner:
         ]
 
     def close(self) -> None:
-        """The connections, the database and the audit log."""
+        """Close the connections, the database and the audit log."""
         for client in self._clients:
             client.close()
         self._db.close()
         self.audit.close()
 
     def call(self, party: int, method: str, path: str, **content: object) -> httpx.Response:
-        """One request to party 0 or 1. Raises its Problem, or PEER_UNAVAILABLE."""
+        """Send one request to party 0 or 1. Raises the Problem that the party answers, or PEER_UNAVAILABLE."""
         try:
             return clients.check(self._clients[party].request(method, path, **content))  # type: ignore[arg-type]
         except Problem as problem:
@@ -72,7 +72,7 @@ class Owner:
             raise Problem(ProblemType.PEER_UNAVAILABLE, f"{where} ({type(error).__name__})") from error
 
     def parties(self) -> tuple[PartyEndpoint, PartyEndpoint]:
-        """Both, with the keys that clients seal to now. Raises INVALID_INPUT when the addresses are swapped."""
+        """Return both parties, with their current sealing keys. Raises INVALID_INPUT when the addresses are swapped."""
         found = [PublicKeys.model_validate_json(self.call(p, "GET", "/v1/keys").content) for p in (0, 1)]
         if [keys.role for keys in found] != list(NAMES):
             raise Problem(ProblemType.INVALID_INPUT, "alice's and bob's addresses are swapped in the settings")
@@ -83,7 +83,7 @@ class Owner:
         return alice, bob
 
     def provider_key(self) -> PublicKey:
-        """The crypto provider's key, pinned in the owner's folder. Raises INVALID_INPUT where there is none."""
+        """Return the crypto provider's key, pinned in the owner's folder. Raises INVALID_INPUT where there is none."""
         try:
             return self.identity.provider_key
         except StartRefused as refused:
@@ -98,21 +98,22 @@ class Owner:
         return [f"{name} {version}" for name, version in renewed]
 
     def activate(self, name: str, version: int) -> None:
-        """What clients get from now on, be it newer or older. Raises UNKNOWN_MODEL."""
+        """Make this the version that clients get from now on, be it newer or older. Raises UNKNOWN_MODEL."""
         with self.audit.event("activate", subject="owner", model=name):
             self.catalogue.activate(name, version, self.identity.signing_key)
 
     def withdraw(self, name: str, version: int) -> None:
-        """Take a version out of the catalogue and have its shares wiped. May be repeated when a party was away."""
+        """Take a version out of the catalogue and have its shares wiped. Repeat it when a party was away."""
         upload_id = self.catalogue.upload_id(name, version)
         with self.audit.event("withdraw", subject="owner", model=name, upload=upload_id):
             self._wipe(upload_id)
             self.catalogue.delete(name, version, self.identity.signing_key)
 
     def remove(self, upload_id: str) -> None:
-        """Have an upload wiped that no catalogue entry names: its publish did not come to its end. May be repeated.
+        """Have the parties wipe an upload that no catalogue entry names, because its publish did not finish. May be
+        repeated.
 
-        Raises INVALID_INPUT for one that clients have.
+        Raises INVALID_INPUT for an upload that clients have.
         """
         for entry in self._entries():
             if entry.upload_id == upload_id:
@@ -123,12 +124,12 @@ class Owner:
             self.uploads.wiped(upload_id)
 
     def left_over(self) -> list[LeftOver]:
-        """Uploads that are on record, or at a party, and in no catalogue entry: under way, or left by a publish that
+        """Return the uploads that are on record or at a party and in no catalogue entry: their publish is under way, or
         ended half-way."""
         known = {upload.upload_id: upload for upload in self.uploads.unfinished()}
         there = [self._held(party) for party in (0, 1)]
         at_parties = {upload_id: held for one in there if one is not None for upload_id, held in one.items()}
-        published = {entry.upload_id for entry in self._entries()}  # last: a publish may have ended meanwhile
+        published = {entry.upload_id for entry in self._entries()}  # read last: a publish may have ended meanwhile
         found = []
         for upload_id in [*known, *(at for at in at_parties if at not in known)]:
             if upload_id in published:
@@ -140,7 +141,7 @@ class Owner:
         return found
 
     def _held(self, party: int) -> dict[str, HeldModel] | None:
-        """What a party has, by upload. None when it does not answer."""
+        """Return what a party has, by upload, or None when it does not answer."""
         try:
             answer = self.call(party, "GET", "/v1/models")
         except Problem as problem:
@@ -150,7 +151,7 @@ class Owner:
         return {held.upload_id: held for held in HeldModels.model_validate_json(answer.content).models}
 
     def _entries(self) -> list[Entry]:
-        """All versions of all models."""
+        """Return all versions of all models."""
         found = []
         for name in self.catalogue.names():
             for version in self.catalogue.versions(name):
@@ -169,7 +170,7 @@ class Owner:
             self.push_revocations()
 
     def push_revocations(self) -> None:
-        """Tell both parties which tokens are revoked: they may be new."""
+        """Tell both parties which tokens are revoked. A party that is new has not heard of them."""
         for token_ids in self.issued.to_refuse(time.time()):
             for party in (0, 1):
                 self.call(party, "PUT", "/v1/revocations", json={"token_ids": token_ids})

@@ -1,4 +1,4 @@
-"""Publishing: mask the weights, upload them to both parties, wait until they can serve, sign the entry."""
+"""Publishing: masks the weights, uploads them to both parties, waits until these can serve, and signs the entry."""
 
 import contextlib
 import time
@@ -23,17 +23,19 @@ from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
 VALID_DAYS = 90
-"""An entry is signed anew after half of it: so long may the signing key, or the catalogue, be away."""
+"""The owner signs an entry anew after half of this time. So the signing key or the catalogue may be away for half of
+it."""
 _DAY = 86400
 _POLL_SECONDS = 0.1
 
 
 def open_count(keyring: Keyring, token: bytes, ring_bits: int) -> int:
-    """The number in what a client handed on. Raises Problem SEALED_FOR_ANOTHER, KEY_RETIRED or MALFORMED."""
+    """Return the number in a count that a client handed on. Raises Problem SEALED_FOR_ANOTHER, KEY_RETIRED or
+    MALFORMED."""
     count = OwnerCount.unpack(token)
     dtype = ring_dtype(ring_bits)
     shares = [keyring.open(count.envelopes[p], count.binding.context("count", p)) for p in (0, 1)]
-    if any(len(share) != ring_bytes(ring_bits) for share in shares):  # whoever has the owner's key may seal to it
+    if any(len(share) != ring_bytes(ring_bits) for share in shares):  # anybody who has the owner's key may seal to it
         raise Problem(ProblemType.MALFORMED, "the count is no pair of shares")
     return int((np.frombuffer(shares[0], dtype=dtype) + np.frombuffer(shares[1], dtype=dtype))[0])
 
@@ -54,7 +56,7 @@ def publish(
 ) -> SignedEntry:
     """Upload, wait for the first prepared randomness, and put the signed entry into the catalogue.
 
-    It becomes active unless a newer version was published meanwhile. What a publish that fails has uploaded is removed.
+    It becomes active unless a newer version was published meanwhile. A publish that fails removes what it has uploaded.
     """
     plan = _addressed(compiled.plan, owner)
     parties = owner.parties()
@@ -80,7 +82,7 @@ def publish(
             version=version,
             upload_id=upload_id,
             plan=plan,
-            parties=owner.parties(),  # again: their keys may have been replaced while this went on
+            parties=owner.parties(),  # ask again: their keys may have been replaced meanwhile
             max_rows=min(int(state["max_rows"]) for state in states),
             preprocessing=preprocessing,
             classes=classes,
@@ -97,8 +99,9 @@ def publish(
 
 @contextmanager
 def _or_removed(owner: Owner, upload_id: str) -> Iterator[None]:
-    """However a publish ends: what it has uploaded is in the catalogue, or is wiped again, or stays on record as left
-    over (`moiety uploads`) when a party cannot be reached for that, or this process is killed."""
+    """However a publish ends, its upload is in the catalogue, or is wiped again, or stays on record as left over
+    (`moiety uploads`). It is left over when a party cannot be reached for the wiping, or when this process is killed.
+    """
     try:
         yield
     except BaseException:
@@ -115,9 +118,10 @@ def upload_body(
     own: PublicKey,
     dealer: PublicKey,
 ) -> tuple[int, Iterator[bytes | memoryview]]:
-    """Length and content of what one party is sent, whose key `own` is; `dealer` is the crypto provider's.
+    """Return the length and the content of what one party is sent. `own` is the party's key, `dealer` the crypto
+    provider's.
 
-    `what` are the manifest's name, version and access.
+    `what` holds the manifest's name, version and access.
     """
     members = {"upload_id": masked.upload_id, "party": party, "owner_key": key_text(signing_key.public_key())}
     manifest = Manifest.model_validate({**what, **members, **masked.digests(party)})
@@ -125,7 +129,7 @@ def upload_body(
 
 
 def _addressed(plan: Plan, owner: Owner) -> Plan:
-    """A plan that counts right labels names the owner's sealing key."""
+    """Put the owner's sealing key into a plan that counts right labels."""
     if plan.output.kind != "count" or not plan.input.classes:
         return plan
     members = plan.model_dump()
@@ -134,7 +138,7 @@ def _addressed(plan: Plan, owner: Owner) -> Plan:
 
 
 def _wait(owner: Owner, upload_id: str, seconds: float = 120.0) -> list[dict[str, Any]]:
-    """Until both parties have rows. Returns what they say of the upload."""
+    """Wait until both parties have rows. Returns what they say of the upload."""
     deadline = time.monotonic() + seconds
     while True:
         states = [owner.call(p, "GET", f"/v1/models/{upload_id}").json() for p in (0, 1)]

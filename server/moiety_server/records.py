@@ -1,5 +1,5 @@
-"""The owner's database: what was uploaded and is published, which tokens were issued and revoked. Never a token or a
-weight."""
+"""The owner's database: what was uploaded and published, and which tokens were issued and revoked. It never holds a
+token or a weight."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ active = Table(
     "active",
     _metadata,
     Column("name", Text, primary_key=True),
-    Column("version", Integer, nullable=False),  # what clients get who ask for none
+    Column("version", Integer, nullable=False),  # the version that clients get when they ask for none
 )
 grants = Table(
     "grants",
@@ -58,14 +58,14 @@ _IMPORTED = ".imported"
 
 
 def records(settings: ServerSettings) -> Database:
-    """The database, with what release 0.1.0 kept in files. Raises StartRefused."""
+    """Open the database, with what release 0.1.0 kept in files. Raises StartRefused."""
     db = Database(location(settings, "server", "server.sqlite"), SCHEMA)
     _import(db, settings.private_dir())
     return db
 
 
 def _import(db: Database, folder: Path) -> None:
-    """Files of release 0.1.0, once: they are renamed, and stay where they are."""
+    """Import the files of release 0.1.0, once. They are renamed and stay where they are."""
     models, tokens, ended = folder / "catalogue", folder / "tokens.jsonl", folder / "revoked"
     if not any(path.exists() for path in (models, tokens, ended)):
         return

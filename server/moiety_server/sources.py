@@ -1,6 +1,6 @@
-"""Where a model comes from: what `moiety publish` and `moiety inspect` take as MODEL.
+"""Where a model comes from: the values of MODEL in `moiety publish` and `moiety inspect`.
 
-mnist, mnist-deep, lenet, mobile     the trained networks we ship
+mnist, mnist-deep, lenet, mobile     the trained networks that the package ships
 torchvision:resnet18                 an architecture of torchvision's, with --weights FILE or --pretrained
 model.onnx                           an ONNX file
 package.module:function              your own: a function that returns the torch.nn.Module, ready for inference
@@ -31,7 +31,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model with the data it is calibrated on, and what its catalogue entry says of its inputs."""
+    """A model, the data to calibrate it on, and what its catalogue entry says of its inputs."""
 
     name: str
     model: nn.Module | ir.Graph
@@ -45,7 +45,7 @@ class ModelSource:
     def compile(
         self, *, reveal: Reveal = "logits", top: int = 1, ring_bits: int | None = None, headroom: float = 4.0
     ) -> Compiled:
-        """See compile_model."""
+        """Compile the model; see compile_model."""
         return compile_model(
             self.model,
             self.calibration,
@@ -67,7 +67,7 @@ def load(
     low: float | None = None,
     high: float | None = None,
 ) -> ModelSource:
-    """The model that `what` names. Raises NotServable with what to do when it cannot be had."""
+    """Load the model that `what` names. Raises NotServable, with what to do, when it cannot."""
     source = _shipped(what, weights) if what in network.NETWORKS else _other(what, weights, pretrained, calibration)
     if calibration is not None:
         source = replace(source, calibration=read_calibration(calibration))
@@ -79,7 +79,7 @@ def load(
 
 
 def read_calibration(path: Path) -> Tensor:
-    """Inputs (n, ...) as float32, from a .npy file or the only tensor of a .safetensors file."""
+    """Read inputs (n, ...) as float32 from a .npy file, or from the only tensor of a .safetensors file."""
     try:
         if path.suffix == ".npy":
             array = torch.from_numpy(files.array(path))
@@ -143,7 +143,7 @@ def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path 
 
 
 def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:
-    """An architecture by its name. Pretrained weights are torchvision's own download."""
+    """Make an architecture by its name. torchvision downloads the pretrained weights itself."""
     from torchvision import models  # the extra `train`
 
     if name not in models.list_models(module=models):
@@ -160,8 +160,8 @@ def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:
 
 
 def torchvision_preprocessing(name: str, size: tuple[int, int], pretrained: bool) -> Preprocessing:
-    """What becomes of a picture: as the downloaded weights want it, else as is usual for ImageNet, resized to 256 and
-    cut to 224; in proportion at another `size` (height, width)."""
+    """Return how a picture is prepared: as the downloaded weights want it, else as is usual for ImageNet, resized to
+    256 and cut to 224. Another `size` (height, width) keeps the proportion of 256 to 224."""
     how = _torchvision_weights(name).transforms() if pretrained else None
     resized, cut = (how.resize_size[0], how.crop_size[0]) if how else (256, 224)
     return Preprocessing(
@@ -175,14 +175,15 @@ def torchvision_preprocessing(name: str, size: tuple[int, int], pretrained: bool
 
 
 def _torchvision_weights(name: str) -> Any:
-    """What torchvision says of its best weights; nothing is downloaded."""
+    """Return torchvision's description of its best weights. This downloads nothing."""
     from torchvision import models
 
     return models.get_model_weights(name).DEFAULT
 
 
 def _own(module: str, function: str) -> nn.Module:
-    """What the user's function returns. The folder can be imported from while it runs: it may import its neighbours."""
+    """Call the user's function and return its result. While it runs, it can import its neighbours from its own
+    folder."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
@@ -195,13 +196,14 @@ def _own(module: str, function: str) -> nn.Module:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Of a safetensors file, which states their sizes and has to hold as much. Raises OSError, SafetensorError."""
+    """Read a safetensors file, which states the sizes of its tensors and has to hold as much. Raises OSError,
+    SafetensorError."""
     with files.regular(path):
         return load_file(str(path))
 
 
 def _reason(error: Exception) -> str:
-    """In one line."""
+    """Say the reason in one line."""
     text = error.strerror or "" if isinstance(error, OSError) else " ".join(str(error).split())
     return shown(text, 300)
 

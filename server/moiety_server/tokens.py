@@ -1,4 +1,4 @@
-"""Clients' tokens, as their owner issues them: a record of who got which, never the token itself."""
+"""Clients' tokens, as their owner issues them. The owner records who got which token, never the token itself."""
 
 import math
 import secrets
@@ -26,7 +26,7 @@ def new_grant(
     rows_per_day: int | None,
     key: Ed25519PublicKey | None = None,
 ) -> Grant:
-    """What a new token will allow, and to the holder of which key: without one, to whoever has the token.
+    """Make the grant of a new token, bound to the holder of a key. Without a key, anybody who has the token can use it.
 
     Raises pydantic's ValidationError.
     """
@@ -42,19 +42,19 @@ def new_grant(
 
 
 class Issued:
-    """The owner's record. Nothing is ever taken out of it."""
+    """The owner's record of tokens. Nothing is ever deleted from it."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def issue(self, grant: Grant, key: Ed25519PrivateKey) -> str:
-        """The signed token, once; it is on record before it is returned."""
+        """Put the grant on record, then return the signed token. The token is returned only once."""
         with self._db.write() as db:
             db.execute(insert(grants).values(granted=grant.model_dump_json()))
         return tokens.issue(grant, key)
 
     def grants(self) -> list[Grant]:
-        """In the order in which they were issued."""
+        """Return all grants, in the order in which they were issued."""
         with self._db.read() as db:
             found = db.execute(select(grants.c.granted).order_by(grants.c.number)).scalars().all()
         return [Grant.model_validate_json(granted) for granted in found]
@@ -65,13 +65,13 @@ class Issued:
                 insert_new(db, revoked, {"token_id": token_id})
 
     def revoked(self) -> list[str]:
-        """In the order in which they were revoked."""
+        """Return the ids of revoked tokens, in the order in which they were revoked."""
         with self._db.read() as db:
             return list(db.execute(select(revoked.c.token_id).order_by(revoked.c.number)).scalars())
 
     def to_refuse(self, now: float) -> Iterator[list[str]]:
-        """What parties must be told to refuse, in lists that each fit one message. What is long expired they refuse
-        anyway: their clocks may be a day behind."""
+        """Yield the tokens that parties must be told to refuse, in lists that each fit one message. It leaves out
+        tokens that expired more than a day ago: parties refuse those anyway, even if their clocks are a day behind."""
         over = {grant.token_id for grant in self.grants() if grant.expires + _DAY < now}
         left = [token_id for token_id in self.revoked() if token_id not in over]
         for start in range(0, len(left), MAX_REVOKED):

@@ -1,4 +1,4 @@
-"""Uploads on record: each has its version before its first byte leaves, and no version is ever given twice.
+"""Uploads on record. Each has its version before its first byte leaves, and no version is ever given twice.
 
 An upload that no entry names yet, or that a publish left half-way, stays on record until both parties have wiped it.
 """
@@ -16,7 +16,7 @@ from moiety_service.database import Database, insert_new
 
 @dataclass(frozen=True)
 class UploadRecord:
-    """One upload, under way or left over. `started` is in seconds since 1970."""
+    """One upload that is under way or left over. `started` is in seconds since 1970."""
 
     upload_id: str
     name: str
@@ -25,13 +25,14 @@ class UploadRecord:
 
 
 class Uploads:
-    """What was begun, and how it ended: in the catalogue (`Catalogue.add`), or wiped."""
+    """The uploads that began, and how each ended: in the catalogue (`Catalogue.add`), or wiped."""
 
     def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
         self._db, self._clock = db, clock
 
     def begin(self, name: str) -> UploadRecord:
-        """A new upload, under the version after the highest that this name ever had. On the disk when this returns."""
+        """Record a new upload, under the version after the highest that this name ever had. It is on the disk when this
+        returns."""
         while True:
             with self._db.write() as db:
                 highest = [
@@ -44,13 +45,13 @@ class Uploads:
                 # Another publish took that version between the statements.
 
     def unfinished(self) -> list[UploadRecord]:
-        """Those in no catalogue entry, oldest first: under way, or left over."""
+        """Return the uploads that no catalogue entry names, oldest first: under way, or left over."""
         columns = (uploads.c.upload_id, uploads.c.name, uploads.c.version, uploads.c.started)
         with self._db.read() as db:
             rows = db.execute(select(*columns).where(uploads.c.state == UPLOADING).order_by(uploads.c.started)).all()
         return [UploadRecord(*row) for row in rows]
 
     def wiped(self, upload_id: str) -> None:
-        """Both parties have wiped it. It may not have been on record."""
+        """Record that both parties have wiped the upload. It need not have been on record."""
         with self._db.write() as db:
             db.execute(update(uploads).where(uploads.c.upload_id == upload_id).values(state=GONE))

@@ -1,4 +1,5 @@
-"""`moiety server | train | publish | inspect | count`; what is done with published versions is in owner_cli.py."""
+"""`moiety server | train | publish | inspect | count`. `management.py` holds the commands for published versions and
+tokens."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ _PUBLISH = (
     "moiety publish torchvision:resnet18 --pretrained --calibration inputs.npy",
     "moiety publish mypackage.models:build --calibration inputs.npy",
 )
-_COUNT = 1 << 16  # bytes of what a client hands on: two envelopes of some thousand
+_COUNT = 1 << 16  # most bytes of what a client hands on: two envelopes of some thousand bytes
 _INSPECT = ("moiety inspect lenet", "moiety inspect model.onnx --calibration inputs.npy --json")
 
 
@@ -214,7 +215,7 @@ def count(
     files: Annotated[list[Path], typer.Argument(help="What clients handed on: Evaluation.for_owner, a file each.")],
     as_json: Json = False,
 ) -> None:
-    """How many labels were right in private evaluations whose number only the owner may read."""
+    """Open the number that only the owner may read: how many labels were right in private evaluations."""
     from moiety_server.publication import open_count
     from moiety_service.files import TooLarge, content
 
@@ -247,7 +248,8 @@ def inspect(
     chart: Annotated[Path | None, typer.Option(help="Write a chart of the layers' costs here (PNG).")] = None,
     as_json: Json = False,
 ) -> None:
-    """What a model will cost: rounds, bytes and work of each layer, and how long a call takes. Nothing is shared."""
+    """Predict what a model will cost: rounds, bytes and work of each layer, and how long a call takes. Nothing is
+    shared."""
     from dataclasses import asdict
 
     from moiety_server import sources

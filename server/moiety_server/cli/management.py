@@ -49,7 +49,8 @@ def register(app: typer.Typer) -> None:
 
 @contextmanager
 def owner() -> Iterator["Owner"]:
-    """The owner, from MOIETY_SERVER_* and the secrets folder. What goes wrong ends in a sentence and an exit code."""
+    """The owner, from MOIETY_SERVER_* and the secrets folder. A failure ends the command with a sentence and an exit
+    code."""
     from moiety_server.owner import Owner
     from moiety_server.settings import ServerSettings
     from moiety_service.security.identity import Identity
@@ -77,7 +78,7 @@ def is_published(name: str) -> bool:
 
 
 def versions(name: Name, as_json: Json = False) -> None:
-    """The versions of a model; the one that clients get is marked."""
+    """Show the versions of a model. The one that clients get is marked."""
     from moiety_shared.problems import Problem, ProblemType
 
     with owner() as us:
@@ -107,7 +108,7 @@ def withdraw(
 ) -> None:
     """Take a version out of the catalogue, and have alice, bob and the crypto provider wipe their parts of it.
 
-    With --upload, have them wipe what a publish left that did not come to its end. May be repeated.
+    With --upload, have them wipe the upload of a publish that did not finish. You may repeat it.
     """
     if bool(upload) == bool(name) or bool(name) != bool(version):
         raise typer.BadParameter("name a model and its version, or --upload ID")
@@ -121,9 +122,9 @@ def withdraw(
 
 
 def uploads(as_json: Json = False) -> None:
-    """Uploads that are in no version: of a publish that is under way, or that did not come to its end.
+    """List uploads that belong to no version: their publish is under way, or did not finish.
 
-    Each costs the parties disk and randomness until it is withdrawn. Prints nothing where there are none.
+    Each costs the parties disk and randomness until you withdraw it. Prints nothing where there are none.
     """
     with owner() as us:
         found = us.left_over()
@@ -148,7 +149,7 @@ def uploads(as_json: Json = False) -> None:
 def refresh(as_json: Json = False) -> None:
     """Sign the parties' current keys and addresses into the catalogue: after `moiety keys rotate`, or a move.
 
-    Entries that have had half of their time are signed anew as well. Prints the entries that changed.
+    It also signs anew each entry that has had half of its time. Prints the entries that changed.
     """
     with owner() as us:
         changed = us.refresh()
@@ -187,8 +188,8 @@ def issue(
 ) -> None:
     """Write an access file: the catalogue's address, your key, your CA, a signed token and its key. It is a secret.
 
-    The token is of use only to who holds that key, and signs with it what it seals: alice and bob, who see the token,
-    cannot use it. Nothing needs to run for this. Prints the token's id, by which it can be revoked.
+    Only the holder of that key can use the token, because the client signs with the key what it seals. alice and bob
+    see the token and cannot use it. Nothing needs to run for this. Prints the token's id, by which you can revoke it.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from pydantic import ValidationError
@@ -234,7 +235,7 @@ def issue(
 
 
 def _certified(path: Path) -> "Ed25519PublicKey":
-    """A client's own key."""
+    """Read a client's own public key."""
     from moiety_shared.crypto.possession import public_from_pem
 
     try:
@@ -245,7 +246,7 @@ def _certified(path: Path) -> "Ed25519PublicKey":
 
 
 def list_tokens(as_json: Json = False) -> None:
-    """Who has tokens: id, subject, models, quota, expiry, whether it was revoked, and whether it needs a key."""
+    """List who has tokens: id, subject, models, quota, expiry, whether it was revoked, and whether it needs a key."""
     with owner() as us:
         revoked = set(us.issued.revoked())
         rows = [{**g.model_dump(mode="json"), "revoked": g.token_id in revoked} for g in us.issued.grants()]

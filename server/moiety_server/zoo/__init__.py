@@ -1,1 +1,1 @@
-"""The models that are shipped."""
+"""The models that the package ships."""

@@ -1,7 +1,8 @@
-"""The networks that ship with the package, in plain PyTorch: what they are, how they are trained, read and measured.
+"""The networks that ship with the package, in plain PyTorch: their architectures, and how to train, read and measure
+them.
 
-"mnist" is the one of PySyft's tutorial part 11. All take MNIST's pictures, normalised with MEAN and STD. Wherever a
-network is asked for, its name will do.
+"mnist" is the network of PySyft's tutorial part 11. All take MNIST's pictures, normalised with MEAN and STD. Every
+function that takes a network also takes its name.
 """
 
 from collections.abc import Callable, Iterable
@@ -109,7 +110,7 @@ NETWORKS: dict[str, Network] = {network.name: network for network in _ALL}
 
 
 def named(network: Network | str) -> Network:
-    """Raises KeyError with the names there are."""
+    """Return the network of that name. Raises KeyError with the names there are."""
     if isinstance(network, Network):
         return network
     if network not in NETWORKS:
@@ -122,12 +123,13 @@ def build(network: Network | str = "mnist") -> nn.Module:
 
 
 def normalise(pixels: Tensor, network: Network | str = "mnist") -> Tensor:
-    """uint8 (n, 28, 28) to the network's input, float32 (n, 784) or (n, 1, 28, 28)."""
+    """Turn uint8 (n, 28, 28) into the network's input, float32 (n, 784) or (n, 1, 28, 28)."""
     return (pixels.reshape(-1, *named(network).input_shape).to(torch.float32) / 255 - MEAN) / STD
 
 
 def read_mnist(data_dir: Path, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 (n, 28, 28) and labels int64 (n,). Raises FileNotFoundError with a hint when they are not there."""
+    """Read pixels uint8 (n, 28, 28) and labels int64 (n,). Raises FileNotFoundError, with a hint, when they are not
+    there."""
     from torchvision import datasets  # the extra `train`; publishing does without
 
     try:
@@ -140,7 +142,7 @@ def read_mnist(data_dir: Path, *, train: bool, download: bool) -> tuple[Tensor, 
 
 
 def _shifted(pixels: Tensor, most: int) -> Tensor:
-    """Each picture moved at random by up to `most` pixels both ways; what comes in is black."""
+    """Move each picture at random by up to `most` pixels along both axes. The pixels that come in are black."""
     n, height, width = pixels.shape
     padded = nn.functional.pad(pixels, (most,) * 4)
     down, right = torch.randint(2 * most + 1, (2, n, 1))
@@ -149,7 +151,7 @@ def _shifted(pixels: Tensor, most: int) -> Tensor:
 
 
 def train(network: Network | str, pixels: Tensor, labels: Tensor, *, epochs: int = 10, seed: int = 0) -> nn.Module:
-    """Adam in batches of 64, as the network says. Shows its progress on stderr."""
+    """Train with Adam in batches of 64, as the network says. Shows its progress on stderr."""
     network = named(network)
     torch.manual_seed(seed)
     model = network.build()

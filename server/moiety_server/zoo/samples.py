@@ -1,4 +1,4 @@
-"""What ships with the package: trained MNIST networks and a few hundred of MNIST's test images."""
+"""Samples that ship with the package: trained MNIST networks and a few hundred of MNIST's test images."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ FOLDER = Path(__file__).parent / "models"
 
 
 def images() -> tuple[Tensor, Tensor]:
-    """Real MNIST test images, uint8 (n, 28, 28), and their labels, uint8 (n,)."""
+    """Return real MNIST test images, uint8 (n, 28, 28), and their labels, uint8 (n,)."""
     tensors = load_file(str(FOLDER / "mnist_sample.safetensors"))
     return tensors["images"], tensors["labels"]
