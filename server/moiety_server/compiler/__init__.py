@@ -1,1 +1,1 @@
-"""From a float model to a plan: trace or ONNX, operations (`ir`), ranges, scales, layers."""
+"""From a float model to a plan. The steps are: trace or ONNX, operations (`ir`), ranges, scales, layers."""

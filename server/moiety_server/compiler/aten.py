@@ -1,7 +1,7 @@
-"""What each ATen operation is in the IR: a table from its name to a function of the builder and its arguments.
+"""Translates each ATen operation to the IR: a table from its name to a function of the builder and its arguments.
 
-The functions take the arguments in the order of the operation's schema, defaults filled in. A tensor among them is a
-node where it depends on the input, else a constant: a parameter, a buffer or what was computed from these.
+The functions take the arguments in the order of the operation's schema, with defaults filled in. A tensor argument is a
+node where it depends on the input. Otherwise it is a constant: a parameter, a buffer, or a value computed from these.
 """
 
 from collections.abc import Callable
@@ -12,20 +12,20 @@ from moiety_server.compiler.builder import Builder
 
 Result = ir.Node | list[ir.Node]
 
-# What changes at most the shape: the exported graph says what to.
+# These change at most the shape, and the exported graph states the new one.
 RESHAPES = {
     *("reshape", "reshape_as", "view", "view_as", "_unsafe_view", "flatten", "flatten.using_ints", "unflatten.int"),
     *("squeeze", "squeeze.dim", "squeeze.dims", "unsqueeze", "contiguous", "clone", "alias", "detach", "detach_"),
     *("lift_fresh_copy", "to.dtype", "_to_copy", "type_as"),
     *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
 }
-# Short compositions of these, which torch writes out.
+# torch writes these out as short compositions of other operations.
 REWRITTEN = {
     *("movedim.int", "movedim.intlist", "moveaxis.int", "swapdims", "swapaxes", "expand_as", "hsplit.int"),
     *("tensor_split.sections", "tensor_split.indices", "unsafe_chunk"),
     *("channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "glu", "addcmul", "mv"),
 }
-# What may have a constant on its left.
+# These may have a constant on their left.
 EITHER_SIDE = {
     *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide"),
     *("linear", "matmul", "mm", "addmm"),

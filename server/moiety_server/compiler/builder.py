@@ -1,6 +1,6 @@
 """Appends nodes to a graph and works out their shapes.
 
-Both front ends use it, and `layers` builds what needs several nodes on top. A wire is the node that computes it.
+Both front ends use it, and `layers` builds on it whatever needs several nodes. A wire is the node that computes it.
 """
 
 import math
@@ -18,10 +18,11 @@ from moiety_server.compiler.movements import Movements
 
 @dataclass(frozen=True, kw_only=True)
 class AffineNode(ir.Node):
-    """x * scale + shift with secret constants of as many axes as x: a batch norm, a parameter added or multiplied.
+    """x * scale + shift with secret constants of as many axes as x: a batch norm, or a parameter that is added or
+    multiplied.
 
-    It stands only between a front end and `simplification`, which folds it into the layer before it, or writes it as a
-    ConvNode or a BiasNode.
+    A front end writes it, and `simplification` removes it: it folds the node into the layer before it, or rewrites it
+    as a ConvNode or a BiasNode.
     """
 
     scale: Tensor | None
@@ -29,13 +30,13 @@ class AffineNode(ir.Node):
 
 
 class Builder(Movements):
-    """A graph under construction, and the nodes that compute."""
+    """A graph under construction, and the methods that append nodes which compute."""
 
     def input(self, shape: Shape) -> ir.Node:
         return self._add(ir.InputNode(**self._head(shape)))
 
     def linear(self, x: ir.Node, weight: Tensor, bias: Tensor | None = None) -> ir.Node:
-        """`weight` (out, in), over the last axis."""
+        """Append a linear layer over the last axis. `weight` is (out, in)."""
         self.require(weight.dim() == 2, f"a matrix of shape {tuple(weight.shape)} where (out, in) is needed")
         self.require(
             bool(x.shape) and x.shape[-1] == weight.shape[1], f"{weight.shape[1]} features expected, got {x.shape}"
@@ -102,7 +103,7 @@ class Builder(Movements):
         )
 
     def affine(self, x: ir.Node, scale: Tensor | None = None, shift: Tensor | None = None) -> ir.Node:
-        """`scale` and `shift` broadcast against x (without the batch), which grows if they are larger."""
+        """Append x * scale + shift. Both broadcast against x (without the batch), and x grows if they are larger."""
         shapes = [tuple(t.shape) for t in (scale, shift) if t is not None]
         self.require(
             all(len(shape) <= max(1, len(x.shape)) for shape in shapes),
@@ -129,11 +130,11 @@ class Builder(Movements):
     def decide(
         self, x: ir.Node, kind: Literal["greater", "not_less", "equal"], tolerance: float, whole: bool
     ) -> ir.Node:
-        """0 or 1; see ir.DecideNode."""
+        """Append a node that yields 0 or 1; see ir.DecideNode."""
         return self._add(ir.DecideNode(**self._head(x.shape, x), kind=kind, tolerance=tolerance, whole=whole))
 
     def argmax(self, x: ir.Node) -> ir.Node:
-        """Of (n,) values, as (1,)."""
+        """Append the argmax of (n,) values, as (1,)."""
         return self._add(ir.ArgmaxNode(**self._head((1,), x)))
 
     def smooth(self, x: ir.Node, function: str, alpha: float = 1.0, beta: float = 1.0) -> ir.Node:
@@ -142,7 +143,7 @@ class Builder(Movements):
     def max_pool(
         self, x: ir.Node, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0), dilation: Pair = (1, 1)
     ) -> ir.Node:
-        """To an output of `size`."""
+        """Append a max pool whose output has `size`."""
         self.planes(x, "a max pool")
         return self._add(
             ir.MaxPoolNode(
@@ -158,14 +159,14 @@ class Builder(Movements):
         )
 
     def sum(self, x: ir.Node, axes: Sequence[int]) -> ir.Node:
-        """Over axes counted without the batch, which are dropped."""
+        """Sum over axes, which are counted without the batch and dropped."""
         if not axes:
             return x
         shape = [n for axis, n in enumerate(x.shape) if axis not in axes]
         return self._add(ir.SumNode(**self._head(shape, x), axes=tuple(sorted(axes))))
 
     def scale(self, x: ir.Node, factor: float) -> ir.Node:
-        """Multiplies by a public number; one Scale behind another becomes one."""
+        """Multiply by a public number. One Scale behind another becomes one."""
         self.require(math.isfinite(factor), f"multiplies by {factor}")
         if isinstance(x, ir.ScaleNode):
             factor *= x.factor
@@ -173,11 +174,11 @@ class Builder(Movements):
         return x if factor == 1 else self._add(ir.ScaleNode(**self._head(x.shape, x), factor=float(factor)))
 
     def shift(self, x: ir.Node, value: float) -> ir.Node:
-        """Adds a public number, which the IR holds as it holds a secret one."""
+        """Add a public number. The IR holds it in the form of a secret one."""
         return x if value == 0 else self.affine(x, shift=torch.full((1,), value, dtype=torch.float64))
 
     def combine(self, terms: Sequence[ir.Node], factors: Sequence[float]) -> ir.Node:
-        """Sum of wires times public factors; the IR's Add takes whole ones, the others become Scales."""
+        """Sum wires times public factors. The IR's Add takes whole factors; the others become Scales."""
         whole = [float(factor).is_integer() and abs(factor) < 16 for factor in factors]
         scaled = [x if ok else self.scale(x, f) for x, f, ok in zip(terms, factors, whole, strict=True)]
         return self._add(
@@ -191,7 +192,8 @@ class Builder(Movements):
         return self._add(ir.MulNode(**self._head(self.broadcast(x, y), x, y)))
 
     def broadcast(self, *terms: ir.Node) -> Shape:
-        """The common shape. Equal numbers of axes, as otherwise the batch of one would meet another's first axis."""
+        """Return the common shape. All terms need the same number of axes, or the batch of one would meet another's
+        first axis."""
         self.require(
             len({len(x.shape) for x in terms}) == 1,
             f"combines tensors of different dimensions: {' and '.join(str(x.shape) for x in terms)} behind the batch",

@@ -1,7 +1,8 @@
-"""From the float graph to a public plan and its encoded weights.
+"""Compiles the float graph to a public plan and its encoded weights.
 
-Ranges first (`ranges`), then scales (`scales`), then one pass that writes each node as layers of the plan (`lowering`),
-and last the check: the plan is run in plain fixed point on the calibration data and compared with the model.
+It finds ranges first (`ranges`), then scales (`scales`). One pass then writes each node as layers of the plan
+(`lowering`). Last comes a check: the plan runs in plain fixed point on the calibration data, and its outputs are
+compared with the model's.
 """
 
 import math
@@ -26,20 +27,21 @@ from moiety_shared.plan.plan import Plan
 from moiety_shared.ring import Array, Ring
 
 Reveal = Literal["logits", "labels", "count"]
-# What is tried, best first: bits of the ring, how much wider than measured a proved range may be, and the error, as a
-# part of the outputs' spread, up to which that is good enough.
+# The attempts, best first. Each has the bits of the ring, how much wider than measured a proved range may be, and the
+# error that is good enough, as a part of the outputs' spread.
 _ATTEMPTS = ((32, 2.0**12, 0.003), (32, 16.0, 0.01), (64, 2.0**24, 0.003), (64, 16.0, math.inf))
 _ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A plan and the ring elements that go with it, by "layer.weight".
+    """A plan and the ring elements that belong to it, by "layer.weight".
 
-    `error` is the largest difference of an output from float inference on the calibration data, in real units, `spread`
-    the outputs' standard deviation there, `agreement` the share of inputs with the same largest output. `origins` names
-    the user's layer for each layer of the plan; `measured` the layers whose range rests on calibration data. `logits`
-    is the plan up to the model's outputs, whatever of them is revealed, and `graph` the float model.
+    `error` is the largest difference of an output from float inference on the calibration data, in real units. `spread`
+    is the outputs' standard deviation there, and `agreement` the share of inputs whose largest output is the same.
+    `origins` names the user's layer for each layer of the plan. `measured` holds the layers whose range rests on
+    calibration data. `logits` is the plan up to the model's outputs, whatever of them is revealed. `graph` is the float
+    model.
     """
 
     plan: Plan
@@ -64,13 +66,14 @@ def compile_model(
     ring_bits: int | None = None,
     headroom: float = 4.0,
 ) -> Compiled:
-    """A plan for a model as it stands, in its inference mode.
+    """Compile a model as it stands, in its inference mode.
 
-    `calibration` is real input, float32 (n, ...); `low` and `high` bound the values that inputs may have; `reveal` says
+    `calibration` is real input, float32 (n, ...). `low` and `high` bound the values that inputs may have. `reveal` says
     what a client gets: all outputs, the `top` labels, or how many of its own labels are right. The ring has 32 bits
-    unless that is too coarse. `headroom` is how far beyond the calibration data a wire may go where no bound is proved.
+    unless these are too coarse. `headroom` is how far beyond the calibration data a wire may go where no bound is
+    proved.
 
-    Raises NotServable, before anything is shared, for what cannot be served exactly.
+    Raises NotServable for what cannot be served exactly, before anything is shared.
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise NotServable(f"the input range {low:g} to {high:g} is none: state one with --low and --high")
@@ -130,7 +133,7 @@ def _compile(
 
 
 def encode_rows(plan: Plan, rows: Tensor) -> Array:
-    """Real inputs (n, ...) as ring elements (n, input size)."""
+    """Encode real inputs (n, ...) as ring elements (n, input size)."""
     return np.rint(rows.flatten(1).double().numpy() * 2.0**plan.input.frac_bits).astype(Ring(plan.ring_bits).dtype)
 
 
@@ -142,7 +145,7 @@ def _run(plan: Plan, weights: Mapping[str, Array], x: Array) -> Array:
 
 @torch.inference_mode()
 def run_float(graph: ir.Graph, inputs: Tensor) -> Array:
-    """The float model's outputs on real inputs (n, ...)."""
+    """Compute the float model's outputs on real inputs (n, ...)."""
     parts = [_output(graph, part) for part in torch.split(inputs, ranges.rows_at_once(graph))]
     return torch.cat(parts).double().numpy()
 
@@ -152,7 +155,7 @@ def _output(graph: ir.Graph, inputs: Tensor) -> Tensor:
 
 
 def load_onnx(path: Path) -> ir.Graph:
-    """The graph of an ONNX file. Needs the extra `onnx`."""
+    """Read the graph of an ONNX file. Needs the extra `onnx`."""
     from moiety_server.compiler.onnx.graph import read_onnx
 
     return read_onnx(path)

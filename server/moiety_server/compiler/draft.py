@@ -1,4 +1,4 @@
-"""A graph under construction: it names its nodes, checks their sizes, and refuses what the IR has no exact form for."""
+"""A graph under construction. It names its nodes, checks their sizes, and refuses what the IR has no exact form for."""
 
 import math
 import re
@@ -9,13 +9,13 @@ from moiety_server.compiler import ir
 from moiety_server.compiler.ir import NotServable, Shape
 
 NodeT = TypeVar("NodeT", bound=ir.Node)
-_MOST_VALUES = 1 << 26  # of one wire: twenty times the largest of VGG-16 at 224 x 224
+_MOST_VALUES = 1 << 26  # values of one wire: twenty times those of the largest wire of VGG-16 at 224 x 224
 _MOST_AXES = 8  # a plan has no more
-_LONGEST_NAME = 58  # of 64: `simplification` appends to it, with a dash, which no other name has but before its number
+_LONGEST_NAME = 58  # of 64: `simplification` appends a dash and more; other names have a dash before their number only
 
 
 class NodeHead(TypedDict):
-    """What every node has."""
+    """The attributes that every node has."""
 
     name: str
     inputs: tuple[str, ...]
@@ -24,15 +24,15 @@ class NodeHead(TypedDict):
 
 
 class Draft:
-    """The nodes so far, by name. `scope` and `origin` are of the layer that is being translated."""
+    """The nodes so far, by name. `scope` and `origin` belong to the layer that is being translated."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, ir.Node] = {}
         self.scope, self.origin = "input", "the model's input"
-        self._numbers: dict[str, int] = {}  # the last one given to each stem
+        self._numbers: dict[str, int] = {}  # the last number given to each stem
 
     def refuse(self, text: str, hint: str = "") -> NoReturn:
-        """Raises NotServable, which names the layer."""
+        """Raises NotServable, with the name of the layer."""
         raise NotServable(f"{self.origin}: {text}" + (f". Instead: {hint}" if hint else ""))
 
     def require(self, condition: bool, text: str, hint: str = "") -> None:
@@ -40,11 +40,11 @@ class Draft:
             self.refuse(text, hint)
 
     def planes(self, x: ir.Node, what: str) -> None:
-        """Refuses what is not of shape (C, H, W)."""
+        """Refuses a shape other than (C, H, W)."""
         self.require(len(x.shape) == 3, f"{what} needs (batch, C, H, W), got (batch, {', '.join(map(str, x.shape))})")
 
     def check_size(self, shape: Sequence[int]) -> None:
-        """Refuses what is empty, or larger than any model needs, before anything is made for it."""
+        """Refuses a shape that is empty, or larger than any model needs, before anything of that shape is made."""
         self.require(
             len(shape) <= _MOST_AXES and min(shape, default=1) > 0 and math.prod(shape) <= _MOST_VALUES,
             f"gives {' x '.join(map(str, shape[:_MOST_AXES]))}, where 1 to {_MOST_VALUES:,} values are served",

@@ -1,4 +1,4 @@
-"""What to do instead, for the layers and operations that people try first and that cannot be served."""
+"""Hints on what to do instead, for the layers and operations that people try first and that cannot be served."""
 
 import re
 
@@ -8,7 +8,7 @@ _ATTENTION = "attention multiplies secrets and divides by their sum; serve a con
 _LOOKUP = "an index would be a secret; serve what comes behind the embedding and let the client send vectors"
 _SMOOTH = "functions of one value that are served: sigmoid, tanh, silu, gelu, elu, softplus, exp"
 
-# Patterns in the types of layers, in lower case. Innermost layer first, first match counts.
+# Patterns in the types of layers, in lower case. The innermost layer is tried first, and the first match counts.
 _LAYERS = {
     r"group_?norm|layer_?norm|instance_?norm|rms_?norm|localresponsenorm": _NORM,
     r"batchnorm": "it uses the statistics of the batch; keep the running ones (track_running_stats=True)",
@@ -48,7 +48,7 @@ _OPERATIONS = {
 
 
 def hint_for(layers: str, operation: str) -> str:
-    """`layers` are the types of the layer and of those around it, innermost first."""
+    """Return a hint. `layers` are the types of the layer and of those around it, innermost first."""
     for text, hints in (
         (layers.partition(" ")[0].lower(), _LAYERS),
         (operation.replace(".", " ").strip("_"), _OPERATIONS),

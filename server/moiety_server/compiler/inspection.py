@@ -1,7 +1,7 @@
-"""What a model will cost before anybody runs it: `moiety inspect`.
+"""Predicts what a model will cost before anybody runs it: `moiety inspect`.
 
-Rounds and bytes are the plan's own formulas, exact. Time is a prediction: this machine's speed is measured for a
-moment, and a run is its steps after one another, each party's work on a core of its own.
+Rounds and bytes come from the plan's own formulas, so they are exact. Time is a prediction: it measures this machine's
+speed for a moment, and adds a run's steps up, with each party's work on a core of its own.
 """
 
 import math
@@ -32,7 +32,7 @@ from moiety_shared.text import printable
 
 @dataclass(frozen=True)
 class LinkProfile:
-    """Every connection of a deployment: seconds of round trip, bytes per second."""
+    """The link that every connection of a deployment is taken to be: seconds of round trip, bytes per second."""
 
     name: str
     round_trip: float
@@ -44,21 +44,21 @@ LINKS = (
     LinkProfile("LAN, 1 Gbit/s, 0.5 ms", 0.0005, 125e6),
     LinkProfile("WAN, 100 Mbit/s, 50 ms", 0.05, 12.5e6),
 )
-_CALL = 0.002  # seconds: a client's call and its answer, sealed and opened, without anything between
-_FRAME = 0.00015  # seconds: sending a frame, waking up, taking it apart
-_BYTE = 1.2e-9  # seconds: a byte opened, added, copied
+_CALL = 0.002  # seconds: a client's call and its answer, sealed and opened, with nothing in between
+_FRAME = 0.00015  # seconds: to send a frame, wake up, and take the frame apart
+_BYTE = 1.2e-9  # seconds: to open, add and copy one byte
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Seconds for one multiply-add of a product and for one comparison, at one party on one core."""
+    """The seconds that one party on one core takes for one multiply-add of a product and for one comparison."""
 
     multiply_add: float
     comparison: float
 
     @classmethod
     def measure(cls, ring_bits: int) -> "Machine":
-        """Takes about a quarter of a second."""
+        """Measure this machine. Takes about a quarter of a second."""
         ring = Ring(ring_bits)
         layer = Conv(name="c", input="x", shape=(64, 28, 28), out_channels=64, kernel=(3, 3), padding=(1, 1))
         stream = Stream(new_seed())
@@ -100,13 +100,13 @@ def _fastest(run: Callable[[], object]) -> float:
 
 
 def predicted_seconds(plan: Plan, rows: int, link: LinkProfile, machine: Machine) -> float:
-    """From the client's call to its result, the pool warm."""
+    """Predict the seconds from the client's call to its result, with a warm pool."""
     cost, slices = plan.cost(rows), len(plan.slices(rows))
     work = cost.multiply_adds * machine.multiply_add + cost.comparisons * machine.comparison
     values = sum(math.prod(wire.shape) for wire in plan.wires.values()) * rows
     work += cost.online_bytes * _BYTE + values * _BYTE
     frames = _CALL + cost.rounds * slices * _FRAME
-    # Both parties send at once: a round is one way. The call goes there and back; start and result go one way each.
+    # Both parties send at once, so a round is one way. The call goes there and back; start and result go one way each.
     latency = link.round_trip * (1 + (cost.rounds + 2) / 2)
     traffic = (2 * request_bytes(plan, rows) + 3 * result_bytes(plan, rows) + cost.online_bytes) / link.bandwidth
     return frames + work + latency + traffic
@@ -133,7 +133,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that `moiety inspect` says of a model. Bytes are one party's and one input's."""
+    """All that `moiety inspect` says about a model. Bytes are those of one party and one input."""
 
     model: str
     plan_digest: str
@@ -192,7 +192,7 @@ def inspect(name: str, compiled: Compiled, batches: tuple[int, ...] = (1, 32)) -
 
 
 def show(found: Inspection, console: Console) -> None:
-    """The table on a terminal. Layers that only move values are left out."""
+    """Print the table on a terminal. It leaves out layers that only move values."""
     table = Table(
         title=f"{escape(printable(found.model))}: what one input costs",
         title_style="bold",
@@ -236,7 +236,7 @@ def show(found: Inspection, console: Console) -> None:
 
 
 def draw(found: Inspection, path: Path) -> None:
-    """A chart of the layers' costs as PNG."""
+    """Draw a chart of the layers' costs as PNG."""
     from matplotlib.figure import Figure
 
     lines = [line for line in found.layers if line.rounds or line.multiply_adds]
@@ -265,7 +265,7 @@ def draw(found: Inspection, path: Path) -> None:
 
 
 def size(number: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes for people."""
     for unit in ("B", "KB", "MB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
@@ -274,7 +274,7 @@ def size(number: float) -> str:
 
 
 def count(number: float) -> str:
-    """Multiply-adds for people."""
+    """Format a number of multiply-adds for people."""
     for unit in ("", " k", " M"):
         if number < 1000:
             return f"{number:.0f}{unit}" if number else ""

@@ -1,7 +1,7 @@
 """The model between its framework and the plan: a short list of float operations on tensors with the batch first.
 
-Front ends (torch.export, ONNX) produce it, `compilation` turns it into a plan. Every node can compute itself in torch.
-So the graph that is compiled is the graph that was calibrated, and a front end is tested by comparing `run` with the
+Front ends (torch.export, ONNX) produce it, and `compilation` turns it into a plan. Every node can compute itself in
+torch. So the graph that is compiled is the graph that was calibrated, and tests of a front end compare `run` with the
 model. Operations are called nodes here (`ConvNode`); what the plan makes of them are layers (`Conv`).
 """
 
@@ -24,8 +24,8 @@ class NotServable(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One operation. `shape` is its output's without the batch; `origin` is the layer's name and, where known, the line
-    of the user's code, for messages."""
+    """One operation. `shape` is the shape of its output without the batch. `origin` is the layer's name and, where
+    known, the line of the user's code; messages show it."""
 
     name: str
     inputs: tuple[str, ...]
@@ -46,7 +46,7 @@ class InputNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearNode(Node):
-    """Over the last axis. `weight` (out, in), `bias` (out,) or None; both are secrets."""
+    """A linear layer over the last axis. `weight` is (out, in), and `bias` is (out,) or None. Both are secrets."""
 
     weight: Tensor
     bias: Tensor | None
@@ -57,8 +57,9 @@ class LinearNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvNode(Node):
-    """2-d convolution over (C, H, W); `weight` as torch lays it out: (out, in / groups, kh, kw), and for a transposed
-    one (in, out / groups, kh, kw). A per-channel scale and shift is one with groups = C and a 1 x 1 kernel."""
+    """2-d convolution over (C, H, W). `weight` has torch's layout: (out, in / groups, kh, kw), and for a transposed
+    convolution (in, out / groups, kh, kw). A per-channel scale and shift is a convolution with groups = C and a 1 x 1
+    kernel."""
 
     weight: Tensor
     bias: Tensor | None
@@ -89,7 +90,8 @@ class BiasNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class ClampNode(Node):
-    """min(max(x, low), high); ReLU is low = 0, high = None. The limits are public, part of the architecture."""
+    """min(max(x, low), high). ReLU has low = 0 and high = None. The limits are public: they are part of the
+    architecture."""
 
     low: float
     high: float | None = None
@@ -112,7 +114,7 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothNode(Node):
-    """A smooth function of one value: one of SMOOTH. `alpha` is ELU's, `beta` softplus's."""
+    """A smooth function of one value, one of SMOOTH. `alpha` is ELU's parameter, `beta` softplus's."""
 
     function: str
     alpha: float = 1.0
@@ -130,7 +132,7 @@ class SmoothNode(Node):
 class DecideNode(Node):
     """1 where a value is greater than 0, not less than 0, or equal to 0, else 0.
 
-    Values nearer to 0 than `tolerance` are equal to it. `whole` values are whole numbers and must not be cut.
+    Values nearer to 0 than `tolerance` count as 0. `whole` values are whole numbers, and their bits must not be cut.
     """
 
     kind: Literal["greater", "not_less", "equal"]
@@ -150,7 +152,7 @@ class DecideNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class ArgmaxNode(Node):
-    """The place of the largest of (n,) values, the first one of equals: (1,)."""
+    """The place of the largest of (n,) values, as (1,). Among equals it is the first one."""
 
     def forward(self, *x: Tensor) -> Tensor:
         return x[0].argmax(dim=1, keepdim=True).to(x[0].dtype)
@@ -158,8 +160,8 @@ class ArgmaxNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class MaxPoolNode(Node):
-    """Over (C, H, W). Padding is -infinity; the output's size comes from `shape`, so ceil_mode needs no flag: windows
-    may hang over the lower and right edge."""
+    """Max pool over (C, H, W). Padding is -infinity. `shape` states the output's size, so ceil_mode needs no flag:
+    windows may hang over the lower and right edge."""
 
     kernel: Pair
     stride: Pair
@@ -176,7 +178,7 @@ class MaxPoolNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class SumPoolNode(Node):
-    """Sum over windows of (C, H, W), zero padding; an average pool is one with a Scale behind it."""
+    """Sum over windows of (C, H, W), with zero padding. An average pool is a sum pool with a Scale behind it."""
 
     kernel: Pair
     stride: Pair
@@ -198,7 +200,8 @@ class SumNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleNode(Node):
-    """Multiplies by one public number, such as 1 / 49 of an average pool. Costs nothing: it changes a scale."""
+    """Multiplies by one public number, such as 1 / 49 of an average pool. It costs nothing, because it only changes a
+    scale."""
 
     factor: float
 
@@ -234,7 +237,7 @@ class ReshapeNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class PermuteNode(Node):
-    """`order` of the axes, counted without the batch."""
+    """Puts the axes, counted without the batch, into `order`."""
 
     order: tuple[int, ...]
 
@@ -244,7 +247,7 @@ class PermuteNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class SliceNode(Node):
-    """start : stop : step along one axis (counted without the batch); 0 <= start < stop, step >= 1."""
+    """Takes start : stop : step along one axis (counted without the batch); 0 <= start < stop, step >= 1."""
 
     axis: int
     start: int
@@ -258,7 +261,7 @@ class SliceNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class ConcatNode(Node):
-    """Along one axis, counted without the batch."""
+    """Joins wires along one axis, counted without the batch."""
 
     axis: int
 
@@ -268,7 +271,7 @@ class ConcatNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class PadNode(Node):
-    """Zeros: `before` and `after` for each axis."""
+    """Puts zeros around the input: `before` and `after` for each axis."""
 
     before: Shape
     after: Shape
@@ -280,7 +283,7 @@ class PadNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class UpsampleNode(Node):
-    """Nearest neighbour over (C, H, W) by whole factors."""
+    """Repeats the nearest neighbour over (C, H, W), by whole factors."""
 
     factors: Pair
 
@@ -290,7 +293,8 @@ class UpsampleNode(Node):
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in the order they run; the first is the Input. `final` is what the client does to the output."""
+    """Nodes in the order they run. The first is the Input. `final` is the function that the client applies to the
+    output."""
 
     nodes: Sequence[Node]
     output: str
@@ -298,11 +302,11 @@ class Graph:
 
     @torch.inference_mode()
     def run(self, x: Tensor) -> dict[str, Tensor]:
-        """Every wire's value on inputs (n, ...), by node name."""
+        """Compute every wire's value on inputs (n, ...), by node name."""
         return dict(self.wires(x, keep=True))
 
     def wires(self, x: Tensor, *, keep: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """Each wire's name and value in turn. Without `keep`, a value is let go of after its last reader."""
+        """Yield each wire's name and value in turn. Without `keep`, a value is released after its last reader."""
         values: dict[str, Tensor] = {}
         for node, done in zip(self.nodes, self._read_last(), strict=True):
             values[node.name] = node.forward(
@@ -314,7 +318,7 @@ class Graph:
 
     @property
     def peak(self) -> int:
-        """How many values of one input are held at once when `wires` goes through it."""
+        """Return how many values of one input `wires` holds at once."""
         held = most = 0
         sizes = {node.name: math.prod(node.shape) for node in self.nodes}
         for node, done in zip(self.nodes, self._read_last(), strict=True):
@@ -324,7 +328,7 @@ class Graph:
         return most
 
     def _read_last(self) -> list[list[str]]:
-        """For each node the wires that nobody reads after it."""
+        """Return for each node the wires that no later node reads."""
         last = {node.name: at for at, node in enumerate(self.nodes)}
         last |= {name: at for at, node in enumerate(self.nodes) for name in node.inputs}
         done: list[list[str]] = [[] for _ in self.nodes]
@@ -334,7 +338,7 @@ class Graph:
 
     @torch.inference_mode()
     def check(self) -> None:
-        """Raises NotServable where a node does not give the shape that it states. Shapes alone are computed."""
+        """Raises NotServable where a node does not give the shape that it states. This computes shapes alone."""
         shapes: dict[str, Tensor] = {}
         for node in self.nodes:
             tensors: dict[str, Any] = {k: v.to("meta") for k, v in vars(node).items() if isinstance(v, Tensor)}

@@ -1,7 +1,7 @@
-"""Layers that are several nodes of the IR: activations, pools, norms, products with constants.
+"""Layers that consist of several nodes of the IR: activations, pools, norms, products with constants.
 
-Both front ends build them here, so that a hard swish from ONNX is the one from torch. Where an exact form takes fewer
-comparisons it is the one used: a leaky ReLU has one ReLU, as relu(-x) = relu(x) - x.
+Both front ends build them here, so a hard swish from ONNX equals one from torch. Where several forms are exact, the one
+with the fewest comparisons is used: a leaky ReLU takes one ReLU, as relu(-x) = relu(x) - x.
 """
 
 import math
@@ -15,7 +15,7 @@ from moiety_server.compiler import ir
 from moiety_server.compiler.builder import AffineNode, Builder
 from moiety_server.compiler.ir import Pair
 
-ERF = "erf"  # no Smooth of the IR: it stands until the product that makes it a GELU, and is refused if none does
+ERF = "erf"  # no Smooth of the IR: it waits for the product that makes it a GELU, and is refused without one
 
 
 def leaky_relu(b: Builder, x: ir.Node, slope: float) -> ir.Node:
@@ -23,7 +23,7 @@ def leaky_relu(b: Builder, x: ir.Node, slope: float) -> ir.Node:
 
 
 def prelu(b: Builder, x: ir.Node, slope: Tensor) -> ir.Node:
-    """`slope` broadcasts against x (without the batch)."""
+    """Build a PReLU. `slope` broadcasts against x (without the batch)."""
     return _two_slopes(b, x, lambda negative: b.affine(negative, scale=slope))
 
 
@@ -33,7 +33,7 @@ def _two_slopes(b: Builder, x: ir.Node, scaled: Callable[[ir.Node], ir.Node]) ->
 
 
 def hardsigmoid(b: Builder, x: ir.Node, slope: float = 1 / 6, middle: float = 0.5) -> ir.Node:
-    """min(max(slope * x + middle, 0), 1), multiplied last: a public factor costs nothing."""
+    """Build min(max(slope * x + middle, 0), 1). It multiplies last, where a public factor costs nothing."""
     b.require(slope > 0, f"a hard sigmoid of slope {slope}")
     return b.scale(b.clamp(b.shift(x, middle / slope), 0.0, 1 / slope), slope)
 
@@ -51,7 +51,8 @@ def mish(b: Builder, x: ir.Node) -> ir.Node:
 
 
 def product(b: Builder, x: ir.Node, y: ir.Node) -> ir.Node:
-    """Of two wires, or the smooth function that it is written out: x * sigmoid(x), x * (1 + erf(x / sqrt(2))) / 2."""
+    """Multiply two wires. Where the product spells out a smooth function, build that instead: x * sigmoid(x), or x * (1
+    + erf(x / sqrt(2))) / 2."""
     for value, gate in ((x, y), (y, x)):
         if isinstance(gate, ir.SmoothNode) and gate.function == "sigmoid" and gate.inputs == (value.name,):
             return b.smooth(value, "silu")
@@ -66,7 +67,7 @@ def _unscaled(b: Builder, x: ir.Node) -> tuple[ir.Node, float]:
 
 
 def _is_gaussian(b: Builder, gate: ir.Node, value: ir.Node) -> bool:
-    """Is it 1 + erf(value / sqrt(2))?"""
+    """Whether `gate` is 1 + erf(value / sqrt(2))."""
     if not (isinstance(gate, AffineNode) and gate.scale is None and gate.shift is not None):
         return False
     error = b.nodes[gate.inputs[0]]
@@ -84,7 +85,7 @@ def _is_gaussian(b: Builder, gate: ir.Node, value: ir.Node) -> bool:
 def batch_norm(
     b: Builder, x: ir.Node, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
 ) -> ir.Node:
-    """With the running statistics, over the first axis behind the batch."""
+    """Build a batch norm with its running statistics, over the first axis behind the batch."""
     b.require(x.shape[:1] == tuple(mean.shape), f"normalises {len(mean)} channels, got {x.shape}")
     scale = (variance.double() + eps).rsqrt()
     if weight is not None:
@@ -111,12 +112,12 @@ def mean(b: Builder, x: ir.Node, axes: Sequence[int]) -> ir.Node:
 
 
 def keep(b: Builder, reduced: ir.Node, x: ir.Node, axes: Sequence[int]) -> ir.Node:
-    """The axes of x that were reduced, back with size one."""
+    """Restore the axes of x that were reduced, with size one."""
     return b.reshape(reduced, [1 if axis in axes else n for axis, n in enumerate(x.shape)])
 
 
 def largest(b: Builder, x: ir.Node, axes: Sequence[int]) -> ir.Node:
-    """The maximum over some axes, which are dropped: a max pool over all of them, flattened."""
+    """Build the maximum over some axes, which are dropped. It is a max pool over all of them, flattened."""
     kept = [axis for axis in range(len(x.shape)) if axis not in axes]
     shape = [x.shape[axis] for axis in kept]
     size = math.prod(x.shape[axis] for axis in axes)
@@ -133,7 +134,7 @@ def pooled_size(
     dilation: Pair = (1, 1),
     ceil: bool = False,
 ) -> Pair:
-    """Of a pool's output. Rounded up, but no window may start in the padding behind the input."""
+    """Return the size of a pool's output. It is rounded up, but no window may start in the padding behind the input."""
     height, width = (
         _windows(n, d * (k - 1) + 1, s, low, high, ceil)
         for n, k, s, low, high, d in zip(size, kernel, stride, before, after, dilation, strict=True)
@@ -157,7 +158,7 @@ def max_pool(
     ceil: bool = False,
     after: Pair | None = None,
 ) -> ir.Node:
-    """`after` is the padding behind where it differs."""
+    """Build a max pool. `after` is the padding behind the input, where it differs from the padding before."""
     b.planes(x, "a max pool")
     size = pooled_size(x.shape[1:], kernel, stride, padding, after or padding, dilation, ceil)
     plain = [pooled_size(x.shape[1:], kernel, stride, padding, padding, dilation, up) for up in (False, True)]
@@ -176,14 +177,15 @@ def avg_pool(
     divisor: int | None = None,
     after: Pair | None = None,
 ) -> ir.Node:
-    """A sum pool, scaled; where windows at the border are divided by less, by a constant for each position."""
+    """Build an average pool as a scaled sum pool. Where windows at the border are divided by less, a constant for each
+    position scales them."""
     b.planes(x, "an average pool")
     after = after or padding
     size = pooled_size(x.shape[1:], kernel, stride, padding, after, ceil=ceil)
     in_torch = all(2 * p <= k for p, k in zip(padding, kernel, strict=True))
     if in_torch and pooled_size(x.shape[1:], kernel, stride, padding, padding) == size:
         summed = b.sum_pool(x, kernel, stride, padding)
-    else:  # as far as the last window reaches
+    else:  # pad as far as the last window reaches
         reach = [(m - 1) * s + k for m, s, k in zip(size, stride, kernel, strict=True)]
         behind = [max(0, r - n - p) for r, n, p in zip(reach, x.shape[1:], padding, strict=True)]
         summed = b.sum_pool(b.pad(x, (0, *padding), (0, *behind)), kernel, stride)
@@ -198,7 +200,8 @@ def avg_pool(
 
 
 def _counts(n: int, windows: int, kernel: int, stride: int, before: int, after: int, count_padding: bool) -> Tensor:
-    """How many positions of one axis each window divides by; what hangs over beyond the padding never counts."""
+    """Return the number that each window divides by, along one axis. What hangs over beyond the padding never
+    counts."""
     low, high = (-before, n + after) if count_padding else (0, n)
     starts = torch.arange(windows) * stride - before
     return ((starts + kernel).clamp(max=high) - starts.clamp(min=low)).double()
@@ -218,7 +221,7 @@ def adaptive_max_pool(b: Builder, x: ir.Node, size: Pair) -> ir.Node:
 
 
 def _adaptive(b: Builder, x: ir.Node, size: Pair, pool: Callable[[ir.Node, Pair, Pair], ir.Node]) -> ir.Node:
-    """A plain pool along each axis whose windows are of one size and distance, else one pool for each window."""
+    """Build a plain pool along each axis whose windows have one size and distance, else one pool for each window."""
     b.planes(x, "an adaptive pool")
     if x.shape[1:] == size:
         return x
@@ -240,7 +243,7 @@ def _adaptive(b: Builder, x: ir.Node, size: Pair, pool: Callable[[ir.Node, Pair,
 
 
 def flat(b: Builder, x: ir.Node, apply: Callable[[ir.Node], ir.Node]) -> ir.Node:
-    """A layer over (C, L) as one over (C, 1, L)."""
+    """Apply a layer over (C, 1, L) to a wire (C, L)."""
     b.require(len(x.shape) == 2, f"a 1-d layer needs (batch, C, L), got {x.shape} behind the batch")
     y = apply(b.reshape(x, (x.shape[0], 1, x.shape[1])))
     return b.reshape(y, (y.shape[0], y.shape[2]))

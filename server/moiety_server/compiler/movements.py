@@ -1,4 +1,4 @@
-"""Nodes that only move values: each gives its input back where it would change nothing."""
+"""Nodes that only move values. Each returns its input where it would change nothing."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _MOST_PARTS = 256  # a plan has no more
 
 
 class Movements(Draft):
-    """A graph under construction, and the nodes that move values."""
+    """A graph under construction, and the methods that append nodes which move values."""
 
     def reshape(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
         self.require(
@@ -22,7 +22,7 @@ class Movements(Draft):
         return x if x.shape == tuple(shape) else self._add(ir.ReshapeNode(**self._head(shape, x)))
 
     def permute(self, x: ir.Node, order: Sequence[int]) -> ir.Node:
-        """`order` without the batch. Where only axes of size one move it is a Reshape."""
+        """Permute the axes. `order` leaves the batch out. Where only axes of size one move, the node is a Reshape."""
         shape = [x.shape[axis] for axis in order]
         moved = [axis for axis in order if x.shape[axis] != 1]
         if moved == sorted(moved):
@@ -33,7 +33,7 @@ class Movements(Draft):
         return self._add(ir.PermuteNode(**self._head(shape, x), order=tuple(order)))
 
     def slice(self, x: ir.Node, axis: int, start: int, stop: int, step: int = 1) -> ir.Node:
-        """Limits as Python takes them, but none negative."""
+        """Take a slice. The limits are those of Python, but none is negative."""
         stop = min(stop, x.shape[axis])
         self.require(0 <= start < stop and step >= 1, f"an empty or reversed slice {start}:{stop}:{step}")
         if (start, stop, step) == (0, x.shape[axis], 1):
@@ -50,7 +50,7 @@ class Movements(Draft):
         return self._add(ir.ConcatNode(**self._head(shape, *parts), axis=axis))
 
     def pad(self, x: ir.Node, before: Sequence[int], after: Sequence[int]) -> ir.Node:
-        """Zeros; a negative number cuts off, as in torch."""
+        """Pad with zeros. A negative number cuts values off, as in torch."""
         for axis, (low, high) in enumerate(zip(before, after, strict=True)):
             x = self.slice(x, axis, max(0, -low), x.shape[axis] - max(0, -high))
         front, back = tuple(max(0, n) for n in before), tuple(max(0, n) for n in after)
@@ -65,7 +65,7 @@ class Movements(Draft):
         return x if factors == (1, 1) else self._add(ir.UpsampleNode(**self._head(shape, x), factors=factors))
 
     def expand(self, x: ir.Node, shape: Sequence[int]) -> ir.Node:
-        """Repeats axes of size one until x has this shape."""
+        """Repeat axes of size one until x has this shape."""
         self.check_size(shape)
         x = self.reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
         for axis, n in enumerate(shape):

@@ -1,6 +1,6 @@
 """Operations as frameworks have them: axes counted with the batch, constants on either side, sizes for one or two axes.
 
-Those of one framework alone are in its table, `aten` or `onnx_ops`.
+The operations of one framework alone are in its table: `aten`, or `operators` of `onnx`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ Value = ir.Node | Tensor
 
 
 def pair(value: int | Sequence[int]) -> Pair:
-    """Of a size for both axes or for each."""
+    """Return a pair from one size for both axes, or from one for each."""
     both = [value] if isinstance(value, int) else list(value)
     return both[0], both[-1]
 
 
 def across(value: int | Sequence[int], across: int) -> Pair:
-    """Of a size for the only axis of a 1-d layer, which is the second of two."""
+    """Return a pair for a 1-d layer, whose only axis is the second of two."""
     return across, pair(value)[0]
 
 
 def axis(b: Builder, x: ir.Node, dim: int, what: str, extra: int = 0) -> int:
-    """Counted without the batch, of a tensor of so many axes more."""
+    """Return the axis counted without the batch, of a tensor that has `extra` axes more than x."""
     index = dim % (len(x.shape) + 1 + extra) - 1
     b.require(index >= 0, f"{what} the batch", "each input of a batch has to be computed by itself")
     return index
@@ -49,7 +49,7 @@ def optional(b: Builder, value: Value | None, what: str) -> Tensor | None:
 
 
 def aligned(b: Builder, constant: Tensor, x: ir.Node) -> Tensor:
-    """Without the axis that meets the batch."""
+    """Return the constant without the axis that meets the batch."""
     if constant.dim() <= len(x.shape):
         return constant
     b.require(
@@ -60,7 +60,7 @@ def aligned(b: Builder, constant: Tensor, x: ir.Node) -> Tensor:
     return constant[0]
 
 
-# Arithmetic. Numbers are public, constant tensors are not.
+# Arithmetic. Numbers are public; constant tensors are not.
 
 
 def add(b: Builder, x: Value | float, y: Value | float, alpha: float = 1) -> ir.Node:
@@ -188,7 +188,7 @@ def avg_pool1d(b: Builder, x: ir.Node, kernel: Any, stride: Any, padding: Any, c
 
 
 def nearest(b: Builder, x: ir.Node, size: Sequence[int] | None, scales: Sequence[float | None] | None) -> ir.Node:
-    """Over (C, H, W)."""
+    """Upsample (C, H, W) to the nearest neighbour."""
     b.planes(x, "an upsampling")
     factors: list[float] = [
         s or m / n for n, m, s in zip(x.shape[1:], size or (0, 0), scales or (None, None), strict=True)
@@ -305,7 +305,7 @@ def unbind(b: Builder, x: ir.Node, dim: int) -> list[ir.Node]:
 
 
 def pad(b: Builder, x: ir.Node, sizes: Sequence[int], value: float | None = 0.0) -> ir.Node:
-    """`sizes` as torch has them: before and after, of the last axis first."""
+    """Pad. `sizes` are in torch's order: before and after, for the last axis first."""
     axes = len(x.shape)
     b.require(len(sizes) <= 2 * axes or not any(sizes[2 * axes :]), "pads the batch")
     before, after = ([0] * axes + list(reversed(sizes[i : 2 * axes : 2])) for i in (0, 1))

@@ -1,4 +1,5 @@
-"""Where in the user's model and code something is: for the names of nodes and for messages. Never a directory."""
+"""Where in the user's model and code something is. Names of nodes and messages use it. It never contains a
+directory."""
 
 import os
 import re
@@ -21,7 +22,7 @@ _LAYER = re.compile(r"torch\.nn\.(modules|quantized)\.(?!container)")
 
 
 class Origin:
-    """Of one operation of an exported graph."""
+    """The origin of one operation of an exported graph."""
 
     def __init__(self, node: fx.Node) -> None:
         stack = [(path, str(kind)) for path, kind in (node.meta.get("nn_module_stack") or {}).values()]
@@ -34,7 +35,8 @@ class Origin:
 
     @property
     def scope(self) -> str:
-        """For names: the layer's, or where it is a function between layers, of the operation inside its module."""
+        """The scope for names: the layer's, or the operation's inside its module where it is a function between
+        layers."""
         if self.path and _LAYER.match(self._kind):
             return self.path
         operation = self.operation.strip("_")
@@ -47,7 +49,7 @@ class Origin:
 
 
 def code_line(stack: str) -> str:
-    """The innermost line of the user's code in a stack trace, as "model.py:12: x = self.conv(x)"."""
+    """Return the innermost line of the user's code in a stack trace, as "model.py:12: x = self.conv(x)"."""
     found = [m for m in _FRAME.finditer(stack) if _is_users(m["file"])]
     return _line(found[-1]["file"], int(found[-1]["line"]), found[-1]["code"]) if found else ""
 
@@ -62,7 +64,7 @@ def _is_users(file: str) -> bool:
 
 
 def of_exception(error: BaseException, model: nn.Module) -> str:
-    """The layer and the line that raised it while the model ran."""
+    """Name the layer and the line that raised the error while the model ran."""
     frames = list(_frames(error.__traceback__))
     paths = {id(module): path for path, module in model.named_modules()}
     modules = [frame.f_locals.get("self") for frame, _ in frames]
@@ -78,11 +80,11 @@ def _frames(tb: TracebackType | None) -> Iterable[tuple[FrameType, int]]:
 
 
 def without_paths(text: str) -> str:
-    """The first line of a message of torch, short, and without the names of directories."""
+    """Shorten a message of torch to its first line, without the names of directories."""
     first = next((line for line in text.splitlines() if line.strip()), "").strip()
     return shown(_PATH.sub("", first), 200)
 
 
 def shown(name: str, most: int = 80) -> str:
-    """A name out of a file for a message: short, and with nothing in it that a terminal obeys."""
+    """Make a name from a file fit for a message: short, and with nothing in it that a terminal obeys."""
     return printable(name if len(name) <= most else f"{name[: most - 3]}...")

@@ -1,9 +1,9 @@
 """How large every wire can get: proved from the declared input range, measured on calibration data, or both.
 
-Interval arithmetic over the graph is sound but widens with depth: a few layers in, it exceeds what really occurs by
-more bits than there are to give away. So a wire's range is the proved one where that costs little precision, and else
-the measured one with head-room; `compilation` reports which. An input of the declared range that exceeds a measured
-range by more than the head-room is the one case in which an output can be wrong.
+Interval arithmetic over the graph is sound, but its bounds widen with depth. A few layers in, they exceed the values
+that occur by more bits than can be spared. So a wire's range is the proved one where that costs little precision, and
+otherwise the measured one with head-room; `compilation` reports which. An output can be wrong in one case only: an
+input of the declared range exceeds a measured range by more than the head-room.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 from moiety_server.compiler import ir
 
 Box = tuple[Tensor, Tensor]
-"""Lower and upper bound of every element, float64 (1, *shape)."""
+"""The lower and the upper bound of every element, float64 (1, *shape)."""
 
 _VALUES_AT_ONCE = 30_000_000
 _MOST_VALUES = 1 << 27  # 2 GiB while ranges are proved, which takes 16 bytes for each
@@ -34,13 +34,13 @@ class Range:
 
     @property
     def reach(self) -> float:
-        """Largest magnitude; never zero."""
+        """The largest magnitude. It is never zero."""
         return max(abs(self.low), abs(self.high), 1e-9)
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of every wire: measured (least, most, root mean square) and proved (least, most)."""
+    """What is known about every wire: measured (least, most, root mean square) and proved (least, most)."""
 
     measured: Mapping[str, tuple[float, float, float]]
     proved: Mapping[str, tuple[float, float]]
@@ -50,8 +50,8 @@ class Analysis:
         return {name: Range(*self.proved[name], rms, True) for name, (_, _, rms) in self.measured.items()}
 
     def ranges(self, graph: ir.Graph, *, affordable: float, headroom: float) -> dict[str, Range]:
-        """The proved range of each wire where it is at most `affordable` times as wide as the measured one, else the
-        measured one times `headroom`."""
+        """Return each wire's range: the proved one where it is at most `affordable` times as wide as the measured one,
+        else the measured one times `headroom`."""
         ranges: dict[str, Range] = {}
         for node in graph.nodes:
             (least, most, rms), (lower, upper) = self.measured[node.name], self.proved[node.name]
@@ -64,17 +64,17 @@ class Analysis:
 
 
 def analyse(graph: ir.Graph, calibration: Tensor, *, low: float, high: float) -> Analysis:
-    """Measure and prove. `calibration` is real input (n, ...); `low` and `high` bound each of its values.
+    """Measure and prove the ranges. `calibration` is real input (n, ...). `low` and `high` bound each of its values.
 
-    Raises NotServable when the model is too large to be run here, or when the calibration data is not of its input's
-    shape, lies outside of the declared range or yields no finite outputs.
+    Raises NotServable when the model is too large to be run here. Raises it also when the calibration data does not
+    have the input's shape, lies outside of the declared range, or yields outputs that are not finite.
     """
     if graph.peak > _MOST_VALUES:
         raise ir.NotServable(f"the model: holds {graph.peak:,} values at once, more than the {_MOST_VALUES:,} served")
     if tuple(calibration.shape[1:]) != graph.nodes[0].shape:
         wanted, given = (" x ".join(map(str, s)) for s in (graph.nodes[0].shape, calibration.shape[1:]))
         raise ir.NotServable(f"the calibration data has inputs of {given}, the model takes {wanted}")
-    grace = 1e-5 * (high - low)  # float32 pixels at the very ends
+    grace = 1e-5 * (high - low)  # tolerance for float32 pixels at the very ends
     if not low - grace <= float(calibration.min()) <= float(calibration.max()) <= high + grace:
         raise ir.NotServable(f"the calibration data lies outside of the declared input range {low:g} to {high:g}")
     measured = _measure(graph, calibration)
@@ -86,7 +86,7 @@ def analyse(graph: ir.Graph, calibration: Tensor, *, low: float, high: float) ->
 
 @torch.inference_mode()
 def _measure(graph: ir.Graph, calibration: Tensor) -> dict[str, tuple[float, float, float]]:
-    """Least, most and root mean square of every wire on the calibration data."""
+    """Measure the least, the most and the root mean square of every wire on the calibration data."""
     found: dict[str, list[tuple[float, float, float]]] = {}
     for part in torch.split(calibration, rows_at_once(graph)):
         for name, wire in graph.wires(part):
@@ -99,7 +99,7 @@ def _measure(graph: ir.Graph, calibration: Tensor) -> dict[str, tuple[float, flo
 
 
 def rows_at_once(graph: ir.Graph) -> int:
-    """Inputs whose wires fit into memory together."""
+    """Return how many inputs fit into memory together, with all their wires."""
     return max(1, _VALUES_AT_ONCE // graph.peak)
 
 
@@ -127,7 +127,7 @@ def _double(node: ir.Node) -> ir.Node:
 
 
 def _interval(node: ir.Node, x: list[Box]) -> Box:
-    """Bounds on a node's output from those on its inputs."""
+    """Bound a node's output from the bounds of its inputs."""
     match node:
         case ir.LinearNode() | ir.ConvNode():
             middle, radius = (x[0][1] + x[0][0]) / 2, (x[0][1] - x[0][0]) / 2
@@ -159,7 +159,7 @@ def _interval(node: ir.Node, x: list[Box]) -> Box:
 
 
 def of_products(ranges: Mapping[str, Range], node: ir.LinearNode | ir.ConvNode) -> tuple[float, float]:
-    """(typical norm of what one output reads, largest norm of a row of weights)."""
+    """Return (typical norm of what one output reads, largest norm of a row of weights)."""
     transposed = isinstance(node, ir.ConvNode) and node.transposed
     rows = (node.weight.transpose(0, 1) if transposed else node.weight).flatten(1)
     return ranges[node.inputs[0]].rms * math.sqrt(rows.shape[1]), float(rows.norm(dim=1).max())

@@ -1,7 +1,7 @@
-"""How many fractional bits each wire gets. A real value x stands in the ring as x / factor * 2^frac.
+"""Chooses the fractional bits of each wire. A real value x becomes the ring element x / factor * 2^frac.
 
-Products add up at full width: their scale is the largest at which neither they nor any sum they go into can overflow
-(`room`). What they read is cut to a few bits first, whose number balances two errors (`wanted`):
+Products add up at full width. Their scale is the largest at which neither they nor any sum they go into can overflow
+(`room`). Their inputs are first cut to a few bits, whose number balances two errors (`wanted`):
 
     input error  ~ 2^-f_in * largest row norm of the weights       weight error ~ 2^-f_w * typical norm of the input
 """
@@ -22,7 +22,8 @@ _SUMS = (
 
 @dataclass(frozen=True)
 class Precision:
-    """What the ring allows. `compared` is the most bits of a compared magnitude, `opened` the bits that are opened."""
+    """What the ring allows. `compared` is the most bits that a compared magnitude may have. `opened` is the number of
+    bits that the parties open, under a mask."""
 
     ring_bits: int
     opened: int
@@ -34,20 +35,21 @@ class Precision:
 
     @property
     def short(self) -> int:
-        """Bits of a magnitude that is truncated, pooled or multiplied: differences of two are compared."""
+        """The bits of a magnitude that is truncated, pooled or multiplied. One bit is left, because differences of two
+        are compared."""
         return self.compared - 1
 
 
 @dataclass(frozen=True)
 class Scales:
-    """`total` is the fractional bits of each product's result; `wanted` those that a wire's readers have use for."""
+    """`total` has the fractional bits of each product's result. `wanted` has those that a wire's readers can use."""
 
     total: Mapping[str, int]
     wanted: Mapping[str, float]
 
 
 def fitting(reach: float, bits: float) -> int:
-    """The most fractional bits at which `reach` stays below 2^bits."""
+    """Return the most fractional bits at which `reach` stays below 2^bits."""
     return math.floor(bits - math.log2(reach * _HEADROOM))
 
 
@@ -66,7 +68,7 @@ def choose(graph: ir.Graph, known: Mapping[str, Range], precision: Precision) ->
         ]
         room[node.name] = max([known[node.name].reach, *sums])
         if isinstance(node, ir.LinearNode | ir.ConvNode):
-            # A bit is left for differences, and for what truncation adds; the outputs themselves need none.
+            # One bit stays free for differences, and one for what truncation adds. The outputs themselves need neither.
             total[node.name] = fitting(room[node.name], precision.ring_bits - (2 if after else 1))
         wishes = [_wish(reader, known, total, wanted) for reader in after]
         wanted[node.name] = max([wanted.get(node.name, -math.inf), *wishes])

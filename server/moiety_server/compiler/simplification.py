@@ -1,7 +1,8 @@
-"""Makes a graph smaller without changing what it computes: folding, swapping, removing.
+"""Makes a graph smaller without changing what it computes: it folds, swaps and removes nodes.
 
-A scale and shift is folded into the layer that feeds only it; a clamp and a max pool commute, and pooling first leaves
-fewer comparisons; one clamp on another is one clamp; reshapes move behind elementwise nodes, out of the way of these.
+It folds a scale and shift into the layer that feeds only this node. It swaps a clamp and a max pool, which commute,
+because pooling first leaves fewer comparisons. It merges a clamp on a clamp into one. It moves reshapes behind
+elementwise nodes, out of the way of these rules.
 """
 
 import math
@@ -21,7 +22,7 @@ Final = Literal["none", "softmax", "log_softmax"]
 
 
 def finish(made: Iterable[ir.Node], output: str, final: Final = "none") -> ir.Graph:
-    """The graph to compile, of the nodes a front end made."""
+    """Make the graph to compile from the nodes that a front end made."""
     live = _alive({node.name: node for node in made}, output)
     for node in live.values():
         if isinstance(node, ir.SmoothNode) and node.function not in ir.SMOOTH:
@@ -32,7 +33,7 @@ def finish(made: Iterable[ir.Node], output: str, final: Final = "none") -> ir.Gr
 
 
 def _alive(nodes: dict[str, ir.Node], output: str) -> dict[str, ir.Node]:
-    """What the output depends on, and the input."""
+    """Return the nodes on which the output depends, and the input."""
     needed = {output}
     for node in reversed(nodes.values()):
         if node.name in needed:
@@ -41,8 +42,8 @@ def _alive(nodes: dict[str, ir.Node], output: str) -> dict[str, ir.Node]:
 
 
 class _Merging:
-    """Appends node after node to `done`, each merged into or moved before the one it reads where that has no other
-    reader."""
+    """Appends node after node to `done`. Each is merged into the node that it reads, or moved before it, where that
+    node has no other reader."""
 
     def __init__(self, nodes: dict[str, ir.Node], output: str) -> None:
         self.done: dict[str, ir.Node] = {}
@@ -73,7 +74,7 @@ class _Merging:
         return node.name
 
     def _swap(self, before: ir.Node, first: ir.Node, shape: ir.Shape) -> str:
-        """`first` (the later node, made to read what `before` reads), then `before`, to this shape."""
+        """Append `first` (the later node, made to read what `before` reads), then `before`, to this shape."""
         del self.done[before.name]
         readers, self._readers[first.name] = self._readers[first.name], 1
         name = self._append(first)
@@ -82,7 +83,7 @@ class _Merging:
 
 
 def _joined(before: ir.Node, node: ir.Node) -> ir.Node | None:
-    """Both as one node under the first one's name."""
+    """Return both nodes as one, under the name of the first."""
     match before, node:
         case AffineNode(), AffineNode():
             shift = _times(before.shift, node.scale) if before.shift is not None else None
@@ -100,7 +101,7 @@ def _joined(before: ir.Node, node: ir.Node) -> ir.Node | None:
 
 
 def _first(before: ir.Node, node: ir.Node, source: ir.Node) -> ir.Node | None:
-    """`node` as it has to be to run before `before`, where that gives the same."""
+    """Return `node` in the form in which it can run before `before`, where that gives the same result."""
     match before, node:
         case ir.ClampNode(), ir.MaxPoolNode():
             return replace(node, inputs=before.inputs)
@@ -114,7 +115,7 @@ def _first(before: ir.Node, node: ir.Node, source: ir.Node) -> ir.Node | None:
 
 
 def _along(node: AffineNode, axis: int) -> bool:
-    """Is it the same along every other axis?"""
+    """Whether the node is constant along every axis but this one."""
     return all(v is None or math.prod(v.shape) == v.shape[axis] for v in (node.scale, node.shift))
 
 
@@ -123,7 +124,7 @@ def _clip(value: float, clamp: ir.ClampNode) -> float:
 
 
 def _times(value: Tensor | None, scale: Tensor | None) -> Tensor | None:
-    """The product, in float64; what is missing is one."""
+    """Multiply in float64. A missing factor is one."""
     return value if scale is None else scale if value is None else value.double() * scale.double()
 
 
@@ -132,7 +133,7 @@ def _plus(value: Tensor | None, shift: Tensor | None) -> Tensor | None:
 
 
 def _vectors(node: AffineNode, channels: int) -> Iterator[Tensor | None]:
-    """Scale and shift of each channel."""
+    """Yield the scale and the shift of each channel."""
     return (v if v is None else v.reshape(-1).expand(channels) for v in (node.scale, node.shift))
 
 
@@ -160,7 +161,7 @@ def _into_linear(linear: ir.LinearNode, node: AffineNode) -> ir.LinearNode:
 
 
 def _lowered(node: ir.Node) -> Iterator[ir.Node]:
-    """A scale and shift in nodes that the IR has: a depthwise 1 x 1 convolution, or Bias if it only shifts."""
+    """Write a scale and shift in nodes that the IR has: a depthwise 1 x 1 convolution, or a Bias if it only shifts."""
     if not isinstance(node, AffineNode):
         yield node
         return
@@ -169,7 +170,7 @@ def _lowered(node: ir.Node) -> Iterator[ir.Node]:
         assert node.shift is not None  # noqa: S101  it does something
         yield ir.BiasNode(origin=origin, name=node.name, inputs=node.inputs, shape=shape, value=node.shift)
         return
-    # All axes up to the last one along which it differs become the channels.
+    # All axes up to the last one along which the node differs become the channels.
     last = max(
         (i for v in (node.scale, node.shift) if v is not None for i, n in enumerate(v.shape) if n > 1), default=0
     )
@@ -190,7 +191,7 @@ def _lowered(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _single(node: ir.Node) -> ir.Node:
-    """Its secrets in float32, detached from the model, whatever they were computed in."""
+    """Put the node's secrets in float32, detached from the model, whatever they were computed in."""
     secrets: dict[str, Any] = {
         k: v.detach().float().contiguous() for k, v in vars(node).items() if isinstance(v, Tensor)
     }

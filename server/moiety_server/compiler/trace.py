@@ -1,11 +1,12 @@
 """From a torch model to the intermediate representation.
 
-torch.export rather than torch.fx: fx runs the user's Python on stand-ins, so that F.relu, torch.relu, x.relu() and
-x.relu_() are four operations, shapes are unknown, and `x.view(x.size(0), -1)` is more nodes than it means. Export hands
-over one ATen graph, with every wire's shape, and the module and the line of user code each operation came from.
+It uses torch.export rather than torch.fx. fx runs the user's Python on stand-ins, so F.relu, torch.relu, x.relu() and
+x.relu_() are four operations, shapes are unknown, and `x.view(x.size(0), -1)` is more nodes than it means. Export gives
+one ATen graph, with every wire's shape, and with the module and the line of user code from which each operation came.
 
-The graph is taken to its functional form (in-place operations as new values, which gets the aliases of a tensor right)
-but not decomposed: hardswish, pools and linear layers are still themselves, and so are the messages about them.
+The graph is put into its functional form, in which in-place operations become new values; that gets the aliases of a
+tensor right. It is not decomposed: hardswish, pools and linear layers stay as they are, and so do the messages about
+them.
 """
 
 import inspect
@@ -38,8 +39,8 @@ _FINAL: dict[str, Final] = {
     "log_softmax.int": "log_softmax",
     "_log_softmax": "log_softmax",
 }
-_BATCH = 13  # for an example of one: a size that no other dimension, and no number in the model, is likely to have
-# What export says in its own words, and what it means to who wrote the model.
+_BATCH = 13  # batch for an example of one: hardly any other dimension, or number in the model, is 13
+# What export says in its own words, and what that means to the author of the model.
 _EXPORT_HINTS = {
     "data-dependent": "control flow must not depend on the values of tensors; relu, clamp and max pools are served",
     "is invalid for input": "do not write the batch size into the model: x.view(x.size(0), -1) or x.flatten(1)",
@@ -50,7 +51,8 @@ _EXPORT_HINTS = {
 
 
 def trace(model: nn.Module, example: Tensor) -> ir.Graph:
-    """The model as it predicts (not as it trains), for inputs of the example's shape; its batch may be of any size."""
+    """Trace the model as it predicts (not as it trains), for inputs of the example's shape. The batch may have any
+    size."""
     _check_call(model, example)
     if len(example) == 1:
         example = example.repeat(_BATCH, *(1,) * (example.dim() - 1))
@@ -81,7 +83,7 @@ def _check_call(model: nn.Module, example: Tensor) -> None:
 
 @contextmanager
 def _predicting(model: nn.Module) -> Iterator[None]:
-    """Every module in inference mode, and back as it was."""
+    """Put every module into inference mode, and afterwards back as it was."""
     training = [module for module in model.modules() if module.training]
     model.train(False)
     try:
@@ -93,7 +95,7 @@ def _predicting(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without torch's warnings, and without its log, which repeats in full what is about to be raised."""
+    """Silence torch's warnings and its log, which repeats in full what is about to be raised."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before, log.disabled = log.disabled, True
     try:
@@ -118,7 +120,7 @@ def _exported(model: nn.Module, example: Tensor) -> ExportedProgram:
 
 
 class _Walk:
-    """Over what the output of an exported graph depends on, one operation after the other."""
+    """Walks over what the output of an exported graph depends on, one operation after the other."""
 
     def __init__(self, program: ExportedProgram, example: Tensor) -> None:
         self._program, self._batch = program, len(example)
@@ -146,10 +148,10 @@ class _Walk:
         return finish(self._builder.nodes.values(), output.name, final)
 
     def _last(self) -> tuple[fx.Node, Final]:
-        """The node whose value is served, and what the client makes of it."""
+        """Return the node whose value is served, and the function that the client applies to it."""
         specs = self._program.graph_signature.output_specs
         values = pytree.tree_leaves(self._program.graph.output_node().args[0], is_leaf=lambda leaf: leaf is None)
-        # An input that the model overwrites is among the values as well.
+        # The values include an input that the model overwrites.
         outputs = [v for spec, v in zip(specs, values, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
         if len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
             raise NotServable(
@@ -205,13 +207,13 @@ class _Walk:
         return values[index]
 
     def _arguments(self, node: fx.Node) -> list[Any]:
-        """In the schema's order, defaults filled in, nodes replaced by their values."""
+        """Return the arguments in the schema's order, with defaults filled in and nodes replaced by their values."""
         schema = cast(OpOverload, node.target)._schema.arguments
         given = dict(zip((a.name for a in schema), node.args, strict=False)) | node.kwargs
         return [fx.map_arg(given.get(a.name, a.default_value), self._values.__getitem__) for a in schema]
 
     def _check_wire(self, node: fx.Node, origin: Origin) -> None:
-        """What depends on the input has floats and starts with the batch."""
+        """Check that a value which depends on the input has floats and starts with the batch."""
         value = node.meta.get("val")
         value = value[0] if isinstance(value, list | tuple) else value
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -240,7 +242,7 @@ def _shape(node: Any) -> ir.Shape:
 
 
 def _constant(target: OpOverload, arguments: list[Any]) -> Any:
-    """Of parameters and buffers alone, in float64."""
+    """Compute a value of parameters and buffers alone, in float64."""
     names = target._schema.arguments
     double = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, arguments)
     positional = [value for value, a in zip(double, names, strict=True) if not a.kwarg_only]

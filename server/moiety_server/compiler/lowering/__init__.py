@@ -1,1 +1,1 @@
-"""The float graph lowered to a plan: each node becomes layers, at the scale that was chosen for it."""
+"""Lowers the float graph to a plan: each node becomes layers, at the scale that was chosen for it."""

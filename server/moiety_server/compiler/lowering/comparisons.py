@@ -1,4 +1,5 @@
-"""Clamps and max pools: layers that open a value and look up the signs of what they compare it with."""
+"""Clamps and max pools: layers that open a value under a mask, and look up the signs of its differences from what they
+compare it with."""
 
 import math
 from typing import Any
@@ -13,7 +14,7 @@ from moiety_shared.plan import local, lookups
 
 
 def clamp(writer: Writer, node: ir.ClampNode, x: ScaledWire) -> ScaledWire:
-    """One comparison for each limit that x can reach."""
+    """Write one comparison for each limit that x can reach."""
     low, high = writer.bounds(node)
     # A limit that the wire's range does not reach needs no comparison.
     limits = [node.low] if node.high is None or node.high >= x.high else [node.low, node.high]
@@ -31,7 +32,7 @@ def clamp(writer: Writer, node: ir.ClampNode, x: ScaledWire) -> ScaledWire:
 
 
 def max_pool(writer: Writer, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
-    """A knock-out in each window. What it yields stays in the smaller ring that x was opened in."""
+    """Write a knock-out in each window. Its result stays in the smaller ring in which x was opened."""
     low, high = writer.bounds(node)
     if node.kernel == (1, 1):
         return _strided(writer, node, x)
@@ -49,7 +50,7 @@ def max_pool(writer: Writer, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
 
 
 def _strided(writer: Writer, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
-    """A pool of single places: every so many rows and columns."""
+    """Write a pool whose windows are single places: it takes every so many rows and columns."""
     writer.demand(node.padding == (0, 0), "pads a pool of single places")
     for axis, step in ((1, node.stride[0]), (2, node.stride[1])):
         stop = (node.shape[axis] - 1) * step + 1
@@ -61,20 +62,21 @@ def _strided(writer: Writer, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
 
 
 def _fraction(writer: Writer, node: ir.Node, x: ScaledWire, reach: float, bits: int) -> int:
-    """Fractional bits of what a comparison opens: no more than fit, or than its readers have use for."""
+    """Return the fractional bits of the value that a comparison opens: no more than fit, and no more than its readers
+    can use."""
     frac = min(x.frac, fitting(reach, bits))
     if x.bits < writer.ring.bits:
         writer.demand(frac == x.frac, "would be cut twice")
     wanted = writer.scales.wanted[node.name] + math.log2(x.factor)
     useful = max(math.ceil(min(wanted, 60)), fitting(x.reach, FEWEST_VALUE_BITS - 1)) + 1
-    if x.bits == writer.ring.bits and not writer.is_shared(x):  # what the client shares is short as it is
+    if x.bits == writer.ring.bits and not writer.is_shared(x):  # a wire that the client shares is short as it is
         frac = min(frac, useful)
     writer.demand(frac >= fitting(x.reach, 4), "would keep less than four bits of what it compares")
     return frac
 
 
 def _comparison(writer: Writer, x: ScaledWire, frac: int, difference: float) -> dict[str, Any]:
-    """The attributes of a layer that compares values of x up to `difference` (in units of factor)."""
+    """Return the attributes of a layer that compares values of x up to `difference` (in units of factor)."""
     bits = min(max(math.ceil(math.log2(difference * 2.0**frac + 2)), 1), writer.precision.opened - 1)
     digits = math.ceil(bits / (4 if bits <= 16 else 5))
     opened = x.bits if x.bits < writer.ring.bits else writer.precision.opened

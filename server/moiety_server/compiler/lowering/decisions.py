@@ -1,6 +1,6 @@
-"""Comparisons whose outcome is a number of its own: 0 or 1, the place of the largest, or how values rank.
+"""Comparisons whose outcome is a number of its own: 0 or 1, the place of the largest value, or the values' ranks.
 
-A decision is a bit whatever is shared, so that a sum of decisions is a count and says nothing else.
+A decision is a bit whatever is shared, so a sum of decisions is a count and says nothing else.
 """
 
 import math
@@ -14,12 +14,12 @@ from moiety_shared.plan import layers as plan_layers
 from moiety_shared.plan import local, lookups
 from moiety_shared.plan.plan import LABELS
 
-_RANKED_BITS = 20  # compared for a rank: four digits of five bits
+_RANKED_BITS = 20  # the bits compared for a rank: four digits of five bits
 _MOST_SUMMED = 256
 
 
 def decide(writer: Writer, node: ir.DecideNode, x: ScaledWire) -> ScaledWire:
-    """0 or 1 for every value of x."""
+    """Write 0 or 1 for every value of x."""
     x = writer.in_ring(x)
     tolerance = node.tolerance / x.factor
     frac = min(x.frac, fitting(x.reach + tolerance, writer.precision.compared))
@@ -29,7 +29,7 @@ def decide(writer: Writer, node: ir.DecideNode, x: ScaledWire) -> ScaledWire:
     hinges = {"greater": (t,), "not_less": (1 - t,), "equal": (1 - t, t)}[node.kind]
     shift = x.frac - frac
     opened = min(writer.precision.opened, x.bits - shift)
-    # A value, one more for what truncation adds, and the farthest hinge.
+    # The bits hold a value, one more for what truncation adds, and the farthest hinge.
     bits = math.ceil(math.log2(x.reach * 2.0**frac + t + 3))
     writer.demand(bits < opened, "compares values that are too large")
     digits = math.ceil(bits / (4 if bits <= 16 else 5))
@@ -47,7 +47,7 @@ def decide(writer: Writer, node: ir.DecideNode, x: ScaledWire) -> ScaledWire:
 
 
 def rank(writer: Writer, name: str, x: ScaledWire, k: int, result: Literal["words", "share"]) -> lookups.TopK:
-    """The layer, written, that says which of the values (classes,) are the k largest."""
+    """Write and return the layer that says which of the values (classes,) are the k largest."""
     classes = x.shape[-1]
     if len(x.shape) != 1 or not 2 <= classes <= 2048 or k >= classes:
         raise NotServable(
@@ -70,7 +70,7 @@ def rank(writer: Writer, name: str, x: ScaledWire, k: int, result: Literal["word
 
 
 def right_labels(writer: Writer, top: lookups.TopK, name: str) -> None:
-    """Writes the wire that is 1 where the largest value's place is the client's label, else 0."""
+    """Write the wire that is 1 where the largest value's place is the client's label, else 0."""
     classes, shape = top.size, top.output_shape
     bits = max((classes - 1).bit_length(), 2)
     row = lookups.OneHot(name="labels-row", input=LABELS, opened_bits=bits, classes=classes)
@@ -81,7 +81,7 @@ def right_labels(writer: Writer, top: lookups.TopK, name: str) -> None:
 
 
 def argmax(writer: Writer, node: ir.ArgmaxNode, x: ScaledWire) -> ScaledWire:
-    """The place of the largest: each place times whether it is the one."""
+    """Write the place of the largest value: the sum of each place times whether it is that place."""
     top = rank(writer, writer.name(ScaledWire(node.name, x.shape, x.bits, 0, 1.0, 0, 1), "top"), x, 1, "share")
     places: list[str] = []
     for place in range(1, x.shape[0]):
@@ -89,7 +89,7 @@ def argmax(writer: Writer, node: ir.ArgmaxNode, x: ScaledWire) -> ScaledWire:
         writer.add(local.Slice(name=name, input=top.name, shape=top.output_shape, axis=0, start=place, stop=place + 1))
         places.append(name)
     factors = list(range(1, x.shape[0]))
-    for at in range(0, len(places) - _MOST_SUMMED, _MOST_SUMMED):  # a sum of many is a sum of sums
+    for at in range(0, len(places) - _MOST_SUMMED, _MOST_SUMMED):  # a long sum becomes a sum of sums
         name = f"{node.name[:55]}-sum{at}"
         writer.add(_sum(name, places[:_MOST_SUMMED], factors[:_MOST_SUMMED]))
         places, factors = [*places[_MOST_SUMMED:], name], [*factors[_MOST_SUMMED:], 1]

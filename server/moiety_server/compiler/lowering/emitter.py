@@ -1,4 +1,5 @@
-"""The float graph written as layers of a plan: each node at its scale, truncations where a product needs few bits."""
+"""Writes the float graph as layers of a plan: each node at its scale, with truncations where a product needs few
+bits."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
 
 
 class Emitter(Writer):
-    """One model at one precision. Raises NotServable where the ring is too small."""
+    """Writes one model at one precision. Raises NotServable where the ring is too small."""
 
     def __init__(
         self,
@@ -35,22 +36,23 @@ class Emitter(Writer):
             self._wires[node.name] = self._write(node, [self._wires[name] for name in node.inputs])
 
     def logits(self) -> Plan:
-        """The plan that gives all outputs."""
+        """Return the plan that gives all outputs."""
         wire = self.in_ring(self._wires[self._graph.output])
         output = Output(wire=wire.name, shape=wire.shape, scale=wire.unit, final=self._graph.final)
         return self._plan(self.layers, output)
 
     def total(self) -> Plan:
-        """The plan that gives the sum of all outputs over a request's rows, and none of them."""
+        """Return the plan that gives the sum of all outputs over a request's rows, and none of the outputs
+        themselves."""
         wire = self.in_ring(self._wires[self._graph.output])
         return self._plan(self.layers, Output(wire=wire.name, shape=wire.shape, kind="count", scale=wire.unit))
 
     def wire(self, node: str) -> ScaledWire:
-        """What a node was written as."""
+        """Return the wire as which a node was written."""
         return self._wires[node]
 
     def revealing(self, reveal: str, top: int) -> Plan:
-        """The plan that gives the `top` labels, or only the count of right ones."""
+        """Return the plan that gives the `top` labels, or only the count of right ones."""
         wire = self._wires[self._graph.output]
         classes = wire.shape[-1]
         self.node = self._graph.nodes[-1]
@@ -116,8 +118,8 @@ class Emitter(Writer):
                 return self.after(x[0], self._moved(node, x[0]), low=low, high=high)
 
     def _input_scale(self, node: ir.InputNode) -> int:
-        """Its fractional bits: as many as fit, or its readers have use for, and at least so many that a value of the
-        scale lies in the declared range."""
+        """Return the input's fractional bits: as many as fit and as its readers can use, and enough for a value at this
+        scale to lie in the declared range."""
         most = min(fitting(self.known[node.name].reach, self.precision.short), MOST_FRAC_BITS)
         frac = max(min(most, max(math.ceil(min(self.scales.wanted[node.name], 60)), 1)), 0)
         low, high = self._limits
@@ -129,7 +131,7 @@ class Emitter(Writer):
         return frac
 
     def _moved(self, node: ir.Node, x: ScaledWire) -> AnyLayer:
-        """Layers that only move values."""
+        """Write the layers that only move values."""
         head = {"name": node.name, "input": x.name, "shape": x.shape}
         match node:
             case ir.ReshapeNode():

@@ -1,4 +1,4 @@
-"""Products with secret weights, products of two wires, and secret constants that are added."""
+"""Writes products with secret weights, products of two wires, and secret constants that are added."""
 
 from dataclasses import replace
 
@@ -14,12 +14,12 @@ _COARSE = 2.0**-10
 
 
 def weighted(writer: Writer, node: ir.LinearNode | ir.ConvNode, x: ScaledWire) -> ScaledWire:
-    """A linear layer or a convolution of a wire that is short enough to be multiplied. Its weights are encoded too."""
+    """Write a linear layer or a convolution of a wire that is short enough to be multiplied, and encode its weights."""
     low, high = writer.bounds(node)
     frac = min(writer.scales.total[node.name], x.frac + MOST_FRAC_BITS)
     largest = float(node.weight.abs().max()) * x.factor
     frac = min(frac, x.frac + fitting(max(largest, 1e-9), writer.ring.bits - 2))
-    coarse = ranges.of_products(writer.known, node)[0] * 2.0 ** (x.frac - frac - 1)  # what rounding the weights does
+    coarse = ranges.of_products(writer.known, node)[0] * 2.0 ** (x.frac - frac - 1)  # the error of rounding the weights
     fine = largest * 2.0 ** (frac - x.frac) >= 2.0**_FEWEST_WEIGHT_BITS or coarse <= _COARSE * max(-low, high)
     writer.demand(fine, f"can reach {max(-low, high):.3g}, too much")
     writer.weights[f"{node.name}.weight"] = writer.encode(node.weight, x.factor * 2.0 ** (frac - x.frac))
@@ -45,13 +45,14 @@ def weighted(writer: Writer, node: ir.LinearNode | ir.ConvNode, x: ScaledWire) -
 
 
 def product(writer: Writer, node: ir.MulNode, x: ScaledWire, z: ScaledWire) -> ScaledWire:
-    """Of two wires, which may be one, opened if they are not open yet."""
+    """Write the product of two wires, which may be one wire. Opens them, masked, if they are not open yet."""
     low, high = writer.bounds(node)
     return replace(multiply(writer, node.name, x, z), factor=x.factor * z.factor, low=low, high=high)
 
 
 def multiply(writer: Writer, name: str, x: ScaledWire, z: ScaledWire) -> ScaledWire:
-    """A layer called `name`. What it yields has the fractional bits of both; factor and range are still those of x."""
+    """Write a layer called `name`. Its result has the fractional bits of both wires; its factor and range are still
+    those of x."""
     layer = plan_layers.Mul(
         name=name, left=writer.open(x), right=writer.open(z), left_shape=x.shape, right_shape=z.shape
     )
@@ -59,7 +60,7 @@ def multiply(writer: Writer, name: str, x: ScaledWire, z: ScaledWire) -> ScaledW
 
 
 def bias(writer: Writer, name: str, x: ScaledWire, value: Tensor, low: float, high: float) -> ScaledWire:
-    """A layer called `name` that adds a secret constant. What it yields lies between `low` and `high`."""
+    """Write a layer called `name` that adds a secret constant. Its result lies between `low` and `high`."""
     if not fits(x, max(abs(low), abs(high))):
         x = writer.at_most(writer.small(x), fitting(max(abs(low), abs(high)) / x.factor, writer.ring.bits - 2))
     writer.weights[f"{name}.bias"] = writer.encode(value, 1 / x.unit)

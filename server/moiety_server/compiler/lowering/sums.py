@@ -1,4 +1,5 @@
-"""Sums: wires brought to one scale and added, put together, summed over axes or windows, or multiplied by a number."""
+"""Sums: writes wires that are brought to one scale and added, joined, summed over axes or windows, or multiplied by a
+number."""
 
 import math
 from dataclasses import replace
@@ -11,7 +12,7 @@ from moiety_shared.plan.plan import AnyLayer
 
 
 def add(writer: Writer, node: ir.AddNode, x: list[ScaledWire]) -> ScaledWire:
-    """A sum of wires times whole factors."""
+    """Write a sum of wires times whole factors."""
     low, high = writer.bounds(node)
     aligned = _aligned(writer, node, x, max(abs(low), abs(high), *(w.reach * w.factor for w in x)))
     layer = local.Combine(
@@ -24,7 +25,7 @@ def add(writer: Writer, node: ir.AddNode, x: list[ScaledWire]) -> ScaledWire:
 
 
 def concat(writer: Writer, node: ir.ConcatNode, x: list[ScaledWire]) -> ScaledWire:
-    """Wires after one another, all at one scale."""
+    """Join wires, all at one scale."""
     low, high = writer.bounds(node)
     aligned = _aligned(writer, node, x, max(wire.reach * wire.factor for wire in x))
     layer = local.Concat(
@@ -37,7 +38,7 @@ def concat(writer: Writer, node: ir.ConcatNode, x: list[ScaledWire]) -> ScaledWi
 
 
 def scale(writer: Writer, node: ir.ScaleNode, x: ScaledWire) -> ScaledWire:
-    """The wire times a public number, which changes its scale; a negative number takes a layer for its sign."""
+    """Write the wire times a public number, which changes its scale. A negative number takes a layer for its sign."""
     low, high = writer.bounds(node)
     if node.factor > 0:
         exponent = math.log2(node.factor)
@@ -50,7 +51,7 @@ def scale(writer: Writer, node: ir.ScaleNode, x: ScaledWire) -> ScaledWire:
 
 
 def reduce(writer: Writer, node: ir.SumNode | ir.SumPoolNode, x: ScaledWire) -> ScaledWire:
-    """A sum over axes or over windows, of a wire in the plan's ring."""
+    """Write a sum over axes or over windows, of a wire in the plan's ring."""
     low, high = writer.bounds(node)
     if not fits(x, max(abs(low), abs(high))):
         most = fitting(max(abs(low), abs(high)) / x.factor, writer.ring.bits - 2)
@@ -65,7 +66,7 @@ def reduce(writer: Writer, node: ir.SumNode | ir.SumPoolNode, x: ScaledWire) -> 
 
 
 def with_axes(writer: Writer, node: ir.Node, x: ScaledWire, index: int) -> ScaledWire:
-    """The wire with as many axes as the node's output, ones in front."""
+    """Return the wire with as many axes as the node's output has. The new axes come first and have size one."""
     missing = len(node.shape) - len(x.shape)
     if not missing:
         return x
@@ -75,7 +76,7 @@ def with_axes(writer: Writer, node: ir.Node, x: ScaledWire, index: int) -> Scale
 
 
 def _aligned(writer: Writer, node: ir.Node, x: list[ScaledWire], reach: float) -> list[ScaledWire]:
-    """Wires of one scale, at which `reach` fits the ring."""
+    """Bring wires to one scale at which `reach` fits the ring."""
     if len({(w.frac, w.factor, w.bits) for w in x}) == 1 and (x[0].bits < writer.ring.bits or fits(x[0], reach)):
         if x[0].bits < writer.ring.bits and isinstance(node, ir.AddNode):
             x = [writer.in_ring(w) for w in x]
@@ -84,7 +85,7 @@ def _aligned(writer: Writer, node: ir.Node, x: list[ScaledWire], reach: float) -
     given = [writer.in_ring(w) for w in x]
     given = [w if w.frac <= most and w.factor == 1 else writer.at_most(writer.small(w), most) for w in given]
     frac = min(max(w.frac for w in given), most)
-    if any(w.factor != 1 for w in given):  # whole factors stand in for others: room for their precision
+    if any(w.factor != 1 for w in given):  # whole factors replace others: leave room for their precision
         frac = min(most, max(frac, max(w.frac for w in given) + writer.precision.short))
     frac = min(frac, min(w.frac for w in given) + writer.ring.bits - 4)
     given = [writer.at_most(w, frac) for w in given]
@@ -92,7 +93,7 @@ def _aligned(writer: Writer, node: ir.Node, x: list[ScaledWire], reach: float) -
 
 
 def _rescaled(writer: Writer, node: ir.Node, wire: ScaledWire, frac: int, index: int) -> ScaledWire:
-    """The wire at `frac` fractional bits and factor 1."""
+    """Bring the wire to `frac` fractional bits and factor 1."""
     times = round(wire.factor * 2.0 ** (frac - wire.frac))
     if times == 1:
         return replace(wire, factor=1.0)

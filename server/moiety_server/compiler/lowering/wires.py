@@ -1,6 +1,7 @@
-"""The wires of a plan that is being written, and what a node may need of one.
+"""The wires of a plan that is being written, and the forms in which a node may need one.
 
-It may need fewer bits, the plan's ring, or an opening. Each is written once for a wire, however many nodes need it.
+A node may need a wire with fewer bits, in the plan's ring, or opened under a mask. The writer writes each form of a
+wire once, however many nodes need it.
 """
 
 import math
@@ -20,7 +21,7 @@ from moiety_shared.plan.plan import AnyLayer
 from moiety_shared.ring import Array, Ring
 
 FEWEST_VALUE_BITS, MOST_FRAC_BITS = 7, 30
-_NEEDLESS_BITS = 4  # more than that of an input that nobody wants are taken from it, for the weights
+_NEEDLESS_BITS = 4  # an input with more bits than that which no reader wants is cut, to leave bits for the weights
 _FEWEST_OPENED = 4
 
 
@@ -47,9 +48,9 @@ class ScaledWire:
 
 
 class Writer:
-    """The layers written so far, at one precision. `node` is the one being written, for names and messages.
+    """The layers written so far, at one precision. `node` is the one being written; names and messages use it.
 
-    `known` has the range of every node, `scales` what was chosen for each.
+    `known` has the range of every node. `scales` has what was chosen for each.
     """
 
     def __init__(self, graph: ir.Graph, known: Mapping[str, Range], scales: Scales, precision: Precision) -> None:
@@ -59,7 +60,7 @@ class Writer:
         self.node = graph.nodes[0]
         self.known, self.scales = known, scales
         self.precision, self.ring = precision, Ring(precision.ring_bits)
-        self._shared: set[str] = set()  # what the client shared, and what is computed of that by each party alone
+        self._shared: set[str] = set()  # wires that the client shared, and those that each party computes of them alone
         self._fresh: dict[str, str] = {}
         self._short: dict[str, ScaledWire] = {}
         self._opened: dict[str, str] = {}
@@ -70,22 +71,22 @@ class Writer:
         return known.low, known.high
 
     def add(self, layer: AnyLayer) -> None:
-        """Appends a layer, which is of the node that is being written."""
+        """Append a layer. It belongs to the node that is being written."""
         self.layers.append(layer)
         self.origins[layer.name] = self.node.origin
         if isinstance(layer, local.Local | plan_layers.Bias) and self._shared.intersection(layer.reads):
             self._shared.add(layer.name)
 
     def given(self, name: str) -> None:
-        """A wire that the client shares."""
+        """Record a wire that the client shares."""
         self._shared.add(name)
 
     def is_shared(self, wire: ScaledWire) -> bool:
         return wire.name in self._shared
 
     def to_reduce(self, wire: ScaledWire, shift: int) -> ScaledWire:
-        """The wire in shares whose low bits can be dropped: of those that the client chose, it would choose the
-        dither."""
+        """Return the wire in shares whose low bits can be dropped. If the client chose the shares, it would choose the
+        dither, so the wire gets fresh shares first."""
         if not shift or not self.is_shared(wire):
             return wire
         if wire.name not in self._fresh:
@@ -98,13 +99,13 @@ class Writer:
         return f"{wire.name[: 63 - len(suffix)]}-{suffix}"
 
     def after(self, wire: ScaledWire, layer: AnyLayer, **changes: object) -> ScaledWire:
-        """The wire that `layer`, made of `wire`, yields; `changes` to its scale or range."""
+        """Return the wire that `layer` makes of `wire`, with `changes` to its scale or range."""
         self.add(layer)
         return replace(wire, name=layer.name, shape=layer.output_shape, **changes)  # type: ignore[arg-type]
 
     def cut(self, wire: ScaledWire, wanted: float) -> ScaledWire:
-        """The wire truncated to what products can read, or to the fractional bits that they want, in the plan's
-        ring."""
+        """Return the wire in the plan's ring, truncated to what products can read, or to the fractional bits that they
+        want."""
         frac = min(wire.frac, fitting(wire.reach, self.precision.short))
         if wire.bits == self.ring.bits:
             useful = math.ceil(min(wanted + math.log2(wire.factor), 60)) + 1
@@ -112,7 +113,7 @@ class Writer:
         return self.at_most(wire, frac, "cut") if frac < wire.frac else self.truncated(wire, frac, "cut")
 
     def at_most(self, wire: ScaledWire, frac: int, suffix: str = "low") -> ScaledWire:
-        """The wire with no more fractional bits than that."""
+        """Return the wire with at most `frac` fractional bits."""
         while wire.frac > frac:
             wire = self.truncated(wire, max(frac, wire.frac - wire.bits + _FEWEST_OPENED), suffix)
         return wire
@@ -131,7 +132,7 @@ class Writer:
         return wire if wire.bits == self.ring.bits else self.small(wire)
 
     def small(self, wire: ScaledWire, wanted: float = math.inf) -> ScaledWire:
-        """The wire in the plan's ring at magnitudes that products can read; each is cut once."""
+        """Return the wire in the plan's ring at magnitudes that products can read. Each wire is cut once."""
         short = wire.reach * 2.0**wire.frac < 2.0 ** (self.precision.compared + 1)
         needless = wire.frac - (wanted + math.log2(wire.factor))
         if short and wire.bits == self.ring.bits and needless <= _NEEDLESS_BITS:
@@ -141,7 +142,7 @@ class Writer:
         return self._short[wire.name]
 
     def coarsest(self, wire: ScaledWire) -> float:
-        """The unit of the wire, or of what products read of it."""
+        """Return the unit of the wire, or of what products read of it."""
         return max(wire.unit, self._short.get(wire.name, wire).unit)
 
     def open(self, wire: ScaledWire) -> str:
@@ -167,5 +168,6 @@ class Writer:
 
 
 def fits(wire: ScaledWire, reach: float) -> bool:
-    """Whether values up to `reach` (real) leave a bit of the wire's ring free at its scale, as what reads it needs."""
+    """Whether values up to `reach` (real) leave a bit of the wire's ring free at its scale. The layers that read it
+    need that bit."""
     return reach / wire.unit < 2.0 ** (wire.bits - 2) / 1.005

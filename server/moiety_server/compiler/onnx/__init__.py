@@ -1,1 +1,1 @@
-"""ONNX files: read without trust, and turned into the compiler's operations."""
+"""Reads ONNX files without trusting them, and turns them into the compiler's operations."""

@@ -1,6 +1,6 @@
-"""What an ONNX file computes of its constants alone: shapes, mostly, and weights that are turned or scaled.
+"""Computes what an ONNX file computes of its constants alone: shapes, mostly, and weights that are turned or scaled.
 
-`onnx` evaluates a node, but only of an operator whose result's size is known here beforehand: a file of a hundred bytes
+`onnx` evaluates a node only if this module knows the size of the result beforehand, because a file of a hundred bytes
 may ask for a tensor of any size. All results together may not be much larger than what the file holds.
 """
 
@@ -19,7 +19,7 @@ from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.origin import without_paths
 
 _BESIDES = 1 << 24  # elements, for files that hold little
-_TIMES = 2  # as many as the file holds: a weight is scaled, then turned
+_TIMES = 2  # results may have as many times what the file holds: a weight is scaled, then turned
 _WORK = 256  # multiply-adds that take as long as writing one element
 _MOST_AXES = 64  # numpy's own limit
 Array = np.ndarray[Any, Any]
@@ -28,7 +28,7 @@ Attributes = Mapping[str, Any]
 
 
 class Constants:
-    """Evaluates nodes of a file that holds so many elements. Raises NotServable, without saying where."""
+    """Evaluates the nodes of a file that holds that many elements. Raises NotServable, without saying where."""
 
     def __init__(self, elements: int, opsets: Mapping[str, int]) -> None:
         self._left = _BESIDES + _TIMES * elements
@@ -56,7 +56,7 @@ class Constants:
 
 
 def stored(attributes: Attributes) -> Tensor:
-    """Of a Constant."""
+    """Return the tensor of a Constant."""
     for name, dtype in (("value_float", "f4"), ("value_floats", "f4"), ("value_int", "i8"), ("value_ints", "i8")):
         if name in attributes:
             return tensor(np.asarray(attributes[name], dtype=dtype))
@@ -66,7 +66,7 @@ def stored(attributes: Attributes) -> Tensor:
 
 
 def unpacked(packed: TensorProto) -> Tensor:
-    """Raises NotServable for a tensor of anything but real numbers."""
+    """Unpack a tensor. Raises NotServable unless it holds real numbers."""
     try:
         return tensor(onnx.numpy_helper.to_array(packed))
     except (TypeError, ValueError, KeyError, NotImplementedError):
@@ -74,14 +74,14 @@ def unpacked(packed: TensorProto) -> Tensor:
 
 
 def tensor(array: Array) -> Tensor:
-    """A copy; the float formats that numpy lacks become float32."""
+    """Copy the array. Float formats that numpy lacks become float32."""
     if array.dtype.kind in "OUSc":
         raise ValueError("no real numbers")
     kind = array.dtype if array.dtype.kind in "iub" or array.dtype in (np.float32, np.float64) else np.float32
     return torch.from_numpy(np.array(array, dtype=kind))
 
 
-# How many elements a result has, at most.
+# For each operator, the most elements that its result can have.
 
 
 def _alike(inputs: Inputs, _: Attributes) -> int:
@@ -130,7 +130,7 @@ def _pad(inputs: Inputs, attributes: Attributes) -> int:
 
 
 def _product(inputs: Inputs, _: Attributes) -> int:
-    """Of two matrices, however they are turned, and a bias: the work counts as well."""
+    """Bound the product of two matrices, however they are turned, and a bias. The bound includes the work."""
     left, right, *bias = _given(inputs, 2)
     if not {left.ndim, right.ndim} <= {1, 2}:
         raise NotServable("multiplies stacks of matrices. Instead: keep the product in the file")
@@ -140,7 +140,7 @@ def _product(inputs: Inputs, _: Attributes) -> int:
 
 
 def _scaled(inputs: Inputs, attributes: Attributes) -> int:
-    """Quantized weights: one scale, or one for each place along an axis."""
+    """Bound quantized weights, with one scale, or with one for each place along an axis."""
     data, *scales = _given(inputs, 2)
     most = max(a.size for a in scales)
     if any(a.ndim > 1 for a in scales) or attributes.get("block_size", 0):

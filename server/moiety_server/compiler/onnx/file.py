@@ -1,9 +1,9 @@
-"""An ONNX file as data: bounded before it is parsed, looked at whole before anything of `onnx` works on it.
+"""An ONNX file as data. It is bounded before it is parsed, and checked as a whole before `onnx` works on any of it.
 
-A model comes from strangers, and the owner's keys lie on this disk. A tensor of ONNX may say that its values are in
-another file, by name, wherever a tensor may stand; the library reads that file when it evaluates the tensor. So every
-tensor is found here first. Only an initializer of the graph may lie elsewhere, as torch.onnx.export writes it by
-default: in a file of the model's own folder, which is then read here and not by the library.
+A model comes from strangers, and the owner's keys are on this disk. An ONNX tensor may say that its values are in
+another file, by name, wherever a tensor may stand; the library reads that file when it evaluates the tensor. So this
+module finds every tensor first. Only an initializer of the graph may lie elsewhere, as torch.onnx.export writes it by
+default: in a file in the model's own folder. This module reads that file, not the library.
 """
 
 import math
@@ -30,7 +30,7 @@ _MOST_AXES = 64  # numpy's own limit
 _DEEPEST = 64  # functions that call one another: modules inside of modules
 _SAVE = "Instead: save the model as one file, or its initializers in a file beside it"
 
-# Of each type of number: the bits of one, and the field that holds them where raw_data does not.
+# For each type of number: its bits, and the field that holds the numbers where raw_data does not.
 _KINDS: dict[int, tuple[int, str]] = {
     TensorProto.FLOAT: (32, "float_data"),
     TensorProto.DOUBLE: (64, "double_data"),
@@ -48,8 +48,8 @@ _KINDS: dict[int, tuple[int, str]] = {
 
 @dataclass(frozen=True)
 class File:
-    """`model` has its functions written out, and for each initializer an input of its type and shape instead;
-    `initializers` are the tensors, by name; `elements` is how many numbers all tensors of the file hold."""
+    """`model` has its functions written out, and in place of each initializer an input of its type and shape.
+    `initializers` are the tensors, by name. `elements` is how many numbers all tensors of the file hold."""
 
     model: ModelProto
     initializers: Mapping[str, TensorProto]
@@ -57,7 +57,7 @@ class File:
 
 
 def read(path: Path) -> File:
-    """Raises NotServable, in one line, for whatever is no model to be read."""
+    """Read a model. Raises NotServable, in one line, for a file that is no readable model."""
     name = shown(path.name)
     try:
         content = files.content(path, _LARGEST)
@@ -69,7 +69,7 @@ def read(path: Path) -> File:
         raise NotServable(f"{name}: {error}") from None
     except files.TooLarge as error:
         raise NotServable(f"{name}: {error}") from None
-    except Exception:  # protobuf's own, which has no name that all its versions know
+    except Exception:  # protobuf's own, whose name differs between its versions
         raise NotServable(f"{name}: is no valid ONNX file") from None
     del content
     try:
@@ -101,7 +101,7 @@ def _checked(model: ModelProto, folder: Path) -> File:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         onnx.checker.check_model(model)
-    except Exception as error:  # the inliner and the checker have no common one
+    except Exception as error:  # the inliner's and the checker's have no common one
         raise NotServable(f"is no valid ONNX file: {without_paths(str(error))}") from None
     return File(model, initializers, elements)
 
@@ -110,7 +110,7 @@ def _checked(model: ModelProto, folder: Path) -> File:
 
 
 def _tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
-    """Every tensor anywhere, with whose it is, for messages: nobody's if it is an initializer of the graph."""
+    """Yield every tensor anywhere, with its owner's name for messages. An initializer of the graph has no owner."""
     yield from (("", tensor) for tensor in model.graph.initializer)
     pending = [("the graph", part) for part in _parts(model.graph, but="initializer")]
     pending += [("the model", part) for part in _parts(model, but="graph")]
@@ -131,7 +131,7 @@ def _tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
 
 
 def _parts(message: Message, but: str = "") -> Iterator[Message]:
-    """The messages right inside of it, but those in one field."""
+    """Yield the messages directly inside this one, except those in the field `but`."""
     for field, value in message.ListFields():
         if field.message_type is not None and field.name != but:
             yield from (value,) if isinstance(value, Message) else value
@@ -142,8 +142,9 @@ def _is_elsewhere(tensor: TensorProto) -> bool:
 
 
 def _elements(tensor: TensorProto) -> int:
-    """How many numbers it has. Raises NotServable unless it holds as many as its shape says; texts are nobody's."""
-    if len(tensor.dims) > _MOST_AXES:  # first of all: a product of a million sizes takes hours
+    """Count the tensor's numbers. Raises NotServable unless it holds as many as its shape states. Texts count as
+    none."""
+    if len(tensor.dims) > _MOST_AXES:  # check this first: a product of a million sizes takes hours
         raise NotServable(f"the tensor {shown(tensor.name)} has {len(tensor.dims)} dimensions")
     if tensor.data_type not in _KINDS:
         return 0
@@ -160,7 +161,7 @@ def _elements(tensor: TensorProto) -> int:
 
 
 def _bytes(tensor: TensorProto) -> int:
-    """Of its values, raw."""
+    """Return the bytes of the tensor's values in raw form."""
     return -(-math.prod(int(n) for n in tensor.dims) * _KINDS[tensor.data_type][0] // 8)
 
 
@@ -176,9 +177,9 @@ def _location(tensor: TensorProto) -> str:
 
 
 def _beside(folder: Path, tensors: list[TensorProto]) -> dict[str, TensorProto]:
-    """The tensors by name, with their values, which lie in files beside the model.
+    """Return the tensors by name, with their values, which lie in files beside the model.
 
-    Raises NotServable for what is not a part of a regular file in that folder.
+    Raises NotServable unless each is a part of a regular file in that folder.
     """
     by_file: dict[str, list[TensorProto]] = {}
     for tensor in tensors:
@@ -213,7 +214,7 @@ def _beside(folder: Path, tensors: list[TensorProto]) -> dict[str, TensorProto]:
 
 
 def _place(tensor: TensorProto, size: int) -> tuple[int, int]:
-    """Offset and length in a file of `size` bytes. Raises NotServable."""
+    """Return the offset and the length in a file of `size` bytes. Raises NotServable when they do not fit it."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     offset, length = entries.get("offset", "0"), entries.get("length", "")
     whole = all(text.isascii() and text.isdecimal() and len(text) < 20 for text in (offset, length or "0"))
@@ -233,14 +234,18 @@ def _place(tensor: TensorProto, size: int) -> tuple[int, int]:
 
 
 class _Size(NamedTuple):
-    """What stands for a call once functions are written out."""
+    """How much a call becomes once functions are written out."""
 
     nodes: int
     bytes: int
 
 
 def _check_calls(model: ModelProto) -> None:
-    """Functions may call functions twice, and these others twice: thirty of them are a thousand million nodes."""
+    """Refuse a model that would grow too large when its functions are written out.
+
+    Functions may call functions twice, and these may call others twice: thirty such functions make a thousand million
+    nodes.
+    """
     bodies = {(f.domain, f.name, f.overload): f for f in model.functions}
     known: dict[tuple[str, str, str], _Size] = {}
     above: list[tuple[str, str, str]] = []
@@ -272,7 +277,7 @@ def _check_calls(model: ModelProto) -> None:
 
 
 def _nodes(message: Message) -> Iterator[NodeProto]:
-    """Of a graph or a function, and of the graphs inside of its nodes."""
+    """Yield the nodes of a graph or a function, and of the graphs inside of these nodes."""
     pending = list(_parts(message))
     while pending:
         part = pending.pop()

@@ -1,8 +1,8 @@
-"""From an ONNX file to the intermediate representation. Only data is read: no custom operators, no other
-files but what onnx_file.py lets through.
+"""From an ONNX file to the intermediate representation. It reads data only: no custom operators, and no other files
+than `file.py` lets through.
 
-Initializers are the secret parameters. What the file holds as Constant nodes is public, part of the architecture, where
-it is one number; limits, shapes and axes are public wherever they come from.
+Initializers are the secret parameters. A Constant node of the file is public, part of the architecture, where it is one
+number. Limits, shapes and axes are public wherever they come from.
 """
 
 from collections.abc import Sequence
@@ -28,19 +28,19 @@ from moiety_server.compiler.operations import Value
 from moiety_server.compiler.origin import shown
 from moiety_server.compiler.simplification import Final, finish
 
-_DYNAMIC = 7919  # stands for a batch that the file leaves open; a prime, so that no other dimension is it
-_SHAPES = 64  # elements of what may say a shape, and is shown to shape inference
+_DYNAMIC = 7919  # stands for a batch that the file leaves open; a prime, so hardly any other dimension
+_SHAPES = 64  # most elements of a tensor that may state a shape, and is shown to shape inference
 _FINAL: dict[str, Final] = {"Softmax": "softmax", "LogSoftmax": "log_softmax"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def read_onnx(path: Path) -> ir.Graph:
-    """Raises NotServable, in one line, for a file that is no model, or none that can be served."""
+    """Read an ONNX file. Raises NotServable, in one line, for a file that is no model, or none that can be served."""
     return _Walk(file.read(path)).graph()
 
 
 class _Walk:
-    """Over the nodes of a file that the output depends on, one after the other."""
+    """Walks over the nodes on which the output depends, one after the other."""
 
     def __init__(self, file: file.File) -> None:
         self._graph = file.model.graph
@@ -56,7 +56,7 @@ class _Walk:
         self._batch = self._input()
 
     def _input(self) -> int:
-        """Adds the input; the batch size that the file names for it, or what stands for it."""
+        """Add the input. Returns the batch size that the file states, or the number that stands for an open one."""
         inputs = [info for info in self._graph.input if info.name not in self._initializers]
         if len(inputs) != 1 or len(self._graph.output) != 1:
             names = shown(", ".join(info.name for info in inputs[:9])) or "none"
@@ -91,13 +91,13 @@ class _Walk:
         if not isinstance(output, ir.Node):
             raise NotServable("the model: its output does not depend on its input")
         if final and not self._is_over_classes(final, output):
-            self._take(final)  # which is refused
+            self._take(final)  # this refuses it
         graph = finish(self._builder.nodes.values(), output.name, _FINAL[final.op_type] if final else "none")
         graph.check()
         return graph
 
     def _last(self) -> tuple[str, NodeProto | None]:
-        """The wire that is served, and what the client makes of it."""
+        """Return the wire that is served, and the node whose function the client applies to it."""
         name = self._graph.output[0].name
         while name in self._producers and self._producers[name].op_type == "Identity":
             name = self._producers[name].input[0]
@@ -121,7 +121,7 @@ class _Walk:
             results = self._results(node)
         except NotServable as error:
             raise NotServable(str(error) if str(error).startswith(b.origin) else f"{b.origin}: {error}") from None
-        except Exception as error:  # a file may hold any attributes and shapes; each operator trips in its own way
+        except Exception as error:  # a file may hold any attributes and shapes, and each operator fails in its own way
             b.refuse(f"its inputs and attributes do not go together ({type(error).__name__})", "export the model anew")
         self._values.update(zip(node.output, results, strict=False))
         if self._read.intersection(node.output[len(results) :]) - {""}:
@@ -146,7 +146,7 @@ class _Walk:
         return result if isinstance(result, list) else [result]
 
     def _value(self, name: str) -> Any:
-        """A wire, or a constant: an initializer is unpacked when it is read first."""
+        """Return a wire or a constant. An initializer is unpacked when it is first read."""
         if name not in self._values:
             if name not in self._initializers:
                 self._builder.refuse(f"reads {shown(name)}, which is no dense tensor", "save it dense")
@@ -162,14 +162,17 @@ class _Walk:
         public = [name in self._public for name in node.input]
         result = OPS[node.op_type](b, OnnxNode(inputs, public, attributes, len(node.output), self._batch))
         expected = self._expected(node, inputs)
-        # Of a max pool some versions of shape inference let a window start in the padding.
+        # Some versions of shape inference let a max pool's window start in the padding.
         if isinstance(result, ir.Node) and expected and None not in expected[1:] and result.shape != expected[1:]:
             b.refuse(f"gives {shown(str(expected[1:]))} here, which has no form", "reshape it first")
         return result
 
     def _expected(self, node: NodeProto, inputs: list[Value | None]) -> tuple[int | None, ...]:
-        """The shape that ONNX says the first result has. Of this node alone: nothing that a file makes up by itself
-        reaches shape inference, but what was translated or evaluated here."""
+        """Return the shape that ONNX gives the node's first result.
+
+        Shape inference sees this node alone. It gets nothing but what was translated or evaluated here, so nothing that
+        a file makes up reaches it.
+        """
         types: dict[str, TypeProto] = {}
         data: dict[str, TensorProto] = {}
         for name, value in zip(node.input, inputs, strict=True):
@@ -191,7 +194,7 @@ class _Walk:
 
 
 def _dimensions(kind: TypeProto.Tensor) -> tuple[int | None, ...]:
-    """None where one is left open."""
+    """Return the dimensions, with None for each that the file leaves open."""
     return tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
 
 

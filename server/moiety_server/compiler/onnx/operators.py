@@ -1,4 +1,4 @@
-"""What each ONNX operator is in the IR: a table from its name to a function of the builder and the file's node."""
+"""Translates each ONNX operator to the IR: a table from its name to a function of the builder and the file's node."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ Result = ir.Node | list[ir.Node]
 
 @dataclass(frozen=True)
 class OnnxNode:
-    """One operator with its inputs: nodes, constants, None where left out. `public` are the constants that the file
-    holds as Constant nodes, which are part of the architecture; its initializers are secret. `batch` is the number
-    that stands for the batch in constant shapes."""
+    """One operator with its inputs: nodes, constants, and None where one is left out. `public` are the constants that
+    the file holds as Constant nodes, which are part of the architecture. Its initializers are secret. `batch` is the
+    number that stands for the batch in constant shapes."""
 
     inputs: Sequence[Value | None]
     public: Sequence[bool]
@@ -40,14 +40,14 @@ class OnnxNode:
         return self.attributes.get(name, default)
 
     def operand(self, index: int) -> Any:
-        """For arithmetic: a public constant of one element as the number it is."""
+        """Return an operand for arithmetic. A public constant of one element becomes the number that it holds."""
         value = self.inputs[index]
         if isinstance(value, Tensor) and self.public[index] and value.numel() == 1:
             return float(value)
         return value
 
     def constants(self, index: int, name: str) -> list[Any] | None:
-        """Numbers that are an input in newer operator sets and were an attribute in older ones."""
+        """Return numbers that are an input in newer operator sets and were an attribute in older ones."""
         value = self[index]
         if isinstance(value, Tensor) and value.numel() > _MOST_NUMBERS:
             raise NotServable(f"has {value.numel()} numbers where its {name} is")
@@ -59,7 +59,7 @@ class OnnxNode:
 
 
 def _pairs(values: Sequence[int], default: int) -> Pair:
-    """For both axes, of a layer over one or two."""
+    """Return a pair for both axes, of a layer over one or two."""
     return (values[0], values[1]) if len(values) == 2 else (default, values[0])
 
 
@@ -170,7 +170,7 @@ def _average_pool(b: Builder, node: OnnxNode) -> ir.Node:
 
 
 def _resize(b: Builder, node: OnnxNode) -> ir.Node:
-    """Resize, and Upsample, which has its scales in the second place."""
+    """Translate Resize, and Upsample, whose scales are its second input."""
     b.require(node.get("mode", "nearest") == "nearest", f"resizes by {node.get('mode')}", "nearest neighbours")
     rule = (node.get("coordinate_transformation_mode", "half_pixel"), node.get("nearest_mode", "round_prefer_floor"))
     scales = node.constants(2 if len(node.inputs) > 2 else 1, "scales") or []
@@ -207,7 +207,7 @@ def _pow(b: Builder, node: OnnxNode) -> ir.Node:
 
 
 def _activation(apply: Callable[..., ir.Node], *attributes: tuple[str, Any]) -> Callable[[Builder, OnnxNode], ir.Node]:
-    """A function of the input and of some attributes, by name and default."""
+    """Translate a function of the input and of some attributes, given by name and default."""
     return lambda b, node: apply(b, node.x, *(node.get(name, default) for name, default in attributes))
 
 

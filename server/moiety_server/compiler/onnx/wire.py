@@ -1,7 +1,8 @@
-"""The size of a protobuf message once it is parsed, told from its bytes alone.
+"""Tells how large a protobuf message will be once parsed, from its bytes alone.
 
-An empty submessage takes two bytes in a file and about a hundred in memory, a small number one byte and eight: a file
-of two gigabytes could become a hundred. So what a file holds is counted before it is parsed.
+An empty submessage takes two bytes in a file and about a hundred in memory; a small number takes one byte and eight. So
+a file of two gigabytes could become a hundred gigabytes. Therefore this module counts what a file holds before it is
+parsed.
 """
 
 from typing import Literal
@@ -26,7 +27,8 @@ class TooMuch(ValueError):
 
 
 def check(content: bytes, kind: Descriptor) -> None:
-    """Raises TooMuch; ValueError for what is no message at all. Takes time in proportion to what it allows."""
+    """Raises TooMuch when a message is too large, and ValueError when `content` is no message at all. The time it takes
+    is in proportion to what it allows."""
     known: dict[str, _Fields] = {}
     fields = numbers = 0
     pending = [(kind, 0, len(content))]
@@ -51,7 +53,7 @@ def check(content: bytes, kind: Descriptor) -> None:
             if tag & 7 == _LENGTH and tag >> 3 in inside:
                 part = inside[tag >> 3]
                 if part == "text":
-                    content[at : at + size].decode()  # protobuf takes other bytes too, and hands them out as such
+                    content[at : at + size].decode()  # protobuf takes other bytes too, and returns them as text
                 elif part != "numbers":
                     pending.append((part, at, at + size))
                 elif (numbers := numbers + size) > _MOST_NUMBERS:
@@ -70,7 +72,7 @@ def _fields(kind: Descriptor) -> _Fields:
 
 
 def _number(content: bytes, at: int) -> tuple[int, int]:
-    """A varint, and where it ends. Raises ValueError where there is none."""
+    """Return a varint, and where it ends. Raises ValueError where there is none."""
     value = shift = 0
     while at < len(content) and shift < 70:
         byte = content[at]
