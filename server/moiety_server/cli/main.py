@@ -72,7 +72,7 @@ def train(
 
 
 def patients() -> list["Patient"]:
-    """For `moiety doctor`."""
+    """The owner's checks, for `moiety doctor`."""
     from moiety_server.settings import ServerSettings
     from moiety_service.cli.diagnosis import Finding, Patient, Service
     from moiety_service.security.identity import BadIdentity, Identity

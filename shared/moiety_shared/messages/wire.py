@@ -263,9 +263,9 @@ class FrameKind(IntEnum):
     START = 7  # L: a run: its rows, request header and bob's envelope; the first OPENING follows unasked
     OPENING = 8  # B: shares of one round, or the next part of them when they are long
     RESULT = 9  # H: the tag over what was opened, and the sealed result share
-    FAILED = 11  # B: JSON; a problem document: the session is over
-    CHECK = 12  # L: what START would hold, before any row is taken: whether the helper could use it
-    CHECKED = 14  # H: nothing; he could
+    FAILED = 11  # B: JSON; a problem document, which ends the session
+    CHECK = 12  # L: asks, before any row is taken, whether the helper could use what START would hold
+    CHECKED = 14  # H: empty; the helper could use it
 
 
 @dataclass(frozen=True)

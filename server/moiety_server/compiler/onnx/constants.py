@@ -51,7 +51,7 @@ class Constants:
             return [tensor(np.asarray(value)) for value in values]
         except NotServable:
             raise
-        except Exception as error:  # numpy's and the evaluator's have no common one
+        except Exception as error:  # numpy's and the evaluator's errors have no common class
             raise NotServable(f"cannot be computed: {without_paths(str(error))}") from None
 
 

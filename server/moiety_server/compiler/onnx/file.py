@@ -101,7 +101,7 @@ def _checked(model: ModelProto, folder: Path) -> File:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         onnx.checker.check_model(model)
-    except Exception as error:  # the inliner's and the checker's have no common one
+    except Exception as error:  # the inliner's and the checker's have no common class
         raise NotServable(f"is no valid ONNX file: {without_paths(str(error))}") from None
     return File(model, initializers, elements)
 
