@@ -154,7 +154,7 @@ class Open(Unary):
 
 
 class Product(Layer):
-    """Base of the layers that read opened wires and yield shares, with one correction of the output's size."""
+    """Base of the layers that read opened (masked) wires and yield shares, with one correction of the output's size."""
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         if any(wire.kind != "opened" for wire in inputs):
@@ -237,7 +237,7 @@ class Conv(Product, Unary):
 
 
 class Mul(Product):
-    """The product of two opened wires, broadcast as numpy does. Both may be the same wire."""
+    """The product of two opened (masked) wires, broadcast as numpy does. Both may be the same wire."""
 
     op: Literal["mul"] = "mul"
     left: Name
