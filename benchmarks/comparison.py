@@ -6,6 +6,7 @@ A tree that has no folder benchmarks/ yet runs its command `moiety bench`.
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,10 @@ class Tree:
     packages: Path
 
     def rows(self, suite: str, data: Path, seconds: float, root: Path) -> dict[str, float]:
-        """Run a suite once. Returns each row's value. Raises DeploymentError when the run fails."""
+        """Run a suite once in `root`, which is gone afterwards: a release clears away only what it made itself.
+
+        Returns each row's value. Raises DeploymentError when the run fails.
+        """
         new = (self.source / "benchmarks").is_dir()
         start = ["-m", "benchmarks"] if new else ["-c", _OLD, "bench"]
         options = ["--suite", suite, "--data", str(data.resolve()), "--seconds", f"{seconds:g}", "--json"]
@@ -44,6 +48,7 @@ class Tree:
             text=True,
             check=False,
         )
+        shutil.rmtree(root, ignore_errors=True)
         if done.returncode != 0:
             raise DeploymentError(f"the benchmarks of {self.name} failed:\n{done.stderr[-2000:]}")
         return {str(row["what"]): float(row["value"]) for row in json.loads(done.stdout)["rows"]}

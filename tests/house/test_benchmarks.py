@@ -44,6 +44,26 @@ def test_both_trees_are_measured_in_turn(
     assert "0.750" in told.err and "0.75 to 0.75" in told.err
 
 
+MEASURES = """
+import json, pathlib, sys
+root = pathlib.Path(sys.argv[sys.argv.index("--root") + 1])
+root.mkdir()  # fails where an earlier run left something
+(root / "near").mkdir()
+print(json.dumps({"rows": [{"what": " ".join(sys.argv[1:3]), "value": 4.5, "asked": 5, "holds": True}]}))
+"""
+
+
+def test_a_trees_run_leaves_nothing_to_the_next_ones(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "benchmarks").mkdir(parents=True)
+    (tmp_path / "tree" / "benchmarks" / "__main__.py").write_text(MEASURES)
+    tree = Tree("v1", tmp_path / "tree", tmp_path / "packages")
+    for _ in range(2):
+        assert tree.rows("mnist", tmp_path, 1.0, tmp_path / "run") == {"--suite mnist": 4.5}
+    (tmp_path / "run").mkdir()
+    with pytest.raises(DeploymentError, match=r"the benchmarks of v1 failed:\n(.|\n)*FileExistsError"):
+        tree.rows("mnist", tmp_path, 1.0, tmp_path / "run")
+
+
 def test_a_commit_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match=r"git archive failed: .*no-such-commit"):
         comparison.install("no-such-commit", tmp_path)
