@@ -1,5 +1,6 @@
 """`moiety provider`."""
 
+import gc
 from typing import TYPE_CHECKING
 
 import typer
@@ -16,6 +17,8 @@ def register(app: typer.Typer) -> None:
 
 def provider() -> None:
     """Run the crypto provider. Its settings are MOIETY_PROVIDER_* (see docs/settings.md)."""
+    gc.disable()  # until it serves: the imports below make half a million objects, and none is garbage
+
     from moiety_crypto_provider.app import build
     from moiety_crypto_provider.settings import ProviderSettings
     from moiety_service import service

@@ -1,5 +1,6 @@
 """`moiety party alice` and `moiety party bob`."""
 
+import gc
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -18,6 +19,8 @@ def party(
     role: Literal["alice", "bob"] = typer.Argument(..., help="alice leads and faces the clients; bob helps."),
 ) -> None:
     """Run a computing party. Settings: MOIETY_PARTY_* (see docs/settings.md)."""
+    gc.disable()  # until it serves: the imports below make half a million objects, and none is garbage
+
     from moiety_party.app import build
     from moiety_party.lane import MAX_MESSAGE
     from moiety_party.settings import PartySettings

@@ -1,6 +1,5 @@
 """A role's start-up, from its settings and secrets to its app: the same for every role, under any server."""
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -24,7 +23,6 @@ def run(role: str, settings: Callable[[], S], build: Build[S], *, max_message: i
     `build` makes the app. `max_message` is the largest WebSocket message in bytes. If settings or secrets are wrong,
     this ends the command with `Exit.USAGE`, after a sentence on stderr.
     """
-    gc.disable()  # until it serves: imports make half a million objects, and none is garbage
     with refusing():
         found = settings()
         identity = Identity.load(found.keys_dir / role, role)
