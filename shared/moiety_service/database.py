@@ -110,7 +110,10 @@ class Database:
         return self._engine.dialect.name == "postgresql"
 
     def close(self) -> None:
-        """Close the database. Transactions under way in other threads still finish."""
+        """Close the database. Transactions under way in other threads still finish, and none begins any more.
+
+        Otherwise a thread that is late would make an empty file where a backup is being restored.
+        """
         self._closed = True
         self._engine.dispose()
 
@@ -137,7 +140,7 @@ class Database:
         """One transaction that removes the values which it overwrites or deletes from all of SQLite's files.
 
         While another connection reads, SQLite keeps the old values until the end of the next such transaction.
-        PostgreSQL keeps old rows for a while, see docs/state.md. Raises Problem STATE_UNAVAILABLE.
+        PostgreSQL keeps old rows for a while, see docs/operations.md. Raises Problem STATE_UNAVAILABLE.
         """
         with self.write() as connection:
             yield connection
@@ -147,6 +150,8 @@ class Database:
 
     @contextmanager
     def _connected(self, *, writes: bool = False) -> Iterator[Connection]:
+        if self._closed:
+            raise Problem(ProblemType.STATE_UNAVAILABLE)
         with self._engine.connect().execution_options(moiety_writes=writes) as connection:
             try:
                 yield connection

@@ -13,4 +13,4 @@ def is_full(error: BaseException) -> bool:
 def sentence(error: OSError) -> str:
     """A command's message about a full disk. It names the file if the error does: `open` names one, `write` none."""
     where = f" that holds {error.filename}" if error.filename else ""
-    return f"the disk{where} is full: make room (`df -h` shows where), and give the command again"
+    return f"the disk{where} is full: make room (`df -h` shows where), and run the command again"

@@ -21,23 +21,23 @@ class ServiceSettings(BaseSettings):
     port: int = Field(0, ge=0, le=65535, description="Port to listen on.")
     data_dir: Path = Field(Path(".moiety"), description="Folder for this role's state; created with mode 0700.")
     log_format: str = Field("json", pattern="^(json|text)$", description="`json` for machines, `text` for people.")
-    log_level: Literal["info", "warning", "error"] = Field("info", description="What is less than that is not logged.")
+    log_level: Literal["info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
 
     max_connections: int = Field(
         256,
         ge=1,
-        description="Open connections at the same time; further ones are refused. With TLS one can take 0.7 MB.",
+        description="Most open connections at a time. The service refuses more. With TLS, each can take 0.7 MB.",
     )
     header_seconds: float = Field(
-        10.0, gt=0, description="How long a request's header may take to arrive; then the connection is cut off."
+        10.0, gt=0, description="Seconds that a request's header may take. Then the service closes the connection."
     )
 
     metrics_host: str = Field(
         "127.0.0.1",
-        description="Address of the metrics. They tell how much is asked: for the operator's own network at most.",
+        description="Address of the metrics. They show how much is asked: keep them in the operator's own network.",
     )
     metrics_port: int = Field(
-        0, ge=0, le=65535, description="Port of `/metrics`, plain HTTP for Prometheus; 0: they are not served."
+        0, ge=0, le=65535, description="Port of `/metrics`, plain HTTP for Prometheus. 0 turns the metrics off."
     )
 
     def private_dir(self) -> Path:
@@ -50,15 +50,15 @@ class RoleSettings(ServiceSettings):
     """What the four roles besides the client need: secrets, and TLS."""
 
     keys_dir: Path = Field(
-        Path(".moiety/keys"), description="Folder that `moiety keys init` made; of it, only this role's subfolder."
+        Path(".moiety/keys"), description="Folder that `moiety keys init` made. A role needs only its own subfolder."
     )
     transport: Literal["tls", "plain"] = Field(
-        "tls", description="`plain` is refused but between processes of one machine: for measuring what TLS costs."
+        "tls", description="`plain` turns TLS off, to measure its cost. Allowed only within one machine."
     )
     database_url: SecretStr | None = Field(
         None,
-        description="Database, `postgresql://user@host/name`; its password may lie in the role's folder of keys, as "
-        "`database.password`. Default: a SQLite file in the data folder.",
+        description="URL of a PostgreSQL database, `postgresql://user@host/name`. The password may lie in the role's "
+        "secrets folder, as `database.password`. Default: a SQLite file in the data folder.",
     )
 
     def tls(self, identity: Identity) -> ssl.SSLContext | None:
@@ -76,7 +76,9 @@ class RoleSettings(ServiceSettings):
             return url
         if self.transport == "plain" and is_loopback(parts.hostname or "") and is_loopback(self.host):
             return url
-        raise ValueError(f"{name} must begin with https:// or wss://: without TLS, who listens can learn everything")
+        raise ValueError(
+            f"{name} must begin with https:// or wss://: without TLS, whoever listens can learn everything"
+        )
 
 
 def is_loopback(host: str) -> bool:

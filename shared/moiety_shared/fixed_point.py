@@ -42,6 +42,18 @@ def encode(values: npt.ArrayLike, *, frac_bits: int, ring_bits: int, low: float,
     return encoded
 
 
+def clipped(
+    x: npt.NDArray[np.float64], low: float, high: float, own_low: float, own_high: float
+) -> npt.NDArray[np.float64]:
+    """Move to an end of the range what only the rounding of its own type took out of it.
+
+    `own_low` and `own_high` are the ends as the type of the values has them. An end need not be a number of a half or
+    single precision type: its nearest number there may lie outside, by half of the last place. Values further out stay
+    as they are.
+    """
+    return np.where((x >= min(own_low, low)) & (x <= max(own_high, high)), x.clip(low, high), x)
+
+
 def grid(low: float, high: float, frac_bits: int) -> tuple[int, int]:
     """The least and the largest ring element whose value lies in the range. Raises NotEncodable where there is none."""
     least, largest = math.ceil(low * 2.0**frac_bits), math.floor(high * 2.0**frac_bits)
@@ -63,13 +75,29 @@ def split(elements: RingArray, stream: Stream, out: RingArray) -> None:
 
 
 def finish(final: str, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Apply the model's last function ("none", "softmax", "log_softmax") to outputs (n, ...), over the first axis after
-    the batch."""
-    if final == "none":
-        return logits
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logarithms if final == "log_softmax" else np.exp(logarithms)
+    """Apply the model's last function to outputs (n, ...). The functions of classes run over the first axis after the
+    batch."""
+    match final:
+        case "none":
+            return logits
+        case "exp":
+            return np.exp(logits)
+        case "sigmoid" | "ovr":
+            each = 0.5 * (1 + np.tanh(logits / 2))  # of no exponential, which would overflow
+            return each if final == "sigmoid" else _divided(each)
+        case "softmax" | "log_softmax":
+            shifted = logits - logits.max(axis=1, keepdims=True)
+            logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            return logarithms if final == "log_softmax" else np.exp(logarithms)
+        case _:
+            raise ValueError(f"there is no function {final!r}")
+
+
+def _divided(each: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Divide by the sum over the classes. Where all are 0, every class gets the same, as scikit-learn has it."""
+    total = each.sum(axis=1, keepdims=True)
+    shares: npt.NDArray[np.float64] = np.where(total > 0, each / np.where(total > 0, total, 1), 1 / each.shape[1])
+    return shares
 
 
 def join(one: RingArray, other: RingArray) -> RingArray:

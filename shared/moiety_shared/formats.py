@@ -1,4 +1,4 @@
-"""The version of every format that crosses a boundary, in one place. docs/upgrading.md says what a new version means.
+"""The version of every format that crosses a boundary, in one place. docs/operations.md says what a new version means.
 
 A reader refuses another version before it believes anything of the content. It neither guesses nor negotiates.
 """
@@ -14,10 +14,10 @@ REQUEST, HANDSHAKE, SECRET, RESULT, COUNT, UPLOAD = b"MRQ2", b"MHS1", b"MSH3", b
 """The first bytes of a prediction's body, of the two parts that its envelopes seal, of its answer, of a count for
 owners, and of an upload."""
 
-PEER = 5
+PEER = 6
 """The protocol between alice and bob. They begin only if both speak this version."""
 
-MODEL = 2
+MODEL = 3
 """The format in which a party stores a model."""
 
 
@@ -34,7 +34,9 @@ def unsupported(what: str, found: object, known: int) -> Problem:
     """The refusal. It tells the caller which of the two versions is older. It does not repeat a version that is no
     number."""
     found = found if isinstance(found, int) else "unknown"
-    return Problem(ProblemType.UNSUPPORTED_VERSION, f"{what} of version {found}, where version {known} is understood")
+    return Problem(
+        ProblemType.UNSUPPORTED_VERSION, f"{what} of version {found}, but this release reads version {known}"
+    )
 
 
 class Document(Public):

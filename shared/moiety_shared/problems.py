@@ -17,34 +17,34 @@ class ProblemType(Enum):
     """name = (HTTP status, title). The name is also in the URN, so whoever renames one changes the protocol."""
 
     MALFORMED = 400, "The message is not well formed"
-    UNSUPPORTED_VERSION = 400, "The message or file is of another version"
+    UNSUPPORTED_VERSION = 400, "The message or file has another version"
     INVALID_INPUT = 422, "The input does not fit the model"
     SEALED_FOR_ANOTHER = 400, "The envelope cannot be opened here"
-    KEY_RETIRED = 400, "The envelope was sealed to a key that is not accepted any more"
-    PROVIDER_KEY_RETIRED = 400, "The upload was sealed to a key that the crypto provider does not have any more"
-    UNAUTHORIZED = 401, "The credential or token is missing, not known, or has expired"
+    KEY_RETIRED = 400, "The envelope was sealed to a key that is no longer accepted"
+    PROVIDER_KEY_RETIRED = 400, "The upload was sealed to a key that the crypto provider no longer has"
+    UNAUTHORIZED = 401, "The credential or token is missing, unknown or expired"
     FORBIDDEN = 403, "The credential or token does not allow that"
     QUOTA_EXCEEDED = 429, "The token's quota is used up"
     NOT_FOUND = 404, "There is nothing at this address"
-    METHOD_NOT_ALLOWED = 405, "This address does not take that method"
+    METHOD_NOT_ALLOWED = 405, "This address does not support that method"
     UNKNOWN_MODEL = 404, "The model is not served here"
-    UNKNOWN_LEASE = 404, "The lease is not known, or its model was deleted"
-    REQUEST_CONFLICT = 409, "This request id was used with other content"
-    REQUEST_EXPIRED = 409, "The request is not from now, or its answer is not kept any more"
+    UNKNOWN_LEASE = 404, "The lease is unknown, or its model was deleted"
+    REQUEST_CONFLICT = 409, "This request id was already used with other content"
+    REQUEST_EXPIRED = 409, "The request's time is too far from now, or its answer is no longer kept"
     UPLOAD_CONFLICT = 409, "This upload id was used before"
     ALREADY_ISSUED = 409, "This randomness was issued before and will never be issued again"
-    ROW_USED = 409, "A row of randomness was named that is used up or was never there"
-    TOO_LARGE = 413, "The body is larger than this address takes"
+    ROW_USED = 409, "The request names a row of randomness that is used up or never existed"
+    TOO_LARGE = 413, "The body is larger than this address accepts"
     REQUEST_TIMEOUT = 408, "The request took too long to arrive"
     HEADERS_TOO_LARGE = 431, "The request's headers are too long or too many"
-    LENGTH_REQUIRED = 411, "The body's length is not announced"
-    ENCODING_REFUSED = 415, "Compressed bodies are not taken"
-    WRONG_HOST = 421, "The sidecar is not known under that name"
+    LENGTH_REQUIRED = 411, "The request does not state its body's length"
+    ENCODING_REFUSED = 415, "Compressed bodies are not accepted"
+    WRONG_HOST = 421, "The sidecar does not answer to that host name"
     CROSS_ORIGIN = 403, "Pages of other sites may not use the sidecar"
     UNTRUSTED = 502, "The catalogue entry or the answer cannot be trusted"
     CATALOGUE_UNAVAILABLE = 503, "The model owner's catalogue cannot be reached"
     PARTY_UNAVAILABLE = 503, "The computing parties cannot be reached"
-    PEER_UNAVAILABLE = 503, "The other party cannot be reached or broke off"
+    PEER_UNAVAILABLE = 503, "The other party cannot be reached, or the connection broke off"
     PEER_VERSION = 503, "The computing parties run different versions"
     OPENINGS_DIFFER = 503, "The parties did not open the same values"
     PROVIDER_UNAVAILABLE = 503, "The crypto provider cannot be reached"
@@ -52,8 +52,8 @@ class ProblemType(Enum):
     STATE_UNAVAILABLE = 503, "The service's database or store does not answer"
     DISK_FULL = 507, "The disk is full"
     OVERLOADED = 503, "Too many requests are under way"
-    STOPPING = 503, "The service is stopping and begins nothing new"
-    INTERNAL = 500, "Something went wrong inside"
+    STOPPING = 503, "The service is stopping and accepts nothing new"
+    INTERNAL = 500, "Something went wrong inside the service"
 
     def __init__(self, status: int, title: str) -> None:
         self.urn = _URN + self.name.lower().replace("_", "-")
@@ -72,21 +72,21 @@ class ProblemType(Enum):
 
 
 _HINTS = {
-    ProblemType.MALFORMED: "Send it with the moiety client of the same version; a proxy may have cut or changed it.",
-    ProblemType.UNSUPPORTED_VERSION: "One of both sides runs an older moiety: upgrade it (docs/upgrading.md).",
+    ProblemType.MALFORMED: "Use the moiety client of the same version. A proxy may have cut or changed the message.",
+    ProblemType.UNSUPPORTED_VERSION: "One side runs an older release of moiety: upgrade it (docs/operations.md).",
     ProblemType.INVALID_INPUT: "Compare it with the shape, type and range in the model's catalogue entry.",
     ProblemType.SEALED_FOR_ANOTHER: (
-        "It was sealed for another party, model or request, or was changed on the way. Read the catalogue again."
+        "It was sealed for another party, model or request, or somebody changed it. Read the catalogue again."
     ),
     ProblemType.KEY_RETIRED: "Read the model's catalogue entry again: it names the current keys.",
     ProblemType.PROVIDER_KEY_RETIRED: (
-        "Take sealing.pub from the provider's folder of secrets to the owner's, as provider.pub; then publish again."
+        "Copy sealing.pub from the provider's secrets folder to the owner's, as provider.pub. Then publish again."
     ),
     ProblemType.UNAUTHORIZED: (
-        "Clients: ask the model owner for a new token. Operators: each link has a credential of its own."
+        "Clients: ask the model owner for a new token. Operators: check that each link uses its own credential."
     ),
     ProblemType.FORBIDDEN: (
-        "Clients: ask the model owner what your token is for. Operators: check which link's credential is used."
+        "Clients: ask the model owner what your token allows. Operators: check which credential the link uses."
     ),
     ProblemType.QUOTA_EXCEEDED: "Wait for the time that Retry-After says, or ask the model owner for a larger quota.",
     ProblemType.NOT_FOUND: "Check the path.",
@@ -95,39 +95,41 @@ _HINTS = {
     ProblemType.UNKNOWN_LEASE: "Open a new lease.",
     ProblemType.REQUEST_CONFLICT: "Use a fresh request id for every prediction.",
     ProblemType.REQUEST_EXPIRED: (
-        "Make a new request. If that is refused too, one of both clocks is wrong: set it, by NTP for example."
+        "Make a new request. If it is refused too, one of the two clocks is wrong: set it, for example by NTP."
     ),
     ProblemType.UPLOAD_CONFLICT: "Publish again: every upload gets a new id.",
     ProblemType.ALREADY_ISSUED: "Ask for the next bundle.",
     ProblemType.ROW_USED: "Nothing was opened. Send the request again.",
-    ProblemType.TOO_LARGE: "Send fewer inputs at a time; the catalogue entry says how many.",
-    ProblemType.REQUEST_TIMEOUT: "Send it again over a quicker link; the connection was closed.",
-    ProblemType.HEADERS_TOO_LARGE: "Send fewer of them; a proxy may have added some.",
-    ProblemType.LENGTH_REQUIRED: "Send a Content-Length; chunked bodies are not taken.",
+    ProblemType.TOO_LARGE: "Send fewer inputs at a time. The catalogue entry gives the limit.",
+    ProblemType.REQUEST_TIMEOUT: "The service closed the connection. Send the request again over a faster link.",
+    ProblemType.HEADERS_TOO_LARGE: "Send fewer or shorter headers. A proxy may have added some.",
+    ProblemType.LENGTH_REQUIRED: "Send a Content-Length. The service does not accept chunked bodies.",
     ProblemType.ENCODING_REFUSED: "Send the body without Content-Encoding: sealed data does not compress.",
-    ProblemType.WRONG_HOST: "Ask it as localhost, or list the name in MOIETY_CLIENT_HOSTS.",
-    ProblemType.CROSS_ORIGIN: "Ask from its own page, or from a program that sends no Origin.",
-    ProblemType.UNTRUSTED: "Ask the model owner for their key, and who changed the catalogue or the answer.",
+    ProblemType.WRONG_HOST: "Use localhost, or list the name in MOIETY_CLIENT_HOSTS.",
+    ProblemType.CROSS_ORIGIN: "Use the sidecar's own page, or a program that sends no Origin header.",
+    ProblemType.UNTRUSTED: (
+        "Compare the key with the model owner's, and tell them: somebody may have changed the catalogue or the answer."
+    ),
     ProblemType.CATALOGUE_UNAVAILABLE: "Start the model owner's server, or ask its owner for a new access file.",
     ProblemType.PARTY_UNAVAILABLE: (
-        "Try again shortly; if it stays so, ask the model owner whether alice and bob are running."
+        "Try again shortly. If that fails, ask the model owner whether alice and bob are running."
     ),
-    ProblemType.PEER_UNAVAILABLE: "The randomness of this run was thrown away. Try again shortly.",
+    ProblemType.PEER_UNAVAILABLE: "The parties discarded the randomness of this run. Try again shortly.",
     ProblemType.PEER_VERSION: (
-        "Their operators bring alice and bob to the same release (docs/upgrading.md). Send the request again after."
+        "Ask the operators to bring alice and bob to the same release (docs/operations.md). Then send it again."
     ),
     ProblemType.OPENINGS_DIFFER: (
-        "Nothing was given out, and the randomness was thrown away. Try again; if it comes again, something "
-        "changes what travels between alice and bob."
+        "The parties gave nothing out and discarded the randomness. Try again. If it happens again, something "
+        "changes the traffic between alice and bob."
     ),
     ProblemType.PROVIDER_UNAVAILABLE: "Start the crypto provider, or check its address in the party's settings.",
     ProblemType.RANDOMNESS_EXHAUSTED: "Try again shortly: the pool refills from the crypto provider.",
     ProblemType.STATE_UNAVAILABLE: (
-        "Try again shortly; its operator should look whether the database and the store are running."
+        "Try again shortly. The operator should check that the database and the store are running."
     ),
-    ProblemType.DISK_FULL: "Make room there, or have its operator do it; then try again.",
+    ProblemType.DISK_FULL: "Free some space, or ask the operator to do so. Then try again.",
     ProblemType.OVERLOADED: "Try again shortly.",
-    ProblemType.STOPPING: "Try again shortly: another one takes its place, or the same one after a restart.",
+    ProblemType.STOPPING: "Try again shortly: another instance takes over, or this one restarts.",
     ProblemType.INTERNAL: "Look for the request id in the logs of the service.",
 }
 # Problems that pass by themselves after a moment. They carry Retry-After, in seconds.

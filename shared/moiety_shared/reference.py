@@ -1,8 +1,8 @@
 """A plain fixed-point evaluator for a plan. The protocols must give its result, to the last bit.
 
 It holds the secrets in the clear, so only owners and tests use it; an owner learns the expected error before
-publishing. Given the dithers of a private run, it reproduces that run's outputs exactly. That holds for values beyond
-the layers' ranges as well, except for the result of Truncate on such a value.
+publishing. Given the dithers of a private run, and what its waves opened, it reproduces that run's outputs exactly.
+That holds for values beyond the layers' ranges as well, except for the result of Truncate on such a value.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,16 +14,26 @@ from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Comparison, Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, AnyLayer, Plan
-from moiety_shared.protocols import max_pool, one_hot, table, top_k
+from moiety_shared.plan.waves import Waves
+from moiety_shared.protocols import max_pool, one_hot, table, top_k, waves
 from moiety_shared.protocols.product import times
 from moiety_shared.ring import Array, Ring
 
 Dither = Callable[[str, Array], Array]
+Opened = Callable[[str, Array], Array]
+
+_MASK_STEP = 40503  # odd: its multiples modulo 2^q run through all masks
 
 
 def midpoint(shift: int) -> int:
     """The dither that rounds to nearest: the middle of the distribution that real dithers have."""
     return (1 << shift) // 2
+
+
+def some_opened(layer: Waves, t: Array) -> Array:
+    """Stand in for the t^ of a run: t + r, where the masks r run through all that there are, in a fixed order."""
+    masks = np.arange(t.size, dtype=np.int64).reshape(t.shape) * _MASK_STEP
+    return (t + masks) & ((1 << layer.opened_bits) - 1)
 
 
 def truncate(x: Array, shift: int, dither: Array | int) -> Array:
@@ -37,16 +47,18 @@ def run(
     weights: Mapping[str, Array],
     dither: Dither | None = None,
     watch: Callable[[str, Array], None] | None = None,
+    opened: Opened | None = None,
 ) -> Array:
     """Run the plan on encoded inputs x (rows, values of one input and its label) and encoded weights by "layer.weight".
 
     `dither(layer name, x)` returns the dither of each layer that opens a value; without it, the layer rounds to
-    nearest. `watch(wire, value)` sees every wire. Returns the output wire (rows, *shape).
+    nearest. `opened(layer name, t)` returns the t^ that each layer of waves opened; without it, there are some masks.
+    `watch(wire, value)` sees every wire. Returns the output wire (rows, *shape).
     """
     wires = {plan.input.name: x[:, : plan.input.size].reshape(-1, *plan.input.shape), LABELS: x[:, plan.input.size :]}
     for layer in plan.layers:
         read = [wires[name] for name in layer.reads]
-        wires[layer.name] = _layer(plan, layer, read, weights, dither)
+        wires[layer.name] = _layer(plan, layer, read, weights, dither, opened)
         if watch:
             watch(layer.name, wires[layer.name])
         for name in layer.reads:
@@ -55,7 +67,14 @@ def run(
     return wires[plan.output.wire]
 
 
-def _layer(plan: Plan, layer: AnyLayer, x: list[Array], weights: Mapping[str, Array], dither: Dither | None) -> Array:
+def _layer(
+    plan: Plan,
+    layer: AnyLayer,
+    x: list[Array],
+    weights: Mapping[str, Array],
+    dither: Dither | None,
+    opened: Opened | None,
+) -> Array:
     ring = Ring(plan.ring_bits)
     match layer:
         case Open() | Reshare():
@@ -75,6 +94,9 @@ def _layer(plan: Plan, layer: AnyLayer, x: list[Array], weights: Mapping[str, Ar
             given = Ring(plan.wires[layer.input].bits)
             small = Ring(layer.opened_bits)
             t = small.signed(small.wrap(truncate(given.signed(x[0]), layer.shift, u).astype(small.dtype)))
+            if isinstance(layer, Waves):
+                masked = opened(layer.name, t) if opened else some_opened(layer, t)
+                return Ring(layer.word_bits).wrap(waves.reference(layer, t, masked))
             return _function(layer, t, ring)
         case Local():
             return Ring(plan.wires[layer.reads[0]].bits).wrap(layer.apply(*x))
@@ -119,9 +141,11 @@ def _negative(layer: Comparison, v: Array) -> Array:
 
 def _max_pool(layer: MaxPool, t: Array) -> Array:
     """The winner of each window's knock-out. It is the largest value where all differences are in range."""
-    alive = t.reshape(len(t), -1).astype(np.int64)
-    for level in max_pool.knock_out(layer):
-        left, right = alive[:, level.left], alive[:, level.right]
-        winners = np.where(_negative(layer, left - right), right, left)
-        alive = np.concatenate((winners, alive[:, level.rest]), axis=1)
-    return alive.reshape(len(t), *layer.output_shape).astype(t.dtype)
+    values = t.reshape(-1, *layer.shape).astype(np.int64)
+    for axis, taps in layer.stages:
+        alive = max_pool.in_play(values, axis, taps)
+        while alive.shape[1] > 1:
+            left, right, rest = max_pool.paired(alive)
+            alive = max_pool.advanced(np.where(_negative(layer, left - right), right, left), rest)
+        values = alive[:, 0]
+    return values.astype(t.dtype)

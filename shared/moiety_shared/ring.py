@@ -4,21 +4,27 @@ The elements are numpy int16 (k <= 16), int32 (k <= 32) or int64 arrays whose ar
 the machine word is the ring, so `wrap` costs nothing. Other rings keep the canonical representative in 0 .. 2^k - 1.
 
 Elementwise operations use numpy: on the wires of one image an operation takes numpy 0.5 to 2 microseconds and torch 1
-to 6, and on those of 128 images the two are level. Products use torch, whose integer products are by far the quicker.
+to 6, and on those of 128 images the two are level. Products use torch, whose integer products are the quicker ones but
+for few rows of int64 (`_FEW_ROWS`) and for a kernel for each channel (`convolution`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from moiety_shared.convolution import convolve
 from moiety_shared.plan.layers import Conv
 
 Array = npt.NDArray[Any]
 """Ring elements of a `Ring.dtype`, or words of bits; each docstring says which."""
+
+_BLOCK = 1 << 15  # elements of a temporary: few enough that some of them stay in the cache
+_SMALL = 1 << 14  # elements of b: with fewer, a call of torch takes longer than the product of one row does
+_FEW_ROWS = 8  # of int64: for more, torch is the quicker, though it turns the whole of b round first
 
 
 @dataclass(frozen=True)
@@ -56,22 +62,22 @@ class Ring:
 
     def bit(self, x: Array, index: int) -> Array:
         """Bit `index` of every element, 0 or 1."""
-        return (x >> index) & 1
+        bit: Array = x >> index
+        bit &= 1
+        return bit
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Compute a b^T mod 2^k: (n, i) and (o, i) to (n, o). torch is fast with this layout of b."""
+        if len(a) <= _FEW_ROWS if self.bits > 32 else len(a) == 1 and b.size <= _SMALL:
+            return self.wrap(np.einsum("ni,oi->no", a, b))
         return self.wrap((torch.from_numpy(a) @ torch.from_numpy(b).t()).numpy())
 
     def conv(self, layer: Conv, x: Array, weight: Array) -> Array:
         """Convolve mod 2^k: (n, C, H, W) to (n, out, H', W'). The weight has torch's layout."""
-        given, kernel = torch.from_numpy(x), torch.from_numpy(weight)
-        stride, padding = layer.stride, layer.padding
-        if layer.transposed:
-            given, kernel = _spread(layer, given), _turned(layer, kernel)
-            stride, padding = (1, 1), (0, 0)
-        if layer.dilation != (1, 1):  # torch has no such integer convolution: zeros between the taps instead
-            kernel = _apart(kernel, layer.dilation)
-        return self.wrap(torch.nn.functional.conv2d(given, kernel, None, stride, padding, 1, layer.groups).numpy())
+        if layer.kernel == layer.shape[1:] and layer.groups == 1 and not (any(layer.padding) or layer.transposed):
+            kernels = weight.reshape(layer.out_channels, -1)
+            return self.matmul(x.reshape(-1, kernels.shape[1]), kernels).reshape(-1, *layer.output_shape)
+        return self.wrap(convolve(layer, x, weight))
 
     def signed(self, x: Array) -> Array:
         """Read x as two's complement: -2^(k-1) .. 2^(k-1) - 1."""
@@ -81,28 +87,8 @@ class Ring:
         return x - negative
 
 
-def _apart(x: Tensor, steps: tuple[int, int]) -> Tensor:
-    """Put zeros between the elements of the last two axes, so that the elements are `steps` apart."""
-    rows, columns = ((n - 1) * step + 1 for n, step in zip(x.shape[2:], steps, strict=True))
-    spread = x.new_zeros((*x.shape[:2], rows, columns))
-    spread[:, :, :: steps[0], :: steps[1]] = x
-    return spread
-
-
-def _spread(layer: Conv, x: Tensor) -> Tensor:
-    """Return the input over which a transposed convolution is an ordinary one: zeros stand in for its strides, and the
-    padding is turned inside out."""
-    spread = _apart(x, layer.stride)
-    rows, columns = (
-        (d * (k - 1) - p, d * (k - 1) - p + o)
-        for d, k, p, o in zip(layer.dilation, layer.kernel, layer.padding, layer.output_padding, strict=True)
-    )
-    return torch.nn.functional.pad(spread, (*columns, *rows))
-
-
-def _turned(layer: Conv, weight: Tensor) -> Tensor:
-    """Return the kernel for the spread input: (in, out / groups, kh, kw) to (out, in / groups, kh, kw), with each tap
-    mirrored."""
-    inputs, outputs = weight.shape[:2]
-    grouped = weight.reshape(layer.groups, inputs // layer.groups, outputs, *layer.kernel).transpose(1, 2)
-    return grouped.reshape(layer.groups * outputs, inputs // layer.groups, *layer.kernel).flip(2, 3)
+def blocks(values: Array) -> Iterator[slice]:
+    """Yield the columns of (rows, n) in parts whose temporaries stay in the cache."""
+    rows, n = values.shape
+    step = max(_BLOCK // max(rows, 1), 1)
+    return (slice(at, min(at + step, n)) for at in range(0, n, step))

@@ -11,6 +11,8 @@ def printable(text: str, *, lines: bool = False) -> str:
 
     With `lines`, line ends stay.
     """
+    if text.isascii() and text.isprintable():  # nearly every name is
+        return text
     kept = "\n" if lines else ""
     return "".join(
         c if c in kept or unicodedata.category(c) not in _OBEYED else c.encode("unicode_escape").decode() for c in text

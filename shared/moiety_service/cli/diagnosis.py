@@ -3,6 +3,7 @@
 Each role describes itself in a `Patient`. This module has the checks that all roles share. They change nothing.
 """
 
+import errno
 import shutil
 import socket
 import sys
@@ -87,7 +88,7 @@ def machine(extras: set[str]) -> Iterator[Finding]:
                 missing.append(f"{need.name} is missing")
                 continue
             if not need.specifier.contains(has, prereleases=True):
-                missing.append(f"{need.name} {has}, and {need.specifier} is needed")
+                missing.append(f"{need.name} is {has}, but {need.specifier} is needed")
     own = f"moiety {metadata.version('moiety')}, interface {API_VERSION}"
     if missing:
         install = f"pip install 'moiety[{','.join(sorted(extras))}]'"
@@ -101,7 +102,7 @@ def _python() -> Iterator[Finding]:
     if Requirement(f"python{needed}").specifier.contains(has):
         yield Finding("", "python", "ok", has)
     else:
-        yield Finding("", "python", "wrong", f"{has}, and {needed} is needed", "install a newer Python")
+        yield Finding("", "python", "wrong", f"{has}, but {needed} is needed", "install a newer Python")
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
@@ -117,7 +118,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     if keys is not None:
         try:
             identity = Identity.load(keys, role)
-            yield Finding(role, "keys", "ok", f"complete in {keys}, closed to others")
+            yield Finding(role, "keys", "ok", f"complete in {keys}, closed to other users")
             yield from _certificates(role, identity)
         except BadIdentity as error:
             said, _, fix = str(error).partition(": ")
@@ -142,7 +143,7 @@ def _certificates(role: str, identity: Identity) -> Iterator[Finding]:
     for path in (identity.folder / "tls" / "cert.pem", identity.ca_file):
         if path is None:
             continue
-        fix = f"moiety keys renew {role}, and restart it" if path.name == "cert.pem" else "moiety keys init, anew"
+        fix = f"moiety keys renew {role}, and restart it" if path.name == "cert.pem" else "run moiety keys init again"
         yield certificate(role, path.name, path.read_bytes(), fix)
 
 
@@ -151,7 +152,7 @@ def certificate(role: str, name: str, pem: bytes, fix: str) -> Finding:
     try:
         until = min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(pem))
     except ValueError:
-        return Finding(role, "certificate", "wrong", f"{name} is no certificate in PEM form", fix)
+        return Finding(role, "certificate", "wrong", f"{name} is not a certificate in PEM form", fix)
     left = (until - datetime.now(UTC)).total_seconds() / 86400
     text = f"{name} is valid until {until:%Y-%m-%d}" if left > 0 else f"{name} expired on {until:%Y-%m-%d}"
     if left > _DAYS:
@@ -170,21 +171,28 @@ def _disk(role: str, folder: Path) -> Iterator[Finding]:
 
 
 def _own_url(settings: ServiceSettings) -> str:
+    """The URL by which this machine reaches the role: its HOST, or loopback where that stands for all addresses."""
     scheme = "https" if getattr(settings, "transport", "plain") == "tls" else "http"
-    return f"{scheme}://127.0.0.1:{settings.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _port(here: Service, settings: ServiceSettings) -> Iterator[Finding]:
     """Check that the role itself listens on its port, or that the port is free."""
     where, check = f"{settings.host}:{settings.port}", "port"
-    with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with closing(socket.socket(family)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((settings.host, settings.port))
-            yield Finding(here.name, check, "ok", f"{where} is free; {here.name} does not run here")
+        yield Finding(here.name, check, "ok", f"{where} is free; {here.name} does not run here")
+        return
+    except OSError as error:
+        refused = error.strerror or type(error).__name__
+        if error.errno != errno.EADDRINUSE:
+            fix = "set HOST to an address of this machine, and PORT to one that you may use"
+            yield Finding(here.name, check, "wrong", f"cannot listen on {where}: {refused}", fix)
             return
-        except OSError as error:
-            refused = error.strerror or type(error).__name__
     try:
         with clients.client(here.url, timeout=_SECONDS, ca=here.ca) as client:
             title = _info(client.get("/openapi.json")).get("title")
@@ -194,7 +202,7 @@ def _port(here: Service, settings: ServiceSettings) -> Iterator[Finding]:
         yield Finding(here.name, check, "ok", f"{here.name} runs at {where}")
     else:
         who = f"{title} runs there" if title else refused
-        yield Finding(here.name, check, "wrong", f"{where} is not to be had: {who}", "end that, or set another PORT")
+        yield Finding(here.name, check, "wrong", f"cannot listen on {where}: {who}", "stop it, or set another PORT")
 
 
 def reach(role: str, service: Service) -> Iterator[Finding]:
@@ -208,7 +216,7 @@ def reach(role: str, service: Service) -> Iterator[Finding]:
             info = _info(clients.check(answer))
             ready = client.get("/health/ready")
     except httpx.HTTPError as error:
-        yield Finding(role, check, "wrong", f"no answer at {service.url} ({_said(error)})", _fix(service, error))
+        yield Finding(role, check, "wrong", f"{service.url} does not answer ({_said(error)})", _fix(service, error))
         return
     except Problem:
         info = {}
@@ -241,12 +249,12 @@ def _clock(role: str, service: Service, date: str | None, now: float) -> Finding
     try:
         off = now - parsedate_to_datetime(date or "").timestamp() - 0.5  # the header has whole seconds, rounded down
     except ValueError:
-        return Finding(role, check, "warning", f"{service.name} does not say its time", "look for a proxy between")
+        return Finding(role, check, "warning", f"{service.name} does not send its time", "look for a proxy between")
     if abs(off) <= _SKEW_SECONDS:
-        return Finding(role, check, "ok", "the same as ours, give or take a second or two")
+        return Finding(role, check, "ok", "the same as ours, to a second or two")
     which = "ahead of" if off > 0 else "behind"
-    found = f"our clock is {abs(off):.0f} s {which} the one of {service.name}"
-    return Finding(role, check, "wrong", found, "let both machines take their time from NTP: tokens expire by it")
+    found = f"our clock is {abs(off):.0f} s {which} that of {service.name}"
+    return Finding(role, check, "wrong", found, "set both clocks by NTP, because tokens expire by them")
 
 
 def _said(error: httpx.HTTPError) -> str:
@@ -257,4 +265,4 @@ def _said(error: httpx.HTTPError) -> str:
 def _fix(service: Service, error: httpx.HTTPError) -> str:
     if "CERTIFICATE" not in str(error).upper():
         return f"start it with `{service.start}`, or fix {service.setting}"
-    return f"`moiety keys renew {service.name} --host NAME` with the name we call it by; both need the same CA"
+    return f"`moiety keys renew {service.name} --host NAME` with the name by which we call it; both need the same CA"

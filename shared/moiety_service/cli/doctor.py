@@ -23,8 +23,9 @@ def doctor(
     role: Annotated[
         list[str] | None,
         typer.Argument(
-            help="alice, bob, crypto_provider, server (the owner) or client. Default: those whose secrets are here; "
-            "where all roles' are, the owner and the client: one environment holds the settings of one party."
+            help="alice, bob, crypto_provider, server (the owner) or client. Default: the roles whose secrets are "
+            "here. With the secrets of all roles: the owner and the client, as one environment has one party's "
+            "settings."
         ),
     ] = None,
     as_json: Json = False,
@@ -46,7 +47,7 @@ def doctor(
     patients = {patient.role: patient for patient in _patients()}
     unknown = [name for name in role or () if name not in patients]
     if unknown:
-        raise typer.BadParameter(f"here are {', '.join(patients)}", param_hint="ROLE")
+        raise typer.BadParameter(f"choose from {', '.join(patients)}", param_hint="ROLE")
     chosen = [patients[name] for name in role] if role else _here(list(patients.values()))
     findings: list[Finding] = []
     for part in (machine({patient.extra for patient in chosen}), *map(examine, chosen)):
@@ -60,10 +61,10 @@ def doctor(
             line(asdict(findings[-1]))
     if not as_json:
         rows = [(Text(*_SIGNS[f.status]), f.role, f.check, Text(f.found) + to_fix(f)) for f in findings]
-        table(("", "role", "looked at", "found"), rows)
+        table(("", "role", "check", "found"), rows)
     wrong = sum(finding.status == "wrong" for finding in findings)
     if wrong:
-        raise ended(Exit.FAILED, f"{wrong} of {len(findings)} things are wrong")
+        raise ended(Exit.FAILED, f"{wrong} of {len(findings)} checks failed")
 
 
 def _patients() -> list["Patient"]:
@@ -89,4 +90,4 @@ def _nobody() -> "Finding":
     from moiety_service.cli.diagnosis import Finding
 
     fix = "clients: ask the owner for an access file, name it in MOIETY_CLIENT_ACCESS_FILE; operators: moiety keys init"
-    return Finding("", "roles", "wrong", "no role's secrets and no access file are here", fix)
+    return Finding("", "roles", "wrong", "neither a role's secrets nor an access file is here", fix)

@@ -9,7 +9,7 @@ import typer
 from moiety_service.cli.terminal import Exit, Json, ended, example, lines
 from moiety_service.startup import refusing
 
-Root = Annotated[Path, typer.Option(help="The folder with a subfolder for the CA and for each role.")]
+Root = Annotated[Path, typer.Option(help="Folder with a subfolder for the CA and one for each role.")]
 _ROOT = Path(".moiety/keys")
 _ROLES = "alice, bob, crypto_provider or server"
 
@@ -36,10 +36,10 @@ def init(
     root: Root = _ROOT,
     host: Annotated[
         list[str] | None,
-        typer.Option(help="ROLE=NAME: a name or address by which others call that role; may be given often."),
+        typer.Option(help="ROLE=NAME: a host name or address by which others call that role. Repeat it for more."),
     ] = None,
     if_missing: Annotated[
-        bool, typer.Option("--if-missing", help="Where there are keys already, add what folders of moiety 0.1 lack.")
+        bool, typer.Option("--if-missing", help="If there are keys already, add what a folder of moiety 0.1 lacks.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -70,7 +70,7 @@ def init(
 def renew(
     role: Annotated[str, typer.Argument(help=f"{_ROLES}.")],
     root: Root = _ROOT,
-    host: Annotated[list[str] | None, typer.Option(help="A name or address by which others call it.")] = None,
+    host: Annotated[list[str] | None, typer.Option(help="Host name or address by which others call the role.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a new TLS key and certificate for a role, signed by the deployment's CA. Restart the role to use it.
@@ -89,10 +89,14 @@ def renew(
 
 def rotate(
     folder: Annotated[Path, typer.Argument(help="The secrets folder of alice, bob, the crypto provider or the owner.")],
-    keep: Annotated[float, typer.Option(min=0, help="Days that envelopes to the old key are still opened.")] = 7.0,
+    keep: Annotated[
+        float, typer.Option(min=0, help="Days for which the role still opens envelopes to its old key.")
+    ] = 7.0,
     owner: Annotated[
         Path | None,
-        typer.Option(help="The crypto provider's alone: the owner's secrets folder, if it is here, gets the key too."),
+        typer.Option(
+            help="For the crypto provider only: the owner's secrets folder, if it is here. It gets the new key too."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -111,7 +115,7 @@ def rotate(
 
     role = (folder / "role").read_text().strip() if (folder / "role").is_file() else ""
     if role not in SEALING:
-        raise ended(Exit.USAGE, f"{folder} is no secrets folder: name that of alice, bob, the provider or the owner")
+        raise ended(Exit.USAGE, f"{folder} is not a secrets folder: name that of alice, bob, the provider or the owner")
     if owner is not None and role != "crypto_provider":
         raise typer.BadParameter("only the crypto provider's key goes to the owner's folder", param_hint="--owner")
     with refusing():
@@ -125,9 +129,9 @@ def rotate(
 
 
 def client(
-    file: Annotated[Path, typer.Argument(help="The private key to write, mode 0600; beside it, its .pub.")] = Path(
-        "client.pem"
-    ),
+    file: Annotated[
+        Path, typer.Argument(help="File for the private key, with mode 0600. The public key goes beside it, as .pub.")
+    ] = Path("client.pem"),
     as_json: Json = False,
 ) -> None:
     """Make a client's own key: send the .pub file to the model's owner, and keep the other file to yourself.
@@ -139,7 +143,7 @@ def client(
 
     public = file.with_suffix(".pub")
     if public == file or file.exists() or public.exists():
-        raise ended(Exit.USAGE, f"{file} or {public} is there already: a key is made once, name another file")
+        raise ended(Exit.USAGE, f"{file} or {public} exists already: name another file")
     try:
         keys.client(file, public)
     except OSError as error:

@@ -80,7 +80,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or "." in error.name:
             raise
-        say(f"this needs {error.name}, which is not installed here: pip install 'moiety[all]' brings all that is")
+        say(f"this command needs {error.name}, which is not installed: pip install 'moiety[all]'")
         sys.exit(Exit.USAGE)
 
 

@@ -33,10 +33,11 @@ class Exit(IntEnum):
         made._value_, made.meaning = code, meaning
         return made
 
-    OK = 0, "It is done."
-    FAILED = 1, "It failed, or was refused; the last line on stderr says why and what to do."
-    USAGE = 2, "The command, a setting, a file or an input is wrong: fix that first."
-    UNAVAILABLE = 3, "Somebody does not answer, or not now. The same command may be given again."
+    OK = 0, "The command succeeded."
+    FAILED = 1, "The command failed or was refused. The last line on stderr says why, and what to do."
+    USAGE = 2, "The command, a setting, a file or an input is wrong. Correct it first."
+    UNAVAILABLE = 3, "A service does not answer, or cannot now. Run the same command again later."
+    INACCURATE = 4, "The plan's answers differ too much from the model's. stderr names the layer that costs most."
     INTERRUPTED = 130, "Ctrl-C."
 
 

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import httpx
 
+from moiety_service.http.network import LoopNetwork
 from moiety_shared.problems import PROBLEM_JSON, Problem
 
 DEFAULT_TIMEOUT = 10.0
 # Room for a whole batch: the sender hands it over at once, and need not wake up for every part that the peer reads.
 SOCKET_BUFFER = (socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 _MOST_DIGITS = 18
+_CONNECTIONS, _IDLE_CONNECTIONS, _IDLE_SECONDS = 100, 20, 5.0  # httpx's own; httpcore would open 10 at once
 _OPTIONS = [SOCKET_BUFFER, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 
 
@@ -46,6 +49,29 @@ def async_client(
     return httpx.AsyncClient(
         base_url=base_url, headers=_headers(credential), timeout=timeout, transport=transport, trust_env=False
     )
+
+
+def asyncio_client(
+    base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT, ca: Path | str | None = None
+) -> httpx.AsyncClient:
+    """What `async_client` makes, for asyncio's event loops only: a long answer takes it half of the time."""
+    return httpx.AsyncClient(
+        base_url=base_url, headers=_headers(credential), timeout=timeout, transport=_Transport(ca), trust_env=False
+    )
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    """httpx's own has no parameter for the network."""
+
+    def __init__(self, ca: Path | str | None) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls_context(ca),
+            max_connections=_CONNECTIONS,
+            max_keepalive_connections=_IDLE_CONNECTIONS,
+            keepalive_expiry=_IDLE_SECONDS,
+            network_backend=LoopNetwork(),
+            socket_options=_OPTIONS,
+        )
 
 
 def _headers(credential: str) -> Mapping[str, str]:

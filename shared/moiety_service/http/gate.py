@@ -62,10 +62,7 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 class Gate:
     """Gives each request its id, refuses bodies before it reads them, and logs what happened."""
 
-    def __init__(
-        self, app: ASGIApp, body_limit: BodyLimit, guard: Guard, link: Link, metrics: Metrics, tracer: Tracer
-    ) -> None:
-        self.app = app
+    def __init__(self, body_limit: BodyLimit, guard: Guard, link: Link, metrics: Metrics, tracer: Tracer) -> None:
         self._body_limit = body_limit
         self._guard = guard
         self._link = link
@@ -76,16 +73,21 @@ class Gate:
         self._reading = 0  # requests whose body still arrives, or whom the guard has not admitted yet
         self._held: Counter[int] = Counter()  # bytes of bodies in memory, by the limit of their paths
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        tracer = tracing.NOBODY if scope["path"].startswith(_HEALTH) else self._tracer
-        span = tracing.begin(tracer, "HTTP", tracing.read(Headers(scope=scope).get(tracing.HEADER)))
-        with tracing.doing(span):
-            await self._answer(scope, receive, send, span)
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The app behind this gate. All apps behind one gate share what it counts and limits."""
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
+        async def gated(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            tracer = tracing.NOBODY if scope["path"].startswith(_HEALTH) else self._tracer
+            span = tracing.begin(tracer, "HTTP", tracing.read(Headers(scope=scope).get(tracing.HEADER)))
+            with tracing.doing(span):
+                await self._answer(app, scope, receive, send, span)
+
+        return gated
+
+    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
         request_id = tracing.request_id(span.get_span_context())
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -105,7 +107,7 @@ class Gate:
         try:
             self._admit(scope)
             body = await self._body(scope, receive)
-            await self.app(scope, body, answer)
+            await app(scope, body, answer)
         except Problem as problem:
             state["problem"] = problem.kind.name
             if status == 0:
@@ -163,15 +165,17 @@ class Gate:
 
     async def _body(self, scope: Scope, receive: Receive) -> "_Body":
         """The `receive` from which the app reads the body. Raises a Problem for a body that is refused unread."""
-        headers = Headers(scope=scope)
-        if any(value.strip().lower() != "identity" for value in headers.getlist("content-encoding")):
-            raise Problem(ProblemType.ENCODING_REFUSED)
-        if "transfer-encoding" in headers:
-            raise Problem(ProblemType.LENGTH_REQUIRED)
-        lengths = headers.getlist("content-length") or ["0"]
-        length = whole_number(lengths[0]) if len(lengths) == 1 else None
+        lengths = list[bytes]()
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                lengths.append(value)
+            elif name == b"content-encoding" and value.strip().lower() != b"identity":
+                raise Problem(ProblemType.ENCODING_REFUSED)
+            elif name == b"transfer-encoding":
+                raise Problem(ProblemType.LENGTH_REQUIRED)
+        length = whole_number((lengths or [b"0"])[0].decode("latin-1")) if len(lengths) < 2 else None
         if length is None:
-            raise Problem(ProblemType.MALFORMED, "Content-Length is one whole number")
+            raise Problem(ProblemType.MALFORMED, "Content-Length must be one whole number")
         limit = self._body_limit(scope["path"])
         if length > limit:
             raise Problem(ProblemType.TOO_LARGE, f"at most {limit} bytes")
@@ -209,7 +213,7 @@ class Gate:
         if message["type"] == "http.request":
             self._hold(body, len(message.get("body", b"")))
             if body.held > body.length:
-                raise Problem(ProblemType.MALFORMED, "the body is longer than was announced")
+                raise Problem(ProblemType.MALFORMED, "the body is longer than its Content-Length")
             body.complete = not message.get("more_body", False)
             if body.complete:
                 self._admit(body.scope)

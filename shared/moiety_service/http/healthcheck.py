@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def healthcheck(
     url: Annotated[str, typer.Argument(help="The service's own address, such as https://localhost:7701.")],
     ca: Annotated[Path | None, typer.Option(help="The CA to trust: tls/ca.pem in the role's secrets folder.")] = None,
-    path: Annotated[str, typer.Option(help="What to ask; /health/live for whether it answers at all.")] = (
+    path: Annotated[str, typer.Option(help="Path to ask. /health/live checks only that the service answers.")] = (
         "/health/ready"
     ),
 ) -> None:
@@ -33,7 +33,7 @@ def healthcheck(
     try:
         status, said = _ask(url, ca, path)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ended(Exit.FAILED, f"{url} gives no answer ({type(error).__name__})") from None
+        raise ended(Exit.FAILED, f"{url} does not answer ({type(error).__name__})") from None
     if status != http.client.OK:
         raise ended(Exit.FAILED, f"{url}{path} answers {status}: {said}")
 

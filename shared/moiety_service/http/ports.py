@@ -31,10 +31,10 @@ def refused(host: str, port: int, fix: str, error: OSError) -> StartRefused:
     """Why this process cannot have an address, and what to do."""
     if error.errno == errno.EADDRINUSE:
         who = processes.of_port(port)
-        return StartRefused(f"port {port} of {host} is in use{f' by {who}' if who else ''}: end that, or {fix}")
+        return StartRefused(f"port {port} of {host} is in use{f' by {who}' if who else ''}: stop it, or {fix}")
     if error.errno == errno.EACCES:
-        return StartRefused(f"port {port} is not for this user, as those below 1024 are not: {fix}")
-    return StartRefused(f"{host}:{port} is no address to listen on ({error.strerror}): {fix}")
+        return StartRefused(f"port {port} is below 1024, and this user may not listen there: {fix}")
+    return StartRefused(f"{host}:{port} is not an address that this machine can listen on ({error.strerror}): {fix}")
 
 
 @contextmanager

@@ -3,10 +3,13 @@
 `reason` is the text of a StartRefused, which moiety itself wrote: it says what to do, and never quotes a secret.
 """
 
+import json
 import logging
 import sys
 import traceback
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import structlog
@@ -41,6 +44,14 @@ ALLOWED = frozenset(
 )
 
 
+_ENCODER = json.JSONEncoder(default=repr)
+
+
+def _json(fields: MutableMapping[str, Any], **_options: Any) -> str:
+    """One line. json.dumps would make an encoder for each."""
+    return _ENCODER.encode(fields)
+
+
 class _Foreign(logging.Handler):
     """Logs that a library wrote a message: where, and at most the type and place of its exception.
 
@@ -53,33 +64,32 @@ class _Foreign(logging.Handler):
         log().warning("library", where=f"{record.name}:{record.lineno}" + (f" {where(error)}" if error else ""))
 
 
-def _allow(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {name: value for name, value in fields.items() if name in ALLOWED}
-
-
 def configure(role: str, log_format: str, level: str = "info") -> None:
     """Set up logging for this process. The process's command calls this once."""
-    renderer: Any = structlog.dev.ConsoleRenderer() if log_format == "text" else structlog.processors.JSONRenderer()
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer() if log_format == "text" else structlog.processors.JSONRenderer(_json)
+    )
 
-    def add_role(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {**fields, "role": role}
+    def complete(_logger: Any, method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        allowed = {name: value for name, value in fields.items() if name in ALLOWED}
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        return allowed | {"role": role, "level": method, "timestamp": now}
 
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            add_role,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _allow,
+            complete,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    log.cache_clear()  # of what was configured before
     logging.basicConfig(handlers=[_Foreign()], level=logging.WARNING, force=True)
 
 
+@cache
 def log() -> Any:
     """The logger: `log().info("event", rows=3)`. structlog's loggers are untyped by design."""
     return structlog.get_logger()

@@ -56,7 +56,8 @@ def unpack(raw: bytes) -> SpanContext | None:
 
 def fresh() -> SpanContext:
     """A new span context, for work that has none yet."""
-    return SpanContext(int(secrets.token_hex(16), 16), int(secrets.token_hex(8), 16), is_remote=False)
+    drawn = secrets.token_bytes(24)
+    return SpanContext(int.from_bytes(drawn[:16]), int.from_bytes(drawn[16:]), is_remote=False)
 
 
 def header(context: SpanContext) -> dict[str, str]:
@@ -96,33 +97,65 @@ def doing(span: Span) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def part_of(header: str) -> Iterator[None]:
+    """The block is part of the work that a well-formed traceparent names; with another header, of what it was."""
+    parent = read(header)
+    if parent is None:
+        yield
+        return
+    with doing(NonRecordingSpan(parent)):
+        yield
+
+
 async def on_behalf(context: contextvars.Context | None, work: Coroutine[Any, Any, None]) -> None:
     """Run `work` as part of the work under way when `context` was copied; without a context, as part of none."""
     await asyncio.create_task(work, context=context or contextvars.Context())
 
 
 class Timeline:
-    """The phases of one request, one after another.
+    """The phases of one request or of one run, one after another.
 
     Noting a phase costs very little. Counting the phases, and making spans of them, waits until the answer is out.
     """
 
     def __init__(self) -> None:
-        self._began = time.perf_counter_ns()
-        self._phases: list[tuple[str, int]] = []
+        self._began = self._end = time.perf_counter_ns()
+        self._phases: list[tuple[str, int, int]] = []  # name, start, end
+        self._joined: list[Timeline] = []
 
     def passed(self, phase: str) -> None:
         """Note that this phase ends now. It began when the last one ended."""
-        self._phases.append((phase, time.perf_counter_ns()))
+        start, self._end = self._end, time.perf_counter_ns()
+        self._phases.append((phase, start, self._end))
+
+    def join(self, run: "Timeline") -> None:
+        """Show the phases of a run that this request shares with others. The run counts them, once."""
+        self._joined.append(run)
+
+    def count(self, count: Callable[[str, float], object]) -> None:
+        """Give the seconds of each of its own phases to `count`."""
+        for phase, start, end in self._phases:
+            count(phase, (end - start) / 1e9)
 
     def tell(self, tracer: Tracer, parent: SpanContext, count: Callable[[str, float], object]) -> None:
         """Give each phase's seconds to `count`, and make a span under `parent` of each that is long enough."""
-        start, under = self._began, _under(parent)
-        for phase, end in self._phases:
-            count(phase, (end - start) / 1e9)
-            if parent.trace_flags.sampled and end - start >= _LEAST_SPAN:
+        self.count(count)
+        if parent.trace_flags.sampled:
+            for timeline in (self, *self._joined):
+                timeline._tell(tracer, _under(parent))
+
+    def tell_whole(self, tracer: Tracer, name: str, parent: SpanContext | None) -> None:
+        """Make a span under `parent` of all the time so far, and below it one of each phase that is long enough."""
+        if parent is not None and parent.trace_flags.sampled:
+            whole = tracer.start_span(name, _under(parent), kind=SpanKind.SERVER, start_time=_CLOCK + self._began)
+            self._tell(tracer, trace.set_span_in_context(whole, Context()))
+            whole.end(_CLOCK + self._end)
+
+    def _tell(self, tracer: Tracer, under: Context) -> None:
+        for phase, start, end in self._phases:
+            if end - start >= _LEAST_SPAN:
                 tracer.start_span(phase, under, start_time=_CLOCK + start).end(_CLOCK + end)
-            start = end
 
 
 @contextmanager
@@ -143,7 +176,7 @@ def exporting(role: str, endpoint: str = "") -> Iterator[Tracer]:
         from opentelemetry.sdk.trace.id_generator import IdGenerator
         from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
     except ModuleNotFoundError:
-        log().warning("no traces: install moiety[tracing]")
+        log().warning("traces are off: install moiety[tracing]")
         yield NOBODY
         return
 

@@ -36,7 +36,7 @@ _CERTIFICATES = ("tls/cert.pem", "tls/ca.pem")  # public: other users may read t
 SEALING = ("alice", "bob", "crypto_provider", "server")
 """The roles that have sealing keys."""
 SEALING_KEY, PROVIDER_KEY = "sealing.pub", "provider.pub"
-PIN = f"take {SEALING_KEY} from the crypto provider's folder of secrets, where `moiety keys rotate` writes it"
+PIN = f"copy {SEALING_KEY} from the crypto provider's secrets folder, where `moiety keys rotate` writes it"
 STORAGE_KEY_BYTES = 32
 
 
@@ -71,7 +71,7 @@ class Identity:
     def load(cls, folder: Path, role: str) -> "Identity":
         """Load and check a folder. Raises BadIdentity when a secret is missing, weak, shared, or readable by others."""
         if not folder.is_dir():
-            raise BadIdentity(f"{folder} is not there: make it with `moiety keys init`, and name it in the settings")
+            raise BadIdentity(f"{folder} does not exist: make it with `moiety keys init`, and name it in the settings")
         public = {folder / name for name in _CERTIFICATES}
         for path in {folder, *folder.rglob("*")} - public:
             if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -148,12 +148,14 @@ class Identity:
     def _check(self) -> None:
         found = self._read("role").decode().strip()
         if found != self.role:
-            raise BadIdentity(f"{self.folder} holds the secrets of {found}, not of {self.role}: every role has its own")
+            raise BadIdentity(
+                f"{self.folder} holds the secrets of {found}, not of {self.role}: name the folder of {self.role}"
+            )
         links = LINKS[self.role]
         for kind, known in (("present", links.presents), ("expect", links.expects)):
             for path in (self.folder / kind).glob("*"):
                 if path.name not in known:
-                    raise BadIdentity(f"{path} is a secret of another role: it must not be here")
+                    raise BadIdentity(f"{path} is a secret of another role: remove it from here")
         mine = [hashlib.sha256(_strong(self.credential(of), of).encode()).hexdigest() for of in links.presents]
         hashes = [*mine, *self._expected.values()]
         if any(len(h) != hashlib.sha256().digest_size * 2 for h in hashes):

@@ -40,7 +40,9 @@ def init(root: Path, hosts: Mapping[str, Sequence[str]]) -> None:
     `hosts` are the names and addresses by which others call a role, besides the role's own name and this machine.
     """
     if any(path.is_file() for path in root.rglob("*")):
-        raise BadIdentity(f"{root} is not empty: keys are made once; `moiety keys renew` and `rotate` replace some")
+        raise BadIdentity(
+            f"{root} is not empty: name a new folder, or replace keys with `moiety keys renew` and `rotate`"
+        )
     _folder(root)
     _make_ca(root / "ca")
     credentials = {

@@ -65,7 +65,7 @@ class Handshake:
         """Raises Problem MALFORMED or UNSUPPORTED_VERSION."""
         check_magic(raw[:_MAGIC_BYTES], HANDSHAKE, "a handshake")
         if len(raw) != _CONTENT.size:
-            raise Problem(ProblemType.MALFORMED, "a handshake has another length than it should")
+            raise Problem(ProblemType.MALFORMED, "a handshake has the wrong length")
         _, key, time, proof = _CONTENT.unpack(raw)
         return cls(key, time, proof)
 

@@ -49,5 +49,5 @@ def _base64(raw: bytes) -> str:
 def _unbase64(text: str) -> bytes:
     raw = base64.b64decode(text, altchars=b"-_", validate=True)
     if _base64(raw) != text:
-        raise ValueError("not the one spelling of these bytes")
+        raise ValueError("not the canonical encoding of these bytes")
     return raw

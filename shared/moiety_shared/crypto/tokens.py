@@ -55,13 +55,16 @@ class Grant(Public):
         if now >= self.expires:
             raise Problem(ProblemType.UNAUTHORIZED, "the token has expired")
 
-    def check(self, model: str, output: OutputKind, now: float) -> None:
-        """Raises Problem UNAUTHORIZED when the token has expired, FORBIDDEN for a model or an output that it does not
-        allow."""
+    def check(self, model: str, output: OutputKind | Literal["decision"], now: float) -> None:
+        """Check what is asked. A token that allows labels allows decisions, which say no more.
+
+        Raises Problem UNAUTHORIZED when the token has expired, FORBIDDEN for a model or an output that it does not
+        allow.
+        """
         self.check_time(now)
         if EVERY_MODEL not in self.models and model not in self.models:
             raise Problem(ProblemType.FORBIDDEN, "the token is not for this model")
-        if output not in self.outputs:
+        if ("labels" if output == "decision" else output) not in self.outputs:
             raise Problem(ProblemType.FORBIDDEN, f"the token is not for models that give out {output}")
 
 
@@ -85,7 +88,7 @@ def verify(token: str | None, owner_key: str) -> Grant:
     this."""
     if token is None:
         raise Problem(ProblemType.UNAUTHORIZED, "this model is for holders of its owner's tokens")
-    if len(token) > MAX_TOKEN_BYTES:
+    if len(token) > MAX_TOKEN_BYTES or not token.isascii():  # base64's reader skips what is not of its alphabet
         raise Problem(ProblemType.UNAUTHORIZED, "this is not a token")
     key: Ed25519PublicKey = key_from_text(owner_key)
     try:
@@ -106,7 +109,7 @@ def verify(token: str | None, owner_key: str) -> Grant:
             key=_confirmed(claims),
         )
     except (jwt.InvalidTokenError, ValidationError, RecursionError):
-        raise Problem(ProblemType.UNAUTHORIZED, "the token is not one of this model's owner") from None
+        raise Problem(ProblemType.UNAUTHORIZED, "the token is not from this model's owner") from None
 
 
 def _confirmed(claims: dict[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """What the model owner signs (Ed25519): the catalogue entry and the manifest of an upload. The entry is all that a
 client must know of a model. The manifest tells each party what it got and whom to serve."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -10,9 +11,10 @@ from moiety_shared.crypto import signing
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.formats import Document
-from moiety_shared.messages.canary import MOST, Canary
+from moiety_shared.messages.canary import MOST, Canary, places
+from moiety_shared.messages.table import Tabular
 from moiety_shared.plan.layers import Name, Public
-from moiety_shared.plan.plan import Plan
+from moiety_shared.plan.plan import InputPart, OutputPart, Plan
 
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -23,6 +25,7 @@ Access = Literal["token", "open"]
 """Who may call the model: holders of the owner's tokens, or everybody."""
 
 
+Polarity = Literal["light-on-dark", "dark-on-light"]
 _SHOWN = 12
 
 
@@ -30,6 +33,7 @@ class Preprocessing(Public):
     """How a picture becomes the model's input, in the steps of torchvision's transforms. The client makes it grey or
     RGB, resizes it, cuts out its middle, scales it to 0..1, subtracts the mean, and divides by std."""
 
+    kind: Literal["picture"] = "picture"
     channels: Literal[1, 3]
     size: tuple[Side, Side] = Field(description="height, width")
     mean: tuple[float, ...]
@@ -38,6 +42,9 @@ class Preprocessing(Public):
         None, description="the shorter side, before the middle is cut out; without it, the whole picture becomes `size`"
     )
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    polarity: Polarity | None = Field(
+        None, description="of grey pictures that the model was trained on; the client inverts those of the other one"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -45,6 +52,8 @@ class Preprocessing(Public):
             raise ValueError("there is one mean and one std for each channel")
         if self.resize is not None and self.resize < max(self.size):
             raise ValueError("a picture must not be resized to less than is cut out of it")
+        if self.polarity is not None and self.channels != 1:
+            raise ValueError("grey pictures alone have a polarity")
         return self
 
 
@@ -70,15 +79,15 @@ class Entry(Document):
     and no longer.
     """
 
-    FORMAT, WHAT = 2, "a catalogue entry"
-    format: Literal[2] = 2
+    FORMAT, WHAT = 3, "a catalogue entry"
+    format: Literal[3] = 3
     name: Name
     version: int = Field(ge=1)
     upload_id: Hex16
     plan: Plan
     parties: tuple[PartyEndpoint, PartyEndpoint] = Field(description="alice, the leader, to whom requests go; then bob")
     max_rows: int = Field(ge=1, description="inputs in one request at most")
-    preprocessing: Preprocessing | None = None
+    preprocessing: Annotated[Preprocessing | Tabular, Field(discriminator="kind")] | None = None
     classes: tuple[str, ...] = ()
     description: str = ""
     access: Access = "token"
@@ -94,6 +103,31 @@ class Entry(Document):
             raise ValueError("an entry expires after it was issued")
         return self
 
+    @model_validator(mode="after")
+    def _prepares_what_the_plan_takes(self) -> Self:
+        how = self.preprocessing
+        if how is not None and (how.size if isinstance(how, Tabular) else how.channels * math.prod(how.size)) != (
+            self.plan.input.size
+        ):
+            raise ValueError("the preprocessing does not make the plan's input")
+        return self
+
+    @model_validator(mode="after")
+    def _has_canaries_that_fit(self) -> Self:
+        """Raises ValueError unless each canary tells what an answer of this plan can be compared with."""
+        output = self.plan.output
+        told = len(places(output.size)) if output.kind == "logits" else 0
+        for canary in self.canaries:
+            labelled = canary.label is not None and canary.label < (output.classes or 0)
+            if len(canary.outputs) != told or labelled == (output.task == "values"):
+                raise ValueError("a canary's answer is none that the plan gives")
+        return self
+
+    @property
+    def table(self) -> Tabular | None:
+        """The columns of a model that takes rows of a table, else None."""
+        return self.preprocessing if isinstance(self.preprocessing, Tabular) else None
+
     def is_due(self, now: float) -> bool:
         """Whether half of its time is over. Whoever holds the signing key then signs the entry anew."""
         return now >= (self.issued + self.expires) / 2
@@ -107,15 +141,30 @@ class Entry(Document):
         plan, how = self.plan, self.preprocessing
         shape = " x ".join(map(str, plan.input.shape))
         takes = f"inputs of shape {shape}, from {plan.input.low:.4g} to {plan.input.high:.4g}"
-        if how is not None:
+        if plan.input.parts:
+            ranged = [f"{_sized(part)} from {part.low:.4g} to {part.high:.4g}" for part in plan.input.parts]
+            takes = f"the inputs {', '.join(ranged[:_SHOWN])}"
+        elif isinstance(how, Tabular):
+            names = [column.name for column in how.columns]
+            more_columns = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
+            takes = f"rows of the columns {', '.join(names[:_SHOWN])}{more_columns}"
+        elif how is not None:
             size = " x ".join(map(str, how.size))
             cut = f", resized to {how.resize} and cut to {size}" if how.resize else f", resized to {size}"
-            takes = f"pictures, {'RGB' if how.channels == 3 else 'grey'}{cut}; or {takes}"
+            seen = f" {how.polarity.replace('-', ' ')}" if how.polarity else ""
+            takes = f"pictures, {'RGB' if how.channels == 3 else 'grey'}{seen}{cut}; or {takes}"
         more = f", ... ({len(self.classes)} in all)"
         gives = {
-            "logits": f"{plan.output.size} outputs for each input",
+            "logits": {
+                "classes": f"{plan.output.size} outputs for each input, one for each class",
+                "binary": "one output for each input, which tells two classes apart",
+                "values": f"the outputs {', '.join(map(_sized, plan.output.parts))}"
+                if plan.output.parts
+                else f"{plan.output.size} values for each input",
+            }[plan.output.task],
             "labels": f"of each input the {plan.output.top} likeliest labels, in order, and nothing else",
-            "count": "one count for all inputs together, and nothing of each",
+            "decision": "of each input which of two classes it is, and nothing else",
+            "count": "one count for all inputs together, and nothing about each",
         }[plan.output.kind]
         return {
             "name": self.name,
@@ -130,6 +179,10 @@ class Entry(Document):
             "canaries": f"{len(self.canaries)} inputs whose answers are known" if self.canaries else "none",
             "parties": ", ".join(f"{party.name} at {party.url}" for party in self.parties),
         }
+
+
+def _sized(part: InputPart | OutputPart) -> str:
+    return f"{part.name} ({' x '.join(map(str, part.shape)) or 'a number'})"
 
 
 class SignedEntry(Public):

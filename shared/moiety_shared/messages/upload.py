@@ -62,7 +62,7 @@ class Keys(NamedTuple):
     def unpack(cls, raw: bytes) -> "Keys":
         """Raises Problem MALFORMED for another length."""
         if len(raw) != SEED_BYTES + NONCE_BYTES + CHUNK_KEY_BYTES:
-            raise malformed("what is sealed in an upload has another length")
+            raise malformed("the sealed part of an upload has the wrong length")
         return cls(raw[:SEED_BYTES], raw[SEED_BYTES:-CHUNK_KEY_BYTES], raw[-CHUNK_KEY_BYTES:])
 
 
@@ -180,7 +180,7 @@ class Head:
         magic, manifest, plan = _HEADER.unpack_from(header)
         check_magic(magic, UPLOAD, "a model upload")
         if manifest > _MANIFEST_BYTES or plan > _PLAN_BYTES:
-            raise malformed("the manifest or the plan is larger than it may be")
+            raise malformed("the manifest or the plan is larger than allowed")
         return int(manifest) + int(plan) + _DEALER_ENVELOPE + _OWN_ENVELOPE
 
     @classmethod
@@ -201,7 +201,7 @@ class Head:
         if (signed.model_dump_json().encode(), plan.canonical()) != texts:
             raise malformed("the manifest or the plan is not in its canonical form")
         if manifest.plan_digest != plan.digest.hex():
-            raise malformed("the manifest is of another plan")
+            raise malformed("the manifest belongs to another plan")
         rest = bytes(raw[ends[1] :])
         return cls(signed, plan, rest[:_DEALER_ENVELOPE], rest[_DEALER_ENVELOPE:])
 
@@ -227,7 +227,7 @@ class Arrival:
         """Raises Problem MALFORMED when the seed is not the one that the owner signed for."""
         manifest = head.manifest
         if not hmac.compare_digest(seed_digest(keys.seed), manifest.seed_digest):
-            raise malformed("the seed is not that of the manifest")
+            raise malformed("the seed does not match the manifest")
         self._manifest, self._plan, self._seed = manifest, head.plan, keys.seed
         self._digest = _hash(manifest.upload_id, head.plan, keys.nonce)
         self._chunks, self._tensors = Chunks(keys.key), Tensors(head.plan)
@@ -242,7 +242,7 @@ class Arrival:
     def finish(self) -> Upload:
         """Return the upload after the last chunk. Raises Problem MALFORMED unless it is what the owner signed."""
         if not hmac.compare_digest(self._digest.hexdigest(), self._manifest.weights_digest):
-            raise malformed("the weights are not those of the manifest")
+            raise malformed("the weights do not match the manifest")
         return Upload(self._manifest, self._plan, self._seed, self._tensors.done())
 
 
@@ -262,7 +262,7 @@ class Tensors:
     def done(self) -> dict[str, Array]:
         """Return views by "layer.weight". Raises ValueError when some are missing."""
         if self._at != self._bytes.size:
-            raise ValueError("the tensors are not complete")
+            raise ValueError("the tensors are incomplete")
         tensors, at = {}, 0
         for name, shape in self._plan.weights():
             tensors[name] = self._flat[at : at + math.prod(shape)].reshape(shape)
@@ -298,7 +298,7 @@ def seed_digest(seed: bytes) -> str:
 def open_seeds(opened: bytes) -> tuple[bytes, bytes]:
     """Split the content of the dealer's envelope into both seeds. Raises Problem MALFORMED for another length."""
     if len(opened) != 2 * SEED_BYTES:
-        raise Problem(ProblemType.MALFORMED, "what is sealed for the provider has another length")
+        raise Problem(ProblemType.MALFORMED, "the part sealed for the provider has the wrong length")
     return opened[:SEED_BYTES], opened[SEED_BYTES:]
 
 

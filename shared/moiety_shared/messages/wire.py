@@ -5,8 +5,10 @@ refuses whatever is not exactly well formed with Problem MALFORMED.
 """
 
 import hashlib
+import json
 import secrets
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
@@ -25,7 +27,9 @@ _REQUEST = struct.Struct("<4s16s32s16s32sQIII")  # magic, upload, plan, request,
 _RESULT = struct.Struct("<4s16sII")  # magic, request, two lengths
 _SECRET = struct.Struct("<4s16s32sIB")  # magic, request, result key, rows, recipients
 _COUNT = struct.Struct("<4s16s32s16s32sQI")  # magic, upload, plan, request, digest, time, length of the first
-_START = struct.Struct("<16sQH25s")  # lease, first row, length of the client's token, trace context
+_START = struct.Struct("<16sQH")  # lease, first row, how many requests
+_ASKED = struct.Struct("<HI25s")  # lengths of the client's token and of the request, trace context
+_OUTCOME = struct.Struct("<BI")  # 1 for a problem and 0 for a content, length
 _FRAME = struct.Struct("<BBHI")  # kind, zero, opening number, payload length
 
 
@@ -155,7 +159,7 @@ class Request:
             raise malformed("the request is shorter than its header")
         _, upload, plan, request, digest, time, rows, first, second = _REQUEST.unpack_from(body)
         if len(body) != _REQUEST.size + first + second:
-            raise malformed("the request's length is not what its header says")
+            raise malformed("the request's length does not match its header")
         view = memoryview(body)[_REQUEST.size :]
         return cls(Binding(plan, upload, request, digest, time), rows, (view[:first], view[first:]))
 
@@ -165,15 +169,15 @@ class Request:
         if self.binding.plan_digest != plan.digest:
             raise Problem(ProblemType.UNKNOWN_MODEL, "the request was made for another plan of this model")
         if self.rows < 1:
-            raise Problem(ProblemType.INVALID_INPUT, "a request has at least one input")
+            raise Problem(ProblemType.INVALID_INPUT, "a request must have at least one input")
         if self.rows > max_rows:
-            raise Problem(ProblemType.TOO_LARGE, f"inputs per request for this model: at most {max_rows}")
+            raise Problem(ProblemType.TOO_LARGE, f"a request for this model may have at most {max_rows} inputs")
         for party, envelope in enumerate(self.envelopes):
             if len(envelope) != envelope_bytes(plan, party, self.rows):
                 raise malformed("an envelope has another length than its plan says")
 
 
-def pack_result(request_id: bytes, sealed: tuple[bytes, bytes]) -> bytes:
+def pack_result(request_id: bytes, sealed: tuple[bytes, bytes | memoryview]) -> bytes:
     """Pack what alice returns to the client: both parties' sealed shares."""
     return b"".join((_RESULT.pack(RESULT, request_id, len(sealed[0]), len(sealed[1])), *sealed))
 
@@ -218,38 +222,101 @@ class OwnerCount:
         return cls(Binding(plan, upload, request, digest, time), (view[:first], view[first:]))
 
 
-def pack_start(lease_id: str, first_row: int, trace: bytes, token: str, request: Request) -> bytes:
-    """Pack what the leader sends to begin a run: its first row, the trace context (25 bytes, see
-    `observability/tracing.py`), the client's token ("" for none), and the request without the leader's own envelope."""
-    helpers = Request(request.binding, request.rows, (b"", request.envelopes[1]))
-    text = token.encode()
-    return b"".join((_START.pack(bytes.fromhex(lease_id), first_row, len(text), trace), text, helpers.pack()))
+class Asked(NamedTuple):
+    """What the leader passes on of one client's request: its trace context (25 bytes, see `observability/tracing.py`),
+    the client's token ("" for none), and the request. START leaves out the leader's own envelope."""
 
-
-class Start(NamedTuple):
-    """The content of a START frame, with which a run begins."""
-
-    lease_id: str
-    first_row: int
     trace: bytes
     token: str
     request: Request
+
+
+class Start(NamedTuple):
+    """The content of a START frame: a run of one or more requests, which take the lease's rows from `first_row` on, in
+    this order."""
+
+    lease_id: str
+    first_row: int
+    asked: tuple[Asked, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(one.request.rows for one in self.asked)
+
+
+def pack_start(start: Start) -> bytes:
+    parts = [_START.pack(bytes.fromhex(start.lease_id), start.first_row, len(start.asked))]
+    for trace, token, request in start.asked:
+        text = token.encode()
+        helpers = Request(request.binding, request.rows, (b"", request.envelopes[1])).pack()
+        parts += (_ASKED.pack(len(text), len(helpers), trace), text, helpers)
+    return b"".join(parts)
 
 
 def unpack_start(payload: bytes) -> Start:
     """Reads a START frame. Raises Problem MALFORMED for anything else."""
     if len(payload) < _START.size:
         raise malformed("a START frame is shorter than its header")
-    lease, first_row, length, trace = _START.unpack_from(payload)
-    end = _START.size + length
+    lease, first_row, count = _START.unpack_from(payload)
+    asked, at = list[Asked](), _START.size
+    for _ in range(count):
+        if len(payload) < at + _ASKED.size:
+            raise malformed("a START frame was cut short")
+        token_bytes, request_bytes, trace = _ASKED.unpack_from(payload, at)
+        middle = at + _ASKED.size + token_bytes
+        at = middle + request_bytes
+        if len(payload) < at:
+            raise malformed("a START frame was cut short")
+        try:
+            token = payload[middle - token_bytes : middle].decode("ascii")
+        except UnicodeDecodeError:
+            raise malformed("a token is not text") from None
+        request = Request.unpack(payload[middle:at])
+        if len(request.envelopes[0]):
+            raise malformed("a START frame must not hold the leader's own envelope")
+        asked.append(Asked(trace, token, request))
+    if not asked or at != len(payload):
+        raise malformed("a START frame holds no request, or more than it says")
+    return Start(lease.hex(), first_row, tuple(asked))
+
+
+Outcome = bytes | memoryview | Problem
+"""What became of one request of a run: its content, or the problem for which it was refused."""
+
+
+def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
+    """Pack what the helper says of the requests of a run, in their order."""
+    parts = list[bytes | memoryview]()
+    for outcome in outcomes:
+        refused = isinstance(outcome, Problem)
+        content = json.dumps(outcome.document()).encode() if isinstance(outcome, Problem) else outcome
+        parts += (_OUTCOME.pack(refused, len(content)), content)
+    return b"".join(parts)
+
+
+def unpack_outcomes(raw: bytes | memoryview, count: int) -> list[Outcome]:
+    """Read the outcomes of `count` requests. Contents are views into `raw`. Raises Problem MALFORMED for anything
+    else."""
+    view, at, outcomes = memoryview(raw), 0, list[Outcome]()
+    for _ in range(count):
+        if len(view) < at + _OUTCOME.size:
+            raise malformed("the outcomes of a run were cut short")
+        refused, length = _OUTCOME.unpack_from(view, at)
+        at += _OUTCOME.size + length
+        if len(view) < at or refused > 1:
+            raise malformed("the outcomes of a run are not well formed")
+        content = view[at - length : at]
+        outcomes.append(_problem(bytes(content)) if refused else content)
+    if at != len(view):
+        raise malformed("a run has more outcomes than requests")
+    return outcomes
+
+
+def _problem(raw: bytes) -> Problem:
     try:
-        token = payload[_START.size : end].decode("ascii")
-    except UnicodeDecodeError:
-        raise malformed("a token is not text") from None
-    request = Request.unpack(payload[end:])
-    if len(request.envelopes[0]):
-        raise malformed("a START frame holds the leader's own envelope")
-    return Start(lease.hex(), first_row, trace, token, request)
+        return Problem.from_document(json.loads(raw))
+    except (ValueError, RecursionError):
+        raise malformed("a problem is not a JSON document") from None
 
 
 class FrameKind(IntEnum):
@@ -260,16 +327,18 @@ class FrameKind(IntEnum):
     JOINED = 3  # H: JSON; the lease is joined
     PING = 4  # L: JSON; the rows that are wanted of a model, if any
     STOCK = 5  # H: JSON; rows made and in stock per model
-    START = 7  # L: a run: its rows, request header and bob's envelope; the first OPENING follows unasked
+    START = 7  # L: a run: its rows, and each request's header and bob's envelope; the first OPENING follows unasked
     OPENING = 8  # B: shares of one round, or the next part of them when they are long
-    RESULT = 9  # H: the tag over what was opened, and the sealed result share
+    RESULT = 9  # H: the tag over what was opened, and for each request its sealed result share or a problem
     FAILED = 11  # B: JSON; a problem document, which ends the session
-    CHECK = 12  # L: asks, before any row is taken, whether the helper could use what START would hold
-    CHECKED = 14  # H: empty; the helper could use it
+    CHECK = 12  # L: asks, before any row is taken, which requests of a START the helper could use
+    CHECKED = 14  # H: for each request nothing, or the problem for which the helper would refuse it
 
 
-@dataclass(frozen=True)
-class Frame:
+_KINDS = {int(kind): kind for kind in FrameKind}
+
+
+class Frame(NamedTuple):
     kind: FrameKind
     payload: bytes | memoryview = b""
     number: int = 0
@@ -283,11 +352,10 @@ class Frame:
             raise malformed("a frame is shorter than its header")
         kind, zero, number, length = _FRAME.unpack_from(raw)
         if zero or length != len(raw) - _FRAME.size:
-            raise malformed("a frame's length is not what its header says")
-        try:
-            return cls(FrameKind(kind), memoryview(raw)[_FRAME.size :], number)
-        except ValueError:
-            raise malformed("a frame of an unknown kind") from None
+            raise malformed("a frame's length does not match its header")
+        if kind not in _KINDS:
+            raise malformed("a frame of an unknown kind")
+        return cls(_KINDS[kind], memoryview(raw)[_FRAME.size :], number)
 
 
 def frame_header(kind: FrameKind, number: int, length: int) -> bytes:

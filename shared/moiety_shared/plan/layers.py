@@ -92,7 +92,7 @@ class Layer(Public):
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         """The wire that the layer makes. Raises ValueError when an input is of the wrong kind."""
         if any(wire.kind != "share" or wire.bits != inputs[0].bits for wire in inputs):
-            raise ValueError("reads shares of one ring")
+            raise ValueError("reads shares that are not of one ring")
         return Wire(self.output_shape, inputs[0].bits)
 
     def weights(self) -> dict[str, tuple[int, ...]]:
@@ -146,7 +146,7 @@ class Open(Unary):
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         if inputs[0] != Wire(self.shape, ring_bits):
-            raise ValueError("opens shares of the plan's ring")
+            raise ValueError("opens what is not shares in the plan's ring")
         return Wire(self.shape, ring_bits, "opened")
 
     def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
@@ -158,7 +158,7 @@ class Product(Layer):
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         if any(wire.kind != "opened" for wire in inputs):
-            raise ValueError("reads wires that are opened first")
+            raise ValueError("reads wires that no layer has opened")
         return Wire(self.output_shape, ring_bits)
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
@@ -248,7 +248,7 @@ class Mul(Product):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(self.left_shape) != len(self.right_shape):
-            raise ValueError("both wires have as many axes")
+            raise ValueError("both wires must have the same number of axes")
         np.broadcast_shapes(self.left_shape, self.right_shape)
         return self
 
@@ -289,7 +289,7 @@ class Reshare(Unary):
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         if inputs[0] != Wire(self.shape, ring_bits):
-            raise ValueError("reads shares of the plan's ring")
+            raise ValueError("reads what is not shares in the plan's ring")
         return inputs[0]
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:

@@ -20,6 +20,9 @@ Counts = Annotated[tuple[Count, ...], Field(max_length=8), FailFast()]
 Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=256), FailFast()]
 Shapes = Annotated[tuple[Shape, ...], Field(min_length=1, max_length=256), FailFast()]
 Factor = Annotated[int, Field(ge=-(2**62), le=2**62)]
+Place = Annotated[int, Field(ge=0, lt=2**31)]
+Places = Annotated[tuple[Place, ...], Field(min_length=1, max_length=1 << 16), FailFast()]
+Factors = Annotated[tuple[Factor, ...], Field(min_length=1, max_length=1 << 16), FailFast()]
 
 
 class Local(Layer):
@@ -36,7 +39,7 @@ class Reshape(Local, Unary):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if math.prod(self.to) != self.size:
-            raise ValueError("a reshape keeps the number of values")
+            raise ValueError("a reshape must keep the number of values")
         return self
 
     @property
@@ -56,7 +59,7 @@ class Permute(Local, Unary):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if sorted(self.order) != list(range(len(self.shape))):
-            raise ValueError("not an order of the axes")
+            raise ValueError("the order must name each axis once")
         return self
 
     @property
@@ -102,7 +105,7 @@ class Pad(Local, Unary):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not len(self.before) == len(self.after) == len(self.shape):
-            raise ValueError("padding is stated for every axis")
+            raise ValueError("padding must be given for every axis")
         return self
 
     @property
@@ -128,6 +131,48 @@ class Upsample(Local, Unary):
         return np.ascontiguousarray(x[0].repeat(self.factors[0], axis=2).repeat(self.factors[1], axis=3))
 
 
+class Take(Local, Unary):
+    """Takes public places along one axis, in any order and any number of times.
+
+    With several tuples of places, each value of the output is the sum of what each of them takes, times its whole
+    factor.
+    """
+
+    op: Literal["take"] = "take"
+    axis: Axis
+    places: Annotated[tuple[Places, ...], Field(min_length=1, max_length=256), FailFast()]
+    factors: Annotated[tuple[Factors, ...], Field(max_length=256), FailFast()] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.axis >= len(self.shape) or any(max(one) >= self.shape[self.axis] for one in self.places):
+            raise ValueError("takes a place that its input does not have")
+        if len({len(one) for one in self.places}) != 1 or (len(self.places) > 1 and not self.factors):
+            raise ValueError("sums as many places each time, with a factor for each")
+        if self.factors and [len(one) for one in self.factors] != [len(one) for one in self.places]:
+            raise ValueError("a factor is stated for every place")
+        return self
+
+    def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
+        wire = super().output(inputs, ring_bits)
+        if any(abs(factor) >> (wire.bits - 1) for one in self.factors for factor in one):
+            raise ValueError("multiplies by more than the ring holds")
+        return wire
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (*self.shape[: self.axis], len(self.places[0]), *self.shape[self.axis + 1 :])
+
+    def apply(self, *x: Array) -> Array:
+        if not self.factors:
+            return x[0].take(self.places[0], axis=self.axis + 1)
+        behind = (1,) * (len(self.shape) - self.axis - 1)
+        return _total(
+            x[0].take(places, axis=self.axis + 1) * np.array(factors, dtype=x[0].dtype).reshape(-1, *behind)
+            for places, factors in zip(self.places, self.factors, strict=True)
+        )
+
+
 class Sum(Local, Unary):
     """Sums over some axes, which are dropped. One axis of size 1 remains if none is left."""
 
@@ -137,7 +182,7 @@ class Sum(Local, Unary):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(set(self.axes)) != len(self.axes) or any(axis >= len(self.shape) for axis in self.axes):
-            raise ValueError("not axes of the input")
+            raise ValueError("the axes must be different axes of the input")
         return self
 
     @property
@@ -183,7 +228,7 @@ class Concat(Local):
     def _check(self) -> Self:
         rest = {(*s[: self.axis], *s[self.axis + 1 :]) for s in self.shapes}
         if len(self.shapes) != len(self.inputs) or len(rest) != 1 or any(self.axis >= len(s) for s in self.shapes):
-            raise ValueError("the shapes do not fit after one another")
+            raise ValueError("the shapes do not fit together")
         return self
 
     @property
@@ -214,16 +259,16 @@ class Combine(Local):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not len(self.shapes) == len(self.inputs) == len(self.factors):
-            raise ValueError("a factor and a shape are stated for every input")
+            raise ValueError("every input needs a factor and a shape")
         if len({len(shape) for shape in self.shapes}) != 1:
-            raise ValueError("all wires have as many axes")
+            raise ValueError("all wires must have the same number of axes")
         np.broadcast_shapes(*self.shapes)
         return self
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         wire = super().output(inputs, ring_bits)
         if any(abs(factor) >> (wire.bits - 1) for factor in self.factors):
-            raise ValueError("multiplies by more than the ring holds")
+            raise ValueError("multiplies by a factor that does not fit in the ring")
         return wire
 
     @property

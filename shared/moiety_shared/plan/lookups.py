@@ -5,12 +5,15 @@ import math
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import FailFast, Field, model_validator
 
 from moiety_shared.plan.layers import Correction, Image, Pads, Pair, Unary, Wire, packed, ring_bytes, ring_dtype
 
 Shift = Annotated[int, Field(ge=0, le=62)]
 Bits = Annotated[int, Field(ge=2, le=64)]
+Indices = npt.NDArray[np.intp]
 Values = Annotated[tuple[int, ...], Field(max_length=1024), FailFast()]
 
 MAX_DIGITS = 4  # with more, the looked-up bits of a comparison would not fit one byte
@@ -58,7 +61,7 @@ class Comparison(Lookup):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.range_bits >= self.opened_bits:
-            raise ValueError("range_bits is below opened_bits")
+            raise ValueError("range_bits must be below opened_bits")
         if len(self.digits) > MAX_DIGITS:
             raise ValueError(f"more than {MAX_DIGITS} digits")
         return self
@@ -176,7 +179,7 @@ class MaxPool(Comparison):
             if 2 * p > k or not all(_touches(start, k, d, n) for start in starts):
                 raise ValueError("a window of the pool lies outside of its input")
         if self.kernel == (1, 1):
-            raise ValueError("a pool of one place has nothing to compare: take a slice")
+            raise ValueError("a pool over single values compares nothing: use a slice")
         return self
 
     @property
@@ -185,6 +188,23 @@ class MaxPool(Comparison):
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         return Wire(super().output(inputs, ring_bits).shape, self.opened_bits)
+
+    @cached_property
+    def stages(self) -> tuple[tuple[int, Indices], ...]:
+        """The axes of (rows, C, H, W) along which the knock-out goes, in order, and what each place's window reads
+        along them: indices (taps, places). An axis with one tap takes no comparison."""
+        rows, columns = (self._taps(axis) for axis in (0, 1))
+        if self.kernel[0] == 1:  # rows that no window reads drop out at once
+            return (2, rows), (3, columns)
+        return (3, columns), (2, rows)
+
+    def _taps(self, axis: int) -> Indices:
+        """(taps, places): for each tap of the window, the index that it reads at every place, inside of the input."""
+        at = np.arange(self.output_size[axis]) * self.stride[axis] - self.padding[axis]
+        taps = at + np.arange(self.kernel[axis])[:, None] * self.dilation[axis]
+        inside = (taps >= 0) & (taps < self.shape[1 + axis])
+        valid = taps[inside.argmax(axis=0), np.arange(len(at))]  # the first that is inside stands in for others
+        return np.where(inside, taps, valid.clip(0, self.shape[1 + axis] - 1))
 
     @cached_property
     def levels(self) -> tuple[int, ...]:
@@ -242,7 +262,7 @@ class TopK(Comparison):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.result == "share" and self.k != 1:
-            raise ValueError("a share tells of the largest only: k is 1")
+            raise ValueError("a share gives only the largest value: k must be 1")
         return self
 
     @property
@@ -280,11 +300,11 @@ class Table(Lookup):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if any(len(values) != 1 << self.opened_bits for values in self.values):
-            raise ValueError("a table has 2^opened_bits values")
+            raise ValueError("a table must have 2^opened_bits values")
         if any(not -(1 << 62) < value < 1 << 62 for values in self.values for value in values):
-            raise ValueError("a table's values are below 2^62")
+            raise ValueError("a table's values must be below 2^62")
         if any(bits > 24 for bits in self.widths):
-            raise ValueError("a table's values differ by less than 2^24")
+            raise ValueError("a table's values must differ by less than 2^24")
         return self
 
     @cached_property
@@ -294,7 +314,7 @@ class Table(Lookup):
 
     def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
         if any(abs(value) >> (ring_bits - 1) for values in self.values for value in values):
-            raise ValueError("holds values that the ring does not")
+            raise ValueError("holds values that do not fit in the ring")
         return super().output(inputs, ring_bits)
 
     @property
@@ -337,7 +357,7 @@ class OneHot(Lookup):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.opened_bits != max((self.classes - 1).bit_length(), 2):
-            raise ValueError("an index has as many bits as its classes need")
+            raise ValueError("an index must have as many bits as its classes need")
         return self
 
     @property

@@ -7,7 +7,7 @@ what a run of it costs. Nothing here imports torch.
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal, Self
@@ -29,46 +29,58 @@ from moiety_shared.plan.layers import (
     Public,
     Reshare,
     Shape,
+    Size,
     Wire,
     ring_bytes,
 )
-from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.waves import Waves, check_cuts
 
 LABELS = "labels"  # the wire of the client's label, an index, in a private evaluation
-_SLICE_VALUES = 1 << 17
-_MAX_SLICE_ROWS = 64
+_SLICE_VALUES, _MAX_SLICE_ROWS = 1 << 17, 64
 
 AnyLayer = Annotated[
-    Open
-    | Linear
-    | Conv
-    | Mul
-    | Bias
-    | Reshare
-    | Truncate
-    | ReLU
-    | Decide
-    | MaxPool
-    | TopK
-    | Table
-    | OneHot
-    | Reshape
-    | Permute
-    | Slice
-    | Pad
-    | Upsample
-    | Sum
-    | SumPool
-    | Concat
-    | Combine,
+    Open | Linear | Conv | Mul | Bias | Reshare | Truncate | ReLU | Decide | MaxPool | TopK | Table | Waves | OneHot
+    | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool | Concat | Combine,
     Field(discriminator="op"),
-]
+]  # fmt: skip
+
+
+Task = Literal["classes", "binary", "values"]
+Final = Literal["none", "softmax", "log_softmax", "sigmoid", "ovr", "exp"]
+"""The function that the client applies to the outputs. "ovr" is a sigmoid of each class, divided by their sum."""
+Unit = Literal["logits", "scores", "probabilities"]
+
+
+PartName = Annotated[str, Field(min_length=1, max_length=200)]
+"""A name as the model's author chose it."""
+PartShape = Annotated[tuple[Size, ...], Field(max_length=8), FailFast()]
+"""() is one number for each input."""
+
+
+class InputPart(Public):
+    """One of several inputs that a model takes: a name for the client, a shape, and the range of its values."""
+
+    name: PartName
+    shape: PartShape
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError("the input range is empty")
+        return self
 
 
 class Input(Public):
     """What the client shares: `shape` values between `low` and `high`, at `frac_bits` fractional bits. In a private
-    evaluation the client also shares each input's label, an index below `classes`."""
+    evaluation the client also shares each input's label, an index below `classes`.
+
+    A model of several inputs has `parts`. Their ranges may differ by orders of magnitude, so the client maps each
+    part's range to -1..1, flattens the part, and joins the parts in this order. `low` and `high` are then -1 and 1.
+    """
 
     name: Name = "input"
     shape: Shape
@@ -76,16 +88,21 @@ class Input(Public):
     low: float
     high: float
     classes: Annotated[int, Field(ge=2, le=2048)] | None = None
+    parts: Annotated[tuple[InputPart, ...], Field(max_length=64)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.low < self.high:
             raise ValueError("the input range is empty")
+        if self.parts:
+            _check_parts(self.parts, self.shape)
+            if (self.low, self.high) != (-1, 1):
+                raise ValueError("several inputs have the range -1 to 1 together")
         if max(-self.low, self.high) * 2.0**self.frac_bits >= 1 << 63:
             raise ValueError("the input range has more than 64 bits")
         grid(self.low, self.high, self.frac_bits)
         if self.name == LABELS:
-            raise ValueError(f"{LABELS!r} is the name of another wire")
+            raise ValueError(f"{LABELS!r} is already the name of another wire")
         return self
 
     @property
@@ -99,43 +116,95 @@ class Input(Public):
         return self.size + bool(self.classes)
 
 
+class OutputPart(Public):
+    """One of several outputs that a model gives, and the function that the client applies to it.
+
+    Outputs may differ by orders of magnitude, so the plan levels them: the client multiplies this one by `scale` first.
+    """
+
+    name: PartName
+    shape: PartShape
+    scale: float = Field(1.0, gt=0)
+    final: Final = "none"
+
+
 class Output(Public):
     """The wire that goes back to the client, and the meaning of its ring elements.
 
-    logits: additive shares; times `scale` they are the model's outputs, to which the client applies `final`.
+    logits: additive shares; times `scale` they are what the client applies `final` to, which gives the outputs.
 
     labels: XOR shares of a byte for each class, the rank from 1 to `top`, or 0.
 
+    decision: one additive share for each input: 1 where the model's one output is above a secret threshold, else 0.
+
     count: one additive share for the whole request: how many of its inputs were labelled right. `owner_key` is the
     owner's sealing key, for requests that let the owner read the number.
+
+    `task` says what the outputs are for: one for each class, one number that tells two classes apart (the second where
+    it is above `threshold`), or values as such. `unit` says what the outputs are where `final` is "none": logits of a
+    softmax or sigmoid, scores that no function makes probabilities, or probabilities. A model of several outputs has
+    `parts`, flattened and joined in this order.
     """
 
     wire: Name
     shape: Shape
-    kind: Literal["logits", "labels", "count"] = "logits"
+    kind: Literal["logits", "labels", "decision", "count"] = "logits"
+    task: Task = "classes"
     scale: float = Field(1.0, gt=0)
-    final: Literal["none", "softmax", "log_softmax"] = "none"
+    final: Final = "none"
+    unit: Unit = "logits"
+    threshold: float = 0.0
     top: Annotated[int, Field(ge=1, le=255)] = 1
     owner_key: str | None = None
+    parts: Annotated[tuple[OutputPart, ...], Field(max_length=64)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.owner_key is not None and self.kind != "count":
-            raise ValueError("an owner reads nothing but counts")
+            raise ValueError("an owner may read only counts")
         if self.owner_key is not None:
             PublicKey.from_text(self.owner_key)
+        if self.task == "binary" and self.kind in ("logits", "decision") and self.size != 1:
+            raise ValueError("two classes are told apart by one output")
+        if self.kind == "decision" and self.task != "binary":
+            raise ValueError("a decision is between two classes")
+        if self.task == "values" and self.kind != "logits":
+            raise ValueError("values have no labels to give out")
+        if self.parts:
+            _check_parts(self.parts, self.shape)
+            if (self.kind, self.task, self.final) != ("logits", "values", "none"):
+                raise ValueError("several outputs are values, each with a function of its own")
         return self
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def classes(self) -> int:
+        """The number of classes that labels are of, or 0 where the outputs are values."""
+        return {"classes": self.size, "binary": 2, "values": 0}[self.task]
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the outputs are given out, and are probabilities of classes or become so by a function."""
+        are_of_classes = self.kind == "logits" and self.task != "values" and self.final != "exp"
+        return are_of_classes and (self.final != "none" or self.unit != "scores")
+
+
+def _check_parts(parts: Sequence[InputPart | OutputPart], shape: Shape) -> None:
+    """Raises ValueError unless the parts have names of their own and fill a flat wire of that shape."""
+    if len({part.name for part in parts}) < len(parts):
+        raise ValueError("two parts have one name")
+    if shape != (sum(math.prod(part.shape) for part in parts),):
+        raise ValueError("the parts do not fill the wire")
+
 
 class Plan(Document):
     """A graph of layers in the order they run. Each layer reads wires that were named before it."""
 
-    FORMAT, WHAT = 3, "a plan"
-    format: Literal[3] = 3
+    FORMAT, WHAT = 4, "a plan"
+    format: Literal[4] = 4
     ring_bits: Literal[32, 64]
     input: Input
     layers: Annotated[tuple[AnyLayer, ...], FailFast()] = Field(min_length=1, max_length=10_000)
@@ -147,6 +216,7 @@ class Plan(Document):
         if max(abs(self.input.low), abs(self.input.high)) * 2.0**self.input.frac_bits >= limit:
             raise ValueError("the input range does not fit the ring")
         self._check_what_is_shared()
+        check_cuts(self.layers, self.output.wire)
         wire = self.wires.get(self.output.wire)
         if wire is None or math.prod(wire.shape) != self.output.size:
             raise ValueError("the output's wire does not exist or has another size than its shape")
@@ -155,7 +225,12 @@ class Plan(Document):
             raise ValueError(f"the output's wire cannot be given out as {self.output.kind}")
         asked = self.input.classes or self.output.owner_key
         if asked and self.output.kind == "count" and not self._counts:
-            raise ValueError("the output's wire is no count of right labels: it says more than a client agrees to")
+            raise ValueError(
+                "the output's wire is not a count of right labels: it reveals more than a client agrees to"
+            )
+        decides = {layer.name for layer in self.layers if isinstance(layer, Decide)}
+        if self.output.kind == "decision" and self.output.wire not in decides:
+            raise ValueError("the output's wire is not a decision: it reveals more than a token for labels allows")
         return self
 
     def _check_what_is_shared(self) -> None:
@@ -202,7 +277,7 @@ class Plan(Document):
                 raise ValueError(f"two wires are called {layer.name!r}")
             missing = [name for name in layer.reads if name not in wires]
             if missing:
-                raise ValueError(f"layer {layer.name!r} reads {missing[0]!r}, which is not made before it")
+                raise ValueError(f"layer {layer.name!r} reads {missing[0]!r}, which no earlier layer makes")
             inputs = tuple(wires[name] for name in layer.reads)
             if tuple(wire.shape for wire in inputs) != layer.input_shapes:
                 raise ValueError(f"layer {layer.name!r} reads wires of other shapes than it states")
@@ -211,9 +286,9 @@ class Plan(Document):
             except ValueError as error:
                 raise ValueError(f"layer {layer.name!r} {error}") from None
             if math.prod(layer.output_shape) > MAX_ELEMENTS or min(layer.output_shape) < 1:
-                raise ValueError(f"layer {layer.name!r} has no size that could be computed")
+                raise ValueError(f"layer {layer.name!r} has a size that cannot be computed")
             if any(math.prod(shape) > MAX_ELEMENTS for shape in layer.weights().values()):
-                raise ValueError(f"layer {layer.name!r} has more weights than could be kept")
+                raise ValueError(f"layer {layer.name!r} has more weights than a party can store")
         return wires
 
     @cached_property

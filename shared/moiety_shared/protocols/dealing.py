@@ -20,7 +20,8 @@ from moiety_shared.ring import Array, Ring
 
 
 class Source(Protocol):
-    """Anything that yields uniform words by name: a `prg.Stream`, or the enumeration of a test."""
+    """Anything that yields uniform words by name, in arrays that the caller may write to: a `prg.Stream`, or the
+    enumeration of a test."""
 
     def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array: ...
 
@@ -44,12 +45,14 @@ class Dealer:
         additive share of it."""
         ring = ring or self.ring
         one, other = (uniform(ring, party, name, (self.rows, *shape)) for party in (self._alice, self._bob))
-        return ring.wrap(one + other)
+        one += other
+        return ring.wrap(one)
 
     def mask_words(self, name: str, shape: tuple[int, ...]) -> Array:
         """Draw uniform bytes (rows, *shape). Each party holds an XOR share of them."""
         one, other = (party.words(name, (self.rows, *shape), np.uint8) for party in (self._alice, self._bob))
-        return one ^ other
+        one ^= other
+        return one
 
     def secret_bytes(self, name: str, shape: tuple[int, ...]) -> Array:
         """Draw uniform bytes (rows, *shape) that only the dealer knows."""
@@ -58,11 +61,13 @@ class Dealer:
     def fix(self, name: str, value: Array, ring: Ring | None = None) -> None:
         """Share `value` (rows, *shape) additively, and keep party 1's share as a correction."""
         ring = ring or self.ring
-        self.corrections[name] = ring.wrap(value - uniform(ring, self._alice, name, value.shape))
+        share = uniform(ring, self._alice, name, value.shape)
+        self.corrections[name] = ring.wrap(np.subtract(value, share, out=share))
 
     def fix_words(self, name: str, value: Array) -> None:
         """Share `value` (rows, *shape), words of any integer type, by XOR, and keep party 1's share as a correction."""
-        self.corrections[name] = value ^ self._alice.words(name, value.shape, value.dtype)
+        share = self._alice.words(name, value.shape, value.dtype)
+        self.corrections[name] = np.bitwise_xor(value, share, out=share)
 
 
 class Holder:

@@ -18,6 +18,7 @@ from moiety_shared.plan.layers import Bias, Conv, Correction, Layer, Linear, Mul
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, Plan
+from moiety_shared.plan.waves import Waves
 from moiety_shared.protocols import (
     decide,
     max_pool,
@@ -29,6 +30,7 @@ from moiety_shared.protocols import (
     table,
     top_k,
     truncation,
+    waves,
 )
 from moiety_shared.protocols.dealing import Dealer, Holder, uniform
 from moiety_shared.protocols.opening import Evaluation, Opening, Round, Session
@@ -40,7 +42,7 @@ PreparedRows = dict[str, tuple[Array, ...]]
 
 _PROTOCOLS: dict[type[Layer], ModuleType] = {
     ReLU: relu, Decide: decide, MaxPool: max_pool, TopK: top_k, Table: table, OneHot: one_hot, Truncate: truncation,
-    Reshare: reshare,
+    Reshare: reshare, Waves: waves,
 }  # fmt: skip
 
 _COMPARISON_WORK = 100  # a comparison costs about as much as that many multiply-adds
@@ -246,8 +248,8 @@ class _Run:
 
     def work(self, layer: Layer) -> int:
         """Estimate how many operations on each row follow when this layer's openings are open."""
-        readers = self.plan.readers[layer.name]
-        return _COMPARISON_WORK * layer.comparisons + sum(self.plan.layers[n].multiply_adds for n in readers)
+        readers = (self.plan.layers[number] for number in self.plan.readers[layer.name])
+        return _COMPARISON_WORK * layer.comparisons + sum(one.multiply_adds for one in (layer, *readers))
 
     def _finish(self, layer: Layer, value: Array | Opened) -> None:
         self.arrived(layer.name, value)
@@ -273,7 +275,7 @@ class _Run:
                 return max_pool.evaluate(reduce.opened_ring(layer), party, layer, self._share(layer.input), ready)
             case TopK(), top_k.PreparedTopK():
                 return top_k.evaluate(party, layer, self._share(layer.input), ready)
-            case ((ReLU() | Decide() | Truncate() | Table() | OneHot()), tuple()):
+            case ((ReLU() | Decide() | Truncate() | Table() | Waves() | OneHot()), tuple()):
                 protocol = _PROTOCOLS[type(layer)]
                 return cast(Evaluation, protocol.evaluate(ring, party, layer, self._share(layer.input), ready))
         return None

@@ -10,8 +10,6 @@ Each level takes three rounds: it opens the masked differences (the first level:
 and the masked signs.
 """
 
-from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,15 +19,6 @@ from moiety_shared.protocols import reduce, select, sign
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening
 from moiety_shared.ring import Array, Ring
-
-
-class Level(NamedTuple):
-    """Positions among the values still in play: those that this level compares, and those that wait for the next
-    level."""
-
-    left: Array
-    right: Array
-    rest: Array
 
 
 class PreparedMaxPool(NamedTuple):
@@ -43,50 +32,40 @@ class PreparedMaxPool(NamedTuple):
     select: Array
 
 
-@cache
-def knock_out(layer: MaxPool) -> tuple[Level, ...]:
-    """The levels in order. After a level, its winners come first, and the values that waited follow them."""
-    channels, height, width = layer.shape
-    grid = np.arange(layer.size).reshape(layer.shape)
-    columns = _taps(width, layer.output_size[1], layer.kernel[1], layer.stride[1], layer.padding[1], layer.dilation[1])
-    rows = _taps(height, layer.output_size[0], layer.kernel[0], layer.stride[0], layer.padding[0], layer.dilation[0])
-    if layer.kernel[0] == 1:  # rows that no window reads drop out at once
-        return tuple(_levels([grid[:, rows[0]][:, :, c] for c in columns]))
-    first = _levels([grid[:, :, c] for c in columns])
-    if first:
-        grid = np.arange(channels * height * layer.output_size[1]).reshape(channels, height, -1)
-    else:
-        grid = grid[:, :, columns[0]]
-    return (*first, *_levels([grid[:, r] for r in rows]))
+def in_play(values: Array, axis: int, taps: Array) -> Array:
+    """What a stage begins with (rows, taps, C, H', W'), of values (rows, C, H, W)."""
+    return np.stack([values.take(tap, axis=axis) for tap in taps], axis=1)
 
 
-def _taps(size: int, places: int, kernel: int, stride: int, padding: int, dilation: int) -> list[Array]:
-    """For each tap of the window, the index that it reads at every place. The index is always inside of the input."""
-    at = np.arange(places) * stride - padding
-    taps = [at + k * dilation for k in range(kernel)]
-    inside = [(tap >= 0) & (tap < size) for tap in taps]
-    valid = np.select(inside, taps)  # the first tap that is inside stands in for those that are not
-    return [np.where(ok, tap, valid) for ok, tap in zip(inside, taps, strict=True)]
+def paired(alive: Array) -> tuple[Array, Array, Array]:
+    """What a level compares, left and right (rows, comparisons), and what waits for the next level. After a level, its
+    winners come first, and the values that waited follow them."""
+    pairs = alive.shape[1] // 2
+    left, right = alive[:, 0 : 2 * pairs : 2], alive[:, 1 : 2 * pairs : 2]
+    return left.reshape(len(alive), -1), right.reshape(len(alive), -1), alive[:, 2 * pairs :]
 
 
-def _levels(taps: Sequence[Array]) -> list[Level]:
-    alive = [tap.reshape(-1) for tap in taps]
-    nothing = np.zeros(0, dtype=np.int64)
-    levels = []
-    while len(alive) > 1:
-        pairs = len(alive) // 2
-        odd = alive[2 * pairs :]
-        left, right = np.concatenate(alive[0 : 2 * pairs : 2]), np.concatenate(alive[1 : 2 * pairs : 2])
-        levels.append(Level(left, right, odd[0] if odd else nothing))
-        alive = np.split(np.arange(len(left) + sum(map(len, odd))), pairs + len(odd))
-    return levels
+def advanced(winners: Array, rest: Array) -> Array:
+    """What is still in play after a level: its winners (rows, comparisons), and what waited."""
+    return np.concatenate((winners.reshape(len(rest), -1, *rest.shape[2:]), rest), axis=1)
+
+
+def _first_level(layer: MaxPool, values: Array) -> tuple[Array, Array]:
+    """What the first level compares (rows, comparisons), of values (rows, size)."""
+    alive = values.reshape(-1, *layer.shape)
+    for axis, taps in layer.stages:
+        found = in_play(alive, axis, taps)
+        if len(taps) > 1:
+            break
+        alive = found[:, 0]
+    return paired(found)[:2]
 
 
 def _differences(layer: MaxPool, source: Dealer | Holder, r: Array) -> Array:
     """The masks of all differences (rows, comparisons): r_a - r_b at the first level, fresh masks at the others."""
-    ring, (first, *_) = reduce.opened_ring(layer), knock_out(layer)
-    fresh = source.mask("differences", (layer.comparisons - len(first.left),), ring)
-    return np.concatenate((ring.wrap(r[:, first.left] - r[:, first.right]), fresh), axis=1)
+    ring, (left, right) = reduce.opened_ring(layer), _first_level(layer, r)
+    fresh = source.mask("differences", (layer.comparisons - left.shape[1],), ring)
+    return np.concatenate((ring.wrap(left - right), fresh), axis=1)
 
 
 def deal(dealer: Dealer, layer: MaxPool) -> None:
@@ -111,21 +90,22 @@ def evaluate(ring: Ring, party: int, layer: MaxPool, x: Array, prepared: Prepare
     """Turn [x]_p (rows, C, H, W) into [max]_p (rows, C, H', W') mod 2^q. `ring` is Z_{2^q}. Three openings a level."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     values = ring.wrap(opened - prepared.mask) if party == 1 else ring.wrap(-prepared.mask)
-    at = 0
-    for level in knock_out(layer):
-        part = slice(at, at + len(level.left))
-        masks, right = prepared.differences[:, part], values.take(level.right, axis=1)
-        if at == 0:
-            difference = ring.wrap(opened.take(level.left, axis=1) - opened.take(level.right, axis=1))
-        else:
-            share = values.take(level.left, axis=1) - right
-            difference = yield Opening(ring.wrap(share + masks), Kind.RING, ring)
-        masked = yield from sign.evaluate(
-            party, layer, difference, prepared.tables[:, :, part], prepared.monomials[:, part]
-        )
-        mine = difference - masks if party == 1 else -masks
-        won = yield from select.evaluate(ring, masked, mine, difference, None, prepared.select[:, :, part])
-        winners = ring.wrap(won + right)
-        values = np.concatenate((winners, values.take(level.rest, axis=1)), axis=1) if len(level.rest) else winners
-        at = part.stop
-    return values.reshape(len(x), *layer.output_shape)
+    values, at = values.reshape(-1, *layer.shape), 0
+    for axis, taps in layer.stages:
+        alive = in_play(values, axis, taps)
+        while alive.shape[1] > 1:
+            left, right, rest = paired(alive)
+            part = slice(at, at + left.shape[1])
+            masks = prepared.differences[:, part]
+            if at == 0:
+                difference = ring.wrap(np.subtract(*_first_level(layer, opened)))
+            else:
+                difference = yield Opening(ring.wrap(left - right + masks), Kind.RING, ring)
+            masked = yield from sign.evaluate(
+                party, layer, difference, prepared.tables[:, :, part], prepared.monomials[:, part]
+            )
+            mine = difference - masks if party == 1 else -masks
+            won = yield from select.evaluate(ring, masked, mine, difference, None, prepared.select[:, :, part])
+            alive, at = advanced(ring.wrap(won + right), rest), part.stop
+        values = alive[:, 0]
+    return values

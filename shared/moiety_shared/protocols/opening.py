@@ -9,9 +9,8 @@ party sends its bytes before it waits for the other's.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,10 +45,21 @@ class Round:
 
     openings: tuple[Opening, ...]
     work: int = 0
+    wire_bytes: int = field(init=False)
 
-    @cached_property
-    def wire_bytes(self) -> int:
-        return sum(wire_bytes(opening) for opening in self.openings)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wire_bytes", sum(map(wire_bytes, self.openings)))
+
+    def combined(self, peer: memoryview) -> list[Array]:
+        """Combine one's own shares with the peer's bytes, which are those of all openings in order."""
+        if len(self.openings) == 1:
+            return [combine(self.openings[0], peer)]
+        values, at = list[Array](), 0
+        for opening in self.openings:
+            end = at + wire_bytes(opening)
+            values.append(combine(opening, peer[at:end]))
+            at = end
+        return values
 
 
 Evaluation = Generator[Opening, Array, Array]
@@ -74,10 +84,10 @@ def combine(opening: Opening, peer: bytes | memoryview) -> Array:
     share = opening.share
     if len(peer) != wire_bytes(opening):
         raise ValueError(f"an opening of {wire_bytes(opening)} bytes arrived with {len(peer)}")
-    theirs = np.frombuffer(peer, dtype=np.uint8)
     if opening.kind is Kind.BITS:
+        theirs = np.frombuffer(peer, dtype=np.uint8)
         return share ^ np.unpackbits(theirs, count=share.size, bitorder="little").reshape(share.shape)
-    other = theirs.view(share.dtype).reshape(share.shape)
+    other = np.frombuffer(peer, dtype=share.dtype).reshape(share.shape)
     return share ^ other if opening.ring is None else opening.ring.wrap(share + other)
 
 

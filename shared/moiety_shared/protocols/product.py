@@ -108,7 +108,8 @@ def deal(dealer: Dealer, layer: Weighted, r: Array, s: Array) -> None:
 def prepare(holder: Holder, layer: Weighted, mask: Array, weights: Weights) -> PreparedProduct:
     """Compute [c]_p + [b]_p - [r]_p * w^, all of the result that does not depend on x^. `mask` is [r]_p."""
     assert weights.masked is not None  # noqa: S101  a weighted layer's
-    offset = holder.fixed("product", layer.output_shape) - times(holder.ring, layer, mask, weights.masked)
+    offset = times(holder.ring, layer, mask, weights.masked)
+    np.subtract(holder.fixed("product", layer.output_shape), offset, out=offset)
     if weights.bias is not None:
         offset += weights.bias.reshape(-1, 1, 1) if isinstance(layer, Conv) else weights.bias
     return PreparedProduct(holder.ring.wrap(offset))
@@ -135,4 +136,7 @@ def prepare_mul(holder: Holder, layer: Mul) -> PreparedProduct:
 def evaluate_mul(ring: Ring, party: int, x: Opened, z: Opened, prepared: PreparedProduct) -> Array:
     """Turn x^ and z^ into [x z]_p, without an opening."""
     left = z.value - z.mask if party == 1 else -z.mask  # [z]_p
-    return ring.wrap(x.value * left - x.mask * z.value + prepared.offset)
+    y = x.value * left
+    y -= x.mask * z.value
+    y += prepared.offset
+    return ring.wrap(y)

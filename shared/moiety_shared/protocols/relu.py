@@ -14,11 +14,13 @@ shares more than it may can bring such a t about. A lift mod 2^q instead would m
 
 from typing import NamedTuple
 
+import numpy as np
+
 from moiety_shared.plan.lookups import ReLU
 from moiety_shared.protocols import reduce, select, sign, truncation
 from moiety_shared.protocols.dealing import Dealer, Holder
-from moiety_shared.protocols.opening import Evaluation
-from moiety_shared.ring import Array, Ring
+from moiety_shared.protocols.opening import Evaluation, Kind, Opening
+from moiety_shared.ring import Array, Ring, blocks
 
 
 class PreparedReLU(NamedTuple):
@@ -60,11 +62,13 @@ def evaluate(ring: Ring, party: int, layer: ReLU, x: Array, prepared: PreparedRe
     beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)
     masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.monomials)
     compared = compared_ring(layer)
-    known, carry = truncation.public_parts(compared, ring, compared.reduce(beyond, 0))
-    t = truncation.lifted(ring, party, known, carry, sign.each_hinge(layer, prepared.lift))
-    kept = yield from select.evaluate(ring, masked, t, known, carry, prepared.select)
-    hinges = kept.reshape(len(kept), len(layer.hinges), *x.shape[1:])
-    total = hinges[:, 0]
-    for index in range(1, len(layer.hinges)):
-        total = total - hinges[:, index] if index % 2 else total + hinges[:, index]
-    return ring.wrap(total)
+    signs = yield Opening(masked, Kind.BITS)
+    total = np.zeros(opened.shape, dtype=ring.dtype)
+    for part in blocks(total):
+        for hinge in range(len(layer.hinges)):
+            at = slice(hinge * layer.size + part.start, hinge * layer.size + part.stop)
+            known, carry = truncation.public_parts(compared, ring, compared.reduce(beyond[:, at], 0))
+            t = truncation.lifted(ring, party, known, carry, prepared.lift[:, :, part])
+            kept = select.kept(ring, signs[:, at], t, known, carry, prepared.select[:, :, at])
+            total[:, part] += -kept if hinge % 2 else kept
+    return ring.wrap(total).reshape(x.shape)

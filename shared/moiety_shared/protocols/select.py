@@ -37,16 +37,20 @@ def evaluate(
 
     Both parties know `known` and `carry`. One opening.
     """
-    opened = yield Opening(sign, Kind.BITS)
+    return kept(ring, (yield Opening(sign, Kind.BITS)), t, known, carry, select)
+
+
+def kept(ring: Ring, opened: Array, t: Array, known: Array, carry: Array | None, select: Array) -> Array:
+    """Compute what `evaluate` does from the opened b^ (rows, n)."""
     b: Array = opened.astype(ring.dtype)
     product = select[:, 0] * known
     product -= select[:, 1]
     if carry is not None:
         product += carry * select[:, 2]
     b -= 1
-    kept = t & b  # b^ = 0 keeps t
+    result: Array = t & b  # b^ = 0 keeps t
     b += b
     b += 1  # -1 for b^ = 0, else 1
     product *= b
-    kept += product
-    return ring.wrap(kept)
+    result += product
+    return ring.wrap(result)

@@ -23,7 +23,7 @@ is a multilinear polynomial in the masks with public coefficients. The dealer XO
 So a party's share of the masked sign b^ = sign xor beta is parity(word & COEFFICIENTS[opened bits]).
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import cache
 from itertools import combinations
 
@@ -32,9 +32,7 @@ import numpy as np
 from moiety_shared.plan.lookups import Comparison, Hinged
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Kind, Opening
-from moiety_shared.ring import Array, Ring
-
-_BLOCK = 1 << 15
+from moiety_shared.ring import Array, Ring, blocks
 
 
 @cache
@@ -123,7 +121,7 @@ def deal(dealer: Dealer, layer: Comparison, r: Array) -> Array:
     masks, beta = secret & (2**layer.lookups - 1), secret >> 7
     tables = np.empty((len(r), layer.lookups, r.shape[1]), dtype=layer.table_dtype)
     words = np.empty(r.shape, dtype=layer.monomial_dtype)
-    for part in _blocks(r):
+    for part in blocks(r):
         digits = _digits(layer, r[:, part])
         equal = np.left_shift(1, digits, dtype=digits.dtype)
         less, same = np.split(tables[:, :, part], [len(layer.digits)], axis=1)
@@ -151,11 +149,11 @@ def evaluate(
 ) -> Generator[Opening, Array, Array]:
     """Compute <sign xor beta>_p (rows, n) as uint8 0 or 1, from t^ (rows, n). One opening."""
     looked_up = np.empty(opened.shape, dtype=np.uint8)
-    for part in _blocks(opened):
+    for part in blocks(opened):
         _look_up(layer, opened[:, part], tables[:, :, part], looked_up[:, part])
     bits = yield Opening(looked_up, Kind.WORDS)
     table, sign = coefficients(len(layer.digits), layer.monomial_dtype), np.empty(opened.shape, dtype=np.uint8)
-    for part in _blocks(opened):
+    for part in blocks(opened):
         words = table.take(bits[:, part], mode="clip")
         words &= monomials[:, part]
         np.bitwise_and(np.bitwise_count(words), 1, out=sign[:, part])
@@ -172,10 +170,3 @@ def _look_up(layer: Comparison, opened: Array, tables: Array, out: Array) -> Non
     np.not_equal(tables[:, :count] & place, 0, out=found[:, :count])
     np.not_equal(tables[:, count:] & place[:, 1:], 0, out=found[:, count:])
     np.bitwise_or.reduce(found.view(np.uint8) * _places(layer.lookups), axis=1, out=out)
-
-
-def _blocks(values: Array) -> Iterator[slice]:
-    """Yield the columns of (rows, n) in parts whose temporaries stay in the cache."""
-    rows, n = values.shape
-    step = max(_BLOCK // rows, 1)
-    return (slice(at, at + step) for at in range(0, n, step))

@@ -9,7 +9,7 @@ dealer's beta_i a bit becomes a ring element, f_i = b^_i + (1 - 2 b^_i) beta_i, 
 places.
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from moiety_shared.protocols.opening import Evaluation, Kind, Opening
 from moiety_shared.ring import Array, Ring
 
 _BLOCK = 1 << 14
+_KEPT = 64  # tables whose words are kept, of 1 MiB each at most with their keys
 
 
 class PreparedTable(NamedTuple):
@@ -33,18 +34,22 @@ class PreparedTable(NamedTuple):
     beta: Array
 
 
-@cache
+@lru_cache(maxsize=_KEPT)
 def rotated_bits(layer: Table) -> Array:
-    """(bits, 2^m, words): for each output bit and each t^, the word whose bit r is that bit of f(t^ - r)."""
-    size = 1 << layer.opened_bits
-    places = np.arange(size)
-    index = (places[:, None] - places[None, :]) % size  # [t^, r]
+    """(bits, 2^m): for each output bit and each place, the word whose bit r is that bit of f(place - r).
+
+    It is cyclic: what a later word of the one-hot row meets is the word at an earlier place.
+    """
+    size, word = 1 << layer.opened_bits, np.dtype(layer.word_dtype).itemsize * 8
+    index = (np.arange(size)[:, None] - np.arange(word)[None, :]) % size  # [place, r]
     rows = []
     for values, width in zip(layer.values, layer.widths, strict=True):
         stored = np.array(values, dtype=np.int64) - min(values)
-        rows += [((stored >> bit) & 1)[index] for bit in range(width)]
-    packed = np.packbits(np.array(rows, dtype=np.uint8), axis=2, bitorder="little")
-    return np.ascontiguousarray(packed).view(layer.word_dtype)
+        rows += [
+            np.packbits(((stored >> bit) & 1).astype(np.uint8)[index], axis=1, bitorder="little")
+            for bit in range(width)
+        ]
+    return np.stack(rows).view(layer.word_dtype).reshape(-1, size)
 
 
 def reference(layer: Table, t: Array) -> Array:
@@ -103,9 +108,10 @@ def _look_up(layer: Table, opened: Array, prepared: PreparedTable) -> Array:
     step = max(_BLOCK // len(opened), 1)
     for at in range(0, opened.shape[1], step):
         part = slice(at, at + step)
-        for bit in range(len(table)):
-            for word in range(layer.words):
-                public = table[bit, :, word].take(opened[:, part], mode="wrap")
+        for word in range(layer.words):
+            places = (opened[:, part].astype(np.intp) - 64 * word) % table.shape[1]
+            for bit in range(len(table)):
+                public = table[bit].take(places)
                 public &= prepared.one_hot[:, word, part]
                 out[:, bit, part] ^= np.bitwise_count(public) & 1
     return out

@@ -26,7 +26,7 @@ from moiety_shared.plan.lookups import Truncate
 from moiety_shared.protocols import reduce
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation
-from moiety_shared.ring import Array, Ring
+from moiety_shared.ring import Array, Ring, blocks
 
 
 class PreparedTruncate(NamedTuple):
@@ -49,7 +49,9 @@ def deal_lift(dealer: Dealer, opened: Ring, r: Array) -> Array:
 def public_parts(opened_ring: Ring, ring: Ring, opened: Array) -> tuple[Array, Array]:
     """Compute (known, carry) of the formula above from t^ (rows, size), as elements of the plan's ring."""
     known = opened_ring.lift(opened, ring)
-    return known, 1 - ring.bit(known, opened_ring.bits - 1)
+    carry = ring.bit(known, opened_ring.bits - 1)
+    carry ^= 1
+    return known, carry
 
 
 def lifted(ring: Ring, party: int, known: Array, carry: Array, lift: Array) -> Array:
@@ -77,8 +79,9 @@ def evaluate(ring: Ring, party: int, layer: Truncate, x: Array, prepared: Prepar
     """Turn [x]_p into [t]_p, both (rows, *shape). One opening."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     small, middle = reduce.opened_ring(layer), 1 << (layer.opened_bits - 2)
-    known, carry = public_parts(small, ring, small.wrap(opened + opened.dtype.type(middle)))
-    share = lifted(ring, party, known, carry, prepared.lift)
-    if party == 1:
-        share -= middle
-    return ring.wrap(share).reshape(x.shape)
+    out = np.empty(opened.shape, dtype=ring.dtype)
+    for part in blocks(opened):
+        known, carry = public_parts(small, ring, small.wrap(opened[:, part] + opened.dtype.type(middle)))
+        share = lifted(ring, party, known, carry, prepared.lift[:, :, part])
+        out[:, part] = ring.wrap(share - middle if party == 1 else share)
+    return out.reshape(x.shape)
