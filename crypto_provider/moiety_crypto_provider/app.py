@@ -17,6 +17,7 @@ from moiety_crypto_provider.issuer import Issuer, Lease
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_crypto_provider.settings import ProviderSettings
+from moiety_service import memory
 from moiety_service.database import location
 from moiety_service.http.app import bearer, create_app, documented_bearer
 from moiety_service.observability import tracing
@@ -44,6 +45,7 @@ def _grant(lease: Lease, party: int, key: str, ticket: bytes) -> LeaseResponse:
 def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
     """Make the app. Torch gets one thread: two dealers side by side are faster than one dealer on two cores."""
     torch.set_num_threads(1)
+    memory.return_large_blocks()
     metrics = ProviderMetrics(CollectorRegistry())
     metrics.certificate(identity, settings)
     ledger = Ledger(location(settings, identity.role, "ledger.sqlite"), identity.storage_key)
@@ -106,9 +108,14 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
 
     def only(party: int, who: int) -> None:
         if who != party:
-            raise Problem(ProblemType.FORBIDDEN, "this is the other party's")
+            raise Problem(ProblemType.FORBIDDEN, "only the other party may do this")
 
-    @app.post("/v1/uploads", status_code=204, dependencies=of_parties, summary="The seeds of an upload's weight masks")
+    @app.post(
+        "/v1/uploads",
+        status_code=204,
+        dependencies=of_parties,
+        summary="Register the seeds of an upload's weight masks",
+    )
     def register_upload(body: UploadRequest, who: Caller) -> None:
         bound = upload.context(body.plan, bytes.fromhex(body.upload_id), "dealer")
         seeds = upload.open_seeds(open_envelope(body.envelope(), bound))
@@ -120,14 +127,14 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
         issuer.forget_upload(upload_id)
         log().info("forgotten", upload=upload_id)
 
-    @app.post("/v1/leases", dependencies=of_parties, summary="alice opens a lease and gets her seed")
+    @app.post("/v1/leases", dependencies=of_parties, summary="Open a lease, as alice, and get her seed")
     def open_lease(body: LeaseRequest, who: Caller) -> LeaseResponse:
         only(0, who)
         lease, ticket = issuer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
         return _grant(lease, 0, body.key, ticket)
 
-    @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="bob joins a lease, once")
+    @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="Join a lease, once, as bob")
     def join_lease(lease_id: str, body: JoinRequest, who: Caller) -> LeaseResponse:
         only(1, who)
         lease = issuer.join_lease(lease_id, body.sealed())
@@ -141,7 +148,7 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
     @app.post(
         "/v1/leases/{lease_id}/bundles/{number}",
         dependencies=of_parties,
-        summary="One bundle of corrections for bob, once",
+        summary="Get one bundle of corrections, once, as bob",
         response_class=StreamingResponse,
     )
     def bundle(

@@ -77,7 +77,7 @@ class Issuer:
         """Open a lease of bundles of `rows` rows, for alice. Returns it with its ticket."""
         plan, _ = self._masks(upload_id)
         if rows < 1 or rows * plan.bundle_row_bytes > self._max_bundle_bytes:
-            raise Problem(ProblemType.TOO_LARGE, f"a bundle has at most {self._max_bundle_bytes} bytes")
+            raise Problem(ProblemType.TOO_LARGE, f"a bundle may have at most {self._max_bundle_bytes} bytes")
         lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed(), new_seed())
         key = secrets.token_bytes(_KEY)
         self._ledger.open_lease(lease.lease_id, upload_id, key)

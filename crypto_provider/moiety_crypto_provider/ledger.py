@@ -83,7 +83,7 @@ class Ledger:
             raise Problem(ProblemType.UPLOAD_CONFLICT, "its owner deleted it")
         known = b"".join(self._seeds(row))
         if bytes(row.plan) != canonical or not hmac.compare_digest(known, b"".join(seeds)):
-            raise Problem(ProblemType.UPLOAD_CONFLICT, "the other party registered another plan, or other seeds")
+            raise Problem(ProblemType.UPLOAD_CONFLICT, "the other party registered a different plan or different seeds")
 
     def upload(self, upload_id: str) -> tuple[Plan, bytes, bytes]:
         """The plan and both seeds. Raises UNKNOWN_MODEL."""
@@ -152,7 +152,7 @@ class Ledger:
                 update(_leases).where(_leases.c.lease_id == lease_id, _leases.c.joined == 0).values(joined=1)
             )
         if done.rowcount != 1:
-            raise Problem(ProblemType.ALREADY_ISSUED, "the lease was joined before")
+            raise Problem(ProblemType.ALREADY_ISSUED, "bob joined the lease before")
 
     def check(self) -> None:
         """Raises PROVIDER_UNAVAILABLE unless the database answers."""
@@ -160,7 +160,7 @@ class Ledger:
             with self._db.read() as db:
                 db.execute(select(_leases.c.lease_id).limit(1))
         except Problem as error:
-            raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "its ledger cannot be read") from error
+            raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "it cannot read its ledger") from error
 
     def issue_bundle(self, lease_id: str, bundle: int) -> None:
         """Record that a bundle is issued. Raises ALREADY_ISSUED when this bundle, or a later one, was issued before.
@@ -177,7 +177,7 @@ class Ledger:
                 return
             if db.execute(select(_leases.c.lease_id).where(served)).first() is None:
                 raise Problem(ProblemType.UNKNOWN_LEASE)
-            raise Problem(ProblemType.ALREADY_ISSUED, "this bundle, or a later one")
+            raise Problem(ProblemType.ALREADY_ISSUED, "the provider issued this bundle or a later one")
 
 
 def _of_lease(lease_id: str) -> bytes:

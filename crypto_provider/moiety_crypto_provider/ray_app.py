@@ -1,4 +1,4 @@
-"""The crypto provider on Ray Serve: `import_path: moiety_crypto_provider.ray_app:deploy`. See docs/scaling.md."""
+"""The crypto provider on Ray Serve: `import_path: moiety_crypto_provider.ray_app:deploy`. See docs/deployment.md."""
 
 from pydantic import BaseModel
 from ray.serve import Application

@@ -14,8 +14,10 @@ class ProviderSettings(RoleSettings):
         168,
         gt=0,
         le=8760,
-        description="How long a lease serves at most: then its key is wiped, and the parties open another one.",
+        description="Most hours that a lease lasts. Then the provider wipes its key, and the parties open another.",
     )
     max_bundle_bytes: int = Field(
-        1 << 32, gt=0, description="Largest bundle dealt; a lease that asks for more rows is refused."
+        1 << 32,
+        gt=0,
+        description="Largest bundle that the provider deals, in bytes. It refuses a lease with larger bundles.",
     )

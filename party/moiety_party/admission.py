@@ -89,7 +89,7 @@ class Admission:
             return None
         grant = self._verified(token or None, manifest.owner_key)
         if self._state.is_revoked(grant.token_id):
-            raise Problem(ProblemType.UNAUTHORIZED, "the token was revoked")
+            raise Problem(ProblemType.UNAUTHORIZED, "the model owner revoked the token")
         grant.check(manifest.name, model.plan.output.kind, self._clock())
         return grant
 
@@ -105,7 +105,7 @@ class Admission:
             try:
                 grant = self._verified(token or None, owner_key)
                 if self._state.is_revoked(grant.token_id):
-                    raise Problem(ProblemType.UNAUTHORIZED, "the token was revoked")
+                    raise Problem(ProblemType.UNAUTHORIZED, "the model owner revoked the token")
                 grant.check_time(self._clock())
                 return
             except Problem as problem:
@@ -121,7 +121,7 @@ class Admission:
             name, off = ("alice", "bob")[party], "behind" if late > 0 else "ahead of"
             raise Problem(
                 ProblemType.REQUEST_EXPIRED,
-                f"its time is {abs(late):.0f} seconds {off} {name}'s clock; at most {seconds:.0f} are accepted",
+                f"its time is {abs(late):.0f} seconds {off} {name}'s clock, but it may be at most {seconds:.0f}",
             )
 
     def check_holder(self, grant: Grant | None, handshake: Handshake, party: int, token: str) -> None:
@@ -142,7 +142,7 @@ class Admission:
             return None
         quota = grant.quota
         if rows > quota.rows:
-            raise Problem(ProblemType.FORBIDDEN, f"the token allows {quota.rows} inputs at a time at most")
+            raise Problem(ProblemType.FORBIDDEN, f"the token allows at most {quota.rows} inputs at a time")
         end = (int(self._clock()) // quota.seconds + 1) * quota.seconds
         account = self._account(model.manifest.owner_key, grant.subject, end, quota.rows)
         async with account.lock:

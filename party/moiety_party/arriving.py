@@ -32,7 +32,7 @@ class Body:
             if not self._rest:
                 self._rest = memoryview(await anext(self._source, b""))
                 if not self._rest:
-                    raise malformed("the body has another length than was announced")
+                    raise malformed("the body is shorter than its Content-Length")
             taken = min(len(self._rest), size - at)
             part[at : at + taken] = self._rest[:taken]
             self._rest, at = self._rest[taken:], at + taken
@@ -45,14 +45,14 @@ async def read_head(body: Body, upload_id: str, party: int) -> Head:
     header = await body.take(HEADER_BYTES)
     head = Head.unpack(header + await body.take(Head.size(header)))
     if head.manifest.upload_id != upload_id or head.manifest.party != party:
-        raise malformed("the manifest is of another upload, or for the other party")
+        raise malformed("the manifest belongs to another upload or to the other party")
     return head
 
 
 async def read_weights(body: Body, head: Head, keyring: Keyring, away: Away) -> Upload:
     """Read the rest of the body. Raises a Problem unless all of it is what the owner signed."""
     if body.left != sum(upload.sealed_sizes(head.plan)):
-        raise malformed("the model upload has another length than its plan says")
+        raise malformed("the model upload's length does not match its plan")
     upload_id = bytes.fromhex(head.manifest.upload_id)
     opened = keyring.open(head.own_envelope, context(head.plan, upload_id, str(head.manifest.party)))
     arrival = Arrival(head, Keys.unpack(opened))

@@ -11,6 +11,16 @@ def request_rows(settings: PartySettings, plan: Plan) -> int:
     return min(settings.max_rows, _affordable_rows(settings, plan))
 
 
+def shared_rows(settings: PartySettings, plan: Plan) -> int:
+    """The most inputs of several requests in one run: the slice that is quickest, and half of a pool at most."""
+    return min(plan.slice_rows, pool_rows(settings, plan) // 2)
+
+
+def run_rows(settings: PartySettings, plan: Plan) -> int:
+    """The most inputs in one run, whatever the pools of the party that leads it."""
+    return max(request_rows(settings, plan), plan.slice_rows)
+
+
 def bundle_rows(settings: PartySettings, plan: Plan) -> int:
     """The rows of a bundle of about `bundle_bytes`.
 

@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 
 def party(
-    role: Literal["alice", "bob"] = typer.Argument(..., help="alice leads and faces the clients; bob helps."),
+    role: Literal["alice", "bob"] = typer.Argument(
+        ..., help="alice leads each run and answers the clients. bob computes with her."
+    ),
 ) -> None:
     """Run a computing party. Settings: MOIETY_PARTY_* (see docs/settings.md)."""
     gc.disable()  # until it serves: the imports below make half a million objects, and none is garbage

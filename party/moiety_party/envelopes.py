@@ -22,7 +22,7 @@ async def open_envelope(
     begun = party.identity.keyring.open_kept(bytes(envelope[:SEALED_BYTES]), handshake.context(number))
     shaken = Handshake.unpack(begun)
     if abs(binding.time - shaken.time) > handshake.MAX_SECONDS:
-        raise malformed("the handshake was made for another time than the request")
+        raise malformed("the handshake's time is too far from the request's")
     party.admission.check_holder(grant, shaken, number, token)
     content = await party.threads.run_if_large(len(envelope), shaken.open, envelope, binding.context("input", number))
     secret = Secret.unpack(content, binding, request.rows, share_bytes(model.plan, number, request.rows))

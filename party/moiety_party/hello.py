@@ -39,11 +39,11 @@ async def call(link: Link, boot: str) -> Lane:
             sealed = base64.b64decode(hello["sealed"], validate=True)
             channel = Channel(key.open(sealed, _CONTEXT + mine), 0, mine, theirs)
         except (KeyError, TypeError, ValueError, Problem):
-            raise garbled("bob's HELLO answers another") from None
+            raise garbled("bob's HELLO does not answer alice's") from None
         return Lane(link, channel, str(hello.get("boot")))
     except TimeoutError as error:
         await link.close()
-        raise Problem(ProblemType.PEER_UNAVAILABLE, "bob took the link and did not say HELLO") from error
+        raise Problem(ProblemType.PEER_UNAVAILABLE, "bob accepted the link but did not say HELLO") from error
     except BaseException:  # cancelled as well: the link is nobody's
         await link.close()
         raise
@@ -75,7 +75,7 @@ async def _answer(link: Link) -> bytes:
     try:
         return await link.recv()
     except Problem as problem:
-        what = "bob ended the link at HELLO: his log says why (release 0.1 does so to any other)"
+        what = "bob closed the link at HELLO: his log says why (release 0.1 closes it for any other release)"
         raise Problem(problem.kind, problem.detail or what) from problem
 
 

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import WebSocketException
 
 from moiety_shared.crypto.channel import Channel
 from moiety_shared.crypto.integrity import Transcript
 from moiety_shared.messages.wire import Frame, FrameKind, frame_header
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.opening import Round, Session, combine, to_wire, wire_bytes
+from moiety_shared.protocols.opening import Round, Session, to_wire
 
 MAX_MESSAGE = 1 << 25
 """The most bytes in a WebSocket message."""
@@ -42,31 +40,8 @@ class Link(Protocol):
     async def close(self) -> None: ...
 
 
-class ClientLink:
-    """alice's end, over websockets."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-
-    async def send(self, message: bytes) -> None:
-        try:
-            await self._socket.send(message)
-        except WebSocketException as error:
-            raise Problem(ProblemType.PEER_UNAVAILABLE) from error
-
-    async def recv(self) -> bytes:
-        try:
-            message = await self._socket.recv(decode=False)
-        except WebSocketException as error:
-            raise Problem(ProblemType.PEER_UNAVAILABLE) from error
-        return message if isinstance(message, bytes) else message.encode()
-
-    async def close(self) -> None:
-        await self._socket.close()
-
-
 class ServerLink:
-    """bob's end, over FastAPI."""
+    """bob's end under a server that is not our own, such as Ray Serve: through ASGI."""
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
@@ -138,14 +113,12 @@ class Lane:
 
     async def recv(self) -> Frame:
         """Read the next frame. Raises Refused, with the peer's problem, when it is FAILED."""
+        message = await self._link.recv()
+        self.received_bytes += len(message)
         try:
-            message = await self._link.recv()
-            self.received_bytes += len(message)
             frame = Frame.unpack(self._channel.open(message))
         except Problem as error:
-            if error.kind is ProblemType.MALFORMED:
-                raise garbled(error.detail) from None
-            raise
+            raise garbled(error.detail) from None
         if frame.kind is FrameKind.FAILED:
             problem = Problem.from_document(read_json(frame))
             raise Refused(problem.kind, problem.detail, retry_after=problem.retry_after)
@@ -155,7 +128,7 @@ class Lane:
         """Read the payload of the next frame. Raises PEER_UNAVAILABLE unless the frame has this kind and number."""
         frame = await self.recv()
         if frame.kind is not kind or frame.number != number:
-            raise garbled(f"the peer sent {frame.kind.name} {frame.number} for {kind.name} {number}")
+            raise garbled(f"the peer sent {frame.kind.name} {frame.number} instead of {kind.name} {number}")
         return frame.payload
 
     async def expect_json(self, kind: FrameKind) -> dict[str, Any]:
@@ -188,42 +161,47 @@ class Lane:
         sent, received = itertools.count(), itertools.count()
         rounds: list[Round] = []
         for session in sessions:
-            step = await _advance(session, None, b"", transcript, executor)
-            if isinstance(step, _Done):
-                outcomes.append(step.outcome)
-            else:
-                rounds.append(step)
+            try:
+                rounds.append(next(session))
+            except StopIteration as stop:
+                outcomes.append(stop.value)
         for group in _groups(rounds):
             await self._open(group, sent)
         while rounds:
             self.rounds += 1
-            turns, steps = iter(sessions), list[Round]()
+            turns, steps, together = iter(sessions), list[Round](), True
             for group in _groups(rounds):
-                peer = await self._opened(group, received)
+                peer, at = await self._opened(sum(r.wire_bytes for r in group), received), 0
                 self.in_run = True
-                for opened, part in zip(group, _cut(peer, [r.wire_bytes for r in group]), strict=True):
-                    step = await _advance(next(turns), opened, part, transcript, executor)
+                for opened in group:
+                    part, at = peer[at : at + opened.wire_bytes], at + opened.wire_bytes
+                    if opened.work <= INLINE_WORK and opened.wire_bytes <= _INLINE_BYTES:
+                        step = _step(next(turns), opened, part, transcript)
+                    else:
+                        loop = asyncio.get_running_loop()
+                        step = await loop.run_in_executor(executor, _step, next(turns), opened, part, transcript)
                     if isinstance(step, _Done):
                         outcomes.append(step.outcome)
                         continue
                     steps.append(step)
-                    if not _small(steps[0]):
+                    together = steps[0].wire_bytes <= _SMALL_BYTES
+                    if not together:
                         await self._open([step], sent)
                         await asyncio.sleep(0)  # lets it out before the next slice computes
-            if steps and _small(steps[0]):
+            if steps and together:
                 await self._open(steps, sent)
             rounds = steps
         return outcomes
 
     async def _open(self, rounds: Sequence[Round], numbers: Numbers) -> None:
         shares = [to_wire(opening).data for r in rounds for opening in r.openings]
-        for parts in _parts(shares):
+        size = sum(map(len, shares))
+        for parts in [shares] if size <= _PART_BYTES else _parts(shares):
             await self.send(FrameKind.OPENING, *parts, number=next(numbers) & 0xFFFF)
-        self.opening_bytes += sum(map(len, shares))
+        self.opening_bytes += size
 
-    async def _opened(self, rounds: Sequence[Round], numbers: Numbers) -> memoryview:
-        """Read the peer's shares of these openings. Raises PEER_UNAVAILABLE unless they are exactly as long."""
-        size = sum(r.wire_bytes for r in rounds)
+    async def _opened(self, size: int, numbers: Numbers) -> memoryview:
+        """Read the peer's shares of openings, `size` bytes. Raises PEER_UNAVAILABLE unless they are exactly as long."""
         if size <= _PART_BYTES:
             return memoryview(await self._part(size, numbers))
         whole = bytearray(size)
@@ -235,18 +213,16 @@ class Lane:
     async def _part(self, size: int, numbers: Numbers) -> memoryview | bytes:
         part = await self.expect(FrameKind.OPENING, next(numbers) & 0xFFFF)
         if len(part) != size:
-            raise garbled(f"openings of {size} bytes arrived with {len(part)}")
+            raise garbled(f"the peer sent openings of {len(part)} bytes instead of {size}")
         return part
 
 
-def _small(first: Round) -> bool:
-    """Whether the slices of a round share one frame: a frame costs more than so few bytes. The first slice decides."""
-    return first.wire_bytes <= _SMALL_BYTES
-
-
 def _groups(rounds: list[Round]) -> list[list[Round]]:
-    """The slices' rounds, grouped by the frame, or the sequence of frames, in which they travel."""
-    return [rounds] if rounds and _small(rounds[0]) else [[r] for r in rounds]
+    """The slices' rounds, grouped by the frame, or the sequence of frames, in which they travel.
+
+    Small rounds share one frame, because a frame costs more than so few bytes. The first slice decides.
+    """
+    return [rounds] if rounds and rounds[0].wire_bytes <= _SMALL_BYTES else [[r] for r in rounds]
 
 
 def _parts(shares: Sequence[memoryview]) -> Iterator[list[memoryview]]:
@@ -263,46 +239,22 @@ def _parts(shares: Sequence[memoryview]) -> Iterator[list[memoryview]]:
     yield frame
 
 
-def _cut(whole: memoryview, sizes: Sequence[int]) -> Iterator[memoryview]:
-    at = 0
-    for size in sizes:
-        yield whole[at : at + size]
-        at += size
-
-
 @dataclass(frozen=True)
 class _Done(Generic[Outcome]):
     outcome: Outcome
 
 
-async def _advance(
-    session: Session[Outcome],
-    opened: Round | None,
-    peer: bytes | memoryview,
-    transcript: Transcript,
-    executor: Executor,
+def _step(
+    session: Session[Outcome], opened: Round, peer: memoryview, transcript: Transcript
 ) -> "Round | _Done[Outcome]":
-    """Take a session to its next round, or to its end, with the peer's shares of the round before.
-
-    At the start of a session there is no such round: `opened` is None.
-    """
-
-    def step() -> "Round | _Done[Outcome]":
-        try:
-            if opened is None:
-                return next(session)
-            parts = _cut(memoryview(peer), [wire_bytes(opening) for opening in opened.openings])
-            values = [combine(opening, part) for opening, part in zip(opened.openings, parts, strict=True)]
-            for value in values:
-                transcript.add(value)
-            return session.send(values)
-        except StopIteration as stop:  # cannot cross an executor
-            return _Done(stop.value)
-
-    work, size = (opened.work, opened.wire_bytes) if opened else (0, 0)
-    if work <= INLINE_WORK and size <= _INLINE_BYTES:
-        return step()
-    return await asyncio.get_running_loop().run_in_executor(executor, step)
+    """Take a session to its next round, or to its end, with the peer's shares of the round before."""
+    values = opened.combined(peer)
+    for value in values:
+        transcript.add(value)
+    try:
+        return session.send(values)
+    except StopIteration as stop:  # cannot cross an executor
+        return _Done(stop.value)
 
 
 def garbled(what: str) -> Problem:
@@ -316,5 +268,5 @@ def read_json(frame: Frame) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise garbled(f"{frame.kind.name} does not hold a JSON object")
+        raise garbled(f"the {frame.kind.name} frame does not hold a JSON object")
     return value

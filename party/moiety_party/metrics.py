@@ -1,5 +1,6 @@
 """What a party counts besides what every service counts."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,10 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from moiety_service.observability import metrics
-from moiety_service.observability.metrics import SECONDS, Metrics
+from moiety_service.observability.metrics import SECONDS, Metrics, remember_children
 from moiety_shared.problems import ProblemType, outcome
 
+_ROWS = tuple(1 << exponent for exponent in range(10))  # 1 to 512, the most in one request unless set otherwise
 _MISSED = (
     ProblemType.PROVIDER_UNAVAILABLE,
     ProblemType.UNKNOWN_LEASE,
@@ -40,32 +41,53 @@ class PartyMetrics(Metrics):
             "moiety_predictions", "Predictions, by how they ended.", ["model", "outcome"], registry=registry
         )
         self.rows = Counter(
-            "moiety_prediction_rows", "Inputs of predictions that ended well.", ["model"], registry=registry
+            "moiety_prediction_rows", "Inputs of predictions that succeeded.", ["model"], registry=registry
         )
         self.prediction_seconds = Histogram(
             "moiety_prediction_duration_seconds",
-            "A prediction that ended well, in this process.",
+            "Seconds that a successful prediction takes in this process.",
             buckets=SECONDS,
             registry=registry,
         )
         self.phase_seconds = Histogram(
-            "moiety_prediction_phase_seconds", "Parts of a run.", ["phase"], buckets=SECONDS, registry=registry
+            "moiety_prediction_phase_seconds",
+            "Seconds that each phase of a run takes.",
+            ["phase"],
+            buckets=SECONDS,
+            registry=registry,
         )
-        self.rounds = Counter("moiety_rounds", "Rounds of openings with the other party.", registry=registry)
+        for metric in (self.predictions, self.rows, self.phase_seconds):
+            remember_children(metric)
+        self.rounds = Counter(
+            "moiety_rounds", "Rounds in which both parties exchanged masked values.", registry=registry
+        )
         self.runs = Gauge(
-            "moiety_runs_in_flight", "Predictions under way, those that wait for a lane among them.", registry=registry
+            "moiety_runs_in_flight", "Predictions under way, including those that wait for a lane.", registry=registry
         )
-        self.waiting = Gauge("moiety_runs_waiting", "alice: requests that wait for a lane.", registry=registry)
+        self.waiting = Gauge(
+            "moiety_runs_waiting", "alice: requests that wait for a lane to bob, or for rows.", registry=registry
+        )
+        self.run_rows = Histogram(
+            "moiety_run_rows",
+            "Inputs in a run, of all requests that share it.",
+            buckets=_ROWS,
+            registry=registry,
+        )
         self.lanes = Gauge("moiety_peer_lanes", "Open lanes to the other party.", registry=registry)
-        self.bundles = Counter("moiety_bundles_prepared", "Bundles of randomness made ready.", registry=registry)
+        self.bundles = Counter(
+            "moiety_bundles_prepared", "Bundles of randomness that this party prepared.", registry=registry
+        )
         self.bundle_failures = Counter(
-            "moiety_bundle_failures", "Bundles that could not be had.", ["problem"], registry=registry
+            "moiety_bundle_failures",
+            "Bundles that this party failed to get or to prepare.",
+            ["problem"],
+            registry=registry,
         )
         for kind in _MISSED:  # from zero on: a rate needs to see the first one
             self.bundle_failures.labels(kind.name)
         self.bundle_seconds = Histogram(
             "moiety_bundle_preparation_duration_seconds",
-            "From asking for a bundle to having it ready.",
+            "Seconds from the request for a bundle until it is ready.",
             buckets=SECONDS,
             registry=registry,
         )
@@ -77,14 +99,21 @@ class PartyMetrics(Metrics):
     @contextmanager
     def prediction(self, model: str, rows: int) -> Iterator[None]:
         """Count a prediction of `rows` inputs, by how the block ends."""
+        started, error = time.perf_counter(), None
         try:
-            with metrics.timed(self.prediction_seconds):
-                yield
-        except BaseException as error:
-            self.predictions.labels(model, outcome(error)).inc()
+            yield
+        except BaseException as raised:
+            error = raised
             raise
-        self.predictions.labels(model, outcome(None)).inc()
-        self.rows.labels(model).inc(rows)
+        finally:
+            self.predicted(model, rows, time.perf_counter() - started, error)
+
+    def predicted(self, model: str, rows: int, seconds: float, error: BaseException | None) -> None:
+        """Count a prediction of `rows` inputs that took so long, and ended with this error or with none."""
+        self.predictions.labels(model, outcome(error)).inc()
+        if error is None:
+            self.prediction_seconds.observe(seconds)
+            self.rows.labels(model).inc(rows)
 
     def session(self, rounds: int, sent: int, received: int) -> None:
         """Count the rounds of a session and its bytes on the lane."""
@@ -112,7 +141,7 @@ class _Stocks(Collector):
         return (
             GaugeMetricFamily("moiety_pool_rows", "Rows of randomness that are ready.", labels=labels),
             GaugeMetricFamily(
-                "moiety_pool_target_rows", "Rows of randomness that are to be kept ready.", labels=labels
+                "moiety_pool_target_rows", "Rows of randomness that this party tries to keep ready.", labels=labels
             ),
         )
 

@@ -63,7 +63,7 @@ class Models:
         await self._threads.run(self._store.put, upload)
         if not await self._threads.run(self._state.stored, upload_id):
             await self._wipe(upload_id)
-            raise Problem(ProblemType.UPLOAD_CONFLICT, "it was deleted before it had arrived")
+            raise Problem(ProblemType.UPLOAD_CONFLICT, "its owner deleted it before it arrived")
         self.arrived.set()
 
     async def delete(self, upload_id: str) -> None:

@@ -133,8 +133,8 @@ class Remote:
             self._files, root = url_to_fs(url.get_secret_value(), use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise StartRefused(
-                f"the store's URL cannot be used ({type(error).__name__}): it is one of fsspec's, such as "
-                f"s3://bucket/alice, and what reaches {scheme[:20]!r} must be installed"
+                f"cannot use the store's URL ({type(error).__name__}): give one that fsspec supports, such as "
+                f"s3://bucket/alice, and install what fsspec needs for {scheme[:20]!r}"
             ) from None
         self._name, self._root = f"{scheme}://", f"{root.rstrip('/')}/models"
 
@@ -213,12 +213,12 @@ def _answering() -> Iterator[None]:
 
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
-        raise ValueError("larger than it may be")
+        raise ValueError("larger than allowed")
 
 
 def _check_length(length: int, sizes: Iterable[int]) -> None:
     if length != sum(sizes):
-        raise ValueError("larger or smaller than it must be")
+        raise ValueError("not of the expected length")
 
 
 def _write(path: Path, content: Iterable[bytes]) -> None:

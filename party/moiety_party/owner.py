@@ -39,11 +39,11 @@ def routes(party: Party) -> APIRouter:
     router = APIRouter()
     of_owner = [documented_bearer(), Depends(owner)]
 
-    @router.get("/v1/keys", summary="This party's public sealing key")
+    @router.get("/v1/keys", summary="Get this party's public sealing key")
     async def keys() -> PublicKeys:
         return PublicKeys(role=party.settings.role, sealing_key=party.identity.keyring.public.text())
 
-    @router.get(_MODELS, dependencies=of_owner, summary="Which uploads are here")
+    @router.get(_MODELS, dependencies=of_owner, summary="List the uploads that this party holds")
     async def held_models() -> HeldModels:
         await party.replicas.look()
         manifests = [model.manifest for model in party.store.all()]
@@ -51,7 +51,7 @@ def routes(party: Party) -> APIRouter:
         refused = [HeldModel(upload_id=upload_id) for upload_id in party.store.refused()]
         return HeldModels(models=(*served, *refused))
 
-    @router.put(_MODEL, status_code=201, dependencies=of_owner, summary="A model, masked")
+    @router.put(_MODEL, status_code=201, dependencies=of_owner, summary="Upload a masked model")
     async def put_model(upload_id: UploadId, request: Request) -> dict[str, str]:
         with party.audit.event("upload", subject=_OWNER, upload=upload_id):
             await party.models.receive(upload_id, request.stream(), int(request.headers.get("content-length", "0")))
@@ -69,7 +69,7 @@ def routes(party: Party) -> APIRouter:
         with party.audit.event("revoke", subject=_OWNER, rows=len(body.token_ids)):
             await party.threads.run(party.state.revoke, body.token_ids)
 
-    @router.get(_MODEL, dependencies=of_owner, summary="How an upload is doing")
+    @router.get(_MODEL, dependencies=of_owner, summary="Get the state of an upload")
     async def model_state(upload_id: UploadId) -> ModelState:
         model = await party.replicas.model(upload_id)
         pools = party.pools.of_model(upload_id)

@@ -47,7 +47,7 @@ class Party:
         self.store = open_store(settings, identity, self.state)
         self.threads = Threads(settings.lanes)
         self.tls = clients.tls_context(identity.ca_file)
-        self._http = provider or clients.async_client(
+        self._http = provider or clients.asyncio_client(
             settings.provider_url,
             credential=identity.credential("crypto_provider"),
             timeout=30,

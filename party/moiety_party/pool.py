@@ -2,7 +2,8 @@
 
 bob's pool is filled by bundles from the provider, alice's from her seed, in the same order. alice `take`s the next rows
 and names the first; bob `claim`s the same ones, or `burn`s them when he refuses the run. Either way the rows leave the
-pool for good. Nothing puts them back, so a run that fails has burnt its rows at both parties.
+pool for good. Nothing puts them back, so a run that fails has burnt its rows at both parties. alice takes rows only
+once she has heard that bob has made them too.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from moiety_party.rows import Rows
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.graph import PreparedRows
 
-_WAIT_SECONDS = 5.0  # for the next rows: whoever asked can come again
+_WAIT_SECONDS = 5.0  # for rows that the leader named
 
 
 class Pool:
@@ -44,6 +45,7 @@ class Pool:
         self.bundle_rows = bundle_rows
         self.target = max(target, bundle_rows)
         self.spread = max(self.target, spread)
+        self._peer_made = 0  # the peer has made the rows below this one, or given them up
         self._claim_seconds = claim_seconds
         self._changed = asyncio.Condition()
         self._rows = Rows(bundle_rows, self.spread)
@@ -53,6 +55,11 @@ class Pool:
     def stock(self) -> int:
         """How many rows are ready."""
         return self._rows.stock
+
+    @property
+    def ready(self) -> int:
+        """How many rows are ready at both parties, as far as this one knows."""
+        return min(self.stock, max(self._peer_made - self.position, 0))
 
     @property
     def position(self) -> int:
@@ -79,6 +86,16 @@ class Pool:
         """Whether the provider forgot the lease: the rows that are here can be used, and no more will come."""
         return self._filler.lost
 
+    def told(self) -> dict[str, object]:
+        """What bob's STOCK says of it."""
+        return {
+            "lease": self.lease_id,
+            "position": self.position,
+            "made": self.made,
+            "lost": self.lost,
+            "gaps": self.gaps,
+        }
+
     async def close(self) -> None:
         await self._filler.close()
         async with self._changed:
@@ -86,23 +103,35 @@ class Pool:
             self._rows.bundles.clear()
             self._changed.notify_all()
 
-    async def take(self, count: int) -> tuple[int, PreparedRows]:
-        """Take the next `count` rows. Returns the number of the first, and the rows. Waits a little for them.
+    def heard(self, made: int) -> None:
+        """The peer says that it has made the rows below this one, or given them up."""
+        self._peer_made = max(self._peer_made, made)
 
-        Raises RANDOMNESS_EXHAUSTED when they do not come.
-        """
+    def has(self, count: int) -> bool:
+        """Whether the next `count` rows are ready at both parties, as far as this one knows."""
+        return self._next(count) is not None
+
+    async def take(self, count: int) -> tuple[int, PreparedRows] | None:
+        """Take the next `count` rows. Returns the number of the first, and the rows; None unless they are ready at both
+        parties, as far as this one knows. It does not wait for them."""
         async with self._changed:
-            await self._wait_for(lambda: self._rows.next_run(count) is not None or self._want(count), _WAIT_SECONDS)
-            first = self._rows.next_run(count)
-            if first is None:
-                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
-            return first, self._remove(first, count)
+            first = self._next(count)
+            return None if first is None else (first, self._remove(first, count))
 
     async def want(self, count: int) -> int:
-        """Have the next `count` rows made. Returns where they end."""
+        """Have the next `count` rows made. Returns where they end.
+
+        Raises RANDOMNESS_EXHAUSTED when they will never come.
+        """
         async with self._changed:
-            self._want(count)
-            return self._rows.end_of_next(count)
+            first = self._rows.next_run(count)
+            if first is not None:
+                return first + count
+            if self.lost:
+                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+            end = self._rows.end_of_next(count)
+            self._filler.want_until(end)
+            return end
 
     async def want_until(self, end: int) -> None:
         """Have the rows below `end` made, because the leader is about to name them."""
@@ -150,12 +179,14 @@ class Pool:
         self._changed.notify_all()
         return rows
 
-    def _want(self, count: int) -> bool:
-        """Returns False, so that it can stand in a condition."""
-        self._filler.want_until(self._rows.end_of_next(count))
-        return False
+    def _next(self, count: int) -> int | None:
+        """Where the next `count` rows begin, if both parties have them."""
+        first = self._rows.next_run(count)
+        return first if first is not None and first + count <= self._peer_made else None
 
     async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
+        if condition() or self.lost:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait_for(lambda: condition() or self.lost)

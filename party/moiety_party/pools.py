@@ -14,7 +14,7 @@ from functools import partial
 from opentelemetry.trace import SpanKind, Tracer
 
 from moiety_party.bundles import prepare_bundle
-from moiety_party.capacity import pool_rows, request_rows
+from moiety_party.capacity import pool_rows, run_rows
 from moiety_party.metrics import PartyMetrics, Stock
 from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant, Provider
@@ -119,7 +119,7 @@ class Pools:
             grant.rows,
             partial(self._prepare, model, grant),
             target=pool_rows(self._settings, model.plan),
-            spread=self._settings.lanes * request_rows(self._settings, model.plan),
+            spread=self._settings.lanes * run_rows(self._settings, model.plan),
             claim_seconds=self._settings.run_seconds / 2,
             failed=lambda problem: self._metrics.bundle_failures.labels(problem).inc(),
             busy=lambda: self._runs > 0,

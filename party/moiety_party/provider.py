@@ -103,7 +103,7 @@ class Provider:
                     await response.aread()
                     clients.check(response)
                 if response.headers.get("content-length") != str(sum(sizes) + TAG_BYTES):
-                    raise Problem(ProblemType.MALFORMED, "a bundle has another length than its plan says")
+                    raise Problem(ProblemType.MALFORMED, "a bundle's length does not match its plan")
                 chunks = response.aiter_raw()
                 rest = memoryview(b"")
                 for index, size in enumerate((*sizes, TAG_BYTES)):
@@ -127,9 +127,9 @@ class Provider:
                 more: bytes = await anext(chunks, b"")
                 self._link_bytes(0, response.num_bytes_downloaded)
                 if rest or more:
-                    raise Problem(ProblemType.MALFORMED, "a bundle is longer than its plan says")
+                    raise Problem(ProblemType.MALFORMED, "a bundle is longer than its plan allows")
         except InvalidTag:
-            raise Problem(ProblemType.MALFORMED, "a bundle was changed on its way") from None
+            raise Problem(ProblemType.MALFORMED, "a bundle was changed in transit") from None
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
@@ -158,7 +158,7 @@ class Provider:
         except (Problem, ValidationError) as error:  # a ticket comes from the peer: it may be no ticket at all
             if isinstance(error, Problem) and error.kind is not ProblemType.INVALID_INPUT:
                 raise
-            detail = "it does not understand what it is asked: is it of the same release?"
+            detail = "it does not understand the request: check that it runs the same release"
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE, detail) from error
         with _unchanged():
             answer = LeaseResponse.model_validate_json(response.content)
@@ -167,7 +167,7 @@ class Provider:
             try:
                 seeds = key.open(sealed, lease_context(party, lease_id, upload_id, rows, ticket))
             except Problem as problem:
-                raise ValueError("sealed for something else") from problem
+                raise ValueError("sealed for another lease") from problem
             return LeaseGrant(lease_id, upload_id, rows, answer.ticket, seeds[:SEED_BYTES], seeds[SEED_BYTES:])
 
 
@@ -177,4 +177,4 @@ def _unchanged() -> Iterator[None]:
     try:
         yield
     except (ValueError, OverflowError) as error:
-        raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "its answer was changed on the way") from error
+        raise Problem(ProblemType.PROVIDER_UNAVAILABLE, "its answer was changed in transit") from error

@@ -1,4 +1,7 @@
-"""alice or bob on Ray Serve: `import_path: moiety_party.ray_app:deploy`, `args: {role: alice}`. See docs/scaling.md."""
+"""alice or bob on Ray Serve: `import_path: moiety_party.ray_app:deploy`, `args: {role: alice}`.
+
+See docs/deployment.md, "On Ray Serve".
+"""
 
 from typing import Literal
 

@@ -1,9 +1,5 @@
 """A party's share of a result, as it leaves at the end of a run."""
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from moiety_shared.crypto.sealing import PublicKey, seal_result
 from moiety_shared.messages.wire import Binding, Recipients, Secret, malformed
 from moiety_shared.plan.plan import Plan
@@ -13,21 +9,19 @@ from moiety_shared.ring import Array
 def check_recipients(plan: Plan, secret: Secret) -> None:
     """Raises Problem MALFORMED when the request names a recipient to whom the plan gives nothing."""
     if Recipients.OWNER in secret.recipients and plan.output.owner_key is None:
-        raise malformed("the plan has no key of the owner, or gives out more than a count")
+        raise malformed("the request names the owner as a recipient, but the plan has no key of the owner")
 
 
-def result_share(plan: Plan, outputs: Sequence[Array]) -> bytes:
-    """Join the shares of a request's slices to this party's share of its result.
+def result_share(plan: Plan, outputs: Array) -> bytes:
+    """This party's share of a request's result, from its shares of the request's outputs (rows, *shape).
 
     Counts are added up over the request's rows, so that the number that leaves shows no single row's.
     """
-    whole = np.concatenate(outputs)
-    if plan.output.kind == "count":
-        whole = whole.sum(axis=0, dtype=whole.dtype)
+    whole = outputs.sum(axis=0, dtype=outputs.dtype) if plan.output.kind == "count" else outputs
     return whole.tobytes()
 
 
-def sealed_result(plan: Plan, party: int, outputs: Sequence[Array], secret: Secret, binding: Binding) -> bytes:
+def sealed_result(plan: Plan, party: int, outputs: Array, secret: Secret, binding: Binding) -> bytes:
     """Seal this party's share of the result to each recipient: first the client, then the owner."""
     share, sealed = result_share(plan, outputs), b""
     if Recipients.CLIENT in secret.recipients:

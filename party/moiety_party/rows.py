@@ -1,17 +1,24 @@
 """The rows of a pool: prepared randomness in numbered bundles, and which of it is still unused."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from moiety_shared.protocols.graph import PreparedRows, cut, stack
 
 
-@dataclass
 class Bundle:
-    prepared: PreparedRows
-    unused: npt.NDArray[np.bool_]  # by row
+    """Prepared rows, and which of them are still unused."""
+
+    def __init__(self, prepared: PreparedRows, unused: npt.NDArray[np.bool_]) -> None:
+        self.prepared = prepared
+        self.unused = unused  # by row
+        self.left = int(unused.sum())  # how many are
+
+    def spend(self, start: int, stop: int) -> None:
+        """From now on these rows are not unused any more."""
+        rows = self.unused[start:stop]
+        self.left -= int(np.count_nonzero(rows))
+        rows[:] = False
 
 
 class Rows:
@@ -33,7 +40,7 @@ class Rows:
     def stock(self) -> int:
         """How many rows are ready at or after the position."""
         oldest = self.position // self.bundle_rows
-        return sum(int(bundle.unused.sum()) for number, bundle in self.bundles.items() if number >= oldest)
+        return sum(bundle.left for number, bundle in self.bundles.items() if number >= oldest)
 
     @property
     def made(self) -> int:
@@ -70,7 +77,9 @@ class Rows:
 
     def next_run(self, count: int) -> int | None:
         """Where the next `count` unused rows without a gap begin, or None if there are too few."""
-        starts = [self.position, *(number * self.bundle_rows for number in self.bundles)]
+        if self.are_unused(self.position, count):
+            return self.position
+        starts = [number * self.bundle_rows for number in self.bundles]
         for first in sorted(start for start in starts if start >= self.position):
             if self.are_unused(first, count):
                 return first
@@ -95,7 +104,7 @@ class Rows:
         parts = []
         for number, start, stop in self._pieces(first, count):
             bundle = self.bundles[number]
-            bundle.unused[start:stop] = False
+            bundle.spend(start, stop)
             parts.append(cut(bundle.prepared, start, stop))
         self._pass(first + count)
         return stack(parts)
@@ -106,7 +115,7 @@ class Rows:
             if number >= self.bundles_made:
                 self._burnt.setdefault(number, np.zeros(self.bundle_rows, dtype=np.bool_))[start:stop] = True
             elif number in self.bundles:
-                self.bundles[number].unused[start:stop] = False
+                self.bundles[number].spend(start, stop)
         self._pass(first + count)
 
     def _pass(self, end: int) -> None:
@@ -115,7 +124,7 @@ class Rows:
         # Runs on other lanes may still name rows a little below the position. Rows further back were lost on the way.
         oldest = self.position - self.spread
         for number in list(self.bundles):
-            if not self.bundles[number].unused.any() or (number + 1) * self.bundle_rows <= oldest:
+            if not self.bundles[number].left or (number + 1) * self.bundle_rows <= oldest:
                 del self.bundles[number]
 
     def _pieces(self, first: int, count: int) -> list[tuple[int, int, int]]:

@@ -11,42 +11,55 @@ from moiety_service.settings import RoleSettings
 class PartySettings(RoleSettings):
     model_config = SettingsConfigDict(env_prefix="MOIETY_PARTY_", frozen=True, extra="ignore")
 
-    role: Literal["alice", "bob"] = Field("alice", description="alice leads and faces the clients; bob helps.")
+    role: Literal["alice", "bob"] = Field(
+        "alice", description="alice leads each run and answers the clients. bob computes with her."
+    )
     port: int = Field(7701, ge=0, le=65535, description="Port to listen on.")
-    provider_url: str = Field("https://127.0.0.1:7703", description="Where the crypto provider is (https://).")
-    peer_url: str = Field("wss://127.0.0.1:7702", description="alice: where bob is (wss://).")
+    provider_url: str = Field("https://127.0.0.1:7703", description="URL of the crypto provider (https://).")
+    peer_url: str = Field("wss://127.0.0.1:7702", description="alice: URL of bob (wss://).")
     store_url: SecretStr | None = Field(
         None,
-        description="Where the models' shares are kept, encrypted: any URL of fsspec's, such as `s3://bucket/alice`. "
-        "Default: the data folder.",
+        description="URL of the store for the models' encrypted shares: any that fsspec supports, such as "
+        "`s3://bucket/alice`. Default: the data folder.",
     )
     pool_rows: int = Field(
         2048,
         ge=1,
-        description="Rows of randomness kept ready per model and replica of the peer; refilled in quiet moments, and "
-        "at once below half of it.",
+        description="Rows of randomness that the party keeps ready per model and replica of the peer. It refills a "
+        "pool in quiet moments. It refills at once a pool that is less than half full.",
     )
     pool_bytes: int = Field(
         1 << 30,
         gt=0,
-        description="The same in bytes of corrections: of a model with large rows fewer are kept, and one at least. "
-        "It limits the inputs in one request too.",
+        description="Most bytes of corrections in a pool. Of a model with large rows, the party keeps fewer rows, but "
+        "at least one. The limit also bounds the inputs in one request.",
     )
     bundle_bytes: int = Field(
-        1 << 23, gt=0, description="alice: about how much the provider deals at a time, in bytes."
+        1 << 23, gt=0, description="alice: approximate size in bytes of the bundles that she asks the provider for."
     )
-    max_rows: int = Field(512, ge=1, description="Inputs in one request at most, for models with small rows.")
-    max_upload_bytes: int = Field(1 << 31, gt=0, description="Largest model share taken, in bytes.")
+    max_rows: int = Field(512, ge=1, description="Most inputs in one request, for models with small rows.")
+    max_upload_bytes: int = Field(1 << 31, gt=0, description="Largest model share that the party accepts, in bytes.")
     lanes: int = Field(
-        4, ge=1, description="alice: runs with bob at the same time; with that many of his replicas at most."
+        4, ge=1, description="alice: most runs with bob at the same time. She uses no more of his replicas than that."
     )
-    max_waiting: int = Field(64, ge=1, description="alice: requests that may wait for a lane.")
-    run_seconds: float = Field(60.0, gt=0, description="How long one run may take, from start to result.")
+    max_waiting: int = Field(
+        64,
+        ge=1,
+        description="alice: most requests that may wait for a lane. At most half of them wait for rows of randomness.",
+    )
+    batch_milliseconds: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="alice: how long a free lane waits for more requests that may share its run. Requests of several "
+        "clients for one model share a run in any case, if they wait for a lane.",
+    )
+    run_seconds: float = Field(60.0, gt=0, description="Seconds that one run may take, from its start to its result.")
     request_seconds: float = Field(
         300.0,
         gt=0,
-        description="How far the time in a request may be from this party's clock. Requests are remembered twice as "
-        "long, and at alice their sealed results are kept for repetitions.",
+        description="Most seconds between the time in a request and this party's clock. The party remembers requests "
+        "for twice as long. alice also keeps their sealed results, while there is room, for clients that ask again.",
     )
 
     @model_validator(mode="after")

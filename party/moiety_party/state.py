@@ -88,7 +88,7 @@ class State:
                 db.rollback()
         if not alone:
             self._db.close()
-            raise StartRefused(f"this is the other party's database: {role} needs one of its own")
+            raise StartRefused(f"this database belongs to the other party: {role} needs its own")
         self._revoked: set[str] = set()
         self.refresh()
 
@@ -216,8 +216,9 @@ class State:
             rows = db.execute(select(_answered).where(_answered.c.until >= self._clock()).order_by(_answered.c.until))
             return {bytes(row.request_id): row.until for row in rows}
 
-    def note_answered(self, until: Mapping[bytes, float]) -> int:
-        """Remember these ids, each until its time. Returns how many were new. Forgets ids whose time is over."""
+    def note_answered(self, until: Mapping[bytes, float]) -> set[bytes]:
+        """Remember these ids, each until its time. Returns those that were new. Forgets ids whose time is over."""
+        # Sorted: replicas that note the same ids in different orders would wait for one another.
         with self._db.write(durable=False) as db:
             db.execute(delete(_answered).where(_answered.c.until < self._clock()))
-            return sum(insert_new(db, _answered, {"request_id": i, "until": end}) for i, end in until.items())
+            return {i for i, end in sorted(until.items()) if insert_new(db, _answered, {"request_id": i, "until": end})}

@@ -53,10 +53,17 @@ class Model:
     manifest: Manifest
     plan: Plan
     weights: Mapping[str, Weights] = field(repr=False)
+    _online_bytes: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)  # by rows
 
     @property
     def upload_id(self) -> str:
         return self.manifest.upload_id
+
+    def online_bytes(self, rows: int) -> int:
+        """What each party sends to open the values of so many rows, in bytes. It is computed once."""
+        if rows not in self._online_bytes:
+            self._online_bytes[rows] = self.plan.cost(rows).online_bytes
+        return self._online_bytes[rows]
 
 
 class ModelStore:
@@ -83,7 +90,9 @@ class ModelStore:
                 if _LEFT_OVERS.fullmatch(name) or (_NAME.fullmatch(name) and not self._is_wanted(name, deleted)):
                     self._wipe(name)
         except Problem as problem:
-            raise StartRefused(f"the store at {objects} does not answer ({type(problem.__cause__).__name__})") from None
+            raise StartRefused(
+                f"the store at {objects} does not answer ({type(problem.__cause__).__name__}): check that it runs"
+            ) from None
 
     def _is_wanted(self, name: str, deleted: Collection[str]) -> bool:
         return name not in deleted and (self.load(name) or self._is_arriving(name))
@@ -201,7 +210,7 @@ class ModelStore:
             sealed = objects.read(upload_id, _KEY_FILE, _LIMITS[_KEY_FILE])
             opened = _open(self._storage_key, sealed, _context(public, _KEY_FILE))
             if upload_id != manifest.upload_id:
-                raise ValueError("not the model of its name")
+                raise ValueError("not the upload that its name says")
             chunks = Chunks(opened[:CHUNK_KEY_BYTES], _context(public, _WEIGHTS))
             tensors = Tensors(plan)
             for piece in objects.pieces(upload_id, _WEIGHTS, sealed_sizes(plan)):
@@ -216,8 +225,8 @@ class ModelStore:
 
     def _unreadable(self, upload_id: str, error: Exception) -> UnreadableModel:
         return UnreadableModel(
-            f"{self._objects}/{upload_id} cannot be opened ({type(error).__name__}): it was changed, or storage.key is "
-            "another. Restore it from a backup, or remove the folder and publish the model again"
+            f"cannot open {self._objects}/{upload_id} ({type(error).__name__}): somebody changed it, or storage.key is "
+            "not the key that encrypted it. Restore it from a backup, or remove the folder and publish the model again"
         )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from moiety_party.state import State
 from moiety_service.observability.logs import log, where
@@ -44,19 +44,25 @@ class Answered:
         if request_id in self._until:
             raise _answered()
         if len(self._until) >= MAX_IDS:
-            raise Problem(ProblemType.OVERLOADED, "too many requests in a short time")
+            raise Problem(ProblemType.OVERLOADED, "bob answered too many in a short time")
 
-    async def note(self, request_id: bytes) -> None:
-        """Remember an id, just before the answer leaves.
-
-        Raises Problem REQUEST_EXPIRED if an answer left before, here or at another replica.
-        """
-        self.check(request_id)
-        until = self._until[request_id] = self._clock() + self._seconds
+    async def note(self, request_ids: Sequence[bytes]) -> dict[int, Problem]:
+        """Remember ids, just before their answers leave. Returns the problem of each that may not leave, by its place:
+        an answer left before, here, at another replica, or for an earlier place."""
+        refused, fresh = dict[int, Problem](), dict[bytes, float]()
+        for place, request_id in enumerate(request_ids):
+            try:
+                self.check(request_id)
+            except Problem as problem:
+                refused[place] = problem
+            else:
+                fresh[request_id] = self._until[request_id] = self._clock() + self._seconds
         if not self._state.shared:
-            self._fresh[request_id] = until
-        elif await asyncio.to_thread(self._state.note_answered, {request_id: until}) != 1:
-            raise _answered()
+            self._fresh |= fresh
+            return refused
+        new = await asyncio.to_thread(self._state.note_answered, fresh)
+        elsewhere = {place for place, request_id in enumerate(request_ids) if request_id in fresh.keys() - new}
+        return dict.fromkeys(elsewhere, _answered()) | refused
 
     async def _write_on(self) -> None:
         while True:
@@ -78,4 +84,4 @@ class Answered:
 
 
 def _answered() -> Problem:
-    return Problem(ProblemType.REQUEST_EXPIRED, "bob answered it before; his answer is not kept")
+    return Problem(ProblemType.REQUEST_EXPIRED, "bob answered it before and did not keep his answer")

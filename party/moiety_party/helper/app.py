@@ -9,6 +9,7 @@ from moiety_party.lane import ServerLink
 from moiety_party.lifetime import Lifetime, create_party
 from moiety_party.settings import PartySettings
 from moiety_service.http.app import create_app
+from moiety_service.http.websocket import link_of
 from moiety_service.observability import tracing
 from moiety_service.security.identity import Identity
 
@@ -41,6 +42,6 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
             return
         helper = lifetime.role
         await socket.accept()
-        await helper.serve(ServerLink(socket))
+        await helper.serve(link_of(socket.scope) or ServerLink(socket))
 
     return app

@@ -3,24 +3,21 @@
 import asyncio
 import time
 
-from moiety_party.capacity import request_rows
-from moiety_party.envelopes import open_envelope
+import numpy as np
+
+from moiety_party.capacity import run_rows
 from moiety_party.hello import answer
 from moiety_party.helper.answered import Answered
+from moiety_party.helper.guests import Guests
 from moiety_party.lane import Lane, Link, garbled, read_json
 from moiety_party.party import Party
 from moiety_party.pool import Pool
-from moiety_party.results import sealed_result
-from moiety_party.store import Model
 from moiety_service.http.draining import Drain
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log, where
 from moiety_service.observability.tracing import Timeline
-from moiety_shared import fixed_point
 from moiety_shared.crypto.integrity import Transcript
-from moiety_shared.crypto.prg import Stream
-from moiety_shared.crypto.tokens import Grant
-from moiety_shared.messages.wire import Frame, FrameKind, Secret, Start, malformed, unpack_start
+from moiety_shared.messages.wire import Frame, FrameKind, Start, malformed, pack_outcomes, unpack_start
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
 
@@ -106,17 +103,16 @@ class Helper:
     async def _stock(self, leader: str, wanted: dict[str, object]) -> dict[str, object]:
         """What bob's STOCK says: each model's pool with this leader, or {} where there is none.
 
-        `wanted` says, by upload, up to which row the leader is about to take. bob has those rows made.
+        `wanted` says, by upload, up to which row the leader is about to take, and by `traceparent` for which request.
+        bob has those rows made.
         """
         pools = self._party.pools.with_peer(leader)
-        for upload_id, end in wanted.items():
-            if upload_id in pools and isinstance(end, int):
-                await pools[upload_id].want_until(end)
+        with tracing.part_of(str(wanted.get(tracing.HEADER))):
+            for upload_id, end in wanted.items():
+                if upload_id in pools and isinstance(end, int):
+                    await pools[upload_id].want_until(end)
         without: dict[str, object] = {model.upload_id: {} for model in self._party.store.all()}
-        return without | {
-            upload: {"lease": p.lease_id, "position": p.position, "made": p.made, "lost": p.lost, "gaps": p.gaps}
-            for upload, p in pools.items()
-        }
+        return without | {upload_id: pool.told() for upload_id, pool in pools.items()}
 
     async def _join(self, lane: Lane, lease: dict[str, object]) -> None:
         model = await self._party.replicas.model(str(lease.get("upload")))
@@ -127,88 +123,100 @@ class Helper:
         await lane.send_json(FrameKind.JOINED, {})
 
     async def _check(self, lane: Lane, start: Start) -> None:
-        """Tell alice whether a run could begin with this request. bob claims, counts and remembers nothing."""
-        model = await self._party.replicas.model(start.request.binding.upload_id.hex())
-        await self._open(model, self._party.admission.admit(model, start.token), start)
-        await lane.send(FrameKind.CHECKED)
+        """Tell alice which of these requests a run could begin with. bob claims, counts and remembers nothing."""
+        guests = await self._guests(start)
+        await guests.let_in()
+        await lane.send(FrameKind.CHECKED, pack_outcomes([guest.problem or b"" for guest in guests.all]))
+
+    async def _guests(self, start: Start) -> Guests:
+        """The requests of a run. Raises Problem MALFORMED unless they ask one upload, and fit into one run of it."""
+        uploads = {asked.request.binding.upload_id for asked in start.asked}
+        model = await self._party.replicas.model(start.asked[0].request.binding.upload_id.hex())
+        if len(uploads) > 1 or not 1 <= start.rows <= run_rows(self._party.settings, model.plan):
+            raise malformed("the leader's requests do not fit into one run")
+        return Guests(self._party, self._answered, model, start.asked)
 
     async def _run(self, lane: Lane, payload: bytes) -> None:
         """Serve one run. If bob refuses it, he burns the rows that alice named, because she has used hers."""
         start = unpack_start(payload)
-        pool = self._party.pools.get(lane.peer, start.request.binding.upload_id.hex())
+        pool = self._party.pools.get(lane.peer, start.asked[0].request.binding.upload_id.hex())
         if pool is not None and pool.lease_id != start.lease_id:
             pool = None
         try:
             await self._answer(lane, start, payload, pool)
         except Exception:
             if pool is not None:
-                await pool.burn(start.first_row, start.request.rows)
+                await pool.burn(start.first_row, start.rows)
             raise
 
     async def _answer(self, lane: Lane, start: Start, payload: bytes, pool: Pool | None) -> None:
-        """Let the request in, evaluate it with alice, and send her the result share. The run joins alice's trace."""
-        party, timeline = self._party, Timeline()
-        span = tracing.begin(party.tracer, "run", tracing.unpack(start.trace))
-        with tracing.doing(span), party.pools.running():
-            rows = start.request.rows
-            model = await party.replicas.model(start.request.binding.upload_id.hex())
-            grant = party.admission.admit(model, start.token)
-            rounds, started = lane.rounds, time.perf_counter()
-            with party.metrics.prediction(model.manifest.name, rows), self._drain.work(ProblemType.PEER_UNAVAILABLE):
-                async with asyncio.timeout(party.settings.run_seconds):
-                    secret = await self._open(model, grant, start)
-                    timeline.passed("open")
-                    receipt = await party.admission.spend(model, grant, rows)
-                    try:
-                        share = await self._evaluate(lane, model, start, payload, secret, pool, timeline)
-                    except BaseException:
-                        await party.admission.refund(receipt)
-                        raise
-                    await lane.send(FrameKind.RESULT, *share)  # the quota pays for it, whether it arrives or not
-                    timeline.passed("seal")
-                    lane.in_run = False
-            milliseconds = round((time.perf_counter() - started) * 1e3, 2)
-            log().info("run", rows=rows, rounds=lane.rounds - rounds, milliseconds=milliseconds)
-            timeline.tell(party.tracer, tracing.current(), party.metrics.phase)
+        """Let the requests in, evaluate them with alice, and send her each one's result share or problem.
 
-    async def _open(self, model: Model, grant: Grant | None, start: Start) -> Secret:
-        """Check all of the request, before bob claims a row. Returns what the client sealed to him."""
-        party, request, plan, rows = self._party, start.request, model.plan, start.request.rows
-        if request.binding.plan_digest != plan.digest or not 1 <= rows <= request_rows(party.settings, plan):
-            raise malformed("the leader's request does not fit the model")
-        party.admission.check_time(request.binding, party.settings.request_seconds, 1)
-        secret = await open_envelope(party, 1, model, request, grant, start.token)
-        self._answered.check(request.binding.request_id)
-        return secret
+        The run joins the first request's trace, and shows in the others' when it has ended.
+        """
+        party, timeline, rounds = self._party, Timeline(), lane.rounds
+        span = tracing.begin(party.tracer, "run", tracing.unpack(start.asked[0].trace))
+        with tracing.doing(span), party.pools.running():
+            guests = await self._guests(start)
+            started = time.perf_counter()
+            failure: BaseException | None = None
+            try:
+                with self._drain.work(ProblemType.PEER_UNAVAILABLE):
+                    async with asyncio.timeout(party.settings.run_seconds):
+                        await guests.let_in()
+                        timeline.passed("open")
+                        if len(guests.all) == 1 and (problem := guests.all[0].problem) is not None:
+                            raise problem
+                        body, tag = await self._evaluate(lane, guests, start, payload, pool, timeline)
+                        await lane.send(FrameKind.RESULT, tag, body)  # quotas pay for it, whether it arrives or not
+                        timeline.passed("seal")
+                        lane.in_run = False
+            except BaseException as error:
+                failure = error
+                raise
+            finally:
+                self._tell(guests, time.perf_counter() - started, lane.rounds - rounds, failure)
+                timeline.tell(party.tracer, tracing.current(), party.metrics.phase)
+                for guest in guests.all[1:]:
+                    timeline.tell_whole(party.tracer, "run", tracing.unpack(guest.asked.trace))
+
+    def _tell(self, guests: Guests, seconds: float, rounds: int, failure: BaseException | None) -> None:
+        """Count and log each request of a run, as if it had run alone."""
+        metrics = self._party.metrics
+        for guest in guests.all:
+            error = failure or guest.problem
+            metrics.predicted(guests.model.manifest.name, guest.request.rows, seconds, error)
+            if error is None:
+                named = tracing.request_id(tracing.unpack(guest.asked.trace) or tracing.current())
+                milliseconds = round(seconds * 1e3, 2)
+                log().info("run", request_id=named, rows=guest.request.rows, rounds=rounds, milliseconds=milliseconds)
+        if failure is None:
+            metrics.run_rows.observe(sum(guest.request.rows for guest in guests.all))
 
     async def _evaluate(
-        self,
-        lane: Lane,
-        model: Model,
-        start: Start,
-        payload: bytes,
-        secret: Secret,
-        pool: Pool | None,
-        timeline: Timeline,
+        self, lane: Lane, guests: Guests, start: Start, payload: bytes, pool: Pool | None, timeline: Timeline
     ) -> tuple[bytes, bytes]:
-        """Evaluate the model. Returns the tag of all that was opened, and bob's sealed share of the result.
+        """Evaluate the model. Returns the outcomes of all requests, and the tag of them and of all that was opened.
 
-        The transcript begins with `payload`, alice's START as it arrived. The share of a request leaves once: raises
-        Problem REQUEST_EXPIRED if it left before, and ROW_USED or RANDOMNESS_EXHAUSTED when the rows are not there.
+        The transcript begins with `payload`, alice's START as it arrived. Quotas are counted meanwhile, so that one
+        client's costs no other any time. Raises Problem ROW_USED or RANDOMNESS_EXHAUSTED when the rows are not there.
         """
-        request, plan = start.request, model.plan
         if pool is None:
-            raise Problem(ProblemType.ROW_USED, "another lease")
-        prepared = await pool.claim(start.first_row, request.rows)
-        timeline.passed("rows")
-        lane.in_run = True
-        transcript = Transcript(pool.check, payload)
-        dtype = fixed_point.ring_dtype(plan.ring_bits)
-        share = Stream(bytes(secret.share), "input").words("share", (request.rows, plan.input.shared_size), dtype)
-        sessions = graph.evaluate_slices(plan, 1, share, prepared, model.weights)
-        del prepared  # the sessions let go of what they have used
-        outputs = await lane.drive(sessions, transcript, self._party.threads.online)
-        timeline.passed("rounds")
-        result = sealed_result(plan, 1, outputs, secret, request.binding)
-        await self._answered.note(request.binding.request_id)
-        return transcript.of(1, result), result
+            raise Problem(ProblemType.ROW_USED, "bob does not hold its lease")
+        model = guests.model
+        guests.begin_spending()
+        try:
+            prepared = await pool.claim(start.first_row, start.rows)
+            timeline.passed("rows")
+            lane.in_run = True
+            transcript = Transcript(pool.check, payload)
+            sessions = graph.evaluate_slices(model.plan, 1, guests.shares(), prepared, model.weights)
+            del prepared  # the sessions let go of what they have used
+            outputs = await lane.drive(sessions, transcript, self._party.threads.online)
+            timeline.passed("rounds")
+            await guests.spent()
+            body = pack_outcomes(await guests.outcomes(np.concatenate(outputs)))
+            return body, transcript.of(1, body)
+        except BaseException:
+            await guests.take_back()
+            raise

@@ -30,7 +30,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
 
     async def guard(request: Request) -> None:
         """Raises a Problem before a stranger's body is read: so is a batch of inputs."""
-        if request.url.path == _PREDICTIONS:
+        if request.scope["path"] == _PREDICTIONS:
             await _check_sender(party, bearer(request))
         else:
             owner.guard(party, request)
@@ -47,12 +47,6 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
     )
     app.include_router(owner.routes(party))
 
-    @app.post(
-        _PREDICTIONS,
-        summary="A private prediction, under a token of the model's owner unless the model is open",
-        response_class=Response,
-        openapi_extra={"security": [{"bearer": []}, {}]},
-    )
     async def predict(request: Request) -> Response:
         result, stats = await lifetime.role.predict(await request.body(), bearer(request))
         headers = {
@@ -62,6 +56,13 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
         }
         return Response(result, headers=headers, media_type=MEDIA_TYPE)
 
+    app.busy(
+        _PREDICTIONS,
+        predict,
+        summary="Make a private prediction, with a token from the model's owner unless the model is open",
+        response_class=Response,
+        openapi_extra={"security": [{"bearer": []}, {}]},
+    )
     return app
 
 

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 import websockets
 
 from moiety_party.hello import call
-from moiety_party.lane import MAX_MESSAGE, ClientLink, Lane, Link, Refused
+from moiety_party.lane import MAX_MESSAGE, Lane, Link, Refused
 from moiety_party.party import Party
 from moiety_service.http import clients
+from moiety_service.http.websocket import WebSocketLink
 from moiety_service.observability.logs import log
 from moiety_shared.problems import Problem, ProblemType
 
@@ -29,20 +30,21 @@ async def connect(party: Party) -> Link:
             ssl=party.tls if settings.peer_url.startswith("wss:") else None,
             compression=None,
             proxy=None,
-            max_size=MAX_MESSAGE,
-            # alice reads what bob sends at once, and he is a round ahead at most. He never waits for her, so the two
-            # cannot deadlock.
-            max_queue=None,
-            write_limit=MAX_MESSAGE,
             open_timeout=_CONNECT_SECONDS,
-            close_timeout=0.5,
-            ping_interval=_PING_INTERVAL,
-            ping_timeout=settings.run_seconds,  # bob reads nothing while he computes or waits for rows
+            ping_interval=None,  # the link sends pings
+            write_limit=MAX_MESSAGE,
         )
     except (OSError, TimeoutError, websockets.WebSocketException) as error:
         raise Problem(ProblemType.PEER_UNAVAILABLE) from error
-    socket.transport.get_extra_info("socket").setsockopt(*clients.SOCKET_BUFFER)
-    return ClientLink(socket)
+    transport = socket.transport
+    transport.get_extra_info("socket").setsockopt(*clients.SOCKET_BUFFER)
+    # alice reads what bob sends at once, and he is a round ahead at most. He never waits for her, so the two cannot
+    # deadlock. He reads nothing while he computes or waits for rows, so he may be silent for as long as a run.
+    link = WebSocketLink(
+        transport, MAX_MESSAGE, client=True, ping_seconds=_PING_INTERVAL, silent_seconds=settings.run_seconds
+    )
+    transport.set_protocol(link)  # bob says nothing before alice's HELLO
+    return link
 
 
 class Lanes:
@@ -53,7 +55,6 @@ class Lanes:
         self._connect = connect
         self._idle: list[Lane] = []
         self._free = asyncio.Semaphore(party.settings.lanes)
-        self._waiting = 0  # sessions that wait for a lane
 
     async def close(self) -> None:
         await asyncio.gather(*map(self._end, self._idle), return_exceptions=True)
@@ -71,17 +72,16 @@ class Lanes:
     async def lend(self, prefer: Callable[[Lane], int] = lambda _: 0) -> AsyncIterator[Lane]:
         """Lend a lane for one session: of the idle ones, the one that `prefer` ranks highest.
 
-        The lane is kept for the next session only if this one ends cleanly. Raises Problem OVERLOADED when too many
-        sessions wait, and PEER_UNAVAILABLE when bob cannot be reached or the session takes longer than
-        `settings.run_seconds`.
+        The lane is kept for the next session only if this one ends cleanly. Raises Problem PEER_UNAVAILABLE when bob
+        cannot be reached or the session takes longer than `settings.run_seconds`.
         """
-        await self._take_place()
+        await self._free.acquire()
         lane: Lane | None = None
         clean = False
         try:
             async with asyncio.timeout(self._party.settings.run_seconds):
                 if self._idle:
-                    lane = max(self._idle, key=prefer)
+                    lane = max(self._idle, key=prefer) if len(self._idle) > 1 else self._idle[0]
                     self._idle.remove(lane)
                 else:
                     lane = await self._open()
@@ -105,18 +105,6 @@ class Lanes:
                 self._idle.append(lane)
             elif lane is not None:
                 await self._end(lane)
-
-    async def _take_place(self) -> None:
-        """Wait until fewer than `settings.lanes` lanes are lent. Raises Problem OVERLOADED."""
-        if self._waiting >= self._party.settings.max_waiting:
-            raise Problem(ProblemType.OVERLOADED)
-        self._waiting += 1
-        self._party.metrics.waiting.inc()
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-            self._party.metrics.waiting.dec()
 
     async def _open(self) -> Lane:
         """Open a lane to any of bob's processes: several may share his address."""

@@ -9,14 +9,15 @@ from moiety_party.lane import Refused
 from moiety_party.leader.journal import Journal
 from moiety_party.leader.lanes import Connect, Lanes, connect
 from moiety_party.leader.leases import Leases
+from moiety_party.leader.queue import RunStats, Waiting
 from moiety_party.leader.requests import Requests
-from moiety_party.leader.runs import Runs, RunStats
+from moiety_party.leader.runs import Runs
 from moiety_party.leader.suspects import Suspects
 from moiety_party.party import Party
 from moiety_party.store import Model
 from moiety_service.observability import tracing
 from moiety_shared.crypto.tokens import Grant
-from moiety_shared.messages.wire import FrameKind, Request
+from moiety_shared.messages.wire import Asked, FrameKind, Request
 
 
 class Leader:
@@ -35,6 +36,7 @@ class Leader:
         party.replicas.start()
 
     async def close(self) -> None:
+        await self._runs.close()
         await self._leases.close()
         await self._lanes.close()
 
@@ -84,13 +86,18 @@ class Leader:
         party = self._party
         proven = await open_envelope(party, 0, model, request, grant, token) if grant and grant.key else None
         receipt = await party.admission.spend(model, grant, request.rows)
+        waiting: Waiting | None = None
         try:
             secret = proven or await open_envelope(party, 0, model, request, grant, token)
             stats.timeline.passed("open")
+            asked = Asked(tracing.pack(tracing.current()), token, request)
+            client = (model.manifest.owner_key, grant.subject) if grant else None
+            waiting = Waiting(model, secret, asked, client, stats)
             with party.pools.running():
-                return await self._runs.answer(model, request, secret, token, stats)
+                return await self._runs.answer(waiting)
         except BaseException as error:
-            if not client_pays(error, by_bob=isinstance(error, Refused), again=stats.again):
+            again = waiting is not None and waiting.first is not None
+            if not client_pays(error, by_bob=isinstance(error, Refused), again=again):
                 await party.admission.refund(receipt)
             elif isinstance(error, Refused):
                 self._suspects.note(model, token)

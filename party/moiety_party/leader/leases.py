@@ -11,9 +11,10 @@ from moiety_party.leader.lanes import Lanes
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.store import Model
+from moiety_service.observability import tracing
 from moiety_service.observability.logs import log, where
 from moiety_shared.messages.wire import FrameKind
-from moiety_shared.problems import Problem
+from moiety_shared.problems import Problem, ProblemType
 
 _CHECK_SECONDS = 1.0
 
@@ -33,9 +34,24 @@ class Leases:
         await asyncio.gather(self._supervisor, return_exceptions=True)
 
     def stock(self, lane: Lane, model: Model) -> int:
-        """How many of the model's rows are ready for runs over this lane."""
+        """How many of the model's rows are ready for runs over this lane, as far as alice knows."""
         pool = self._party.pools.get(lane.peer, model.upload_id)
-        return pool.stock if pool is not None else 0
+        return pool.ready if pool is not None else 0
+
+    async def has(self, lane: Lane, model: Model, pool: Pool, rows: int) -> bool:
+        """Ask bob whether he has the pool's next rows too. If either party lacks some, it makes them.
+
+        Raises Refused or another Problem when they will never come.
+        """
+        end = await pool.want(rows)
+        await lane.send_json(FrameKind.PING, {model.upload_id: end, **tracing.outgoing()})
+        theirs = stock_at_bob(await lane.expect_json(FrameKind.STOCK), model)
+        if theirs.get("lease") != pool.lease_id:
+            raise Refused(ProblemType.ROW_USED, "bob does not hold its lease")
+        if theirs["made"] < end and theirs.get("lost"):
+            raise Refused(ProblemType.RANDOMNESS_EXHAUSTED)
+        pool.heard(theirs["made"])
+        return pool.has(rows)
 
     async def pool(self, lane: Lane, model: Model) -> Pool:
         """The model's pool with the peer at the end of this lane, under a new lease if there is no pool yet.
@@ -81,6 +97,7 @@ class Leases:
                         await party.pools.drop(lane.peer, model.upload_id)
                 elif pool is not None:
                     pool.skip(theirs["gaps"])
+                    pool.heard(theirs["made"])
                 if model.upload_id in stock:  # otherwise bob does not have the model, yet or any more
                     await self.pool(lane, model)
 
@@ -120,4 +137,4 @@ def stock_at_bob(stock: dict[str, Any], model: Model) -> dict[str, Any]:
         numbers = [theirs.get("position"), theirs.get("made"), *(gaps if isinstance(gaps, list) else [None])]
         if all(isinstance(number, int) for number in numbers):
             return theirs
-    raise garbled("STOCK does not say what is in a pool")
+    raise garbled("bob's STOCK frame does not describe his pool")

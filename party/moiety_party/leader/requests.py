@@ -48,7 +48,9 @@ class Requests:
             if entry.result is not None:
                 return await asyncio.shield(entry.result)
             if self._journal is None:
-                raise Problem(ProblemType.REQUEST_EXPIRED, "it ran, and its answer went to make room for others")
+                raise Problem(
+                    ProblemType.REQUEST_EXPIRED, "it ran, but alice dropped its answer to make room for others"
+                )
         result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         entry = _Entry(subject, binding.request_digest, result, time.monotonic() + self._seconds)
         self._entries[binding.request_id] = entry

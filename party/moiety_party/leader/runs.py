@@ -1,30 +1,31 @@
-"""alice's runs with bob: from a request that she let in to both sealed shares of its result."""
+"""alice's runs with bob: from the requests that she let in to both sealed shares of each one's result."""
 
 import asyncio
+import contextvars
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 
-from moiety_party.lane import Lane, Refused
+from moiety_party.capacity import shared_rows
+from moiety_party.lane import Lane, Refused, garbled
 from moiety_party.leader.lanes import Lanes
-from moiety_party.leader.leases import Leases, stock_at_bob
+from moiety_party.leader.leases import Leases
+from moiety_party.leader.queue import Queue, Waiting
+from moiety_party.leader.shortages import Shortages
 from moiety_party.leader.suspects import Suspects
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.results import sealed_result
-from moiety_party.store import Model
-from moiety_service.observability import tracing
-from moiety_service.observability.logs import log
+from moiety_service.observability.logs import log, where
 from moiety_service.observability.tracing import Timeline
 from moiety_shared import fixed_point
 from moiety_shared.crypto.integrity import TAG_BYTES, Transcript
-from moiety_shared.messages.wire import FrameKind, Request, Secret, pack_result, pack_start
+from moiety_shared.messages.wire import FrameKind, Outcome, Start, pack_result, pack_start, unpack_outcomes
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
-from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.ring import Array
 
-_WAIT_SECONDS, _POLL_SECONDS = 5.0, 0.1  # while bob prepares the rows of a run
 # An idle lane broke, or one side's lease ended. A second run, with fresh rows, may do.
 _RUN_AGAIN = (
     ProblemType.PEER_UNAVAILABLE,
@@ -35,100 +36,219 @@ _RUN_AGAIN = (
 )
 
 
-@dataclass
-class RunStats:
-    """What one request's run took, counted on the lane."""
-
-    rounds: int = 0
-    opening_bytes: int = 0
-    seconds: float = 0.0  # of the rounds alone
-    again: bool = False  # a second run was begun
-    timeline: Timeline = field(default_factory=Timeline)
-
-
 class Runs:
-    """Runs requests with bob, each over a lane and with rows of its own."""
+    """Runs requests with bob, over lanes and with rows of their own. Requests that wait for one model share a run.
+
+    A run's structure follows from START alone, so both parties agree on it. bob does not stop a run for a request that
+    he refuses: he computes its rows with a share of zeros, and gives out nothing of them.
+    """
 
     def __init__(self, party: Party, lanes: Lanes, leases: Leases, suspects: Suspects) -> None:
+        def is_suspect(waiting: Waiting) -> bool:
+            return suspects.holds(waiting.model, waiting.asked.token)
+
         self._party = party
         self._lanes = lanes
         self._leases = leases
-        self._suspects = suspects
+        settings = party.settings
+        self._queue = Queue(
+            settings.max_waiting,
+            settings.lanes,
+            lambda model: shared_rows(settings, model.plan),
+            is_suspect,
+            party.metrics.waiting.set,
+        )
+        self._serving: set[asyncio.Task[None]] = set()
+        self._shortages = Shortages(self._queue, lanes, leases, self._failed, self._serve_on)
 
-    async def answer(self, model: Model, request: Request, secret: Secret, token: str, stats: RunStats) -> bytes:
-        """Run a request, and once more if a lane or a lease failed. Returns both sealed result shares.
+    async def close(self) -> None:
+        """End the runs under way, and refuse what still waits."""
+        await self._shortages.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        for waiting in self._queue.clear():
+            waiting.fail(Problem(ProblemType.STOPPING))
 
-        `secret` is what alice's envelope held. Raises Refused with bob's problem, or a Problem of alice's own.
+    async def answer(self, waiting: Waiting) -> bytes:
+        """Have a request run, and once more if a lane or a lease failed. Returns both sealed result shares.
+
+        Raises Refused with bob's problem, or a Problem of alice's own: OVERLOADED when too many requests wait.
         """
+        self._queue.add(waiting)
+        self._serve_on()
         try:
-            return await self.run(model, request, secret, token, stats)
-        except Problem as problem:
-            if problem.kind not in _RUN_AGAIN:
+            return await waiting.answer
+        finally:
+            self._queue.drop(waiting)
+
+    def _serve_on(self) -> None:
+        """Have one more lane serve the queue, if a request may begin and a lane is left."""
+        if len(self._serving) < self._party.settings.lanes and self._queue.head is not None:
+            task = asyncio.create_task(self._serve(), context=contextvars.Context())  # part of nobody's trace
+            self._serving.add(task)
+
+    async def _serve(self) -> None:
+        """Run what waits, until nothing may begin. From then on this lane is left, so no request can come between."""
+        try:
+            await self._serve_all()
+        finally:
+            self._serving -= {asyncio.current_task()}
+
+    async def _serve_all(self) -> None:
+        while self._queue.head is not None:
+            batch: list[Waiting] = []
+            try:
+                async with self._lanes.lend(prefer=self._stock) as lane:
+                    if self._party.settings.batch_milliseconds:
+                        await asyncio.sleep(self._party.settings.batch_milliseconds / 1e3)
+                    with self._queue.taken() as batch:
+                        if batch:
+                            self._serve_on()  # after a shortage, more may begin than this run takes
+                            await asyncio.create_task(self.run(lane, batch), context=batch[0].context)
+            except Exception as error:
+                if not batch:  # the lane failed: whoever would have had it learns that
+                    with self._queue.taken() as batch:
+                        pass
+                await self._failed(batch, error)
+            except asyncio.CancelledError:
+                for waiting in batch:
+                    waiting.fail(Problem(ProblemType.STOPPING))
                 raise
-            first = problem
-        log().info("run again", problem=first.kind.name, upload=model.upload_id)
-        stats.again = True
-        await self._leases.check()
-        try:
-            return await self.run(model, request, secret, token, stats)
-        except Refused as refused:
-            if refused.kind is ProblemType.QUOTA_EXCEEDED:  # bob has not noticed yet that the first run broke off
-                raise first from None
-            raise
 
-    async def run(self, model: Model, request: Request, secret: Secret, token: str, stats: RunStats) -> bytes:
-        """Run a request once. Its rows are gone at both parties whether it succeeds or not."""
-        plan, rows, binding, party = model.plan, request.rows, request.binding, self._party
-        passed = stats.timeline.passed
-        async with self._lanes.lend(prefer=lambda lane: self._leases.stock(lane, model)) as lane:
-            passed("lane")
-            pool = await self._leases.pool(lane, model)
-            passed("lease")
-            if self._suspects.holds(model, token):
-                check = pack_start(pool.lease_id, 0, tracing.pack(tracing.current()), token, request)
-                await lane.send(FrameKind.CHECK, check)
-                await lane.expect(FrameKind.CHECKED)  # one exchange more, and no row is gone if bob refuses
-                passed("check")
-            first, prepared = await self._take(lane, model, pool, rows)
-            passed("rows")
-            start = pack_start(pool.lease_id, first, tracing.pack(tracing.current()), token, request)
-            await lane.send(FrameKind.START, start)
-            await asyncio.sleep(0)  # sends it: bob opens his envelope while alice computes the first openings
-            dtype = fixed_point.ring_dtype(plan.ring_bits)
-            share = np.frombuffer(secret.share, dtype=dtype).reshape(rows, plan.input.shared_size)
-            rounds, sent = lane.rounds, lane.opening_bytes
-            sessions = graph.evaluate_slices(plan, 0, share, prepared, model.weights)
-            del prepared  # the sessions let go of what they have used
-            transcript = Transcript(pool.check, start)
-            started = time.perf_counter()
-            outputs = await lane.drive(sessions, transcript, party.threads.online)
-            stats.seconds = time.perf_counter() - started
-            passed("rounds")
-            stats.rounds, stats.opening_bytes = lane.rounds - rounds, lane.opening_bytes - sent
-            own = sealed_result(plan, 0, outputs, secret, binding)
-            passed("seal")
-            answer = memoryview(await lane.expect(FrameKind.RESULT))
-            passed("result")
-            tag, theirs = answer[:TAG_BYTES], bytes(answer[TAG_BYTES:])
-            if not transcript.agrees(1, tag, theirs):
-                raise Problem(ProblemType.OPENINGS_DIFFER)
-            lane.in_run = False
-        return pack_result(binding.request_id, (own, theirs))
+    def _stock(self, lane: Lane) -> int:
+        head = self._queue.head
+        return self._leases.stock(lane, head.model) if head is not None else 0
 
-    async def _take(self, lane: Lane, model: Model, pool: Pool, rows: int) -> tuple[int, PreparedRows]:
-        """Take the next rows, and return the number of the first with them.
+    async def _failed(self, batch: Sequence[Waiting], error: Exception) -> None:
+        """Run these requests again, or tell those who wait that their run failed.
 
-        Where each row is a bundle of its own, alice first waits until bob has them too: such rows are too dear to burn.
-        Raises Problem RANDOMNESS_EXHAUSTED when the rows do not come in time.
+        A request runs twice at most. Where bob refused a run of several as a whole, each runs again alone, so that no
+        request can fail another.
         """
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while pool.bundle_rows == 1:
-            end = await pool.want(rows)
-            await lane.send_json(FrameKind.PING, {model.upload_id: end})
-            theirs = stock_at_bob(await lane.expect_json(FrameKind.STOCK), model)
-            if theirs.get("lease") != pool.lease_id or theirs["made"] >= end:
-                break
-            if time.monotonic() > deadline:
-                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED, "bob's is still being prepared")
-            await asyncio.sleep(_POLL_SECONDS)
-        return await pool.take(rows)
+        problem = error if isinstance(error, Problem) else Problem(ProblemType.INTERNAL)
+        if not isinstance(error, Problem):
+            log().error("unexpected", where=where(error))
+        later = problem.kind in _RUN_AGAIN
+        apart = len(batch) > 1 and isinstance(problem, Refused) and not later
+        again = []
+        for waiting in batch:
+            if waiting.answer.done():
+                continue
+            if waiting.first is not None or not (later or apart):
+                waiting.fail(_told(waiting, problem))
+                continue
+            waiting.first, waiting.alone = problem, apart
+            again.append(waiting)
+        if not again:
+            return
+        log().info("run again", problem=problem.kind.name, upload=again[0].model.upload_id)
+        try:
+            await self._leases.check()
+        except BaseException as unready:
+            for waiting in again:
+                waiting.fail(unready if isinstance(unready, Exception) else Problem(ProblemType.STOPPING))
+            if not isinstance(unready, Exception):
+                raise
+            return
+        self._queue.again(again)
+
+    async def run(self, lane: Lane, batch: Sequence[Waiting]) -> None:
+        """Run these requests once, together, and answer them. Their rows are gone at both parties, whether it succeeds
+        or not. They ask the same upload. If it has no rows, they wait in the queue again instead."""
+        model, timeline = batch[0].model, Timeline()
+        for waiting in batch:
+            waiting.stats.timeline.passed("lane")
+            waiting.stats.timeline.join(timeline)
+        pool = await self._leases.pool(lane, model)
+        timeline.passed("lease")
+        if batch[0].suspect:
+            batch = await self._checked(lane, pool, batch)
+            timeline.passed("check")
+        if batch:
+            await self._run(lane, pool, batch, timeline)
+
+    async def _checked(self, lane: Lane, pool: Pool, batch: Sequence[Waiting]) -> list[Waiting]:
+        """Ask bob which of these requests he could use, and refuse the others. That is one exchange more, and takes no
+        row of a request that he refuses."""
+        await lane.send(FrameKind.CHECK, pack_start(Start(pool.lease_id, 0, tuple(w.asked for w in batch))))
+        outcomes = _outcomes(await lane.expect(FrameKind.CHECKED), len(batch))
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Problem):
+                waiting.fail(_told(waiting, _refused(outcome)))
+        return [waiting for waiting in batch if not waiting.answer.done()]
+
+    async def _run(self, lane: Lane, pool: Pool, batch: Sequence[Waiting], timeline: Timeline) -> None:
+        model, party = batch[0].model, self._party
+        plan, rows = model.plan, sum(waiting.request.rows for waiting in batch)
+        taken = await pool.take(rows)
+        if taken is None and await self._leases.has(lane, model, pool, rows):
+            taken = await pool.take(rows)
+        timeline.passed("rows")
+        if taken is None:
+            self._shortages.begin(batch)
+            return
+        first, prepared = taken
+        del taken
+        start = pack_start(Start(pool.lease_id, first, tuple(waiting.asked for waiting in batch)))
+        await lane.send(FrameKind.START, start)
+        await asyncio.sleep(0)  # sends it: bob opens his envelopes while alice computes the first openings
+        sessions = graph.evaluate_slices(plan, 0, _shares(batch), prepared, model.weights)
+        del prepared  # the sessions let go of what they have used
+        transcript = Transcript(pool.check, start)
+        before, started = lane.rounds, time.perf_counter()
+        outputs = np.concatenate(await lane.drive(sessions, transcript, party.threads.online))
+        seconds, rounds = time.perf_counter() - started, lane.rounds - before
+        timeline.passed("rounds")
+        own, at = list[bytes](), 0
+        for waiting in batch:
+            part, at = outputs[at : at + waiting.request.rows], at + waiting.request.rows
+            own.append(sealed_result(plan, 0, part, waiting.secret, waiting.request.binding))
+        timeline.passed("seal")
+        said = memoryview(await lane.expect(FrameKind.RESULT))
+        timeline.passed("result")
+        tag, theirs = said[:TAG_BYTES], said[TAG_BYTES:]
+        if not transcript.agrees(1, tag, theirs):
+            raise Problem(ProblemType.OPENINGS_DIFFER)
+        outcomes = _outcomes(theirs, len(batch))
+        lane.in_run = False
+        for waiting, mine, outcome in zip(batch, own, outcomes, strict=True):
+            stats = waiting.stats
+            stats.rounds, stats.opening_bytes = rounds, model.online_bytes(waiting.request.rows)
+            stats.seconds = seconds
+            if isinstance(outcome, Problem):
+                waiting.fail(_told(waiting, _refused(outcome)))
+            else:
+                waiting.succeed(pack_result(waiting.request.binding.request_id, (mine, outcome)))
+        party.metrics.run_rows.observe(rows)
+        asyncio.get_running_loop().call_soon(timeline.count, party.metrics.phase)
+
+
+def _shares(batch: Sequence[Waiting]) -> Array:
+    """alice's shares of all inputs, (rows, ring elements of each)."""
+    plan = batch[0].model.plan
+    dtype = fixed_point.ring_dtype(plan.ring_bits)
+    shares = [
+        np.frombuffer(waiting.secret.share, dtype=dtype).reshape(waiting.request.rows, plan.input.shared_size)
+        for waiting in batch
+    ]
+    return shares[0] if len(shares) == 1 else np.concatenate(shares)
+
+
+def _outcomes(raw: bytes | memoryview, count: int) -> list[Outcome]:
+    """Read what bob says of each request. Raises Problem PEER_UNAVAILABLE when it makes no sense."""
+    try:
+        return unpack_outcomes(raw, count)
+    except Problem as problem:
+        raise garbled(problem.detail) from None
+
+
+def _refused(problem: Problem) -> Refused:
+    return Refused(problem.kind, problem.detail, retry_after=problem.retry_after)
+
+
+def _told(waiting: Waiting, problem: Problem) -> Problem:
+    """What the client hears: of a second run's refusal for its quota, why the first one failed, because bob may not
+    have noticed yet that it broke off."""
+    spent = isinstance(problem, Refused) and problem.kind is ProblemType.QUOTA_EXCEEDED
+    return waiting.first if spent and waiting.first is not None else problem
