@@ -41,7 +41,7 @@ class ServerMetrics(Metrics):
         self.models = Gauge("moiety_published_models", "Models that have an active version.", registry=registry)
         self.expiry = Gauge(
             "moiety_catalogue_entry_expiry_timestamp_seconds",
-            "Until when clients believe the model's active entry.",
+            "When the model's active entry expires, in seconds since 1970.",
             ["model"],
             registry=registry,
         )
@@ -114,16 +114,18 @@ def build(settings: ServerSettings, identity: Identity, tracer: Tracer = tracing
             for e in entries
         ]
 
-    @app.get("/v1/models/{name}", summary="All that a client must know of a model, signed: its active version")
+    @app.get(
+        "/v1/models/{name}", summary="The signed entry of a model's active version: all that a client needs to know"
+    )
     def model(name: str) -> SignedEntry:
         return catalogue.get(name)
 
-    @app.get("/v1/models/{name}/versions", summary="The versions of a model, rising")
+    @app.get("/v1/models/{name}/versions", summary="The version numbers of a model, in ascending order")
     def versions(name: str) -> list[int]:
         catalogue.get(name)
         return catalogue.versions(name)
 
-    @app.get("/v1/models/{name}/versions/{version}", summary="The same of one version")
+    @app.get("/v1/models/{name}/versions/{version}", summary="The signed entry of one version of a model")
     def model_version(name: str, version: int) -> SignedEntry:
         return catalogue.get(name, version)
 

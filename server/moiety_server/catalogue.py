@@ -81,7 +81,7 @@ class Catalogue:
         with self._db.write() as db:
             entry = self._locked(db, name, version)
             if entry is None:
-                raise Problem(ProblemType.UNKNOWN_MODEL, "it was withdrawn meanwhile")
+                raise Problem(ProblemType.UNKNOWN_MODEL, "it has just been withdrawn")
             self._sign(db, self._renewed(entry, active=True), key)
 
     def delete(self, name: str, version: int, key: Ed25519PrivateKey) -> None:

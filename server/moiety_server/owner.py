@@ -75,7 +75,10 @@ class Owner:
         """Return both parties, with their current sealing keys. Raises INVALID_INPUT when the addresses are swapped."""
         found = [PublicKeys.model_validate_json(self.call(p, "GET", "/v1/keys").content) for p in (0, 1)]
         if [keys.role for keys in found] != list(NAMES):
-            raise Problem(ProblemType.INVALID_INPUT, "alice's and bob's addresses are swapped in the settings")
+            raise Problem(
+                ProblemType.INVALID_INPUT,
+                "alice and bob are swapped: exchange MOIETY_SERVER_ALICE_URL and MOIETY_SERVER_BOB_URL",
+            )
         urls = self.settings.alice_url, self.settings.bob_url
         alice, bob = (
             PartyEndpoint(name=k.role, url=u, sealing_key=k.sealing_key) for k, u in zip(found, urls, strict=True)
@@ -117,7 +120,7 @@ class Owner:
         """
         for entry in self._entries():
             if entry.upload_id == upload_id:
-                instead = f"it is published: moiety withdraw {entry.name} {entry.version}"
+                instead = f"it is published: use `moiety withdraw {entry.name} {entry.version}`"
                 raise Problem(ProblemType.INVALID_INPUT, instead)
         with self.audit.event("withdraw", subject="owner", upload=upload_id):
             self._wipe(upload_id)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_server import canaries
 from moiety_server.compiler.compilation import Compiled
+from moiety_server.compiler.ir import Inaccurate
 from moiety_server.owner import NAMES, Owner
 from moiety_service.security.keyring import Keyring
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.messages.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign_manifest
+from moiety_shared.messages.table import Tabular
 from moiety_shared.messages.upload import Draws, MaskedModel
 from moiety_shared.messages.wire import OwnerCount
 from moiety_shared.plan.layers import ring_bytes, ring_dtype
@@ -25,6 +27,9 @@ from moiety_shared.problems import Problem, ProblemType
 VALID_DAYS = 90
 """The owner signs an entry anew after half of this time. So the signing key or the catalogue may be away for half of
 it."""
+Progress = Callable[[str, int, int], object]
+"""Called with what is done now, and how many of how many bytes of it are; of 0 where it has no bytes."""
+Chunk = bytes | memoryview
 _DAY = 86400
 _POLL_SECONDS = 0.1
 
@@ -36,7 +41,7 @@ def open_count(keyring: Keyring, token: bytes, ring_bits: int) -> int:
     dtype = ring_dtype(ring_bits)
     shares = [keyring.open(count.envelopes[p], count.binding.context("count", p)) for p in (0, 1)]
     if any(len(share) != ring_bytes(ring_bits) for share in shares):  # anybody who has the owner's key may seal to it
-        raise Problem(ProblemType.MALFORMED, "the count is no pair of shares")
+        raise Problem(ProblemType.MALFORMED, "the count does not hold two shares")
     return int((np.frombuffer(shares[0], dtype=dtype) + np.frombuffer(shares[1], dtype=dtype))[0])
 
 
@@ -45,19 +50,25 @@ def publish(
     name: str,
     compiled: Compiled,
     *,
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | Tabular | None,
     classes: tuple[str, ...],
     description: str,
     access: Access = "token",
     activate: bool = True,
     offer_canaries: bool = True,
+    accept_error: bool = False,
     valid_days: int = VALID_DAYS,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
 ) -> SignedEntry:
     """Upload, wait for the first prepared randomness, and put the signed entry into the catalogue.
 
     It becomes active unless a newer version was published meanwhile. A publish that fails removes what it has uploaded.
+    `progress` hears of each step as it begins, and of the bytes that were sent.
+    Raises Inaccurate, before anything is shared, where the plan's error is above what is tolerated and `accept_error`
+    is not set.
     """
+    if not (compiled.is_accurate or accept_error):
+        raise Inaccurate(compiled.inaccuracy)
     plan = _addressed(compiled.plan, owner)
     parties = owner.parties()
     dealer = owner.provider_key()
@@ -68,13 +79,15 @@ def publish(
     with owner.audit.event("publish", subject="owner", model=name, upload=upload_id), _or_removed(owner, upload_id):
         owner.push_revocations()
         for party in (1, 0):  # bob first: alice has randomness prepared for what he has too
-            progress(f"uploading to {NAMES[party]}")
             key = PublicKey.from_text(parties[party].sealing_key)
             length, body = upload_body(masked, what, party, owner.identity.signing_key, key, dealer)
-            owner.call(party, "PUT", f"/v1/models/{upload_id}", content=body, headers={"content-length": str(length)})
-        progress("choosing canaries")
-        known = canaries.choose(compiled) if offer_canaries else ()
-        progress("preparing randomness")
+            content = _counted(body, length, f"uploading to {NAMES[party]}", progress)
+            headers = {"content-length": str(length)}
+            owner.call(party, "PUT", f"/v1/models/{upload_id}", content=content, headers=headers)
+        progress("choosing canaries", 0, 0)
+        table = preprocessing if isinstance(preprocessing, Tabular) else None
+        known = canaries.choose(compiled, table) if offer_canaries else ()
+        progress("waiting for alice and bob to prepare randomness", 0, 0)
         states = _wait(owner, upload_id)
         now = int(time.time())
         entry = Entry(
@@ -108,6 +121,15 @@ def _or_removed(owner: Owner, upload_id: str) -> Iterator[None]:
         with contextlib.suppress(Problem):
             owner.remove(upload_id)
         raise
+
+
+def _counted(body: Iterable[Chunk], length: int, what: str, progress: Progress) -> Iterator[Chunk]:
+    sent = 0
+    progress(what, sent, length)
+    for chunk in body:
+        yield chunk
+        sent += len(chunk)
+        progress(what, sent, length)
 
 
 def upload_body(

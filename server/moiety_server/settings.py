@@ -13,11 +13,15 @@ class ServerSettings(RoleSettings):
     model_config = SettingsConfigDict(env_prefix="MOIETY_SERVER_", frozen=True, extra="ignore")
 
     port: int = Field(7700, ge=0, le=65535, description="Port to listen on.")
-    alice_url: str = Field("https://127.0.0.1:7701", description="Where alice is; clients are told the same.")
-    bob_url: str = Field("https://127.0.0.1:7702", description="Where bob is.")
-    url: str = Field("https://127.0.0.1:7700", description="Where clients reach the catalogue: goes into access files.")
+    alice_url: str = Field("https://127.0.0.1:7701", description="alice's URL. Catalogue entries give it to clients.")
+    bob_url: str = Field("https://127.0.0.1:7702", description="bob's URL.")
+    url: str = Field(
+        "https://127.0.0.1:7700",
+        description="The catalogue's URL for clients. `moiety token issue` writes it into access files.",
+    )
     mnist_dir: Path = Field(
-        Path("data"), description="Folder with MNIST/raw, as torchvision lays it out; filled if it is empty."
+        Path("data"),
+        description="Folder that holds MNIST/raw, as torchvision lays it out. `moiety train` downloads it if need be.",
     )
 
     @model_validator(mode="after")

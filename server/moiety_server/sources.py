@@ -3,59 +3,41 @@
 mnist, mnist-deep, lenet, mobile     the trained networks that the package ships
 torchvision:resnet18                 an architecture of torchvision's, with --weights FILE or --pretrained
 model.onnx                           an ONNX file
-package.module:function              your own: a function that returns the torch.nn.Module, ready for inference
+package.module:function              your own: a function that returns the torch.nn.Module, ready for inference, or a
+                                     fitted model of scikit-learn, XGBoost or LightGBM
+package.module:model                 such a model itself
+
+A model of a table is calibrated on a CSV file of rows (`tables.py`), any other one on arrays.
 """
 
 import importlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from moiety_server.compiler import ir
-from moiety_server.compiler.compilation import Compiled, Reveal, compile_model, load_onnx
+from moiety_server import tables, tensor_files
+from moiety_server.calibration import CalibrationRows, read_columns
+from moiety_server.compiler.compilation import load_onnx
 from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.meaning import on_unit
 from moiety_server.compiler.origin import shown
+from moiety_server.compiler.parts import Limit
+from moiety_server.sklearn import is_convertible
+from moiety_server.source import ModelSource
+from moiety_server.tensor_files import Calibration
 from moiety_server.zoo import network, samples
-from moiety_service import files
 from moiety_shared.messages.catalogue import Preprocessing
+from moiety_shared.plan.plan import Task, Unit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A model, the data to calibrate it on, and what its catalogue entry says of its inputs."""
-
-    name: str
-    model: nn.Module | ir.Graph
-    calibration: Tensor
-    low: float
-    high: float
-    preprocessing: Preprocessing | None = None
-    classes: tuple[str, ...] = ()
-    description: str = ""
-
-    def compile(
-        self, *, reveal: Reveal = "logits", top: int = 1, ring_bits: int | None = None, headroom: float = 4.0
-    ) -> Compiled:
-        """Compile the model; see compile_model."""
-        return compile_model(
-            self.model,
-            self.calibration,
-            low=self.low,
-            high=self.high,
-            reveal=reveal,
-            top=top,
-            ring_bits=ring_bits,
-            headroom=headroom,
-        )
+_TABLES = (".csv", ".tsv")
+_PICKLES = (".joblib", ".pkl", ".pickle", ".sav")
+_TORCH_PICKLES = (".pt", ".pth", ".ckpt")
 
 
 def load(
@@ -64,35 +46,64 @@ def load(
     weights: Path | None = None,
     pretrained: bool = False,
     calibration: Path | None = None,
-    low: float | None = None,
-    high: float | None = None,
+    target: str | None = None,
+    columns: Path | None = None,
+    edges: str = "own",
+    low: Limit | None = None,
+    high: Limit | None = None,
+    task: Task | None = None,
+    unit: Unit | None = None,
+    output: str = "",
+    threshold: float | None = None,
 ) -> ModelSource:
-    """Load the model that `what` names. Raises NotServable, with what to do, when it cannot."""
-    source = _shipped(what, weights) if what in network.NETWORKS else _other(what, weights, pretrained, calibration)
-    if calibration is not None:
-        source = replace(source, calibration=read_calibration(calibration))
+    """Load the model that `what` names. `output` names the one of several outputs to serve, where not all are.
+
+    `target` and `columns` are of models that are calibrated on a CSV file: the column that the model predicts, and a
+    file of declared columns. `edges` is "own", "trained" or "grid:N"; see moiety_server.compiler.tabular.edges.
+
+    Raises NotServable, with what to do, when it cannot.
+    """
+    _refuse_pickles(Path(what))
+    of_table = calibration is not None and calibration.suffix.lower() in _TABLES
+    if (target is not None or columns is not None) and not of_table:
+        raise NotServable("--target and --columns are for the rows of a CSV file: name one with --calibration")
+    if of_table and (low, high) != (None, None):
+        raise NotServable("each column of a table has its own range: give them with --columns, not --low and --high")
+    if what in network.NETWORKS:
+        source = _shipped(what, weights)
+        if calibration is not None:
+            source = replace(source, calibration=tensor_files.read(calibration))
+    elif calibration is not None and of_table:
+        source = _of_table(what, weights, calibration, target, columns, edges)
+    else:
+        source = _other(what, weights, pretrained, calibration, output, edges)
     if (low is None) != (high is None):
-        raise NotServable("state both ends of the input range: --low and --high")
+        raise NotServable("give both ends of the input range: --low and --high")
     if low is not None and high is not None:
-        source = replace(source, low=low, high=high)
-    return source
+        with_stated = tensor_files.with_stated
+        source = replace(source, low=with_stated(source.low, low), high=with_stated(source.high, high))
+    meant = source.meaning
+    unit = unit or meant.unit
+    limit = meant.threshold if threshold is None else on_unit(threshold, unit)
+    return replace(source, meaning=replace(meant, task=task or meant.task, unit=unit, threshold=limit))
 
 
-def read_calibration(path: Path) -> Tensor:
-    """Read inputs (n, ...) as float32 from a .npy file, or from the only tensor of a .safetensors file."""
-    try:
-        if path.suffix == ".npy":
-            array = torch.from_numpy(files.array(path))
-        else:
-            (array,) = _tensors(path).values()
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise NotServable(
-            f"{shown(path.name)} cannot be read as calibration data ({_reason(error)}): pass a .npy file, or a "
-            ".safetensors file with one tensor, of inputs (n, ...)"
-        ) from error
-    if not array.is_floating_point() or array.ndim < 2 or not array.numel():
-        raise NotServable("calibration data is real model input, floats of shape (n, ...), as the model is called with")
-    return array.float()
+def _refuse_pickles(path: Path) -> None:
+    kind = path.suffix.lower()
+    if kind in _PICKLES:
+        do = (
+            f"moiety_server.sklearn.convert(model, frame).save('{shown(path.stem)}.onnx'), and publish that file; or "
+            "name the model itself, mymodule:model"
+        )
+    elif kind in _TORCH_PICKLES:
+        do = (
+            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors'), and publish mymodule:function "
+            "with --weights weights.safetensors; or export the model to ONNX"
+        )
+    else:
+        return
+    name = shown(path.name)
+    raise NotServable(f"{name} is a pickle, which would run code when it is loaded. Instead: in your own program, {do}")
 
 
 def _shipped(name: str, weights: Path | None) -> ModelSource:
@@ -104,21 +115,43 @@ def _shipped(name: str, weights: Path | None) -> ModelSource:
         calibration=network.normalise(pixels, name),
         low=(0 - network.MEAN) / network.STD,
         high=(1 - network.MEAN) / network.STD,
-        preprocessing=Preprocessing(channels=1, size=(28, 28), mean=(network.MEAN,), std=(network.STD,)),
+        preprocessing=Preprocessing(
+            channels=1, size=(28, 28), mean=(network.MEAN,), std=(network.STD,), polarity="light-on-dark"
+        ),
         classes=tuple(str(digit) for digit in range(10)),
         description=kind.description,
     )
 
 
-def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path | None) -> ModelSource:
+def _of_table(
+    what: str, weights: Path | None, calibration: Path, target: str | None, columns: Path | None, edges: str
+) -> ModelSource:
+    """Load a model that is calibrated on rows of a table."""
+    declared = None if columns is None else read_columns(columns)
+    rows = CalibrationRows.read(calibration, target, declared)
+    path = Path(what)
+    if path.suffix == ".onnx":
+        return tables.of_file(path, rows, declared, edges=edges)
+    name, found = _named(what)
+    if is_convertible(found):
+        return tables.of_model(name, found, rows, declared, edges=edges)
+    return tables.of_module(name, _with_weights(found, weights), rows, declared)
+
+
+def _other(
+    what: str, weights: Path | None, pretrained: bool, calibration: Path | None, output: str, edges: str
+) -> ModelSource:
     if calibration is None:
         raise NotServable(
-            f"{what!r} needs --calibration FILE: a few real inputs, from which scales are chosen. With their own come "
-            + ", ".join(network.NETWORKS)
+            f"{what!r} needs --calibration FILE: a few real inputs, from which the compiler chooses scales. Only these "
+            "models bring their own: " + ", ".join(network.NETWORKS)
         )
-    inputs = read_calibration(calibration)
-    least, most = float(inputs.min()), float(inputs.max())
+    inputs = tensor_files.read(calibration)
+    least, most = tensor_files.ends(inputs)
     if what.startswith("torchvision:"):
+        if isinstance(inputs, Mapping):
+            raise NotServable(f"{what} takes one input: pass calibration data of one tensor")
+        darkest, brightest = float(inputs.min()), float(inputs.max())
         name = what.removeprefix("torchvision:")
         model = torchvision_model(name, pretrained)
         how = torchvision_preprocessing(name, (inputs.shape[-2], inputs.shape[-1]), pretrained)
@@ -127,19 +160,27 @@ def _other(what: str, weights: Path | None, pretrained: bool, calibration: Path 
             name=name,
             model=_with_weights(model, weights),
             calibration=inputs,
-            low=min(*ends, least),
-            high=max(*ends, most),
+            low=min(*ends, darkest),
+            high=max(*ends, brightest),
             preprocessing=how,
             classes=tuple(_torchvision_weights(name).meta["categories"]),
             description=f"torchvision's {name}",
         )
     path = Path(what)
+    rows = CalibrationRows.of_array(calibration, inputs.numpy()) if _is_table(inputs) else None
     if path.suffix == ".onnx":
-        return ModelSource(path.stem.lower(), load_onnx(path), inputs, least, most, description=f"from {path.name}")
-    module, _, function = what.partition(":")
-    if not function:
-        raise NotServable(f"there is no model {what!r}: see `moiety publish --help` for what can be named")
-    return ModelSource(function.lower(), _with_weights(_own(module, function), weights), inputs, least, most)
+        if rows is not None and tables.has_table_operators(path):
+            return tables.of_file(path, rows, edges=edges)
+        graph = load_onnx(path, inputs, output)
+        return ModelSource(path.stem.lower(), graph, inputs, least, most, description=f"from {path.name}")
+    name, found = _named(what)
+    if rows is not None and is_convertible(found):
+        return tables.of_model(name, found, rows, edges=edges)
+    return ModelSource(name, _with_weights(found, weights), inputs, least, most, output=output)
+
+
+def _is_table(inputs: Calibration) -> TypeGuard[Tensor]:
+    return isinstance(inputs, Tensor) and inputs.dim() == 2
 
 
 def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:
@@ -181,39 +222,37 @@ def _torchvision_weights(name: str) -> Any:
     return models.get_model_weights(name).DEFAULT
 
 
-def _own(module: str, function: str) -> nn.Module:
-    """Call the user's function and return its result. While it runs, it can import its neighbours from its own
-    folder."""
+def _named(what: str) -> tuple[str, Any]:
+    """Return the name and the model of module:function, or of module:model."""
+    module, _, function = what.partition(":")
+    if not function:
+        raise NotServable(f"there is no model {what!r}: see `moiety publish --help` for the models that you can name")
+    return function.lower(), _own(module, function)
+
+
+def _own(module: str, function: str) -> Any:
+    """Return the user's model, or what the user's function returns. While it runs, it can import its neighbours from
+    its own folder."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        found: Callable[[], nn.Module] = getattr(importlib.import_module(module), function)
-        return found()
+        found = getattr(importlib.import_module(module), function)
+        return found if is_convertible(found) or isinstance(found, nn.Module) else found()
     except (ImportError, AttributeError) as error:
         raise NotServable(f"{module}:{function} cannot be imported: {error}") from error
     finally:
         sys.path.remove(folder)
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, which states the sizes of its tensors and has to hold as much. Raises OSError,
-    SafetensorError."""
-    with files.regular(path):
-        return load_file(str(path))
-
-
-def _reason(error: Exception) -> str:
-    """Say the reason in one line."""
-    text = error.strerror or "" if isinstance(error, OSError) else " ".join(str(error).split())
-    return shown(text, 300)
-
-
 def _with_weights(model: nn.Module, weights: Path | None) -> nn.Module:
     if not isinstance(model, nn.Module):
-        raise NotServable(f"the function returned {type(model).__name__}, not a torch.nn.Module")
+        raise NotServable(
+            f"the function returned {type(model).__name__}, not a torch.nn.Module, nor a model of scikit-learn, "
+            "XGBoost or LightGBM"
+        )
     if weights is not None:
         try:
-            model.load_state_dict(_tensors(weights))
+            model.load_state_dict(tensor_files.tensors(weights))
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise NotServable(f"{shown(weights.name)} does not fit the model: {_reason(error)}") from error
+            raise NotServable(f"{shown(weights.name)} does not fit the model: {tensor_files.reason(error)}") from error
     return model.train(False)

@@ -2,6 +2,7 @@
 tokens."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,14 @@ import typer
 
 from moiety_server.cli import management
 from moiety_server.cli.management import PANEL
+from moiety_server.cli.model_options import ModelOptions, with_model_options
+from moiety_service.cli.steps import steps
 from moiety_service.cli.terminal import Exit, Json, console, ended, example, line, say
 
 if TYPE_CHECKING:
-    from moiety_server.compiler.compilation import Reveal as RevealKind
+    from moiety_server.assessment import Assessment
+    from moiety_server.compiler.compilation import Compiled
+    from moiety_server.source import ModelSource
     from moiety_service.cli.diagnosis import Patient
 
 
@@ -21,6 +26,8 @@ _PUBLISH = (
     "moiety publish lenet --reveal labels --name digits",
     "moiety publish torchvision:resnet18 --pretrained --calibration inputs.npy",
     "moiety publish mypackage.models:build --calibration inputs.npy",
+    "moiety publish churn.onnx --calibration customers.csv --target churn",
+    "moiety publish mymodule:model --calibration customers.csv --target churn",
 )
 _COUNT = 1 << 16  # most bytes of what a client hands on: two envelopes of some thousand bytes
 _INSPECT = ("moiety inspect lenet", "moiety inspect model.onnx --calibration inputs.npy --json")
@@ -45,13 +52,15 @@ def server() -> None:
 
 
 def train(
-    network: Annotated[str, typer.Option(help="Which: mnist, mnist-deep, lenet or mobile.")] = "mnist",
+    network: Annotated[str, typer.Option(help="Network to train: mnist, mnist-deep, lenet or mobile.")] = "mnist",
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the weights; default: the network's name with .safetensors.")
+        Path | None, typer.Option(help="File for the weights. Default: the network's name with .safetensors.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, max=20, help="Passes over the 60,000 training images.")] = 10,
-    data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw; default MOIETY_SERVER_MNIST_DIR.")] = None,
-    download: Annotated[bool, typer.Option(help="Let torchvision download MNIST if it is not there.")] = True,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that holds MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")
+    ] = None,
+    download: Annotated[bool, typer.Option(help="Let torchvision download MNIST if the folder lacks it.")] = True,
     as_json: Json = False,
 ) -> None:
     """Train one of the MNIST networks with plain PyTorch and write its weights."""
@@ -59,7 +68,7 @@ def train(
     from moiety_server.zoo import network as zoo
 
     if network not in zoo.NETWORKS:
-        raise typer.BadParameter(f"there are {', '.join(zoo.NETWORKS)}", param_hint="--network")
+        raise typer.BadParameter(f"choose one of {', '.join(zoo.NETWORKS)}", param_hint="--network")
     folder = data or ServerSettings().mnist_dir
     model = zoo.train(network, *zoo.read_mnist(folder, train=True, download=download), epochs=epochs)
     accuracy = zoo.accuracy(model, *zoo.read_mnist(folder, train=False, download=download), network)
@@ -68,7 +77,7 @@ def train(
     if as_json:
         line({"file": str(path), "network": network, "accuracy": accuracy})
     else:
-        print(f"{path}: {accuracy:.2%} of the 10,000 test images right")
+        print(f"{path}: {accuracy:.2%} of the 10,000 test images labelled correctly")
 
 
 def patients() -> list["Patient"]:
@@ -113,58 +122,43 @@ def patients() -> list["Patient"]:
     ]
 
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="mnist, mnist-deep, lenet or mobile (shipped, trained); torchvision:NAME; FILE.onnx; or module:function, "
-        "your own function that returns a torch.nn.Module."
+PolarityOfPictures = Annotated[
+    str | None,
+    typer.Option(
+        "--polarity",
+        help="Of grey pictures that the model was trained on: light-on-dark or dark-on-light. Clients invert pictures "
+        "of the other one. Default: what a shipped model declares, else clients take pictures as they are.",
     ),
 ]
-Weights = Annotated[Path | None, typer.Option(help="The model's weights (safetensors).")]
-Pretrained = Annotated[bool, typer.Option(help="torchvision: download its weights.")]
-Calibration = Annotated[
-    Path | None, typer.Option(help="Real inputs (n, ...), .npy or .safetensors: scales are chosen on them.")
-]
-Low = Annotated[float | None, typer.Option(help="Least value an input may have. Default: what the data shows.")]
-High = Annotated[float | None, typer.Option(help="Largest value an input may have.")]
-Reveal = Annotated[
-    str, typer.Option(help="What clients get: logits, labels (the --top likeliest and nothing else), or count.")
-]
-Top = Annotated[int, typer.Option(min=1, max=255, help="With --reveal labels: how many, in order.")]
-RingBits = Annotated[int | None, typer.Option("--ring", help="32 or 64 bits. Default: 32 if that is fine enough.")]
-Headroom = Annotated[
-    float,
-    typer.Option(min=1, help="How far beyond the calibration data a wire may go where no bound can be proved."),
-]
 
 
+@with_model_options
 def publish(
-    model: Model = "mnist",
-    weights: Weights = None,
-    pretrained: Pretrained = False,
-    calibration: Calibration = None,
-    low: Low = None,
-    high: High = None,
-    reveal: Reveal = "logits",
-    top: Top = 1,
-    ring: RingBits = None,
-    headroom: Headroom = 4.0,
-    name: Annotated[str, typer.Option(help="What clients call the model. Default: its own name.")] = "",
-    open_to_all: Annotated[bool, typer.Option("--open", help="Serve everybody, without tokens and quotas.")] = False,
+    chosen: ModelOptions,
+    polarity: PolarityOfPictures = None,
+    name: Annotated[str, typer.Option(help="Name of the model in the catalogue. Default: its own name.")] = "",
+    open_to_all: Annotated[bool, typer.Option("--open", help="Serve every client, without tokens or quotas.")] = False,
     activate: Annotated[
-        bool, typer.Option(help="Let clients have this version at once; or later, with `moiety activate`.")
+        bool, typer.Option(help="Let clients have this version at once, or later, with `moiety activate`.")
     ] = True,
     valid_days: Annotated[
         int,
         typer.Option(
             min=1,
             max=3650,
-            help="How long clients may use the entry. It is signed anew when half of that is over: by the catalogue's "
-            "service, or by moiety refresh where that does not hold the signing key.",
+            help="Days for which clients accept the entry. After half of them the catalogue's service signs it again. "
+            "If the service lacks the signing key, run `moiety refresh`.",
         ),
     ] = 90,
+    accept_error: Annotated[
+        bool,
+        typer.Option(
+            "--accept-error",
+            help="Publish the model even if its plan errs by over 5 % of the outputs' spread.",
+        ),
+    ] = False,
     if_missing: Annotated[
-        bool, typer.Option("--if-missing", help="Do nothing where clients have a version of it already.")
+        bool, typer.Option("--if-missing", help="Do nothing if the catalogue has an active version already.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -172,24 +166,23 @@ def publish(
 
     Prints the entry's name, version and the owner's public key, which clients pin.
     """
-    from moiety_server import sources
-    from moiety_server.compiler.ir import NotServable
+    from moiety_server.compiler.ir import Inaccurate, NotServable
     from moiety_server.publication import publish as put
 
     try:
-        source = sources.load(
-            model, weights=weights, pretrained=pretrained, calibration=calibration, low=low, high=high
-        )
+        source = chosen.source().polarised(polarity)
         if if_missing and management.is_published(name or source.name):
-            say(f"{name or source.name} is published already")
+            say(f"{name or source.name} is already published")
             return
-        say(f"compiling {source.name}")
-        compiled = source.compile(reveal=_reveal(reveal), top=top, ring_bits=ring, headroom=headroom)
+        with steps() as tell:
+            tell(f"compiling {source.name}", 0, 0)
+            compiled = chosen.compiled(source)
         say(
-            f"ring of {compiled.plan.ring_bits} bits; expected error of an output {compiled.error:.2g}, "
-            f"{compiled.error / max(compiled.spread, 1e-12):.2%} of their spread"
+            f"the ring has {compiled.plan.ring_bits} bits; the expected error of an output is {compiled.error:.2g}, "
+            f"{compiled.relative_error:.2%} of the outputs' spread"
         )
-        with management.owner() as owner:
+        found = _assessed(source, compiled)
+        with management.owner() as owner, steps() as tell:
             signed = put(
                 owner,
                 name or source.name,
@@ -200,19 +193,23 @@ def publish(
                 access="open" if open_to_all else "token",
                 activate=activate,
                 valid_days=valid_days,
-                progress=say,
+                accept_error=accept_error,
+                progress=tell,
             )
     except NotServable as error:
-        raise ended(Exit.FAILED, error) from None
+        raise ended(Exit.INACCURATE if isinstance(error, Inaccurate) else Exit.FAILED, error) from None
     if as_json:
-        line({"name": signed.entry.name, "version": signed.entry.version, "owner_key": signed.owner_key})
+        told = {"name": signed.entry.name, "version": signed.entry.version, "owner_key": signed.owner_key}
+        line({**told, "assessment": asdict(found)} if found else told)
     else:
         print(f"{signed.entry.name} {signed.entry.version} {signed.owner_key}")
 
 
 def count(
     model: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
-    files: Annotated[list[Path], typer.Argument(help="What clients handed on: Evaluation.for_owner, a file each.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Files from clients, each with the `for_owner` of one evaluation.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Open the number that only the owner may read: how many labels were right in private evaluations."""
@@ -226,7 +223,7 @@ def count(
         except OSError as error:
             raise ended(Exit.USAGE, f"{error.filename} cannot be read: {error.strerror}") from None
         except TooLarge as error:
-            raise ended(Exit.USAGE, f"one of the files is no count: it {error}") from None
+            raise ended(Exit.USAGE, f"one of the files is not a count: it {error}") from None
         correct = sum(open_count(owner.identity.keyring, token, bits) for token in tokens)
     if as_json:
         line({"model": model, "correct": correct})
@@ -234,33 +231,29 @@ def count(
         print(correct)
 
 
+@with_model_options
 def inspect(
-    model: Model = "mnist",
-    weights: Weights = None,
-    pretrained: Pretrained = False,
-    calibration: Calibration = None,
-    low: Low = None,
-    high: High = None,
-    reveal: Reveal = "logits",
-    top: Top = 1,
-    ring: RingBits = None,
-    headroom: Headroom = 4.0,
-    chart: Annotated[Path | None, typer.Option(help="Write a chart of the layers' costs here (PNG).")] = None,
+    chosen: ModelOptions,
+    chart: Annotated[Path | None, typer.Option(help="File for a chart of the layers' costs (PNG).")] = None,
+    write_columns: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With a CSV file: write what its columns are to this file, for you to edit."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict what a model will cost: rounds, bytes and work of each layer, and how long a call takes. Nothing is
-    shared."""
-    from dataclasses import asdict
+    shared.
 
-    from moiety_server import sources
+    Ends with a code of its own where the plan answers too inexactly to be published."""
     from moiety_server.compiler import inspection
     from moiety_server.compiler.ir import NotServable
 
     try:
-        source = sources.load(
-            model, weights=weights, pretrained=pretrained, calibration=calibration, low=low, high=high
-        )
-        compiled = source.compile(reveal=_reveal(reveal), top=top, ring_bits=ring, headroom=headroom)
+        if write_columns is not None:
+            _write_columns(chosen, write_columns)
+        source = chosen.source()
+        compiled = chosen.compiled(source)
+        assessed = _assessed(source, compiled)
     except NotServable as error:
         raise ended(Exit.FAILED, error) from None
     found = inspection.inspect(source.name, compiled)
@@ -268,12 +261,42 @@ def inspect(
         inspection.draw(found, chart)
         say(f"chart: {chart}")
     if as_json:
-        line(asdict(found))
+        line({**asdict(found), "assessment": asdict(assessed)} if assessed else asdict(found))
     else:
         inspection.show(found, console())
+    if not compiled.is_accurate:
+        raise ended(Exit.INACCURATE, compiled.inaccuracy)
 
 
-def _reveal(text: str) -> "RevealKind":
-    if text not in ("logits", "labels", "count"):
-        raise typer.BadParameter("logits, labels or count", param_hint="--reveal")
-    return text  # type: ignore[return-value]
+def _assessed(source: "ModelSource", compiled: "Compiled") -> "Assessment | None":
+    """Assess a model of a table, and say what was found: its columns as clients will see them, and what they tell.
+
+    Raises NotServable.
+    """
+    from moiety_server import assessment
+    from moiety_server.calibration import described
+    from moiety_shared.messages.table import Tabular
+
+    if not isinstance(source.preprocessing, Tabular):
+        return None
+    found = assessment.assess(source, compiled)
+    say("columns, as clients will see them:")
+    for name, what in described(source.preprocessing.columns):
+        say(f"  {name}: {what}")
+    for sentence in assessment.sentences(source, compiled, found):
+        say(sentence)
+    return found
+
+
+def _write_columns(chosen: ModelOptions, path: Path) -> None:
+    """Write what the rows of a CSV file show of its columns, or what the owner declares. Raises NotServable."""
+    from moiety_server import calibration
+
+    if chosen.calibration is None:
+        raise typer.BadParameter("needs the rows of a CSV file: --calibration FILE.csv", param_hint="--write-columns")
+    rows = calibration.CalibrationRows.read(chosen.calibration, chosen.target)
+    try:
+        calibration.write_columns(path, calibration.read_columns(chosen.columns) if chosen.columns else rows.guessed())
+    except OSError as error:
+        raise ended(Exit.USAGE, f"{path} cannot be written: {error.strerror}") from None
+    say(f"columns: {path}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PANEL = "Model owner"
 Name = Annotated[str, typer.Argument(help="The model's name in the catalogue.")]
-Version = Annotated[int, typer.Argument(help="Its version, as `moiety versions` lists them.")]
+Version = Annotated[int, typer.Argument(help="The model's version, as `moiety versions` lists it.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=PANEL, epilog=shown)(command)
     token = typer.Typer(
         no_args_is_help=True,
-        help="Clients' tokens: who may ask, what, and how much.",
+        help="Clients' tokens: who may use which models, and how much.",
         epilog=example("moiety token issue clinic-7 --model mnist --rows-per-day 10000 --out clinic-7.json"),
     )
     issuing = "moiety token issue clinic-7 --model mnist --rows-per-day 10000 --days 30 --out clinic-7.json"
@@ -65,7 +65,7 @@ def owner() -> Iterator["Owner"]:
     except Problem as problem:
         code = Exit.FAILED if problem.retry_after is None else Exit.UNAVAILABLE
         own = problem.kind is ProblemType.DISK_FULL and not problem.detail
-        said = Problem(problem.kind, f"your own, that of {settings.data_dir}") if own else problem
+        said = Problem(problem.kind, f"it is this machine's, under {settings.data_dir}") if own else problem
         raise ended(code, f"{said}. {problem.kind.hint}") from None
     finally:
         made.close()
@@ -101,9 +101,9 @@ def activate(name: Name, version: Version) -> None:
 
 def withdraw(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")] = "",
-    version: Annotated[int, typer.Argument(help="Its version, as `moiety versions` lists them.")] = 0,
+    version: Annotated[int, typer.Argument(help="The model's version, as `moiety versions` lists it.")] = 0,
     upload: Annotated[
-        str, typer.Option(metavar="ID", help="Instead: an upload in no version, as `moiety uploads` lists them.")
+        str, typer.Option(metavar="ID", help="Instead of a version: an upload, as `moiety uploads` lists it.")
     ] = "",
 ) -> None:
     """Take a version out of the catalogue, and have alice, bob and the crypto provider wipe their parts of it.
@@ -113,7 +113,9 @@ def withdraw(
     if bool(upload) == bool(name) or bool(name) != bool(version):
         raise typer.BadParameter("name a model and its version, or --upload ID")
     if upload and not re.fullmatch("[0-9a-f]{32}", upload):
-        raise typer.BadParameter("32 hexadecimal digits, as `moiety uploads` prints them", param_hint="--upload")
+        raise typer.BadParameter(
+            "an upload's id has 32 hexadecimal digits, as `moiety uploads` prints it", param_hint="--upload"
+        )
     with owner() as us:
         if upload:
             us.remove(upload)
@@ -136,14 +138,14 @@ def uploads(as_json: Json = False) -> None:
         (
             one.upload_id,
             f"{one.name} {one.version}" if one.name else "-",
-            datetime.fromtimestamp(one.started, UTC).strftime("%Y-%m-%d %H:%M") if one.started else "not on record",
+            datetime.fromtimestamp(one.started, UTC).strftime("%Y-%m-%d %H:%M") if one.started else "unknown",
             *(answers[at] for at in one.at),
         )
         for one in found
     ]
     if rows:
-        table(("upload", "version", "begun (UTC)", "alice", "bob"), rows, whole="upload")
-        say("unless its publish is still running, remove one with: moiety withdraw --upload ID")
+        table(("upload", "version", "started (UTC)", "alice", "bob"), rows, whole="upload")
+        say("remove an upload with `moiety withdraw --upload ID`, unless its publish is still running")
 
 
 def refresh(as_json: Json = False) -> None:
@@ -161,29 +163,30 @@ def refresh(as_json: Json = False) -> None:
 
 
 def issue(
-    subject: Annotated[str, typer.Argument(help="Whom it is for; quotas and the audit log go by this name.")],
+    subject: Annotated[str, typer.Argument(help="Name of the client, for quotas and the audit log.")],
     model: Annotated[
-        list[str] | None, typer.Option(help="A model it is for; may be given often. Default: all.")
+        list[str] | None, typer.Option(help="Model that the token allows. Repeat it for more. Default: all.")
     ] = None,
     output: Annotated[
-        list[str] | None, typer.Option(help="logits, labels or count: what kind of models. Default: all.")
+        list[str] | None,
+        typer.Option(
+            help="Kind of model that the token allows: logits, labels or count. Repeat it for more. Default: all."
+        ),
     ] = None,
-    days: Annotated[float, typer.Option(min=0, help="How long it lets in.")] = 30.0,
-    rows_per_day: Annotated[int | None, typer.Option(min=1, help="Inputs in a day at most. Default: no limit.")] = None,
+    days: Annotated[float, typer.Option(min=0, help="Days until the token expires.")] = 30.0,
+    rows_per_day: Annotated[int | None, typer.Option(min=1, help="Most inputs in a day. Default: no limit.")] = None,
     key: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.pub",
-            help="Bind the token to this key, of which the client keeps the private half (moiety keys client). "
-            "Default: to a new key, which the access file holds.",
+            help="Public key to bind the token to. The client makes it with `moiety keys client` and keeps the private "
+            "key. Default: a new key, which the access file holds.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The access file to write, mode 0600: hand it to the client.")] = Path(
+    out: Annotated[Path, typer.Option(help="Access file to write, with mode 0600. Give it to the client.")] = Path(
         "access.json"
     ),
-    if_missing: Annotated[
-        bool, typer.Option("--if-missing", help="Do nothing where that file is there already.")
-    ] = False,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if that file exists already.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write an access file: the catalogue's address, your key, your CA, a signed token and its key. It is a secret.
@@ -241,7 +244,8 @@ def _certified(path: Path) -> "Ed25519PublicKey":
     try:
         return public_from_pem(path.read_bytes())
     except (OSError, ValueError) as error:
-        text = f"{path} is not the PEM of an Ed25519 public key ({type(error).__name__}): moiety keys client makes one"
+        reason = type(error).__name__
+        text = f"{path} is not the PEM of an Ed25519 public key ({reason}): make one with `moiety keys client`"
         raise typer.BadParameter(text, param_hint="--key") from None
 
 
@@ -269,12 +273,12 @@ def list_tokens(as_json: Json = False) -> None:
 
 
 def revoke(
-    token_id: Annotated[list[str], typer.Argument(help="Ids of tokens, as `moiety token list` names them.")],
+    token_id: Annotated[list[str], typer.Argument(help="Ids of tokens, as `moiety token list` shows them.")],
 ) -> None:
     """Have both parties refuse these tokens from now on."""
     with owner() as us:
         unknown = set(token_id) - {grant.token_id for grant in us.issued.grants()}
         if unknown:
-            text = f"never issued here: {', '.join(sorted(unknown))}; `moiety token list` names those that were"
+            text = f"no token of this id was issued here: {', '.join(sorted(unknown))}; see `moiety token list`"
             raise ended(Exit.USAGE, text)
         us.revoke(token_id)

@@ -6,11 +6,13 @@ node where it depends on the input. Otherwise it is a constant: a parameter, a b
 
 from collections.abc import Callable
 
-from moiety_server.compiler import ir, layers
+from torch import Tensor
+
+from moiety_server.compiler import aten_arithmetic, aten_placements, ir, layers, sequences, volumes
 from moiety_server.compiler import operations as ops
 from moiety_server.compiler.builder import Builder
 
-Result = ir.Node | list[ir.Node]
+Result = ir.Node | Tensor | list[ir.Node]
 
 # These change at most the shape, and the exported graph states the new one.
 RESHAPES = {
@@ -23,19 +25,30 @@ RESHAPES = {
 REWRITTEN = {
     *("movedim.int", "movedim.intlist", "moveaxis.int", "swapdims", "swapaxes", "expand_as", "hsplit.int"),
     *("tensor_split.sections", "tensor_split.indices", "unsafe_chunk"),
-    *("channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "glu", "addcmul", "mv"),
+    *("channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "glu", "addcmul", "addcdiv", "mv"),
+    *("lerp.Scalar", "cosine_similarity"),
 }
 # These may have a constant on their left.
 EITHER_SIDE = {
     *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide"),
-    *("linear", "matmul", "mm", "addmm"),
+    *("linear", "matmul", "mm", "addmm", "maximum", "minimum", "max", "min", "where", "pow", "masked_fill"),
+    *("gt", "lt", "ge", "le", "greater", "less", "greater_equal", "less_equal", "logical_and", "logical_or"),
+    *("bitwise_and", "bitwise_or", "__and__", "__or__"),
+    *("slice_scatter", "select_scatter", "copy", "index_put", "index_put_", "index"),
 }
 
+# These read and give 0 and 1, which torch calls False and True.
+LOGIC = aten_arithmetic.LOGIC
+DECIDING = aten_arithmetic.COMPARISONS | LOGIC | {"slice", "select", "expand", "unsqueeze", "view"}
+
 OPS: dict[str, Callable[..., Result]] = {
+    **aten_arithmetic.OPS,
+    **aten_placements.OPS,
     "linear": ops.linear,
     "matmul": ops.matmul,
     "mm": ops.matmul,
     "addmm": ops.addmm,
+    "einsum": ops.einsum,
     **dict.fromkeys(("conv2d", "conv2d.padding"), ops.conv2d),
     **dict.fromkeys(("conv1d", "conv1d.padding"), ops.conv1d),
     "conv_transpose2d.input": ops.conv_transpose2d,
@@ -55,15 +68,6 @@ OPS: dict[str, Callable[..., Result]] = {
     "adaptive_max_pool1d": lambda b, x, size: [
         layers.flat(b, x, lambda x: layers.adaptive_max_pool(b, x, ops.across(size, 1)))
     ],
-    **dict.fromkeys(("upsample_nearest2d.vec", "_upsample_nearest_exact2d.vec"), ops.nearest),
-    **dict.fromkeys(
-        ("upsample_nearest2d", "_upsample_nearest_exact2d"), lambda b, x, size, *scales: ops.nearest(b, x, size, scales)
-    ),
-    **dict.fromkeys(("upsample_nearest1d.vec", "_upsample_nearest_exact1d.vec"), ops.nearest1d),
-    **dict.fromkeys(
-        ("upsample_nearest1d", "_upsample_nearest_exact1d"),
-        lambda b, x, size, *scales: ops.nearest1d(b, x, size, scales),
-    ),
     **dict.fromkeys(("mean", "mean.dim"), ops.mean),
     **dict.fromkeys(("sum", "sum.dim_IntList"), ops.total),
     "amax": ops.amax,
@@ -75,24 +79,15 @@ OPS: dict[str, Callable[..., Result]] = {
     ),
     **dict.fromkeys(("rsub.Tensor", "rsub.Scalar"), lambda b, x, y, alpha: ops.add(b, y, x, -alpha)),
     **dict.fromkeys(("mul.Tensor", "mul.Scalar", "multiply.Tensor", "multiply.Scalar"), ops.mul),
-    **dict.fromkeys(
-        ("div.Tensor", "div.Scalar", "divide.Tensor", "divide.Scalar", "true_divide.Tensor", "true_divide.Scalar"),
-        ops.div,
-    ),
     **dict.fromkeys(("neg", "negative"), lambda b, x: b.scale(x, -1.0)),
     "square": lambda b, x: b.mul(x, x),
-    "pow.Tensor_Scalar": layers.power,
     "relu": Builder.relu,
     "relu6": lambda b, x: b.clamp(x, 0.0, 6.0),
-    **dict.fromkeys(("clamp", "clamp.Tensor", "clip", "clip.Tensor", "hardtanh"), ops.clamp),
-    **dict.fromkeys(("clamp_min", "clamp_min.Tensor"), ops.clamp),
-    **dict.fromkeys(("clamp_max", "clamp_max.Tensor"), lambda b, x, high: ops.clamp(b, x, None, high)),
     "leaky_relu": layers.leaky_relu,
     "prelu": ops.prelu,
     "hardsigmoid": layers.hardsigmoid,
     "hardswish": layers.hardswish,
     **{name: ops.smooth(name) for name in ("sigmoid", "tanh", "silu", "exp")},
-    "erf": ops.smooth(layers.ERF),
     "gelu": lambda b, x, approximate: b.smooth(x, "gelu" if approximate == "none" else "gelu_tanh"),
     "elu": ops.elu,
     "selu": lambda b, x: ops.elu(b, x, 1.6732632423543772, 1.0507009873554805),
@@ -105,14 +100,13 @@ OPS: dict[str, Callable[..., Result]] = {
     "permute": ops.permute,
     "transpose.int": ops.transpose,
     "t": lambda b, x: ops.transpose(b, x, 0, len(x.shape)),
-    **dict.fromkeys(("cat", "concat", "concatenate"), ops.cat),
-    "stack": ops.stack,
     "slice.Tensor": ops.slice_,
     "select.int": ops.select,
     "narrow": ops.narrow,
     **dict.fromkeys(("split.Tensor", "split_with_sizes", "unsafe_split.Tensor"), ops.split),
     "chunk": ops.chunk,
     "unbind.int": ops.unbind,
-    "pad": ops.pad_mode,
     "constant_pad_nd": ops.pad,
+    **sequences.RECURRENT,
+    **volumes.VOLUMES,
 }

@@ -5,15 +5,15 @@ Both front ends use it, and `layers` builds on it whatever needs several nodes. 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir
-from moiety_server.compiler.ir import Pair, Shape
-from moiety_server.compiler.movements import Movements
+from moiety_server.compiler.ir import Shape
+from moiety_server.compiler.windows import Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,87 +29,31 @@ class AffineNode(ir.Node):
     shift: Tensor | None
 
 
-class Builder(Movements):
+class Builder(Windows):
     """A graph under construction, and the methods that append nodes which compute."""
 
     def input(self, shape: Shape) -> ir.Node:
         return self._add(ir.InputNode(**self._head(shape)))
 
-    def linear(self, x: ir.Node, weight: Tensor, bias: Tensor | None = None) -> ir.Node:
-        """Append a linear layer over the last axis. `weight` is (out, in)."""
-        self.require(weight.dim() == 2, f"a matrix of shape {tuple(weight.shape)} where (out, in) is needed")
+    def linear(
+        self, x: ir.Node, weight: Tensor, bias: Tensor | None = None, bounds: tuple[float, float] | None = None
+    ) -> ir.Node:
+        """Append a linear layer over the last axis. `weight` is (out, in). `bounds` are known of its outputs."""
+        self.require(weight.dim() == 2, f"has a matrix of shape {tuple(weight.shape)} where (out, in) is needed")
         self.require(
-            bool(x.shape) and x.shape[-1] == weight.shape[1], f"{weight.shape[1]} features expected, got {x.shape}"
+            bool(x.shape) and x.shape[-1] == weight.shape[1], f"needs {weight.shape[1]} features, got {x.shape}"
         )
-        return self._add(ir.LinearNode(**self._head((*x.shape[:-1], len(weight)), x), weight=weight, bias=bias))
-
-    def conv(
-        self,
-        x: ir.Node,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Pair = (1, 1),
-        padding: Pair = (0, 0),
-        dilation: Pair = (1, 1),
-        groups: int = 1,
-    ) -> ir.Node:
-        self.planes(x, "a convolution")
-        size = [
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(x.shape[1:], weight.shape[2:], stride, padding, dilation, strict=True)
-        ]
-        return self._add(
-            ir.ConvNode(
-                **self._head((len(weight), *size), x),
-                weight=weight,
-                bias=bias,
-                stride=stride,
-                padding=padding,
-                dilation=dilation,
-                groups=groups,
-            )
-        )
-
-    def conv_transpose(
-        self,
-        x: ir.Node,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Pair = (1, 1),
-        padding: Pair = (0, 0),
-        output_padding: Pair = (0, 0),
-        groups: int = 1,
-        dilation: Pair = (1, 1),
-    ) -> ir.Node:
-        self.planes(x, "a transposed convolution")
-        size = [
-            (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
-            for n, k, s, p, d, extra in zip(
-                x.shape[1:], weight.shape[2:], stride, padding, dilation, output_padding, strict=True
-            )
-        ]
-        return self._add(
-            ir.ConvNode(
-                **self._head((weight.shape[1] * groups, *size), x),
-                weight=weight,
-                bias=bias,
-                stride=stride,
-                padding=padding,
-                dilation=dilation,
-                groups=groups,
-                transposed=True,
-                output_padding=output_padding,
-            )
-        )
+        head = self._head((*x.shape[:-1], len(weight)), x)
+        return self._add(ir.LinearNode(**head, weight=weight, bias=bias, bounds=bounds))
 
     def affine(self, x: ir.Node, scale: Tensor | None = None, shift: Tensor | None = None) -> ir.Node:
         """Append x * scale + shift. Both broadcast against x (without the batch), and x grows if they are larger."""
         shapes = [tuple(t.shape) for t in (scale, shift) if t is not None]
         self.require(
-            all(len(shape) <= max(1, len(x.shape)) for shape in shapes),
-            f"{shapes} does not broadcast against {x.shape}",
+            not self.lead or all(len(shape) <= len(x.shape) for shape in shapes),
+            f"{shapes} do not broadcast against {x.shape}",
         )
-        x = self.expand(x, _broadcast(x.shape, *shapes))
+        x = self.expand(x, _broadcast(x.shape, *shapes))  # makes x as large as the constants
 
         def full(value: Tensor | None) -> Tensor | None:
             return value if value is None else value.reshape((1,) * (len(x.shape) - value.dim()) + tuple(value.shape))
@@ -118,8 +62,10 @@ class Builder(Movements):
 
     def clamp(self, x: ir.Node, low: float | None, high: float | None) -> ir.Node:
         if low is None:
-            self.require(high is not None, "a clamp without limits")
+            self.require(high is not None, "clamps without limits")
             return self.scale(self.clamp(self.scale(x, -1.0), -float(high or 0.0), None), -1.0)
+        if high is not None and high < low:  # frameworks take the upper limit then
+            return self.shift(self.scale(x, 0.0), float(high))
         return self._add(
             ir.ClampNode(**self._head(x.shape, x), low=float(low), high=None if high is None else float(high))
         )
@@ -133,30 +79,17 @@ class Builder(Movements):
         """Append a node that yields 0 or 1; see ir.DecideNode."""
         return self._add(ir.DecideNode(**self._head(x.shape, x), kind=kind, tolerance=tolerance, whole=whole))
 
+    def look_up(self, x: ir.Node, values: tuple[int, ...], bits: int) -> ir.Node:
+        """Append a public function of whole numbers; see ir.LookupNode. `values` are 2^bits."""
+        self.require(isinstance(x, ir.LinearNode) and len(values) == 1 << bits, "looks up what is no whole number")
+        return self._add(ir.LookupNode(**self._head(x.shape, x), values=values, bits=bits))
+
     def argmax(self, x: ir.Node) -> ir.Node:
         """Append the argmax of (n,) values, as (1,)."""
         return self._add(ir.ArgmaxNode(**self._head((1,), x)))
 
     def smooth(self, x: ir.Node, function: str, alpha: float = 1.0, beta: float = 1.0) -> ir.Node:
         return self._add(ir.SmoothNode(**self._head(x.shape, x), function=function, alpha=alpha, beta=beta))
-
-    def max_pool(
-        self, x: ir.Node, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0), dilation: Pair = (1, 1)
-    ) -> ir.Node:
-        """Append a max pool whose output has `size`."""
-        self.planes(x, "a max pool")
-        return self._add(
-            ir.MaxPoolNode(
-                **self._head((x.shape[0], *size), x), kernel=kernel, stride=stride, padding=padding, dilation=dilation
-            )
-        )
-
-    def sum_pool(self, x: ir.Node, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> ir.Node:
-        self.planes(x, "an average pool")
-        size = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x.shape[1:], kernel, stride, padding, strict=True)]
-        return self._add(
-            ir.SumPoolNode(**self._head((x.shape[0], *size), x), kernel=kernel, stride=stride, padding=padding)
-        )
 
     def sum(self, x: ir.Node, axes: Sequence[int]) -> ir.Node:
         """Sum over axes, which are counted without the batch and dropped."""
@@ -165,9 +98,18 @@ class Builder(Movements):
         shape = [n for axis, n in enumerate(x.shape) if axis not in axes]
         return self._add(ir.SumNode(**self._head(shape, x), axes=tuple(sorted(axes))))
 
+    def bounded(self, x: ir.Node, low: float, high: float) -> ir.Node:
+        """State bounds of a sum, which hold for reasons that the ranges of its terms do not show."""
+        if not isinstance(x, ir.AddNode | ir.SumNode):  # of one term
+            return x
+        self.nodes[x.name] = x = replace(x, limits=(low, high))
+        return x
+
     def scale(self, x: ir.Node, factor: float) -> ir.Node:
         """Multiply by a public number. One Scale behind another becomes one."""
         self.require(math.isfinite(factor), f"multiplies by {factor}")
+        if factor == 0:
+            return self._add(ir.AddNode(**self._head(x.shape, x, x), factors=(1, -1)))
         if isinstance(x, ir.ScaleNode):
             factor *= x.factor
             x = self.nodes[x.inputs[0]]
@@ -175,10 +117,11 @@ class Builder(Movements):
 
     def shift(self, x: ir.Node, value: float) -> ir.Node:
         """Add a public number. The IR holds it in the form of a secret one."""
-        return x if value == 0 else self.affine(x, shift=torch.full((1,), value, dtype=torch.float64))
+        return x if value == 0 else self.affine(x, shift=torch.tensor(value, dtype=torch.float64))
 
     def combine(self, terms: Sequence[ir.Node], factors: Sequence[float]) -> ir.Node:
         """Sum wires times public factors. The IR's Add takes whole factors; the others become Scales."""
+        terms = self._aligned(*terms)
         whole = [float(factor).is_integer() and abs(factor) < 16 for factor in factors]
         scaled = [x if ok else self.scale(x, f) for x, f, ok in zip(terms, factors, whole, strict=True)]
         return self._add(
@@ -189,7 +132,19 @@ class Builder(Movements):
         )
 
     def mul(self, x: ir.Node, y: ir.Node) -> ir.Node:
-        return self._add(ir.MulNode(**self._head(self.broadcast(x, y), x, y)))
+        """Multiply two wires. Public factors are multiplied last: so -x * x is known to be a square."""
+        factor = 1.0
+        if isinstance(x, ir.ScaleNode):
+            factor, x = factor * x.factor, self.nodes[x.inputs[0]]
+        if isinstance(y, ir.ScaleNode):
+            factor, y = factor * y.factor, self.nodes[y.inputs[0]]
+        x, y = self._aligned(x, y)
+        return self.scale(self._add(ir.MulNode(**self._head(self.broadcast(x, y), x, y))), factor)
+
+    def _aligned(self, *terms: ir.Node) -> list[ir.Node]:
+        """Give all terms the same number of axes, where none is the batch."""
+        most = 0 if self.lead else max(len(x.shape) for x in terms)
+        return [self.reshape(x, (1,) * (most - len(x.shape)) + x.shape) if self.lead == 0 else x for x in terms]
 
     def broadcast(self, *terms: ir.Node) -> Shape:
         """Return the common shape. All terms need the same number of axes, or the batch of one would meet another's

@@ -6,31 +6,41 @@ compared with the model's.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from moiety_server.compiler import ir, ranges, scales
+from moiety_server.compiler import attribution, ir, parts, ranges, scales
 from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.lowering import decisions
 from moiety_server.compiler.lowering.emitter import Emitter
+from moiety_server.compiler.lowering.wires import ScaledWire
+from moiety_server.compiler.meaning import Meaning, Reveal, of_two
+from moiety_server.compiler.origin import shown
+from moiety_server.compiler.parts import Limit
 from moiety_server.compiler.scales import Precision
 from moiety_server.compiler.trace import trace
 from moiety_shared import reference
+from moiety_shared.parts import spans
 from moiety_shared.plan.layers import Conv, Linear
-from moiety_shared.plan.plan import Plan
+from moiety_shared.plan.plan import Output, Plan
 from moiety_shared.ring import Array, Ring
 
-Reveal = Literal["logits", "labels", "count"]
 # The attempts, best first. Each has the bits of the ring, how much wider than measured a proved range may be, and the
 # error that is good enough, as a part of the outputs' spread.
 _ATTEMPTS = ((32, 2.0**12, 0.003), (32, 16.0, 0.01), (64, 2.0**24, 0.003), (64, 16.0, math.inf))
+_WITH_WAVES = 0.01  # an error that is good enough for waves: where theirs is larger, the same attempt has parabolas
 _ROWS_AT_ONCE = 64
+_LOOKING_UP = (
+    ir.ClampNode, ir.MaxPoolNode, ir.SmoothNode, ir.DecideNode, ir.ArgmaxNode, ir.MulNode, ir.LookupNode,
+)  # fmt: skip
+TOLERATED = 0.05
+"""The largest error of an output, as a part of the outputs' spread, with which a model is published unasked."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +48,13 @@ class Compiled:
     """A plan and the ring elements that belong to it, by "layer.weight".
 
     `error` is the largest difference of an output from float inference on the calibration data, in real units. `spread`
-    is the outputs' standard deviation there, and `agreement` the share of inputs whose largest output is the same.
-    `origins` names the user's layer for each layer of the plan. `measured` holds the layers whose range rests on
-    calibration data. `logits` is the plan up to the model's outputs, whatever of them is revealed. `graph` is the float
-    model.
+    is the outputs' standard deviation there. Of several outputs, both are of the least exact one. `agreement` is the
+    share of inputs whose label is the same, or None where the outputs are values. `origins` names the user's layer for
+    each layer of the plan. `measured` holds the layers whose range rests on calibration data. `wires` has the wire of
+    the plan that each node of the graph became. `costliest` names the user's layer that costs most, where the error is
+    more than is tolerated. `wire_spread` is the least standard deviation of an output as it leaves the plan, before the
+    client scales it. `logits` is the plan up to the model's outputs, whatever of them is revealed. `graph` is the
+    float model.
     """
 
     plan: Plan
@@ -50,51 +63,112 @@ class Compiled:
     weights: Mapping[str, Array] = field(repr=False)
     error: float
     spread: float
-    agreement: float
+    agreement: float | None
     origins: Mapping[str, str]
     measured: frozenset[str]
+    wires: Mapping[str, ScaledWire] = field(default_factory=dict, repr=False)
+    costliest: str = ""
+    wire_spread: float = 0.0
+
+    @property
+    def relative_error(self) -> float:
+        """The error as a part of the outputs' spread."""
+        return self.error / max(self.spread, 1e-12)
+
+    @property
+    def is_accurate(self) -> bool:
+        return self.relative_error <= TOLERATED
+
+    @property
+    def inaccuracy(self) -> str:
+        """What is wrong with a plan that is not accurate, and what its owner can do."""
+        return (
+            f"the plan's answers differ from the model's by up to {self.relative_error:.2%} of their spread on the "
+            f"calibration data, more than {TOLERATED:.0%}. The layer that costs most: {self.costliest}. "
+            "Instead: declare a smaller input range, normalise what this layer reads, give more calibration inputs, "
+            "or take the error with --accept-error"
+        )
 
 
 def compile_model(
     model: nn.Module | ir.Graph,
-    calibration: Tensor,
+    calibration: Tensor | Mapping[str, Tensor],
     *,
-    low: float,
-    high: float,
-    reveal: Reveal = "logits",
+    low: Limit,
+    high: Limit,
+    reveal: Reveal | None = None,
     top: int = 1,
     ring_bits: int | None = None,
     headroom: float = 4.0,
+    meaning: Meaning = Meaning(),  # noqa: B008  frozen
+    output: str = "",
 ) -> Compiled:
     """Compile a model as it stands, in its inference mode.
 
-    `calibration` is real input, float32 (n, ...). `low` and `high` bound the values that inputs may have. `reveal` says
-    what a client gets: all outputs, the `top` labels, or how many of its own labels are right. The ring has 32 bits
-    unless these are too coarse. `headroom` is how far beyond the calibration data a wire may go where no bound is
-    proved.
+    `calibration` is real input, float32 (n, ...), of a model of several inputs one for each, by name. `low` and `high`
+    bound the values that inputs may have. `output` chooses one of a module's several outputs. `reveal` says
+    what a client gets: all outputs, the `top` labels, which of two classes, or how many of its own labels are right. By
+    default these are the outputs, or the labels if the model itself ends in an argmax. The ring has 32 bits unless
+    these are too coarse, and 64 where the plan looks nothing up. `headroom` is how far beyond the calibration data a
+    wire may go where no bound is proved. `meaning` says what the outputs are for, where the graph does not show it.
 
     Raises NotServable for what cannot be served exactly, before anything is shared.
     """
+    if isinstance(model, ir.Graph):
+        graph = model
+    else:
+        few = calibration[:2] if isinstance(calibration, Tensor) else {k: v[:2] for k, v in calibration.items()}
+        graph = trace(model, few, output)
+    reveal = reveal or ("labels" if graph.labels else "logits")
+    if graph.outputs and reveal != "logits":
+        names = shown(", ".join(part.name for part in graph.outputs))
+        raise NotServable(f"the model: has several outputs, {names}. Instead: choose one with --output")
+    graph, calibration, (low, high) = parts.shared(graph, calibration, low, high)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise NotServable(f"the input range {low:g} to {high:g} is none: state one with --low and --high")
-    graph = model if isinstance(model, ir.Graph) else trace(model, calibration[:2])
-    analysis, exact = ranges.analyse(graph, calibration, low=low, high=high), run_float(graph, calibration)
+        raise NotServable(f"{low:g} to {high:g} is not an input range: give one with --low and --high")
+    analysis = ranges.analyse(graph, calibration, low=low, high=high)
+    if graph.outputs:
+        analysis = ranges.analyse(parts.levelled(analysis.graph, analysis.measured), calibration, low=low, high=high)
+    graph = analysis.graph
+    exact = analysis.exact
+    meaning = meaning.settled(graph, reveal, exact)
+    if reveal == "decision" and meaning.task == "classes":
+        graph, meaning = of_two(graph, meaning)
+        analysis = ranges.analyse(graph, calibration, low=low, high=high)
+        exact = analysis.exact
+    tried: dict[Precision, tuple[Mapping[str, ranges.Range], Compiled]] = {}
     last: Compiled | NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")
-    for bits, affordable, tolerated in _ATTEMPTS:
-        if ring_bits not in (None, bits):
+    for precision, affordable, tolerated in _attempts(graph, reveal):
+        if ring_bits not in (None, precision.ring_bits):
             continue
-        known = analysis.ranges(graph, affordable=affordable, headroom=headroom)
+        known = analysis.ranges(affordable=affordable, headroom=headroom)
         try:
-            compiled = _compile(graph, known, calibration, exact, (low, high), bits, reveal, top)
+            if precision not in tried or tried[precision][0] != known:  # other ranges are another plan
+                compiled = _compile(graph, known, calibration, exact, (low, high), precision, reveal, top, meaning)
+                tried[precision] = known, compiled
+            compiled = tried[precision][1]
         except NotServable as error:
             last = error if isinstance(last, NotServable) else last
             continue
         if compiled.error <= tolerated * compiled.spread:
             return compiled
-        last = compiled if isinstance(last, NotServable) or compiled.error < last.error else last
+        last = compiled if isinstance(last, NotServable) or _is_nearer(compiled, last) else last
     if isinstance(last, NotServable):
         raise last
-    return last
+    if last.is_accurate:
+        return last
+    return replace(last, costliest=attribution.costliest(graph, last.logits, last.weights, last.wires, calibration))
+
+
+def _attempts(graph: ir.Graph, reveal: Reveal) -> Iterator[tuple[Precision, float, float]]:
+    """Yield the attempts in their order. A plan that looks nothing up sends its input and its outputs, and no more, so
+    it has 64 bits first: a few bytes, and 35 times the precision. Waves come before parabolas."""
+    looks_up = reveal != "logits" or any(isinstance(node, _LOOKING_UP) for node in graph.nodes)
+    bends = any(isinstance(node, ir.SmoothNode) for node in graph.nodes)
+    for bits, affordable, tolerated in _ATTEMPTS if looks_up else (*_ATTEMPTS[2:], *_ATTEMPTS[:2]):
+        if bends:
+            yield Precision.of(bits), affordable, min(tolerated, _WITH_WAVES)
+        yield Precision.of(bits, waves=False), affordable, tolerated
 
 
 def _compile(
@@ -103,33 +177,65 @@ def _compile(
     calibration: Tensor,
     exact: Array,
     limits: tuple[float, float],
-    bits: int,
+    precision: Precision,
     reveal: Reveal,
     top: int,
+    meaning: Meaning,
 ) -> Compiled:
-    precision = Precision.of(bits)
     try:
-        emitter = Emitter(graph, known, scales.choose(graph, known, precision), precision, limits)
+        compared = reveal != "logits" and meaning.task == "binary"
+        chosen = scales.choose(graph, known, precision, spare=decisions.SPARE_BITS if compared else 1)
+        emitter = Emitter(graph, known, chosen, precision, limits, meaning)
         logits = emitter.logits()
         plan = logits if reveal == "logits" else emitter.revealing(reveal, top)
     except ValidationError as error:  # more layers, axes or parts than a plan may have
         where = ".".join(map(str, error.errors(include_input=False)[0]["loc"]))
-        raise NotServable(f"the model has no plan: {where}: {error.errors(include_input=False)[0]['msg']}") from None
+        raise NotServable(
+            f"the model does not fit into a plan: {where}: {error.errors(include_input=False)[0]['msg']}"
+        ) from None
     if not any(isinstance(layer, Linear | Conv) for layer in logits.layers):
         raise NotServable("the model has no weights to hide: there is nothing to serve privately")
-    got = _run(logits, emitter.weights, encode_rows(logits, calibration))
-    flat = exact.reshape(len(exact), -1)
+    got = _run(logits, emitter.weights, encode_rows(logits, calibration)).reshape(len(exact), -1)
+    flat = exact.reshape(len(exact), -1)  # outputs of one number a row have an axis in the plan that they lack here
+    largest, spread = _worst(graph, flat, got)
     return Compiled(
         plan,
         logits,
         graph,
         dict(emitter.weights),
-        error=float(np.abs(exact - got).max()),
-        spread=float(exact.std()),
-        agreement=float((flat.argmax(axis=1) == got.reshape(flat.shape).argmax(axis=1)).mean()),
+        error=largest,
+        spread=spread,
+        agreement=_agreement(logits.output, flat, got),
         origins=emitter.origins,
         measured=frozenset(emitter.measured),
+        wires={node.name: emitter.wire(node.name) for node in graph.nodes},
+        wire_spread=min((float(flat[:, at].std()) for _, at in spans(graph.outputs)), default=spread),
     )
+
+
+def _is_nearer(one: Compiled, other: Compiled) -> bool:
+    """Whether the error of one is the smaller part of the spread. They may be of different outputs."""
+    return one.error * max(other.spread, 1e-12) < other.error * max(one.spread, 1e-12)
+
+
+def _worst(graph: ir.Graph, exact: Array, got: Array) -> tuple[float, float]:
+    """Return the largest difference and the spread: of several outputs, those of the one where the difference is the
+    largest part of the spread."""
+    places = [(part.scale, place) for part, place in spans(graph.outputs)] or [(1.0, slice(None))]
+    found = [
+        (scale * float(np.abs(exact[:, at] - got[:, at]).max()), scale * float(exact[:, at].std()))
+        for scale, at in places
+    ]
+    return max(found, key=lambda pair: pair[0] / max(pair[1], 1e-12))
+
+
+def _agreement(output: Output, exact: Array, got: Array) -> float | None:
+    """Return the share of inputs of which both outputs (n, all values) give the same label."""
+    if output.task == "values":
+        return None
+    if output.task == "binary":
+        return float(((exact > output.threshold) == (got > output.threshold)).mean())
+    return float((exact.argmax(axis=1) == got.argmax(axis=1)).mean())
 
 
 def encode_rows(plan: Plan, rows: Tensor) -> Array:
@@ -139,23 +245,28 @@ def encode_rows(plan: Plan, rows: Tensor) -> Array:
 
 def _run(plan: Plan, weights: Mapping[str, Array], x: Array) -> Array:
     step = max(1, min(_ROWS_AT_ONCE, plan.slice_rows))
-    parts = [reference.run(plan, x[at : at + step], weights) for at in range(0, len(x), step)]
-    return np.concatenate(parts).astype(np.float64) * plan.output.scale
+    batches = [reference.run(plan, x[at : at + step], weights) for at in range(0, len(x), step)]
+    return np.concatenate(batches).astype(np.float64) * plan.output.scale
+
+
+def outputs_of(compiled: Compiled, rows: Tensor) -> Array:
+    """Compute the plan's outputs on real inputs (n, ...), in real units, (n, *output's shape)."""
+    return _run(compiled.logits, compiled.weights, encode_rows(compiled.logits, rows))
 
 
 @torch.inference_mode()
 def run_float(graph: ir.Graph, inputs: Tensor) -> Array:
     """Compute the float model's outputs on real inputs (n, ...)."""
-    parts = [_output(graph, part) for part in torch.split(inputs, ranges.rows_at_once(graph))]
-    return torch.cat(parts).double().numpy()
+    batches = [_output(graph, batch) for batch in torch.split(inputs, ranges.rows_at_once(graph))]
+    return torch.cat(batches).double().numpy()
 
 
 def _output(graph: ir.Graph, inputs: Tensor) -> Tensor:
     return next(wire for name, wire in graph.wires(inputs) if name == graph.output)
 
 
-def load_onnx(path: Path) -> ir.Graph:
-    """Read the graph of an ONNX file. Needs the extra `onnx`."""
+def load_onnx(path: Path, example: Tensor | Mapping[str, Tensor] | None = None, output: str = "") -> ir.Graph:
+    """Read the graph of an ONNX file; see read_onnx. Needs the extra `onnx`."""
     from moiety_server.compiler.onnx.graph import read_onnx
 
-    return read_onnx(path)
+    return read_onnx(path, example, output)

@@ -3,9 +3,12 @@
 import math
 import re
 from collections.abc import Sequence
-from typing import NoReturn, TypedDict, TypeVar
+from typing import Any, NoReturn, TypedDict, TypeVar
+
+from torch import Tensor
 
 from moiety_server.compiler import ir
+from moiety_server.compiler.hints import OTHERWISE
 from moiety_server.compiler.ir import NotServable, Shape
 
 NodeT = TypeVar("NodeT", bound=ir.Node)
@@ -24,16 +27,22 @@ class NodeHead(TypedDict):
 
 
 class Draft:
-    """The nodes so far, by name. `scope` and `origin` belong to the layer that is being translated."""
+    """The nodes so far, by name. `scope` and `origin` belong to the layer that is being translated.
 
-    def __init__(self) -> None:
+    `lead` is how many axes the framework counts before those of a wire: one, the batch, or none where a file is written
+    for a single input.
+    """
+
+    def __init__(self, lead: int = 1) -> None:
+        self.lead = lead
         self.nodes: dict[str, ir.Node] = {}
         self.scope, self.origin = "input", "the model's input"
+        self._same: dict[tuple[Any, ...], ir.Node] = {}  # nodes without tensors, by what they compute
         self._numbers: dict[str, int] = {}  # the last number given to each stem
 
     def refuse(self, text: str, hint: str = "") -> NoReturn:
-        """Raises NotServable, with the name of the layer."""
-        raise NotServable(f"{self.origin}: {text}" + (f". Instead: {hint}" if hint else ""))
+        """Raises NotServable, with the name of the layer and a way out."""
+        raise NotServable(f"{self.origin}: {text}. Instead: {hint or OTHERWISE}")
 
     def require(self, condition: bool, text: str, hint: str = "") -> None:
         if not condition:
@@ -47,7 +56,7 @@ class Draft:
         """Refuses a shape that is empty, or larger than any model needs, before anything of that shape is made."""
         self.require(
             len(shape) <= _MOST_AXES and min(shape, default=1) > 0 and math.prod(shape) <= _MOST_VALUES,
-            f"gives {' x '.join(map(str, shape[:_MOST_AXES]))}, where 1 to {_MOST_VALUES:,} values are served",
+            f"gives {' x '.join(map(str, shape[:_MOST_AXES]))}, but 1 to {_MOST_VALUES:,} values are supported",
         )
 
     def _name(self) -> str:
@@ -70,5 +79,11 @@ class Draft:
         }
 
     def _add(self, node: NodeT) -> NodeT:
-        self.nodes[node.name] = node
-        return node
+        """Append a node, unless one that computes the same from the same wires is there: then return that one."""
+        members = {k: v for k, v in vars(node).items() if k not in ("name", "origin")}
+        if any(isinstance(v, Tensor) for v in members.values()) or not node.inputs:
+            self.nodes[node.name] = node
+            return node
+        same = self._same.setdefault((type(node), *members.items()), node)
+        self.nodes.setdefault(same.name, same)
+        return same  # type: ignore[return-value]

@@ -2,21 +2,35 @@
 
 import re
 
-_NORM = "it divides by a norm computed from the secret input: use BatchNorm, whose statistics are fixed, and retrain"
-_COMPARE = "which branch or element is taken would depend on secret values; relu, clamp and max pools are served"
-_ATTENTION = "attention multiplies secrets and divides by their sum; serve a convolutional or fully connected model"
-_LOOKUP = "an index would be a secret; serve what comes behind the embedding and let the client send vectors"
-_SMOOTH = "functions of one value that are served: sigmoid, tanh, silu, gelu, elu, softplus, exp"
+_NORM = "use BatchNorm, whose statistics are fixed, and retrain: this layer divides by a norm of the secret input"
+_COMPARE = (
+    "use relu, clamp, max pools, maximum, or torch.where of a comparison: this operation picks a branch or an element "
+    "by secret values"
+)
+_LABELS = "leave it out, and publish with --reveal labels: clients then get the label and nothing else"
+_WHOLE = "keep floats to the end of the network: whole numbers made from secret values would be secret indices"
+_STEEP = (
+    "keep what it reads away from there, as x.clamp_min(0.1) or a larger constant that is added do, or let the client "
+    "normalise its inputs"
+)
+_ATTENTION = "use a convolutional, recurrent or fully connected model: attention multiplies matrices of secrets"
+_LOOKUP = "publish what comes behind the embedding, and let the client send vectors: an index would be a secret"
+_SMOOTH = "use one of the supported functions of one value: docs/models.md lists them"
+
+OTHERWISE = "use the supported layers and forms: docs/models.md lists them, and docs/tables.md those of tables"
+INPUT = (
+    "give the model floats. Publish what comes behind an embedding, and make what is the same for every input, such as "
+    "a sampling rate, a constant of the model"
+)
 
 # Patterns in the types of layers, in lower case. The innermost layer is tried first, and the first match counts.
 _LAYERS = {
     r"group_?norm|layer_?norm|instance_?norm|rms_?norm|localresponsenorm": _NORM,
-    r"batchnorm": "it uses the statistics of the batch; keep the running ones (track_running_stats=True)",
+    r"batchnorm": "keep running statistics (track_running_stats=True): this layer uses those of the batch",
     r"multihead|transformer|attention": _ATTENTION,
-    r"lstm|\bgru|\brnn": "recurrent layers are not served; a Conv1d over the sequence is",
+    r"lstm|\bgru|\brnn": "pass sequences of one length as plain tensors, neither packed nor quantised",
     r"embedding": _LOOKUP,
-    r"softmax|softmin": "softmax is served only as the model's last operation, over dimension 1",
-    r"3d\b": "only 1-d and 2-d layers are served",
+    r"3d\b": "use 1-d or 2-d layers",
     r"fractional|unpool|lppool": "use MaxPool2d or AvgPool2d",
 }
 # Patterns in the name of the operation.
@@ -24,26 +38,26 @@ _OPERATIONS = {
     r"(group|layer|instance|rms)_norm|cosine_similarity": _NORM,
     r"batch_norm": _LAYERS[r"batchnorm"],
     r"attention|bmm|baddbmm": _ATTENTION,
-    r"einsum|bilinear\b": "write the product with a parameter as nn.Linear, or x @ parameter",
-    r"fft|stft|complex": "transform the input before it is sent",
+    r"einsum|bilinear\b|\bmatmul|\bmm\b": "write the product with a parameter as nn.Linear, or x @ parameter",
+    r"fft|stft|complex": "let the client transform the input before it sends it",
     r"embedding": _LOOKUP,
-    r"softmax": _LAYERS[r"softmax|softmin"],
     r"\b(std|var|(linalg_(vector_)?)?norm|var_mean|std_mean)\b": _NORM,
-    r"upsample_(bilinear|bicubic|trilinear|linear)|grid_sampl": "upsample with mode='nearest' by a whole factor",
-    r"upsample": "upsample by a whole factor",
-    r"reflection|replication|circular": "pad with zeros",
+    r"trilinear|grid_sampl": "resize planes (C, H, W) by F.interpolate",
+    r"reflection|replication|circular": "pad one or two dimensions",
     r"3d\b": _LAYERS[r"3d\b"],
-    r"dropout|bernoulli": "F.dropout is active unless told otherwise: pass training=self.training, or use nn.Dropout",
-    r"rand|normal|uniform|multinomial|rrelu": "a served model must not draw random numbers",
-    r"scatter|copy|index_put|fill": "assignment into a tensor is not served; put the parts together with torch.cat",
-    r"\b(where|gt|lt|ge|le|eq|ne|arg\w+|sort|topk|a?max|a?min|maximum|minimum|sign|any|all)\b": _COMPARE,
-    r"threshold|shrink": _COMPARE,
+    r"dropout|bernoulli": "pass training=self.training, or use nn.Dropout: F.dropout is active by default",
+    r"rand|normal|uniform|multinomial|rrelu": "remove the operation: a published model must not draw random numbers",
+    r"\bcast\b|\b(long|int|to dtype)\b|to_copy": _WHOLE,
+    r"scatter|copy|index_put|fill": "assign to places that are constants, without the batch: x[:, 2:4] = y",
+    r"\bargm(ax|in)\b|\btopk?\b": _LABELS,
+    r"\b(eq|ne|equal|argsort|sort|unique|any|all|hardmax|compress)\b": _COMPARE,
     r"logical|bitwise|isnan|masked|nonzero|round|floor|ceil|\bitem\b|local_scalar": _COMPARE,
-    r"sqrt|reciprocal|\bdiv|\blog|pow": f"divide by numbers or parameters only; {_SMOOTH}",
-    r"index|gather|flip|roll|cumsum": "take slices with fixed limits and put them together with torch.cat",
-    r"cond|while_loop|wrap": "control flow is not served; write the layers one after the other",
-    r"softsign|sin|cos|erf|abs": _SMOOTH,
-    r"\bbatch\b": "keep the batch the first dimension, and its inputs apart: x.flatten(1), x.mean((2, 3))",
+    r"sqrt|reciprocal|\bdiv|\blog|tan\b|asin|acos|atanh": _STEEP,
+    r"pow": "raise to multiples of one half up to 16, or raise one positive number to what is computed",
+    r"index|gather|take": "take places that are constants, without the batch: x[:, [0, 2]]",
+    r"cond|while_loop|wrap": "write the layers one after the other: control flow is not supported",
+    r"gamma|erfinv|erfc|i0\b|sinc": _SMOOTH,
+    r"\bbatch\b": "keep the batch in the first dimension and its inputs apart, as x.flatten(1) and x.mean((2, 3)) do",
 }
 
 
@@ -57,4 +71,4 @@ def hint_for(layers: str, operation: str) -> str:
         for pattern, hint in hints.items():
             if re.search(pattern, text):
                 return hint
-    return "use one of the layers that are served"
+    return OTHERWISE

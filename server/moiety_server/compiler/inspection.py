@@ -140,7 +140,9 @@ class Inspection:
     ring_bits: int
     expected_error: float
     output_spread: float
-    agreement: float
+    agreement: float | None
+    accurate: bool
+    costliest: str
     layers: tuple[LayerCost, ...]
     total: Cost
     weights: int
@@ -184,6 +186,8 @@ def inspect(name: str, compiled: Compiled, batches: tuple[int, ...] = (1, 32)) -
         compiled.error,
         compiled.spread,
         compiled.agreement,
+        compiled.is_accurate,
+        compiled.costliest,
         tuple(lines),
         plan.cost(1),
         weights,
@@ -223,12 +227,19 @@ def show(found: Inspection, console: Console) -> None:
         count(total.multiply_adds), "", style="bold",
     )  # fmt: skip
     console.print(table)
-    console.print(
-        f"{found.weights:,} secret weights in a ring of {found.ring_bits} bits. On the calibration data: largest error "
-        f"of an output {found.expected_error:.2g} ({found.expected_error / max(found.output_spread, 1e-12):.2%} of "
-        f"their spread), same label {found.agreement:.2%}. Bits are those that are opened; a range is proved from the "
-        "declared input range, or measured on the calibration data with head-room."
+    error = (
+        f"largest error of an output is {found.expected_error:.2g} "
+        f"({found.expected_error / max(found.output_spread, 1e-12):.2%} of the outputs' spread)"
     )
+    error = error if found.accurate else f"[bold red]{error}[/]"
+    same = "" if found.agreement is None else f", and {found.agreement:.2%} of the labels are those of float inference"
+    console.print(
+        f"{found.weights:,} secret weights in a ring of {found.ring_bits} bits. On the calibration data, the {error}"
+        f"{same}. The column `bits` counts opened bits. The compiler proves a range from the declared input range, or "
+        "measures it on the calibration data and adds headroom."
+    )
+    if not found.accurate:
+        console.print(f"[bold red]The layer that costs most: {escape(printable(found.costliest))}[/]")
     times = Table("inputs in a call", *(str(link) for link in found.seconds), title="predicted time of a call")
     for rows in next(iter(found.seconds.values())):
         times.add_row(rows, *(duration(by_rows[rows]) for by_rows in found.seconds.values()))

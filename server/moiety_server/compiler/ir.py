@@ -6,13 +6,16 @@ model. Operations are called nodes here (`ConvNode`); what the plan makes of the
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+
+from moiety_server.compiler.functions import FUNCTIONS
+from moiety_shared.plan.plan import Final, InputPart, OutputPart
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -22,15 +25,21 @@ class NotServable(ValueError):
     """The model cannot be served as it is; says which layer, where in the user's code, and what to do instead."""
 
 
+class Inaccurate(NotServable):
+    """The plan answers too inexactly to be published unasked; says which layer costs most, and what to do instead."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One operation. `shape` is the shape of its output without the batch. `origin` is the layer's name and, where
-    known, the line of the user's code; messages show it."""
+    """One operation. `shape` is the shape of its output without the batch: () for one number a row. `origin` is the
+    layer's name and, where known, the line of the user's code; messages show it. `limits` bound its values where
+    whoever made it knows more than the ranges of its inputs say."""
 
     name: str
     inputs: tuple[str, ...]
     shape: Shape
     origin: str
+    limits: tuple[float, float] | None = None
 
     def forward(self, *x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -46,10 +55,15 @@ class InputNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearNode(Node):
-    """A linear layer over the last axis. `weight` is (out, in), and `bias` is (out,) or None. Both are secrets."""
+    """A linear layer over the last axis. `weight` is (out, in), and `bias` is (out,) or None. Both are secrets.
+
+    `bounds` are the least and the largest value of any output, where whoever made the node knows more of them than the
+    bounds of each input say.
+    """
 
     weight: Tensor
     bias: Tensor | None
+    bounds: tuple[float, float] | None = None
 
     def forward(self, *x: Tensor) -> Tensor:
         return F.linear(x[0], self.weight, self.bias)
@@ -71,6 +85,9 @@ class ConvNode(Node):
     output_padding: Pair = (0, 0)
 
     def forward(self, *x: Tensor) -> Tensor:
+        plain = (self.stride, self.padding, self.output_padding) == ((1, 1), (0, 0), (0, 0))
+        if plain and self.weight.shape[1:] == (1, 1, 1) and self.groups == len(self.weight):  # torch loops over groups
+            return x[0] * self.weight[..., 0] + (0 if self.bias is None else self.bias[:, None, None])
         if self.transposed:
             return F.conv_transpose2d(
                 x[0], self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
@@ -90,8 +107,7 @@ class BiasNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class ClampNode(Node):
-    """min(max(x, low), high). ReLU has low = 0 and high = None. The limits are public: they are part of the
-    architecture."""
+    """min(max(x, low), high). ReLU has low = 0 and high = None. The limits are part of the public architecture."""
 
     low: float
     high: float | None = None
@@ -100,21 +116,9 @@ class ClampNode(Node):
         return x[0].clamp(self.low, self.high)
 
 
-SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "elu": F.elu,
-    "softplus": F.softplus,
-    "exp": torch.exp,
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class SmoothNode(Node):
-    """A smooth function of one value, one of SMOOTH. `alpha` is ELU's parameter, `beta` softplus's."""
+    """A smooth function of one value, one of FUNCTIONS. `alpha` is ELU's parameter, `beta` softplus's."""
 
     function: str
     alpha: float = 1.0
@@ -125,7 +129,7 @@ class SmoothNode(Node):
             return F.elu(x[0], self.alpha)
         if self.function == "softplus":
             return F.softplus(x[0], self.beta)
-        return SMOOTH[self.function](x[0])
+        return FUNCTIONS[self.function].apply(x[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +152,19 @@ class DecideNode(Node):
             case "equal":
                 found = x[0].abs() < self.tolerance
         return found.to(x[0].dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookupNode(Node):
+    """A public function of a whole number: values[x mod 2^bits]. Its input is a LinearNode whose weights, biases and
+    inputs are whole numbers, so nothing is rounded."""
+
+    values: tuple[int, ...]
+    bits: int
+
+    def forward(self, *x: Tensor) -> Tensor:
+        table = torch.tensor(self.values, dtype=x[0].dtype, device=x[0].device)
+        return table[x[0].round().long() % len(self.values)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +217,7 @@ class SumNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleNode(Node):
-    """Multiplies by one public number, such as 1 / 49 of an average pool. It costs nothing, because it only changes a
-    scale."""
+    """Multiplies by one public number, such as 1 / 49 of an average pool. It only changes a scale, which is free."""
 
     factor: float
 
@@ -260,6 +276,33 @@ class SliceNode(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TakeNode(Node):
+    """Takes public places along one axis (counted without the batch), in any order and any number of times.
+
+    Each value is the sum of what the tuples of `places` take, times their public `factors`. Without factors there is
+    one tuple, and values only move.
+    """
+
+    axis: int
+    places: tuple[tuple[int, ...], ...]
+    factors: tuple[tuple[float, ...], ...] = ()
+
+    def forward(self, *x: Tensor) -> Tensor:
+        taken = [x[0].index_select(self.axis + 1, self._on(x[0], one, torch.int64)) for one in self.places]
+        if not self.factors:
+            return taken[0]
+        behind = (1,) * (len(self.shape) - self.axis - 1)
+        factors = [self._on(x[0], one, x[0].dtype).reshape(-1, *behind) for one in self.factors]
+        total = sum(t * f for t, f in zip(taken, factors, strict=True))
+        assert isinstance(total, Tensor)  # noqa: S101  there is at least one tuple of places
+        return total
+
+    @staticmethod
+    def _on(x: Tensor, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=x.device)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConcatNode(Node):
     """Joins wires along one axis, counted without the batch."""
 
@@ -294,11 +337,18 @@ class UpsampleNode(Node):
 @dataclass(frozen=True)
 class Graph:
     """Nodes in the order they run. The first is the Input. `final` is the function that the client applies to the
-    output."""
+    output. `labels` says that the model gives out the place of the largest output alone.
+
+    A model of several inputs has `inputs`, cut out of a flat one. A model of several outputs has `outputs`, flattened
+    and joined in this order.
+    """
 
     nodes: Sequence[Node]
     output: str
-    final: Literal["none", "softmax", "log_softmax"] = "none"
+    final: Final = "none"
+    inputs: tuple[InputPart, ...] = ()
+    outputs: tuple[OutputPart, ...] = ()
+    labels: bool = False
 
     @torch.inference_mode()
     def run(self, x: Tensor) -> dict[str, Tensor]:
@@ -309,9 +359,8 @@ class Graph:
         """Yield each wire's name and value in turn. Without `keep`, a value is released after its last reader."""
         values: dict[str, Tensor] = {}
         for node, done in zip(self.nodes, self._read_last(), strict=True):
-            values[node.name] = node.forward(
-                *([x] if isinstance(node, InputNode) else [values[i] for i in node.inputs])
-            )
+            given = [x] if isinstance(node, InputNode) else [values[i] for i in node.inputs]
+            values[node.name] = node.forward(*given)
             yield node.name, values[node.name]
             for name in () if keep else done:
                 del values[name]
@@ -346,6 +395,6 @@ class Graph:
             try:
                 shapes[node.name] = replace(node, **tensors).forward(*x)
             except (RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError):
-                raise NotServable(f"{node.origin}: its weights, sizes and input do not go together") from None
+                raise NotServable(f"{node.origin}: its sizes do not fit together. Instead: export it again") from None
             if shapes[node.name].shape != (2, *node.shape):
                 raise NotServable(f"{node.origin}: gives {tuple(shapes[node.name].shape[1:])}, not {node.shape}")

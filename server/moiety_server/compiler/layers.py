@@ -15,8 +15,6 @@ from moiety_server.compiler import ir
 from moiety_server.compiler.builder import AffineNode, Builder
 from moiety_server.compiler.ir import Pair
 
-ERF = "erf"  # no Smooth of the IR: it waits for the product that makes it a GELU, and is refused without one
-
 
 def leaky_relu(b: Builder, x: ir.Node, slope: float) -> ir.Node:
     return _two_slopes(b, x, lambda negative: b.scale(negative, slope))
@@ -34,7 +32,7 @@ def _two_slopes(b: Builder, x: ir.Node, scaled: Callable[[ir.Node], ir.Node]) ->
 
 def hardsigmoid(b: Builder, x: ir.Node, slope: float = 1 / 6, middle: float = 0.5) -> ir.Node:
     """Build min(max(slope * x + middle, 0), 1). It multiplies last, where a public factor costs nothing."""
-    b.require(slope > 0, f"a hard sigmoid of slope {slope}")
+    b.require(slope > 0, f"a hard sigmoid of slope {slope} is not supported", "use a positive slope")
     return b.scale(b.clamp(b.shift(x, middle / slope), 0.0, 1 / slope), slope)
 
 
@@ -43,6 +41,7 @@ def hardswish(b: Builder, x: ir.Node) -> ir.Node:
 
 
 def celu(b: Builder, x: ir.Node, alpha: float) -> ir.Node:
+    b.require(alpha > 0, f"a CELU of alpha {alpha:g} is not supported", "use a positive alpha")
     return b.scale(b.smooth(b.scale(x, 1 / alpha), "elu"), alpha)
 
 
@@ -75,7 +74,7 @@ def _is_gaussian(b: Builder, gate: ir.Node, value: ir.Node) -> bool:
         gate.shift.numel() != 1
         or gate.shift.item() != 1
         or not isinstance(error, ir.SmoothNode)
-        or error.function != ERF
+        or error.function != "erf"
     ):
         return False
     source, factor = _unscaled(b, b.nodes[error.inputs[0]])
@@ -86,7 +85,7 @@ def batch_norm(
     b: Builder, x: ir.Node, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
 ) -> ir.Node:
     """Build a batch norm with its running statistics, over the first axis behind the batch."""
-    b.require(x.shape[:1] == tuple(mean.shape), f"normalises {len(mean)} channels, got {x.shape}")
+    b.require(x.shape[:1] == tuple(mean.shape), f"normalises {len(mean)} channels, but gets {x.shape}")
     scale = (variance.double() + eps).rsqrt()
     if weight is not None:
         scale = scale * weight.double()
@@ -98,7 +97,7 @@ def batch_norm(
 
 
 def power(b: Builder, x: ir.Node, exponent: float) -> ir.Node:
-    b.require(exponent in (1, 2, 3, 4), f"raises to the power {exponent}", "only whole powers from 1 to 4 are products")
+    b.require(exponent in (1, 2, 3, 4), f"raises to the power {exponent}", "use a whole power from 1 to 4")
     if exponent == 4:
         return power(b, power(b, x, 2), 2)
     result = x
@@ -162,8 +161,22 @@ def max_pool(
     b.planes(x, "a max pool")
     size = pooled_size(x.shape[1:], kernel, stride, padding, after or padding, dilation, ceil)
     plain = [pooled_size(x.shape[1:], kernel, stride, padding, padding, dilation, up) for up in (False, True)]
-    b.require(size in plain, f"a max pool padded by {padding} and {after}", "pad both sides alike")
-    return b.max_pool(x, size, kernel, stride, padding, dilation)
+    if size in plain:
+        return b.max_pool(x, size, kernel, stride, padding, dilation)
+    b.require(
+        dilation == (1, 1), f"pads a dilated max pool by {padding} and {after}", "pad both sides by the same amount"
+    )
+    for axis, (low, high) in enumerate(zip(padding, after or padding, strict=True), 1):
+        x = _edged(b, x, axis, low, high)
+    return b.max_pool(x, size, kernel, stride)
+
+
+def _edged(b: Builder, x: ir.Node, axis: int, before: int, after: int) -> ir.Node:
+    """Repeat the values at both ends of an axis. For a max pool that pads with -infinity: a window that reaches beyond
+    an end also has the value there."""
+    last = x.shape[axis] - 1
+    first, end = b.slice(x, axis, 0, 1), b.slice(x, axis, last, last + 1)
+    return b.concat([*[first] * before, x, *[end] * after], axis)
 
 
 def avg_pool(
@@ -244,7 +257,7 @@ def _adaptive(b: Builder, x: ir.Node, size: Pair, pool: Callable[[ir.Node, Pair,
 
 def flat(b: Builder, x: ir.Node, apply: Callable[[ir.Node], ir.Node]) -> ir.Node:
     """Apply a layer over (C, 1, L) to a wire (C, L)."""
-    b.require(len(x.shape) == 2, f"a 1-d layer needs (batch, C, L), got {x.shape} behind the batch")
+    b.require(len(x.shape) == 2, f"a 1-d layer needs (batch, C, L), got (batch, {', '.join(map(str, x.shape))})")
     y = apply(b.reshape(x, (x.shape[0], 1, x.shape[1])))
     return b.reshape(y, (y.shape[0], y.shape[2]))
 

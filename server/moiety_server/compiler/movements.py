@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.draft import Draft
 from moiety_server.compiler.ir import Pair
 
 _MOST_PARTS = 256  # a plan has no more
+_MOST_PLACES = 1 << 16  # a plan has no more
 
 
 class Movements(Draft):
@@ -35,11 +37,31 @@ class Movements(Draft):
     def slice(self, x: ir.Node, axis: int, start: int, stop: int, step: int = 1) -> ir.Node:
         """Take a slice. The limits are those of Python, but none is negative."""
         stop = min(stop, x.shape[axis])
-        self.require(0 <= start < stop and step >= 1, f"an empty or reversed slice {start}:{stop}:{step}")
+        self.require(0 <= start < stop and step >= 1, f"takes an empty or reversed slice {start}:{stop}:{step}")
         if (start, stop, step) == (0, x.shape[axis], 1):
             return x
         shape = (*x.shape[:axis], len(range(start, stop, step)), *x.shape[axis + 1 :])
         return self._add(ir.SliceNode(**self._head(shape, x), axis=axis, start=start, stop=stop, step=step))
+
+    def take(
+        self, x: ir.Node, axis: int, places: Sequence[Sequence[int]], factors: Sequence[Sequence[float]] = ()
+    ) -> ir.Node:
+        """Take public places along an axis; see ir.TakeNode. Negative places count from the end, as in Python. Places
+        at one distance become a slice."""
+        n = x.shape[axis]
+        self.require(all(-n <= i < n for one in places for i in one), f"takes places outside of the {n} there are")
+        found = tuple(tuple(int(i) % n for i in one) for one in places)
+        steps = {later - earlier for earlier, later in pairwise(found[0])} or {1}
+        self.require(bool(found[0]), "takes nothing")
+        if not factors and len(steps) == 1 and min(steps) > 0:
+            return self.slice(x, axis, found[0][0], found[0][-1] + 1, steps.pop())
+        self.require(
+            len(found) <= _MOST_PARTS and max(map(len, found)) <= _MOST_PLACES,
+            f"takes {len(found)} x {len(found[0])} places, more than {_MOST_PARTS} x {_MOST_PLACES}",
+        )
+        shape = (*x.shape[:axis], len(found[0]), *x.shape[axis + 1 :])
+        weights = tuple(tuple(map(float, one)) for one in factors)
+        return self._add(ir.TakeNode(**self._head(shape, x), axis=axis, places=found, factors=weights))
 
     def concat(self, parts: Sequence[ir.Node], axis: int) -> ir.Node:
         if len(parts) == 1:

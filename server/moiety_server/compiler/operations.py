@@ -3,6 +3,7 @@
 The operations of one framework alone are in its table: `aten`, or `operators` of `onnx`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,19 +29,21 @@ def across(value: int | Sequence[int], across: int) -> Pair:
 
 def axis(b: Builder, x: ir.Node, dim: int, what: str, extra: int = 0) -> int:
     """Return the axis counted without the batch, of a tensor that has `extra` axes more than x."""
-    index = dim % (len(x.shape) + 1 + extra) - 1
-    b.require(index >= 0, f"{what} the batch", "each input of a batch has to be computed by itself")
+    rank = len(x.shape) + b.lead + extra
+    b.require(-rank <= dim < rank, f"has no axis {dim}")
+    index = dim % rank - b.lead
+    b.require(index >= 0, f"{what} the batch", "compute each input of a batch by itself")
     return index
 
 
-def _axes(b: Builder, x: ir.Node, dims: int | Sequence[int] | None, what: str) -> list[int]:
-    listed = [dims] if isinstance(dims, int) else dims or range(len(x.shape) + 1)
+def axes(b: Builder, x: ir.Node, dims: int | Sequence[int] | None, what: str) -> list[int]:
+    listed = [dims] if isinstance(dims, int) else dims or range(len(x.shape) + b.lead)
     return sorted({axis(b, x, dim, what) for dim in listed})
 
 
 def secret(b: Builder, value: Value | None, what: str) -> Tensor:
     if not isinstance(value, Tensor):
-        b.refuse(f"{what} is computed from the input", "only parameters, buffers and constants can be one")
+        b.refuse(f"{what} is computed from the input", "use a parameter, a buffer or a constant")
     return value
 
 
@@ -50,10 +53,10 @@ def optional(b: Builder, value: Value | None, what: str) -> Tensor | None:
 
 def aligned(b: Builder, constant: Tensor, x: ir.Node) -> Tensor:
     """Return the constant without the axis that meets the batch."""
-    if constant.dim() <= len(x.shape):
+    if constant.dim() <= len(x.shape) or not b.lead:
         return constant
     b.require(
-        constant.dim() == len(x.shape) + 1 and len(constant) == 1,
+        constant.dim() == len(x.shape) + 1 and bool((constant == constant[:1]).all()),
         f"a constant of shape {tuple(constant.shape)} differs along the batch",
         "give it the size 1 in its first dimension",
     )
@@ -70,7 +73,7 @@ def add(b: Builder, x: Value | float, y: Value | float, alpha: float = 1) -> ir.
     if isinstance(y, ir.Node):
         x, y, alpha = b.scale(y, alpha), x, 1
     if not isinstance(x, ir.Node) or isinstance(y, ir.Node):
-        b.refuse("adds constants")
+        b.refuse("adds two constants")
     return b.affine(x, shift=alpha * aligned(b, y, x)) if isinstance(y, Tensor) else b.shift(x, alpha * y)
 
 
@@ -80,20 +83,13 @@ def mul(b: Builder, x: Value | float, y: Value | float) -> ir.Node:
     if isinstance(y, ir.Node):
         x, y = y, x
     if not isinstance(x, ir.Node) or isinstance(y, ir.Node):
-        b.refuse("multiplies constants")
+        b.refuse("multiplies two constants")
     return b.affine(x, scale=aligned(b, y, x)) if isinstance(y, Tensor) else b.scale(x, y)
-
-
-def div(b: Builder, x: Value | float, y: Value | float) -> ir.Node:
-    if isinstance(y, ir.Node):
-        b.refuse("divides by a value computed from the input", "divide by a number or a parameter")
-    b.require(isinstance(y, Tensor) or y != 0, "divides by zero")
-    return mul(b, x, y.double().reciprocal() if isinstance(y, Tensor) else 1 / y)
 
 
 def linear(b: Builder, x: Value, weight: Value, bias: Value | None = None) -> ir.Node:
     if isinstance(x, Tensor) or isinstance(weight, ir.Node) or isinstance(bias, ir.Node):
-        b.refuse("multiplies with a matrix computed from the input", "the matrix has to be a parameter")
+        b.refuse("multiplies by a matrix computed from the input", "make the matrix a parameter")
     return b.linear(x, weight, bias)
 
 
@@ -101,6 +97,38 @@ def matmul(b: Builder, x: Value, matrix: Value) -> ir.Node:
     if isinstance(matrix, Tensor) and isinstance(x, ir.Node) and matrix.dim() == 1:
         return b.reshape(linear(b, x, matrix[None]), x.shape[:-1])
     return linear(b, x, matrix.T if isinstance(matrix, Tensor) and matrix.dim() == 2 else matrix)
+
+
+def einsum(b: Builder, equation: str, parts: Sequence[Value], *_: Any) -> ir.Node:
+    """A product of a wire and a constant, written as an equation: the letters that they share are summed over."""
+    given, out = (*equation.replace(" ", "").split("->"), "")[:2]
+    letters = given.split(",")
+    wires = [i for i, part in enumerate(parts) if isinstance(part, ir.Node)]
+    b.require(
+        len(parts) == 2 and len(wires) == 1 and out != "" and "." not in equation,
+        f"the einsum {equation} is not supported",
+        "write the product with a parameter as nn.Linear, or x @ parameter",
+    )
+    x, matrix = parts[wires[0]], secret(b, parts[1 - wires[0]], "a factor")
+    own, other = letters[wires[0]], letters[1 - wires[0]]
+    if not isinstance(x, ir.Node):
+        raise TypeError
+    batch, own = own[: b.lead], own[b.lead :]
+    summed = [i for i in own if i in other and i not in out]
+    added = [i for i in other if i not in own]
+    kept = [i for i in own if i not in other]
+    b.require(
+        out[: b.lead] == batch and batch not in other and len(summed) + len(added) == len(other)
+        and sorted(out[b.lead :]) == sorted((*kept, *added)) and len(set(own)) == len(own),
+        f"the einsum {equation} is not supported",
+        "write the product with a parameter as nn.Linear, or x @ parameter",
+    )  # fmt: skip
+    x = b.permute(x, [own.index(i) for i in (*kept, *summed)])
+    rest, joined = x.shape[: len(kept)], math.prod(x.shape[len(kept) :])
+    shape = [matrix.shape[other.index(i)] for i in added]
+    weight = matrix.permute([other.index(i) for i in (*added, *summed)]).reshape(math.prod(shape), joined)
+    y = b.reshape(b.linear(b.reshape(x, (*rest, joined)), weight), (*rest, *shape))
+    return b.permute(y, [(*kept, *added).index(i) for i in out[b.lead :]])
 
 
 def addmm(b: Builder, bias: Value, x: Value, matrix: Value, beta: float, alpha: float) -> ir.Node:
@@ -148,7 +176,7 @@ def conv_transpose2d(
     d: Any,
 ) -> ir.Node:
     kernel, shift = secret(b, weight, "a kernel"), optional(b, bias, "a bias")
-    return b.conv_transpose(x, kernel, shift, pair(stride), pair(padding), pair(extra), groups, pair(d))
+    return b.conv(x, kernel, shift, pair(stride), pair(padding), pair(d), groups, True, pair(extra))
 
 
 def conv_transpose1d(
@@ -187,25 +215,6 @@ def avg_pool1d(b: Builder, x: ir.Node, kernel: Any, stride: Any, padding: Any, c
     return layers.flat(b, x, lambda x: layers.avg_pool(b, x, *sizes, ceil, count))
 
 
-def nearest(b: Builder, x: ir.Node, size: Sequence[int] | None, scales: Sequence[float | None] | None) -> ir.Node:
-    """Upsample (C, H, W) to the nearest neighbour."""
-    b.planes(x, "an upsampling")
-    factors: list[float] = [
-        s or m / n for n, m, s in zip(x.shape[1:], size or (0, 0), scales or (None, None), strict=True)
-    ]
-    b.require(
-        all(factor >= 1 and float(factor).is_integer() for factor in factors),
-        f"resizes {x.shape[1:]} by {tuple(factors)}",
-        "nearest neighbours by whole factors",
-    )
-    return b.upsample(x, (int(factors[0]), int(factors[1])))
-
-
-def nearest1d(b: Builder, x: ir.Node, size: Sequence[int] | None, scales: Sequence[float | None] | None) -> ir.Node:
-    both = None if size is None else (1, size[0])
-    return layers.flat(b, x, lambda x: nearest(b, x, both, None if scales is None else (1.0, scales[0])))
-
-
 # Reductions.
 
 
@@ -220,9 +229,9 @@ def total(b: Builder, x: ir.Node, dims: Any = None, keepdim: bool = False, dtype
 def _reduced(
     b: Builder, x: ir.Node, dims: Any, keepdim: bool, reduce: Callable[[Builder, ir.Node, list[int]], ir.Node]
 ) -> ir.Node:
-    axes = _axes(b, x, dims, "reduces over")
-    reduced = reduce(b, x, axes)
-    return layers.keep(b, reduced, x, axes) if keepdim else reduced
+    along = axes(b, x, dims, "reduces over")
+    reduced = reduce(b, x, along)
+    return layers.keep(b, reduced, x, along) if keepdim else reduced
 
 
 def amax(b: Builder, x: ir.Node, dims: Any, keepdim: bool) -> ir.Node:
@@ -233,50 +242,39 @@ def amax(b: Builder, x: ir.Node, dims: Any, keepdim: bool) -> ir.Node:
 
 
 def expand(b: Builder, x: ir.Node, size: Sequence[int], *_: bool) -> ir.Node:
-    b.require(len(size) == len(x.shape) + 1, "puts a dimension before the batch")
-    return b.expand(x, [n if m == -1 else m for n, m in zip(x.shape, size[1:], strict=True)])
+    own = size[b.lead :]
+    b.require(not b.lead or len(own) == len(x.shape), "puts a dimension before the batch")
+    given = (1,) * (len(own) - len(x.shape)) + x.shape
+    return b.expand(x, [n if m == -1 else m for n, m in zip(given, own, strict=True)])
 
 
 def repeat(b: Builder, x: ir.Node, times: Sequence[int]) -> ir.Node:
-    b.require(len(times) == len(x.shape) + 1 and times[0] == 1, "repeats the batch")
-    for along, n in enumerate(times[1:]):
+    b.require(not b.lead or (len(times) == len(x.shape) + 1 and times[0] == 1), "repeats the batch")
+    x = b.reshape(x, (1,) * (len(times) - b.lead - len(x.shape)) + x.shape)
+    for along, n in enumerate(times[b.lead :]):
         x = b.concat([x] * n, along)
     return x
 
 
 def permute(b: Builder, x: ir.Node, dims: Sequence[int]) -> ir.Node:
     order = [dim % len(dims) for dim in dims]
-    b.require(order[0] == 0, "moves the batch", "keep the batch the first dimension")
-    return b.permute(x, [dim - 1 for dim in order[1:]])
+    b.require(not b.lead or order[0] == 0, "moves the batch", "keep the batch in the first dimension")
+    return b.permute(x, [dim - b.lead for dim in order[b.lead :]])
 
 
 def transpose(b: Builder, x: ir.Node, first: int, second: int) -> ir.Node:
-    order = list(range(len(x.shape) + 1))
+    order = list(range(len(x.shape) + b.lead))
     order[first], order[second] = order[second], order[first]
     return permute(b, x, order)
 
 
-def cat(b: Builder, parts: Sequence[Value], dim: int) -> ir.Node:
-    nodes = _wires(b, parts)
-    return b.concat(nodes, axis(b, nodes[0], dim, "concatenates along"))
-
-
-def stack(b: Builder, parts: Sequence[Value], dim: int) -> ir.Node:
-    nodes = _wires(b, parts)
-    return layers.stack(b, nodes, axis(b, nodes[0], dim, "stacks along", extra=1))
-
-
-def _wires(b: Builder, parts: Sequence[Value]) -> list[ir.Node]:
-    nodes = [part for part in parts if isinstance(part, ir.Node)]
-    b.require(len(nodes) == len(parts), "concatenates a constant with what is computed from the input")
-    return nodes
-
-
 def slice_(b: Builder, x: ir.Node, dim: int, start: int | None, stop: int | None, step: int) -> ir.Node:
-    if dim % (len(x.shape) + 1) == 0 and not start and (stop or 0) >= 1 << 31 and step == 1:
+    if b.lead and dim % (len(x.shape) + 1) == 0 and not start and (stop or 0) >= 1 << 31 and step == 1:
         return x
     along = axis(b, x, dim, "slices")
-    return b.slice(x, along, *slice(start, stop, step).indices(x.shape[along]))
+    places = range(*slice(start, stop, step).indices(x.shape[along]))
+    b.require(bool(places), f"takes the empty slice {start}:{stop}:{step}")
+    return b.take(x, along, [places])
 
 
 def select(b: Builder, x: ir.Node, dim: int, index: int) -> ir.Node:
@@ -313,31 +311,23 @@ def pad(b: Builder, x: ir.Node, sizes: Sequence[int], value: float | None = 0.0)
     return b.shift(padded, value or 0.0)
 
 
-def pad_mode(b: Builder, x: ir.Node, sizes: Sequence[int], mode: str, value: float | None) -> ir.Node:
-    b.require(mode == "constant", f"padding mode {mode!r}", "pad with zeros")
-    return pad(b, x, sizes, value)
-
-
 # Activations.
-
-
-def clamp(b: Builder, x: ir.Node, low: Any = None, high: Any = None) -> ir.Node:
-    b.require(not isinstance(low, Value) and not isinstance(high, Value), "clamps to tensors", "clamp to numbers")
-    return b.clamp(x, low, high)
 
 
 def prelu(b: Builder, x: ir.Node, slope: Value) -> ir.Node:
     weight = secret(b, slope, "a slope")
-    return layers.prelu(b, x, weight.reshape(-1, *(1,) * (len(x.shape) - 1)))
+    return layers.prelu(b, x, weight.reshape(-1, *(1,) * (len(x.shape) - 1)) if x.shape else weight.reshape(()))
 
 
 def softplus(b: Builder, x: ir.Node, beta: float, threshold: float) -> ir.Node:
-    b.require(threshold >= 15, f"a softplus that is linear from {threshold}", "leave the threshold at 20")
+    b.require(
+        threshold >= 15, f"a softplus that is linear from {threshold} is not supported", "leave the threshold at 20"
+    )
     return b.smooth(x, "softplus", beta=beta)
 
 
 def elu(b: Builder, x: ir.Node, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> ir.Node:
-    b.require(input_scale == 1, "an ELU of a scaled input")
+    b.require(input_scale == 1, "an ELU of a scaled input is not supported")
     return b.scale(b.smooth(x, "elu", alpha=alpha), scale)
 
 

@@ -16,22 +16,23 @@ from moiety_server.compiler.ranges import Range
 _HEADROOM = 1.01  # for what rounding adds
 _SUMS = (
     ir.AddNode, ir.ConcatNode, ir.ReshapeNode, ir.PermuteNode, ir.SliceNode, ir.PadNode, ir.UpsampleNode, ir.BiasNode,
-    ir.SumPoolNode, ir.SumNode, ir.ScaleNode,
+    ir.SumPoolNode, ir.SumNode, ir.ScaleNode, ir.TakeNode,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Precision:
     """What the ring allows. `compared` is the most bits that a compared magnitude may have. `opened` is the number of
-    bits that the parties open, under a mask."""
+    bits that the parties open, under a mask. `waves` says whether smooth functions may be sums of waves."""
 
     ring_bits: int
     opened: int
     compared: int
+    waves: bool = True
 
     @classmethod
-    def of(cls, ring_bits: int) -> "Precision":
-        return cls(32, 16, 15) if ring_bits == 32 else cls(64, 32, 20)
+    def of(cls, ring_bits: int, *, waves: bool = True) -> "Precision":
+        return cls(32, 16, 15, waves) if ring_bits == 32 else cls(64, 32, 20, waves)
 
     @property
     def short(self) -> int:
@@ -53,7 +54,8 @@ def fitting(reach: float, bits: float) -> int:
     return math.floor(bits - math.log2(reach * _HEADROOM))
 
 
-def choose(graph: ir.Graph, known: Mapping[str, Range], precision: Precision) -> Scales:
+def choose(graph: ir.Graph, known: Mapping[str, Range], precision: Precision, *, spare: int = 1) -> Scales:
+    """Choose the scales of a graph whose outputs leave `spare` bits of the ring free. What is given out needs one."""
     room: dict[str, float] = {}
     wanted: dict[str, float] = {graph.output: math.inf}
     total: dict[str, int] = {}
@@ -61,6 +63,7 @@ def choose(graph: ir.Graph, known: Mapping[str, Range], precision: Precision) ->
     for node in graph.nodes:
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
+    counts = counted(graph)
     for node in reversed(graph.nodes):
         after = readers.get(node.name, [])
         sums = [
@@ -68,11 +71,16 @@ def choose(graph: ir.Graph, known: Mapping[str, Range], precision: Precision) ->
         ]
         room[node.name] = max([known[node.name].reach, *sums])
         if isinstance(node, ir.LinearNode | ir.ConvNode):
-            # One bit stays free for differences, and one for what truncation adds. The outputs themselves need neither.
-            total[node.name] = fitting(room[node.name], precision.ring_bits - (2 if after else 1))
-        wishes = [_wish(reader, known, total, wanted) for reader in after]
+            # One bit stays free for differences, and one for what truncation adds. Outputs that go out need neither.
+            total[node.name] = fitting(room[node.name], precision.ring_bits - (2 if after else spare))
+        wishes = [-math.inf if r.name in counts else _wish(r, known, total, wanted) for r in after]
         wanted[node.name] = max([wanted.get(node.name, -math.inf), *wishes])
     return Scales(total, wanted)
+
+
+def counted(graph: ir.Graph) -> frozenset[str]:
+    """Return the nodes that give whole numbers to be looked up. They take what they read as it stands."""
+    return frozenset(name for node in graph.nodes if isinstance(node, ir.LookupNode) for name in node.inputs)
 
 
 def _sums(node: ir.Node) -> bool:

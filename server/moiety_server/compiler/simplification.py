@@ -9,27 +9,22 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.builder import AffineNode
-from moiety_server.compiler.hints import hint_for
-from moiety_server.compiler.ir import NotServable
-
-Final = Literal["none", "softmax", "log_softmax"]
+from moiety_shared.plan.plan import Final
 
 
-def finish(made: Iterable[ir.Node], output: str, final: Final = "none") -> ir.Graph:
+def finish(made: Iterable[ir.Node], output: str, final: Final = "none", labels: bool = False) -> ir.Graph:
     """Make the graph to compile from the nodes that a front end made."""
     live = _alive({node.name: node for node in made}, output)
-    for node in live.values():
-        if isinstance(node, ir.SmoothNode) and node.function not in ir.SMOOTH:
-            raise NotServable(f"{node.origin}: {node.function} is not served. Instead: {hint_for('', node.function)}")
     merging = _Merging(live, output)
     nodes = tuple(_single(part) for n in merging.done.values() for part in _lowered(n))
-    return ir.Graph(nodes, merging.output, final)
+    return ir.Graph(nodes, merging.output, final, labels=labels)
 
 
 def _alive(nodes: dict[str, ir.Node], output: str) -> dict[str, ir.Node]:
@@ -116,7 +111,7 @@ def _first(before: ir.Node, node: ir.Node, source: ir.Node) -> ir.Node | None:
 
 def _along(node: AffineNode, axis: int) -> bool:
     """Whether the node is constant along every axis but this one."""
-    return all(v is None or math.prod(v.shape) == v.shape[axis] for v in (node.scale, node.shift))
+    return all(v is None or v.numel() == (v.shape[axis] if v.dim() else 1) for v in (node.scale, node.shift))
 
 
 def _clip(value: float, clamp: ir.ClampNode) -> float:
@@ -157,7 +152,16 @@ def _into_linear(linear: ir.LinearNode, node: AffineNode) -> ir.LinearNode:
     if scale is not None:
         weight = weight.double() * scale[:, None]
         bias = None if bias is None else _times(bias, scale)
-    return replace(linear, weight=weight, bias=_plus(bias, shift))
+    return replace(linear, weight=weight, bias=_plus(bias, shift), bounds=_moved(linear, scale, shift))
+
+
+def _moved(linear: ir.LinearNode, scale: Tensor | None, shift: Tensor | None) -> tuple[float, float] | None:
+    """Return the bounds of the outputs after a scale and shift of each."""
+    if linear.bounds is None:
+        return None
+    ends = torch.tensor(linear.bounds, dtype=torch.float64)[:, None]
+    moved = ends * (1.0 if scale is None else scale.double()) + (0.0 if shift is None else shift.double())
+    return float(moved.min()), float(moved.max())
 
 
 def _lowered(node: ir.Node) -> Iterator[ir.Node]:

@@ -10,11 +10,8 @@ them.
 """
 
 import inspect
-import logging
 import operator
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -25,91 +22,87 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from moiety_server.compiler import ir
-from moiety_server.compiler.aten import EITHER_SIDE, OPS, RESHAPES, REWRITTEN
+from moiety_server.compiler import eager, ir
+from moiety_server.compiler.aten import DECIDING, EITHER_SIDE, LOGIC, OPS, RESHAPES, REWRITTEN
 from moiety_server.compiler.builder import Builder
-from moiety_server.compiler.hints import hint_for
+from moiety_server.compiler.hints import INPUT, hint_for
 from moiety_server.compiler.ir import NotServable
-from moiety_server.compiler.origin import Origin, of_exception, without_paths
-from moiety_server.compiler.simplification import Final, finish
+from moiety_server.compiler.origin import Origin, of_exception, shown, without_paths
+from moiety_server.compiler.parts import add_inputs, ended
+from moiety_server.compiler.quantised import QUANTISED
+from moiety_server.compiler.sequences import MOVING, RECURRENT, along, moved
+from moiety_server.compiler.turned import Turned, checked, common, places, reshaped, unturned
+from moiety_shared.plan.plan import Final, InputPart
 
 _FINAL: dict[str, Final] = {
     "softmax.int": "softmax",
     "_softmax": "softmax",
     "log_softmax.int": "log_softmax",
     "_log_softmax": "log_softmax",
+    "sigmoid": "sigmoid",
 }
-_BATCH = 13  # batch for an example of one: hardly any other dimension, or number in the model, is 13
+_BATCH = 13  # rows of what a model is traced with: hardly any other dimension, or number in the model, is 13
 # What export says in its own words, and what that means to the author of the model.
 _EXPORT_HINTS = {
-    "data-dependent": "control flow must not depend on the values of tensors; relu, clamp and max pools are served",
+    "data-dependent": "use relu, clamp or max pools: control flow must not depend on the values of tensors",
     "is invalid for input": "do not write the batch size into the model: x.view(x.size(0), -1) or x.flatten(1)",
-    "reduction dim": "the example has to have the shape the model was made for",
-    "size of tensor": "the example has to have the shape the model was made for",
-    "channels": "the example has to have the shape the model was made for, its batch first",
+    "reduction dim": "pass calibration data of the shape that the model takes",
+    "size of tensor": "pass calibration data of the shape that the model takes",
+    "channels": "pass calibration data of the shape that the model takes, with the batch first",
 }
 
 
-def trace(model: nn.Module, example: Tensor) -> ir.Graph:
+def trace(model: nn.Module, example: Tensor | Mapping[str, Tensor], output: str = "") -> ir.Graph:
     """Trace the model as it predicts (not as it trains), for inputs of the example's shape. The batch may have any
-    size."""
-    _check_call(model, example)
-    if len(example) == 1:
-        example = example.repeat(_BATCH, *(1,) * (example.dim() - 1))
-    return _Walk(_exported(model, example), example).graph()
+    size.
+
+    A model of several inputs has an example of each, by the name of the argument. Of several outputs, all are served,
+    or the one that is called `output`.
+    """
+    given = {"": example} if isinstance(example, Tensor) else dict(example)
+    _check_call(model, given)
+    order = list(inspect.signature(model.forward).parameters)
+    given = dict(sorted(given.items(), key=lambda item: order.index(item[0]) if item[0] else 0))
+    alike = {name: x[:1].repeat(_BATCH, *(1,) * (x.dim() - 1)) for name, x in given.items()}
+    graph = _Walk(_exported(model, alike), alike).graph(output)
+    eager.check_batch(model, graph, alike, {name: torch.cat([x[:1], x[-1:]]) for name, x in given.items()})
+    return graph
 
 
-def _check_call(model: nn.Module, example: Tensor) -> None:
+def _check_call(model: nn.Module, given: Mapping[str, Tensor]) -> None:
     if isinstance(model, torch.jit.ScriptModule):
-        raise NotServable("the model: is compiled to TorchScript. Instead: give the nn.Module it was made from")
-    if not example.is_floating_point():
-        raise NotServable(
-            f"the model's input: is {example.dtype}, but only floats are served. Instead: " + hint_for("", "embedding")
-        )
-    if example.dim() < 2 or not len(example):
-        raise NotServable(f"the model's input: has the shape {tuple(example.shape)}. Instead: put a batch first")
+        raise NotServable("the model: is compiled to TorchScript. Instead: pass the nn.Module that it was made from")
+    for name, example in given.items():
+        label = f"the model's input {name}".rstrip()
+        if not example.is_floating_point():
+            raise NotServable(f"{label}: is {example.dtype}, but only floats are supported. Instead: {INPUT}")
+        if example.dim() < 2 or not len(example):
+            raise NotServable(f"{label}: has the shape {tuple(example.shape)}. Instead: put a batch first")
+    parameters = inspect.signature(model.forward).parameters
     needed = [
         name
-        for name, parameter in inspect.signature(model.forward).parameters.items()
+        for name, parameter in parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
-    if len(needed) > 1:
+    if "" in given and len(needed) > 1:
         raise NotServable(
             f"the model ({type(model).__name__}): takes several inputs ({', '.join(needed)}). "
-            "Instead: concatenate them to one tensor and slice it in forward"
+            "Instead: give calibration data of each, by its name"
         )
+    if "" not in given and (missing := set(needed) - set(given)):
+        raise NotServable(f"the model: there is no calibration data of its input {', '.join(sorted(missing))}")
+    if "" not in given and (unknown := set(given) - set(parameters)):
+        names = shown(", ".join(sorted(unknown)))
+        raise NotServable(f"the model: has no input {names}. Instead: name calibration data as forward does")
 
 
-@contextmanager
-def _predicting(model: nn.Module) -> Iterator[None]:
-    """Put every module into inference mode, and afterwards back as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.train(False)
+def _exported(model: nn.Module, given: Mapping[str, Tensor]) -> ExportedProgram:
+    named = {name: x for name, x in given.items() if name}
     try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence torch's warnings and its log, which repeats in full what is about to be raised."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before, log.disabled = log.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled = before
-
-
-def _exported(model: nn.Module, example: Tensor) -> ExportedProgram:
-    try:
-        with _predicting(model), _quietly(), torch.no_grad():
-            program: ExportedProgram = torch.export.export(model, (example,), strict=False)
+        with eager.predicting(model), eager.quietly(), torch.no_grad():
+            alone = () if named else tuple(given.values())
+            program: ExportedProgram = torch.export.export(model, alone, named, strict=False)
             program = program.run_decompositions(_rewritten())
     except Exception as error:
         text = without_paths(str(error)) or type(error).__name__
@@ -122,52 +115,84 @@ def _exported(model: nn.Module, example: Tensor) -> ExportedProgram:
 class _Walk:
     """Walks over what the output of an exported graph depends on, one operation after the other."""
 
-    def __init__(self, program: ExportedProgram, example: Tensor) -> None:
-        self._program, self._batch = program, len(example)
+    def __init__(self, program: ExportedProgram, given: Mapping[str, Tensor]) -> None:
+        self._program, self._batch = program, len(next(iter(given.values())))
         self._builder = Builder()
-        self._input = self._builder.input(tuple(example.shape[1:]))
         self._values: dict[fx.Node, Any] = {}
         self._sources = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+        self._parts: tuple[InputPart, ...] = ()
+        shapes = {name: tuple(x.shape[1:]) for name, x in given.items()}
+        if len(given) == 1:
+            nodes = {name: self._builder.input(shape) for name, shape in shapes.items()}
+        else:
+            nodes, self._parts = add_inputs(self._builder, shapes)
+        self._inputs: dict[str, ir.Node] = dict(zip(program.graph_signature.user_inputs, nodes.values(), strict=True))
 
-    def graph(self) -> ir.Graph:
+    def graph(self, chosen: str = "") -> ir.Graph:
         if changed := self._program.graph_signature.buffers_to_mutate:
             raise NotServable(
-                f"the model: changes its buffer {', '.join(changed.values())}. Instead: predictions must leave no trace"
+                f"the model: changes its buffer {', '.join(changed.values())}. "
+                "Instead: leave buffers unchanged in forward"
             )
-        last, final = self._last()
-        needed = {last}
+        several = self._served(chosen)
+        place = _place(*several.values()) if len(several) == 1 else None
+        if place is not None:
+            several = dict.fromkeys(several, place)
+        served = {name: self._last(node) for name, node in several.items()}
+        needed = {last for last, _ in served.values()}
         for node in reversed(self._program.graph.nodes):
             if node in needed:
                 needed.update(node.all_input_nodes)
         for node in self._program.graph.nodes:
             if node in needed:
                 self._values[node] = self._placeholder(node) if node.op == "placeholder" else self._translated(node)
-        output = self._values[last]
-        if not isinstance(output, ir.Node):
-            raise NotServable("the model: its output does not depend on its input")
-        return finish(self._builder.nodes.values(), output.name, final)
+        outputs: list[tuple[str, ir.Node, Final]] = []
+        for name, (last, final) in served.items():
+            output = unturned(self._values[last])
+            if not isinstance(output, ir.Node):
+                raise NotServable(
+                    f"the model: its output {shown(name)} does not depend on its input. Instead: leave it out"
+                )
+            outputs.append((name, output, final))
+        return ended(self._builder, outputs, self._parts, labels=place is not None)
 
-    def _last(self) -> tuple[fx.Node, Final]:
-        """Return the node whose value is served, and the function that the client applies to it."""
+    def _served(self, chosen: str) -> dict[str, fx.Node]:
+        """Return the outputs that are served, by name. Labels that clients read off another output are none."""
+        found = self._outputs()
+        if chosen and chosen not in found:
+            raise NotServable(f"the model: has no output {shown(chosen)}. Instead: {shown(', '.join(found))}")
+        if chosen:
+            return {chosen: found[chosen]}
+        scores = {node for output in found.values() for node in (output, self._last(output)[0])}
+        rest = {name: node for name, node in found.items() if _name(node) != "argmax" or node.args[0] not in scores}
+        return rest or found
+
+    def _outputs(self) -> dict[str, fx.Node]:
+        """Return all outputs by name: a dictionary's key, a field, or output_0 and so on."""
         specs = self._program.graph_signature.output_specs
         values = pytree.tree_leaves(self._program.graph.output_node().args[0], is_leaf=lambda leaf: leaf is None)
         # The values include an input that the model overwrites.
         outputs = [v for spec, v in zip(specs, values, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
-        if len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
-            raise NotServable(
-                f"the model: has {len(outputs)} outputs. Instead: return one tensor, or concatenate them to one"
-            )
-        node: Any = outputs[0]
+        tree = pytree.tree_unflatten(outputs, self._program.call_spec.out_spec)
+        named = pytree.tree_flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)[0]
+        found = {_path(keys): node for keys, node in named if isinstance(node, fx.Node)}
+        if not found:
+            raise NotServable("the model: has no output. Instead: return a tensor, or several in a dictionary")
+        return found
+
+    def _last(self, output: fx.Node) -> tuple[fx.Node, Final]:
+        """Return the node whose value is served, and the function that the client applies to it."""
+        node: Any = output
         while _name(node) in RESHAPES and _shape(node) == _shape(node.args[0]):
             node = node.args[0]
-        if _name(node) in _FINAL and node.args[1] in (1, 1 - len(_shape(node))):
+        if _name(node) in _FINAL and _is_last(node):
             return node.args[0], _FINAL[_name(node)]
         return node, "none"
 
     def _placeholder(self, node: fx.Node) -> ir.Node | Tensor:
         source = self._sources[node.name]
         if source.kind == InputKind.USER_INPUT:
-            return self._input
+            return self._inputs[node.name]
         tensors = self._program.constants if source.target in self._program.constants else self._program.state_dict
         value = tensors[source.target]
         assert isinstance(value, Tensor)  # noqa: S101  scripted objects do not get here
@@ -179,31 +204,51 @@ class _Walk:
         origin, name, b = Origin(node), _name(node), self._builder
         b.scope, b.origin = origin.scope, str(origin)
         if node.op != "call_function" or not isinstance(node.target, OpOverload):
-            b.refuse(f"{origin.operation} is not served", hint_for(origin.layers, name))
+            b.refuse(f"{origin.operation} is not supported", hint_for(origin.layers, name))
         arguments = self._arguments(node)
-        leaves = pytree.tree_leaves(arguments, is_leaf=lambda leaf: isinstance(leaf, ir.Node))
-        if not any(isinstance(leaf, ir.Node) for leaf in leaves):
+        leaves = pytree.tree_leaves(arguments, is_leaf=lambda leaf: isinstance(leaf, ir.Node | Turned))
+        wires = [leaf for leaf in leaves if isinstance(leaf, ir.Node | Turned)]
+        if not wires:
             if torch.Tag.nondeterministic_seeded in node.target.tags:
                 b.refuse(f"{origin.operation} draws random numbers", hint_for("", name))
-            return _constant(node.target, arguments)
-        self._check_wire(node, origin)
+            made = _constant(node.target, arguments)
+            self._check_constant(node, made)
+            return made
+        turned = any(isinstance(wire, Turned) for wire in wires)
+        if name in QUANTISED:
+            return QUANTISED[name](b, *arguments)
+        shaped = name in RESHAPES and bool(places(arguments[0], _shape(node), self._batch))
+        self._check_wire(node, origin, elsewhere=shaped or name in MOVING or (turned and name not in RESHAPES))
+        if (put := moved(b, name, arguments)) is not None:
+            return put
         if name in RESHAPES:
             b.require("dropout" not in name or not arguments[2], "drops values at random", hint_for("", name))
-            return b.reshape(arguments[0], _shape(node)[1:])
+            return reshaped(b, arguments[0], _shape(node), self._batch)
         if name not in OPS:
-            b.refuse(f"{origin.operation} is not served", hint_for(origin.layers, name))
+            b.refuse(f"{origin.operation} is not supported", hint_for(origin.layers, name))
         if isinstance(arguments[0], Tensor) and name.partition(".")[0] not in EITHER_SIDE:
-            b.refuse(f"{origin.operation} of a constant with what is computed from the input", "swap the two")
+            b.refuse(f"{origin.operation} takes a constant before what is computed from the input", "swap the two")
+        if turned and name not in RECURRENT:
+            return self._beside(node, name, arguments, common(b, wires))
         result = OPS[name](b, *arguments)
         if isinstance(result, ir.Node) and result.shape != _shape(node)[1:]:
-            b.refuse(f"{origin.operation} gives {_shape(node)[1:]} here, which has no form", "reshape it first")
+            b.refuse(f"{origin.operation} gives {_shape(node)[1:]} here, which is not supported", "reshape it first")
         return result
+
+    def _beside(self, node: fx.Node, name: str, arguments: list[Any], axis: int) -> Any:
+        """Translate an operation on wires whose batch is their axis `axis`."""
+        b, value = self._builder, node.meta["val"]
+        changed, axis = along(b, name, arguments, axis)
+        result = OPS[name](b, *changed)
+        if isinstance(result, list):
+            return [checked(b, one, tuple(v.shape), axis) for one, v in zip(result, value, strict=False)]
+        return result if isinstance(result, Tensor) else checked(b, result, tuple(value.shape), axis)
 
     def _item(self, node: fx.Node) -> Any:
         source, index = cast(tuple[fx.Node, int], node.args)
         values = self._values[source]
         if index >= len(values):
-            self._builder.refuse("its indices or its second result are used", "only the values are served")
+            self._builder.refuse("its indices or its second result are used", "use only the values")
         return values[index]
 
     def _arguments(self, node: fx.Node) -> list[Any]:
@@ -212,14 +257,35 @@ class _Walk:
         given = dict(zip((a.name for a in schema), node.args, strict=False)) | node.kwargs
         return [fx.map_arg(given.get(a.name, a.default_value), self._values.__getitem__) for a in schema]
 
-    def _check_wire(self, node: fx.Node, origin: Origin) -> None:
-        """Check that a value which depends on the input has floats and starts with the batch."""
+    def _check_constant(self, node: fx.Node, made: Any) -> None:
+        """Check that a constant does not depend on the size of the batch. One made like a wire has a batch of one."""
+        alike = isinstance(made, Tensor) and tuple(made.shape) == _shape(node)
+        held = [(self._values[source], _shape(source)) for source in node.all_input_nodes if source in self._values]
+        if alike and any(isinstance(value, Tensor) and tuple(value.shape) != shape for value, shape in held):
+            self._builder.refuse("computes a number from the size of the batch", "compute each input by itself")
+
+    def _check_wire(self, node: fx.Node, origin: Origin, elsewhere: bool = False) -> None:
+        """Check that a value which depends on the input has floats, and starts with the batch unless that may be
+        elsewhere."""
         value = node.meta.get("val")
         value = value[0] if isinstance(value, list | tuple) else value
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        name = _name(node).partition(".")[0]
+        public = name == "index" and all(isinstance(self._values[at], Tensor) for at in node.all_input_nodes[1:])
+        if _is_open(value) and not public and not any(_is_open(at.meta.get("val")) for at in node.all_input_nodes):
+            self._builder.refuse(
+                f"{origin.operation} gives as many values as the input decides",
+                "keep all of them: torch.where, or a product with a mask",
+            )
+        decided = isinstance(value, Tensor) and value.dtype == torch.bool and name in DECIDING
+        read = [source.meta.get("val") for source in node.all_input_nodes] if name in LOGIC else []
+        if any(isinstance(one, Tensor) and one.dtype != torch.bool for one in read):
+            self._builder.refuse(f"{origin.operation} reads numbers", "compare them first, as x > 0 does")
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or decided):
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            self._builder.refuse(f"{origin.operation} makes {kind}", hint_for(origin.layers, f"{origin.operation} gt"))
-        if value.dim() < 1 or len(value) != self._batch:
+            self._builder.refuse(
+                f"{origin.operation} yields {kind}, not floats", hint_for(origin.layers, f"{origin.operation} gt")
+            )
+        if not elsewhere and (value.dim() < 1 or len(value) != self._batch):
             self._builder.refuse(
                 f"{origin.operation} gives {tuple(value.shape)}, which does not start with the batch of {self._batch}",
                 hint_for(origin.layers, "batch"),
@@ -233,12 +299,39 @@ def _rewritten() -> dict[OpOverload, Callable[..., Any]]:
     return {op: table.get(op, op.decompose) for op in operations}
 
 
+def _path(keys: Sequence[Any]) -> str:
+    """Return a name for an output from its place in what the model returns."""
+    steps = [getattr(key, "key", getattr(key, "idx", getattr(key, "name", ""))) for key in keys]
+    name = "_".join(map(str, steps))
+    return f"output_{name}".rstrip("_") if not name or name[0].isdecimal() else name
+
+
 def _name(node: Any) -> str:
     return str(node.target).removeprefix("aten.").removesuffix(".default") if isinstance(node, fx.Node) else ""
 
 
+def _is_open(value: Any) -> bool:
+    """Whether export does not know a size of this tensor: what it holds decides it."""
+    return isinstance(value, Tensor) and not all(isinstance(size, int) for size in value.shape)
+
+
 def _shape(node: Any) -> ir.Shape:
     return tuple(node.meta["val"].shape)
+
+
+def _place(output: fx.Node) -> fx.Node | None:
+    """Return the classes of which an output gives the place of the largest, if that is what it gives."""
+    node: Any = output
+    while _name(node) in RESHAPES:
+        node = node.args[0]
+    given = (*node.args[1:], None)[0] if _name(node) == "argmax" else None
+    read: fx.Node | None = node.args[0] if given in (1, -1) and len(_shape(node.args[0])) == 2 else None
+    return read
+
+
+def _is_last(node: Any) -> bool:
+    """Whether the client can apply the function: a sigmoid, or a function over all classes."""
+    return _name(node) == "sigmoid" or node.args[1] in (1, 1 - len(_shape(node)))
 
 
 def _constant(target: OpOverload, arguments: list[Any]) -> Any:

@@ -104,7 +104,7 @@ _ALL = (
     Network("mnist", lambda: _mlp(784, 500, 10), (784,), "784-500-10"),
     Network("mnist-deep", lambda: _mlp(784, 128, 128, 10), (784,), "784-128-128-10", peak=0.003, shift=1),
     Network("lenet", _lenet, (1, 28, 28), "LeNet: two convolutions with max pooling, 500, 10", peak=0.003, shift=2),
-    Network("mobile", Mobile, (1, 28, 28), "MobileNetV2 in small: depthwise, residual, ReLU6", peak=0.01, shift=2),
+    Network("mobile", Mobile, (1, 28, 28), "a small MobileNetV2: depthwise, residual, ReLU6", peak=0.01, shift=2),
 )
 NETWORKS: dict[str, Network] = {network.name: network for network in _ALL}
 
@@ -114,7 +114,7 @@ def named(network: Network | str) -> Network:
     if isinstance(network, Network):
         return network
     if network not in NETWORKS:
-        raise KeyError(f"no network {network!r}; there are {', '.join(NETWORKS)}")
+        raise KeyError(f"there is no network {network!r}, only {', '.join(NETWORKS)}")
     return NETWORKS[network]
 
 

@@ -51,7 +51,7 @@ def max_pool(writer: Writer, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
 
 def _strided(writer: Writer, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
     """Write a pool whose windows are single places: it takes every so many rows and columns."""
-    writer.demand(node.padding == (0, 0), "pads a pool of single places")
+    writer.demand(node.padding == (0, 0), "pads a pool whose windows are single values")
     for axis, step in ((1, node.stride[0]), (2, node.stride[1])):
         stop = (node.shape[axis] - 1) * step + 1
         name = f"{node.name[:60]}-{axis}"
@@ -66,12 +66,12 @@ def _fraction(writer: Writer, node: ir.Node, x: ScaledWire, reach: float, bits: 
     can use."""
     frac = min(x.frac, fitting(reach, bits))
     if x.bits < writer.ring.bits:
-        writer.demand(frac == x.frac, "would be cut twice")
+        writer.demand(frac == x.frac, "would be truncated twice")
     wanted = writer.scales.wanted[node.name] + math.log2(x.factor)
     useful = max(math.ceil(min(wanted, 60)), fitting(x.reach, FEWEST_VALUE_BITS - 1)) + 1
     if x.bits == writer.ring.bits and not writer.is_shared(x):  # a wire that the client shares is short as it is
         frac = min(frac, useful)
-    writer.demand(frac >= fitting(x.reach, 4), "would keep less than four bits of what it compares")
+    writer.demand(frac >= fitting(x.reach, 4), "would compare fewer than four bits")
     return frac
 
 

@@ -6,8 +6,11 @@ A decision is a bit whatever is shared, so a sum of decisions is a count and say
 import math
 from typing import Literal
 
+import torch
+
 from moiety_server.compiler import ir
 from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.lowering import products
 from moiety_server.compiler.lowering.wires import ScaledWire, Writer
 from moiety_server.compiler.scales import fitting
 from moiety_shared.plan import layers as plan_layers
@@ -16,19 +19,22 @@ from moiety_shared.plan.plan import LABELS
 
 _RANKED_BITS = 20  # the bits compared for a rank: four digits of five bits
 _MOST_SUMMED = 256
+SPARE_BITS = 3
+"""The bits that an output leaves free which is compared with a secret threshold: the difference may be twice as large,
+and what a layer reads leaves two free."""
 
 
-def decide(writer: Writer, node: ir.DecideNode, x: ScaledWire) -> ScaledWire:
-    """Write 0 or 1 for every value of x."""
+def decide(writer: Writer, node: ir.DecideNode, x: ScaledWire, compared: int = 0) -> ScaledWire:
+    """Write 0 or 1 for every value of x. Magnitudes of `compared` bits are compared, or of what the precision has."""
     x = writer.in_ring(x)
     tolerance = node.tolerance / x.factor
-    frac = min(x.frac, fitting(x.reach + tolerance, writer.precision.compared))
+    frac = min(x.frac, fitting(x.reach + tolerance, compared or writer.precision.compared))
     unit = x.factor * 2.0**-frac
     writer.demand(not node.whole or unit <= 1, "compares whole numbers that are too large to be told apart")
     t = max(round(node.tolerance / unit), 1)
     hinges = {"greater": (t,), "not_less": (1 - t,), "equal": (1 - t, t)}[node.kind]
     shift = x.frac - frac
-    opened = min(writer.precision.opened, x.bits - shift)
+    opened = min(compared + 2 if compared else writer.precision.opened, x.bits - shift)
     # The bits hold a value, one more for what truncation adds, and the farthest hinge.
     bits = math.ceil(math.log2(x.reach * 2.0**frac + t + 3))
     writer.demand(bits < opened, "compares values that are too large")
@@ -46,13 +52,43 @@ def decide(writer: Writer, node: ir.DecideNode, x: ScaledWire) -> ScaledWire:
     return writer.after(x, layer, frac=0, factor=1.0, bits=writer.ring.bits, low=0.0, high=1.0)
 
 
+def above(writer: Writer, name: str, x: ScaledWire, threshold: float) -> ScaledWire:
+    """Write x - threshold for the one value of x, as (1,).
+
+    The threshold is secret. So no layer depends on it: the result's stated range is that of any threshold that x
+    reaches.
+    """
+    x = writer.in_ring(x)
+    if x.shape != (1,):
+        x = writer.after(x, local.Reshape(name=writer.name(x, "single"), input=x.name, shape=x.shape, to=(1,)))
+    reach = max(abs(x.low), abs(x.high))
+    if abs(threshold) > reach:
+        raise NotServable(
+            f"{writer.node.origin}: no output is beyond the threshold, so every decision would be the same. Instead: "
+            "state a threshold among the outputs"
+        )
+    return products.bias(writer, name, x, torch.tensor([-threshold]), -2 * reach, 2 * reach)
+
+
+def is_positive(writer: Writer, name: str, x: ScaledWire) -> ScaledWire:
+    """Write whether x is above 0, as finely as a comparison can tell."""
+    node = ir.DecideNode(
+        name=name, inputs=(x.name,), shape=x.shape, origin=writer.node.origin, kind="greater", tolerance=0.0
+    )
+    return decide(writer, node, x, _RANKED_BITS)
+
+
+def of_two(writer: Writer, name: str, x: ScaledWire) -> ScaledWire:
+    """Write (1,) as two classes: 0 and x. The second is the larger where x is above 0; equals are the first."""
+    layer = local.Pad(name=name, input=x.name, shape=x.shape, before=(1,), after=(0,))
+    return writer.after(x, layer, low=min(x.low, 0.0), high=max(x.high, 0.0))
+
+
 def rank(writer: Writer, name: str, x: ScaledWire, k: int, result: Literal["words", "share"]) -> lookups.TopK:
     """Write and return the layer that says which of the values (classes,) are the k largest."""
     classes = x.shape[-1]
     if len(x.shape) != 1 or not 2 <= classes <= 2048 or k >= classes:
-        raise NotServable(
-            f"{writer.node.origin}: labels need one output for each of 2 to 2048 classes, these are {x.shape}"
-        )
+        raise NotServable(f"{writer.node.origin}: labels need one output for each of 2 to 2048 classes, got {x.shape}")
     cut = max(0, x.frac - fitting((x.high - x.low) / x.factor, _RANKED_BITS))
     layer = lookups.TopK(
         name=name,

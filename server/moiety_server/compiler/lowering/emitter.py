@@ -7,10 +7,11 @@ from contextlib import suppress
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.ir import NotServable
-from moiety_server.compiler.lowering import comparisons, decisions, products, smooth, sums
+from moiety_server.compiler.lowering import comparisons, decisions, lookups, products, smooth, sums
 from moiety_server.compiler.lowering.wires import MOST_FRAC_BITS, ScaledWire, Writer
+from moiety_server.compiler.meaning import Meaning, Reveal
 from moiety_server.compiler.ranges import Range
-from moiety_server.compiler.scales import Precision, Scales, fitting
+from moiety_server.compiler.scales import Precision, Scales, counted, fitting
 from moiety_shared.fixed_point import NotEncodable, grid
 from moiety_shared.plan import local
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
@@ -26,11 +27,13 @@ class Emitter(Writer):
         scales: Scales,
         precision: Precision,
         limits: tuple[float, float],
+        meaning: Meaning,
     ) -> None:
         super().__init__(graph, known, scales, precision)
         self.measured: set[str] = set()
-        self._graph, self._limits = graph, limits
+        self._graph, self._limits, self._meaning = graph, limits, meaning
         self._wires: dict[str, ScaledWire] = {}
+        self._counted = counted(graph)
         for node in graph.nodes:
             self.node = node
             self._wires[node.name] = self._write(node, [self._wires[name] for name in node.inputs])
@@ -38,8 +41,7 @@ class Emitter(Writer):
     def logits(self) -> Plan:
         """Return the plan that gives all outputs."""
         wire = self.in_ring(self._wires[self._graph.output])
-        output = Output(wire=wire.name, shape=wire.shape, scale=wire.unit, final=self._graph.final)
-        return self._plan(self.layers, output)
+        return self._plan(self.layers, self._meaning.output(self._graph, wire.name, wire.shape, wire.unit))
 
     def total(self) -> Plan:
         """Return the plan that gives the sum of all outputs over a request's rows, and none of the outputs
@@ -51,31 +53,44 @@ class Emitter(Writer):
         """Return the wire as which a node was written."""
         return self._wires[node]
 
-    def revealing(self, reveal: str, top: int) -> Plan:
-        """Return the plan that gives the `top` labels, or only the count of right ones."""
+    def revealing(self, reveal: Reveal, top: int) -> Plan:
+        """Return the plan that gives the `top` labels, a decision between two classes, or only the count of right
+        labels."""
         wire = self._wires[self._graph.output]
-        classes = wire.shape[-1]
         self.node = self._graph.nodes[-1]
-        start = len(self.layers)
-        kind = decisions.rank(
-            self,
-            "labels-top",
-            wire,
-            top if reveal == "labels" else 1,
-            "words" if reveal == "labels" else "share",
-        )
-        if reveal == "labels":
-            output = Output(wire=kind.name, shape=(classes,), kind="labels", top=top)
-        else:
+        start, classes = len(self.layers), None
+        if self._meaning.task == "binary":
+            if top != 1:
+                raise NotServable(
+                    f"{self.node.origin}: tells two classes apart, so there is one label. Instead: --top 1"
+                )
+            wire = decisions.above(self, "labels-threshold", wire, self._meaning.threshold or 0.0)
+        if reveal == "count":
+            wire = decisions.of_two(self, "labels-both", wire) if self._meaning.task == "binary" else wire
+            kind = decisions.rank(self, "labels-top", wire, 1, "share")
             decisions.right_labels(self, kind, "labels-count")
-            output = Output(wire="labels-count", shape=(1,), kind="count")
+            output, classes = Output(wire="labels-count", shape=(1,), kind="count"), kind.size
+        elif self._meaning.task == "binary":
+            decided = decisions.is_positive(self, "labels-decision", wire)
+            output = Output(wire=decided.name, shape=(1,), kind="decision", task="binary")
+        else:
+            kind = decisions.rank(self, "labels-top", wire, top, "words")
+            output = Output(wire=kind.name, shape=(kind.size,), kind="labels", top=top)
         added, self.layers = self.layers, self.layers[:start]
-        return self._plan(added, output, classes if reveal == "count" else None)
+        return self._plan(added, output, classes)
 
     def _plan(self, layers: list[AnyLayer], output: Output, classes: int | None = None) -> Plan:
         first = self._wires[self._graph.nodes[0].name]
         low, high = self._limits
-        given = Input(name=first.name, shape=first.shape, frac_bits=first.frac, low=low, high=high, classes=classes)
+        given = Input(
+            name=first.name,
+            shape=first.shape,
+            frac_bits=first.frac,
+            low=low,
+            high=high,
+            classes=classes,
+            parts=self._graph.inputs,
+        )
         bits = self.precision.ring_bits
         return Plan(ring_bits=32 if bits == 32 else 64, input=given, layers=tuple(layers), output=output)
 
@@ -89,6 +104,10 @@ class Emitter(Writer):
             case ir.InputNode():
                 self.given(node.name)
                 return ScaledWire(node.name, node.shape, self.ring.bits, self._input_scale(node), 1.0, low, high)
+            case ir.LinearNode() if node.name in self._counted:
+                return lookups.counts(self, node, x[0])
+            case ir.LookupNode():
+                return lookups.look_up(self, node, x[0])
             case ir.LinearNode() | ir.ConvNode():
                 return products.weighted(self, node, self.small(x[0], self.scales.wanted[node.inputs[0]]))
             case ir.ClampNode():
@@ -112,6 +131,8 @@ class Emitter(Writer):
                 return sums.scale(self, node, x[0])
             case ir.BiasNode():
                 return products.bias(self, node.name, self.in_ring(x[0]), node.value, low, high)
+            case ir.TakeNode() if node.factors:
+                return sums.weighted(self, node, self.in_ring(x[0]))
             case ir.SumNode() | ir.SumPoolNode():
                 return sums.reduce(self, node, self.in_ring(x[0]))
             case _:
@@ -120,6 +141,8 @@ class Emitter(Writer):
     def _input_scale(self, node: ir.InputNode) -> int:
         """Return the input's fractional bits: as many as fit and as its readers can use, and enough for a value at this
         scale to lie in the declared range."""
+        if self.scales.wanted[node.name] == -math.inf:  # whole numbers, which are counted alone
+            return 0
         most = min(fitting(self.known[node.name].reach, self.precision.short), MOST_FRAC_BITS)
         frac = max(min(most, max(math.ceil(min(self.scales.wanted[node.name], 60)), 1)), 0)
         low, high = self._limits
@@ -127,7 +150,7 @@ class Emitter(Writer):
             grid(low, high, frac)
             return frac
         frac = math.ceil(-math.log2(high - low))
-        self.demand(frac <= most, f"takes {low:g} to {high:g}, a range too narrow for so large numbers,")
+        self.demand(frac <= most, f"takes {low:g} to {high:g}, a range too narrow for numbers of that size,")
         return frac
 
     def _moved(self, node: ir.Node, x: ScaledWire) -> AnyLayer:
@@ -135,13 +158,15 @@ class Emitter(Writer):
         head = {"name": node.name, "input": x.name, "shape": x.shape}
         match node:
             case ir.ReshapeNode():
-                return local.Reshape(**head, to=node.shape)
+                return local.Reshape(**head, to=node.shape or (1,))
             case ir.PermuteNode():
                 return local.Permute(**head, order=node.order)
             case ir.SliceNode():
                 return local.Slice(**head, axis=node.axis, start=node.start, stop=node.stop, step=node.step)
+            case ir.TakeNode():
+                return local.Take(**head, axis=node.axis, places=node.places)
             case ir.PadNode():
                 return local.Pad(**head, before=node.before, after=node.after)
             case ir.UpsampleNode():
                 return local.Upsample(**head, factors=node.factors)
-        raise NotServable(f"{node.origin}: {type(node).__name__.removesuffix('Node')} has no place in a plan")
+        raise NotServable(f"{node.origin}: {type(node).__name__.removesuffix('Node')} cannot be written into a plan")

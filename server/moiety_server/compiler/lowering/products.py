@@ -63,6 +63,7 @@ def bias(writer: Writer, name: str, x: ScaledWire, value: Tensor, low: float, hi
     """Write a layer called `name` that adds a secret constant. Its result lies between `low` and `high`."""
     if not fits(x, max(abs(low), abs(high))):
         x = writer.at_most(writer.small(x), fitting(max(abs(low), abs(high)) / x.factor, writer.ring.bits - 2))
+    value = value if value.dim() else value[None]
     writer.weights[f"{name}.bias"] = writer.encode(value, 1 / x.unit)
     layer = plan_layers.Bias(name=name, input=x.name, shape=x.shape, bias_shape=tuple(value.shape))
     return writer.after(x, layer, low=low, high=high)

@@ -10,6 +10,8 @@ from moiety_server.compiler.scales import fitting
 from moiety_shared.plan import local
 from moiety_shared.plan.plan import AnyLayer
 
+_FACTOR_BITS, _FEWEST_BITS = 12, 7  # fractional bits of a public factor
+
 
 def add(writer: Writer, node: ir.AddNode, x: list[ScaledWire]) -> ScaledWire:
     """Write a sum of wires times whole factors."""
@@ -65,10 +67,26 @@ def reduce(writer: Writer, node: ir.SumNode | ir.SumPoolNode, x: ScaledWire) -> 
     return writer.after(x, layer, low=low, high=high)
 
 
+def weighted(writer: Writer, node: ir.TakeNode, x: ScaledWire) -> ScaledWire:
+    """Write sums of values times public factors, which are rounded to whole multiples of 2^-12, or of what fits."""
+    low, high = writer.bounds(node)
+    reach = max(abs(low), abs(high), x.reach * x.factor) / x.factor
+    most, wanted = fitting(reach, writer.ring.bits - 2), _FACTOR_BITS
+    if all(f.is_integer() for one in node.factors for f in one):
+        wanted = 0
+    if most - x.frac < wanted:
+        x = writer.at_most(writer.small(x), max(most - wanted, fitting(x.reach, _FEWEST_BITS)))
+    bits = min(most - x.frac, wanted)
+    writer.demand(bits >= min(wanted, _FEWEST_BITS), "has factors that leave no room")
+    factors = tuple(tuple(round(f * 2.0**bits) for f in one) for one in node.factors)
+    layer = local.Take(name=node.name, input=x.name, shape=x.shape, axis=node.axis, places=node.places, factors=factors)
+    return writer.after(x, layer, frac=x.frac + bits, low=low, high=high)
+
+
 def with_axes(writer: Writer, node: ir.Node, x: ScaledWire, index: int) -> ScaledWire:
     """Return the wire with as many axes as the node's output has. The new axes come first and have size one."""
     missing = len(node.shape) - len(x.shape)
-    if not missing:
+    if missing <= 0:  # a wire of one number a row has an axis of size one in a plan
         return x
     to = (1,) * missing + x.shape
     name = f"{node.name[:58]}-axes{index}"

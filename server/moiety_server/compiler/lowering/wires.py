@@ -118,10 +118,11 @@ class Writer:
             wire = self.truncated(wire, max(frac, wire.frac - wire.bits + _FEWEST_OPENED), suffix)
         return wire
 
-    def truncated(self, wire: ScaledWire, frac: int, suffix: str) -> ScaledWire:
+    def truncated(self, wire: ScaledWire, frac: int, suffix: str, most: int | None = None) -> ScaledWire:
+        """Return the wire at `frac` fractional bits. At most `most` bits of each value are opened."""
         shift = wire.frac - frac
-        opened = min(self.precision.opened, wire.bits - shift)
-        self.demand(wire.reach * 2.0**frac < 2.0 ** (opened - 2), "has a value that leaves no room to be cut")
+        opened = min(most or self.precision.opened, wire.bits - shift)
+        self.demand(wire.reach * 2.0**frac < 2.0 ** (opened - 2), "has a value too large to be truncated")
         x = self.to_reduce(wire, shift)
         layer = lookups.Truncate(
             name=self.name(wire, suffix), input=x.name, shape=wire.shape, shift=shift, opened_bits=opened
@@ -163,7 +164,9 @@ class Writer:
         """round(values * scale) as ring elements."""
         rounded = np.rint(values.detach().double().numpy() * scale)
         self.demand(bool(np.isfinite(rounded).all()), "has weights that are NaN or infinite")
-        self.demand(float(np.abs(rounded).max(initial=0)) < 2.0 ** (self.ring.bits - 1), "has too large weights")
+        self.demand(
+            float(np.abs(rounded).max(initial=0)) < 2.0 ** (self.ring.bits - 1), "has weights that are too large"
+        )
         return rounded.astype(self.ring.dtype)
 
 

@@ -39,13 +39,13 @@ class Constants:
             return [stored(attributes)]
         if node.op_type not in _SIZES:
             raise NotServable(
-                f"{node.op_type} of constants is not computed here. Instead: keep its result in the file as a constant"
+                f"{node.op_type} of constants is not supported. Instead: store its result in the file as a constant"
             )
         arrays = [None if value is None else value.numpy() for value in inputs]
         try:
             self._left -= _SIZES[node.op_type](arrays, attributes)
             if self._left < 0:
-                raise NotServable("makes constants much larger than the file. Instead: keep them in the file")
+                raise NotServable("makes constants much larger than the file. Instead: store them in the file")
             run = ReferenceEvaluator(node, opsets=self._opsets).run
             values = run(None, {name: a for name, a in zip(node.input, arrays, strict=True) if a is not None})
             return [tensor(np.asarray(value)) for value in values]
@@ -62,7 +62,7 @@ def stored(attributes: Attributes) -> Tensor:
             return tensor(np.asarray(attributes[name], dtype=dtype))
     if isinstance(attributes.get("value"), TensorProto):
         return unpacked(attributes["value"])
-    raise NotServable("is no tensor of numbers. Instead: keep it in the file as a dense tensor")
+    raise NotServable("is not a tensor of numbers. Instead: store it in the file as a dense tensor")
 
 
 def unpacked(packed: TensorProto) -> Tensor:
@@ -70,13 +70,13 @@ def unpacked(packed: TensorProto) -> Tensor:
     try:
         return tensor(onnx.numpy_helper.to_array(packed))
     except (TypeError, ValueError, KeyError, NotImplementedError):
-        raise NotServable("is no tensor of numbers. Instead: keep it in the file as floats") from None
+        raise NotServable("is not a tensor of numbers. Instead: store it in the file as floats") from None
 
 
 def tensor(array: Array) -> Tensor:
     """Copy the array. Float formats that numpy lacks become float32."""
     if array.dtype.kind in "OUSc":
-        raise ValueError("no real numbers")
+        raise ValueError("the tensor does not hold real numbers")
     kind = array.dtype if array.dtype.kind in "iub" or array.dtype in (np.float32, np.float64) else np.float32
     return torch.from_numpy(np.array(array, dtype=kind))
 
@@ -94,7 +94,7 @@ def _no_larger(inputs: Inputs, _: Attributes) -> int:
 
 def _cast(inputs: Inputs, attributes: Attributes) -> int:
     if attributes["to"] in (TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128):
-        raise NotServable("casts to what is no number")
+        raise NotServable("casts to a type that is not a number")
     return _no_larger(inputs, attributes)
 
 
@@ -133,7 +133,7 @@ def _product(inputs: Inputs, _: Attributes) -> int:
     """Bound the product of two matrices, however they are turned, and a bias. The bound includes the work."""
     left, right, *bias = _given(inputs, 2)
     if not {left.ndim, right.ndim} <= {1, 2}:
-        raise NotServable("multiplies stacks of matrices. Instead: keep the product in the file")
+        raise NotServable("multiplies stacks of matrices. Instead: store the product in the file")
     widest = max((n for b in bias for n in b.shape), default=1)
     rows, columns = max(*left.shape, widest), max(*right.shape, widest)
     return int(max(rows * columns, left.size * columns // _WORK))
@@ -144,7 +144,7 @@ def _scaled(inputs: Inputs, attributes: Attributes) -> int:
     data, *scales = _given(inputs, 2)
     most = max(a.size for a in scales)
     if any(a.ndim > 1 for a in scales) or attributes.get("block_size", 0):
-        raise NotServable("has scales for blocks. Instead: scale channels")
+        raise NotServable("has a scale for each block. Instead: use one for each channel")
     along = data.shape[attributes.get("axis", 1)] if most > 1 else 1
     return data.size // max(along, 1) * max(along, most)
 
@@ -152,14 +152,14 @@ def _scaled(inputs: Inputs, attributes: Attributes) -> int:
 def _given(inputs: Inputs, count: int) -> list[Array]:
     given = [a for a in inputs if a is not None]
     if len(given) < count:
-        raise NotServable(f"has less than {count} inputs")
+        raise NotServable(f"has fewer than {count} inputs")
     return given
 
 
 def _sizes(array: Array, least: int = 0) -> list[int]:
     sizes: list[int] = array.reshape(-1).tolist() if array.size <= _MOST_AXES * 2 else [least - 1]
     if min(sizes, default=0) < least:
-        raise NotServable("has no such shape")
+        raise NotServable("asks for an impossible shape")
     return sizes
 
 
@@ -175,6 +175,7 @@ _SIZES: dict[str, Callable[[Inputs, Attributes], int]] = {
     **dict.fromkeys(_ELEMENTWISE.split(), _alike),
     **dict.fromkeys(_SAME.split(), _no_larger),
     "Cast": _cast,
+    "CastLike": _no_larger,
     "ConstantOfShape": _filled,
     "DequantizeLinear": _scaled,
     "Expand": _expand,

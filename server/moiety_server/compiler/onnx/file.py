@@ -70,7 +70,7 @@ def read(path: Path) -> File:
     except files.TooLarge as error:
         raise NotServable(f"{name}: {error}") from None
     except Exception:  # protobuf's own, whose name differs between its versions
-        raise NotServable(f"{name}: is no valid ONNX file") from None
+        raise NotServable(f"{name}: is not a valid ONNX file") from None
     del content
     try:
         return _checked(model, path.parent)
@@ -83,12 +83,14 @@ def _checked(model: ModelProto, folder: Path) -> File:
     for owner, tensor in _tensors(model):
         if owner and _is_elsewhere(tensor):
             where = shown(_location(tensor))
-            raise NotServable(f"the tensor {shown(tensor.name)} of {owner} names another file, {where}. {_SAVE}")
+            raise NotServable(
+                f"the tensor {shown(tensor.name)} of {owner} keeps its values in another file, {where}. {_SAVE}"
+            )
         elements += _elements(tensor)
     _check_calls(model)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     if len(initializers) < len(model.graph.initializer):
-        raise NotServable("has two initializers of one name")
+        raise NotServable("has two initializers of the same name")
     initializers |= _beside(folder, [tensor for tensor in initializers.values() if _is_elsewhere(tensor)])
     declared = {info.name for info in model.graph.input}
     model.graph.input.extend(
@@ -102,7 +104,7 @@ def _checked(model: ModelProto, folder: Path) -> File:
             model = onnx.inliner.inline_local_functions(model)
         onnx.checker.check_model(model)
     except Exception as error:  # the inliner's and the checker's have no common class
-        raise NotServable(f"is no valid ONNX file: {without_paths(str(error))}") from None
+        raise NotServable(f"is not a valid ONNX file: {without_paths(str(error))}") from None
     return File(model, initializers, elements)
 
 
@@ -126,7 +128,7 @@ def _tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
             case FunctionProto():
                 owner = f"the function {shown(message.name)}"
             case TrainingInfoProto():
-                owner = "the training"
+                owner = "the training information"
         pending += [(owner, part) for part in _parts(message)]
 
 
@@ -145,7 +147,7 @@ def _elements(tensor: TensorProto) -> int:
     """Count the tensor's numbers. Raises NotServable unless it holds as many as its shape states. Texts count as
     none."""
     if len(tensor.dims) > _MOST_AXES:  # check this first: a product of a million sizes takes hours
-        raise NotServable(f"the tensor {shown(tensor.name)} has {len(tensor.dims)} dimensions")
+        raise NotServable(f"the tensor {shown(tensor.name)} has {len(tensor.dims)} dimensions, more than {_MOST_AXES}")
     if tensor.data_type not in _KINDS:
         return 0
     count = math.prod(int(n) for n in tensor.dims)
@@ -156,7 +158,9 @@ def _elements(tensor: TensorProto) -> int:
     if not tensor.HasField("raw_data"):
         stated, held = (count + 1) // 2 if bits == 4 else count, len(getattr(tensor, field))
     if min(tensor.dims, default=0) < 0 or stated != held:
-        raise NotServable(f"the tensor {shown(tensor.name)} does not hold what its shape {_shape(tensor)} states")
+        raise NotServable(
+            f"the tensor {shown(tensor.name)} does not hold as many numbers as its shape {_shape(tensor)}"
+        )
     return count
 
 
@@ -189,13 +193,13 @@ def _beside(folder: Path, tensors: list[TensorProto]) -> dict[str, TensorProto]:
     for name, parts in by_file.items():
         what = f"the data file {shown(name)} of the tensor {shown(parts[0].name)}"
         if not name or name.startswith(".") or any(c in name for c in "/\\:\0"):
-            raise NotServable(f"{what} is not named as a file beside the model. {_SAVE}")
+            raise NotServable(f"{what} must lie in the folder of the model. {_SAVE}")
         try:
             with files.regular(folder / name, own=True) as file:
                 size = file.seek(0, 2)
                 wanted = sum(_bytes(tensor) for tensor in parts if tensor.data_type in _KINDS)
                 if wanted > min(size, left):
-                    raise NotServable(f"{what} has {size:,} bytes, of which {wanted:,} are asked for. {_SAVE}")
+                    raise NotServable(f"{what} has {size:,} bytes, of which the model asks for {wanted:,}. {_SAVE}")
                 left -= wanted
                 for tensor in parts:
                     offset, length = _place(tensor, size)
@@ -209,7 +213,7 @@ def _beside(folder: Path, tensors: list[TensorProto]) -> dict[str, TensorProto]:
             if isinstance(error, NotServable):
                 raise
             reason = error.strerror if isinstance(error, OSError) else "it has no name"
-            raise NotServable(f"{what} is not read: {reason}. Instead: copy it there as a file of its own") from None
+            raise NotServable(f"{what} cannot be read: {reason}. Instead: copy it there as a regular file") from None
     return read
 
 
@@ -224,8 +228,8 @@ def _place(tensor: TensorProto, size: int) -> tuple[int, int]:
         fits = _bytes(tensor) == int(length or rest) <= rest
     if not fits or len(entries) < len(tensor.external_data) or tensor.data_location != TensorProto.EXTERNAL:
         raise NotServable(
-            f"the tensor {shown(tensor.name)} of the shape {_shape(tensor)} is not what offset and length in its "
-            f"data file say. {_SAVE}"
+            f"the tensor {shown(tensor.name)} of shape {_shape(tensor)} does not match its offset and length in the "
+            f"data file. {_SAVE}"
         )
     return int(offset), _bytes(tensor)
 
@@ -256,14 +260,16 @@ def _check_calls(model: ModelProto) -> None:
             inside = of((node.domain, node.op_type, node.overload))
             nodes, written = nodes + 1 + inside.nodes, written + inside.bytes
         if nodes > _MOST_NODES or written > _MOST_CALLED:
-            raise NotServable(f"has more than the {_MOST_NODES:,} nodes that are read, functions written out")
+            raise NotServable(
+                f"has more than {_MOST_NODES:,} nodes with its functions written out, the most that are read"
+            )
         return _Size(nodes, written)
 
     def of(name: tuple[str, str, str]) -> _Size:
         if name not in bodies:
             return _Size(0, 0)
         if name in above or len(above) == _DEEPEST:
-            raise NotServable(f"its function {shown(name[1])} calls itself, or others more than {_DEEPEST} deep")
+            raise NotServable(f"its function {shown(name[1])} calls itself, or nests calls more than {_DEEPEST} deep")
         if name not in known:
             above.append(name)
             inside = size(bodies[name])

@@ -10,6 +10,7 @@ from typing import Literal
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 _MOST_FIELDS = 1_000_000  # a network of a thousand layers, with a dozen notes on each, has a tenth
+_MOST_SCALARS = 1 << 22  # numbers one by one, as attributes hold them: a forest of 300,000 nodes
 _MOST_NUMBERS = 1 << 26  # bytes of whole numbers, which parsed are up to eight times as many; floats stay as they are
 _WHOLE = (
     FieldDescriptor.TYPE_INT32,
@@ -30,7 +31,7 @@ def check(content: bytes, kind: Descriptor) -> None:
     """Raises TooMuch when a message is too large, and ValueError when `content` is no message at all. The time it takes
     is in proportion to what it allows."""
     known: dict[str, _Fields] = {}
-    fields = numbers = 0
+    fields = scalars = numbers = 0
     pending = [(kind, 0, len(content))]
     while pending:
         kind, at, end = pending.pop()
@@ -38,10 +39,14 @@ def check(content: bytes, kind: Descriptor) -> None:
             known[kind.full_name] = _fields(kind)
         inside = known[kind.full_name]
         while at < end:
-            fields += 1
-            if fields > _MOST_FIELDS:
-                raise TooMuch(f"has more than the {_MOST_FIELDS:,} entries that are read")
             tag, at = _number(content, at)
+            if tag & 7 == _LENGTH:
+                fields += 1
+            else:
+                scalars += 1
+            if fields > _MOST_FIELDS or scalars > _MOST_SCALARS:
+                most = _MOST_FIELDS if fields > _MOST_FIELDS else _MOST_SCALARS
+                raise TooMuch(f"has more than {most:,} entries, the most that are read")
             size = _FIXED.get(tag & 7)
             if tag & 7 == _VARINT:
                 _, at = _number(content, at)
@@ -57,7 +62,9 @@ def check(content: bytes, kind: Descriptor) -> None:
                 elif part != "numbers":
                     pending.append((part, at, at + size))
                 elif (numbers := numbers + size) > _MOST_NUMBERS:
-                    raise TooMuch(f"has more than {_MOST_NUMBERS:,} bytes of whole numbers. Instead: save tensors raw")
+                    raise TooMuch(
+                        f"has more than {_MOST_NUMBERS:,} bytes of whole numbers. Instead: save tensors as raw data"
+                    )
             at += size
 
 

@@ -1,0 +1,191 @@
+"""Smooth functions as a line and waves: f(x) is about slope x + constant + the sum of a few cosines and sines of x.
+
+The waves have one period, a little longer than the range of x, so that f may bend back to where it began. The compiler
+fits them by least squares, for several periods and slopes, and takes as few as meet f within 0.0005 of its usual
+values, or 0.00005 in a 64-bit ring. That is possible where f bends on a scale that is not much smaller than its range:
+GELU, SiLU, sigmoid, tanh. Functions with kinks, or that are steep at one end, take too many waves. Parabolas (`smooth`)
+meet those.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from moiety_server.compiler import ir
+from moiety_server.compiler.functions import FUNCTIONS
+from moiety_server.compiler.lowering.wires import ScaledWire, Writer
+from moiety_server.compiler.scales import fitting
+from moiety_shared.plan import local, lookups
+from moiety_shared.plan.waves import Wave, Waves
+from moiety_shared.ring import Array
+
+_CLOSE = {32: 0.0005, 64: 0.00005}  # of the function's usual values, by the bits of the ring
+_MOST_WAVES = {32: 28, 64: 40}  # a value takes 8 or 16 bytes from the dealer for each; parabolas take 252 or 440
+_HEIGHT_BITS = {32: 30, 64: 54}  # of the largest sum; products of words and tables have no more
+_USUAL = 4  # times the root mean square of the values: what is larger is rare, and may be met less closely
+_COARSEST = 4  # times as far as the waves may be off: the steps that the result is rounded to
+_OPENED_BITS = {32: 14, 64: 16}
+_TURNS = (1, 3, 5, 7)  # x is multiplied by one of these, so that periods need not be powers of two
+_LEAST, _MOST = 1.06, 2.3  # periods, in ranges of x
+_FEWEST = 2
+_PLACES = 1001
+_RIDGE = 1e-10
+_LARGEST = 1e9
+
+
+@dataclass(frozen=True)
+class Fit:
+    """f(x) is about slope x + constant + the sum of cosines[k] cos(w k x) + sines[k] sin(w k x), k = 1, 2, ...
+
+    All in units of the wire's factor. w is 2 pi turns / 2^period_bits for ring elements. `error` is the largest error,
+    as a part of the usual values.
+    """
+
+    slope: float
+    constant: float
+    cosines: Array
+    sines: Array
+    turns: int
+    period_bits: int
+    error: float
+
+    @property
+    def reach(self) -> float:
+        """A bound of constant and waves."""
+        return abs(self.constant) + float(np.hypot(self.cosines, self.sines).sum())
+
+    @property
+    def price(self) -> float:
+        """The number of waves, and as much for each bit of what rounding adds as such a bit is worth."""
+        return len(self.cosines) + 4 * math.log2(max(self.reach, 1e-9))
+
+
+def fitted(node: ir.SmoothNode, x: ScaledWire, usual: float, ring_bits: int) -> Fit | None:
+    """Fit waves over the values that `x` may have. None where no number of them that is worth it meets the function.
+
+    `usual` is the root mean square of the function's values.
+    """
+    if FUNCTIONS[node.function].is_steep:
+        return None
+    low, high = x.low / x.factor, x.high / x.factor
+    places = np.linspace(low, high, _PLACES)
+    y = node.forward(torch.from_numpy(places * x.factor)).numpy() / x.factor
+    if not (np.isfinite(y).all() and max(high - low, float(np.abs(y).max())) < _LARGEST):
+        return None
+    usual = min(_USUAL * usual / x.factor, float(np.abs(y).max()))
+    if usual <= 0:
+        return None
+    found = [
+        fit
+        for turns, period_bits in _periods(x, high - low)
+        for fit in _series(places, y, 1 / np.maximum(usual, np.abs(y)), turns, period_bits, x.frac, ring_bits)
+    ]
+    return min(found, key=lambda fit: fit.price, default=None)
+
+
+def _periods(x: ScaledWire, width: float) -> Iterator[tuple[int, int]]:
+    """Yield (turns, bits) of the periods that hold the range: 2^bits / turns ring elements."""
+    for turns in _TURNS:
+        least = math.ceil(math.log2(width * _LEAST * turns) + x.frac)
+        for bits in (least, least + 1):
+            if 2.0 ** (bits - x.frac) / turns <= _MOST * width and _FEWEST + 2 <= bits <= x.bits:
+                yield turns, bits
+
+
+def _series(
+    places: Array, y: Array, weight: Array, turns: int, period_bits: int, frac: int, ring_bits: int
+) -> Iterator[Fit]:
+    """Yield for each of a few slopes the least number of waves, if any, that is close enough."""
+    steps = 1 << min(period_bits, _OPENED_BITS[ring_bits])
+    most = min(_MOST_WAVES[ring_bits], steps // 2)
+    angle = 2 * np.pi * turns * 2.0 ** (frac - period_bits) * places
+    basis = np.ones((len(places), 2 * most + 1))
+    basis[:, 1::2] = np.cos(np.outer(angle, np.arange(1, most + 1)))
+    basis[:, 2::2] = np.sin(np.outer(angle, np.arange(1, most + 1)))
+    basis *= weight[:, None]
+    squares = basis.T @ basis + _RIDGE * float((weight**2).sum()) * np.eye(2 * most + 1)
+    rise = float((y[-1] - y[0]) / (places[-1] - places[0]))
+    slopes = {0.0, math.copysign(2.0 ** round(math.log2(abs(rise))), rise)} if rise else {0.0}
+    for slope in sorted(slopes):
+        wanted = (y - slope * places) * weight
+        sides = basis.T @ wanted
+        for count in range(_FEWEST, most + 1):
+            size = 2 * count + 1
+            c = np.linalg.solve(squares[:size, :size], sides[:size])
+            error = float(np.abs(basis[:, :size] @ c - wanted).max())
+            if error <= _CLOSE[ring_bits]:
+                yield Fit(slope, float(c[0]), c[1::2], c[2::2], turns, period_bits, error)
+                break
+
+
+def layer_of(fit: Fit, x: ScaledWire, name: str, ring_bits: int) -> tuple[Waves, int]:
+    """Return the layer for ring elements of x times `fit.turns`, and its fractional bits."""
+    frac = fitting(fit.reach, _HEIGHT_BITS[ring_bits])
+    heights = np.maximum(np.hypot(fit.cosines, fit.sines), 2.0**-frac)
+    # Words and tables share the bits of a product so that both add as much by rounding.
+    tables = np.clip(np.round((frac + np.log2(heights)) / 2), 1, 24).astype(int)
+    opened = min(fit.period_bits, _OPENED_BITS[ring_bits])
+    waves = tuple(
+        Wave(cosine=round(cosine * 2.0 ** (frac - bits)), sine=round(sine * 2.0 ** (frac - bits)), table_bits=bits)
+        for cosine, sine, bits in zip(fit.cosines.tolist(), fit.sines.tolist(), tables.tolist(), strict=True)
+    )
+    layer = Waves(
+        name=name,
+        input=x.name,
+        shape=x.shape,
+        shift=fit.period_bits - opened,
+        opened_bits=opened,
+        word_bits=ring_bits,
+        constant=round(fit.constant * 2.0**frac),
+        waves=waves,
+    )
+    return layer, frac
+
+
+def write(writer: Writer, node: ir.SmoothNode, x: ScaledWire) -> ScaledWire | None:
+    """Write slope x + waves, both cut to few bits. Returns None, and writes nothing, where waves are not worth it."""
+    usual = writer.known[node.name].rms
+    fit = fitted(node, x, usual, writer.ring.bits)
+    low, high = writer.bounds(node)
+    most = max(-low, high)
+    if fit is None or fit.reach * x.factor < _CLOSE[writer.ring.bits] * most:  # hardly more than a line
+        return None
+    waves, frac = layer_of(fit, x, writer.name(replace(x, name=node.name), "waves"), writer.ring.bits)
+    fits = min(fitting(fit.reach, writer.precision.short), fitting(most / x.factor, writer.ring.bits - 2))
+    cut = min(frac - waves.hidden_bits, fits)
+    if 2.0**-cut * x.factor > _COARSEST * _CLOSE[writer.ring.bits] * min(_USUAL * usual, most):
+        return None
+    shift = frac - cut
+    source = writer.to_reduce(x, waves.shift)
+    if fit.turns > 1:
+        turned = local.Combine(
+            name=writer.name(replace(x, name=node.name), "turned"),
+            inputs=(source.name,),
+            shapes=(x.shape,),
+            factors=(fit.turns,),
+        )
+        source = writer.after(source, turned)
+    writer.add(waves.model_copy(update={"input": source.name}))
+    name = writer.name(replace(x, name=node.name), "bent") if fit.slope else node.name
+    truncate = lookups.Truncate(
+        name=name, input=waves.name, shape=x.shape, shift=shift, opened_bits=_HEIGHT_BITS[writer.ring.bits] + 2 - shift
+    )
+    bent = writer.after(x, truncate, frac=cut, bits=writer.ring.bits, low=low, high=high)
+    if not fit.slope:
+        return bent
+    steps = round(math.log2(abs(fit.slope)))
+    line = _line(writer, x, cut + steps)
+    gain = round(math.copysign(2.0 ** (cut + steps - line.frac), fit.slope))
+    both = local.Combine(name=node.name, inputs=(bent.name, line.name), shapes=(x.shape,) * 2, factors=(1, gain))
+    return writer.after(bent, both)
+
+
+def _line(writer: Writer, x: ScaledWire, frac: int) -> ScaledWire:
+    """Return x in the plan's ring with at most `frac` fractional bits, opened with as few bits as hold it."""
+    if x.frac <= frac:
+        return writer.in_ring(x)
+    short = writer.precision.short + 2
+    return writer.truncated(x, frac, "line", short if x.reach * 2.0**frac < 2.0 ** (short - 2) else None)
