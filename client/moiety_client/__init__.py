@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
     """
     if name == "syft":
         raise ImportError(
-            "the PySyft dialect is a package of its own: `import moiety_syft as sy`, or run the program as it is with "
+            "the PySyft dialect is a separate package: `import moiety_syft as sy`, or run the unchanged program with "
             "`moiety syft run program.py`"
         )
     if name not in _FACE:

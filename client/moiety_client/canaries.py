@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moiety_client.answers import Prediction
 from moiety_client.errors import CanaryFailed, InvalidInput
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.messages.canary import Canary
+from moiety_shared.messages.canary import Canary, places
 from moiety_shared.messages.catalogue import Entry
 
 
@@ -22,12 +23,15 @@ class Canaries:
     def check_offered(self, entry: Entry) -> None:
         """Raise InvalidInput if the model has no canaries, or can have none."""
         if self._count < 0:
-            raise InvalidInput("canaries: how many inputs with known answers to mix in")
+            raise InvalidInput("canaries is how many inputs with known answers to mix in: pass 0 or more")
         if self._count and entry.plan.output.kind == "count":
-            raise InvalidInput(f"model {entry.name!r} only counts: it gives no single answers that canaries could have")
+            raise InvalidInput(
+                f"model {entry.name!r} gives one count and no answers to single inputs: ask without canaries"
+            )
         if self._count and not entry.canaries:
             raise InvalidInput(
-                f"model {entry.name!r} has no canaries: its owner found no inputs whose answers are sure; ask without"
+                f"model {entry.name!r} has no canaries, because its owner found no inputs with sure answers: ask "
+                "without canaries"
             )
 
     def mixed(self, entry: Entry, elements: RingArray) -> RingArray:
@@ -42,7 +46,7 @@ class Canaries:
         mixed = np.empty((total, elements.shape[1]), dtype=elements.dtype)
         mixed[_others(total, rows)] = elements
         for row, canary in self._placed.items():
-            mixed[row] = canary.elements(entry.plan)
+            mixed[row] = canary.elements(entry.plan, entry.table)
         return mixed
 
     def checked(self, entry: Entry, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -53,8 +57,8 @@ class Canaries:
         wrong = [row for row, canary in self._placed.items() if not _fits(entry, canary, values[row])]
         if wrong:
             raise CanaryFailed(
-                f"{len(wrong)} of {self._count} inputs with known answers came back wrong: believe nothing that this "
-                "service computed, and tell the model's owner"
+                f"{len(wrong)} of {self._count} inputs with known answers came back wrong: discard all answers of this "
+                "service, and tell the model's owner"
             )
         return values[_others(len(values), self._placed)]
 
@@ -66,10 +70,12 @@ def _others(total: int, rows: "set[int] | dict[int, Canary]") -> npt.NDArray[np.
 
 
 def _fits(entry: Entry, canary: Canary, answer: npt.NDArray[Any]) -> bool:
-    """Whether the label is right and, if the model gives out outputs, the largest output has the right size."""
-    flat = answer.ravel()
-    if entry.plan.output.kind == "labels":
-        return bool(flat[canary.label] == 1)
-    if int(flat.argmax()) != canary.label:
-        return False
-    return canary.top is None or bool(abs(flat[canary.label] - canary.top) <= canary.tolerance)
+    """Whether the label is right, if the model has labels, and the outputs are near enough, if it gives them out."""
+    output, flat = entry.plan.output, answer.ravel()
+    if canary.label is not None:
+        told = Prediction(output, answer[None], (), 0, 0, 0.0).labels
+        if int(told[0]) != canary.label:
+            return False
+    if output.kind != "logits":
+        return canary.label is not None
+    return bool((np.abs(flat[places(len(flat))] - canary.outputs) <= canary.tolerance).all())

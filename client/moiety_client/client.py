@@ -31,6 +31,7 @@ from moiety_client.streaming import BATCH, Run, each, each_async
 from moiety_client.telemetry import Telemetry
 from moiety_service.http import clients
 from moiety_shared.messages.catalogue import Entry
+from moiety_shared.tabular import Others
 
 
 class Client(Core):
@@ -130,11 +131,13 @@ class Client(Core):
         """
         return self._do(self._entry(name, refresh))
 
-    def predict(self, model: str, images: Any, *, canaries: int = 0) -> Prediction:
+    def predict(self, model: str, images: Any, *, columns: Others = "strict", canaries: int = 0) -> Prediction:
         """Predict privately for one input or a stack of them, in order.
 
         `images` may be NumPy arrays, lists of numbers, torch tensors, PIL images, paths of picture or .npy files, or a
-        list of any of these. The client reads an iterator batch by batch, as `stream` does.
+        list of any of these. For a model of a table, it may be a DataFrame, a dictionary of columns, a list of
+        dictionaries, an array with the columns in order, or the path of a .csv file; `columns="ignore"` leaves out
+        columns that the model does not take. The client reads an iterator batch by batch, as `stream` does.
 
         `canaries` is how many inputs with known answers the client mixes among yours, to check the servers. The owner
         has published these answers, and only you know where the canaries are. If one comes back wrong, the client
@@ -144,14 +147,15 @@ class Client(Core):
         `moiety_client.errors`.
         """
         if inputs.is_lazy(images):
-            return Prediction.joined(list(self.stream(model, images, canaries=canaries)))
-        return self._do(self._ask(model, tasks.prediction(images, canaries)))
+            return Prediction.joined(list(self.stream(model, images, columns=columns, canaries=canaries)))
+        return self._do(self._ask(model, tasks.prediction(images, canaries, others=columns)))
 
     def stream(
         self,
         model: str,
         images: Iterable[Any] | Any,
         *,
+        columns: Others = "strict",
         batch: int = BATCH,
         resume: Path | str | None = None,
         progress: bool = False,
@@ -160,8 +164,8 @@ class Client(Core):
         """Predict for many inputs, batch by batch, in order. The client reads each batch only when it is due.
 
         `images` are inputs or stacks of them, in any form that `predict` takes. `batch` is how many inputs go into one
-        request; if the model takes fewer, the client sends fewer. `progress` draws a bar on stderr. `canaries` has the
-        meaning that it has for `predict`.
+        request; if the model takes fewer, the client sends fewer. `progress` draws a bar on stderr. `columns` and
+        `canaries` are those of `predict`.
 
         `resume` names a file in which the client keeps the answers. It writes each batch to the disk before it yields
         it. After an interruption, make the same call again: batches that are in the file come from the file, and you
@@ -172,7 +176,7 @@ class Client(Core):
         Raises ResumeRefused if the file holds other inputs, another model or another batch size, and otherwise what
         `predict` raises.
         """
-        with Run(model, images, batch, canaries, resume, progress) as run:
+        with Run(model, images, batch, canaries, resume, progress, columns) as run:
             for item in each(images):
                 for rows in run.add(self.model(model), item):
                     yield self._batch(run, rows)
@@ -183,10 +187,13 @@ class Client(Core):
         known = run.known(self.model(run.model), rows)
         return known or run.keep(self._do(self._ask(run.model, run.task(rows))))
 
-    def evaluate(self, model: str, images: Any, labels: npt.ArrayLike, *, reveal_to: str = "client") -> Evaluation:
+    def evaluate(
+        self, model: str, images: Any, labels: npt.ArrayLike, *, columns: Others = "strict", reveal_to: str = "client"
+    ) -> Evaluation:
         """Count how many inputs the model labels right.
 
-        `labels` holds the true class of each input, as an int or as the class's name.
+        `labels` holds the true class of each input, as an int or as the class's name. For a model of a table, it may be
+        the name of the column of `images` that holds them. `columns` is that of `predict`.
 
         For most models, the client asks for predictions and compares them here. If the owner published the model for
         evaluation only, the servers count in private and nothing but the count comes back. Then `reveal_to` names who
@@ -196,7 +203,7 @@ class Client(Core):
         shares before it joins them, so it learns only the sum. The owner reads the count of each request. Raises what
         `predict` raises.
         """
-        return self._do(self._ask(model, tasks.evaluation(images, labels, reveal_to)))
+        return self._do(self._ask(model, tasks.evaluation(images, labels, reveal_to, columns)))
 
     def total(self, model: str, values: Any) -> npt.NDArray[np.float64]:
         """Return the sum of a model's outputs over all inputs, as an array of shape (output size,).
@@ -293,20 +300,22 @@ class AsyncClient(Core):
         """Return a model's verified catalogue entry: see `Client.model`."""
         return await self._do(self._entry(name, refresh))
 
-    async def predict(self, model: str, images: Any, *, canaries: int = 0) -> Prediction:
+    async def predict(self, model: str, images: Any, *, columns: Others = "strict", canaries: int = 0) -> Prediction:
         """Predict privately for one input or a stack of them: see `Client.predict`.
 
         `images` may also be an asynchronous iterator.
         """
         if inputs.is_lazy(images):
-            return Prediction.joined([part async for part in self.stream(model, images, canaries=canaries)])
-        return await self._do(self._ask(model, tasks.prediction(images, canaries)))
+            parts = self.stream(model, images, columns=columns, canaries=canaries)
+            return Prediction.joined([part async for part in parts])
+        return await self._do(self._ask(model, tasks.prediction(images, canaries, others=columns)))
 
     async def stream(
         self,
         model: str,
         images: AsyncIterable[Any] | Iterable[Any] | Any,
         *,
+        columns: Others = "strict",
         batch: int = BATCH,
         resume: Path | str | None = None,
         progress: bool = False,
@@ -316,7 +325,7 @@ class AsyncClient(Core):
 
         `images` may also be an asynchronous iterator.
         """
-        with Run(model, images, batch, canaries, resume, progress) as run:
+        with Run(model, images, batch, canaries, resume, progress, columns) as run:
             async for item in each_async(images):
                 entry = await self.model(model)
                 slow = inputs.is_slow(item)
@@ -331,10 +340,10 @@ class AsyncClient(Core):
         return known or run.keep(await self._do(self._ask(run.model, run.task(rows))))
 
     async def evaluate(
-        self, model: str, images: Any, labels: npt.ArrayLike, *, reveal_to: str = "client"
+        self, model: str, images: Any, labels: npt.ArrayLike, *, columns: Others = "strict", reveal_to: str = "client"
     ) -> Evaluation:
         """Count how many inputs the model labels right: see `Client.evaluate`."""
-        return await self._do(self._ask(model, tasks.evaluation(images, labels, reveal_to)))
+        return await self._do(self._ask(model, tasks.evaluation(images, labels, reveal_to, columns)))
 
     async def total(self, model: str, values: Any) -> npt.NDArray[np.float64]:
         """Return the sum of a model's outputs over all inputs: see `Client.total`."""

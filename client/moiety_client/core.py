@@ -118,7 +118,10 @@ class Core:
         with self._state.changing() as seen:
             pinned = self._owner_key or seen.owners.get(self._catalogue, "")
             if not pinned:
-                warnings.warn("no owner_key pinned: trusting the key that the catalogue itself names", stacklevel=2)
+                warnings.warn(
+                    "no owner_key is pinned, so the client trusts the key that the catalogue names: pass owner_key",
+                    stacklevel=2,
+                )
             owner_key = pinned or signed.owner_key
             entry = _verified(signed, owner_key)
             revisions = seen.revisions.setdefault(owner_key, {})
@@ -140,15 +143,15 @@ class Core:
             raise from_problem(problem) from problem
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CatalogueUnavailable(
-                f"no answer from the catalogue at {self._catalogue} ({type(error).__name__}): is the model owner's "
-                "server running, and is its address in the access file right?"
+                f"the catalogue at {self._catalogue} does not answer ({type(error).__name__}): check that the model "
+                "owner's server runs, and that the access file has its address"
             ) from error
         except MoietyError:
             raise
         except (ValueError, TypeError, KeyError) as error:
             raise CatalogueError(
-                f"no usable catalogue at {self._catalogue}: is it the model owner's server, and of this version of "
-                "moiety?"
+                f"what answers at {self._catalogue} is not a catalogue that this client can read: check that it is the "
+                "model owner's server, and that it runs this version of moiety"
             ) from error
 
     # Requests
@@ -225,7 +228,7 @@ def _verified(signed: SignedEntry, owner_key: str) -> Entry:
         return signed.verify(owner_key)
     except BadSignature as error:
         raise UntrustedEntry(
-            f"{error}: ask the owner for their key, and who changed the catalogue if it differs"
+            f"{error}: compare your key with the owner's; if they are equal, somebody changed the catalogue"
         ) from error
 
 
@@ -249,8 +252,8 @@ def _check_current(entry: Entry, name: str, seen: int) -> None:
     if entry.expires <= time.time():
         over = datetime.fromtimestamp(entry.expires, UTC)
         raise ExpiredEntry(
-            f"the entry of {name!r} was good until {over:%Y-%m-%d %H:%M} UTC: the owner renews it with moiety refresh; "
-            "if that was done, set the clock here, or ask who shows you an old one"
+            f"the entry of {name!r} expired at {over:%Y-%m-%d %H:%M} UTC: the owner renews it with `moiety refresh`; "
+            "if they did, check this machine's clock, or ask them who shows you an old entry"
         )
 
 
@@ -281,7 +284,7 @@ def no_answer() -> Iterator[None]:
         yield
     except httpx.HTTPError as error:
         raise Problem(
-            ProblemType.PARTY_UNAVAILABLE, f"{error.request.url.host} gave no answer ({type(error).__name__})"
+            ProblemType.PARTY_UNAVAILABLE, f"{error.request.url.host} does not answer ({type(error).__name__})"
         ) from error
 
 
@@ -289,7 +292,7 @@ def _encrypted(url: str, what: str) -> str:
     """Return the URL without a slash at its end. Raises InsecureAddress for plain HTTP to another machine."""
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-        raise InsecureAddress(f"the address of {what} must begin with https://: a token must not travel in the clear")
+        raise InsecureAddress(f"the address of {what} must begin with https://: a token must not travel unencrypted")
     return url.rstrip("/")
 
 
@@ -332,5 +335,5 @@ def trusting() -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise AccessFileError(
-            f"the CA is no certificate in PEM form ({type(error).__name__}): ask the owner for a new access file"
+            f"the CA is not a certificate in PEM form ({type(error).__name__}): ask the owner for a new access file"
         ) from None

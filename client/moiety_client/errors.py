@@ -17,9 +17,14 @@ MoietyError
 │   ├── WrongClock           a party refuses even a new request for its time: your clock or the party's is wrong
 │   └── QuotaExceeded        the token's quota is used up; try again in `retry_after` seconds
 ├── LabelsOnly               the model's owner chose to give out labels, and no outputs
+├── NoLabels                 the model gives values, and tells no classes apart
+├── NoProbabilities          the model's outputs are no probabilities, and no function makes them so
 └── ResultRejected           the answer belongs to another request, or somebody changed it on the way
     └── CanaryFailed         an input with a known answer came back wrong, so your answers may be wrong too
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 from moiety_shared.problems import Problem, ProblemType
 
@@ -29,7 +34,28 @@ class MoietyError(Exception):
 
 
 class InvalidInput(MoietyError, ValueError):
-    """The inputs do not fit the model. The client sent nothing."""
+    """The inputs do not fit the model. The client sent nothing.
+
+    The text says what is wrong and where, and never contains a value. Where single values are wrong, these say more:
+
+    - `row` is the place of the first input that is wrong, counted from 0 among those you passed, and `rows` of all that
+      are wrong in the same way.
+    - `column` is the name of the table's column, or the place in the input's array, such as (0, 5, 7).
+    - `value` is what is there. `beyond` is how far it is out of the range: below it if negative, above it if positive.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        rows: Sequence[int] = (),
+        column: str | tuple[int, ...] | None = None,
+        value: Any = None,
+        beyond: float | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.rows, self.row = rows, rows[0] if rows else None
+        self.column, self.value, self.beyond = column, value, beyond
 
 
 class AccessFileError(MoietyError):
@@ -78,6 +104,14 @@ class CanaryFailed(ResultRejected):
 
 class LabelsOnly(MoietyError):
     """The model gives out only which classes are likeliest, so there are no outputs to read."""
+
+
+class NoLabels(MoietyError):
+    """The model gives values and tells no classes apart, so there are no labels to read."""
+
+
+class NoProbabilities(MoietyError):
+    """The model gives values, or scores that no function makes probabilities."""
 
 
 class FromProblem(MoietyError):

@@ -120,7 +120,7 @@ class Call:
             raw = [open_result(self._keys[p], sealed[p][:own], self.binding.context("result", p)) for p in (0, 1)]
         except Problem as problem:
             raise ResultRejected(
-                f"the answer does not belong to this request or was changed on the way ({problem.kind.title})"
+                f"the answer does not belong to this request, or was changed on the way ({problem.kind.title})"
             ) from problem
         return np.frombuffer(raw[0], dtype=dtype), np.frombuffer(raw[1], dtype=dtype)
 
@@ -140,8 +140,9 @@ class Call:
 def joined(plan: Plan, shares: tuple[RingArray, RingArray]) -> npt.NDArray[Any]:
     """Join both parties' shares into what a plan gives out. That depends on the kind of its output:
 
-    - logits: the model's own outputs, (rows, *output shape).
+    - logits: the model's outputs without its last function, (rows, *output shape).
     - labels: the rank of each class, from 1, or 0 for a class without a rank, (rows, *output shape).
+    - decision: 0 or 1, (rows, *output shape). Raises ResultRejected for anything else.
     - count: the sum over the call's inputs, as whole numbers (output size,).
     """
     if plan.output.kind == "labels":
@@ -149,8 +150,11 @@ def joined(plan: Plan, shares: tuple[RingArray, RingArray]) -> npt.NDArray[Any]:
     elements = fixed_point.join(*shares)
     if plan.output.kind == "count":
         return elements.astype(np.int64)
-    outputs = fixed_point.decode(elements, scale=plan.output.scale).reshape(-1, *plan.output.shape)
-    return fixed_point.finish(plan.output.final, outputs)
+    if plan.output.kind == "decision":
+        if ((elements != 0) & (elements != 1)).any():
+            raise ResultRejected("the answer is no decision, so a party computed wrongly: tell the model's owner")
+        return elements.reshape(-1, *plan.output.shape)
+    return fixed_point.decode(elements, scale=plan.output.scale).reshape(-1, *plan.output.shape)
 
 
 def added(shares: Sequence[tuple[RingArray, RingArray]]) -> tuple[RingArray, RingArray]:

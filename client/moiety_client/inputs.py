@@ -6,51 +6,74 @@ numpy array, list of numbers     uint8 values are pixels of pictures, floats are
 torch tensor                     as an array; pixels may have their channels first, as torchvision reads them
 PIL image, picture file          the client makes it fit, as the model's catalogue entry says
 .npy file                        an array as above
+dictionary, .npz file            the inputs of a model that takes several, by name: each an array as above
 list, tuple, iterator            of any of these
+DataFrame, dictionary, .csv ...  rows of a table, for a model that takes these: see `tables.py`
+
+A grey picture that has another polarity than the model's is inverted, with a warning.
 
 `rows` turns them into an array with one input in each row. `encode_rows` turns the rows into ring elements: the whole
 numbers that the client splits into shares.
 """
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from moiety_client import named, polarity, ranges, tables
 from moiety_client.errors import InvalidInput
+from moiety_client.tables import TableRows
 from moiety_service import files
 from moiety_shared import fixed_point
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages.catalogue import Entry, Preprocessing
+from moiety_shared.parts import in_units
 from moiety_shared.plan.plan import Plan
+from moiety_shared.tabular import Others
 
 _STEP = 16
-_NPY = ".npy"
-Rows = npt.NDArray[Any]
-"""Pictures as uint8 (n, height, width) or (n, height, width, 3), or numbers (n, *the plan's input shape)."""
+_NPY, NPZ = ".npy", ".npz"
+_Read = TypeVar("_Read")
+Rows = npt.NDArray[Any] | TableRows
+"""Pictures as uint8 (n, height, width) or (n, height, width, 3), numbers (n, *the plan's input shape), or rows of a
+table. The numbers of a model with several inputs are in their own ranges still."""
 
 
-def encode(entry: Entry, given: Any) -> RingArray:
+def encode(entry: Entry, given: Any, others: Others = "strict") -> RingArray:
     """Encode one input or a stack of them as ring elements (n, input size).
 
-    `given` has any of the forms that this module's text lists. Raises InvalidInput, whose text never contains a value.
+    `given` has any of the forms that this module's text lists. `others` says what becomes of a table's columns that the
+    model does not take. Raises InvalidInput, whose text never contains a value.
     """
     check_predicts(entry)
-    return encode_rows(entry, rows(entry, given))
+    return encode_rows(entry, rows(entry, given, others))
 
 
-def encode_labelled(entry: Entry, given: Any, labels: npt.ArrayLike) -> RingArray:
-    """Encode inputs for a private evaluation as ring elements (n, input size + 1): each input, then its label.
+def labelled_rows(entry: Entry, given: Any, labels: Any, others: Others = "strict") -> tuple[Rows, Any]:
+    """Turn inputs into rows, and return them with their labels.
+
+    For a model of a table, `labels` may be the name of the column of `given` that holds them. Raises InvalidInput.
+    """
+    if entry.table is not None and isinstance(labels, str):
+        found, truth = tables.read_with(entry.table, given, labels, others)
+        return found, read_labels(truth.tolist(), entry.classes)
+    return rows(entry, given, others), labels
+
+
+def encode_labelled(entry: Entry, given: Rows, labels: npt.ArrayLike) -> RingArray:
+    """Encode rows for a private evaluation as ring elements (n, input size + 1): each input, then its label.
 
     A label is an int below the number of classes, or a class's name. Raises InvalidInput.
     """
     classes = entry.plan.input.classes
     if not classes or entry.plan.output.kind != "count":
         raise InvalidInput(f"model {entry.name!r} is not published for evaluation: call predict")
-    elements = encode_rows(entry, rows(entry, given))
+    elements = encode_rows(entry, given)
     indices = label_indices(entry, labels, len(elements), classes)[:, None]
     return np.concatenate((elements, indices.astype(elements.dtype)), axis=1)
 
@@ -67,17 +90,45 @@ def label_indices(entry: Entry, labels: npt.ArrayLike, count: int, classes: int)
     Raises InvalidInput.
     """
     given = np.atleast_1d(np.asarray(_as_array(labels)))
+    if given.dtype.kind == "O" and all(isinstance(label, str) for label in given.ravel().tolist()):
+        given = given.astype(np.str_)
     if given.dtype.kind == "U" and entry.classes:
         index = {name: at for at, name in enumerate(entry.classes)}
         unknown = [name for name in given.ravel().tolist() if name not in index]
         if unknown:
-            raise InvalidInput(f"a label is none of the model's {len(index)} classes: see `model.classes`")
+            raise InvalidInput(f"a label is not one of the model's {len(index)} classes: see `model.classes`")
         given = np.array([index[name] for name in given.ravel().tolist()], dtype=np.int64).reshape(given.shape)
     if given.dtype.kind not in "iu" or given.shape != (count,):
         raise InvalidInput(f"pass one integer label for each of the {count} inputs")
     if given.min() < 0 or given.max() >= classes:
-        raise InvalidInput(f"labels are classes from 0 to {classes - 1}")
+        raise InvalidInput(f"pass labels from 0 to {classes - 1}")
     return given.astype(np.int64)
+
+
+def read_labels(labels: Sequence[Any], names: Sequence[str]) -> npt.NDArray[Any]:
+    """Return labels as a file has them, texts or numbers, as names of classes where they are names, else as ints.
+
+    Of classes that are numbers, such as 1 to 7, each label is the class of that number, and no place among them. Raises
+    InvalidInput if there is no such class.
+    """
+    texts = [str(int(label)) if isinstance(label, bool) else str(label) for label in labels]
+    if set(texts) <= set(names):
+        return np.array(texts)
+    numbers = {_number(name): name for name in names}
+    if numbers and None not in numbers:
+        found = [numbers.get(_number(text)) for text in texts]
+        if None in found:
+            raise InvalidInput(f"a label is not one of the model's {len(names)} classes: see `model.classes`")
+        return np.array(found)
+    whole = [text.strip().removesuffix(".0") for text in texts]
+    return np.array(whole, dtype=np.int64) if all(map(str.isdecimal, whole)) else np.array(labels)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def is_lazy(given: Any) -> bool:
@@ -89,13 +140,13 @@ def is_lazy(given: Any) -> bool:
 def is_slow(given: Any) -> bool:
     """Whether the client reads files or resizes pictures to encode `given`."""
     if isinstance(given, list | tuple) and given:
-        return any(map(is_slow, given))
+        return any(map(is_slow, given[:_STEP]))
     return isinstance(given, str | Path) or _is_a("PIL.Image", "Image", given)
 
 
 def single(given: Any) -> bool:
     """Whether `given` is one thing to read, and not a collection of things."""
-    return isinstance(given, str | Path | np.ndarray) or any(_is_a(*kind, given) for kind in _KINDS)
+    return isinstance(given, str | Path | np.ndarray | Mapping) or any(_is_a(*kind, given) for kind in _KINDS)
 
 
 _KINDS = (("torch", "Tensor"), ("PIL.Image", "Image"))
@@ -110,37 +161,92 @@ def _is_a(module: str, name: str, given: Any) -> bool:
 # Anything -> rows
 
 
-def rows(entry: Entry, given: Any) -> Rows:
+def rows(entry: Entry, given: Any, others: Others = "strict") -> Rows:
     """Turn one input or a stack of them into rows. `given` has any of the forms that this module's text lists.
 
-    Raises InvalidInput.
+    `others` says what becomes of a table's columns that the model does not take. Raises InvalidInput.
     """
     if hasattr(given, "__aiter__"):
-        raise InvalidInput("an asynchronous iterator is for the predict and stream of AsyncClient: pass its items")
+        raise InvalidInput("only the predict and stream of AsyncClient take an asynchronous iterator: pass its items")
     if is_lazy(given):
-        given = list(given)
+        return together([next_rows(entry, one, others) for one in given])
+    if entry.table is not None:
+        return tables.read(entry.table, given, others)
+    if isinstance(given, TableRows):
+        raise InvalidInput(f"model {entry.name!r} takes no table any more: pass what it takes")
     if isinstance(given, list | tuple) and any(single(one) for one in given):
         return together([rows(entry, one) for one in given])
+    parts = entry.plan.input.parts
+    if isinstance(given, Mapping):
+        if not parts:
+            raise InvalidInput(f"model {entry.name!r} takes one input: pass it as an array, not dict")
+        return named.flat_rows(parts, given, lambda one: _loaded(entry, one), _stacked)
+    if isinstance(given, str | Path) and Path(given).suffix.lower() == NPZ:
+        return rows(entry, _array_file(Path(given), files.arrays))
     array = _loaded(entry, given)
+    if parts:
+        return named.check_flat(parts, array)
     if array.dtype == np.uint8:
         return _pictures(_preprocessing(entry), array, channels_first=_is_a("torch", "Tensor", given))
     if array.dtype.kind not in "fiu":
         raise InvalidInput(f"pass uint8 pictures or float inputs, not {_kind(array, given)}")
-    return _stacked(array, entry.plan.input.shape)
+    return _stacked(ranges.forgiven(array, given, entry.plan.input), entry.plan.input.shape)
+
+
+def next_rows(entry: Entry, item: Any, others: Others = "strict") -> Rows:
+    """Turn what an iterator yields into rows: an input or a stack of them. Raises InvalidInput for a pair (x, y)."""
+    if isinstance(item, list | tuple) and len(item) > 1 and _is_pair(item, of_table=entry.table is not None):
+        raise InvalidInput(
+            "the iterator yields pairs such as (x, y), as data loaders do: pass x alone, as in (x for x, y in loader)"
+        )
+    return rows(entry, item, others)
+
+
+def _is_pair(item: Sequence[Any], *, of_table: bool) -> bool:
+    """Whether these are inputs and their labels, and not inputs one after another."""
+    kinds = {_kind_of(one) for one in item}
+    if len(item) == 2 and all(map(_is_array, item)):
+        return True
+    if len(kinds) > 1 and any(kind != "row" for kind in kinds):
+        return not of_table or "frame" in kinds or any(map(_is_array, item))
+    return False
+
+
+def _kind_of(given: Any) -> str:
+    if _is_array(given):
+        return f"array {tuple(given.shape)}"
+    if _is_a("pandas", "DataFrame", given):
+        return "frame"
+    return "file" if single(given) else "row"
+
+
+def _is_array(given: Any) -> bool:
+    return isinstance(given, np.ndarray) or _is_a("torch", "Tensor", given)
+
+
+def index(given: Rows | None) -> Any:
+    """Return the index of the DataFrame that rows came from, or None."""
+    return given.index if isinstance(given, TableRows) else None
 
 
 def together(parts: Sequence[Rows]) -> Rows:
-    """Join rows of one kind into one array. Raises InvalidInput if pictures and numbers are mixed."""
-    if len({part.dtype == np.uint8 for part in parts}) > 1:
-        raise InvalidInput("uint8 pictures and float inputs are mixed: pass one kind")
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    """Join rows of one kind into one. Raises InvalidInput if pictures and numbers are mixed, or there are none."""
+    if not parts:
+        raise InvalidInput("there are no inputs: pass one at least")
+    named = [part for part in parts if isinstance(part, TableRows)]
+    arrays = [part for part in parts if not isinstance(part, TableRows)]
+    if named:
+        return TableRows.joined(named)
+    if len({part.dtype == np.uint8 for part in arrays}) > 1:
+        raise InvalidInput("uint8 pictures and float inputs are mixed: pass either kind alone")
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _loaded(entry: Entry, given: Any) -> npt.NDArray[Any]:
     if isinstance(given, str | Path):
         path = Path(given)
         if path.suffix.lower() == _NPY:
-            return _array_file(path)
+            return _array_file(path, files.array)
         from moiety_client import pictures  # only the `client` extra installs Pillow, and arrays do not need it
 
         return pictures.read(path, _preprocessing(entry))
@@ -159,21 +265,23 @@ def _as_array(given: Any) -> npt.NDArray[Any]:
     try:
         return np.asarray(given)
     except ValueError:
-        raise InvalidInput("the inputs are not all of one shape: pass them one by one, or make them alike") from None
+        raise InvalidInput(
+            "the inputs do not all have the same shape: pass them one by one, or give them the same shape"
+        ) from None
 
 
-def _array_file(path: Path) -> npt.NDArray[Any]:
+def _array_file(path: Path, read: Callable[[Path], _Read]) -> _Read:
     try:
-        return files.array(path)
+        return read(path)
     except OSError as error:
-        raise InvalidInput(f"{path} is no .npy file that can be read: {error.strerror}") from None
+        raise InvalidInput(f"{path} cannot be read as a {path.suffix} file: {error.strerror}") from None
     except ValueError as error:
-        raise InvalidInput(f"{path} is no .npy file that can be read: {error}") from None
+        raise InvalidInput(f"{path} cannot be read as a {path.suffix} file: {error}") from None
 
 
 def _preprocessing(entry: Entry) -> Preprocessing:
-    if entry.preprocessing is None:
-        raise InvalidInput(f"model {entry.name!r} has no preprocessing for pictures: pass its float input")
+    if not isinstance(entry.preprocessing, Preprocessing):
+        raise InvalidInput(f"model {entry.name!r} does not take pictures: pass float inputs")
     return entry.preprocessing
 
 
@@ -188,13 +296,16 @@ def _pictures(how: Preprocessing, array: npt.NDArray[np.uint8], *, channels_firs
         array = array[None]
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
         raise InvalidInput(
-            f"the model takes pictures of {' x '.join(map(str, shape))}, these are {_text(array)}: "
-            "PIL images and picture files are made to fit, arrays are taken as they are"
+            f"the model takes pictures of {' x '.join(map(str, shape))}, but got {_text(array)}: pass "
+            "PIL images or picture files, which the client resizes, or arrays of that shape"
         )
+    array, inverted = polarity.aligned(array, how)
+    if inverted:
+        warnings.warn(polarity.told(inverted, how), stacklevel=2)
     return array
 
 
-def _stacked(array: npt.NDArray[Any], shape: tuple[int, ...]) -> Rows:
+def _stacked(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Give an array the model's input shape, with one input or a stack of them.
 
     An input may lack axes of length one, or have more of them. If the model takes a flat input, an input may have any
@@ -209,7 +320,7 @@ def _stacked(array: npt.NDArray[Any], shape: tuple[int, ...]) -> Rows:
             return array.reshape(len(array), *shape)
         if _long(array.shape) == wanted or (len(shape) == 1 and array.size == shape[0]):
             return array.reshape(1, *shape)
-    raise InvalidInput(f"the model takes inputs of shape {' x '.join(map(str, shape))}, these are {_text(array)}")
+    raise InvalidInput(f"the model takes inputs of shape {' x '.join(map(str, shape))}, but got {_text(array)}")
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -227,15 +338,27 @@ def _kind(array: npt.NDArray[Any], given: Any) -> str:
 # Rows -> ring elements
 
 
-def encode_rows(entry: Entry, given: Rows) -> RingArray:
-    """Encode what `rows` made as ring elements (n, input size). Raises InvalidInput."""
+def encode_rows(entry: Entry, given: Rows, start: int = 0) -> RingArray:
+    """Encode what `rows` made as ring elements (n, input size).
+
+    `start` is the place of the first row among all inputs of a call, for the errors. Raises InvalidInput.
+    """
+    if isinstance(given, TableRows):
+        if entry.table is None:
+            raise InvalidInput(f"model {entry.name!r} takes no table any more: pass what it takes")
+        return given.encode(entry.table, entry.plan, start)
     if given.dtype == np.uint8:
         return _encode_pictures(entry.plan, _preprocessing(entry), given)
-    return _encode(entry.plan, given.reshape(len(given), -1))
+    array = given.reshape(len(given), -1)
+    if not entry.plan.input.parts:  # each of several inputs has a range of its own
+        ranges.check(entry, array, start)
+    return _encode(entry.plan, array)
 
 
 def _encode(plan: Plan, array: npt.NDArray[np.generic]) -> RingArray:
     try:
+        if plan.input.parts:
+            array = in_units(plan.input.parts, array, grace=0.5 * 2.0**-plan.input.frac_bits)
         return fixed_point.encode(
             array,
             frac_bits=plan.input.frac_bits,
@@ -250,7 +373,7 @@ def _encode(plan: Plan, array: npt.NDArray[np.generic]) -> RingArray:
 def _encode_pictures(plan: Plan, how: Preprocessing, pictures: npt.NDArray[np.uint8]) -> RingArray:
     stack = np.moveaxis(pictures, -1, 1) if how.channels > 1 else pictures
     if stack[0].size != plan.input.size:
-        raise InvalidInput("the catalogue entry's preprocessing does not make the model's input: tell its owner")
+        raise InvalidInput("the model takes pictures of another size now: pass them again")
     # A channel has 256 possible values: encode each once, then look up every pixel.
     levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
     mean, std = (np.array(values, dtype=np.float32) for values in (how.mean, how.std))

@@ -106,7 +106,7 @@ class RunJournal:
         """Raise ResumeRefused if the file holds more batches than the run has."""
         if self._kept:
             raise ResumeRefused(
-                f"{self._path} holds answers to more inputs than these: pass the same inputs, or name another file"
+                f"{self._path} holds answers to more inputs than you passed: pass the same inputs, or name another file"
             )
 
     def drawn(self, entry: Entry, elements: RingArray) -> Drawn:
@@ -117,8 +117,8 @@ class RunJournal:
         digest = _digest(elements)
         if self._head is not None and entry.upload_id != self._head.upload_id:
             raise ResumeRefused(
-                f"{entry.name} was published anew while the run was going on, as version {entry.version}: what is in "
-                f"{self._path} is of version {self._head.version}; start again with another file"
+                f"{entry.name} was published again during the run, as version {entry.version}, but {self._path} "
+                f"holds answers of version {self._head.version}: start again with another file"
             )
         before = self._read_pending()
         if before is not None and (before.inputs, before.upload_id) == (digest, entry.upload_id):
@@ -148,7 +148,7 @@ class RunJournal:
         """Write a batch's answers. They are on the disk when this returns."""
         kept = Kept(
             inputs=_digest(elements),
-            values=answer.values.tolist(),
+            values=answer.given.tolist(),
             rounds=answer.rounds,
             online_bytes=answer.online_bytes,
             seconds=answer.seconds,
@@ -163,8 +163,10 @@ class RunJournal:
         if self._head == head:
             return
         was, now = (f"model {h.model} {h.version} in batches of {h.batch}" for h in (self._head, head))
-        anew = "" if was != now else ", of which the weights were uploaded anew"
-        raise ResumeRefused(f"{self._path} is of {was}, this run of {now}{anew}: name another file")
+        anew = "" if was != now else ", whose weights the owner uploaded again"
+        raise ResumeRefused(
+            f"{self._path} belongs to a run of {was}, but this is a run of {now}{anew}: name another file"
+        )
 
     def _read(self) -> tuple[JournalHead | None, deque[Kept]]:
         """Read the file, and remove a last line that was cut short: the client never gave out its batch."""
@@ -177,7 +179,7 @@ class RunJournal:
             head = JournalHead.model_validate_json(lines[0]) if lines else None
             return head, deque(Kept.model_validate_json(line) for line in lines[1:])
         except ValidationError:
-            raise ResumeRefused(f"{self._path} is not the file of a run: name another one") from None
+            raise ResumeRefused(f"{self._path} is not the file of a run: name another file") from None
 
     def _read_pending(self) -> Pending | None:
         try:

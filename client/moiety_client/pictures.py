@@ -43,15 +43,15 @@ def read(file: Path | bytes, how: Preprocessing, formats: tuple[str, ...] = FORM
     except InvalidInput:
         raise
     except UnidentifiedImageError:
-        raise InvalidInput(f"{name} is no picture file that can be read: {', '.join(formats)} are") from None
+        raise InvalidInput(f"{name} is not a picture file: pass {', '.join(formats)}") from None
     except OSError as error:
         if error.errno is None:  # Pillow raises it without a number for a file that is cut short or broken
-            raise InvalidInput(f"{name} is no picture file that can be read: it is broken") from None
-        raise InvalidInput(f"{name} cannot be opened ({error.strerror}): name a picture file that is there") from None
+            raise InvalidInput(f"{name} cannot be read as a picture: the file is damaged") from None
+        raise InvalidInput(f"{name} cannot be opened ({error.strerror}): name an existing picture file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large() from None
     except Exception:  # Pillow's readers raise many kinds of exception for a broken header
-        raise InvalidInput(f"{name} is no picture file that can be read: it is broken") from None
+        raise InvalidInput(f"{name} cannot be read as a picture: the file is damaged") from None
 
 
 def fit(picture: Image.Image, how: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -61,7 +61,7 @@ def fit(picture: Image.Image, how: Preprocessing) -> npt.NDArray[np.uint8]:
     except InvalidInput:
         raise
     except Exception as error:  # Pillow may read the picture's file only now
-        raise InvalidInput(f"the picture cannot be read ({type(error).__name__}): it is broken") from None
+        raise InvalidInput(f"the picture cannot be read ({type(error).__name__}): it is damaged") from None
 
 
 def _fitted(picture: Image.Image, how: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -94,7 +94,7 @@ def _is_long(size: tuple[int, int], how: Preprocessing) -> bool:
 def _too_long(picture: Image.Image) -> InvalidInput:
     return InvalidInput(
         f"the picture has {picture.width:,} x {picture.height:,} pixels, more than {MOST_LONGER} times as long as what "
-        "the model takes: cut out what it is to see"
+        "the model takes: cut out the part that the model needs"
     )
 
 
@@ -107,7 +107,7 @@ def _resized_to(picture: Image.Image, how: Preprocessing) -> tuple[int, int]:
     if width * height > MOST_MADE:
         raise InvalidInput(
             f"the model wants the picture resized to {width:,} x {height:,}, more than {MOST_MADE:,} pixels: "
-            "cut it out yourself, and pass it as an array"
+            "cut out the part that the model needs, and pass it as an array"
         )
     return width, height
 

@@ -16,13 +16,13 @@ class SdkSettings(BaseSettings):
 
     key_file: Path | None = Field(
         None,
-        description="Private key that the token is bound to, as `moiety keys client` makes it: for an access file that "
-        "holds none.",
+        description="File with the private key that the token is bound to, as `moiety keys client` makes it. Needed if "
+        "the access file holds no key.",
     )
     state: Path | None = Field(
         None,
-        description="File that remembers the newest catalogue entry seen of each model, so that no process that starts "
-        "later believes an older one. Default: each process remembers for itself.",
+        description="File in which the client records the newest revision of each model's catalogue entry. A process "
+        "that starts later then refuses an older one. Default: each process keeps its own record.",
     )
 
 
@@ -31,24 +31,26 @@ class ClientSettings(SdkSettings, ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="MOIETY_CLIENT_", frozen=True, extra="ignore")
 
-    port: int = Field(7704, ge=0, le=65535, description="Port of the sidecar.")
+    port: int = Field(7704, ge=0, le=65535, description="Port that the sidecar listens on.")
     access_file: Path = Field(
-        Path(".moiety/access.json"), description="What the model's owner handed out: addresses, keys, a token."
+        Path(".moiety/access.json"), description="Access file from the model's owner: addresses, keys and a token."
     )
     timeout: float = Field(30.0, gt=0, description="Seconds that a prediction may take, retries included.")
     expose: bool = Field(
-        False, description="Let the sidecar listen on other addresses than loopback, to whoever connects."
+        False, description="Allow the sidecar to listen on other addresses than loopback. It serves whoever connects."
     )
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Names besides loopback's under which the sidecar may be asked, separated by commas."
+        (),
+        description="Host names, besides those of loopback, that requests to the sidecar may use, separated by commas.",
     )
 
     withhold_trace: bool = Field(
-        False, description="Send the service a random id for each prediction instead of that of your own trace."
+        False,
+        description="Send the service a random trace id for each prediction, instead of the id of your own trace.",
     )
 
     status_metrics: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Addresses of metrics that `moiety status` reads besides, separated by commas: for operators."
+        (), description="For operators: metrics addresses that `moiety status` also reads, separated by commas."
     )
 
     @field_validator("hosts", "status_metrics", mode="before")

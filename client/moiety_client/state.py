@@ -75,7 +75,9 @@ def _read(path: Path) -> Seen:
         with _usable(path):
             return Seen.model_validate_json(path.read_bytes()) if path.exists() else Seen()
     except ValidationError:
-        raise StateFileError(f"{path} is not a client's memory: name another file in MOIETY_CLIENT_STATE") from None
+        raise StateFileError(
+            f"{path} is not a file that a client keeps its state in: name another file in MOIETY_CLIENT_STATE"
+        ) from None
 
 
 def _write(path: Path, seen: Seen) -> None:

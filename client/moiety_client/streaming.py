@@ -1,12 +1,13 @@
 """A run over many inputs, without its requests: it cuts batches, keeps answers on the disk and draws a bar."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import replace
 from operator import length_hint
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from moiety_client import inputs, tasks
+from moiety_client import inputs, tables, tasks
 from moiety_client.answers import Prediction
 from moiety_client.errors import InvalidInput
 from moiety_client.inputs import Rows
@@ -14,6 +15,7 @@ from moiety_client.journal import RunJournal
 from moiety_client.tasks import Task
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages.catalogue import Entry
+from moiety_shared.tabular import Others
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -29,12 +31,20 @@ class Run:
     """
 
     def __init__(
-        self, model: str, given: Any, batch: int, canaries: int, resume: Path | str | None, progress: bool
+        self,
+        model: str,
+        given: Any,
+        batch: int,
+        canaries: int,
+        resume: Path | str | None,
+        progress: bool,
+        others: Others = "strict",
     ) -> None:
         if batch < 1:
-            raise InvalidInput("batch: how many inputs go into one request, 1 at least")
+            raise InvalidInput("batch is how many inputs go into one request: pass 1 or more")
         self.model = model
-        self._batch, self._canaries = batch, canaries
+        self._batch, self._canaries, self._others = batch, canaries, others
+        self._passed = 0
         self._pending: list[Rows] = []
         self._elements: RingArray | None = None
         self._journal = RunJournal(Path(resume)) if resume is not None else None
@@ -55,7 +65,7 @@ class Run:
 
     def add(self, entry: Entry, item: Any) -> list[Rows]:
         """Add an input or a stack of inputs, and return the batches that are full now."""
-        rows = inputs.rows(entry, item)
+        rows = inputs.next_rows(entry, item, self._others)
         size, waiting = self._size(entry), sum(map(len, self._pending))
         if waiting + len(rows) < size:
             self._pending.append(rows)
@@ -77,9 +87,11 @@ class Run:
         if self._journal is None:
             return None
         inputs.check_predicts(entry)
-        self._elements = inputs.encode_rows(entry, rows)
+        self._elements = inputs.encode_rows(entry, rows, self._passed)
         answer = self._journal.known(entry, self._size(entry), self._elements)
-        self._advance(answer)
+        if answer is not None:
+            answer = replace(answer, index=inputs.index(rows))
+            self._advance(answer)
         return answer
 
     def task(self, rows: Rows) -> Task[Prediction]:
@@ -89,8 +101,8 @@ class Run:
         another request each time.
         """
         if self._journal is None or self._canaries:
-            return tasks.prediction(rows, self._canaries)
-        return tasks.prediction(rows, 0, self._journal.drawn, self._journal.redrawn)
+            return tasks.prediction(rows, self._canaries, start=self._passed)
+        return tasks.prediction(rows, 0, start=self._passed, draw=self._journal.drawn, redraw=self._journal.redrawn)
 
     def keep(self, answer: Prediction) -> Prediction:
         """Write an answer to the journal, if there is one, and return it."""
@@ -102,14 +114,15 @@ class Run:
     def _size(self, entry: Entry) -> int:
         return max(min(self._batch, entry.max_rows - self._canaries), 1)
 
-    def _advance(self, answer: Prediction | None) -> None:
-        if self._bar is not None and answer is not None:
+    def _advance(self, answer: Prediction) -> None:
+        self._passed += len(answer)
+        if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0], len(answer))
 
 
 def each(given: Any) -> Iterator[Any]:
     """Yield the inputs, or stacks of them, one after another."""
-    if inputs.single(given) or not isinstance(given, Iterable):
+    if inputs.single(given) or tables.is_table(given) or not isinstance(given, Iterable):
         yield given
     else:
         yield from given

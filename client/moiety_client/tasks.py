@@ -16,6 +16,7 @@ from moiety_client.exchange import Drawn, added, joined
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.messages.wire import Recipients
+from moiety_shared.tabular import Others
 
 Result = TypeVar("Result")
 Draw = Callable[[Entry, RingArray], Drawn]
@@ -52,46 +53,67 @@ class Task(Generic[Result]):
     slow: bool = False
 
 
-def prediction(images: Any, canaries: int, draw: Draw = draw_anew, redraw: Draw = draw_anew) -> Task[Prediction]:
-    """The task of `Client.predict`."""
+def prediction(
+    images: Any,
+    canaries: int,
+    *,
+    others: Others = "strict",
+    start: int = 0,
+    draw: Draw = draw_anew,
+    redraw: Draw = draw_anew,
+) -> Task[Prediction]:
+    """The task of `Client.predict`. `start` is the place of the first input among all of a call, for the errors."""
     among = Canaries(canaries)
+    rows: inputs.Rows | None = None
 
     def encode(entry: Entry) -> RingArray:
         among.check_offered(entry)
-        return among.mixed(entry, inputs.encode(entry, images))
+        inputs.check_predicts(entry)
+        nonlocal rows
+        rows = inputs.rows(entry, images, others)
+        return among.mixed(entry, inputs.encode_rows(entry, rows, start))
 
     def finish(entry: Entry, _: RingArray, answers: list[Answer], started: float) -> Prediction:
         values = among.checked(entry, np.concatenate([joined(entry.plan, a.shares) for a in answers]))
-        return Prediction(entry.plan.output, values, entry.classes, *_counted(answers, started))
+        return Prediction(
+            entry.plan.output, values, entry.classes, *_counted(answers, started), index=inputs.index(rows)
+        )
 
     return Task(encode, finish, draw=draw, redraw=redraw, slow=inputs.is_slow(images))
 
 
-def evaluation(images: Any, labels: npt.ArrayLike, reveal_to: str) -> Task[Evaluation]:
+def evaluation(images: Any, labels: npt.ArrayLike, reveal_to: str, others: Others = "strict") -> Task[Evaluation]:
     """The task of `Client.evaluate`.
 
     If the model is published for evaluation, the parties compute the count in private. For any other model, the client
-    asks for predictions and compares them with the labels here.
+    asks for predictions and compares them with the labels, or with the true values, here.
     """
     try:
         recipients = Recipients.named(reveal_to)
     except KeyError:
-        raise InvalidInput("a count is revealed to client, owner or both") from None
+        raise InvalidInput("reveal_to must be client, owner or both") from None
+
+    rows: inputs.Rows
+    truth: Any
 
     def encode(entry: Entry) -> RingArray:
+        nonlocal rows, truth
+        rows, truth = inputs.labelled_rows(entry, images, labels, others)
         if entry.plan.output.kind != "count" or not entry.plan.input.classes:
             return _to_compare(entry)
         if Recipients.OWNER in recipients and entry.plan.output.owner_key is None:
-            raise InvalidInput(f"model {entry.name!r} names no key of its owner: publish it with --reveal count")
-        return inputs.encode_labelled(entry, images, labels)
+            raise InvalidInput(
+                f"model {entry.name!r} cannot reveal the count to its owner: publish it with --reveal count"
+            )
+        return inputs.encode_labelled(entry, rows, truth)
 
     def _to_compare(entry: Entry) -> RingArray:
         if entry.plan.output.kind == "count":
-            raise InvalidInput(f"model {entry.name!r} gives a sum and no labels: call total")
+            raise InvalidInput(f"model {entry.name!r} gives a sum, not labels: call total")
         if recipients != Recipients.CLIENT:
-            raise InvalidInput(f"model {entry.name!r} gives out its answers, to you alone: leave reveal_to out")
-        elements = inputs.encode(entry, images)
-        inputs.label_indices(entry, labels, len(elements), entry.plan.output.size)
+            raise InvalidInput(f"model {entry.name!r} gives its answers to you alone: leave reveal_to out")
+        elements = inputs.encode_rows(entry, rows)
+        _true(entry, truth, len(elements))
         return elements
 
     def finish(entry: Entry, elements: RingArray, answers: list[Answer], started: float) -> Evaluation:
@@ -99,7 +121,11 @@ def evaluation(images: Any, labels: npt.ArrayLike, reveal_to: str) -> Task[Evalu
         if entry.plan.output.kind != "count":
             values = np.concatenate([joined(entry.plan, a.shares) for a in answers])
             told = Prediction(entry.plan.output, values, entry.classes, *counted)
-            right = told.labels == inputs.label_indices(entry, labels, len(elements), entry.plan.output.size)
+            true = _true(entry, truth, len(elements))
+            if entry.plan.output.task == "values":
+                off = float(np.abs(told.outputs - true).mean())
+                return Evaluation(None, len(elements), *counted, prediction=told, mean_absolute_error=off)
+            right = told.labels == true
             return Evaluation(int(right.sum()), len(elements), *counted, prediction=told, right=right)
         correct = int(_sum(entry, answers).sum()) if Recipients.CLIENT in recipients else None
         tokens = tuple(a.for_owner for a in answers if a.for_owner)
@@ -120,6 +146,26 @@ def total(values: Any) -> Task[npt.NDArray[np.float64]]:
         return _sum(entry, answers).astype(np.float64) * entry.plan.output.scale
 
     return Task(encode, finish, slow=inputs.is_slow(values))
+
+
+def _true(entry: Entry, given: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
+    """Return what an owner of labelled inputs knows of them: the labels as ints (n,), or the true values
+    (n, *output shape). Raises InvalidInput."""
+    output = entry.plan.output
+    if output.parts:
+        raise InvalidInput(f"model {entry.name!r} gives several outputs: call predict, and compare each with its own")
+    if output.task != "values":
+        return inputs.label_indices(entry, given, count, output.classes)
+    try:
+        values = np.asarray(given, dtype=np.float64).reshape(count, *output.shape)
+    except (ValueError, TypeError):
+        values = np.full(1, np.nan)
+    if not np.isfinite(values).all():
+        shape = " x ".join(map(str, output.shape))
+        raise InvalidInput(
+            f"this model gives values: pass the true ones, {shape} finite numbers for each of {count} inputs"
+        )
+    return values
 
 
 def _sum(entry: Entry, answers: list[Answer]) -> npt.NDArray[Any]:

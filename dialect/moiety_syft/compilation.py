@@ -15,6 +15,7 @@ import numpy as np
 from moiety_server.compiler import ir, ranges, scales
 from moiety_server.compiler.compilation import Compiled, encode_rows
 from moiety_server.compiler.lowering.emitter import Emitter
+from moiety_server.compiler.meaning import Meaning
 from moiety_server.compiler.scales import Precision
 from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream
@@ -50,14 +51,16 @@ def compile_expression(expression: Expression, *, total: bool) -> Program:
     calibration = expression.calibration(_uniform(expression.size))
     known = ranges.analyse(graph, calibration, low=-1.0, high=1.0).sure()
     precision = Precision.of(_RING_BITS)
-    emitter = Emitter(graph, known, scales.choose(graph, known, precision), precision, (-1.0, 1.0))
+    emitter = Emitter(
+        graph, known, scales.choose(graph, known, precision), precision, (-1.0, 1.0), Meaning().settled(graph, "logits")
+    )
     if not emitter.layers:
-        raise ir.NotServable("nothing is computed")
+        raise ir.NotServable("the expression computes nothing")
     plan = emitter.total() if total else emitter.logits()
     if plan.bundle_row_bytes > _MOST_ROW_BYTES:
         raise ir.NotServable(
-            f"one run takes {plan.bundle_row_bytes >> 20} MiB of randomness. Instead: share smaller tensors, or keep "
-            "the rows apart from the first operation to the last"
+            f"one run needs too much randomness, {plan.bundle_row_bytes >> 20} MiB. Instead: share smaller tensors, or "
+            "keep the rows apart from the first operation to the last"
         )
     _check_whole(emitter, translated)
     exact = graph.run(calibration)
@@ -68,8 +71,8 @@ def compile_expression(expression: Expression, *, total: bool) -> Program:
         error = float(np.abs(found - expected.reshape(found.shape)).max())
         if error > _TOLERATED * float(expected.std()) + 2.0**-8:
             raise ir.NotServable(
-                f"{emitter.node.origin}: is off by {error:.3g} where values spread by {expected.std():.3g}. Instead: "
-                "share smaller numbers, or serve the model with calibration data (moiety publish)"
+                f"{emitter.node.origin}: the error is {error:.3g}, but the values spread by only {expected.std():.3g}. "
+                "Instead: share smaller numbers, or serve the model with calibration data (moiety publish)"
             )
     origins = dict.fromkeys((layer.name for layer in plan.layers), "expression")
     compiled = Compiled(plan, plan, graph, dict(emitter.weights), 0.0, 1.0, 1.0, origins, frozenset())
@@ -89,7 +92,7 @@ def _check_whole(emitter: Emitter, translated: Translated) -> None:
     for node in translated.graph.nodes:
         if node.name in translated.whole and emitter.coarsest(emitter.wire(node.name)) > 1:
             raise ir.NotServable(
-                f"{node.origin}: whole numbers become too large to be exact. Instead: share smaller ones, or floats"
+                f"{node.origin}: whole numbers become too large to be exact. Instead: share smaller numbers, or floats"
             )
 
 

@@ -46,7 +46,7 @@ def _minus(b: Builder, x: Operand, y: Operand) -> Operand:
 
 def _secret(b: Builder, x: Operand) -> ir.Node:
     if not isinstance(x, ir.Node):
-        b.refuse("computes with constants alone")
+        b.refuse("reads only constants")
     return x
 
 
@@ -84,8 +84,8 @@ def _logical(of: Callable[[Builder, Operand, Operand], ir.Node]) -> Handler:
 def _demand_bits(b: Builder, at: At) -> None:
     b.require(
         all(n.dtype == torch.bool for n in at.operation.nodes) and at.node.dtype == torch.bool,
-        "works on bits of numbers",
-        "comparisons can be combined: (x > 0) & (x < 1)",
+        "works on the bits of numbers",
+        "combine comparisons, as in (x > 0) & (x < 1)",
     )
 
 

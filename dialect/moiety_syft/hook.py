@@ -64,7 +64,7 @@ def _fix(self: Tensor, *, precision_fractional: int = DECIMALS, **_: object) -> 
 def _share(self: Tensor, *workers: object, crypto_provider: object = None, **_: object) -> SharedTensor:
     """Share whole numbers as they are. Floats must have a fixed precision first."""
     if self.is_floating_point() or self.dtype == torch.bool:
-        raise Unsupported("only whole numbers are shared as they are: tensor.fix_precision().share(...)")
+        raise Unsupported("floats and booleans need a precision before share: tensor.fix_precision().share(...)")
     session = two_of(workers, crypto_provider).session
     session.prepare()
     return SharedTensor.of(known(self.detach(), self.dtype, None), session)
@@ -87,7 +87,7 @@ def _share_module(self: nn.Module, *workers: object, crypto_provider: object = N
     session = two_of(workers, crypto_provider).session
     for tensors, name, tensor in _tensors(self):
         if not isinstance(tensor, FixedPrecisionTensor):
-            raise Unsupported("model.fix_precision() first, then share(...)")
+            raise Unsupported("call model.fix_precision() before share(...)")
         plain = tensor.as_subclass(Tensor)
         node = known(plain, plain.dtype, tensor.precision_fractional, parameter=True)
         tensors[name] = SharedTensor.of(node, session)

@@ -22,7 +22,7 @@ class _Below:
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name.startswith(f"{_NAME}."):
             raise ModuleNotFoundError(
-                f"{name} is no part of the dialect: it has what `import syft as sy` gives, see docs/syft.md", name=name
+                f"{name} is not part of the dialect: use what `import syft as sy` gives (see docs/syft.md)", name=name
             )
         return None
 

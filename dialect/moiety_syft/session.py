@@ -80,7 +80,7 @@ class Services:
         try:
             self.owner.withdraw(name, version)
         except Problem as problem:
-            text = f"an expression's plan stays at the parties ({problem}): moiety withdraw {name} {version}"
+            text = f"the parties still hold an expression's plan ({problem}): run moiety withdraw {name} {version}"
             warnings.warn(text, stacklevel=2)
 
     def disconnect(self) -> None:
@@ -163,7 +163,7 @@ class Session:
             self._starting.join()
         if self._services is None:
             failed, self._failed, self._starting = self._failed, None, None
-            raise failed or Unsupported("the processes did not come up")
+            raise failed or Unsupported("the processes did not start")
         return self._services
 
     def withdraw(self) -> None:
@@ -235,7 +235,7 @@ class Session:
             raise program
         x = expression.values() if values is None else values
         if total and len(x) > program.most_rows():
-            raise NotServable(f"the sum of {len(x)} rows would not fit the ring. Instead: get() parts of it")
+            raise NotServable(f"the sum of {len(x)} rows would not fit in the ring. Instead: call get() on parts of it")
         services, name = self.services(), f"syft-{expression.signature[:32]}{'-sum' if total else ''}"
         services.upload(name, program)
         found = services.client.total(name, x) if total else services.client.predict(name, x).outputs

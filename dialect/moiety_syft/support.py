@@ -11,17 +11,17 @@ MOVES = (RESHAPES - {"_to_copy", "to.dtype", "type_as"}) | {
     *("split.Tensor", "split_with_sizes", "unbind.int", "index.Tensor", "index_select", "flip"),
 }
 _INSTEAD = {
-    "index.Tensor": "an index that is a tensor works on what you share yourself; on results take slices",
-    "_softmax": "the largest output is the likeliest class: argmax; or get() the outputs and take the softmax then",
-    "_log_softmax": "the largest output is the likeliest class: argmax; or get() the outputs and take it then",
-    "native_dropout": "it drops values at random: call the model's eval method first",
-    "empty_like": "dropout draws random numbers: call the model's eval method first",
-    "bernoulli": "it draws random numbers: call the model's eval method first",
-    "_local_scalar_dense": "get() it first if it may be known",
-    "equal": "x.eq(y) compares element by element; get() what may be known",
-    "sort": "argmax and max are served",
-    "topk": "argmax and max are served",
-    "div": "divide by numbers and plain tensors",
+    "index.Tensor": "take slices of results: a tensor can index only what this program shares itself",
+    "_softmax": "use argmax, as the largest output is the likeliest class, or call get() and then softmax",
+    "_log_softmax": "use argmax, as the largest output is the likeliest class, or call get() and then log_softmax",
+    "native_dropout": "call the model's eval method first: dropout draws random numbers",
+    "empty_like": "call the model's eval method first: dropout draws random numbers",
+    "bernoulli": "call the model's eval method first: the operation draws random numbers",
+    "_local_scalar_dense": "call get() first, if this program may know the value",
+    "equal": "compare elements with x.eq(y), and call get() on the result, if this program may know it",
+    "sort": "use argmax or max",
+    "topk": "use argmax or max",
+    "div": "divide by numbers or plain tensors only",
 }
 
 
@@ -30,4 +30,4 @@ def check(name: str, place: str) -> None:
     if name in HANDLERS or name in OPS or name in MOVES or name in RESHAPES:
         return
     hint = _INSTEAD.get(name) or _INSTEAD.get(name.partition(".")[0]) or hint_for("", name)
-    raise Unsupported(f"{place}{name} is not computed on secrets. Instead: {hint}")
+    raise Unsupported(f"{place}{name} is not supported on secrets. Instead: {hint}")

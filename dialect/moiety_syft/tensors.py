@@ -88,6 +88,10 @@ class SharedTensor(Tensor):
     _node: TensorNode
     _meta: Tensor
     _session: Session
+    _writes: list[int]
+    """How often it was written to: one number, which tensors that would share memory, such as x and x[0], share."""
+    _seen: int
+    """How many of these writes it holds."""
 
     @staticmethod
     def __new__(cls, node: TensorNode, meta: Tensor, session: Session) -> "SharedTensor":
@@ -95,6 +99,7 @@ class SharedTensor(Tensor):
             cls, meta.shape, strides=meta.stride(), dtype=meta.dtype, device=torch.device("cpu")
         )
         made._node, made._meta, made._session = node, meta, session
+        made._writes, made._seen = [0], 0
         return made
 
     def __init__(self, node: TensorNode, meta: Tensor, session: Session) -> None:
@@ -124,6 +129,7 @@ class SharedTensor(Tensor):
 
         Raises Unsupported for what they cannot compute, and otherwise the errors of `moiety_client.errors`.
         """
+        _check_written(self)
         node = self._node
         value = self._session.reveal(node).reshape(self.shape).to(node.dtype)
         return value.clone() if node.fixed is None else FixedPrecisionTensor.of(value.clone(), node.fixed)
@@ -132,18 +138,18 @@ class SharedTensor(Tensor):
         return SharedTensor(self._node, self._meta, self._session)
 
     def share(self, *_: object, **__: object) -> NoReturn:
-        raise Unsupported("it is shared already")
+        raise Unsupported("the tensor is already shared: use it as it is")
 
     def send(self, *_: object, **__: object) -> NoReturn:
-        raise Unsupported("it is shared: there is nothing to send. get() reveals it to this program")
+        raise Unsupported("the tensor is already shared: do not send it. get() reveals it to this program")
 
     def fix_precision(self, *_: object, **__: object) -> NoReturn:
-        raise Unsupported("fix the precision first and share then: tensor.fix_precision().share(...)")
+        raise Unsupported("fix the precision before you share the tensor: tensor.fix_precision().share(...)")
 
     fix_prec = fix_precision
 
     def float_precision(self) -> NoReturn:
-        raise Unsupported("it is secret: get() it first, as in tensor.get().float_precision()")
+        raise Unsupported("the tensor is secret: call get() first, as in tensor.get().float_precision()")
 
     float_prec = float_precision
 
@@ -169,7 +175,9 @@ class SharedTensor(Tensor):
         self._refuse_value()
 
     def _refuse_value(self) -> NoReturn:
-        raise Unsupported("its value is secret, and what follows would depend on it: get() it first if it may be known")
+        raise Unsupported(
+            "the program needs the value of a secret: call get() first, if this program may know the value"
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return cast(Self, self.copy())
@@ -194,8 +202,10 @@ def _recorded(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     full = [given.get(a.name, a.default_value) for a in func._schema.arguments]
     secrets = [t for t in pytree.tree_leaves(full) if isinstance(t, SharedTensor)]
     session = secrets[0]._session
+    for secret in secrets:
+        _check_written(secret, place)
     if any(t._session is not session for t in secrets):
-        raise Unsupported("the tensors were shared under different hooks")
+        raise Unsupported("the tensors were shared under different hooks: share them under one hook")
     try:
         with torch.no_grad():
             meta = func(*_mapped(args, _meta_of), **_mapped(kwargs, _meta_of))
@@ -212,12 +222,15 @@ def _recorded(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     fixed = max(decimals) if decimals else None
     nodes = _moved(operation, fixed) if name in support.MOVES else None
 
+    is_view = func._schema.returns[0].alias_info is not None
+
     def made(index: int, result: Tensor) -> SharedTensor:
-        if nodes is not None:
-            return SharedTensor(nodes[index], result, session)
         kept = DECIMALS if fixed is None and result.dtype.is_floating_point else fixed
-        node = TensorNode(tuple(result.shape), result.dtype, kept, operation, index)
-        return SharedTensor(node, result, session)
+        node = nodes[index] if nodes else TensorNode(tuple(result.shape), result.dtype, kept, operation, index)
+        shared = SharedTensor(node, result, session)
+        if is_view:
+            shared._writes, shared._seen = secrets[0]._writes, secrets[0]._seen
+        return shared
 
     if isinstance(meta, Tensor):
         return made(0, meta)
@@ -250,17 +263,29 @@ def _positional(target: OpOverload) -> int:
 
 
 def _in_place(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Record an operation such as x += y: x becomes its result. What was computed from x before keeps its value."""
+    """Record an operation such as x += y: x becomes its result. What was computed from x before keeps its value, but
+    for tensors that would share memory with x: these are not read any more."""
     base, name = args[0], name_of(func)
     operation, _, overload = name.partition(".")
     plain = getattr(torch.ops.aten, operation.removesuffix("_"), None)
     if not operation.endswith("_") or plain is None or not isinstance(base, SharedTensor):
-        raise Unsupported(f"{_place()}{name}: writing into a tensor. Instead: make a new one, as in y = torch.cat(...)")
+        raise Unsupported(f"{_place()}{name}: writes into a tensor. Instead: make a new one, as in y = torch.cat(...)")
     result = _recorded(getattr(plain, overload or "default"), args, kwargs)
     if result.shape != base.shape or result.dtype != base.dtype:
         raise Unsupported(f"{_place()}{name}: changes the tensor's shape or type in place. Instead: x = x + y")
     base._node, base._meta = result._node, result._meta
+    base._writes[0] += 1
+    base._seen = base._writes[0]
     return base
+
+
+def _check_written(tensor: SharedTensor, place: str = "") -> None:
+    """Raise Unsupported if another tensor that would share memory with this one was written to."""
+    if tensor._seen != tensor._writes[0]:
+        raise Unsupported(
+            f"{place}reads a secret tensor after a part or a view of it was written to, as in x[0] = y. "
+            "Instead: make a new one, as in torch.cat(...) or torch.where(...)"
+        )
 
 
 def _mapped(tree: Any, change: Callable[[Tensor], Any]) -> Any:

@@ -44,7 +44,7 @@ def bound_of(node: TensorNode) -> float:
     assert node.value is not None  # noqa: S101  only known values are bounded
     largest = float(node.value.abs().max()) if node.value.numel() else 0.0
     if not math.isfinite(largest):
-        raise ir.NotServable("a shared tensor contains NaN or infinity")
+        raise ir.NotServable("a shared tensor contains NaN or infinity: replace these values before you share it")
     bound = _LEAST_WHOLE_BOUND if node.whole else _LEAST_BOUND
     if node.whole and largest > _MOST_WHOLE:
         raise ir.NotServable(f"whole numbers beyond {_MOST_WHOLE} would not be exact. Instead: share floats")
@@ -141,7 +141,7 @@ class Expression:
     def translate(self) -> "Translated":
         """Translate the expression. Raises NotServable if it cannot be computed in this way."""
         if not self.inputs:
-            raise ir.NotServable("nothing in it is secret data in rows")
+            raise ir.NotServable("the expression reads no secret data in rows")
         for node in self.inputs:
             unit = bound_of(node) * 2.0**-_INPUT_BITS
             if not node.whole and unit > 10.0 ** -(node.fixed or 0):
@@ -172,7 +172,7 @@ class _Translation:
                 self._values[id(node)] = node.value if node.value is not None else self._computed(node)
         output = self._values[id(self._expression.root)]
         if not isinstance(output, ir.Node):
-            raise ir.NotServable("nothing in it is secret data in rows")
+            raise ir.NotServable("the expression reads no secret data in rows")
         return Translated(finish(self._builder.nodes.values(), output.name), frozenset(self._whole))
 
     def _read_inputs(self) -> None:
@@ -201,7 +201,7 @@ class _Translation:
         if isinstance(value, Tensor):
             return value
         shape = self._expression.shape_of(node)
-        b.require(math.prod(value.shape) == math.prod(shape), f"gives {value.shape} where {shape} is due")
+        b.require(math.prod(value.shape) == math.prod(shape), f"gives the shape {value.shape} instead of {shape}")
         return self._marked(node, b.reshape(value, shape))
 
     def _applied(self, node: TensorNode, operation: Operation) -> Any:
@@ -220,7 +220,7 @@ class _Translation:
         if name in HANDLERS:
             return HANDLERS[name](b, At(node, operation, self._rows), *arguments)
         if name not in OPS:
-            b.refuse("is not computed on secrets", hint_for("", name))
+            b.refuse("is not supported on secrets", hint_for("", name))
         return OPS[name](b, *arguments)
 
     def _check_rows(self, node: TensorNode, operation: Operation) -> None:
@@ -234,7 +234,7 @@ class _Translation:
         b.require(node.shape[:1] == (rows,), "mixes rows")
         for read in operation.nodes:
             if isinstance(self._values[id(read)], ir.Node) and operation.name.partition(".")[0] in _ELEMENTWISE:
-                b.require(len(read.shape) == len(node.shape), "pairs rows with something else")
+                b.require(len(read.shape) == len(node.shape), "pairs rows with values that are not in rows")
 
     def _with_axes(self, x: ir.Node, axes: int) -> ir.Node:
         return self._builder.reshape(x, (1,) * (axes - len(x.shape)) + x.shape)

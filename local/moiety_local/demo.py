@@ -94,4 +94,6 @@ def _show(report: dict[str, float], picture: Path, console: Console) -> None:
     shown = console if not sys.stdout.isatty() else Console()
     shown.print(table)
     shown.print(f"What to try next:  [bold]{escape(program())} up[/]", soft_wrap=True)  # unwrapped: people copy it
-    shown.print("It starts the five roles, until Ctrl-C, and prints how to publish this network and how to ask it.")
+    shown.print(
+        "It runs the five roles until Ctrl-C, and prints how to publish this network and how to get predictions."
+    )

@@ -54,7 +54,7 @@ class Deployment(Site):
         """Claim the folder and the ports. The first deployment under a root also makes its keys."""
         for role in self.roles:
             if importlib.util.find_spec(_PACKAGES[role]) is None:
-                raise DeploymentError(f"{role} is not installed here: pip install 'moiety[all]' brings all roles")
+                raise DeploymentError(f"{role} is not installed: pip install 'moiety[all]' installs all roles")
         with ExitStack() as held:
             self._claim = held.enter_context(claimed(self.root))
             try:
@@ -109,7 +109,7 @@ class Deployment(Site):
         with self.http(role, timeout=2) as client:
             while True:
                 if self.processes[role].poll() is not None:
-                    raise DeploymentError(f"{role} ended at its start{self._last_words(role)}")
+                    raise DeploymentError(f"{role} ended while it started{self._last_words(role)}")
                 try:
                     if client.get(path).is_success:
                         return
@@ -123,7 +123,7 @@ class Deployment(Site):
         """Raises DeploymentError when a role has ended by itself."""
         for role, process in self.processes.items():
             if process.poll() is not None:
-                raise DeploymentError(f"{role} ended by itself{self._last_words(role)}")
+                raise DeploymentError(f"{role} ended unexpectedly{self._last_words(role)}")
 
     def _last_words(self, role: str) -> str:
         """The last line for people in a role's log, and where the log is."""

@@ -12,6 +12,7 @@ _IN_USE, _MARKER = "in-use", ".made-by-moiety"
 MADE = (
     "roles", "shares.png",  # demo
     "near", "bare", "seen", "quiet", "far", "large", "calibration.safetensors", "resnet18.safetensors",  # benchmarks
+    "models", "clients",  # the benchmarks of tables and of load
     "trees", "packages", "run",  # benchmarks --against
 )  # fmt: skip
 """What `moiety demo` and the benchmarks make in their folder. They never delete anything else in it."""
@@ -37,7 +38,8 @@ def claimed(root: Path) -> Iterator[int]:
             file.close()
             who = processes.of_file(path)
             raise DeploymentError(
-                f"{root} is in use{f' by {who}' if who else ''}: end that first, or choose another folder with --root"
+                f"{root} is in use{f' by {who}' if who else ''}: stop that run first, or choose another folder with "
+                "--root"
             ) from None
         yield file.fileno()
 
@@ -52,12 +54,12 @@ def fresh(root: Path, say: Callable[[str], None]) -> Iterator[Path]:
         ours = {_MARKER, _IN_USE, *MADE} if (root / _MARKER).is_file() else set()
         others = sorted(path.name for path in root.iterdir() if path.name not in ours) if root.exists() else []
     except NotADirectoryError:
-        raise DeploymentError(f"{root} is no folder: choose one with --root") from None
+        raise DeploymentError(f"{root} is not a folder: choose one with --root") from None
     if others:
         more = f" and {len(others) - 1} more" if others[1:] else ""
         raise DeploymentError(
-            f"{root} holds {others[0]}{more}, which no such run of this release made, so nothing was deleted: choose "
-            "an empty folder with --root, or empty this one yourself"
+            f"{root} holds {others[0]}{more}, which no earlier run of this release made, so the command deleted "
+            "nothing: choose an empty folder with --root, or empty this one yourself"
         )
     with claimed(root):
         (root / _MARKER).write_text(

@@ -26,14 +26,14 @@ def test_images(count: int, data: Path | None) -> tuple[Pixels, Labels]:
             images = _idx(raw / "t10k-images-idx3-ubyte", 16).reshape(-1, 28, 28)
             labels = _idx(raw / "t10k-labels-idx1-ubyte", 8)
         except OSError as error:
-            raise DataMissing(f"no MNIST test images in {raw}") from error
+            raise DataMissing(f"{raw} holds no MNIST test images") from error
     elif count <= _SHIPPED:
         from safetensors.numpy import load_file
 
         sample = load_file(str(model_folder() / "mnist_sample.safetensors"))
         images, labels = sample["images"], sample["labels"]
     else:
-        raise DataMissing(f"{_SHIPPED} images are shipped; for more, pass --data DIR, a folder with MNIST/raw")
+        raise DataMissing(f"moiety ships only {_SHIPPED} images: for more, pass --data DIR, a folder with MNIST/raw")
     return images[:count], labels[:count]
 
 
@@ -63,5 +63,5 @@ def _idx(path: Path, header: int) -> npt.NDArray[np.uint8]:
     (count,) = struct.unpack_from(">I", raw, 4)
     body = np.frombuffer(raw, dtype=np.uint8, offset=header)
     if len(body) % count:
-        raise DataMissing(f"{path} is cut short")
+        raise DataMissing(f"{path} is incomplete")
     return body

@@ -139,7 +139,7 @@ class Site:
         deadline = time.monotonic() + seconds
         while not all(self.party_state(role, upload_id)["pool_full"] for role in ("alice", "bob")):
             if time.monotonic() > deadline:
-                raise DeploymentError("the pools do not fill; see the parties' logs")
+                raise DeploymentError("the pools do not fill: see the parties' logs")
             time.sleep(0.05)
 
 

@@ -47,7 +47,7 @@ def _up(root: Path, base_port: int, console: Console) -> Never:
         for line in (
             f"\nPublish the MNIST network:   [bold]{moiety} publish[/]",
             f"Private predictions:         [bold]{moiety} predict mnist {digits}[/]",
-            f"Web page and REST:           [bold]{deployment.url('client')}[/]\nCtrl-C stops all.",
+            f"Web page and REST:           [bold]{deployment.url('client')}[/]\nCtrl-C stops all five.",
         ):
             console.print(line, soft_wrap=True)  # unwrapped: people copy it
         while True:

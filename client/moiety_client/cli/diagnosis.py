@@ -42,7 +42,7 @@ def access_file(settings: ClientSettings) -> Iterator[Finding]:
 
 def _token(access: AccessFile) -> Finding:
     if not access.token:
-        return Finding(_ROLE, "token", "warning", "none: it lets in to open models only", _ASK)
+        return Finding(_ROLE, "token", "warning", "there is none, so only open models answer", _ASK)
     try:
         grant = verify(access.token, access.owner_key)
     except (Problem, ValueError):
@@ -64,7 +64,7 @@ def _key(settings: ClientSettings, access: AccessFile) -> Iterator[Finding]:
     except (Problem, ValueError):
         return
     if bound is None:
-        found = "the token is bound to none: alice and bob, who see it, could use it"
+        found = "the token is bound to no key, so alice and bob, who see it, could use it"
         yield Finding(_ROLE, "key", "warning", found, _ASK)
         return
     try:
@@ -74,11 +74,11 @@ def _key(settings: ClientSettings, access: AccessFile) -> Iterator[Finding]:
         yield Finding(_ROLE, "key", "wrong", said, fix)
         return
     if key is None or thumbprint(key.public_key().public_bytes_raw()) != bound:
-        found = "none is here that the token is bound to" if key is None else "the token is bound to another one"
-        fix = "name the private key that you made with moiety keys client in MOIETY_CLIENT_KEY_FILE"
+        found = "the key that the token is bound to is not here" if key is None else "the token is bound to another key"
+        fix = "set MOIETY_CLIENT_KEY_FILE to the private key that `moiety keys client` made"
         yield Finding(_ROLE, "key", "wrong", found, fix)
     else:
-        yield Finding(_ROLE, "key", "ok", "the one that the token is bound to")
+        yield Finding(_ROLE, "key", "ok", "it is the key that the token is bound to")
 
 
 def _services(settings: ClientSettings, access: AccessFile) -> Iterator[Finding]:
@@ -98,7 +98,9 @@ def _services(settings: ClientSettings, access: AccessFile) -> Iterator[Finding]
         yield Finding(_ROLE, "models", "wrong", said, fix or _ASK)
         return
     if not entries:
-        yield Finding(_ROLE, "models", "warning", "the catalogue is empty", "the owner: moiety publish mnist")
+        yield Finding(
+            _ROLE, "models", "warning", "the catalogue is empty", "the owner publishes a model: moiety publish mnist"
+        )
     else:
         names = ", ".join(f"{entry.name} {entry.version}" for entry in entries)
         yield Finding(_ROLE, "models", "ok", f"{names}: signed by the owner's key")

@@ -2,8 +2,9 @@
 
 import json
 import sys
+import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from operator import length_hint
@@ -12,17 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moiety_client.cli import showing
 from moiety_service.cli.terminal import Exit, Json, ended, example, line, lines, say, table
 
 if TYPE_CHECKING:
-    from moiety_client.answers import Evaluation, Prediction
     from moiety_client.client import Client
     from moiety_client.errors import MoietyError
     from moiety_shared.messages.catalogue import Entry
+    from moiety_shared.tabular import Others
 
 _PANEL = "Client"
 _COMPLETING_SECONDS = 2.0
 _BATCH = 128
+_STACKS = (".npy", ".npz", ".csv")  # files of several inputs
 _LABELS = 1 << 27  # bytes of a text file: enough for some ten million labels
 
 
@@ -32,11 +35,13 @@ def register(app: typer.Typer) -> None:
     predicting = (
         "moiety predict mnist digit.png",
         "moiety predict mnist scans/ more.npy --resume run.jsonl --json > answers.jsonl",
+        "moiety predict churn customers.csv",
     )
     app.command("predict", rich_help_panel=_PANEL, epilog=example(*predicting))(predict)
     evaluating = (
         "moiety evaluate mnist test.npy --labels labels.npy",
         "moiety evaluate mnist test/     # test/7/a.png is a 7",
+        "moiety evaluate churn customers.csv --target churn",
     )
     app.command("evaluate", rich_help_panel=_PANEL, epilog=example(*evaluating))(evaluate)
     looking = ("moiety status", "moiety status --metrics http://127.0.0.1:7711 --watch")
@@ -58,7 +63,15 @@ def _names(incomplete: str) -> list[str]:
 
 Model = Annotated[str, typer.Argument(help="The model's name in the catalogue.", autocompletion=_names)]
 Files = Annotated[
-    list[Path], typer.Argument(help="Picture files, .npy files (one input or a stack), or folders of them.")
+    list[Path],
+    typer.Argument(
+        help="Pictures, .npy files (one input or a stack), .npz files (a model's several inputs by name, a stack of "
+        "each), .csv files, or folders of them."
+    ),
+]
+Columns = Annotated[
+    str,
+    typer.Option(help="For a model of a table, columns that it does not take: strict refuses, ignore leaves them out."),
 ]
 AccessFile = Annotated[
     Path | None, typer.Option("--access", help="The owner's access file. Default: MOIETY_CLIENT_ACCESS_FILE.")
@@ -66,7 +79,7 @@ AccessFile = Annotated[
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="One of them, in full.", autocompletion=_names)] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this model in full.", autocompletion=_names)] = None,
     access: AccessFile = None,
     as_json: Json = False,
 ) -> None:
@@ -93,36 +106,39 @@ def predict(
     files: Files,
     access: AccessFile = None,
     batch: Annotated[int, typer.Option(min=1, help="Inputs in one request.")] = _BATCH,
-    top: Annotated[int, typer.Option(min=1, help="So many classes of each, the likeliest first.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each input, the likeliest first.")] = 1,
     canaries: Annotated[
-        int, typer.Option(min=0, help="So many inputs with known answers are mixed into each request.")
+        int,
+        typer.Option(min=0, help="How many inputs with known answers to mix into each request, to check the service."),
     ] = 0,
     resume: Annotated[
-        Path | None, typer.Option(help="Keep answers here; the same command then goes on where it broke off.")
+        Path | None,
+        typer.Option(help="File for the answers. After an interruption, the same command continues from it."),
     ] = None,
+    columns: Columns = "strict",
     as_json: Json = False,
 ) -> None:
-    """Predict privately for picture files, .npy files, and folders of them: a label for each, in order.
+    """Predict privately for pictures, arrays (.npy, .npz), tables (.csv), and folders of them, an answer each.
 
-    moiety makes pictures fit, as the model's owner says, and takes arrays as they are. With `--json` it prints a line
-    as soon as its batch is there.
+    moiety makes pictures fit, as the model's owner says, and takes arrays as they are. A model of a table takes .csv
+    files that name its columns in the first line. With `--json` it prints a line as soon as its batch is there.
     """
     found = _found(files)
-    shown: list[tuple[str, ...]] = []
+    shown: list[dict[str, Any]] = []
     with asking(access) as client:
-        given = _Inputs(client.model(model), found)
+        given = _Inputs(client.model(model), found, columns)
         # Lines printed to the same terminal would break the bar.
         bar = sys.stderr.isatty() and length_hint(given) != 1 and not (as_json and sys.stdout.isatty())
         try:
             for part in client.stream(model, given, batch=batch, resume=resume, canaries=canaries, progress=bar):
-                for row in _labelled(part, given.taken(len(part)), top):
+                for row in showing.as_data(part, given.taken(len(part)), top):
                     if as_json:
                         line(row)
                     else:
-                        shown.append((row["file"] + (f"[{row['row']}]" if "row" in row else ""), *row["top"]))
+                        shown.append(row)
         finally:
             if shown:
-                table(("file", "label", *(f"{at}." for at in range(2, len(shown[0])))), shown)
+                showing.show(shown)
 
 
 def evaluate(
@@ -131,16 +147,20 @@ def evaluate(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="A label for each input, in order: .npy, or a text file with one a line, a number or a class's name. "
-            "Default: the name of the folder each picture lies in."
+            help="File with a label for each input, in order: .npy, or text with a number or a class's name on each "
+            "line. Default: the name of each picture's folder."
         ),
     ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="For a model of a table: the column with each row's label.")
+    ] = None,
+    columns: Columns = "strict",
     reveal_to: Annotated[
-        str, typer.Option(help="Of a model published with --reveal count, who learns the count: client, owner, both.")
+        str, typer.Option(help="Who learns the count of a model published with --reveal count: client, owner or both.")
     ] = "client",
-    out: Annotated[Path, typer.Option(help="Folder for what only the owner can open, a file for each request.")] = Path(
-        "counts"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the counts that only the owner can open, one file for each request.")
+    ] = Path("counts"),
     access: AccessFile = None,
     as_json: Json = False,
 ) -> None:
@@ -149,27 +169,38 @@ def evaluate(
     moiety compares the model's predictions here or, if the owner published the model for evaluation only, gets one
     count.
     """
+    from moiety_client.inputs import read_labels
+
     found = _found(files)
     with asking(access) as client:
-        given = _Inputs(client.model(model), found)
-        read = list(given)
-        truth = _read_labels(labels) if labels else [_number(path.parent.name) for path, _ in given.places]
-        result = client.evaluate(model, read, truth, reveal_to=reveal_to)
+        entry = client.model(model)
+        if entry.table is not None and (target is None) == (labels is None):
+            raise ended(Exit.USAGE, f"{model} takes a table: name its column of labels with --target, or pass --labels")
+        if target is not None:
+            result = client.evaluate(model, found, target, columns=_others(columns), reveal_to=reveal_to)
+        else:
+            given = _Inputs(entry, found, columns)
+            read = list(given)
+            truth = _read_labels(labels) if labels else [path.parent.name for path, _ in given.places]
+            truth = read_labels(truth, entry.classes) if isinstance(truth, list) else truth
+            result = client.evaluate(model, read, truth, reveal_to=reveal_to)
     if result.for_owner:
         out.mkdir(parents=True, exist_ok=True)
         for at, token in enumerate(result.for_owner):
             (out / f"{model}-{at}.count").write_bytes(token)
-        say(f"for the owner: moiety count {model} {out}/{model}-*.count")
-    _show(model, result, as_json)
+        say(f"the owner opens the count with: moiety count {model} {out}/{model}-*.count")
+    showing.show_evaluation(model, result, as_json=as_json)
 
 
 def status(
     access: AccessFile = None,
     metrics: Annotated[
         list[str] | None,
-        typer.Option(help="Operators: a role's metrics address; may be given often. MOIETY_CLIENT_STATUS_METRICS."),
+        typer.Option(
+            help="For operators: a role's metrics address. Repeat it for more. Default: MOIETY_CLIENT_STATUS_METRICS."
+        ),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds, until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the state of all roles that can be asked: health, versions, models, randomness, problems, certificates.
@@ -212,10 +243,31 @@ def asking(access: Path | None) -> Iterator["Client"]:
     try:
         with tracing.exporting("client") as tracer:
             telemetry = Telemetry(tracer, settings.withhold_trace)
-            with Client.from_access(file, timeout=seconds, telemetry=telemetry) as client:
+            with _warnings_said(), Client.from_access(file, timeout=seconds, telemetry=telemetry) as client:
                 yield client
     except MoietyError as error:
-        raise ended(_code(error), error) from None
+        raise ended(_code(error), f"{error}{_shown(error)}") from None
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Print warnings as sentences on stderr, such as that pictures were inverted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: say(str(message))
+        yield
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def _shown(error: "MoietyError") -> str:
+    """Return the value that does not fit, for a terminal alone: a log must not have it."""
+    value, beyond = getattr(error, "value", None), getattr(error, "beyond", None)
+    if value is None or not _is_terminal():
+        return ""
+    return f" (it is {value!r}" + ("" if beyond is None else f", {abs(beyond):g} out of the range") + ")"
 
 
 def _code(error: "MoietyError") -> Exit:
@@ -244,29 +296,31 @@ def _found(files: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in files:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in (*SUFFIXES, ".npy"))
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in (*SUFFIXES, *_STACKS))
             if not inside:
-                raise ended(Exit.USAGE, f"{path} holds no pictures and no .npy files")
+                raise ended(Exit.USAGE, f"{path} contains no pictures, arrays or tables")
             found.extend(inside)
         elif path.is_file():
             found.append(path)
         else:
-            raise ended(Exit.USAGE, f"{path} is not there: name picture files, .npy files, or folders of them")
+            raise ended(
+                Exit.USAGE, f"{path} does not exist: name pictures, .npy, .npz or .csv files, or folders of them"
+            )
     return found
 
 
 class _Inputs:
-    """The inputs, read one file after another, and the place of each: a file, or a row of a .npy file."""
+    """The inputs, read one file after another, and the place of each: a file, or a row of a .npy or .csv file."""
 
-    def __init__(self, entry: "Entry", found: list[Path]) -> None:
-        self._entry, self._found = entry, found
+    def __init__(self, entry: "Entry", found: list[Path], columns: str) -> None:
+        self._entry, self._found, self._others = entry, found, _others(columns)
         self.places: deque[tuple[Path, int | None]] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         from moiety_client import inputs
 
         for path in self._found:
-            rows = inputs.rows(self._entry, path)
+            rows = inputs.rows(self._entry, path, self._others)
             self.places.extend((path, at if _is_stack(path) else None) for at in range(len(rows)))
             yield rows
 
@@ -280,7 +334,14 @@ class _Inputs:
 
 
 def _is_stack(path: Path) -> bool:
-    return path.suffix.lower() == ".npy"
+    return path.suffix.lower() in _STACKS
+
+
+def _others(text: str) -> "Others":
+    """Return what becomes of columns that the model does not take. Another text ends the command."""
+    if text not in ("strict", "ignore"):
+        raise typer.BadParameter("choose strict or ignore", param_hint="--columns")
+    return "ignore" if text == "ignore" else "strict"
 
 
 def _read_labels(path: Path) -> Any:
@@ -290,47 +351,29 @@ def _read_labels(path: Path) -> Any:
         if path.suffix.lower() == ".npy":
             return files.array(path)
         lines = files.content(path, _LABELS).decode().split("\n")
-        return [_number(text) for text in lines if text.strip()]
+        return [text.strip() for text in lines if text.strip()]
     except (OSError, ValueError) as error:
-        text = f"{path} cannot be read as labels ({error}): pass .npy, or a text file with one a line"
+        text = f"{path} cannot be read as labels ({error}): pass .npy, or a text file with one label on each line"
         raise ended(Exit.USAGE, text) from None
 
 
-def _number(text: str) -> int | str:
-    return int(text) if text.strip().isdecimal() else text.strip()
-
-
-# Answers
-
-
-def _labelled(part: "Prediction", of: list[tuple[Path, int | None]], top: int) -> Iterable[dict[str, Any]]:
-    names = part.classes or tuple(str(i) for i in range(part.values[0].size))
-    for (path, row), label, ranked in zip(of, part.labels.tolist(), part.top[:, :top].tolist(), strict=True):
-        at = {} if row is None else {"row": row}
-        yield {"file": str(path), **at, "class": label, "label": names[label], "top": [names[i] for i in ranked]}
-
-
-def _show(model: str, result: "Evaluation", as_json: bool) -> None:
-    if as_json:
-        members = ("correct", "total", "accuracy", "rounds", "online_bytes", "seconds")
-        line({"model": model} | {name: getattr(result, name) for name in members})
-        return
-    right = "the owner's to read" if result.correct is None else f"{result.correct} of {result.total}"
-    accuracy = "-" if result.accuracy is None else f"{result.accuracy:.2%}"
-    rows = [
-        ("model", model),
-        ("right", right),
-        ("accuracy", accuracy),
-        ("took", f"{result.seconds:.2f} s, {result.rounds} rounds, {result.online_bytes:,} bytes from each party"),
-    ]
-    table(("", ""), rows, header=False)
+# Models
 
 
 def _as_row(entry: "Entry") -> tuple[object, ...]:
     output, how = entry.plan.output, entry.preprocessing
     shape = " x ".join(map(str, entry.plan.input.shape))
-    takes = f"pictures {how.size[0]} x {how.size[1]}" if how else f"numbers {shape}"
-    gives = {"logits": f"{output.size} outputs", "labels": f"{output.top} labels", "count": "a count"}[output.kind]
+    takes = f"numbers {shape}"
+    if how is not None:
+        takes = f"pictures {how.size[0]} x {how.size[1]}" if how.kind == "picture" else f"{len(how.columns)} columns"
+    gives = {
+        "logits": {"classes": f"{output.size} outputs", "binary": "a score", "values": f"{output.size} values"}[
+            output.task
+        ],
+        "labels": f"{output.top} labels",
+        "decision": "a decision",
+        "count": "a count",
+    }[output.kind]
     who = "everybody" if entry.access == "open" else "token"
     return entry.name, entry.version, takes, gives, who, entry.description
 
@@ -340,7 +383,7 @@ def _as_data(entry: "Entry") -> dict[str, Any]:
     data: dict[str, Any] = json.loads(entry.model_dump_json(exclude={"plan", "canaries"}))
     return data | {
         "input": plan.input.model_dump(include={"shape", "low", "high"}),
-        "output": plan.output.model_dump(include={"kind", "shape", "top"}),
+        "output": plan.output.model_dump(include={"kind", "task", "shape", "top"}),
         "canaries": len(entry.canaries),
         "rounds": plan.rounds,
         "online_bytes": plan.cost(1).online_bytes,

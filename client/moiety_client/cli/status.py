@@ -186,7 +186,7 @@ class Observer:
             seen, _ = _asked("", url, self._local.get)
             samples = list(_samples(text))
         except (httpx.HTTPError, ValueError) as error:
-            return Role(url, url, "down", f"no answer ({type(error).__name__})")
+            return Role(url, url, "down", f"does not answer ({type(error).__name__})")
         info = next((labels for name, labels, _ in samples if name == "moiety_build_info"), {})
         expires = next((v for name, _, v in samples if name == "moiety_certificate_expiry_timestamp_seconds"), None)
         return Role(
@@ -220,7 +220,7 @@ def _asked(role: str, url: str, get: Callable[[str], httpx.Response]) -> tuple[R
     try:
         answer = get(f"{url}/health/ready")
     except httpx.HTTPError as error:
-        return Role(role, url, "down", f"no answer ({type(error).__name__})"), None
+        return Role(role, url, "down", f"does not answer ({type(error).__name__})"), None
     expires = _expiry(answer)
     if answer.is_success:
         return Role(role, url, "ready", certificate_expires=expires), None
@@ -233,12 +233,16 @@ def _asked(role: str, url: str, get: Callable[[str], httpx.Response]) -> tuple[R
 def _as_alice_says(bob: Role, alice: Role, said: ProblemType | None) -> Role:
     """Return bob's state as alice's own state tells it, because bob gave no answer here."""
     if alice.state == "ready" or said in _ALICE_REACHED_BOB:
-        return replace(bob, state="ready", problem="not reachable from here, and need not be", told_by="alice")
+        return replace(
+            bob, state="ready", problem="not reachable from here; clients need not reach it", told_by="alice"
+        )
     if said is ProblemType.PEER_UNAVAILABLE:
-        return replace(bob, state="down", problem="alice gets no answer either", told_by="alice")
+        return replace(bob, state="down", problem="bob does not answer alice either", told_by="alice")
     if said is ProblemType.PEER_VERSION:
         return replace(bob, state="not ready", problem=ProblemType.PEER_VERSION.title, told_by="alice")
-    return replace(bob, state="not reachable", problem="no answer here, and alice cannot tell")
+    return replace(
+        bob, state="not reachable", problem="bob does not answer here, and alice's state does not tell bob's"
+    )
 
 
 def _expiry(answer: httpx.Response) -> float | None:

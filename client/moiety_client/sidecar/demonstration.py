@@ -6,7 +6,6 @@ The sidecar or alice counted or timed `measured` in the call. `formula` is what 
 import base64
 import re
 import time
-from functools import partial
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -18,30 +17,24 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
-from moiety_client import inputs
 from moiety_client.answers import Prediction
 from moiety_client.errors import MoietyError
 from moiety_client.exchange import Call
-from moiety_client.sidecar import outputs, pictures
+from moiety_client.sidecar import questions
 from moiety_client.sidecar.examples import SHOW
+from moiety_client.sidecar.questions import FormField, Question, Size
 from moiety_client.sidecar.upstream import Upstream, problem_of
 from moiety_service.http import clients
 from moiety_shared.crypto.handshake import SEALED_BYTES
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages import wire
-from moiety_shared.messages.catalogue import Entry
-from moiety_shared.plan.plan import Plan
+from moiety_shared.messages.catalogue import Entry, Preprocessing
+from moiety_shared.plan.plan import Plan, Task
 from moiety_shared.problems import Problem, ProblemType
 
 _PATIENCE = 5.0  # seconds: somebody sits in front of the page and waits
 _GLIMPSE = 48
 _LISTED = 10
-
-
-class Size(BaseModel):
-    height: int
-    width: int
-    channels: int
 
 
 class Shown(BaseModel):
@@ -50,8 +43,10 @@ class Shown(BaseModel):
     name: str
     version: int
     description: str
-    gives: Literal["logits", "labels", "count"]
-    picture: Size | None = Field(description="what pictures are made into; null: the model takes numbers")
+    gives: Literal["logits", "labels", "decision", "count"]
+    task: Task
+    picture: Size | None = Field(description="size of the pictures that the model takes; null if it takes none")
+    columns: list[FormField] | None = Field(description="the columns of a model of a table; null of any other model")
     classes: int
     rounds: int
     parties: tuple[str, str]
@@ -59,42 +54,45 @@ class Shown(BaseModel):
 
 class Class(BaseModel):
     name: str
-    confidence: float | None = Field(description="null where the model tells classes alone")
+    confidence: float | None = Field(description="null if the model gives no probabilities")
 
 
 class PartyView(BaseModel):
     name: str
     url: str
-    share: str = Field(description="the highest byte of each ring element, as the picture is laid out; base64")
-    envelope_bytes: int = Field(description="what was sent for this party, sealed")
-    envelope: str = Field(description="how its content begins, in hexadecimal; a handshake precedes it")
-    result_bytes: int = Field(description="its sealed share of the answer")
+    share: str = Field(description="the highest byte of each ring element, in the order of the pixels, base64")
+    envelope_bytes: int = Field(description="bytes that the sidecar sealed for this party and sent")
+    envelope: str = Field(description="the first bytes of its content, in hexadecimal; a handshake precedes them")
+    result_bytes: int = Field(description="bytes of this party's sealed share of the answer")
     result: str
 
 
 class ScheduledRound(BaseModel):
-    bytes: int = Field(description="what each party sends the other")
+    bytes: int = Field(description="bytes that each party sends the other")
     layers: tuple[str, ...]
 
 
 class Measured(BaseModel):
     seal_ms: float
-    exchange_ms: float = Field(description="from the upload's first byte to the answer's last")
-    rounds_ms: float | None = Field(description="of these, alice's rounds with bob, by her clock")
+    exchange_ms: float = Field(description="from the first byte of the upload to the last byte of the answer")
+    rounds_ms: float | None = Field(
+        description="the part of exchange_ms that alice's rounds with bob took, by her clock"
+    )
     open_ms: float
     upload_bytes: int
     download_bytes: int
     rounds: int
-    online_bytes: int = Field(description="what each party sent the other")
+    online_bytes: int = Field(description="bytes that each party sent the other")
 
 
 class Shows(BaseModel):
     model: str
     version: int
     size: Size
-    pixels: str = Field(description="the picture as the model takes it, row by row, base64")
-    label: str
-    top: list[Class]
+    pixels: str = Field(description="the input as the model takes it, as a picture, row by row, base64")
+    inverted: bool = Field(description="whether dark and light of the picture were swapped")
+    label: str = Field(description="the likeliest class, or what the model gives if it gives values")
+    top: list[Class] = Field(description="the likeliest classes; none if the model gives values")
     parties: tuple[PartyView, PartyView]
     measured: Measured
     formula: list[ScheduledRound]
@@ -104,15 +102,20 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
     """Return the routes that the page asks. `decoding` limits how many picture files are unpacked at once."""
     router = APIRouter(prefix="/v1", tags=["Page"])
 
-    @router.get("/models", summary="The published models, for people to choose from")
+    @router.get("/models", summary="The published models, as the page lists them")
     async def models() -> list[Shown]:
         return [_listed(await upstream.entry(name, refresh=True)) for name in await upstream.names()]
 
     @router.post(
         "/show/{name}",
-        summary="A private prediction for one picture file, and what alice and bob got of it",
+        summary="A private prediction for one picture file or one row of a table, and what alice and bob saw",
         openapi_extra={
-            "requestBody": {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
+            "requestBody": {
+                "content": {
+                    "image/*": {"schema": {"type": "string", "format": "binary"}},
+                    "application/json": {"schema": {"type": "object", "description": "a value for each column"}},
+                }
+            },
             "x-codeSamples": SHOW,
         },
     )
@@ -120,16 +123,16 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
         name: str,
         request: Request,
         invert: Annotated[
-            bool, Query(description="the picture is dark on light, the model wants light on dark")
-        ] = False,
+            bool | None,
+            Query(description="swap dark and light. Default: where a picture's polarity is not the one of the model"),
+        ] = None,
     ) -> Shows:
         raw = await request.body()
         for last in (False, True):  # the owner may have published the model anew since its entry was read
             entry = await upstream.entry(name, refresh=last)
-            how = pictures.preprocessing(entry)
-            pixels = await anyio.to_thread.run_sync(partial(pictures.decode, raw, how, invert=invert), limiter=decoding)
+            question = await anyio.to_thread.run_sync(questions.read, raw, entry, invert, limiter=decoding)
             try:
-                return await _ask(upstream, entry, pixels)
+                return await _ask(upstream, entry, question)
             except Problem as problem:
                 if last or problem.kind is not ProblemType.UNKNOWN_MODEL:
                     raise
@@ -140,9 +143,9 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
     return router
 
 
-async def _ask(upstream: Upstream, entry: Entry, pixels: npt.NDArray[np.uint8]) -> Shows:
+async def _ask(upstream: Upstream, entry: Entry, question: Question) -> Shows:
     times = [time.perf_counter()]
-    call = upstream.sealer(entry).call(inputs.encode(entry, pixels))
+    call = upstream.sealer(entry).call(question.elements(entry))
     times.append(time.perf_counter())
     response = await upstream.exchange(call, _PATIENCE)
     times.append(time.perf_counter())
@@ -165,10 +168,11 @@ async def _ask(upstream: Upstream, entry: Entry, pixels: npt.NDArray[np.uint8]) 
     return Shows(
         model=entry.name,
         version=entry.version,
-        size=_size(entry),
-        pixels=_base64(pixels),
-        label=answer.names[0],
-        top=_top(entry, answer),
+        size=questions.size(entry),
+        pixels=_base64(question.pixels),
+        inverted=question.inverted,
+        label=told(answer),
+        top=_top(answer),
         parties=_parties(entry, call, response.content),
         measured=measured,
         formula=schedule(entry.plan),
@@ -195,27 +199,30 @@ def _listed(entry: Entry) -> Shown:
         version=entry.version,
         description=entry.description,
         gives=entry.plan.output.kind,
-        picture=_size(entry) if entry.preprocessing else None,
+        task=entry.plan.output.task,
+        picture=questions.size(entry) if isinstance(entry.preprocessing, Preprocessing) else None,
+        columns=[FormField.of(column) for column in entry.table.columns] if entry.table else None,
         classes=len(entry.classes),
         rounds=entry.plan.rounds,
         parties=(entry.parties[0].url, entry.parties[1].url),
     )
 
 
-def _size(entry: Entry) -> Size:
-    how = pictures.preprocessing(entry)
-    return Size(height=how.size[0], width=how.size[1], channels=how.channels)
+def told(answer: Prediction) -> str:
+    """Return what to show first of an answer: the likeliest class, or the values, as text."""
+    if answer.output.task != "values":
+        return answer.names[0]
+    values = answer.outputs[0].ravel().tolist()
+    return ", ".join(f"{value:.4g}" for value in values[:_LISTED]) + (", ..." if len(values) > _LISTED else "")
 
 
-def _top(entry: Entry, answer: Prediction) -> list[Class]:
-    """Return the likeliest classes, with probabilities if the model gives out scores for its classes."""
-    tells = any(given.name == "confidence" for given in outputs.given(entry))
-    scores = outputs.confidence(entry, answer)[0] if tells else None
+def _top(answer: Prediction) -> list[Class]:
+    """Return the likeliest classes, with probabilities if the model has them, or none of a model that gives values."""
+    if answer.output.task == "values":
+        return []
+    sure = answer.probabilities[0].tolist() if answer.output.has_probabilities else None
     return [
-        Class(
-            name=entry.classes[index] if entry.classes else str(index),
-            confidence=None if scores is None else float(scores[index]),
-        )
+        Class(name=answer.name(index), confidence=None if sure is None else sure[index])
         for index in answer.top[0][:_LISTED].tolist()
     ]
 
@@ -241,7 +248,7 @@ def _parties(entry: Entry, call: Call, answer: bytes) -> tuple[PartyView, PartyV
 
 def _drawn(entry: Entry, share: RingArray) -> str:
     """Draw a share as a picture of the highest byte of each ring element."""
-    size = _size(entry)
+    size = questions.size(entry)
     bits = share.dtype.itemsize * 8
     highest = (share.view(np.dtype(f"<u{bits // 8}")) >> (bits - 8)).astype(np.uint8)
     return _base64(np.moveaxis(highest.reshape(size.channels, size.height, size.width), 0, -1))

@@ -2,14 +2,14 @@
 
 INFER_BODY = {
     "inputs": [{"name": "input", "shape": [1, 28, 28], "datatype": "UINT8", "data": [0] * 784}],
-    "outputs": [{"name": "label"}, {"name": "confidence"}],
+    "outputs": [{"name": "label"}, {"name": "probability"}],
 }
 
 _CURL = """\
 curl -s localhost:7704/v2/models/mnist/infer -H 'content-type: application/json' -d "{
   \\"inputs\\": [{\\"name\\": \\"input\\", \\"shape\\": [1], \\"datatype\\": \\"BYTES\\",
                \\"data\\": [\\"$(base64 -w0 digit.png)\\"]}],
-  \\"outputs\\": [{\\"name\\": \\"label\\"}, {\\"name\\": \\"confidence\\"}]}"
+  \\"outputs\\": [{\\"name\\": \\"label\\"}, {\\"name\\": \\"probability\\"}]}"
 """
 
 _PYTHON = """\
@@ -21,7 +21,7 @@ pixels = np.asarray(Image.open("digit.png").convert("L"))[None]  # uint8, 1 x 28
 tensor = InferInput("input", pixels.shape, "UINT8").set_data_from_numpy(pixels)
 with InferenceServerClient("localhost:7704") as client:
     answer = client.infer("mnist", [tensor])
-print(answer.as_numpy("label"), answer.as_numpy("confidence"))
+print(answer.as_numpy("label"), answer.as_numpy("probability"))
 """
 
 _JAVASCRIPT = """\

@@ -35,8 +35,8 @@ def check_bind(settings: ClientSettings) -> None:
     """Raise Exposed if other machines could connect and the settings do not allow that."""
     if not settings.expose and not is_loopback(settings.host):
         raise Exposed(
-            f"{settings.host!r} is not a loopback address: whoever connects there uses this sidecar in plaintext. "
-            "If only you can reach it, inside of a container for example, set MOIETY_CLIENT_EXPOSE=true"
+            f"{settings.host!r} is not a loopback address: whoever can connect there can use this sidecar, in "
+            "plaintext. If only you can reach it, as inside a container, set MOIETY_CLIENT_EXPOSE=true"
         )
 
 

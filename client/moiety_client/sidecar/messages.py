@@ -18,28 +18,38 @@ class Message(BaseModel):
 
 
 class RequestInput(Message):
-    name: str = Field(description="any; a model has one input")
+    name: str = Field(description="a column's, for a model of a table; any name, for a model of one input")
     shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], Field(max_length=8)]
     datatype: str = Field(
         description="UINT8: pictures, height x width or height x width x 3. BYTES: picture files, base64 in JSON. "
-        "FP16, FP32, FP64 and the other integers: the model's own input"
+        "FP16, FP32, FP64 and the other integers: the model's own input. Of a column: these, BOOL, or BYTES, which are "
+        "text then, in JSON too"
     )
-    parameters: Parameters = Field({}, description="binary_data_size: bytes of this tensor behind the JSON")
-    data: list[Any] | None = Field(None, description="flat or nested; left out when the tensor is binary")
+    parameters: Parameters = Field({}, description="binary_data_size: how many bytes behind the JSON hold this tensor")
+    data: list[Any] | None = Field(
+        None, description="flat or nested; leave it out if the tensor is binary. Of a column, null is a missing value"
+    )
 
 
 class RequestOutput(Message):
     name: str
     parameters: Parameters = Field(
-        {}, description="binary_data: true or false. classification: the k likeliest as VALUE:INDEX:NAME"
+        {}, description="binary_data: true or false. classification: k, to get the k likeliest as VALUE:INDEX:NAME"
     )
 
 
 class InferRequest(Message):
     id: str = ""
-    parameters: Parameters = Field({}, description="binary_data_output: whether outputs are binary by default")
-    inputs: tuple[RequestInput] = Field(description="exactly one")
-    outputs: tuple[RequestOutput, ...] = Field((), description="all of them when left out")
+    parameters: Parameters = Field(
+        {},
+        description="binary_data_output: whether outputs are binary by default. columns: ignore, to leave out columns "
+        "that a model of a table does not take",
+    )
+    inputs: tuple[RequestInput, ...] = Field(
+        description="one input; for a model that takes several, one of each, by its name; for a model of a table, one "
+        "for each column, or one of all columns"
+    )
+    outputs: tuple[RequestOutput, ...] = Field((), description="the wanted outputs; all if left out")
 
 
 class ResponseOutput(Message):
@@ -54,6 +64,9 @@ class InferResponse(Message):
     model_name: str
     model_version: str
     id: str = ""
+    parameters: Parameters = Field(
+        {}, description="inverted: so many grey pictures had another polarity than the model's, and were inverted"
+    )
     outputs: tuple[ResponseOutput, ...]
 
 
@@ -61,6 +74,11 @@ class TensorMetadata(Message):
     name: str
     datatype: str
     shape: tuple[int, ...] = Field(description="-1: any number of inputs")
+    parameters: dict[str, Any] = Field(
+        {},
+        description="of an input: low and high, the range of its values; of a column, also what its owner declares, "
+        "such as kind, unit, categories, and missing: refuse, flag or fill",
+    )
 
 
 class ModelMetadata(Message):
@@ -69,6 +87,11 @@ class ModelMetadata(Message):
     platform: str = "moiety"
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
+    parameters: dict[str, Any] = Field(
+        {},
+        description="task: classes, binary (one output tells two classes apart) or values. classes: their names. "
+        "final: the function that the sidecar applies to the outputs. threshold: the second of two classes is above",
+    )
 
 
 class ServerMetadata(Message):
@@ -85,7 +108,7 @@ class IndexEntry(Message):
 
 
 class IndexRequest(Message):
-    ready: bool = Field(False, description="leave out what cannot be asked for predictions")
+    ready: bool = Field(False, description="list only the models that make predictions")
 
 
 def parse(kind: type[Message], raw: bytes | memoryview) -> Any:

@@ -1,12 +1,18 @@
 """The outputs that the sidecar offers of a model, and their values.
 
-label        INT64, (n)              the likeliest class; its name is `labels` if the model gives out labels only
-output       FP64, (n, ...)          the model's outputs
-confidence   FP64, (n, classes)      the outputs as probabilities, if the model tells classes apart
-top          INT64, (n, k)           the k likeliest classes, if the model gives out labels only
+label         INT64, (n)             the likeliest class; named `labels` where the model gives out labels only
+label_name    BYTES, (n)             its name, if the model names its classes
+probability   FP64, (n, classes)     the probability of each class, if the outputs are probabilities or become so
+output        FP64, (n, ...)         the outputs of a model that tells classes apart
+value         FP64, (n) or (n, ...)  the outputs of a model that gives values
+top           INT64, (n, k)          the k likeliest classes, if the model gives out labels only
+
+A model of several outputs has these instead, FP64 (n, ...) each, by its own names.
+
+Release 0.2 called `probability` `confidence`. A request may still ask for it by that name.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,54 +33,60 @@ class Given:
     name: str
     datatype: str
     shape: tuple[int, ...]
+    is_part: bool = False
 
-    def values(self, entry: Entry, answer: Prediction) -> Values:
+    def values(self, answer: Prediction) -> Values:
+        if self.is_part:
+            part: Values = answer.outputs[self.name]
+            return part
         match self.name:
             case "label" | "labels":
                 return answer.labels
+            case "label_name":
+                return np.array(answer.names, dtype=np.str_)
             case "top":
                 return answer.top
-            case "confidence":
-                return confidence(entry, answer)
-        return answer.outputs
+            case "probability" | "confidence":
+                return answer.probabilities
+            case "value":
+                return answer.values
+        outputs: Values = answer.outputs
+        return outputs
 
 
 def given(entry: Entry) -> tuple[Given, ...]:
     """Return the outputs that a model has. A model that only counts right answers has none in this protocol."""
     output = entry.plan.output
-    if output.kind == "logits":
-        scores = (Given("confidence", "FP64", output.shape),) if _tells_classes(entry) else ()
-        return (Given("label", "INT64", ()), Given("output", "FP64", output.shape), *scores)
+    if output.parts:
+        return tuple(Given(part.name, "FP64", part.shape, is_part=True) for part in output.parts)
+    if output.kind == "count":
+        return ()
+    if output.task == "values":
+        return (Given("value", "FP64", output.shape if output.size > 1 else ()),)
+    names = (Given("label_name", BYTES, ()),) if entry.classes else ()
     if output.kind == "labels":
-        return Given("labels", "INT64", ()), Given("top", "INT64", (output.top,))
-    return ()
-
-
-def _tells_classes(entry: Entry) -> bool:
-    output = entry.plan.output
-    return len(output.shape) == 1 and (bool(entry.classes) or output.final != "none")
-
-
-def confidence(entry: Entry, answer: Prediction) -> npt.NDArray[np.float64]:
-    """Return probabilities (n, classes): the softmax of the outputs, or the outputs if the model ends in a softmax."""
-    outputs = answer.outputs
-    if entry.plan.output.final == "softmax":
-        return outputs
-    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+        return Given("labels", "INT64", ()), Given("top", "INT64", (output.top,)), *names
+    label = Given("label", "INT64", ()), *names
+    if output.kind == "decision":
+        return label
+    likely = (Given("probability", "FP64", (output.classes,)),) if output.has_probabilities else ()
+    return *label, Given("output", "FP64", output.shape), *likely
 
 
 def chosen(entry: Entry, requested: tuple[RequestOutput, ...]) -> list[tuple[Given, RequestOutput]]:
     """Return the outputs that a request wants. Raises Problem if the model does not have one of them."""
-    known = {one.name: one for one in given(entry)}
+    offered = given(entry)
     if not requested:
-        return [(one, RequestOutput(name=one.name)) for one in known.values()]
+        return [(one, RequestOutput(name=one.name)) for one in offered]
+    older = [replace(one, name="confidence") for one in offered if one.name == "probability"]
+    known = {one.name: one for one in (*offered, *older)}
     for one in requested:
         if one.name not in known:
-            raise refused(f"the model's outputs are {', '.join(known) or 'not for this protocol'}")
+            raise refused(
+                f"the model does not have that output: ask for {', '.join(one.name for one in offered) or 'none'}"
+            )
         if "shared_memory_region" in one.parameters:
-            raise refused("shared memory is not filled: read the data from the body")
+            raise refused("shared memory is not supported: read the data from the body")
         _class_count(known[one.name], one)
     return [(known[one.name], one) for one in requested]
 
@@ -83,7 +95,7 @@ def made(
     entry: Entry, answer: Prediction, what: Given, how: RequestOutput, binary: bool
 ) -> tuple[ResponseOutput, bytes]:
     """Make one output: its part in the JSON, and its bytes that follow the JSON."""
-    values, datatype = what.values(entry, answer), what.datatype
+    values, datatype = what.values(answer), what.datatype
     count = _class_count(what, how)
     if count:
         values, datatype = _classification(entry, values, count), BYTES
@@ -98,9 +110,9 @@ def made(
 def _class_count(what: Given, how: RequestOutput) -> int:
     count = how.parameters.get("classification", 0)
     if type(count) is not int or count < 0:
-        raise refused("classification is how many classes are wanted")
+        raise refused("classification must be the number of wanted classes")
     if count and (what.datatype != "FP64" or len(what.shape) != 1):
-        raise refused("only a score for each class can be classified: ask for output or confidence")
+        raise refused("classification needs a score for each class: ask for it with output or probability")
     return count
 
 

@@ -11,7 +11,7 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, Request, Response
 
 from moiety_client.errors import MoietyError
-from moiety_client.sidecar import outputs, pictures, tensors
+from moiety_client.sidecar import columns, outputs, pictures, tensors
 from moiety_client.sidecar.examples import INFER, INFER_BODY
 from moiety_client.sidecar.messages import (
     HEADER_LENGTH,
@@ -40,7 +40,7 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
     models, versions = "/models/{name}", "/models/{name}/versions/{version}"
 
-    @router.get("", summary="What this server is")
+    @router.get("", summary="Name, version and extensions of this server")
     async def about() -> ServerMetadata:
         return ServerMetadata(version=installed("moiety"), extensions=_EXTENSIONS)
 
@@ -58,12 +58,14 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
     async def metadata(name: str, version: str = "") -> ModelMetadata:
         return _metadata(await upstream.entry(name, version, refresh=True))
 
-    @router.get(f"{models}/config", summary="The same, as Triton writes it in a model's configuration")
+    @router.get(
+        f"{models}/config", summary="Inputs and outputs of a model, in the form of Triton's model configuration"
+    )
     @router.get(f"{versions}/config", include_in_schema=False)
     async def config(name: str, version: str = "") -> dict[str, Any]:
         return _config(await upstream.entry(name, version, refresh=True))
 
-    @router.get(f"{models}/ready", summary="The parties would take a request for this model now")
+    @router.get(f"{models}/ready", summary="The parties are ready to answer requests for this model")
     @router.get(f"{versions}/ready", include_in_schema=False)
     async def model_ready(name: str, version: str = "") -> dict[str, Any]:
         entry = await upstream.entry(name, version, refresh=True)
@@ -71,7 +73,9 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
         await upstream.check_ready(entry)
         return {"name": entry.name, "ready": True}
 
-    @router.post("/repository/index", summary="The models", openapi_extra=_takes("IndexRequest", {}))
+    @router.post(
+        "/repository/index", summary="The published models and their states", openapi_extra=_takes("IndexRequest", {})
+    )
     async def index(request: Request) -> list[IndexEntry]:
         wanted = parse(IndexRequest, await request.body() or b"{}")
         entries = [await upstream.entry(name, refresh=True) for name in await upstream.names()]
@@ -81,8 +85,8 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
     @router.post(
         f"{models}/infer",
         summary="A private prediction",
-        description="The input is split and sealed here. Behind the JSON there may be binary tensors, as Triton's "
-        f"extension has them: then `{HEADER_LENGTH}` says how long the JSON is.",
+        description="The sidecar splits and seals the input on this machine. As in Triton's extension, binary tensors "
+        f"may follow the JSON; `{HEADER_LENGTH}` then gives the length of the JSON.",
         response_model=InferResponse,
         openapi_extra=_takes("InferRequest", INFER_BODY) | {"x-codeSamples": INFER},
     )
@@ -96,8 +100,10 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
             asked, array = _read(body, header_length, entry)
         if isinstance(array, list):  # picture files: a small file may hold a large picture
             array = await anyio.to_thread.run_sync(pictures.decode_all, array, entry, limiter=decoding)
+        array, inverted = pictures.aligned(array, entry)
         try:
-            answer = await upstream.predict(name, array)
+            ignored = asked.parameters.get("columns") == "ignore"
+            answer = await upstream.predict(name, array, columns="ignore" if ignored else "strict")
         except MoietyError as error:
             raise problem_of(error) from error
         entry = await upstream.entry(name)  # the owner may have published it anew meanwhile
@@ -109,6 +115,7 @@ def routes(upstream: Upstream, decoding: CapacityLimiter) -> APIRouter:
                 model_name=name,
                 model_version=str(entry.version),
                 id=asked.id,
+                parameters={"inverted": inverted} if inverted else {},
                 outputs=tuple(output for output, _ in parts),
             ),
             [raw for output, raw in parts if output.data is None],
@@ -121,6 +128,12 @@ def _read(body: bytes, header_length: str | None, entry: Entry) -> tuple[InferRe
     text, binary = tensors.cut(body, header_length)
     asked: InferRequest = parse(InferRequest, text)
     outputs.chosen(entry, asked.outputs)  # refuses unknown outputs before anything is computed
+    if entry.table is not None and asked.inputs:
+        return asked, columns.read(asked.inputs, binary, entry.table)
+    if entry.plan.input.parts:
+        return asked, tensors.read_all(asked.inputs, binary)
+    if len(asked.inputs) != 1:
+        raise tensors.refused("check: inputs: the model takes one")
     return asked, tensors.read(asked.inputs[0], binary)
 
 
@@ -135,37 +148,62 @@ def _response(answer: InferResponse, behind: list[bytes]) -> Response:
 
 def _check_predicts(entry: Entry) -> None:
     if entry.plan.output.kind == "count":
-        raise Problem(ProblemType.INVALID_INPUT, "the model only counts right answers, and makes no predictions")
+        raise Problem(ProblemType.INVALID_INPUT, "the model only counts right answers and makes no predictions")
+
+
+def _inputs(entry: Entry) -> tuple[TensorMetadata, ...]:
+    """Describe each of a model's inputs. A model of one input takes it under any name."""
+    if entry.table is not None:
+        return columns.metadata(entry.table)
+    takes = entry.plan.input
+    parts = [(part.name, part.shape, part.low, part.high) for part in takes.parts]
+    return tuple(
+        TensorMetadata(name=name, datatype="FP32", shape=(-1, *shape), parameters={"low": low, "high": high})
+        for name, shape, low, high in parts or [("input", takes.shape, takes.low, takes.high)]
+    )
 
 
 def _metadata(entry: Entry) -> ModelMetadata:
     return ModelMetadata(
         name=entry.name,
         versions=(str(entry.version),),
-        inputs=(TensorMetadata(name="input", datatype="FP32", shape=(-1, *entry.plan.input.shape)),),
+        inputs=_inputs(entry),
         outputs=tuple(
             TensorMetadata(name=o.name, datatype=o.datatype, shape=(-1, *o.shape)) for o in outputs.given(entry)
         ),
+        parameters=_meaning(entry),
     )
+
+
+def _meaning(entry: Entry) -> dict[str, Any]:
+    """Say what a client must know to read the outputs."""
+    output = entry.plan.output
+    meaning: dict[str, Any] = {"task": output.task, "final": output.final}
+    if output.task != "values" and entry.classes:
+        meaning["classes"] = list(entry.classes)
+    if output.task == "binary" and output.kind == "logits":
+        meaning["threshold"] = output.threshold
+    return meaning
 
 
 def _config(entry: Entry) -> dict[str, Any]:
     def tensor(name: str, datatype: str, shape: tuple[int, ...]) -> dict[str, Any]:
-        return {"name": name, "data_type": f"TYPE_{datatype}", "dims": list(shape)}
+        kind = "STRING" if datatype == tensors.BYTES else datatype  # Triton's configurations call it so
+        return {"name": name, "data_type": f"TYPE_{kind}", "dims": list(shape)}
 
     return {
         "name": entry.name,
         "platform": "moiety",
         "backend": "moiety",
         "max_batch_size": entry.max_rows,
-        "input": [tensor("input", "FP32", entry.plan.input.shape)],
+        "input": [tensor(one.name, one.datatype, one.shape[1:] or (1,)) for one in _inputs(entry)],
         "output": [tensor(o.name, o.datatype, o.shape or (1,)) for o in outputs.given(entry)],
     }
 
 
 def _indexed(entry: Entry) -> IndexEntry:
     if entry.plan.output.kind == "count":
-        reason = "counts right answers and predicts nothing"
+        reason = "it only counts right answers"
         return IndexEntry(name=entry.name, version=str(entry.version), state="UNAVAILABLE", reason=reason)
     return IndexEntry(name=entry.name, version=str(entry.version), state="READY")
 

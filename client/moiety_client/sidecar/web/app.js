@@ -1,6 +1,7 @@
-// The page: choose a model, draw or pick a picture, ask the sidecar, show what came of it.
+// The page: choose a model, draw or pick a picture or fill in a row, ask the sidecar, show what came of it.
 
-import { Pad, isDarkOnLight } from "./drawing.js";
+import { Pad } from "./drawing.js";
+import { Form } from "./form.js";
 import { element, showAnswer, showPrivacy } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -11,7 +12,7 @@ const DOWN = {
 };
 
 let models = [];
-let source = null; // what was asked last: { blob, invert } or a drawing
+let source = null; // what was asked last: { blob, picture, invert }, { drawing } or { row }
 let shown = null;
 let asking = null;
 let timer = 0;
@@ -27,6 +28,11 @@ const pad = new Pad($("canvas"), {
     source = { drawing: true };
     timer = setTimeout(ask, PAUSE);
   },
+});
+
+const form = new Form($("form"), $("columns"), (row) => {
+  source = { row };
+  void ask();
 });
 
 const model = () => models.find((one) => one.name === $("model").value);
@@ -61,7 +67,7 @@ async function loadModels() {
   if (!first) {
     complain(
       {
-        title: models.length ? "No published model takes pictures" : "No model is published yet",
+        title: models.length ? "No published model takes pictures or rows of a table" : "No model is published yet",
         hint: "The model owner publishes one with: moiety publish",
       },
       loadModels,
@@ -72,13 +78,19 @@ async function loadModels() {
   choose();
 }
 
-const takes = (one) => one.picture !== null && one.gives !== "count";
+const takes = (one) => (one.picture !== null || one.columns !== null) && one.gives !== "count";
 
 function choose() {
-  const { description, version, picture, rounds, gives } = model();
-  const size = `${picture.width}\u00a0×\u00a0${picture.height} ${picture.channels === 3 ? "colour" : "grey"}`;
-  const told = gives === "labels" ? "tells the likeliest classes alone" : "tells all its outputs";
+  const { description, version, picture, columns, rounds, gives } = model();
+  const size = columns
+    ? `${columns.length} ${columns.length === 1 ? "column" : "columns"}`
+    : `${picture.width}\u00a0×\u00a0${picture.height} ${picture.channels === 3 ? "colour" : "grey"}`;
+  const told = { labels: "gives only the likeliest classes", decision: "gives only which of two classes it is" }[gives] ?? "gives all its outputs";
   $("about").textContent = [description, `version ${version}`, size, `${rounds} rounds`, told].filter(Boolean).join(" · ");
+  $("ask-title").textContent = columns ? "Your row" : "Your picture";
+  $("form").hidden = !columns;
+  $("picture-field").hidden = Boolean(columns);
+  if (columns) form.show(columns);
   const digits = isForDigits();
   pad.enabled = digits;
   $("pad").classList.toggle("only-pictures", !digits);
@@ -88,6 +100,7 @@ function choose() {
 }
 
 const isForDigits = () => {
+  if (!model().picture) return false;
   const { width, height, channels } = model().picture;
   return channels === 1 && width === 28 && height === 28;
 };
@@ -97,6 +110,7 @@ function clear() {
   asking?.abort();
   source = null;
   pad.clear();
+  form.clear();
   forgive();
   describe("Drawing area, empty");
   $("hint").hidden = false;
@@ -104,30 +118,35 @@ function clear() {
   $("answer").classList.add("waiting");
   $("label").textContent = "?";
   $("label").classList.remove("long");
-  $("sure").textContent = "Waiting for a picture";
+  $("sure").textContent = model()?.columns ? "Waiting for a row" : "Waiting for a picture";
   $("took").textContent = "";
   $("bars").replaceChildren();
 }
 
 async function take(blob, name, { invert } = {}) {
   clearTimeout(timer);
-  if (!models.length) return;
+  if (!model()?.picture) return;
   let picture;
   try {
     picture = await createImageBitmap(blob);
   } catch {
-    complain({ title: "This is no picture that the browser can read", hint: "Choose a PNG, JPEG, WebP, GIF or BMP file." });
+    complain({ title: "The browser cannot read this picture", hint: "Choose a PNG, JPEG, WebP, GIF or BMP file." });
     return;
   }
   const grey = model().picture.channels === 1;
-  $("invert").checked = grey && (invert ?? isDarkOnLight(picture));
+  $("invert").checked = false;
   $("invert-field").hidden = !grey || invert !== undefined;
   $("hint").hidden = true;
-  source = { blob };
-  const paper = grey && matchMedia("(prefers-color-scheme: light)").matches && !$("invert").checked;
-  pad.show(picture, { inverted: paper && isForDigits() });
+  source = { blob, picture, invert };
+  showPicture(false);
   describe(`The picture ${name}`);
   await ask();
+}
+
+/** Show a digit as ink on this page's paper, whether it is light on dark or was inverted for the model. */
+function showPicture(inverted) {
+  const paper = isForDigits() && matchMedia("(prefers-color-scheme: light)").matches;
+  pad.show(source.picture, { inverted: paper && !inverted });
 }
 
 async function ask() {
@@ -136,17 +155,22 @@ async function ask() {
   asking?.abort();
   const mine = (asking = new AbortController());
   const started = performance.now();
-  $("status").textContent = "Asking";
+  $("status").textContent = "Asking the model";
   try {
-    const body = source.drawing ? await pad.small(picture) : source.blob;
-    const invert = !source.drawing && $("invert").checked;
-    const answer = await fetchJson(`/v1/show/${encodeURIComponent(name)}?invert=${invert}`, {
+    const asked = source;
+    const body = asked.row ? JSON.stringify(asked.row) : asked.drawing ? await pad.small(picture) : asked.blob;
+    const query = asked.invert === undefined ? "" : `?invert=${asked.invert}`;
+    const answer = await fetchJson(`/v1/show/${encodeURIComponent(name)}${query}`, {
       method: "POST",
-      headers: { "content-type": body.type || "application/octet-stream" },
+      headers: { "content-type": asked.row ? "application/json" : body.type || "application/octet-stream" },
       body,
       signal: mine.signal,
     });
     if (mine.signal.aborted) return;
+    if (asked.picture) {
+      $("invert").checked = answer.inverted;
+      showPicture(answer.inverted);
+    }
     forgive();
     shown = answer;
     showAnswer(shown, (performance.now() - started) / 1e3);
@@ -162,7 +186,7 @@ function complain(problem, again = null) {
   repeat = again;
   $("problem-title").textContent = problem.title ?? "Something went wrong on this page";
   const said = problem.detail && problem.detail !== problem.title ? `${sentence(problem.detail)} ` : "";
-  $("problem-text").textContent = said + (problem.hint ?? "Reload it, and look at the browser’s console.");
+  $("problem-text").textContent = said + (problem.hint ?? "Reload the page. The browser’s console says more.");
   $("again").hidden = !again;
   $("problem").hidden = false;
   $("answer").hidden = true;
@@ -182,7 +206,11 @@ $("model").addEventListener("change", choose);
 $("clear").addEventListener("click", clear);
 $("choose").addEventListener("click", () => $("file").click());
 $("again").addEventListener("click", () => repeat?.());
-$("invert").addEventListener("change", () => void ask());
+$("invert").addEventListener("change", () => {
+  source.invert = $("invert").checked;
+  void ask();
+});
+$("example").addEventListener("click", () => form.fill());
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
   if (file) void take(file, file.name);

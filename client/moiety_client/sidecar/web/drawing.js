@@ -102,24 +102,6 @@ export class Pad {
   }
 }
 
-/** Whether a picture is dark on light: its border is paper then. */
-export function isDarkOnLight(picture) {
-  const side = 32;
-  const pen = blank(side, side, "#fff");
-  pen.drawImage(picture, 0, 0, side, side);
-  const { data } = pen.getImageData(0, 0, side, side);
-  let [sum, count] = [0, 0];
-  for (let y = 0; y < side; y++) {
-    for (let x = 0; x < side; x++) {
-      if (x > 1 && x < side - 2 && y > 1 && y < side - 2) continue;
-      const at = 4 * (y * side + x);
-      sum += data[at] + data[at + 1] + data[at + 2];
-      count += 3;
-    }
-  }
-  return sum / count > 127;
-}
-
 function blank(width, height, colour = "#000") {
   const pen = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   pen.fillStyle = colour;

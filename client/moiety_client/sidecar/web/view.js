@@ -22,12 +22,16 @@ export function showAnswer(shown, seconds) {
   $("answer").classList.remove("waiting");
   $("label").textContent = shown.label;
   $("label").classList.toggle("long", shown.label.length > 3);
-  const sure = best.confidence === null ? "and nothing more: its owner gives out no scores" : `${percent(best.confidence)} confident`;
+  const sure = !best
+    ? "a value: the model tells no classes apart"
+    : best.confidence === null
+      ? "without a score: the model’s owner gives out none"
+      : `${percent(best.confidence)} confident`;
   $("sure").textContent = sure;
   $("status").textContent = `The answer is ${shown.label}, ${sure}.`;
   const total = measured.seal_ms + measured.exchange_ms + measured.open_ms;
   $("took").textContent =
-    `${milliseconds(total)} from sealing your picture to opening the answer; ` +
+    `${milliseconds(total)} from sealing your input to opening the answer; ` +
     `${milliseconds(seconds * 1e3)} with this page’s own work.`;
   const digits = shown.top.every((one) => /^\d$/.test(one.name));
   const listed = digits ? [...shown.top].sort((a, b) => a.name - b.name) : shown.top.slice(0, 5);
@@ -59,23 +63,23 @@ export function showPrivacy(shown) {
   const count = size.height * size.width * size.channels;
   facts("you-facts", [
     ["As the model takes it", `${size.height} × ${size.width}${size.channels > 1 ? ` × ${size.channels}` : ""} values`],
-    ["Sent in clear", "0 bytes"],
-    ["Added up, the shares give it back", `${count.toLocaleString("en")} sums in a ring of whole numbers`],
+    ["Sent unencrypted", "0 bytes"],
+    ["The shares add up to it", `${count.toLocaleString("en")} sums in a ring of whole numbers`],
   ]);
   facts("alice-facts", received(alice, "her share, sealed to her key"));
   facts("bob-facts", received(bob, "a 32-byte seed that he expands to his share, sealed to his key"));
   $("privacy-lead").textContent =
-    "What each party got of that very call. The depth of a point’s colour is the highest byte of a number in the share. " +
-    "Any picture at all would give noise just like this.";
+    "What each party received in that call. The depth of a point’s colour shows the highest byte of a number in the share. " +
+    "Any other input would give noise just like this.";
   showCall(measured, shown.formula);
 }
 
 function received(party, what) {
   return [
     [`Received: ${what}`, bytes(party.envelope_bytes)],
-    ["How that begins on the wire", hex(party.envelope, party.envelope_bytes), "hex"],
+    ["Its first bytes on the wire", hex(party.envelope, party.envelope_bytes), "hex"],
     ["Sent back: a share of the answer, sealed to you", bytes(party.result_bytes)],
-    [party.result.length < 2 * party.result_bytes ? "How that begins" : "All of it", hex(party.result, party.result_bytes), "hex"],
+    [party.result.length < 2 * party.result_bytes ? "Its first bytes" : "All its bytes", hex(party.result, party.result_bytes), "hex"],
   ];
 }
 
@@ -136,8 +140,8 @@ function showCall(measured, formula) {
     ),
   );
   $("steps-note").textContent = known
-    ? "Timed by the sidecar; the rounds by Alice’s clock. Uploading, unsealing and returning is the rest of the exchange."
-    : "Timed by the sidecar.";
+    ? "The sidecar measured these times, and Alice the rounds. The rest of the exchange is upload, unsealing and return."
+    : "The sidecar measured these times.";
   showRounds(measured, formula);
   $("call").hidden = false;
 }
@@ -170,11 +174,11 @@ function showRounds(measured, formula) {
     }),
   );
   $("rounds-lead").textContent =
-    "In each round Alice and Bob send each other as many masked bytes at the same time. Below: how many, and for which layer of the network.";
+    "In each round Alice and Bob send each other equally many masked bytes at once. The bars show how many, and for which layer of the network.";
   const sum = formula.reduce((total, round) => total + round.bytes, 0);
   const say = (n) => n.toLocaleString("en");
   $("rounds-check").textContent =
     sum === measured.online_bytes && formula.length === measured.rounds
-      ? `The formula gives ${formula.length} rounds and ${say(sum)} bytes; the same were counted on the wire.`
-      : `The formula gives ${formula.length} rounds and ${say(sum)} bytes; counted were ${measured.rounds} and ${say(measured.online_bytes)}.`;
+      ? `The formula gives ${formula.length} rounds and ${say(sum)} bytes; Alice counted the same on the wire.`
+      : `The formula gives ${formula.length} rounds and ${say(sum)} bytes; Alice counted ${measured.rounds} rounds and ${say(measured.online_bytes)} bytes.`;
 }
