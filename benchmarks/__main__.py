@@ -12,19 +12,27 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import comparison, hostile, mnist, sidecar, vision
+from benchmarks import comparison, hostile, load, mnist, sidecar, tabular, vision
 from benchmarks.measurement import Row
 from moiety_local.folder import DeploymentError, fresh
 from moiety_local.mnist import DataMissing, Pixels, test_images
 from moiety_service.cli.terminal import Exit, Json
 
-_FRESH = "Folder for the data. What an earlier run made there is deleted first; where anything else is, nothing is."
+_FRESH = (
+    "Folder for the data. The command first deletes what an earlier run made there. If anything else is there, it "
+    "deletes nothing and stops."
+)
 
 Suite = Callable[[Path, Pixels, float, Console], Iterator[Row]]
 SUITES: dict[str, tuple[str, Suite]] = {
     "mnist": ("one image, batches of 128, bytes, memory", mnist.measure),
     "vision": ("LeNet, ResNet-18, label-only output", lambda root, pixels, _, say: vision.measure(root, pixels, say)),
+    "tabular": (
+        "trees beside one image, tables' answers",
+        lambda root, pixels, _, say: tabular.measure(root, pixels, say),
+    ),
     "sidecar": ("the client's REST interface", lambda root, pixels, _, say: sidecar.measure(root, pixels, say)),
+    "load": ("64 clients of one image each, at the same time", load.measure),
     "hostile": (
         "junk of one token, then 1,000 hostile connections",
         lambda root, pixels, _, say: hostile.measure(root, pixels, say),
@@ -36,19 +44,23 @@ _WHAT = "; ".join(f"{name}: {what}" for name, (what, _) in SUITES.items())
 def bench(
     suite: Annotated[str, typer.Option(help=_WHAT)] = "mnist",
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST/raw. Default: MOIETY_SERVER_MNIST_DIR.")] = None,
-    seconds: Annotated[float, typer.Option(help="How long the sustained load lasts.")] = 30.0,
+    seconds: Annotated[float, typer.Option(help="Seconds that the sustained load lasts.")] = 30.0,
     root: Annotated[Path, typer.Option(help=_FRESH)] = Path(".moiety/bench"),
-    against: Annotated[str, typer.Option(help="A commit, tag or branch: measure it as well, in turn.")] = "",
-    runs: Annotated[int, typer.Option(min=1, help="With --against: how often each is measured.")] = 5,
+    against: Annotated[
+        str,
+        typer.Option(help="A commit, tag or branch to compare this tree with. The benchmark measures them in turn."),
+    ] = "",
+    runs: Annotated[int, typer.Option(min=1, help="With --against: how often the benchmark measures each tree.")] = 5,
     as_json: Json = False,
 ) -> None:
     """Measure this machine, as ratios taken in one run, and show them beside what was asked.
 
-    With --against, measure this tree and another commit in turn, and compare them row by row.
+    With --against, measure this tree and another commit in turn, and compare them row by row. `python -m
+    benchmarks.peers` measures other engines beside this one.
     """
     console = Console(stderr=True)
     if suite not in SUITES:
-        raise typer.BadParameter(", ".join(SUITES), param_hint="--suite")
+        raise typer.BadParameter(f"choose from {', '.join(SUITES)}", param_hint="--suite")
     data = data or Path(os.environ.get("MOIETY_SERVER_MNIST_DIR", "data"))
     try:
         with fresh(root, console.print):

@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.memory import watched
 from moiety_local.folder import DeploymentError
 
 _HERE = Path(__file__).parent.parent
@@ -35,23 +36,26 @@ class Tree:
     def rows(self, suite: str, data: Path, seconds: float, root: Path) -> dict[str, float]:
         """Run a suite once in `root`, which is gone afterwards: a release clears away only what it made itself.
 
-        Returns each row's value. Raises DeploymentError when the run fails.
+        Returns each row's value, and the peak memory of each role as it is seen from outside. Raises DeploymentError
+        when the run fails.
         """
         new = (self.source / "benchmarks").is_dir()
         start = ["-m", "benchmarks"] if new else ["-c", _OLD, "bench"]
         options = ["--suite", suite, "--data", str(data.resolve()), "--seconds", f"{seconds:g}", "--json"]
-        done = subprocess.run(
-            [sys.executable, *start, *options, "--root", str(root.resolve())],
-            cwd=self.source,
-            env=os.environ | {"PYTHONPATH": str(self.packages)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with watched() as peaks:
+            done = subprocess.run(
+                [sys.executable, *start, *options, "--root", str(root.resolve())],
+                cwd=self.source,
+                env=os.environ | {"PYTHONPATH": str(self.packages)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         shutil.rmtree(root, ignore_errors=True)
         if done.returncode != 0:
             raise DeploymentError(f"the benchmarks of {self.name} failed:\n{done.stderr[-2000:]}")
-        return {str(row["what"]): float(row["value"]) for row in json.loads(done.stdout)["rows"]}
+        rows = {str(row["what"]): float(row["value"]) for row in json.loads(done.stdout)["rows"]}
+        return rows | {f"peak memory of {role} in the whole run, MB": peaks[role] for role in sorted(peaks)}
 
 
 def compare(
@@ -105,7 +109,7 @@ def install(ref: str, root: Path) -> Tree:
         tar.extractall(source, filter="data")
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps")
     _run(*pip, "--disable-pip-version-check", "--target", str(packages.resolve()), str(source.resolve()))
-    return Tree(ref or "what is here", source, packages.resolve())
+    return Tree(ref or "this tree", source, packages.resolve())
 
 
 def _run(*command: str) -> str:

@@ -20,10 +20,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-import psutil
 from rich.console import Console
 
 from benchmarks.measurement import Row
+from benchmarks.memory import forget_peak, peak_megabytes
 from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.errors import MoietyError, ServiceUnavailable
@@ -35,6 +35,7 @@ from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.messages.access import AccessFile
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.messages.wire import Binding, Request, envelope_bytes, new_id, request_bytes
+from moiety_shared.problems import ProblemType
 
 CONNECTIONS, SECONDS = 1000, 20.0  # at alice; there are more at the other roles
 _MEGABYTES = 900
@@ -115,7 +116,7 @@ def attack(deployment: Deployment, pixels: mnist.Pixels, *, connections: int, se
         until = time.monotonic() + seconds
         token = AccessFile.model_validate_json(deployment.access_file.read_bytes()).token
         hostile = _Hostile({role: deployment.url(role) for role in _TARGETS}, entry, token, until, report)
-        before = {role: _forget_peak(deployment.processes[role].pid) for role in ROLES}
+        before = {role: forget_peak(deployment.processes[role].pid) for role in ROLES}
         thread = threading.Thread(target=lambda: asyncio.run(hostile.run(connections)))
         thread.start()
         _predict(client, pixels, until, report)
@@ -123,7 +124,7 @@ def attack(deployment: Deployment, pixels: mnist.Pixels, *, connections: int, se
     for role in ROLES:
         process = deployment.processes[role]
         report.died += process.poll() is not None
-        report.megabytes[role] = _peak_megabytes(process.pid) if process.poll() is None else 0.0
+        report.megabytes[role] = peak_megabytes(process.pid) if process.poll() is None else 0.0
         report.grown[role] = report.megabytes[role] - before[role]
     return report
 
@@ -177,7 +178,7 @@ def _predict(client: Client, pixels: mnist.Pixels, until: float, report: Report)
         try:
             labels = client.predict("mnist", pixels[batch]).labels
         except ServiceUnavailable as error:
-            told = "gave no answer" not in str(error)
+            told = error.problem.kind is not ProblemType.PARTY_UNAVAILABLE  # the client says so if alice is silent
             report.refused += told
             report.lost += not told
         except MoietyError:
@@ -186,22 +187,6 @@ def _predict(client: Client, pixels: mnist.Pixels, until: float, report: Report)
             right = np.array_equal(labels, expected[batch])
             report.right += right
             report.wrong += not right
-
-
-def _forget_peak(pid: int) -> float:
-    """Reset the peak of a process's memory, where the system can. Returns its resident megabytes."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
-    return _peak_megabytes(pid)
-
-
-def _peak_megabytes(pid: int) -> float:
-    """The most resident megabytes of a process since then; its present ones where the system does not tell."""
-    status = Path(f"/proc/{pid}/status")
-    if status.exists():
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / 1e6
-    return float(psutil.Process(pid).memory_info().rss) / 1e6
 
 
 class _Hostile:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.measurement import Row, echo_server, in_turn, process, timed, torch_forward
+from benchmarks.memory import peak_megabytes
 from moiety_client import inputs
 from moiety_client.client import Client
 from moiety_client.exchange import Sealer
@@ -119,7 +120,7 @@ class _Bench:
                 deployment.publish()
             with tracing.exporting("bench", endpoint) as tracer, quiet.client() as unseen:
                 if tracer is tracing.NOBODY:
-                    raise DeploymentError("nothing to export spans with: install moiety[tracing]")
+                    raise DeploymentError("this benchmark exports spans: install moiety[tracing]")
                 with Client.from_access(seen.access_file, telemetry=Telemetry(tracer)) as client:
                     with_all, without = in_turn(
                         [(seen, client), (quiet, unseen)], lambda asked: asked.predict("mnist", one)
@@ -170,6 +171,9 @@ class _Bench:
             found = psutil.Process(self.deployment.processes[role].pid)
             megabytes = found.memory_info().rss / 1e6
             yield Row.at_most(f"resident memory of {role}, MB: at most", megabytes, 800)
+        for role in ROLES:
+            megabytes = peak_megabytes(self.deployment.processes[role].pid)
+            yield Row.at_most(f"peak memory of {role}, MB: at most", megabytes, 900)
 
     def _say(self, text: str) -> None:
         self.console.print(f"[dim]{text}[/]")

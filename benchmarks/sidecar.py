@@ -30,7 +30,7 @@ def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]
     try:
         triton = importlib.import_module("tritonclient.http")
     except ModuleNotFoundError:
-        raise DeploymentError("this suite asks with Triton's own client: pip install 'tritonclient[http]'") from None
+        raise DeploymentError("this suite needs Triton's client: pip install 'tritonclient[http]'") from None
     with Deployment(root / "roles") as deployment:
         deployment.publish()
         address = deployment.url("client")
