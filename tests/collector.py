@@ -76,18 +76,20 @@ class Collector:
                     found += [Found(service, span) for span in scope.spans if span.trace_id.hex() == trace]
         return found
 
-    def wait_for(self, trace: str, services: set[str]) -> list[Found]:
-        """The spans of a trace when each of these services has sent the one that its others are below."""
+    def wait_for(self, trace: str, outside: str, last: dict[str, str]) -> list[Found]:
+        """The spans of a trace when each of these services has sent the last of its own, by name, and all that others
+        are below. `outside` is the span of the request from outside, of which nobody here sends any."""
         deadline = time.monotonic() + _SECONDS
         while True:
             found = self.spans(trace)
             here = {one.span.span_id for one in found}
-            if services <= {one.service for one in found} and _complete(found, here):
+            sent = {(one.service, one.name) for one in found}
+            if sent >= set(last.items()) and _complete(found, here | {bytes.fromhex(outside)}):
                 return found
             assert time.monotonic() < deadline, [(one.service, one.name) for one in found]
             time.sleep(0.1)
 
 
 def _complete(found: list[Found], here: set[bytes]) -> bool:
-    """Whether no more than one span's parent is missing: that of the request from outside."""
-    return len({one.span.parent_span_id for one in found} - here) <= 1
+    """Whether no span's parent is missing."""
+    return {one.span.parent_span_id for one in found} <= here

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,22 @@ from moiety_shared.plan.plan import Plan
 from tests import databases, plans
 from tests.collector import Collector
 from tests.databases import Postgres
+
+
+def _seed() -> None:
+    if torch := sys.modules.get("torch"):  # the client's tests run without PyTorch
+        torch.manual_seed(0)
+
+
+def pytest_collectstart() -> None:
+    """A file's parameters are the same models, whichever files are collected before it."""
+    _seed()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """A test draws the same weights and inputs, whichever tests run before it."""
+    _seed()
 
 
 @pytest.fixture(scope="session")

@@ -57,4 +57,4 @@ def series(metrics: Metrics) -> Iterator[tuple[str, str, str]]:
 def names_in(text: str) -> set[str]:
     """Metrics that are named in it, a histogram's parts as the histogram."""
     found = re.findall(r"\b(?:moiety|process)_[a-z_]+\b", text)
-    return {re.sub(r"_seconds_(bucket|sum|count)$", "_seconds", name) for name in found}
+    return {re.sub(r"_(seconds|rows)_(bucket|sum|count)$", r"_\1", name) for name in found}

@@ -5,7 +5,7 @@ import numpy as np
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.plan.layers import Linear, Mul, Open
 from moiety_shared.plan.local import Combine, Sum
-from moiety_shared.plan.lookups import OneHot, ReLU, TopK
+from moiety_shared.plan.lookups import Decide, OneHot, ReLU, TopK
 from moiety_shared.plan.plan import LABELS, AnyLayer, Input, Output, Plan
 
 TERM = {"revision": 1, "active": True, "issued": 1_700_000_000, "expires": 4_000_000_000}
@@ -39,6 +39,23 @@ def scores(x: RingArray) -> RingArray:
 def logits(final: str = "none") -> Plan:
     output = {"wire": "l", "shape": (CLASSES,), "scale": 2.0**-4, "final": final}
     return Plan(ring_bits=32, input=X, layers=_SCORES, output=Output.model_validate(output))
+
+
+_SINGLE = Sum(name="s", input="l", shape=(CLASSES,), axes=(0,))
+
+
+def single(**output: object) -> Plan:
+    """One output: the sum of the scores. `output` says what it is for."""
+    given = {"wire": "s", "shape": (1,), "scale": 2.0**-4} | output
+    return Plan(ring_bits=32, input=X, layers=(*_SCORES, _SINGLE), output=Output.model_validate(given))
+
+
+def decision() -> Plan:
+    """Whether the sum of the scores is above 0."""
+    members = {"shape": (1,), "shift": 0, "opened_bits": 18, "range_bits": 15, "digit_bits": 4, "hinges": (1,)}
+    decide = Decide.model_validate({"name": "d", "input": "s"} | members)
+    output = Output(wire="d", shape=(1,), kind="decision", task="binary")
+    return Plan(ring_bits=32, input=X, layers=(*_SCORES, _SINGLE, decide), output=output)
 
 
 def labels(top: int = 2) -> Plan:

@@ -23,7 +23,7 @@ from moiety_shared.problems import Problem, ProblemType
 from tests.cli.conftest import HOW, Run
 from tests.client.sdk.conftest import Paid
 
-DOCS = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
+DOCS = (Path(__file__).parent.parent.parent / "docs" / "commands.md").read_text()
 # Those that run until they are stopped, and those that have nothing to say.
 SILENT = {
     "syft run",
@@ -94,15 +94,15 @@ def test_wrong_use(run: Run, tmp_path: Path) -> None:
         (("predict", "mnist", "x.png", "--nonsense"), "No such option"),
         (("predict", "mnist", tmp_path / "bad.json"), "is not an access file"),
         (("models", "--access", tmp_path / "bad.json"), "ask the model's owner for one"),
-        (("token", "revoke", "0" * 32), "is not there"),
-        (("keys", "rotate", tmp_path), "is no secrets folder"),
+        (("token", "revoke", "0" * 32), "does not exist"),
+        (("keys", "rotate", tmp_path), "is not a secrets folder"),
         (("keys", "renew", "nobody"), "one of alice"),
         (("withdraw",), "or --upload ID"),
         (("withdraw", "mnist"), "or --upload ID"),
         (("withdraw", "mnist", "1", "--upload", "ab" * 16), "or --upload ID"),
         (("withdraw", "--upload", "1"), "32 hexadecimal digits"),
         (("doctor", "nobody"), "alice"),
-        (("inspect", "mnist", "--reveal", "everything"), "logits, labels or count"),
+        (("inspect", "mnist", "--reveal", "everything"), "one of logits, labels, decision, count"),
     ]
     for command, said in cases:
         done = run(*command)
@@ -131,7 +131,7 @@ def test_nobody_answers(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     access = {"catalogue_url": "https://127.0.0.1:9", "owner_key": "k"}
     (tmp_path / "access.json").write_text(json.dumps(access))
     done = run("models", "--access", tmp_path / "access.json")
-    assert done.exit_code == Exit.UNAVAILABLE and "is the model owner's server running" in done.stderr
+    assert done.exit_code == Exit.UNAVAILABLE and "check that the model owner's server runs" in done.stderr
     keys.init(tmp_path / ".moiety" / "keys", {})
     monkeypatch.setenv("MOIETY_SERVER_ALICE_URL", "https://127.0.0.1:9")
     done = run("refresh")
@@ -139,7 +139,7 @@ def test_nobody_answers(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert run("versions", "mnist").exit_code == Exit.FAILED
     assert run("token", "issue", "x", "--out", tmp_path / "x.json").exit_code == Exit.OK
     assert run("token", "revoke", "0" * 32).exit_code == Exit.USAGE
-    assert run("keys", "init").exit_code == Exit.USAGE, "they are made once"
+    assert run("keys", "init").exit_code == Exit.USAGE, "name a new folder"
     assert run("keys", "init", "--if-missing").exit_code == Exit.OK
 
 
@@ -151,7 +151,7 @@ def test_a_token_is_bound_to_a_key(run: Run, tmp_path: Path) -> None:
     assert tokens.verify(access.token, access.owner_key).key == thumbprint(own.public_bytes_raw())
     assert run("keys", "client", tmp_path / "mine.pem").stdout.strip() == str(tmp_path / "mine.pub")
     done = run("keys", "client", tmp_path / "mine.pem")
-    assert done.exit_code == Exit.USAGE and "there already" in done.stderr
+    assert done.exit_code == Exit.USAGE and "exists already" in done.stderr
     assert run("token", "issue", "y", "--key", tmp_path / "mine.pub", "--out", tmp_path / "y.json").exit_code == Exit.OK
     access = AccessFile.model_validate_json((tmp_path / "y.json").read_bytes())
     mine = public_from_pem((tmp_path / "mine.pub").read_bytes())
@@ -196,9 +196,9 @@ def test_what_is_refused_here_is_wrong_use(run: Run, served: Paid, picture: Path
     (tmp_path / "broken.png").write_bytes(b"no picture")
     cases = [
         ("x.npy", "inputs of shape 4"),
-        ("empty", "holds no pictures"),
-        ("missing.png", "is not there"),
-        ("broken.png", "no picture file"),
+        ("empty", "contains no pictures"),
+        ("missing.png", "does not exist"),
+        ("broken.png", "not a picture file"),
     ]
     for file, said in cases:
         done = run("predict", "small", tmp_path / file)
@@ -286,7 +286,7 @@ def test_evaluate(run: Run, served: Paid, tmp_path: Path) -> None:
     done = run("evaluate", "small", tmp_path / "tree")
     assert done.exit_code == Exit.OK and "5 of 6" in done.stdout and "83.33%" in done.stdout
     done = run("evaluate", "small", tmp_path / "x.npy")
-    assert done.exit_code == Exit.USAGE and "label is none of the model's 5 classes" in done.stderr
+    assert done.exit_code == Exit.USAGE and "label is not one of the model's 5 classes" in done.stderr
 
 
 def test_models(run: Run, served: Paid) -> None:

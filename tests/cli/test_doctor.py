@@ -21,7 +21,7 @@ from moiety_service.cli.terminal import Exit
 from moiety_service.http import clients
 from moiety_service.http.app import create_app
 from moiety_service.security import keys
-from moiety_service.settings import RoleSettings
+from moiety_service.settings import RoleSettings, ServiceSettings
 from moiety_shared.crypto import tokens
 from moiety_shared.crypto.possession import private_pem, thumbprint
 from moiety_shared.crypto.signing import key_text
@@ -120,7 +120,7 @@ def test_the_providers_key(owner: Path, found: Callable[..., Found]) -> None:
     assert row["status"] == "wrong" and "is not a sealing key" in row["found"]
     (owner / "provider.pub").unlink()
     row = found()["server", "provider.pub"]
-    assert row["status"] == "wrong" and "take sealing.pub from the crypto provider's folder" in row["fix"]
+    assert row["status"] == "wrong" and "copy sealing.pub from the crypto provider's secrets folder" in row["fix"]
 
 
 def certificates(days: float, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
@@ -165,6 +165,26 @@ def test_port(owner: Path, found: Callable[..., Found], monkeypatch: pytest.Monk
             monkeypatch.setenv("MOIETY_SERVER_PORT", str(port))
             finding = next(one for one in diagnosis.examine(server) if one.check == "port")
             assert finding.status == status and "runs" in finding.found
+
+
+def test_a_port_of_another_address(owner: Path, found: Callable[..., Found], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOIETY_SERVER_HOST", "203.0.113.1")  # of no machine (RFC 5737)
+    row = found()["server", "port"]
+    assert row["status"] == "wrong" and "203.0.113.1" in row["found"] and "set HOST" in row["fix"]
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("fd00::1", "[fd00::1]"),
+    ],
+)
+def test_a_role_is_asked_where_it_listens(host: str, asked: str) -> None:
+    assert diagnosis._own_url(ServiceSettings(host=host, port=7701)) == f"http://{asked}:7701"
 
 
 def test_of_all_roles_the_owner_is_looked_at(found: Callable[..., Found], monkeypatch: Any, tmp_path: Path) -> None:
@@ -298,4 +318,4 @@ def test_a_clients_access_file(found: Callable[..., Found], monkeypatch: Any, tm
 def test_the_table_for_people(run: Run, owner: Path) -> None:
     done = run("doctor")
     assert done.exit_code == Exit.FAILED and "✗" in done.stdout and "✓" in done.stdout
-    assert "reach alice" in done.stdout and "things are wrong" in done.stderr
+    assert "reach alice" in done.stdout and "checks failed" in done.stderr

@@ -94,6 +94,11 @@ def test_the_client_needs_no_pytorch(installed: Path, tmp_path: Path) -> None:
     assert Path(shell(f'{installed}/python -c "{program}"', tmp_path).strip()).is_relative_to(installed.parent)
 
 
+def test_networks_that_ship_are_published_without_onnx(installed: Path, tmp_path: Path) -> None:
+    program = "import sys; sys.modules['onnx'] = None; from moiety_server import sources; print(sources.load('mnist'))"
+    assert "name='mnist'" in shell(f'{installed}/python -c "{program}"', tmp_path)
+
+
 def test_the_demo_runs_and_so_do_the_commands_that_it_leads_to(installed: Path, tmp_path: Path) -> None:
     demo = [installed / "moiety", "demo", "--images", "32", "--json"]
     done = subprocess.run(demo, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
@@ -112,14 +117,14 @@ def test_the_demo_runs_and_so_do_the_commands_that_it_leads_to(installed: Path, 
         assert running.stderr is not None
         try:
             said = ""
-            while "Ctrl-C stops all." not in said and (line := running.stderr.readline()):
+            while "Ctrl-C stops all five." not in said and (line := running.stderr.readline()):
                 said += line
             (publish,) = re.findall(r"^Publish the MNIST network: +(.+)$", said, re.MULTILINE)
             (predict,) = re.findall(r"^Private predictions: +(.+)$", said, re.MULTILINE)
             elsewhere = tmp_path / "elsewhere"
             elsewhere.mkdir()
             shell(publish, elsewhere)
-            answers = re.findall(r"(\d)\.png +(\d) *$", shell(predict, elsewhere), re.MULTILINE)
+            answers = re.findall(r"(\d)\.png +(\d) +\d\.\d+ *$", shell(predict, elsewhere), re.MULTILINE)
             assert answers == [(digit, digit) for digit in "0123456789"]
         finally:
             running.terminate()  # SIGINT may be ignored, as in a shell's background

@@ -73,7 +73,7 @@ class Service:
             for p, w in enumerate(run.models)
         ]
         outputs = [lockstep(*pair) for pair in zip(*slices, strict=True)]
-        leaving = [result_share(plan, [one[p] for one in outputs]) for p in (0, 1)]
+        leaving = [result_share(plan, np.concatenate([one[p] for one in outputs])) for p in (0, 1)]
         self.results.append([np.frombuffer(share, np.uint8) for share in leaving])
         sealed = [seal_result(secrets[p].result_key, leaving[p], binding.context("result", p)) for p in (0, 1)]
         return pack_result(binding.request_id, (sealed[0], sealed[1]))
@@ -204,9 +204,10 @@ def test_coloured_pictures_and_floats_of_any_rank_encode_alike(party_keys: Keys,
     for wrong in (pixels[..., :1], pixels.reshape(2, 3, 4, 5), floats[:, :-1]):
         with pytest.raises(InvalidInput):
             inputs.encode(entry, wrong)
-    smaller = entry.model_copy(update={"preprocessing": how.model_copy(update={"size": (4, 4)})})
-    with pytest.raises(InvalidInput, match="tell its owner"):
-        inputs.encode(smaller, pixels[:, :, :4])
+    smaller = plan.model_copy(update={"input": wide.model_copy(update={"shape": (48,)})})
+    anew = {"plan": smaller, "preprocessing": how.model_copy(update={"size": (4, 4)})}
+    with pytest.raises(InvalidInput, match="pictures of another size now"):
+        inputs.encode_rows(entry.model_copy(update=anew), inputs.rows(entry, pixels))
 
 
 def test_a_model_is_asked_for_what_it_is_published_for(party_keys: Keys, x: Array) -> None:
@@ -228,7 +229,7 @@ def rest(party_keys: Keys) -> Iterator[list[InProcess]]:
 
 def test_the_sidecar_names_and_gives_what_the_model_gives(rest: list[InProcess], x: Array, order: np.ndarray) -> None:
     tensor = {"name": "input", "shape": [2, 4], "datatype": "FP64", "data": real(x[:2]).tolist()}
-    for app, names in zip(rest, (["label", "output", "confidence"], ["labels", "top"], []), strict=True):
+    for app, names in zip(rest, (["label", "output", "probability"], ["labels", "top"], []), strict=True):
         stated = app.get("/v2/models/small").json()["outputs"]
         assert [output["name"] for output in stated] == names
         answer = app.post("/v2/models/small/infer", json={"inputs": [tensor]})

@@ -100,7 +100,7 @@ def test_an_expired_entry_is_refused_and_read_again_when_it_expires(
     now = time.time()
     client = catalogue.client()
     catalogue.serve(catalogue.entry, issued=int(now) - 100, expires=int(now) - 1)
-    refused(catalogue, client, "was good until .* moiety refresh", ExpiredEntry)
+    refused(catalogue, client, "expired at .* `moiety refresh`", ExpiredEntry)
     first = catalogue.serve(catalogue.entry, issued=int(now), expires=int(now) + 1000)
     assert client.model("small") == first.entry
     catalogue.serve(catalogue.entry, revision=8)
@@ -108,7 +108,7 @@ def test_an_expired_entry_is_refused_and_read_again_when_it_expires(
     monkeypatch.setattr(core.time, "time", lambda: now + 2000)
     assert client.model("small").revision == 8
     catalogue.served = first
-    refused(catalogue, catalogue.client(), "was good until", ExpiredEntry)
+    refused(catalogue, catalogue.client(), "expired at", ExpiredEntry)
 
 
 def test_what_others_signed_is_refused(catalogue: Catalogue) -> None:

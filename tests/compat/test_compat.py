@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent
 STORAGE_KEY = bytes(range(7, 39))
 SEALED = b"a share of an input", b"context"
 TOKEN = "head.claims.signature"
-_OF_THE_PEER_PROTOCOL, _OF_OTHERS = {"start", "frame", "bits", "words"}, {"array", "onnx_file", "picture"}
+_OF_THE_PEER_PROTOCOL, _OF_OTHERS = {"start", "frame", "bits", "words"}, {"array", "onnx_file", "picture", "table_file"}
 MESSAGES = sorted(set(TARGETS) - _OF_THE_PEER_PROTOCOL - _OF_OTHERS)
 RELEASES = sorted(path.name for path in ROOT.iterdir() if (path / "messages").is_dir())
 

@@ -1,4 +1,4 @@
-"""From a deployment of 0.1.0 to this version, on real processes, in the order that docs/upgrading.md gives.
+"""From a deployment of 0.1.0 to this version, on real processes, in the order that docs/operations.md gives.
 
 `0.1.0/deployment` is what that release left behind: keys, databases, the shares of a network of six inputs and three
 outputs, and two clients' access files, of which the second one's token is revoked.
@@ -46,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def upgraded(root: Path) -> Iterator[Deployment]:
     """Each role, started by this version on its folder of 0.1.0, after the one before it answers."""
     deployment = Deployment(root, roles=ORDER)
-    with pytest.raises(DeploymentError, match="keys"):  # before the step that upgrading.md names, in one sentence
+    with pytest.raises(DeploymentError, match="keys"):  # before the step that operations.md names, in one sentence
         deployment.start()
     deployment = Deployment(root, roles=ORDER, environment={"PYTHONPATH": str(root)})
     keys = str(root / "keys")

@@ -10,6 +10,7 @@ from moiety_server.compiler import ir, ranges, scales
 from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.lowering.emitter import Emitter
+from moiety_server.compiler.meaning import Meaning
 from moiety_server.compiler.scales import Precision
 from moiety_server.compiler.simplification import finish
 from moiety_shared.plan.plan import Plan
@@ -24,7 +25,14 @@ def emitted(b: Builder, output: ir.Node, reach: float, bits: int) -> Emitter:
     calibration = torch.linspace(-reach, reach, 40).reshape(-1, 1).expand(40, b.nodes["input"].shape[0]).contiguous()
     analysis = ranges.analyse(graph, calibration, low=-reach, high=reach)
     known, precision = analysis.sure(), Precision.of(bits)
-    return Emitter(graph, known, scales.choose(graph, known, precision), precision, (-reach, reach))
+    return Emitter(
+        graph,
+        known,
+        scales.choose(graph, known, precision),
+        precision,
+        (-reach, reach),
+        Meaning().settled(graph, "logits"),
+    )
 
 
 def decided(kind: Kind, tolerance: float, values: Array, reach: float, bits: int, scale: float = 1.0) -> Array:

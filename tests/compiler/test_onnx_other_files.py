@@ -124,7 +124,7 @@ def test_no_tensor_but_an_initializer_is_read_from_another_file(
         for entry in tensor.external_data:
             entry.value = location
     text = refusal(folder / "m.onnx", made)
-    assert f"names another file, {location}" in text and "as one file" in text
+    assert f"keeps its values in another file, {location}" in text and "as one file" in text
 
 
 def _all_tensors(message: Any) -> Iterator[TensorProto]:
@@ -190,20 +190,20 @@ def test_a_data_file_is_named_as_one_of_the_models_folder(folder: Path, name: st
     (folder / "data").write_bytes(SECRET)
     (folder / ".hidden").write_bytes(SECRET)
     (folder.parent / "data").write_bytes(SECRET)
-    assert "not named as a file beside the model" in refusal(folder / "m.onnx", beside(location=name))
+    assert "must lie in the folder of the model" in refusal(folder / "m.onnx", beside(location=name))
 
 
 def test_a_data_file_is_no_link_no_pipe_no_folder(folder: Path) -> None:
     path, data = folder / "m.onnx", folder / "data"
     assert "No such file" in refusal(path, beside())
     data.symlink_to(folder / "keys" / "signing.pem")
-    assert "copy it there as a file of its own" in refusal(path, beside())
+    assert "copy it there as a regular file" in refusal(path, beside())
     data.unlink()
     os.link(folder / "keys" / "signing.pem", data)
     assert "hard link" in refusal(path, beside())
     data.unlink()
     os.mkfifo(data)
-    assert "no regular file" in refusal(path, beside())
+    assert "not a regular file" in refusal(path, beside())
     data.unlink()
     data.mkdir()
     assert "directory" in refusal(path, beside())
@@ -228,22 +228,22 @@ WRONG: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_offset_and_length_lie_in_the_file_and_are_what_the_shape_says(folder: Path, case: str) -> None:
     (folder / "data").write_bytes(SECRET)
-    assert "not what offset and length" in refusal(folder / "m.onnx", beside(**WRONG[case]))
+    assert "does not match its offset and length" in refusal(folder / "m.onnx", beside(**WRONG[case]))
 
 
 def test_what_a_tensor_says_of_its_file_fits_together(folder: Path) -> None:
     path = folder / "m.onnx"
     (folder / "data").write_bytes(SECRET + SECRET)
-    assert "not what offset" in refusal(path, beside())  # the rest of the file is twice as long
+    assert "does not match its offset" in refusal(path, beside())  # the rest of the file is twice as long
     twice = beside(length=str(N))
     twice.graph.initializer[0].external_data.add(key="length", value=str(N))
-    assert "not what offset" in refusal(path, twice)
+    assert "does not match its offset" in refusal(path, twice)
     unsure = beside(length=str(N))
     unsure.graph.initializer[0].data_location = TensorProto.DEFAULT
-    assert "not what offset" in refusal(path, unsure)
+    assert "does not match its offset" in refusal(path, unsure)
     negative = beside(length=str(N))
     negative.graph.initializer[0].dims[:] = [-1, -N]
-    assert "not what offset" in refusal(path, negative)
+    assert "does not match its offset" in refusal(path, negative)
     many = beside(length=str(N))
     many.graph.initializer.extend(elsewhere(f"c{i}", "data", length=str(N)) for i in range(2))
     assert "of which" in refusal(path, many)  # three times a part of a file that has two
@@ -252,14 +252,14 @@ def test_what_a_tensor_says_of_its_file_fits_together(folder: Path) -> None:
 def test_data_files_have_a_largest_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "data").write_bytes(SECRET)
     monkeypatch.setattr(file, "_LARGEST_BESIDE", N - 1)
-    assert "are asked for" in refusal(folder / "m.onnx", beside())
+    assert "of which the model asks for" in refusal(folder / "m.onnx", beside())
     monkeypatch.setattr(file, "_LARGEST", 10)
-    assert "more than the 10 that are read" in refusal(folder / "m.onnx", beside())
+    assert "more than the limit of 10" in refusal(folder / "m.onnx", beside())
 
 
 def test_only_a_regular_file_is_a_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
-    for name, said in (("pipe.onnx", "no regular file"), (".", "directory"), ("missing.onnx", "No such file")):
+    for name, said in (("pipe.onnx", "not a regular file"), (".", "directory"), ("missing.onnx", "No such file")):
         with pytest.raises(NotServable, match=said):
             read_onnx(tmp_path / name)
 
@@ -288,4 +288,6 @@ def test_the_owners_command_says_it_in_a_line(folder: Path) -> None:
     np.save(folder / "c.npy", np.zeros((4, N), dtype=np.float32))
     command = [sys.executable, "-m", "moiety_service.cli.main", "inspect", "m.onnx", "--calibration", "c.npy"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "names another file" in done.stderr, done.stderr
+    assert (
+        done.returncode == 1 and done.stderr.count("\n") == 1 and "keeps its values in another file" in done.stderr
+    ), done.stderr

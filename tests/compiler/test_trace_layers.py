@@ -53,6 +53,7 @@ def test_transposed_convolutions(data: st.DataObject, groups: int, bias: bool, n
 def test_max_pools(data: st.DataObject, ceil: bool, one: bool, n: int) -> None:
     kernel = data.draw(st.integers(2, 4))
     args = (kernel, data.draw(st.none() | small), data.draw(st.integers(0, kernel // 2)), data.draw(st.integers(1, 2)))
+    assume(args[3] * (kernel - 1) < n + 2 * args[2])  # torch refuses a kernel that is larger than its input
     model = (nn.MaxPool1d if one else nn.MaxPool2d)(*args, ceil_mode=ceil)
     graph = check(model, 3, *((n,) if one else (n, 7)))
     assert kinds(graph).count("MaxPool") == 1
@@ -124,7 +125,7 @@ def test_what_overwrites_its_input() -> None:
 
 
 def test_a_hard_swish_and_a_leaky_relu_compare_no_more_than_they_must() -> None:
-    assert kinds(check(nn.Hardswish(), 4)) == ["Bias", "Clamp", "Scale", "Mul"]
+    assert kinds(check(nn.Hardswish(), 4)) == ["Bias", "Clamp", "Mul", "Scale"]
     assert kinds(check(nn.LeakyReLU(), 4)).count("Clamp") == 1
     graph = check(nn.PReLU(4), 4, 3, 3)
     assert kinds(graph) == ["Clamp", "Add", "Conv", "Add"]

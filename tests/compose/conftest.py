@@ -33,7 +33,9 @@ def project(seconds: dict[str, float]) -> Iterator[Project]:
         made.compose(*shlex.split(up))
         said = made.compose(*shlex.split(predict.replace("exec ", "exec -T ")))  # there is no terminal
         answered = time.monotonic()
-        assert re.findall(r"^ ?/digits/(\d).png +(\d) *$", said, re.MULTILINE) == [(d, d) for d in "0123456789"], said
+        assert re.findall(r"^ ?/digits/(\d).png +(\d) +\d\.\d+ *$", said, re.MULTILINE) == [
+            (d, d) for d in "0123456789"
+        ], said
         seconds |= {"images built": built - started, "up to the first prediction": answered - built}
         for service in SERVICES:
             made.wait_healthy(service)

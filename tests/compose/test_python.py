@@ -35,7 +35,9 @@ def test_the_client_predicts_on_a_newer_python(project: Project, image: str) -> 
     access = ("--volume", f"{project.name}_access:/access:ro", "--env", "MOIETY_CLIENT_ACCESS_FILE=/access/access.json")
     bounds = ("--network", f"{project.name}_clients", "--read-only", "--cap-drop", "ALL")
     said = docker("run", "--rm", *access, *bounds, image, "predict", "mnist", "/digits")
-    assert re.findall(r"^ ?/digits/(\d).png +(\d) *$", said, re.MULTILINE) == [(d, d) for d in "0123456789"], said
+    assert re.findall(r"^ ?/digits/(\d).png +(\d) +\d\.\d+ *$", said, re.MULTILINE) == [(d, d) for d in "0123456789"], (
+        said
+    )
     sidecar = docker("run", "--detach", *access, *bounds, image, "sidecar").strip()
     try:
         health = ["docker", "exec", sidecar, "moiety", "healthcheck", "http://localhost:7704"]

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from moiety_client import inputs
-from moiety_client.errors import InvalidInput
+from moiety_client.errors import InvalidInput, LabelsOnly
 from moiety_client.exchange import Sealer
 from moiety_local import mnist
 from moiety_local.deployment import Deployment
@@ -66,6 +68,44 @@ def test_labels_and_counts_of_a_real_network(scarce: tuple[Deployment, str], dig
         truth[0] += 1
         result = client.evaluate("count", digits[0][:6], truth)
         assert (result.correct, result.total) == (int((outputs.argmax(axis=1) == truth).sum()), 6)
+
+
+_RISK = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid())
+"""
+
+
+def test_one_output_tells_two_classes_apart(
+    scarce: tuple[Deployment, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment, _ = scarce
+    monkeypatch.chdir(tmp_path)
+    Path("risk.py").write_text(_RISK)
+    x = np.sin(np.arange(240.0, dtype=np.float32) * 1.7).reshape(40, 6)
+    np.save("x.npy", x)
+    made: dict[str, Any] = {}
+    exec(_RISK, made)
+    with torch.inference_mode():
+        risk = made["build"]()(torch.from_numpy(x)).numpy()[:, 0]
+    threshold = float(np.median(risk)) + 1e-4
+    how = ("risk:build", "--calibration", "x.npy", "--low", "-1", "--high", "1", "--threshold", str(threshold))
+    deployment.publish(*how, "--name", "risk")
+    deployment.publish(*how, "--name", "decision", "--reveal", "decision")
+    clear = np.abs(risk - threshold) > 1e-3
+    assert 10 < (risk > threshold)[clear].sum() < 30
+    with deployment.client(timeout=60) as client:
+        shown, alone = (client.predict(name, x, canaries=4) for name in ("risk", "decision"))
+        np.testing.assert_allclose(shown.probabilities[:, 1], risk, atol=1e-3)
+        for answer in (shown, alone):
+            assert np.array_equal(answer.labels[clear], (risk > threshold)[clear])
+        with pytest.raises(LabelsOnly):
+            _ = alone.scores
+        assert client.evaluate("decision", x[clear], (risk > threshold)[clear].astype(int)).accuracy == 1
 
 
 def test_a_count_goes_to_whom_the_request_names(scarce: tuple[Deployment, str], digits: Digits, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_the_readmes_commands_run_as_printed(checkout: Path) -> None:
     todo = [block for block in blocks("sh") if of_moiety(block) and not block.endswith("moiety up\n")]
     assert len(todo) >= 2
     said = run(checkout, "bash", "-euc", "".join(todo))  # one shell, as a reader has
-    assert re.search(r"7\.png +7\s*$", said, re.MULTILINE), "the drawn 7 is a 7"
+    assert re.search(r"7\.png +7 +\d\.\d+\s*$", said, re.MULTILINE), "the drawn 7 is a 7"
     assert "what one input costs" in said
     (program,) = blocks("python")
     assert run(checkout, sys.executable, "-c", program).split() == ["[7]", "5"]

@@ -1,4 +1,4 @@
-"""docs/three-organisations.md, done as it says: its command blocks and its tables of files are read and carried out.
+"""Three organisations, step by step as docs/deployment.md says: its blocks and tables of files are carried out.
 
 Each organisation is a folder that holds what the page gives it, and a shell that knows what the page exports there.
 One machine stands for five: every host name of the page is an address of loopback of its own, so certificates are for
@@ -29,7 +29,8 @@ HOSTS = {
     "dealer.example": "127.0.77.4",
 }
 SERVICES = {"moiety server", "moiety party alice", "moiety party bob", "moiety provider"}
-_PAGE = (DOCS / "three-organisations.md").read_text()
+_, _, _AFTER = (DOCS / "deployment.md").read_text().partition("\n## Three organisations, step by step\n")
+_PAGE, _, _ = _AFTER.partition("\n## ")
 _STEP = re.compile(r"^```sh\n# at (.+)\n((?:.+\n)+)```$|^\| `(.+)` \| (.+) \| (.+) \|$", re.MULTILINE)
 _SECONDS = 60
 

@@ -23,6 +23,7 @@ from moiety_client.errors import InvalidInput
 from moiety_party.lane import read_json
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.onnx.graph import read_onnx
+from moiety_server.compiler.tabular.reading import read_tabular
 from moiety_service import files
 from moiety_shared.crypto import tokens
 from moiety_shared.crypto.handshake import Handshake
@@ -40,8 +41,9 @@ from moiety_shared.messages.catalogue import (
     sign,
     sign_manifest,
 )
+from moiety_shared.messages.table import Column
 from moiety_shared.messages.upload import Head
-from moiety_shared.messages.wire import Binding, Frame, FrameKind, OwnerCount, Request, Secret
+from moiety_shared.messages.wire import Asked, Binding, Frame, FrameKind, OwnerCount, Request, Secret, Start
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
@@ -54,6 +56,9 @@ PLAN = plans.logits()
 KEY = PrivateKey(bytes(range(96)))
 SIGNER = Ed25519PrivateKey.from_private_bytes(DIGEST)
 ROWS = 2
+ASKED = Asked(bytes(range(25)), "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))
+START, SHARED = Start(ID.hex(), 7, (ASKED,)), Start(ID.hex(), 7, (ASKED, ASKED._replace(token="")))
+REFUSAL = Problem(ProblemType.SEALED_FOR_ANOTHER)
 _WIRES = wire.result_bytes(PLAN, ROWS)
 
 
@@ -92,7 +97,13 @@ def owner_count(raw: bytes) -> None:
 
 
 def start(raw: bytes) -> None:
-    same(wire.pack_start(*wire.unpack_start(raw)), raw)
+    same(wire.pack_start(wire.unpack_start(raw)), raw)
+
+
+def outcomes(raw: bytes) -> None:
+    read = wire.unpack_outcomes(raw, 2)
+    if not any(isinstance(outcome, Problem) for outcome in read):  # a document may have been written in other ways
+        same(wire.pack_outcomes(read), raw)
 
 
 def frame(raw: bytes) -> None:
@@ -184,6 +195,7 @@ def every_layer() -> Plan:
     """A plan with one layer of each kind that the others do not have."""
     opened = {"input": "c", "shape": [4, 6, 6], "shift": 4, "opened_bits": 16}
     compared = opened | {"range_bits": 14}
+    wave = [{"cosine": 700, "sine": -20, "table_bits": 10}, {"cosine": 0, "sine": 5, "table_bits": 3}]
     layers: list[dict[str, object]] = [
         {"op": "reshape", "name": "r", "input": "x", "shape": [72], "to": [2, 6, 6]},
         {"op": "open", "name": "o", "input": "r", "shape": [2, 6, 6]},
@@ -194,13 +206,17 @@ def every_layer() -> Plan:
         {"op": "max_pool", "name": "pool", "kernel": [2, 2], "stride": [2, 2], "output_size": [3, 3]} | compared,
         {"op": "truncate", "name": "lifted", "input": "pool", "shape": [4, 3, 3], "shift": 0, "opened_bits": 16},
         {"op": "table", "name": "table", "values": [list(range(16)), [0] * 16]} | opened | {"opened_bits": 4},
+        {"op": "waves", "name": "waves", "word_bits": 32, "constant": -3, "waves": wave} | opened | {"opened_bits": 9},
+        {"op": "truncate", "name": "dulled", "input": "waves", "shape": [4, 6, 6], "shift": 15, "opened_bits": 17},
         {"op": "bias", "name": "bias", "input": "t", "shape": [4, 6, 6], "bias_shape": [4, 1, 1]},
         {"op": "sum_pool", "name": "sp", "input": "t", "shape": [4, 6, 6], "kernel": [2, 2], "stride": [2, 2]},
         {"op": "concat", "name": "cat", "inputs": ["sp", "lifted"], "shapes": [[4, 3, 3]] * 2, "axis": 0},
         {"op": "slice", "name": "s", "input": "cat", "shape": [8, 3, 3], "axis": 0, "start": 1, "stop": 8, "step": 2},
         {"op": "pad", "name": "p", "input": "s", "shape": [4, 3, 3], "before": [0, 1, 0], "after": [0, 0, 1]},
         {"op": "upsample", "name": "u", "input": "p", "shape": [4, 4, 4], "factors": [2, 1]},
-        {"op": "permute", "name": "turned", "input": "u", "shape": [4, 8, 4], "order": [2, 0, 1]},
+        {"op": "take", "name": "k", "input": "u", "shape": [4, 8, 4], "axis": 2, "places": [[3, 0, 1, 1], [0, 1, 2, 3]]}
+        | {"factors": [[2, 1, -1, 4], [1, 1, 1, 1]]},
+        {"op": "permute", "name": "turned", "input": "k", "shape": [4, 8, 4], "order": [2, 0, 1]},
         {"op": "sum", "name": "total", "input": "turned", "shape": [4, 4, 8], "axes": [0, 2]},
     ]
     asked = {"name": "x", "shape": [72], "frac_bits": 4, "low": -8, "high": 8}
@@ -285,6 +301,29 @@ def onnx_file(raw: bytes) -> None:
         read_onnx(path)
 
 
+def table_file(raw: bytes) -> None:
+    with as_file(raw, "m.onnx") as path:
+        read_tabular(path, [Column(name=name, kind="number", low=-4, high=4) for name in ("a", "b", "c")])
+
+
+def _tables() -> Iterator[bytes]:
+    info = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 3]) for name in "xy"]
+    imports = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    scaler = onnx.helper.make_node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", offset=[1.0], scale=[2.0])
+    linear = onnx.helper.make_node(
+        "LinearRegressor", ["s"], ["y"], domain="ai.onnx.ml", coefficients=[1.0, 2.0, 3.0], intercepts=[4.0]
+    )
+    trees = onnx.helper.make_node(
+        "TreeEnsembleRegressor", ["s"], ["y"], domain="ai.onnx.ml", n_targets=1, post_transform="NONE",
+        nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2], nodes_featureids=[1, 0, 0], nodes_values=[0.5, 0.0, 0.0],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0],
+        target_treeids=[0, 0], target_nodeids=[1, 2], target_ids=[0, 0], target_weights=[1.0, 2.0],
+    )  # fmt: skip
+    for last in (linear, trees):
+        graph = onnx.helper.make_graph([scaler, last], "g", info[:1], info[1:])
+        yield onnx.helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+
+
 def _models() -> Iterator[bytes]:
     info = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in "xy"]
     weights = [
@@ -309,12 +348,11 @@ TARGETS: dict[str, Target] = {
     "handshake": Target(handshake, (Problem,), lambda: iter([Handshake(DIGEST, 7).pack()])),
     "result": Target(result, (Problem,), lambda: iter([wire.pack_result(ID, (bytes(_WIRES), bytes(_WIRES)))])),
     "owner_count": Target(owner_count, (Problem,), lambda: iter([OwnerCount(BINDING, (b"one", b"two")).pack()])),
-    "start": Target(
-        start,
+    "start": Target(start, (Problem,), lambda: iter([wire.pack_start(START), wire.pack_start(SHARED)])),
+    "outcomes": Target(
+        outcomes,
         (Problem,),
-        lambda: iter(
-            [wire.pack_start(ID.hex(), 7, bytes(range(25)), "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))]
-        ),
+        lambda: iter([wire.pack_outcomes([b"a result", b""]), wire.pack_outcomes([REFUSAL, b"a result"])]),
     ),
     "frame": Target(frame, (Problem,), _frames),
     "upload": Target(upload, (Problem,), lambda: iter([_head().pack()])),
@@ -330,6 +368,7 @@ TARGETS: dict[str, Target] = {
     "array": Target(array, (ValueError,), _arrays),
     "picture": Target(picture, (InvalidInput,), _pictures),
     "onnx_file": Target(onnx_file, (NotServable,), _models),
+    "table_file": Target(table_file, (NotServable,), _tables),
     "words": Target(words, (ValueError,), lambda: iter([bytes(33)])),
 }
 

@@ -79,6 +79,8 @@ def changed(plan: Plan, layer: str, **members: Any) -> bytes:
         ("cat", {"shapes": [[2**31] * 8] * 2}),
         ("cat", {"inputs": ["sp"] * 10**5}),
         ("table", {"values": [[10**30] * 10**5]}),
+        ("waves", {"waves": [{"cosine": 10**30, "sine": 0, "table_bits": 10}] * 10**5}),
+        ("waves", {"opened_bits": 62, "constant": 10**30}),
     ],
 )
 def test_sizes_in_a_plan_are_checked_and_never_used(layer: str, members: dict[str, Any]) -> None:

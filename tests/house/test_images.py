@@ -83,7 +83,11 @@ def test_a_role_has_only_its_extra(role: str) -> None:
 def test_an_image_holds_its_role_and_what_all_share() -> None:
     copied = re.findall(r"^COPY (.*) (?:/src/\S*)$", DOCKERFILE, re.MULTILINE)
     assert copied == ["pyproject.toml README.md LICENSE", "shared", "$ROLE"]
-    assert re.findall(r"^COPY requirements/(\S+) ", DOCKERFILE, re.MULTILINE) == ["$ROLE.txt", "build.txt"]
+    assert re.findall(r"^COPY requirements/(\S+) ", DOCKERFILE, re.MULTILINE) == [
+        "${TORCH:-torch.txt}",
+        "$ROLE.txt",
+        "build.txt",
+    ]
     assert re.findall(r"^(.*)\nCOPY --from=torch ", DOCKERFILE, re.MULTILINE) == ["FROM empty AS computing"]
 
 
@@ -103,7 +107,9 @@ def test_an_image_has_a_numeric_user_labels_and_no_shell_to_start_with() -> None
 def test_the_base_image_and_pytorch_are_named_alike_everywhere() -> None:
     """Layers are shared between images that are built with the same arguments."""
     defaults = dict(re.findall(r"^ARG (BASE|TORCH)=(.+)$", DOCKERFILE, re.MULTILINE))
-    assert defaults == {"BASE": "python:3.11-slim-bookworm", "TORCH": f"torch=={torch()['torch']}"}
+    assert defaults == {"BASE": "python:3.11-slim-bookworm", "TORCH": "torch-hashes.txt"}
+    named, *hashes = (ROOT / "requirements" / "torch-hashes.txt").read_text().split("torch==")[1].split()
+    assert named == torch()["torch"] and len(re.findall("--hash=sha256:[0-9a-f]{64}", " ".join(hashes))) == 2
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     wanted = {name: f"${{{name}:-{value}}}" for name, value in defaults.items()}
     built = [service["build"]["args"] for service in compose["services"].values() if "build" in service]

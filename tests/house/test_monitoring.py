@@ -30,7 +30,7 @@ def test_names_are_as_prometheus_wants_them(metrics: dict[str, tuple[str, str]])
         assert name.endswith("_total") is (kind == "counter"), name
         assert not re.search(r"(millis|micro|_ms|_kb|_mb|_minutes)", name), name
         if kind == "histogram" or "_timestamp" in name:
-            assert name.endswith("_seconds"), name
+            assert name.endswith(("_seconds", "_rows")), name
 
 
 def test_the_dashboard_and_the_alerts_name_metrics_that_exist(metrics: dict[str, tuple[str, str]]) -> None:

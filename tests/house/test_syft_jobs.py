@@ -1,6 +1,7 @@
-"""A job of syft 0.10 evaluates a secret model on a data owner's data, as docs/tutorials/syft-jobs.md prints it.
+"""A job of syft 0.10 evaluates a secret model on a data owner's data, as docs/syft.md prints it.
 
-The page says what is different here: syft's stand-in for Google Drive, this Python, and a wheel of this checkout.
+Its last section says what is different here: syft's stand-in for Google Drive, this Python, and a wheel of this
+checkout.
 """
 
 import json
@@ -20,7 +21,7 @@ from moiety_local import mnist
 from moiety_local.deployment import Deployment
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "tutorials" / "syft-jobs.md").read_text()
+_, _, PAGE = (ROOT / "docs" / "syft.md").read_text().partition("\n## Jobs of syft 0.10\n")
 PICTURES = 100
 BEGIN = """
 import sys
@@ -38,7 +39,7 @@ ds, do = SyftRDSClient.pair_with_mock_drive_service_connection(
 
 
 def blocks(language: str) -> list[str]:
-    """The page's blocks of a language that have no title."""
+    """The section's blocks of a language that have no title."""
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 

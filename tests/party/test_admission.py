@@ -19,6 +19,7 @@ from moiety_shared.crypto import tokens
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.crypto.tokens import MAX_EXPIRES, MAX_QUOTA_ROWS, MAX_QUOTA_SECONDS, Grant, Quota
 from moiety_shared.messages.catalogue import Manifest
+from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
 
@@ -26,8 +27,10 @@ OWNER = Ed25519PrivateKey.generate()
 ID = "ab" * 16
 
 
-def a_model(access: str = "token", name: str = "small", owner: Ed25519PrivateKey = OWNER) -> Model:
-    plan = plans.logits()
+def a_model(
+    access: str = "token", name: str = "small", owner: Ed25519PrivateKey = OWNER, plan: Plan | None = None
+) -> Model:
+    plan = plan or plans.logits()
     manifest = Manifest.model_validate(
         {
             "upload_id": "0" * 32,
@@ -108,6 +111,16 @@ def test_other_tokens_do_not(admission: Admission, clock: Clock) -> None:
     clock.now = 2000
     assert refused(admission, model, good) is ProblemType.UNAUTHORIZED, "its time is over, verified before or not"
     assert refused(admission, a_model("open"), "x") is ProblemType.UNAUTHORIZED, "a bad token is never ignored"
+
+
+def test_a_token_for_labels_lets_in_to_decisions_and_to_nothing_else(admission: Admission) -> None:
+    deciding = a_model(plan=plans.decision())
+    for outputs in (["labels"], ["logits", "labels"], ["logits", "labels", "count"]):
+        assert admission.admit(deciding, token(outputs=outputs)) is not None
+    for outputs in (["logits"], ["count"], []):
+        assert refused(admission, deciding, token(outputs=outputs)) is ProblemType.FORBIDDEN
+    for plan in (plans.single(task="binary"), plans.count()):
+        assert refused(admission, a_model(plan=plan), token(outputs=["labels"])) is ProblemType.FORBIDDEN
 
 
 def test_who_may_send_a_body_is_seen_by_the_header(admission: Admission, clock: Clock) -> None:

@@ -127,7 +127,7 @@ def test_a_bundle_that_was_changed_is_refused_whole(dealt: Dealt, place: float) 
     wrong = Dealt(dealt.plan)
     at = int(place * (len(wrong.content) - 1))
     wrong.content = wrong.content[:at] + bytes([wrong.content[at] ^ 4]) + wrong.content[at + 1 :]
-    with pytest.raises(Problem, match="changed on its way") as caught:
+    with pytest.raises(Problem, match="changed in transit") as caught:
         asyncio.run(wrong.prepare(1))
     assert caught.value.kind is ProblemType.MALFORMED
 
@@ -136,7 +136,7 @@ def test_a_bundle_under_another_seed_or_number_is_refused(dealt: Dealt) -> None:
     for lease, number in (("ab", 8), ("ac", 7)):
         wrong = Dealt(dealt.plan)
         wrong.content = wrong.sealed(lease, number)
-        with pytest.raises(Problem, match="changed on its way"):
+        with pytest.raises(Problem, match="changed in transit"):
             asyncio.run(wrong.prepare(1))
 
 
@@ -192,6 +192,6 @@ def test_a_provider_of_another_release_is_told_apart_from_a_clients_mistake() ->
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://provider") as client:
             await Provider(client).open_lease("00" * 16, ROWS)
 
-    with pytest.raises(Problem, match="of the same release") as caught:
+    with pytest.raises(Problem, match="runs the same release") as caught:
         asyncio.run(run())
     assert caught.value.kind is ProblemType.PROVIDER_UNAVAILABLE

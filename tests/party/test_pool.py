@@ -28,6 +28,15 @@ def numbers(prepared: PreparedRows) -> list[int]:
     return [int(n) for n in prepared["layer"][0][:, 0]]
 
 
+async def taken(alice: Pool, count: int) -> tuple[int, PreparedRows]:
+    """The next rows, once alice has them. bob has all that she wants."""
+    alice.heard(1 << 40)
+    while (rows := await alice.take(count)) is None:
+        await alice.want(count)
+        await asyncio.sleep(0)
+    return rows
+
+
 @asynccontextmanager
 async def pool(
     target: int = 32, fail: dict[int, ProblemType] | None = None, size: int = ROWS, spread: int = 0
@@ -54,7 +63,7 @@ def test_rows_leave_the_pool_in_order_and_once() -> None:
         async with pool() as alice, pool() as bob:
             seen: list[int] = []
             for count in (1, 3, 8, 5, 20, 1, 16, 7):
-                first, mine = await alice.take(count)
+                first, mine = await taken(alice, count)
                 theirs = await bob.claim(first, count)
                 assert numbers(mine) == numbers(theirs) == list(range(first, first + count))
                 seen += numbers(mine)
@@ -121,13 +130,13 @@ def test_rows_that_are_still_to_be_made_come_burnt() -> None:
 def test_a_bundle_that_never_arrives_is_skipped_by_both() -> None:
     async def run() -> None:
         async with pool() as alice, pool(fail={1: ProblemType.ALREADY_ISSUED}) as bob:
-            first, _ = await alice.take(6)
+            first, _ = await taken(alice, 6)
             await bob.claim(first, 6)
-            first, _ = await alice.take(6)
+            first, _ = await taken(alice, 6)
             with pytest.raises(Problem):
                 await bob.claim(first, 6)
             alice.skip(bob.gaps)
-            first, mine = await alice.take(6)
+            first, mine = await taken(alice, 6)
             assert first == 16 and numbers(mine) == numbers(await bob.claim(first, 6))
 
     asyncio.run(run())
@@ -167,9 +176,9 @@ def test_the_same_bundle_is_asked_for_again_while_the_provider_is_away(monkeypat
 def test_a_pool_without_its_lease_gives_what_it_has_and_then_says_so() -> None:
     async def run() -> None:
         async with pool(fail={2: ProblemType.UNKNOWN_LEASE}) as alice:
-            assert len(numbers((await alice.take(16))[1])) == 16
+            assert len(numbers((await taken(alice, 16))[1])) == 16
             with pytest.raises(Problem) as caught:
-                await alice.take(1)
+                await taken(alice, 1)
             assert caught.value.kind is ProblemType.RANDOMNESS_EXHAUSTED and alice.lost
 
     asyncio.run(run())
@@ -188,7 +197,7 @@ def test_no_bundle_is_made_beside_a_run_while_half_of_the_rows_are_there(monkeyp
         alice = Pool("lease", b"", ROWS, make, target=4 * ROWS, spread=0, claim_seconds=5, busy=lambda: busy)
         for count in (0, ROWS - 1, 1):
             if count:
-                await alice.take(count)
+                await taken(alice, count)
             await asyncio.sleep(0.1)
             made.append(alice.made // ROWS)
         busy = False
@@ -197,6 +206,23 @@ def test_no_bundle_is_made_beside_a_run_while_half_of_the_rows_are_there(monkeyp
         return [*made, alice.made // ROWS]
 
     assert asyncio.run(run()) == [3, 3, 4, 5]
+
+
+def test_alice_takes_no_row_that_bob_is_not_known_to_have() -> None:
+    async def run() -> None:
+        async with pool() as alice:
+            await alice.want(32)
+            await asyncio.sleep(0.05)
+            assert await alice.take(1) is None and not alice.has(1) and alice.ready == 0
+            alice.heard(10)
+            alice.heard(4)
+            assert alice.ready == 10 and alice.has(10) and not alice.has(11)
+            assert await alice.take(11) is None and alice.position == 0
+            first, mine = await alice.take(10) or (-1, {})
+            assert first == 0 and numbers(mine) == list(range(10))
+            assert alice.ready == 0 and await alice.take(1) is None
+
+    asyncio.run(run())
 
 
 def test_rows_that_were_lost_on_the_way_do_not_pile_up() -> None:
@@ -218,7 +244,7 @@ def test_a_pool_of_one_row_serves_runs_side_by_side() -> None:
             seen: list[int] = []
 
             async def one(count: int, delay: float) -> None:
-                first, mine = await alice.take(count)
+                first, mine = await taken(alice, count)
                 await asyncio.sleep(delay)
                 assert numbers(mine) == numbers(await bob.claim(first, count))
                 seen.extend(numbers(mine))
@@ -241,7 +267,7 @@ def test_a_pool_makes_the_rows_that_are_wanted_of_it() -> None:
             await bob.want_until(10**9)  # nonsense is not followed
             await asyncio.sleep(0.05)
             assert (alice.made, bob.made) == (6, 6)
-            first, mine = await alice.take(6)
+            first, mine = await taken(alice, 6)
             assert numbers(await bob.claim(first, 6)) == numbers(mine)
 
     asyncio.run(asyncio.wait_for(run(), 10))
@@ -261,7 +287,7 @@ def test_a_pool_of_one_row_goes_on_after_a_bundle_that_never_came() -> None:
             alice.skip(bob.gaps)
             end = await alice.want(2)
             await bob.want_until(end)
-            first, mine = await alice.take(2)
+            first, mine = await taken(alice, 2)
             assert numbers(mine) == numbers(await bob.claim(first, 2)) == [3, 4]
 
     asyncio.run(asyncio.wait_for(run(), 10))

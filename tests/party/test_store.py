@@ -319,9 +319,9 @@ def test_a_model_is_not_served_under_another_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"),
     [
-        ("plan.json", '"format":3', '"format":4', "a plan of version 4, where version 3"),
-        ("manifest.json", '"format": 2', '"format": 3', "a stored model of version 3, where version 2"),
-        ("manifest.json", '"format": 2, ', "", "a stored model of version 1, where version 2"),
+        ("plan.json", '"format":4', '"format":5', "a plan of version 5, but this release reads version 4"),
+        ("manifest.json", '"format": 3', '"format": 4', "model of version 4, but this release reads version 3"),
+        ("manifest.json", '"format": 3, ', "", "model of version 1, but this release reads version 3"),
     ],
 )
 def test_a_model_of_another_release_is_refused_by_its_number(

@@ -138,7 +138,7 @@ def test_weights_that_the_owner_did_not_sign_are_refused(identities: dict[str, I
         with pytest.raises(Problem) as caught:
             received(identities, 1, changed)
         assert caught.value.kind in (ProblemType.MALFORMED, ProblemType.SEALED_FOR_ANOTHER)
-    with pytest.raises(Problem, match="for the other party"):
+    with pytest.raises(Problem, match="to the other party"):
         received(identities, 0, good)
 
 

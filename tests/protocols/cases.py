@@ -3,6 +3,7 @@
 from typing import Any
 
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.waves import Wave, Waves
 from tests.protocols.enumeration import Axis
 from tests.protocols.exhaustion import Case
 
@@ -83,6 +84,20 @@ def table_case(k: int, layer: Table, *, full: bool = False) -> Case:
     return Case(k, layer, k, (*masks, *fixed) if full else masks, masks)
 
 
+def waving(shift: int, q: int, word_bits: int, *waves: tuple[int, int, int], constant: int = 0) -> Waves:
+    """Each wave is (cosine, sine, table_bits)."""
+    made = tuple(Wave(cosine=c, sine=s, table_bits=a) for c, s, a in waves)
+    return Waves(
+        name="f", input="x", shape=(1,), shift=shift, opened_bits=q, word_bits=word_bits, constant=constant, waves=made
+    )
+
+
+def waves_case(k: int, layer: Waves, *, full: bool = False, only: Any = None) -> Case:
+    """The masks of both; in full also all that the dealer fixes. Of alice's shares the bits that hold the dither."""
+    mask, words = Axis("value", 1, layer.opened_bits), Axis("words", layer.words, layer.word_bits)
+    return Case(k, layer, layer.shift, (mask, words) if full else (mask,), (mask,), only)
+
+
 CASES = {
     "truncate: 3 of 4 bits": wide(4, truncate(1, 3)),
     "truncate: 2 of 4 bits": wide(4, truncate(2, 2)),
@@ -121,6 +136,10 @@ CASES = {
     "top 1 of 2, share": compared(3, ranked(2, "share", 0, 3, 2, 1), 0, rank=2),
     "top 1 of 3, share": compared(3, ranked(3, "share", 0, 2, 1, 1), 0, only=(-1, 0, 1), rank=3),
     "top 2 of 3, words": compared(3, ranked(3, "words", 0, 2, 1, 1, 2), 0, only=(-1, 0, 1), rank=3),
+    "waves: one of 2 bits, all there is": waves_case(5, waving(2, 2, 5, (1, 0, 1)), full=True),
+    "waves: one of 3 bits": waves_case(5, waving(1, 3, 5, (0, -1, 1), constant=-1)),
+    "waves: two of 4 bits": waves_case(12, waving(1, 4, 12, (13, 20, 3), (-5, 9, 4), constant=3), only=range(-20, 20)),
+    "waves: words of fewer bits than the ring": waves_case(9, waving(0, 3, 8, (3, -2, 2), (1, 1, 2))),
     "table: 2 bits, all there is": table_case(3, looked_up(1, 2, (0, 1, 1, 0)), full=True),
     "table: 2 bits": table_case(4, looked_up(2, 2, (-1, 2, 1, 0))),
     "table: 3 bits, two functions": table_case(

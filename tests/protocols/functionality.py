@@ -1,10 +1,12 @@
 """What every layer is defined to compute: on values in its stated range, and on all others."""
 
+import math
 from itertools import combinations
 
 import numpy as np
 
 from moiety_shared.plan.lookups import Comparison, Decide, Hinged, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.waves import Waves
 from moiety_shared.ring import Array
 
 
@@ -46,6 +48,27 @@ def functionality(layer: Lookup, t: Array) -> Array:
             rank = ahead.sum(axis=2)
             return (rank == 0) * 1 if layer.result == "share" else np.where(rank < layer.k, rank + 1, 0)
     raise TypeError(layer.op)  # type: ignore[attr-defined]
+
+
+def functionality_of_waves(layer: Waves, t: Array, opened: Array) -> Array:
+    """The sum for t (rows, *shape) and the t^ (rows, size) that was opened."""
+    modulus = 1 << layer.opened_bits
+
+    def circle(place: int) -> tuple[float, float]:
+        return math.cos(2 * math.pi * place / modulus), math.sin(2 * math.pi * place / modulus)
+
+    def one(value: int, masked: int) -> int:
+        total = layer.constant
+        for k, wave in enumerate(layer.waves, 1):
+            cosine, sine = circle(k * (masked - value) % modulus)
+            p, o = wave.cosine * cosine - wave.sine * sine, wave.cosine * sine + wave.sine * cosine
+            public = [round(side * 2**wave.table_bits) for side in circle(k * masked % modulus)]
+            total += math.floor(p + 0.5) * public[0] + math.floor(o + 0.5) * public[1]
+        return total
+
+    every = np.array([[one(value, masked) for masked in range(modulus)] for value in range(modulus)])
+    found: Array = every[t.reshape(-1) % modulus, opened.reshape(-1)].reshape(t.shape)
+    return found
 
 
 def functionality_beyond(layer: Lookup, t: Array) -> Array:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hypothesis import assume
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare, Wire, ring_dtype
-from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.plan.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
-from moiety_shared.plan.plan import LABELS, AnyLayer, Input, Output, Plan
+from moiety_shared.plan.plan import LABELS, Input, Output, Plan
+from moiety_shared.plan.waves import Wave, Waves
 from moiety_shared.ring import Array
+from tests.protocols.grown import Grown
 
 INPUT_BOUND = 128
-MOST_VALUES = 300
 TABLE_BITS = next(int(bound.le) for bound in Table.model_fields["opened_bits"].metadata if hasattr(bound, "le"))
 OPENED_BITS = (4, 8, 12, 15, 16, 17, 20, 24, 31, 32, 33, 48, 63, 64)
 
@@ -28,71 +30,13 @@ class Case:
     x: Array
 
 
-@dataclass
-class Growing:
-    """A plan so far. Every method adds a layer, or none where it finds no wire to read."""
-
-    draw: st.DrawFn
-    ring_bits: int
-    wires: dict[str, Wire] = field(default_factory=dict)
-    bounds: dict[str, int] = field(default_factory=dict)
-    """The largest |value| of every wire, as far as it is known."""
-    layers: list[AnyLayer] = field(default_factory=list)
-    shared: set[str] = field(default_factory=lambda: {"input"})
-    """The input, and what each party computes of it alone: no low bits are dropped of these."""
-    classes: int | None = None
-
-    # What wires there are.
-
-    def number(self, low: int, high: int) -> int:
-        return self.draw(st.integers(low, high))
-
-    def pair(self, low: int, high: int) -> tuple[int, int]:
-        return self.number(low, high), self.number(low, high)
-
-    def share(self, fits: Callable[[Wire], bool] = lambda _: True, whole: bool = False) -> str | None:
-        """A share that fits; of the plan's ring when `whole`. Late ones are likelier."""
-        names = [
-            name
-            for name, wire in self.wires.items()
-            if wire.kind == "share" and name != LABELS and (not whole or wire.bits == self.ring_bits) and fits(wire)
-        ]
-        return self.draw(st.sampled_from([*names, *names[-2:], *names[-1:]])) if names else None
+class Growing(Grown):
+    """A plan under construction. Every method adds a layer, or none where it finds no wire to read."""
 
     def opened(self, fits: Callable[[Wire], bool] = lambda _: True) -> str | None:
         """An opened wire that fits, perhaps one that others read already."""
         names = [name for name, wire in self.wires.items() if wire.kind == "opened" and fits(wire)]
         return self.draw(st.sampled_from(names)) if names and self.draw(st.booleans()) else self.open(fits)
-
-    def add(self, layer: AnyLayer, bound: int) -> str:
-        inputs = tuple(self.wires[name] for name in layer.reads)
-        assume(math.prod(layer.output_shape) <= MOST_VALUES and min(layer.output_shape) > 0)
-        wire = layer.output(inputs, self.ring_bits)
-        self.layers.append(layer)
-        if isinstance(layer, Local | Bias) and self.shared.intersection(layer.reads):
-            self.shared.add(layer.name)
-        self.wires[layer.name] = wire
-        self.bounds[layer.name] = min(bound, 1 << (wire.bits - 1))
-        return layer.name
-
-    def name(self) -> str:
-        return f"w{len(self.layers)}"
-
-    def image(self, whole: bool = False) -> str | None:
-        """A share of three axes."""
-        name = self.share(lambda wire: len(wire.shape) == 3, whole)
-        if name is not None:
-            return name
-        name = self.share(whole=whole)
-        return name and self.reshaped(name, (1, 1, math.prod(self.wires[name].shape)))
-
-    def reshaped(self, name: str, to: tuple[int, ...]) -> str:
-        shape = self.wires[name].shape
-        return (
-            name
-            if shape == to
-            else self.add(Reshape(name=self.name(), input=name, shape=shape, to=to), self.bounds[name])
-        )
 
     # Products.
 
@@ -316,6 +260,31 @@ class Growing:
             layer = Table(name=self.name(), input=name, shape=shape, shift=shift, opened_bits=m, values=tuple(values))
             self.add(layer, bound)
 
+    def waves(self) -> None:
+        """Of any values, for it takes all; and a cut of what rounding shows in."""
+        if name := self.share(lambda wire: wire.bits >= 16):
+            name, shape = self.to_reduce(name), self.wires[name].shape
+            q, word_bits = self.number(3, 16), self.number(20, 60 if self.ring_bits == 64 else 32)
+            shift = 0 if name in self.shared else self.number(0, self.wires[name].bits - q)
+            waves = tuple(
+                Wave(cosine=self.number(-99, 99), sine=self.number(-99, 99), table_bits=self.number(1, 8))
+                for _ in range(self.number(1, 4))
+            )
+            try:
+                layer = Waves(
+                    name=self.name(), input=name, shape=shape, shift=shift, opened_bits=q, word_bits=word_bits,
+                    constant=self.number(-1000, 1000), waves=waves,
+                )  # fmt: skip
+            except ValueError:
+                return  # the words are too short for so high waves
+            assume(layer.hidden_bits <= word_bits - 2)
+            self.add(layer, 1 << (word_bits - 2))
+            cut = self.number(layer.hidden_bits, word_bits - 2)
+            head: dict[str, Any] = {"input": layer.name, "shape": shape, "shift": cut}
+            made = Truncate(name=self.name(), **head, opened_bits=word_bits - cut)
+            self.add(made, max((1 << (word_bits - 2)) >> cut, 1))
+            del self.wires[layer.name]  # nothing else may read it
+
     def one_hot(self) -> None:
         if self.classes:
             bits = max((self.classes - 1).bit_length(), 2)
@@ -358,6 +327,16 @@ class Growing:
         if name := self.image():
             layer = Upsample(name=self.name(), input=name, shape=self.wires[name].shape, factors=self.pair(1, 3))
             self.add(layer, self.bounds[name])
+
+    def take(self) -> None:
+        if name := self.share():
+            shape = self.wires[name].shape
+            axis, count, taps = self.number(0, len(shape) - 1), self.number(1, 5), self.number(1, 3)
+            places = tuple(tuple(self.number(0, shape[axis] - 1) for _ in range(count)) for _ in range(taps))
+            factors = tuple(tuple(self.number(-2, 2) for _ in range(count)) for _ in range(taps))
+            factors = factors if taps > 1 or self.draw(st.booleans()) else ()
+            layer = Take(name=self.name(), input=name, shape=shape, axis=axis, places=places, factors=factors)
+            self.add(layer, self.bounds[name] * (2 * taps if factors else 1))
 
     def sum(self) -> None:
         if name := self.share():
@@ -444,8 +423,8 @@ def broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 KINDS = (
     *("open", "linear", "conv", "mul", "bias", "truncate", "relu", "max_pool", "top_k", "table", "reshape", "permute"),
-    *("reshare", "decide", "one_hot"),
-    *("slice", "pad", "upsample", "sum", "sum_pool", "concat", "combine"),
+    *("reshare", "decide", "one_hot", "waves"),
+    *("slice", "pad", "upsample", "take", "sum", "sum_pool", "concat", "combine"),
 )
 
 

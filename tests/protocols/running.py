@@ -11,27 +11,34 @@ from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.messages.upload import Draws, MaskedModel, Tensors
 from moiety_shared.plan.lookups import Lookup, TopK
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
-from moiety_shared.protocols import graph, reduce
+from moiety_shared.plan.waves import Waves
+from moiety_shared.protocols import graph, reduce, waves
 from moiety_shared.protocols.graph import PreparedRows
 from moiety_shared.protocols.opening import Opening, Result, Session, lockstep, wire_bytes
 from moiety_shared.ring import Array
 
 
 @contextmanager
-def recorded_dithers() -> Iterator[dict[str, Array]]:
-    """The dithers that alice's shares hold, by layer, of all that runs meanwhile."""
+def recorded_coins() -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+    """The dithers that alice's shares hold, and what waves open, by layer, of all that runs meanwhile."""
     original, found = reduce.reduce_share, dict[str, Array]()
+    original_sum, opened_values = waves.summed, dict[str, Array]()
 
     def recording(layer: Lookup, party: int, x: Array) -> Array:
         if party == 0:
             found[layer.name] = reduce.dither_of(layer, x)
         return original(layer, party, x)
 
-    reduce.reduce_share = recording
+    def recording_sum(layer: Waves, party: int, opened: Array, words: Array) -> Array:
+        if party == 0:
+            opened_values[layer.name] = opened.reshape(-1, *layer.shape)
+        return original_sum(layer, party, opened, words)
+
+    reduce.reduce_share, waves.summed = recording, recording_sum
     try:
-        yield found
+        yield found, opened_values
     finally:
-        reduce.reduce_share = original
+        reduce.reduce_share, waves.summed = original, original_sum
 
 
 def bundle(plan: Plan, rows: int, masks: Mapping[str, Array], seeds: list[bytes]) -> dict[str, bytearray]:
@@ -88,6 +95,7 @@ class Run:
         self.rounds = 0
         self.opened: list[tuple[Opening, Array]] = []
         self.dithers: dict[str, Array] = {}
+        self.masked: dict[str, Array] = {}
 
     def random(self, shape: tuple[int, ...]) -> Array:
         return Stream(new_seed()).words("random", shape, self.ring.dtype)
@@ -101,10 +109,10 @@ class Run:
         return list(zip((x0, self.ring.wrap(x - x0)), prepared, strict=True))
 
     def drive(self, alice: Session[Array], bob: Session[Array]) -> Array:
-        """Two sessions to the output in the clear; `opened`, `rounds` and `dithers` are theirs."""
+        """Two sessions to the output in the clear; `opened`, `rounds`, `dithers` and `masked` are theirs."""
         self.rounds = 0
         self.opened.clear()
-        with recorded_dithers() as self.dithers:
+        with recorded_coins() as (self.dithers, self.masked):
             if self.plan.rounds:
                 out = lockstep(self._counted(alice), bob, lambda o, v: self.opened.append((o, v)))
             else:
@@ -129,8 +137,14 @@ class Run:
         return self.drive(*sessions)
 
     def expected(self, x: Array) -> Array:
-        """What the plain evaluator makes of the inputs under the dithers of the last run."""
-        return reference.run(self.plan, x, self.weights, lambda name, _: self.dithers[name])
+        """What the plain evaluator makes of the inputs under the coins of the last run."""
+        return reference.run(
+            self.plan,
+            x,
+            self.weights,
+            lambda name, _: self.dithers[name],
+            opened=lambda name, _: self.masked[name],
+        )
 
     def assert_bit_exact(self, x: Array) -> Array:
         """Equal to the plain evaluator under the same dithers, at the stated cost. Returns the output."""

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moiety_shared.plan.layers import Conv, Linear
-from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import MaxPool, ReLU, TopK
 from moiety_shared.protocols.product import times
 from moiety_shared.ring import Array, Ring
@@ -49,6 +49,8 @@ def test_local_layers_compute_what_torch_does(data: st.DataObject) -> None:
     before, after = (draw(st.tuples(*[st.integers(0, 2)] * 3)) for _ in range(2))
     ends = [n for pair in zip(before[::-1], after[::-1], strict=True) for n in pair]
     axes = tuple(draw(st.lists(st.integers(0, 2), unique=True)))
+    length = draw(st.integers(1, 9))
+    picked, turned = (tuple(draw(st.integers(0, shape[axis] - 1)) for _ in range(length)) for _ in range(2))
     kernel = draw(st.tuples(st.integers(1, h), st.integers(1, w)))
     stride, padding = draw(st.tuples(sides, sides)), (draw(st.integers(0, kernel[0] // 2)), kernel[1] // 2)
     mean = functional.avg_pool2d(t, kernel, stride, padding) * (kernel[0] * kernel[1])
@@ -60,6 +62,11 @@ def test_local_layers_compute_what_torch_does(data: st.DataObject) -> None:
         (Slice(**given_shape, axis=axis, start=start, stop=stop, step=step), t[tuple(index)]),
         (Pad(**given_shape, before=before, after=after), functional.pad(t, ends)),
         (Upsample(**given_shape, factors=factors), functional.interpolate(t, scale_factor=[float(f) for f in factors])),
+        (Take(**given_shape, axis=axis, places=(picked,)), t.index_select(axis + 1, torch.tensor(picked))),
+        (
+            Take(**given_shape, axis=axis, places=(picked, turned), factors=((2,) * len(picked), (-3,) * len(picked))),
+            2 * t.index_select(axis + 1, torch.tensor(picked)) - 3 * t.index_select(axis + 1, torch.tensor(turned)),
+        ),
         (Sum(**given_shape, axes=axes), t.sum(dim=[a + 1 for a in axes]) if axes else t),
         (SumPool(**given_shape, kernel=kernel, stride=stride, padding=padding), mean.round()),
     ]
@@ -114,6 +121,23 @@ def test_products_compute_what_torch_does(data: st.DataObject, dtype: Any) -> No
     expected = convolution(of_torch(x), of_torch(weight), **options)
     got = times(ring, conv, x, weight)
     assert got.shape == (2, *conv.output_shape) and np.array_equal(got, whole(expected))
+
+
+@given(
+    stride=st.tuples(sides, sides), padding=st.integers(0, 1), transposed=st.booleans(), bits=st.sampled_from([8, 32])
+)
+@settings(deadline=None)
+def test_a_number_for_each_channel_computes_what_torch_does(
+    stride: tuple[int, int], padding: int, transposed: bool, bits: int
+) -> None:
+    """Whether the layer moves values or only multiplies them, which takes another way."""
+    options: dict[str, Any] = {"stride": stride, "groups": 5, "padding": (0, 0) if transposed else (padding, 0)}
+    conv = Conv(name="l", input="x", shape=(5, 3, 4), out_channels=5, kernel=(1, 1), transposed=transposed, **options)
+    ring = Ring(bits)
+    x, weight = ring.wrap(integers((2, 5, 3, 4))), ring.wrap(integers((5, 1, 1, 1)))
+    convolution = functional.conv_transpose2d if transposed else functional.conv2d
+    expected = ring.wrap(whole(convolution(of_torch(x), of_torch(weight), **options)))
+    assert np.array_equal(times(ring, conv, x, weight), expected)
 
 
 @torch_examples

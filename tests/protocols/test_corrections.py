@@ -15,6 +15,7 @@ from moiety_shared.plan.layers import Conv, Linear, Mul, Open, Reshare
 from moiety_shared.plan.local import Reshape
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import Input, Output, Plan
+from moiety_shared.plan.waves import Wave, Waves
 from moiety_shared.protocols import graph
 from moiety_shared.protocols import product as products
 from moiety_shared.protocols.dealing import Dealer, uniform
@@ -22,6 +23,11 @@ from moiety_shared.ring import Array, Ring
 from tests.protocols.bugs import Patch, bare
 
 IMAGE = (2, 2, 2)
+WAVES: dict[str, Any] = {
+    "word_bits": 32,
+    "constant": 5,
+    "waves": (Wave(cosine=900, sine=-70, table_bits=9), Wave(cosine=0, sine=300, table_bits=8)),
+}
 EVERY_KIND = Plan(
     ring_bits=32,
     input=Input(shape=IMAGE, frac_bits=4, low=-8, high=8, classes=5),
@@ -48,6 +54,8 @@ EVERY_KIND = Plan(
         ReLU(name="clip", input="mul", shape=IMAGE, shift=0, opened_bits=16, range_bits=7, hinges=(0, 5)),
         Truncate(name="truncate", input="linear", shape=IMAGE, shift=4, opened_bits=20),
         Table(name="table", input="relu", shape=(2, 1, 1), shift=0, opened_bits=7, values=(tuple(range(128)),)),
+        Waves(name="waves", input="relu", shape=(2, 1, 1), shift=0, opened_bits=7, **WAVES),
+        Truncate(name="dulled", input="waves", shape=(2, 1, 1), shift=14, opened_bits=18),
         Reshape(name="flat", input="clip", shape=IMAGE, to=(8,)),
         TopK(name="winner", input="flat", shape=(8,), shift=0, opened_bits=16, range_bits=12, result="share"),
         TopK(name="places", input="winner", shape=(8,), shift=0, opened_bits=16, range_bits=12, k=3),
@@ -100,7 +108,17 @@ def check_corrections() -> None:
     no other correction depends on them. Party 0 draws the same words, and bob's stream has none of them."""
     rows, seeds = 3, [new_seed() for _ in range(3)]
     corrections, (alice, bob, own) = dealt(seeds, rows)
-    assert {kind for kind, *_ in corrections} >= {"conv", "mul", "linear", "pool", "relu", "clip", "truncate", "table"}
+    assert {kind for kind, *_ in corrections} >= {
+        "conv",
+        "mul",
+        "linear",
+        "pool",
+        "relu",
+        "clip",
+        "truncate",
+        "table",
+        "waves",
+    }
     masks = {where for where in alice.drawn if where not in corrections}
     assert masks == set(bob.drawn), "both halves of every mask, and bob's stream has nothing else"
     assert not set(own.drawn) & set(corrections)

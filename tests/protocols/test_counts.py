@@ -97,5 +97,5 @@ def test_a_count_is_of_right_labels_and_of_nothing_else() -> None:
         ((*weighted, *of_both("x", "r")), {}),
     ]
     for layers, how in wrong:
-        with pytest.raises(ValueError, match="no count of right labels"):
+        with pytest.raises(ValueError, match="not a count of right labels"):
             counting(*layers, **how)

@@ -32,7 +32,7 @@ def test_what_was_issued_is_remembered_across_a_restart(database: URL, plan: Pla
         for _ in range(2):
             with pytest.raises(Problem, match="issued before"):
                 again.bundle(lease.lease_id, ticket, 1)
-            with pytest.raises(Problem, match="joined before"):
+            with pytest.raises(Problem, match="bob joined"):
                 again.join_lease(lease.lease_id, ticket)
         assert b"".join(again.bundle(lease.lease_id, ticket, 2)[1]) not in dealt, "a restart does not end a lease"
 

@@ -1,4 +1,4 @@
-"""The measured tables of docs/scaling.md: `python -m tests.scale.measure one|nginx|ray`.
+"""The measured tables of docs/benchmarks.md and docs/deployment.md: `python -m tests.scale.measure one|nginx|ray`.
 
 Core-seconds are what the operating system counted for each role's processes, randomness that is dealt anew included;
 they depend much less on what else the machine does than rows a second do.

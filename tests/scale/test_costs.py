@@ -1,4 +1,4 @@
-"""The figures of docs/cost.md that follow from a plan, held against the plans; and its calculator's."""
+"""The figures of docs/benchmarks.md that follow from a plan, held against the plans; and its calculator's."""
 
 import re
 from pathlib import Path
@@ -14,11 +14,11 @@ _MILLION = 10**6
 _CALL = 32  # inputs in a call, of the second table
 
 
-def tables(document: str = "cost.md") -> dict[str, list[list[str]]]:
+def tables() -> dict[str, list[list[str]]]:
     """The document's tables: by the first cell of their head, the rows of cells."""
     found: dict[str, list[list[str]]] = {}
     name = ""
-    for line in (DOCS / document).read_text().splitlines():
+    for line in (DOCS / "benchmarks.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("|"):
             name = ""
@@ -53,7 +53,7 @@ def test_the_calculator_begins_with_these_figures(model: str) -> None:
     dealt, opened, asked, answered = map(float, row[1:5])
     assert round(given["provider"] / 1000, 2) == dealt and round(given["online"] / 500, 2) == opened
     assert round(given["asked"] / 1000, 2) == round(asked + answered, 2)
-    (row,) = (cells for cells in tables("scaling.md")["model, inputs in a call"] if cells[0] == f"{model}, 32")
+    (row,) = (cells for cells in tables()["model, inputs in a call"] if cells[0] == f"{model}, 32")
     assert given["cores"] == sum(float(cell.replace(",", "")) for cell in row[1:])
 
 

@@ -121,7 +121,7 @@ def compiled() -> Compiled:
 
 @pytest.fixture
 def w(tmp_path: Path, identities: dict[str, Identity], monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(publication.canaries, "choose", lambda _: ())
+    monkeypatch.setattr(publication.canaries, "choose", lambda *_: ())
     return World(tmp_path, identities)
 
 
@@ -260,3 +260,10 @@ def test_two_publishes_at_once(w: World, compiled: Compiled) -> None:
     with w.owner() as owner:
         assert owner.catalogue.versions("m") == [1, 2] and owner.catalogue.active("m") == 2
     w.check()
+
+
+def test_a_publish_tells_the_bytes_that_were_sent() -> None:
+    told: list[tuple[str, int, int]] = []
+    body = publication._counted([b"ab", memoryview(b"c")], 3, "uploading", lambda *said: told.append(said))
+    assert list(body) == [b"ab", b"c"]
+    assert told == [("uploading", 0, 3), ("uploading", 2, 3), ("uploading", 3, 3)]

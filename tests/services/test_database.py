@@ -58,6 +58,19 @@ def opened(database: URL, schema: Schema) -> Iterator[Database]:
     made.close()
 
 
+def test_nothing_begins_in_a_database_that_is_closed(tmp_path: Path, database: URL, schema: Schema) -> None:
+    """A late thread would make a file in the folder that a backup is being restored into."""
+    made = Database(database, schema)
+    made.close()
+    for path in tmp_path.glob("database.sqlite*"):
+        path.unlink()
+    for begin in (made.read, made.write, made.wipe):
+        with pytest.raises(Problem) as refused, begin():
+            pass
+        assert refused.value.kind is ProblemType.STATE_UNAVAILABLE
+    assert not list(tmp_path.glob("database.sqlite*"))
+
+
 def differences(db: Database, schema: Schema) -> list[object]:
     with db.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
@@ -108,7 +121,7 @@ def test_a_newer_database_or_anothers_is_refused(database: URL, schema: Schema) 
 def test_alice_and_bob_need_a_database_each(database: URL) -> None:
     for _ in range(2):
         State(database, "alice").close()
-    with pytest.raises(StartRefused, match="other party's"):
+    with pytest.raises(StartRefused, match="belongs to the other party"):
         State(database, "bob")
     State(database, "alice").close()
 

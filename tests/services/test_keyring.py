@@ -175,7 +175,7 @@ def test_the_providers_key_reaches_the_owner_by_hand(root: Path) -> None:
     keys.pin(provider, root / "server")
     assert owner.provider_key == made
     (root / "server" / "provider.pub").write_text("no key")
-    with pytest.raises(BadIdentity, match=r"provider\.pub is not a sealing key: take sealing\.pub from"):
+    with pytest.raises(BadIdentity, match=r"provider\.pub is not a sealing key: copy sealing\.pub from"):
         _ = owner.provider_key
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.numpy import save
 
 from moiety_client.core import read_access
 from moiety_client.errors import AccessFileError
-from moiety_server import sources
+from moiety_server import sources, tensor_files
 from moiety_server.compiler.ir import NotServable
 from moiety_server.publication import open_count
 from moiety_service import files
@@ -80,18 +81,40 @@ def test_what_is_no_array_of_numbers_is_refused_before_memory_is_taken(tmp_path:
     with growth_below(100 << 20), pytest.raises(ValueError, match=r"header|holds"):
         files.array(path)
     with pytest.raises(NotServable, match=r"a\.npy cannot be read as calibration data \(its|a\.npy .* \(it holds"):
-        sources.read_calibration(path)
+        tensor_files.read(path)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_arrays_of_a_wrong_npz_file_are_refused(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as members:
+        members.writestr("a.npy", WRONG[case])
+    with growth_below(100 << 20), pytest.raises(ValueError, match=r"header|holds"):
+        files.arrays(path)
+    with pytest.raises(NotServable, match=r"a\.npz cannot be read as calibration data"):
+        tensor_files.read(path)
+
+
+def test_arrays_of_an_npz_file_are_bounded_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "a.npz", one=np.zeros((2, 3)), two=np.ones(1 << 16))
+    assert {name: a.shape for name, a in files.arrays(tmp_path / "a.npz").items()} == {"one": (2, 3), "two": (1 << 16,)}
+    monkeypatch.setattr(files, "_MOST_TOGETHER", 1 << 19)
+    with pytest.raises(ValueError, match="more than 524,288 bytes"):
+        files.arrays(tmp_path / "a.npz")
+    (tmp_path / "a.npz").write_bytes(b"PK no zip")
+    with pytest.raises(ValueError, match=r"no \.npz file"):
+        files.arrays(tmp_path / "a.npz")
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path(os.devnull), tmp_path / "missing"):
-        for read in (lambda p: files.content(p, 100), files.array, lambda p: sources._tensors(p)):
+        for read in (lambda p: files.content(p, 100), files.array, tensor_files.tensors):
             with pytest.raises(OSError, match=r"regular|directory|No such"):
                 read(path)
     (tmp_path / "file").write_bytes(bytes(100))
     assert files.content(tmp_path / "file", 100) == bytes(100)
-    with pytest.raises(files.TooLarge, match="has 100 bytes, more than the 99"):
+    with pytest.raises(files.TooLarge, match="has 100 bytes, more than the limit of 99"):
         files.content(tmp_path / "file", 99)
 
 
@@ -123,7 +146,7 @@ TENSORS: dict[str, bytes] = {
 def test_what_is_no_safetensors_file_ends_in_a_line(tmp_path: Path, case: str) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(TENSORS[case])
-    for read in (lambda: sources.read_calibration(path), lambda: sources.load("mnist", weights=path)):
+    for read in (lambda: tensor_files.read(path), lambda: sources.load("mnist", weights=path)):
         with pytest.raises(NotServable) as caught:
             read()
         assert str(caught.value).isprintable() and len(str(caught.value)) < 500
@@ -189,5 +212,5 @@ def test_a_count_that_anybody_sealed_is_a_pair_of_shares_or_none() -> None:
 
     assert open_count(Ring(), handed_on(bytes([5, 0, 0, 0]), bytes([2, 0, 0, 0])), 32) == 7  # type: ignore[arg-type]
     for shares in ((b"", b""), (bytes(3), bytes(4)), (bytes(4), bytes(8)), (bytes(400), bytes(400))):
-        with pytest.raises(Problem, match="no pair of shares"):
+        with pytest.raises(Problem, match="does not hold two shares"):
             open_count(Ring(), handed_on(*shares), 32)  # type: ignore[arg-type]

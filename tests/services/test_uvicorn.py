@@ -1,7 +1,9 @@
-"""What http/serving.py and http/connection.py take from inside of uvicorn is there, and is called as they expect.
+"""What http/serving.py, http/connection.py and http/websocket.py take from inside of uvicorn is there, and is called as
+they expect.
 
-pyproject.toml says up to which version. Where a newer one fails here, read its httptools_impl.py and server.py beside
-our two files before the bound is raised: tests/services/test_serving.py holds what connections do.
+pyproject.toml says up to which version. Where a newer one fails here, read its httptools_impl.py, server.py and
+websockets_sansio_impl.py beside our files before the bound is raised: tests/services/test_serving.py and
+test_websocket.py hold what connections do.
 """
 
 import ast
@@ -17,10 +19,12 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 from moiety_service.http.connection import Connection
 from moiety_service.http.serving import Server
+from moiety_service.http.websocket import Upgraded
 
 OVERRIDDEN = {
     HttpToolsProtocol: {
@@ -39,6 +43,13 @@ OVERRIDDEN = {
         "on_response_complete": ["self"],
         "timeout_keep_alive_handler": ["self"],
     },
+    WebSocketsSansIOProtocol: {
+        "handle_connect": ["self", "event"],
+        "data_received": ["self", "data"],
+        "connection_lost": ["self", "exc"],
+        "pause_writing": ["self"],
+        "resume_writing": ["self"],
+    },
     uvicorn.Server: {
         "__init__": ["self", "config"],
         "startup": ["self", "sockets"],
@@ -56,6 +67,10 @@ CALLED = [
     (HttpToolsProtocol.on_headers_complete, "self.pipeline.append"),
     (HttpToolsProtocol.connection_made, "self.connections.add(self)"),
     (HttpToolsProtocol.connection_lost, "self.connections.discard(self)"),
+    (WebSocketsSansIOProtocol.handle_connect, "self.scope: WebSocketScope = {"),
+    (WebSocketsSansIOProtocol.handle_connect, "self.loop.create_task(self.run_asgi())"),
+    (WebSocketsSansIOProtocol.handle_connect, "self.close_sent = True"),
+    (WebSocketsSansIOProtocol.send, "self.start_keepalive()"),
     (RequestResponseCycle, "self.on_response()"),
     (RequestResponseCycle, "self.response_complete = True"),
     (RequestResponseCycle, "self.body"),
@@ -79,7 +94,7 @@ def test_methods_have_the_names_and_parameters_that_ours_have(base: type) -> Non
     assert {name: given(getattr(base, name, lambda: None)) for name in OVERRIDDEN[base]} == OVERRIDDEN[base]
 
 
-@pytest.mark.parametrize("ours", [Connection, Server])
+@pytest.mark.parametrize("ours", [Connection, Server, Upgraded])
 def test_nothing_of_uvicorns_is_replaced_that_is_not_named_above(ours: type) -> None:
     base = ours.__mro__[1]
     replaced = {name for name, value in vars(ours).items() if inspect.isfunction(value) and hasattr(base, name)}
@@ -114,6 +129,8 @@ def one_connection() -> Iterator[HttpToolsProtocol]:
 def test_every_attribute_of_a_connection_is_uvicorns_or_our_own() -> None:
     with one_connection() as plain:
         assert attributes(Connection) <= set(dir(plain))
+        upgraded = WebSocketsSansIOProtocol(plain.config, ServerState(), {}, plain.loop)
+        assert attributes(Upgraded) - {"scope"} <= set(dir(upgraded)), "`handle_connect` sets the scope"
     assert attributes(Connection, "self.cycle") <= set(RequestResponseCycle.__init__.__code__.co_names)
 
 

@@ -191,7 +191,7 @@ def test_frames_survive_packing(kind: FrameKind, payload: bytes, number: int) ->
 
 @given(st.binary(max_size=300))
 def test_garbage_is_malformed_and_nothing_else(raw: bytes) -> None:
-    for read in (Request.unpack, Frame.unpack, wire.unpack_start):
+    for read in (Request.unpack, Frame.unpack, wire.unpack_start, lambda raw: wire.unpack_outcomes(raw, 2)):
         try:
             read(raw)
         except Problem as problem:

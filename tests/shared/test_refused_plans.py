@@ -1,18 +1,23 @@
 """A plan that makes no sense is refused, and the message names the layer."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare
-from moiety_shared.plan.local import Combine, Pad, Permute, Reshape, Slice, Sum, SumPool, Upsample
+from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare, Wire
+from moiety_shared.plan.local import Combine, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
+from moiety_shared.plan.waves import Wave, Waves
 from tests.protocols.growing import TABLE_BITS
 from tests.protocols.running import plan_of
 
 A, B = (2, 3), (3, 4)
 OPEN = Open(name="o", input="input", shape=A)
+WAVE = Wave(cosine=30_000, sine=-500, table_bits=9)
+WAVES: dict[str, Any] = {"word_bits": 32, "constant": 5, "waves": (WAVE, WAVE)}
 Q: dict[str, Any] = {"shift": 0, "opened_bits": 16, "range_bits": 8}
 POOL = MaxPool(name="m", input="input", shape=(1, 2, 2), kernel=(2, 2), stride=(2, 2), output_size=(1, 1), **Q)
 WORDS = TopK(name="k", input="input", shape=(3,), **Q)
@@ -23,7 +28,7 @@ REFUSED: dict[str, tuple[tuple[int, ...], tuple[AnyLayer, ...], str]] = {
     "a wire that comes later": (
         A,
         (Linear(name="bad", input="o", shape=A, out_features=1), OPEN),
-        "'bad' reads 'o', which is not made before it",
+        "'bad' reads 'o', which no earlier layer makes",
     ),
     "itself": (A, (Open(name="bad", input="bad", shape=A),), "'bad' reads 'bad'"),
     "labels where there are none": (A, (Open(name="bad", input="labels", shape=A),), "'bad' reads 'labels'"),
@@ -37,20 +42,24 @@ REFUSED: dict[str, tuple[tuple[int, ...], tuple[AnyLayer, ...], str]] = {
     "a product with a share": (
         A,
         (OPEN, Mul(name="bad", left="o", right="input", left_shape=A, right_shape=A)),
-        "'bad' reads wires that are opened first",
+        "'bad' reads wires that no layer has opened",
     ),
-    "opening what is open": (A, (OPEN, Open(name="bad", input="o", shape=A)), "'bad' opens shares"),
+    "opening what is open": (A, (OPEN, Open(name="bad", input="o", shape=A)), "'bad' opens what is not shares"),
     "comparing what is open": (A, (OPEN, ReLU(name="bad", input="o", shape=A, **Q)), "'bad' opens"),
     "adding what is open": (A, (OPEN, Bias(name="bad", input="o", shape=A, bias_shape=A)), "'bad' reads shares"),
     "permuting what is open": (A, (OPEN, Permute(name="bad", input="o", shape=A, order=(1, 0))), "'bad' reads shares"),
     "adding words": ((3,), (WORDS, Bias(name="bad", input="k", shape=(3,), bias_shape=(3,))), "'bad' reads shares"),
     "comparing words": ((3,), (WORDS, ReLU(name="bad", input="k", shape=(3,), **Q)), "'bad' opens"),
     "opening words": ((3,), (WORDS, Open(name="bad", input="k", shape=(3,))), "'bad' opens"),
-    "opening a smaller ring": ((1, 2, 2), (POOL, Open(name="bad", input="m", shape=(1, 1, 1))), "'bad' opens shares"),
+    "opening a smaller ring": (
+        (1, 2, 2),
+        (POOL, Open(name="bad", input="m", shape=(1, 1, 1))),
+        "'bad' opens what is not shares",
+    ),
     "two rings": (
         (1, 2, 2),
         (POOL, Combine(name="bad", inputs=("m", "input"), shapes=((1, 1, 1), (1, 2, 2)), factors=(1, 1))),
-        "'bad' reads shares of one ring",
+        "'bad' reads shares that are not of one ring",
     ),
     "more bits than the ring has": (
         A,
@@ -73,14 +82,53 @@ REFUSED: dict[str, tuple[tuple[int, ...], tuple[AnyLayer, ...], str]] = {
     "a window larger than its input": (
         (1, 2, 2),
         (SumPool(name="bad", input="input", shape=(1, 2, 2), kernel=(3, 3), stride=(1, 1)),),
-        "'bad' has no size",
+        "'bad' has a size that cannot",
+    ),
+    "a factor that the ring does not hold": (
+        A,
+        (Take(name="bad", input="input", shape=A, axis=0, places=((0,),), factors=((1 << 40,),)),),
+        "'bad' multiplies by more than the ring holds",
     ),
     "too many values": (
         (1, 1, 1),
         (Upsample(name="bad", input="input", shape=(1, 1, 1), factors=(1 << 16, 1 << 16)),),
-        "'bad' has no size",
+        "'bad' has a size that cannot",
     ),
 }
+
+
+SUM = Waves(name="f", input="fresh", shape=A, shift=2, opened_bits=9, **WAVES)
+BITS = SUM.hidden_bits
+UNHIDDEN: dict[str, tuple[AnyLayer, ...]] = {
+    "as they are": (),
+    "moved": (Permute(name="bad", input="f", shape=A, order=(1, 0)),),
+    "added up": (Combine(name="bad", inputs=("f",), shapes=(A,), factors=(1,)),),
+    "opened for a product": (
+        Open(name="bad", input="f", shape=A),
+        Linear(name="l", input="bad", shape=A, out_features=2),
+    ),
+    "compared": (ReLU(name="bad", input="f", shape=A, shift=BITS, opened_bits=8, range_bits=7),),
+    "one bit too few dropped": (Truncate(name="bad", input="f", shape=A, shift=BITS - 1, opened_bits=12),),
+    "some of them": (
+        Truncate(name="cut", input="f", shape=A, shift=BITS, opened_bits=12),
+        Truncate(name="bad", input="f", shape=A, shift=0, opened_bits=32),
+        Combine(name="c", inputs=("cut", "bad"), shapes=(A, A), factors=(1, 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNHIDDEN)
+def test_waves_are_cut_before_anything_reads_them(name: str) -> None:
+    """Their last bits tell of a mask. A cut that is coarse enough makes the plan a good one."""
+    fresh = Reshare(name="fresh", input="input", shape=A)
+    plan_of(fresh, SUM, Truncate(name="cut", input="f", shape=A, shift=BITS, opened_bits=12), shape=A)
+    with pytest.raises(ValueError, match=f"waves 'f'.*{BITS} bits first"):
+        plan_of(fresh, SUM, *UNHIDDEN[name], shape=A)
+
+
+def test_waves_of_more_bits_than_the_ring_are_refused() -> None:
+    with pytest.raises(ValueError, match="words of more bits"):
+        SUM.output((Wire(A, 32),), 16)
 
 
 SHIFTED: dict[str, Any] = {"shift": 2, "opened_bits": 16}
@@ -145,13 +193,28 @@ def test_an_output_of_another_kind_is_refused(layers: tuple[AnyLayer, ...], outp
 @pytest.mark.parametrize(
     ("layer", "attributes", "message"),
     [
-        (Reshape, {"shape": A, "to": (5,)}, "keeps the number"),
-        (Permute, {"shape": A, "order": (0, 0)}, "not an order"),
+        (Reshape, {"shape": A, "to": (5,)}, "must keep the number"),
+        (Permute, {"shape": A, "order": (0, 0)}, "name each axis once"),
         (Slice, {"shape": A, "axis": 0, "start": 1, "stop": 3}, "outside"),
         (Slice, {"shape": A, "axis": 2, "start": 0, "stop": 1}, "outside"),
         (Pad, {"shape": A, "before": (1,), "after": (1, 1)}, "every axis"),
-        (Sum, {"shape": A, "axes": (2,)}, "not axes"),
-        (Sum, {"shape": A, "axes": (0, 0)}, "not axes"),
+        (Take, {"shape": A, "axis": 2, "places": ((0,),)}, "does not have"),
+        (Take, {"shape": A, "axis": 0, "places": ((0, 2),)}, "does not have"),
+        (Take, {"shape": A, "axis": 0, "places": ((2**31 - 1,),)}, "does not have"),
+        (Take, {"shape": A, "axis": 0, "places": ((0,), (2,)), "factors": ((1,), (1,))}, "does not have"),
+        (Take, {"shape": A, "axis": 0, "places": ((1 << 80,),)}, "less than"),
+        (Take, {"shape": A, "axis": 0, "places": ((-1,),)}, "greater than or equal to 0"),
+        (Take, {"shape": A, "axis": 0, "places": ()}, "at least 1"),
+        (Take, {"shape": A, "axis": 0, "places": ((),)}, "at least 1"),
+        (Take, {"shape": A, "axis": 0, "places": ((0,), (1,))}, "with a factor for each"),
+        (Take, {"shape": A, "axis": 0, "places": ((0,), (1, 0)), "factors": ((1,), (1, 1))}, "as many places"),
+        (Take, {"shape": A, "axis": 0, "places": ((0, 1),), "factors": ((1,),)}, "for every place"),
+        (Take, {"shape": A, "axis": 0, "places": ((0,),), "factors": ((1,), (1,))}, "for every place"),
+        (Take, {"shape": A, "axis": 0, "places": ((0,),), "factors": ((1 << 80,),)}, "less than or equal"),
+        (Take, {"shape": A, "axis": 0, "places": ((0,) * ((1 << 16) + 1),)}, "at most 65536"),
+        (Take, {"shape": A, "axis": 0, "places": ((0,),) * 257, "factors": ((1,),) * 257}, "at most 256"),
+        (Sum, {"shape": A, "axes": (2,)}, "different axes"),
+        (Sum, {"shape": A, "axes": (0, 0)}, "different axes"),
         (Bias, {"shape": A, "bias_shape": (3, 2, 3)}, "do not broadcast"),
         (Bias, {"shape": A, "bias_shape": (2,)}, "broadcast"),
         (Conv, {"shape": (3, 4, 4), "out_channels": 2, "kernel": (1, 1), "groups": 2}, "groups"),
@@ -162,11 +225,36 @@ def test_an_output_of_another_kind_is_refused(layers: tuple[AnyLayer, ...], outp
         (Table, {"shape": A, "shift": 0, "opened_bits": 2, "values": ((0,) * 3,)}, "2\\^opened_bits"),
         (Table, {"shape": A, "shift": 0, "opened_bits": 2, "values": ((0, 0, 0, 1 << 24),)}, "2\\^24"),
         (Table, {"shape": A, "shift": 0, "opened_bits": TABLE_BITS + 1, "values": ((0,) * 2,)}, "opened_bits"),
+        (Waves, {"shape": A, "shift": 0, "opened_bits": 3, **WAVES, "waves": (WAVE,) * 5}, "shorter than two steps"),
+        (Waves, {"shape": A, "shift": 0, "opened_bits": 17, **WAVES}, "opened_bits"),
+        (Waves, {"shape": A, "shift": 0, "opened_bits": 9, **WAVES, "word_bits": 20}, "do not fit in its words"),
     ],
 )
 def test_a_layer_that_makes_no_sense_is_refused(layer: Any, attributes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         layer(name="bad", input="x", **attributes)
+
+
+def test_taking_more_values_than_a_party_computes_is_refused() -> None:
+    shape = (1 << 16, 2)
+    taken = Take(name="t", input="input", shape=shape, axis=1, places=((0, 1) * (1 << 15),))
+    with pytest.raises(ValueError, match="'t' has a size that cannot be computed"):
+        plan_of(taken, shape=shape)
+
+
+@pytest.mark.parametrize("places", [[[0] * (1 << 20)], [[-1] * (1 << 20)], [[0]] * (1 << 20), [[1 << 40] * (1 << 20)]])
+def test_a_million_places_are_refused_in_little_memory(places: list[list[int]]) -> None:
+    """Neither the layer nor its error holds more than the limits allow."""
+    given = {"name": "t", "input": "x", "shape": A, "axis": 0, "places": places}
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValidationError) as caught:
+            Take.model_validate(given)
+        errors = caught.value.errors(include_input=False, include_context=False)
+        assert len(errors) <= 3 and errors[0]["loc"][0] == "places"
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20  # pointers to 2^16 places take half a MiB
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("padding", [(2, 0), (0, 2)])
@@ -197,9 +285,9 @@ def test_a_pool_whose_dilated_window_misses_the_input_is_refused() -> None:
 
 def test_shapes_of_fewer_axes_are_refused() -> None:
     """numpy would align the rows with an axis of the longer one."""
-    with pytest.raises(ValueError, match="as many axes"):
+    with pytest.raises(ValueError, match="same number of axes"):
         Mul(name="m", left="o", right="p", left_shape=A, right_shape=(3,))
-    with pytest.raises(ValueError, match="as many axes"):
+    with pytest.raises(ValueError, match="same number of axes"):
         Combine(name="m", inputs=("input", "v"), shapes=(A, (3,)), factors=(1, 1))
 
 
@@ -212,7 +300,7 @@ def test_factors_that_do_not_broadcast_are_refused() -> None:
     ("layer", "attributes", "message"),
     [
         (ReLU, {"shape": A, **Q, "hinges": (40000,)}, "a hinge lies beyond"),
-        (TopK, {"shape": (3,), **Q, "k": 2, "result": "share"}, "k is 1"),
+        (TopK, {"shape": (3,), **Q, "k": 2, "result": "share"}, "k must be 1"),
         (Table, {"shape": A, "shift": 0, "opened_bits": 2, "values": ((1 << 70,) * 4,)}, "below 2\\^62"),
     ],
     ids=["a hinge beyond the range", "share of several", "a huge table"],
@@ -225,7 +313,7 @@ def test_an_attribute_that_cannot_work_is_refused(layer: Any, attributes: dict[s
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (Combine(name="bad", inputs=("input",), shapes=(A,), factors=(1 << 40,)), "'bad' multiplies by more"),
+        (Combine(name="bad", inputs=("input",), shapes=(A,), factors=(1 << 40,)), "'bad' multiplies by a factor"),
         (Table(name="bad", input="input", shape=A, shift=0, opened_bits=2, values=((1 << 40,) * 4,)), "'bad' holds"),
     ],
     ids=["factor", "table"],

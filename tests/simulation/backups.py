@@ -1,4 +1,4 @@
-"""Backups as docs/state.md describes them: its commands, as they stand there, in a shell."""
+"""Backups as docs/operations.md describes them: its commands, as they stand there, in a shell."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from tests.databases import PASSWORD, Postgres
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "state.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
 _FILES = {"alice": "state.sqlite", "bob": "state.sqlite", "provider": "ledger.sqlite"}
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from moiety_party import filler, pool, replicas, state
-from moiety_party.leader import leases, runs
+from moiety_party.leader import leases, shortages
 from tests.databases import Postgres
 from tests.simulation.detector import Detector
 
@@ -16,8 +16,8 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> Detector:
         (pool, "_WAIT_SECONDS", 0.5),
         (filler, "_QUIET_SECONDS", 0.0),
         (leases, "_CHECK_SECONDS", 0.05),
-        (runs, "_WAIT_SECONDS", 0.5),
-        (runs, "_POLL_SECONDS", 0.01),
+        (shortages, "_WAIT_SECONDS", 0.5),
+        (shortages, "_POLL_SECONDS", 0.01),
         (replicas, "LOOK_SECONDS", 0.05),
         (replicas, "_LEAST_SECONDS", 0.01),
         (replicas, "_ALIVE_SECONDS", 1.0),

@@ -223,7 +223,7 @@ def test_a_handshake_is_good_for_the_requests_of_five_minutes(root: Path, detect
         made._handshakes = lambda _: begun  # type: ignore[method-assign]  # a client that goes on with an old one
         late = made.call(elements, drawn=replace(Drawn.new(), time=int(time.time()) + 200))
         problem = await refused(w, late.body, None)
-        assert problem.kind is ProblemType.MALFORMED and "handshake was made for another time" in problem.detail
+        assert problem.kind is ProblemType.MALFORMED and "time is too far from the request" in problem.detail
         made._handshakes = keep  # type: ignore[method-assign]
 
     play(root, detector, steps, "open")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from moiety_party.envelopes import open_envelope
-from moiety_party.helper import helper
-from moiety_party.leader.runs import RunStats
+from moiety_party.helper.guests import Guests
+from moiety_party.leader.queue import RunStats, Waiting
 from moiety_party.leader.suspects import Suspects
 from moiety_shared import fixed_point
-from moiety_shared.messages.wire import Request, Secret
+from moiety_shared.messages.wire import Asked, Outcome, Request, Secret
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
 from tests.databases import Postgres
@@ -82,7 +82,7 @@ def test_what_bob_cannot_open_is_burnt_at_both_and_costs_no_lane(root: Path, det
 
 @pytest.mark.parametrize("named", [True, False], ids=["a token", "nobody"])
 def test_who_sent_junk_burns_no_more(root: Path, detector: Detector, named: bool) -> None:
-    """Side by side too: no more burns than there are lanes. Good requests of the same sender go on."""
+    """Side by side too: no more runs are burnt than there are lanes. Good requests of the same sender go on."""
 
     async def scenario(w: World) -> None:
         await w.predict(X)
@@ -91,7 +91,8 @@ def test_who_sent_junk_burns_no_more(root: Path, detector: Detector, named: bool
         flood = (refused(w, junk(w, 1), token) for _ in range(30))
         assert set(await asyncio.gather(*flood)) == {ProblemType.SEALED_FOR_ANOTHER}
         (burnt, _), (theirs, _) = pools(w)
-        assert before < burnt == theirs <= before + len(X) * alice.party.settings.lanes
+        shared = 2 * len(X)  # of a run: at most 8, half of the pool
+        assert before < burnt == theirs <= before + shared * alice.party.settings.lanes
         for n in range(1, 4):
             assert await refused(w, junk(w, 1), token) is ProblemType.SEALED_FOR_ANOTHER
             call = w.call(X)
@@ -190,7 +191,10 @@ async def runs(alice: Node, body: bytes, delta: int, token: str = "") -> bytes:
     secret = await open_envelope(alice.party, 0, model, request, None, token)
     share = np.frombuffer(secret.share, fixed_point.ring_dtype(model.plan.ring_bits)).copy()
     share[0] += delta
-    return await leader._runs.run(model, request, _sharing(secret, share), token, RunStats())
+    waiting = Waiting(model, _sharing(secret, share), Asked(bytes(25), token, request), None, RunStats())
+    async with leader._lanes.lend() as lane:
+        await leader._runs.run(lane, [waiting])
+    return await waiting.answer
 
 
 def _sharing(secret: Secret, share: np.ndarray) -> Secret:
@@ -202,14 +206,14 @@ def answers(patch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
     """What bob's lives give out, sealed, while it lasts."""
     given: list[bytes] = []
 
-    async def run(self: helper.Helper, *arguments: object) -> tuple[bytes, bytes]:
-        tag, result = await evaluate(self, *arguments)  # type: ignore[arg-type]
-        given.append(result)
-        return tag, result
+    async def seal(self: Guests, outputs: np.ndarray) -> list[Outcome]:
+        outcomes = await original(self, outputs)
+        given.extend(bytes(outcome) for outcome in outcomes if not isinstance(outcome, Problem))
+        return outcomes
 
-    evaluate = helper.Helper._evaluate
+    original = Guests.outcomes
     with patch.context() as patched:
-        patched.setattr(helper.Helper, "_evaluate", run)
+        patched.setattr(Guests, "outcomes", seal)
         yield given
 
 

@@ -8,7 +8,7 @@ the clients' connections by httpx transports. See test_invariants.py for what mu
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,8 +28,10 @@ from moiety_crypto_provider.app import build
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party import hello
 from moiety_party.helper.helper import Helper
+from moiety_party.lane import Lane
 from moiety_party.leader.lanes import Connect
 from moiety_party.leader.leader import Leader
+from moiety_party.leader.queue import Waiting
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
 from moiety_server.publication import upload_body
@@ -165,12 +167,16 @@ class WatchedLeader(Leader):
     def __init__(self, party: Party, connect: Connect) -> None:
         super().__init__(party, connect)
         self.completed = Counter[bytes]()
+        self.runs: list[int] = []  # how many requests each run had
         run = self._runs.run
 
-        async def counted(model: Any, request: Any, *rest: Any) -> bytes:
-            answer = await run(model, request, *rest)
-            self.completed[request.binding.request_id] += 1
-            return answer
+        async def counted(lane: Lane, batch: Sequence[Waiting]) -> None:
+            await run(lane, batch)
+            for waiting in batch:
+                answer = waiting.answer
+                if answer.done() and not answer.cancelled() and answer.exception() is None:
+                    self.completed[waiting.request.binding.request_id] += 1
+            self.runs.append(len(batch))
 
         self._runs.run = counted  # type: ignore[method-assign]
 

@@ -56,7 +56,7 @@ def test_what_a_program_raises_is_shown_as_its_own(tmp_path: Path, capsys: pytes
     assert told.startswith("Traceback") and "ZeroDivisionError" in told and "runpy" not in told and "moiety" not in told
     (tmp_path / "bad.py").write_text("import syft.frameworks.torch\n")
     assert programs.run(tmp_path / "bad.py", []) == 1
-    assert "syft.frameworks is no part of the dialect" in capsys.readouterr().err
+    assert "syft.frameworks is not part of the dialect" in capsys.readouterr().err
     (tmp_path / "bad.py").write_text("import sys\nsys.exit('in words')\n")
     assert programs.run(tmp_path / "bad.py", []) == 1
     assert capsys.readouterr().err == "in words\n"

@@ -75,7 +75,7 @@ def test_what_is_made_is_bounded_too() -> None:
     assert pictures.fit(Image.new("L", (4096, 1)), wide).shape == (1, 4096), "what the model takes is not too long"
     assert pictures.fit(Image.new("L", (20 * 28, 28)), WHOLE).shape == (28, 28)
     for size in ((20 * 28 + 1, 28), (28, 20 * 28 + 1), (1, 21)):
-        with pytest.raises(InvalidInput, match="cut out what it is to see"):
+        with pytest.raises(InvalidInput, match="cut out the part that the model needs"):
             pictures.fit(Image.new("L", size), WHOLE)
 
 
@@ -174,5 +174,5 @@ def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_broken_picture_that_somebody_opened_is_refused() -> None:
-    with Image.open(io.BytesIO(packed(coloured())[:60])) as opened, pytest.raises(InvalidInput, match="broken"):
+    with Image.open(io.BytesIO(packed(coloured())[:60])) as opened, pytest.raises(InvalidInput, match="damaged"):
         pictures.fit(opened, WHOLE)

@@ -75,7 +75,7 @@ def test_tensors_of_pixels_may_have_their_channels_first(entry: Entry, rgb: Entr
     first = torch.from_numpy(picture).permute(2, 0, 1)
     for given in (first, first[None], torch.from_numpy(picture), torch.stack([first, first])[:1]):
         assert np.array_equal(inputs.encode(rgb, given), expected)
-    with pytest.raises(InvalidInput, match="PIL images and picture files are made to fit"):
+    with pytest.raises(InvalidInput, match="PIL images or picture files, which the client resizes"):
         inputs.encode(rgb, first.numpy())  # of an array, the shape says it
 
 
@@ -159,6 +159,93 @@ def test_a_preprocessing_that_makes_no_sense_is_no_entry() -> None:
             Preprocessing.model_validate(RGB.model_dump() | wrong)
 
 
+# Polarity
+
+
+@pytest.fixture(scope="module")
+def white_on_black(entry: Entry) -> Entry:
+    how = Preprocessing(channels=1, size=(28, 28), mean=(0.1307,), std=(0.3081,), polarity="light-on-dark")
+    return entry.model_copy(update={"preprocessing": how})
+
+
+def test_ink_on_paper_is_inverted_for_a_model_of_light_on_dark(
+    white_on_black: Entry, digits: Digits, tmp_path: Path
+) -> None:
+    expected = inputs.encode(white_on_black, digits[0])
+    paper = 255 - digits[0]
+    Image.fromarray(paper[0]).save(tmp_path / "0.png")
+    with pytest.warns(UserWarning, match="512 pictures are dark on light and the model takes light on dark: inverted"):
+        assert np.array_equal(inputs.encode(white_on_black, paper), expected), "all of them, and none too many"
+    for one in (tmp_path / "0.png", Image.fromarray(paper[0]), paper[0], torch.from_numpy(paper[0])):
+        with pytest.warns(UserWarning, match="1 picture is dark on light"):
+            assert np.array_equal(inputs.encode(white_on_black, one), expected[:1])
+    mixed = np.concatenate([digits[0][:2], paper[2:3]])
+    with pytest.warns(UserWarning, match="1 picture is"):
+        assert np.array_equal(inputs.encode(white_on_black, mixed), expected[:3])
+
+
+def test_only_what_the_owner_declares_is_followed(
+    entry: Entry, white_on_black: Entry, rgb: Entry, digits: Digits, recwarn: pytest.WarningsRecorder
+) -> None:
+    paper = 255 - digits[0][:3]
+    assert not np.array_equal(inputs.encode(entry, paper), inputs.encode(white_on_black, digits[0][:3]))
+    other = white_on_black.preprocessing.model_copy(update={"polarity": "dark-on-light"})  # type: ignore[union-attr]
+    ink = entry.model_copy(update={"preprocessing": other})
+    assert np.array_equal(inputs.encode(ink, paper), inputs.encode(entry, paper))
+    floats_of_paper = (paper.reshape(3, 784) / np.float32(255) - np.float32(0.1307)) / np.float32(0.3081)
+    assert np.array_equal(inputs.encode(white_on_black, floats_of_paper), inputs.encode(entry, paper))
+    inputs.encode(rgb, np.full((4, 5, 3), 255, np.uint8))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="2 pictures are light on dark and the model takes dark on light"):
+        assert np.array_equal(inputs.encode(ink, digits[0][1:3]), inputs.encode(entry, paper[1:]))
+    with pytest.raises(ValueError, match="grey pictures alone"):
+        Preprocessing.model_validate(RGB.model_dump() | {"polarity": "light-on-dark"})
+
+
+# The ends of the range
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_range_takes_its_ends_in_each_precision(entry: Entry, kind: torch.dtype) -> None:
+    low, high = (0 - 0.1307) / 0.3081, (1 - 0.1307) / 0.3081
+    takes = entry.plan.input.model_copy(update={"low": low, "high": high, "frac_bits": 20})
+    entry = entry.model_copy(update={"plan": entry.plan.model_copy(update={"input": takes})})
+    ends = torch.tensor([low, high]).to(kind)
+    x = ends.repeat_interleave(784).reshape(2, 784)
+    encoded = inputs.encode(entry, x)
+    own = ends.double().numpy()
+    assert np.array_equal(encoded[:, 0], np.rint(own.clip(low, high) * 2**20)) and (own != own.clip(low, high)).any()
+    if kind != torch.bfloat16:
+        assert np.array_equal(inputs.encode(entry, x.numpy()), encoded)
+    beyond = ends[1] * (1 + 4 * torch.finfo(kind).eps)
+    with pytest.raises(InvalidInput, match="is above the model's range"):
+        inputs.encode(entry, beyond.repeat(784))
+
+
+def test_an_error_says_where_and_its_text_no_value(entry: Entry) -> None:
+    array = np.zeros((4, 784))
+    array[2, 17] = array[3, 5] = 1234.5
+    with pytest.raises(
+        InvalidInput, match=r"row 2, place 17 is above .* \(and 1 more rows\): bring the input"
+    ) as caught:
+        inputs.encode(entry, array)
+    error = caught.value
+    assert (error.row, list(error.rows), error.column, error.value) == (2, [2, 3], (17,), 1234.5)
+    assert error.beyond == pytest.approx(1234.5 - entry.plan.input.high) and "1234" not in str(error)
+    with pytest.raises(InvalidInput, match="row 0, place 3 is NaN or infinity") as caught:
+        inputs.encode(entry, np.where(np.arange(784) == 3, np.nan, 0))
+    assert caught.value.beyond is None
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.int32])
+def test_pixels_that_lost_their_type_get_a_hint(entry: Entry, digits: Digits, kind: type) -> None:
+    with pytest.raises(InvalidInput, match="look like pixels from 0 to 255: pass them as uint8"):
+        inputs.encode(entry, digits[0][:3].astype(kind))
+    for other in (digits[0][:3] * 1.01, digits[0][:3] - 3.0):
+        with pytest.raises(InvalidInput, match="bring the input into the model's range"):
+            inputs.encode(entry, other)
+
+
 # What is refused
 
 
@@ -168,14 +255,14 @@ def test_what_cannot_be_read_is_refused_with_what_to_do(entry: Entry, tmp_path: 
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     bare = entry.model_copy(update={"preprocessing": None})
     cases = [
-        (tmp_path / "missing.png", "name a picture file that is there"),
+        (tmp_path / "missing.png", "name an existing picture file"),
         (tmp_path / "notes.txt", "PNG, JPEG"),
         (tmp_path, "cannot be opened"),
-        (tmp_path / "broken.npy", "no .npy file"),
-        (tmp_path / "missing.npy", "no .npy file"),
-        (tmp_path / "objects.npy", "no .npy file"),
-        ([digits[0][0], floats(digits, 1)], "mixed: pass one kind"),
-        ([[1.0, 2.0], [3.0]], "not all of one shape"),
+        (tmp_path / "broken.npy", "cannot be read as a .npy file"),
+        (tmp_path / "missing.npy", "cannot be read as a .npy file"),
+        (tmp_path / "objects.npy", "cannot be read as a .npy file"),
+        ([digits[0][0], floats(digits, 1)], "mixed: pass either kind"),
+        ([[1.0, 2.0], [3.0]], "not all have the same shape"),
         (object(), "not object"),
         ({"a": 1}, "not dict"),
         (Image.new("L", (10_000, 6_000)), "more than 50,000,000 pixels"),
@@ -184,7 +271,7 @@ def test_what_cannot_be_read_is_refused_with_what_to_do(entry: Entry, tmp_path: 
     for given, said in cases:
         with pytest.raises(InvalidInput, match=said):
             inputs.encode(entry, given)
-    with pytest.raises(InvalidInput, match="pass its float input"):
+    with pytest.raises(InvalidInput, match="pass float inputs"):
         inputs.encode(bare, Image.new("L", (28, 28)))
 
 

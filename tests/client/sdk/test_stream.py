@@ -69,7 +69,7 @@ def test_the_asynchronous_client_takes_asynchronous_iterators(paid: Paid) -> Non
 
 def test_of_no_inputs_there_is_no_prediction(asking: Asking, paid: Paid) -> None:
     assert asking.stream("small", []) == []
-    with pytest.raises(InvalidInput, match="pass one at least"):
+    with pytest.raises(InvalidInput, match="pass at least one"):
         asking.predict("small", iter([]))
 
 
@@ -77,6 +77,40 @@ def test_what_gives_batches_may_be_predicted_and_evaluated(asking: Asking) -> No
     loader = torch.utils.data.DataLoader(torch.from_numpy(INPUTS), batch_size=9)
     assert np.array_equal(asking.predict("small", loader).outputs, SCORES)
     assert asking.evaluate("small", loader, SCORES.argmax(axis=1)).accuracy == 1
+
+
+def test_pairs_of_inputs_and_labels_are_refused(asking: Asking, paid: Paid) -> None:
+    """Two arrays of an iterator are no batch of two: y would be predicted as well."""
+    x, y = torch.from_numpy(INPUTS), torch.from_numpy(SCORES.argmax(axis=1))
+    pairs = torch.utils.data.TensorDataset(x, y)
+    same = torch.utils.data.TensorDataset(x, x)  # even where y could be an input
+    for loader in (
+        torch.utils.data.DataLoader(pairs, batch_size=9),
+        torch.utils.data.DataLoader(same, batch_size=9),
+        ((a, int(b)) for a, b in pairs),
+        ((a.numpy(), b.numpy()) for a, b in pairs),
+        ((a, b, b) for a, b in pairs),
+        iter([[INPUTS, SCORES]]),
+        iter([("digit.png", 7)]),
+    ):
+        with pytest.raises(InvalidInput, match=r"yields pairs .* pass x alone"):
+            asking.predict("small", loader)
+    with pytest.raises(InvalidInput, match="yields pairs"):
+        asking.stream("small", [(INPUTS, SCORES)])
+    with pytest.raises(InvalidInput, match="yields pairs"):
+        asking.evaluate("small", torch.utils.data.DataLoader(pairs, batch_size=9), y)
+    assert not paid.asked
+    alone = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=9)
+    assert np.array_equal(asking.predict("small", alone).outputs, SCORES)
+    assert np.array_equal(asking.predict("small", iter([list(INPUTS[:5]), INPUTS[5:]])).outputs, SCORES)
+
+
+def test_an_error_names_the_row_of_the_whole_run(asking: Asking) -> None:
+    wrong = INPUTS.copy()
+    wrong[27, 2] = 99
+    with pytest.raises(InvalidInput, match="row 27, place 2 is above the model's range") as caught:
+        asking.stream("small", iter(wrong), batch=10)
+    assert (caught.value.row, caught.value.column, caught.value.value) == (27, (2,), 99)
 
 
 def test_asynchronous_iterators_are_not_for_everything(paid: Paid) -> None:
@@ -106,7 +140,7 @@ def test_what_does_not_fit_is_refused_where_it_comes(asking: Asking, paid: Paid)
     with pytest.raises(InvalidInput, match="shape 4"):
         asking.into(taken, "small", [*INPUTS[:20], INPUTS[0, :3]], batch=10)
     assert len(taken) == 2, "what came before is given out"
-    with pytest.raises(InvalidInput, match="1 at least"):
+    with pytest.raises(InvalidInput, match="pass 1 or more"):
         asking.stream("small", INPUTS, batch=0)
 
 
@@ -160,7 +194,7 @@ def test_of_labels_alone_it_keeps_what_was_told(party_keys: tuple, file: Path) -
     again = paid.asking("async").stream("small", INPUTS, batch=20, resume=file)
     assert paid.paid == ROWS
     for one, other in zip(first, again, strict=True):
-        assert np.array_equal(one.top, other.top) and one.values.dtype == other.values.dtype
+        assert np.array_equal(one.top, other.top) and one.given.dtype == other.given.dtype
 
 
 def test_an_answer_that_was_lost_on_its_way_is_not_paid_again(asking: Asking, paid: Paid, file: Path) -> None:
@@ -222,12 +256,12 @@ def test_with_canaries_a_lost_batch_is_another_request(asking: Asking, paid: Pai
     [
         ({"images": INPUTS[::-1]}, "other inputs from batch 1 on"),
         ({"images": np.concatenate((INPUTS[:15], INPUTS[:1], INPUTS[16:]))}, "other inputs from batch 2 on"),
-        ({"images": INPUTS[:20]}, "more inputs than these"),
+        ({"images": INPUTS[:20]}, "more inputs than you passed"),
         ({"images": INPUTS[:25]}, "other inputs from batch 3 on"),
-        ({"batch": 11}, "in batches of 10, this run of model small 3 in batches of 11"),
-        ({"model": "other"}, "this run of model other"),
-        ({"version": 4}, "this run of model small 4"),
-        ({"upload_id": "11" * 16}, "uploaded anew"),
+        ({"batch": 11}, "in batches of 10, but this is a run of model small 3 in batches of 11"),
+        ({"model": "other"}, "this is a run of model other"),
+        ({"version": 4}, "this is a run of model small 4"),
+        ({"upload_id": "11" * 16}, "weights the owner uploaded again"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -254,7 +288,7 @@ def test_a_model_that_is_published_anew_meanwhile_is_not_mixed_in(asking: Asking
     asking.model("small")
     interrupted(asking, paid, file, 1)
     paid.entries = [paid.entry.model_copy(update={"upload_id": "22" * 16, "version": 4})]
-    with pytest.raises(ResumeRefused, match="published anew"):
+    with pytest.raises(ResumeRefused, match="published again"):
         asking.stream("small", INPUTS, batch=10, resume=file)
     assert np.array_equal(outputs(asking.stream("small", INPUTS, batch=10)), SCORES), "without a file it goes on"
 

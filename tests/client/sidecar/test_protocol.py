@@ -60,7 +60,7 @@ def test_nested_data_and_no_content_type(sidecar: InProcess) -> None:
     answer = sidecar.post(INFER, content=body)
     assert answer.json()["outputs"][0]["data"] == [9] and "id" not in answer.json()
     names = [one["name"] for one in answer.json()["outputs"]]
-    assert names == ["label", "output", "confidence"] and LENGTH not in answer.headers
+    assert names == ["label", "label_name", "output", "probability"] and LENGTH not in answer.headers
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_wrong_tensors(local: Local, sidecar: InProcess, change: dict[str, Any],
 @pytest.mark.parametrize(
     ("tensor", "behind", "text"),
     [
-        (without_data(parameters={"binary_data_size": 783}), bytes(784), "not the 784 bytes"),
-        (without_data(parameters={"binary_data_size": 783}), bytes(783), "are not 1 x 28 x 28"),
-        (without_data(parameters={"binary_data_size": True}), bytes(1), "not the 1 bytes"),
-        (without_data(parameters={"binary_data_size": "784"}), bytes(784), "not the 784 bytes"),
-        (without_data(), bytes(784), "that no input claims"),
-        (PIXELS, bytes(1), "that no input claims"),
+        (without_data(parameters={"binary_data_size": 783}), bytes(784), "does not match the 784 bytes"),
+        (without_data(parameters={"binary_data_size": 783}), bytes(783), "do not fit the shape 1 x 28 x 28"),
+        (without_data(parameters={"binary_data_size": True}), bytes(1), "does not match the 1 bytes"),
+        (without_data(parameters={"binary_data_size": "784"}), bytes(784), "does not match the 784 bytes"),
+        (without_data(), bytes(784), "but the input has no binary_data_size"),
+        (PIXELS, bytes(1), "but the input has no binary_data_size"),
         (without_data(datatype="BYTES", shape=[1], parameters={"binary_data_size": 3}), bytes(3), "cut short"),
         (
             without_data(datatype="BYTES", shape=[1], parameters={"binary_data_size": 8}),
@@ -135,7 +135,7 @@ def test_wrong_header_lengths(local: Local, sidecar: InProcess, length: str) -> 
         (b'{"inputs": []}', "check: inputs"),
         (json.dumps({"inputs": [PIXELS, PIXELS]}).encode(), "check: inputs"),
         (b"[" * 100_000, "check: the JSON"),
-        (json.dumps(asked(PIXELS, outputs=[{"name": "98765"}])).encode(), "label, output, confidence"),
+        (json.dumps(asked(PIXELS, outputs=[{"name": "98765"}])).encode(), "label, label_name, output, probability"),
     ],
 )
 def test_wrong_messages(local: Local, sidecar: InProcess, body: bytes, text: str) -> None:
@@ -145,7 +145,7 @@ def test_wrong_messages(local: Local, sidecar: InProcess, body: bytes, text: str
 @pytest.mark.parametrize("count", [-1, "2", 1.5, True])
 def test_wrong_classification(local: Local, sidecar: InProcess, count: object) -> None:
     outputs = [{"name": "output", "parameters": {"classification": count}}]
-    refused(local, sidecar.post(INFER, json=asked(PIXELS, outputs=outputs)), "how many classes")
+    refused(local, sidecar.post(INFER, json=asked(PIXELS, outputs=outputs)), "the number of wanted classes")
 
 
 def refused(local: Local, answer: Any, text: str) -> None:

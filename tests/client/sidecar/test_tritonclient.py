@@ -48,12 +48,16 @@ def test_the_server_and_its_models_describe_themselves(triton: InferenceServerCl
     (version,) = [one["version"] for one in index if one["name"] == "mnist" and one["state"] == "READY"]
     assert triton.is_model_ready("mnist") and triton.is_model_ready("mnist", version)
     metadata = triton.get_model_metadata("mnist", version)
-    assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 784]}]
+    (given,) = metadata["inputs"]
+    assert (given["name"], given["datatype"], given["shape"]) == ("input", "FP32", [-1, 784])
+    assert given["parameters"]["low"] < 0 < given["parameters"]["high"]
     assert [(o["name"], o["datatype"], o["shape"]) for o in metadata["outputs"]] == [
         ("label", "INT64", [-1]),
+        ("label_name", "BYTES", [-1]),
         ("output", "FP64", [-1, 10]),
-        ("confidence", "FP64", [-1, 10]),
+        ("probability", "FP64", [-1, 10]),
     ]
+    assert metadata["parameters"] == {"task": "classes", "final": "none", "classes": [str(n) for n in range(10)]}
     config = triton.get_model_config("mnist")
     assert config["max_batch_size"] >= 1 and config["input"][0]["dims"] == [784]
 
@@ -104,7 +108,7 @@ def check_answer(answer: InferResult, digits: Digits) -> None:
     expected = mnist.float_outputs(digits[0][:3])
     assert np.abs(answer.as_numpy("output") - expected).max() < 0.05
     powers = np.exp(expected - expected.max(axis=1, keepdims=True))
-    confidence = answer.as_numpy("confidence")
+    confidence = answer.as_numpy("probability")
     assert np.abs(confidence - powers / powers.sum(axis=1, keepdims=True)).max() < 0.05
     assert np.abs(confidence.sum(axis=1) - 1).max() < 1e-9
     assert answer.as_numpy("label").tolist() == [7, 2, 1]
@@ -129,7 +133,7 @@ def test_picture_files_as_bytes(triton: InferenceServerClient, digits: Digits) -
         files.append(into.getvalue())
     answer = triton.infer("mnist", [tensor(np.array(files, dtype=np.object_), "BYTES")])
     assert answer.as_numpy("label").tolist() == [7, 2]
-    with pytest.raises(InferenceServerException, match="no picture file"):
+    with pytest.raises(InferenceServerException, match="not a picture file"):
         triton.infer("mnist", [tensor(np.array([b"GIF89a"], dtype=np.object_), "BYTES")])
 
 
@@ -140,7 +144,13 @@ WRONG: list[tuple[np.ndarray, str, dict[str, Any], str, str]] = [
     (np.full((1, 784), np.nan, np.float64), "FP64", {}, "422", "NaN or infinity"),
     (np.zeros((1, 784), np.bool_), "BOOL", {}, "422", "datatype"),
     (np.zeros((1, 28, 28), np.uint8), "UINT8", {"model_version": "99"}, "404", "version"),
-    (np.zeros((1, 28, 28), np.uint8), "UINT8", {"outputs": [InferRequestedOutput("other")]}, "422", "label, output"),
+    (
+        np.zeros((1, 28, 28), np.uint8),
+        "UINT8",
+        {"outputs": [InferRequestedOutput("other")]},
+        "422",
+        "label, label_name, output",
+    ),
     (np.zeros((1, 28, 28), np.uint8), "UINT8", {"request_compression_algorithm": "gzip"}, "415", "Compressed"),
     (np.zeros((1, 28, 28), np.uint8), "UINT8", {"request_compression_algorithm": "deflate"}, "415", "Compressed"),
 ]

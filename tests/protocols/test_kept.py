@@ -1,0 +1,46 @@
+"""What protocols keep between runs has a bound in bytes, however many models a process serves."""
+
+import gc
+import sys
+import weakref
+from itertools import product
+
+from moiety_shared.plan.lookups import Table
+from moiety_shared.protocols import table, waves
+from moiety_shared.ring import Ring
+
+_LARGEST = 1 << 20
+
+
+def looked_up(n: int) -> Table:
+    """As large as the format allows: four functions of 2^10 values of 24 bits."""
+    values = (n, *range(n + 1, n + 1023), n + (1 << 24) - 1)
+    return Table(name="t", input="x", shape=(1,), shift=0, opened_bits=10, values=(values,) * 4)
+
+
+def test_a_process_does_not_grow_with_the_tables_that_it_has_served() -> None:
+    layer = looked_up(0)
+    first = weakref.ref(table.rotated_bits(layer).base)
+    assert table.rotated_bits(layer).base is first(), "it is kept for the next run"
+    for n in range(1, 100):
+        rotated = table.rotated_bits(looked_up(n))
+        gc.collect(0)
+        if first() is None:
+            break
+    assert first() is None, "all tables that were ever served are in memory"
+    keys = 4 * sum(map(sys.getsizeof, (layer.values[0], *layer.values[0])))
+    most = table.rotated_bits.cache_info().maxsize
+    assert rotated.base.nbytes + keys <= _LARGEST and most is not None and most * _LARGEST <= 1 << 26
+
+
+def test_nor_with_the_cosines_of_waves() -> None:
+    ring = Ring(64)
+    firsts = weakref.ref(waves.tables(5, 1, ring)[0]), weakref.ref(waves.cosines(5, 1))
+    assert waves.tables(5, 1, ring)[0] is firsts[0](), "they are kept for the next run"
+    for bits, fraction in product(range(6, 12), range(1, 25)):
+        waves.tables(bits, fraction, ring)
+    gc.collect(0)
+    assert all(first() is None for first in firsts), "all tables that were ever served are in memory"
+    for kept, largest in ((waves.tables, sum(t.nbytes for t in waves.tables(16, 24, ring))), (waves.cosines, 1 << 19)):
+        most = kept.cache_info().maxsize
+        assert largest <= _LARGEST and most is not None and most * _LARGEST <= 1 << 26
