@@ -1,18 +1,19 @@
 # An image of one role: client, crypto_provider, party (run as `party alice` and as `party bob`) or server. Each holds its own
 # role's code, what all roles share, and the packages that these need: docker build --build-arg ROLE=party .
-# The base image by digest, PyTorch by hash, another index: docs/deployment.md says how to name them.
+# The base image by digest, another build of PyTorch, another index: docs/deployment.md says how to name them.
 ARG BASE=python:3.11-slim-bookworm
 ARG ROLE
 
-# PyTorch in a layer of its own, which all images that need it share, without its headers and tests. A CPU build is enough. An
-# empty TORCH spares the client's image this stage, which a builder without BuildKit would make and not use.
+# PyTorch in a layer of its own, which all images that need it share, without its headers and tests. A CPU build is enough. TORCH
+# is a file in requirements. An empty one spares the client's image this stage, which a builder without BuildKit would make and
+# not use.
 FROM $BASE AS torch
-ARG TORCH=torch==2.13.0
+ARG TORCH=torch-hashes.txt
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
+COPY requirements/${TORCH:-torch.txt} /torch.txt
 RUN python -m venv --without-pip /venv && if [ -n "$TORCH" ]; then \
-      echo "$TORCH" >/torch.txt \
-   && pip --python /venv/bin/python install --no-cache-dir --no-deps --only-binary :all: -r /torch.txt \
+      pip --python /venv/bin/python install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r /torch.txt \
    && cd /venv/lib/python3*/site-packages/torch \
    && rm -rf test include && find bin -type f ! -name torch_shm_manager -delete; \
     fi
@@ -37,7 +38,7 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY shared /src/shared
 ARG ROLE
 COPY $ROLE /src/$ROLE
-ARG VERSION=0.2.0
+ARG VERSION=0.3.0
 RUN sed -i "s/^version = .*/version = \"$VERSION\"/" /src/pyproject.toml \
  && /build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist /src \
  && pip --python /venv/bin/python install --no-cache-dir --no-deps --no-index /dist/*.whl
@@ -85,7 +86,7 @@ RUN pip --python /venv/bin/python check
 USER 10001:10001
 WORKDIR /data
 ARG BASE
-ARG VERSION=0.2.0
+ARG VERSION=0.3.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="$BASE" \

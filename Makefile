@@ -31,13 +31,17 @@ COMMIT = $(shell git rev-parse $(TREE))
 VERSION = $(shell git show $(TREE):pyproject.toml | sed -n 's/^version = "\(.*\)"/\1/p')$(shell \
   git describe --exact-match --tags $(TREE) >/dev/null 2>&1 || git rev-parse --short $(TREE) | sed 's/^/+g/')
 
-.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation docs docs-integrity docs-reference fuzz check bench \
+.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation docs docs-integrity docs-reference fuzz check bench bench-peers \
   browsers lock prometheus postgres nginx sbom wheel release clean
 demo: $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.demo)
 	$(BIN)/moiety demo
 
+# In two halves beside one another, since tests wait for processes more than they compute; each always in the same order.
+HALF := $(addprefix tests/,compat compiler house protocols server shared syft)
 test: $(VENV)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest $(HALF) >half.log 2>&1 & half=$$!; \
+	  $(BIN)/pytest $(addprefix --ignore=,$(HALF)); rest=$$?; \
+	  wait $$half; half=$$?; cat half.log; exit $$((rest + half))
 
 # The lowest versions run: the hot paths of each role, processes, databases, stores and formats; two to four minutes.
 test-lowest: lowest
@@ -150,7 +154,7 @@ fuzz: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --progress-bar off -e ".[fuzz]"
 	$(BIN)/python -m tests.fuzz
 
-# The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/integrity.md.
+# The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/security.md.
 test-simulation: $(VENV)/.installed
 	$(BIN)/pytest tests/simulation --steps 300 -m 'long or not long'
 
@@ -173,6 +177,12 @@ check: $(VENV)/.installed docs
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+
+# CrypTen and SPU beside moiety, on the same networks, in turn; the tables of docs/benchmarks.md anew. They are installed into
+# build/peers, once (2.4 GB); then some minutes. pip wants a CPU build of torch 2.13.0: name an index that has one in PIP_EXTRA_INDEX_URL.
+bench-peers: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.peers --keep
+	$(BIN)/pytest tests/house/test_documentation.py -k "engines or figures" --rewrite
 
 # uv, where it is on the PATH, takes a CPU build of PyTorch from PyTorch's own index. Where that is not to be reached, or without uv,
 # pip takes one if your index has it (2.13.0+cpu is newer than 2.13.0 to pip). PyPI has none for Linux: name another index in

@@ -1,4 +1,4 @@
-// The calculator of docs/cost.md; tests/scale/test_costs.py holds the figures of both networks against their plans.
+// The calculator of docs/benchmarks.md; tests/scale/test_costs.py holds the figures of both networks against their plans.
 const presets = {
   mnist: { provider: 21040, online: 6698.5, asked: 3390, cores: 1254 },
   lenet: { provider: 462640, online: 82138.5, asked: 3390, cores: 17374 },

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from docs.tools import packages
+from docs.tools.engines import kept
 from docs.tools.svg import DARK, LIGHT, Sheet
 from moiety_local import mnist
 from moiety_shared.crypto.prg import Stream
@@ -246,16 +247,8 @@ def views(sheet: Sheet, run: Run) -> None:
 
 def engines(sheet: Sheet, _: Run) -> None:
     """docs/comparison.md has the numbers; the scale is logarithmic."""
-    measured = [
-        ("moiety", 2.1, 8.1),
-        ("MP-SPDZ, replicated", 17, 213),
-        ("SPU, ABY3", 28, 190),
-        ("SPU, semi2k", 42, 195),
-        ("MP-SPDZ, dealer", 50, 235),
-        ("CrypTen, provider", 83, 169),
-        ("PySyft 0.2.9, FSS", 550, 4400),
-        ("PySyft 0.2.9, SecureNN", 680, 6250),
-    ]
+    one, many = kept().cases[:2]
+    measured = [(name, one.engines[name].median, many.engines[name].median) for name in one.engines]
     left, decade = 230, 160
     for power in range(5):
         x = left + power * decade
@@ -271,7 +264,13 @@ def engines(sheet: Sheet, _: Run) -> None:
         for row, (milliseconds, colour) in enumerate(zip(times, ("alice", "bob"), strict=True)):
             width = float(np.log10(milliseconds)) * decade
             sheet.bar(left, y + row * 15, width, 12, colour)
-            sheet.text(left + width + 8, y + row * 15 + 11, f"{milliseconds:,}", size=12, colour="soft")
+            sheet.text(
+                left + width + 8,
+                y + row * 15 + 11,
+                f"{milliseconds:,.{0 if milliseconds >= 100 else 1}f}",
+                size=12,
+                colour="soft",
+            )
 
 
 def imports(sheet: Sheet, _: Run) -> None:
@@ -294,7 +293,7 @@ FIGURES: dict[str, tuple[Callable[[Sheet, Run], None], int, int, str]] = {
     "opening": (opening, 860, 410, "A masked opening: each sends its share plus its half of the mask"),
     "lookup": (lookup, 850, 305, "A comparison as a look-up in two tables of random bits"),
     "prediction": (prediction, 940, 640, "One prediction, step by step"),
-    "engines": (engines, 940, 390, "Milliseconds for one image and for 128 images through 784-500-10, by engine"),
+    "engines": (engines, 940, 270, "Milliseconds for one image and for 128 images through 784-500-10, by engine"),
     "imports": (imports, packages.WIDTH, packages.HEIGHT, "Which package imports which: arrows point down"),
     "views": (views, 940, 590, "What each role sees of one prediction"),
 }

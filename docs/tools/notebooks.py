@@ -1,7 +1,8 @@
-"""A hook of mkdocs: each notebook becomes a page of the same name, with the outputs that lie in it.
+"""A hook of mkdocs: a notebook becomes a section of the page that links to it, with the outputs that lie in it.
 
-Rendered as Markdown, so that the theme's own code blocks, search and checks of links hold for notebooks too, and
-nothing is fetched from elsewhere. The notebook itself stays beside its page, to be downloaded.
+Where a paragraph of a page is one link to a notebook, the site shows the notebook below that link. It is rendered as
+Markdown, so that the theme's own code blocks, search and checks of links hold for it too, and nothing is fetched from
+elsewhere. Where no site is built, the link leads to the notebook itself.
 """
 
 import re
@@ -9,34 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+_LINK = re.compile(r"^\[.+\]\((tutorials/[\w-]+\.ipynb)\)$", re.MULTILINE)
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for file in [one for one in files if one.src_uri.endswith(".ipynb")]:
-        assert file.abs_src_path is not None  # noqa: S101  a file of the folder
-        page = page_of(Path(file.abs_src_path))
-        files.append(File.generated(config, file.src_uri.removesuffix(".ipynb") + ".md", content=page))
-    return files
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """The page's text with each linked notebook in it. A notebook's links start one folder below the page's."""
+    folder = Path(page.file.abs_src_path or "").parent
+    return _LINK.sub(lambda link: f"{link[0]}\n{{ .download }}\n\n{section(folder / link[1])}", markdown)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A link to a notebook leads to its page; a link with a title, as the one for downloading, to the file."""
-    return re.sub(r"\.ipynb\)", ".md)", markdown)
-
-
-def page_of(notebook: Path) -> str:
-    """The notebook as Markdown."""
+def section(notebook: Path) -> str:
+    """The notebook as Markdown, one level of headings deeper than it has them."""
     cells = nbformat.read(notebook, as_version=4).cells  # type: ignore[no-untyped-call]
-    parts = [part for cell in cells for part in _cell(cell)]
-    download = f'[:material-notebook-outline: This page as a notebook]({notebook.name} "download")\n{{ .download }}'
-    return "\n\n".join([parts[0], download, *parts[1:]])
+    return "\n\n".join(part for cell in cells for part in _cell(cell))
 
 
 def _cell(cell: nbformat.NotebookNode) -> list[str]:
     if cell.cell_type == "markdown":
-        return [cell.source]
+        return [re.sub(r"^#", "##", cell.source, flags=re.MULTILINE).replace("](../", "](")]
     return [_fenced("python", cell.source), *(_output(output) for output in cell.outputs)]
 
 

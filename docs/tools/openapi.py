@@ -1,4 +1,4 @@
-"""A service's OpenAPI document as Markdown."""
+"""OpenAPI documents of services as Markdown."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,21 +6,26 @@ from typing import Any
 Schema = dict[str, Any]
 
 
-def markdown(document: Schema, websockets: list[tuple[str, str]]) -> str:
-    """Every operation with what it takes and gives, then the schemas they name. `websockets` are (path, sentence)."""
-    schemas = document.get("components", {}).get("schemas", {})
+def operations(document: Schema, websockets: list[tuple[str, str]]) -> str:
+    """Every operation with what it takes and gives. `websockets` are (path, sentence)."""
     lines: list[str] = []
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
+    for path, found in document["paths"].items():
+        for method, operation in found.items():
             lines += _operation(method.upper(), path, operation)
     for path, sentence in websockets:
         lines += [f"### WebSocket `{path}`", sentence]
-    named = _reachable(document["paths"], schemas)
-    if named:
-        lines.append("## Schemas")
-    for name in sorted(named):
-        lines += _described(name, schemas[name])
     return "\n\n".join(lines)
+
+
+def schemas(documents: list[Schema]) -> str:
+    """Every schema that an operation names, once. Raises ValueError where two documents differ in one."""
+    known: dict[str, Schema] = {}
+    for document in documents:
+        declared = document.get("components", {}).get("schemas", {})
+        for name in _reachable(document["paths"], declared):
+            if known.setdefault(name, declared[name]) != declared[name]:
+                raise ValueError(f"two services mean different things by {name}")
+    return "\n\n".join(line for name in sorted(known) for line in _described(name, known[name]))
 
 
 def _operation(method: str, path: str, operation: Schema) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What the program itself says of its commands, addresses, errors, problems and settings, as Markdown.
 
-`generated()` gives whole pages below docs/reference, and the tables inside of docs/settings.md and docs/problems.md,
-which stand between two comments there. tests/house/test_documentation.py holds what is committed against it, and writes
+`generated()` gives docs/commands.md, docs/http.md, docs/settings.md and docs/problems.md: what is made stands between
+two comments there. tests/house/test_documentation.py holds what is committed against it, and writes
 it anew with `--rewrite` (`make docs-reference`).
 """
 
@@ -23,10 +23,10 @@ from starlette.routing import WebSocketRoute
 from typer.cli import get_docs_for_click
 
 from docs.tools import openapi, services
+from docs.tools.pages import DOCS, filled
 from moiety_service.cli.main import build
 from moiety_shared.problems import RETRY_AFTER_SECONDS, ProblemType
 
-DOCS = Path(__file__).parents[1]
 Generator = Callable[[], dict[Path, str]]
 """Gives what each file that it makes, in whole or in part, should hold."""
 _PACKAGES = (
@@ -39,66 +39,42 @@ _PACKAGES = (
     "moiety_local",
     "moiety_syft",
 )
-_MADE = "<!-- Made by docs/tools/reference.py from the program; `make docs-reference` writes it anew. -->"
-_PROBLEMS = (
-    "Every address may answer with a [problem document](../problems.md) instead; its OpenAPI document is at "
-    "`/openapi.json`."
-)
 _SERVICES = {
-    "owner": (
-        "HTTP: the model owner",
-        "The catalogue, port 7700. Entries are signed, so anybody may read them and nobody can change them.",
-    ),
-    "parties": (
-        "HTTP: alice and bob",
-        "alice, the leading party, has port 7701. Clients send predictions to `/v1/predictions`, under a token of the "
-        "model's owner; the body is a frame of `moiety_shared/messages/wire.py` and holds two sealed envelopes, so a "
-        "client library makes it. bob, the helping party, has port 7702. He has no `/v1/predictions`: clients never "
-        "call bob, alice passes their envelopes on, unread. His alone is the WebSocket `/v1/peer`, under alice's "
-        "credential. The other protected addresses are the same at both, and the model owner's, under the "
-        "credential of that link.",
-    ),
-    "crypto-provider": (
-        "HTTP: the crypto provider",
-        "The dealer of one-time randomness, port 7703. Only alice and bob have credentials for it.",
-    ),
-    "sidecar": (
-        "HTTP: the client's sidecar",
-        "On the client's own machine, port 7704: the Open Inference Protocol v2, and what the web page asks. "
-        "[REST](../rest.md) shows how to use it.",
-    ),
+    "sidecar": "sidecar",
+    "owner": "owner",
+    "alice": "parties",
+    "bob": "parties",
+    "crypto-provider": "crypto-provider",
 }
-
-PAGES = {"alice": "parties", "bob": "parties"}
-"""Services whose page has another name than they: their addresses are alike."""
+"""The part of docs/http.md in which a service's addresses are: those of alice and bob are alike."""
 
 
 def generated() -> dict[Path, str]:
     """Everything but the pictures, which figures.py draws."""
-    pages = {DOCS / "reference" / "commands.md": commands()}
-    with services.apps() as apps:
-        for page in _SERVICES:
-            found = [app for name, app in apps.items() if PAGES.get(name, name) == page]
-            pages[DOCS / "reference" / f"{page}.md"] = http(page, found)
     tables = {model.__module__: _settings_table(model) for model in settings_models()}
-    pages[DOCS / "settings.md"] = _filled(DOCS / "settings.md", tables)
-    tables = {ProblemType.__module__: _problems_table(), "all packages": errors()}
-    pages[DOCS / "problems.md"] = _filled(DOCS / "problems.md", tables)
-    return pages
+    problems = {ProblemType.__module__: _problems_table(), "all packages": errors()}
+    parts = {"settings": tables, "problems": problems, "commands": {"all roles": commands()}, "http": http()}
+    return {DOCS / f"{page}.md": filled(DOCS / f"{page}.md", made) for page, made in parts.items()}
 
 
 def commands() -> str:
+    """Every command, with its options and examples."""
     command = typer.main.get_command(build())
     text: str = get_docs_for_click(obj=command, ctx=typer.Context(command), name="moiety")
-    sentences = {name: (one.help or "").split("\n\n")[0] for name, one in _below(command)}
-    text = re.sub(r"^\* `(\S+)`: .*\.\.\.$", lambda cut: f"* `{cut[1]}`: {sentences[cut[1]]}", text, flags=re.M)
-    text = text.replace("* `--help`: Show this message and exit.\n", "").replace("**Options**:\n\n\n", "")
+    _, _, text = text.partition("\n## ")  # before that: the list of commands, whose sentences stand below each heading
+    text = f"## {text}".replace("* `--help`: Show this message and exit.\n", "").replace("**Options**:\n\n\n", "")
+    text = re.sub(r"^\* `(\S+)`: .*\.\.\.$", lambda cut: f"* `{cut[1]}`: {_first(command, cut[1])}", text, flags=re.M)
     text = re.sub(r"^Example:\n((?:  .*\n?)+)", lambda shown: f"```sh\n{_dedented(shown[1])}\n```\n", text, flags=re.M)
-    return _page("Commands", re.sub(r"^# .*\n", "", text).replace("docs/settings.md", "[settings](../settings.md)"))
+    return re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", text.strip())
 
 
 def _dedented(lines: str) -> str:
     return inspect.cleandoc(lines.rstrip())
+
+
+def _first(command: object, name: str) -> str:
+    """The first paragraph of what the help says of a command below `command`."""
+    return next((one.help or "").split("\n\n")[0] for found, one in _below(command) if found == name)
 
 
 def _below(command: object) -> Iterator[tuple[str, Any]]:
@@ -108,15 +84,28 @@ def _below(command: object) -> Iterator[tuple[str, Any]]:
         yield from _below(one)
 
 
-def http(name: str, apps: list[FastAPI]) -> str:
-    """One page for apps that are alike: the first has all addresses of the others but their WebSockets."""
-    title, introduction = _SERVICES[name]
+def http() -> dict[str, str]:
+    """The addresses of each part of the page, and what they name."""
+    parts: dict[str, str] = {}
+    with services.apps() as apps:
+        for part in dict.fromkeys(_SERVICES.values()):
+            parts[part] = _addresses([app for name, app in apps.items() if _SERVICES[name] == part])
+        parts["schemas"] = openapi.schemas([app.openapi() for app in apps.values()])
+    return parts
+
+
+def _addresses(apps: list[FastAPI]) -> str:
+    """Those of apps that are alike: the first has all addresses of the others but their WebSockets."""
     known = [route for app in apps for route in app.routes if isinstance(route, WebSocketRoute)]
-    body = openapi.markdown(apps[0].openapi(), [(r.path, inspect.getdoc(r.endpoint) or "") for r in known])
+    text = openapi.operations(apps[0].openapi(), [(one.path, inspect.getdoc(one.endpoint) or "") for one in known])
     hidden = sorted({route.path for app in apps for route in routes(app) if not route.include_in_schema})
-    if hidden:
-        body += "\n\n## Not in the OpenAPI document\n\n" + "\n".join(f"- `{path}`" for path in hidden)
-    return _page(title, f"{introduction}\n\n{_PROBLEMS}\n\n## Addresses\n\n{body}")
+    return text + (f"\n\nNot in the OpenAPI document: {', '.join(f'`{path}`' for path in hidden)}." if hidden else "")
+
+
+def addresses(service: str) -> str:
+    """What docs/http.md says of the addresses of a service."""
+    text = (DOCS / "http.md").read_text()
+    return text.partition(f"<!-- from {_SERVICES[service]} -->")[2].partition("<!-- end -->")[0]
 
 
 def routes(router: FastAPI | APIRouter) -> Iterator[APIRoute]:
@@ -210,21 +199,9 @@ def _is_later(kind: ProblemType) -> bool:
     return kind in RETRY_AFTER_SECONDS or kind is ProblemType.QUOTA_EXCEEDED
 
 
-def _filled(page: Path, parts: dict[str, str]) -> str:
-    """The page with each part between its two comments; one that has no place on it is missing, and so noticed."""
-    text = page.read_text()
-    for name, part in parts.items():
-        comments = re.compile(rf"(<!-- from {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text = comments.sub(lambda found, part=part: f"{found[1]}\n{part}\n{found[2]}", text)  # type: ignore[misc]
-    return text
-
-
-def _page(title: str, text: str) -> str:
-    return f"# {title}\n\n{_MADE}\n\n{text.strip()}\n"
-
-
 def _said(one: type[BaseException]) -> str:
-    return " ".join((one.__doc__ or "").split()).replace("|", "\\|")
+    """Return the first paragraph of a class's docstring: what follows says what the exception holds."""
+    return " ".join((one.__doc__ or "").partition("\n\n")[0].split()).replace("|", "\\|")
 
 
 def _by_module(classes: Iterable[type[BaseException]]) -> dict[str, list[type[BaseException]]]:
