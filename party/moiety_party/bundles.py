@@ -14,7 +14,7 @@ from moiety_party.store import Model
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.plan.layers import Layer
 from moiety_shared.plan.plan import Plan
-from moiety_shared.protocols.graph import Preparation, PreparedRows
+from moiety_shared.protocols.preparation import Preparation, PreparedRows
 
 _STEP_BYTES = 1 << 20  # of corrections
 

@@ -9,7 +9,7 @@ from moiety_party.rows import Rows
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log, where
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.protocols.preparation import PreparedRows
 
 Make = Callable[[int], Awaitable[PreparedRows]]
 """Prepares the bundle of that number."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from moiety_party.filler import Filler, Make
 from moiety_party.rows import Rows
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.protocols.preparation import PreparedRows
 
 _WAIT_SECONDS = 5.0  # for rows that the leader named
 

@@ -24,7 +24,7 @@ from moiety_service.observability import tracing
 from moiety_service.observability.logs import log
 from moiety_service.observability.metrics import timed
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.protocols.preparation import PreparedRows
 
 _ENDING_SECONDS = 2.0  # how long a party that stops waits for the provider to hear that its leases are over
 _UNLINKED_SECONDS = 10.0  # how long the pools of a peer without any lane are kept: it may only have lost its lanes

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from moiety_shared.protocols.graph import PreparedRows, cut, stack
+from moiety_shared.protocols.preparation import PreparedRows, cut, stack
 
 
 class Bundle:

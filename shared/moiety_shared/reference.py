@@ -1,8 +1,8 @@
 """A plain fixed-point evaluator for a plan. The protocols must give its result, to the last bit.
 
 It holds the secrets in the clear, so only owners and tests use it; an owner learns the expected error before
-publishing. Given the dithers of a private run, and what its waves opened, it reproduces that run's outputs exactly.
-That holds for values beyond the layers' ranges as well, except for the result of Truncate on such a value.
+publishing. Given the dithers of a private run, and what its approximate layers opened, it reproduces that run's
+outputs exactly. That holds for values beyond the layers' ranges as well, except for the result of Truncate on such a value.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,13 +10,14 @@ from typing import cast
 
 import numpy as np
 
+from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Comparison, Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, AnyLayer, Plan
-from moiety_shared.plan.waves import Waves
-from moiety_shared.protocols import max_pool, one_hot, table, top_k, waves
+from moiety_shared.protocols import max_pool, one_hot, table, top_k
 from moiety_shared.protocols.product import times
+from moiety_shared.protocols.registry import PROTOCOLS
 from moiety_shared.ring import Array, Ring
 
 Dither = Callable[[str, Array], Array]
@@ -30,7 +31,7 @@ def midpoint(shift: int) -> int:
     return (1 << shift) // 2
 
 
-def some_opened(layer: Waves, t: Array) -> Array:
+def some_opened(layer: Approximate, t: Array) -> Array:
     """Stand in for the t^ of a run: t + r, where the masks r run through all that there are, in a fixed order."""
     masks = np.arange(t.size, dtype=np.int64).reshape(t.shape) * _MASK_STEP
     return (t + masks) & ((1 << layer.opened_bits) - 1)
@@ -52,7 +53,8 @@ def run(
     """Run the plan on encoded inputs x (rows, values of one input and its label) and encoded weights by "layer.weight".
 
     `dither(layer name, x)` returns the dither of each layer that opens a value; without it, the layer rounds to
-    nearest. `opened(layer name, t)` returns the t^ that each layer of waves opened; without it, there are some masks.
+    nearest. `opened(layer name, t)` returns the t^ that each approximate layer opened; without it, there are some
+    masks.
     `watch(wire, value)` sees every wire. Returns the output wire (rows, *shape).
     """
     wires = {plan.input.name: x[:, : plan.input.size].reshape(-1, *plan.input.shape), LABELS: x[:, plan.input.size :]}
@@ -94,9 +96,9 @@ def _layer(
             given = Ring(plan.wires[layer.input].bits)
             small = Ring(layer.opened_bits)
             t = small.signed(small.wrap(truncate(given.signed(x[0]), layer.shift, u).astype(small.dtype)))
-            if isinstance(layer, Waves):
+            if isinstance(layer, Approximate):
                 masked = opened(layer.name, t) if opened else some_opened(layer, t)
-                return Ring(layer.word_bits).wrap(waves.reference(layer, t, masked))
+                return Ring(layer.word_bits).wrap(PROTOCOLS[type(layer)].reference(layer, t, masked))
             return _function(layer, t, ring)
         case Local():
             return Ring(plan.wires[layer.reads[0]].bits).wrap(layer.apply(*x))

@@ -21,7 +21,7 @@ from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 from moiety_shared.protocols import graph
-from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.protocols.preparation import Preparation, PreparedRows
 from tests import plans
 from tests.protocols.running import Run
 
@@ -68,7 +68,7 @@ class Dealt:
                 return await prepare_bundle(model, party, self.grants[party], 7, Provider(client), offline)
 
     def direct(self, party: int) -> PreparedRows:
-        preparation = graph.Preparation(
+        preparation = Preparation(
             self.plan, party, ROWS, Stream(self.grants[party].seed, "bundle", 7), self.run.models[party]
         )
         ends = accumulate(preparation.wanted(layer) for layer in self.plan.layers)
@@ -144,14 +144,14 @@ def test_no_more_than_two_steps_are_on_their_way(monkeypatch: pytest.MonkeyPatch
     """The next is received while one is prepared, and then no more is read."""
     monkeypatch.setattr(bundles, "_STEP_BYTES", 1)
     started, go = threading.Event(), threading.Event()
-    original = graph.Preparation.add
+    original = Preparation.add
 
-    def slow(self: graph.Preparation, layer: object, raw: bytes) -> None:
+    def slow(self: Preparation, layer: object, raw: bytes) -> None:
         started.set()
         go.wait(5)
         original(self, layer, raw)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(graph.Preparation, "add", slow)
+    monkeypatch.setattr(Preparation, "add", slow)
     sent: list[int] = []
 
     def chunks() -> Iterator[int]:
@@ -163,7 +163,7 @@ def test_no_more_than_two_steps_are_on_their_way(monkeypatch: pytest.MonkeyPatch
         task = asyncio.create_task(dealt.prepare(1, chunks()))
         await asyncio.to_thread(started.wait, 5)
         await asyncio.sleep(0.2)
-        preparation = graph.Preparation(dealt.plan, 1, ROWS, Stream(new_seed()), {})
+        preparation = Preparation(dealt.plan, 1, ROWS, Stream(new_seed()), {})
         sizes = [size for size in map(preparation.wanted, dealt.plan.layers) if size]
         assert len(sent) <= sum(sizes[:2]) + 1 < sum(sizes)
         go.set()

@@ -12,7 +12,7 @@ from moiety_party.pool import Pool
 from moiety_party.settings import PartySettings
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import product
-from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.protocols.preparation import PreparedRows
 from tests import plans
 
 ROWS = 8

@@ -8,25 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from moiety_shared.plan.lookups import Comparison, Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
-from moiety_shared.plan.waves import Waves
-from moiety_shared.protocols import decide, max_pool, one_hot, reduce, relu, table, top_k, truncation, waves
+from moiety_shared.plan.approximate import Approximate
+from moiety_shared.plan.lookups import Comparison, Lookup, MaxPool, TopK
+from moiety_shared.protocols import max_pool, reduce, top_k
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening, alone, lockstep
+from moiety_shared.protocols.registry import PROTOCOLS
 from moiety_shared.ring import Array, Ring
 from tests.protocols.enumeration import Axis, Column, Tape, Views, enumerate_axes, histogram
-from tests.protocols.functionality import functionality, functionality_beyond, functionality_of_waves, in_range
-
-PROTOCOLS: dict[type[Lookup], Any] = {
-    Truncate: truncation,
-    ReLU: relu,
-    Decide: decide,
-    OneHot: one_hot,
-    MaxPool: max_pool,
-    TopK: top_k,
-    Table: table,
-    Waves: waves,
-}
+from tests.protocols.functionality import functionality, functionality_beyond, functionality_of_approximate, in_range
 
 
 @dataclass(frozen=True)
@@ -99,7 +89,7 @@ def seen_bits(layer: Lookup, opening: Opening) -> int:
 
 def check(case: Case, *, private: bool = True, beyond: bool = False) -> None:
     """Every result is right; every party's view is uniform, whatever the secret. Right is what the secret and the
-    dither alone decide: no mask does, in range or `beyond`. Only a sum of waves depends on what was opened too."""
+    dither alone decide: no mask does, in range or `beyond`. An approximate result alone depends on t^ too."""
     ring, layer, protocol = Ring(case.k), case.layer, PROTOCOLS[type(case.layer)]
     share, of_alice, of_bob, own = enumerated(case)
     rows = len(share)
@@ -123,15 +113,15 @@ def check(case: Case, *, private: bool = True, beyond: bool = False) -> None:
             lambda opening, value: opened.append((value, seen_bits(layer, opening))),  # noqa: B023
         )
         t = ((x.astype(np.int64) + (low - (share & low))) >> layer.shift).reshape(shape)
-        if isinstance(layer, Waves):
-            expected = functionality_of_waves(layer, t, opened[0][0])
+        if isinstance(layer, Approximate):
+            expected = functionality_of_approximate(layer, t, opened[0][0])
         else:
             expected = (functionality_beyond if beyond else functionality)(layer, t)
         if isinstance(layer, TopK) and layer.result == "words":
             result = shares[0] ^ shares[1]
         else:
             given = reduce.opened_ring(layer) if isinstance(layer, MaxPool) else ring
-            given = Ring(layer.word_bits) if isinstance(layer, Waves) else given
+            given = Ring(layer.word_bits) if isinstance(layer, Approximate) else given
             result, expected = given.wrap(shares[0] + shares[1]), expected & ((1 << given.bits) - 1)
         assert result.shape == expected.shape and np.array_equal(result, expected), f"wrong for {secret}"
         if private:

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
+from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.lookups import Comparison, Decide, Hinged, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.waves import Waves
 from moiety_shared.ring import Array
@@ -50,8 +51,15 @@ def functionality(layer: Lookup, t: Array) -> Array:
     raise TypeError(layer.op)  # type: ignore[attr-defined]
 
 
-def functionality_of_waves(layer: Waves, t: Array, opened: Array) -> Array:
-    """The sum for t (rows, *shape) and the t^ (rows, size) that was opened."""
+def functionality_of_approximate(layer: Approximate, t: Array, opened: Array) -> Array:
+    """The result for t (rows, *shape) and the t^ (rows, size) that was opened."""
+    match layer:
+        case Waves():
+            return _of_waves(layer, t, opened)
+    raise TypeError(type(layer).__name__)
+
+
+def _of_waves(layer: Waves, t: Array, opened: Array) -> Array:
     modulus = 1 << layer.opened_bits
 
     def circle(place: int) -> tuple[float, float]:

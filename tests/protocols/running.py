@@ -9,36 +9,42 @@ import numpy as np
 from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.messages.upload import Draws, MaskedModel, Tensors
+from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.lookups import Lookup, TopK
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
-from moiety_shared.plan.waves import Waves
-from moiety_shared.protocols import graph, reduce, waves
-from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.protocols import graph, reduce
 from moiety_shared.protocols.opening import Opening, Result, Session, lockstep, wire_bytes
+from moiety_shared.protocols.preparation import Preparation, PreparedRows
+from moiety_shared.protocols.registry import PROTOCOLS
 from moiety_shared.ring import Array
 
 
 @contextmanager
 def recorded_coins() -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
-    """The dithers that alice's shares hold, and what waves open, by layer, of all that runs meanwhile."""
+    """The dithers that alice's shares hold, and what approximate layers open, by layer, of all that runs meanwhile."""
     original, found = reduce.reduce_share, dict[str, Array]()
-    original_sum, opened_values = waves.summed, dict[str, Array]()
+    opened_values = dict[str, Array]()
+    sums = {one: one.summed for kind, one in PROTOCOLS.items() if issubclass(kind, Approximate)}
 
     def recording(layer: Lookup, party: int, x: Array) -> Array:
         if party == 0:
             found[layer.name] = reduce.dither_of(layer, x)
         return original(layer, party, x)
 
-    def recording_sum(layer: Waves, party: int, opened: Array, words: Array) -> Array:
+    def recording_sum(layer: Approximate, party: int, opened: Array, words: Array) -> Array:
         if party == 0:
             opened_values[layer.name] = opened.reshape(-1, *layer.shape)
-        return original_sum(layer, party, opened, words)
+        return sums[PROTOCOLS[type(layer)]](layer, party, opened, words)  # type: ignore[no-any-return]
 
-    reduce.reduce_share, waves.summed = recording, recording_sum
+    reduce.reduce_share = recording
+    for protocol in sums:
+        protocol.summed = recording_sum  # type: ignore[attr-defined]
     try:
         yield found, opened_values
     finally:
-        reduce.reduce_share, waves.summed = original, original_sum
+        reduce.reduce_share = original
+        for protocol, summed in sums.items():
+            protocol.summed = summed  # type: ignore[attr-defined]
 
 
 def bundle(plan: Plan, rows: int, masks: Mapping[str, Array], seeds: list[bytes]) -> dict[str, bytearray]:
@@ -58,7 +64,7 @@ def bundle(plan: Plan, rows: int, masks: Mapping[str, Array], seeds: list[bytes]
 def prepare(
     plan: Plan, party: int, rows: int, seed: bytes, raw: dict[str, bytearray], weights: Mapping[str, graph.Weights]
 ) -> PreparedRows:
-    preparation = graph.Preparation(plan, party, rows, Stream(seed), weights)
+    preparation = Preparation(plan, party, rows, Stream(seed), weights)
     for layer in plan.layers:
         assert preparation.wanted(layer) == (len(raw[layer.name]) if party else 0)
         preparation.add(layer, raw[layer.name] if party else b"")

@@ -19,6 +19,7 @@ from moiety_shared.plan.waves import Wave, Waves
 from moiety_shared.protocols import graph
 from moiety_shared.protocols import product as products
 from moiety_shared.protocols.dealing import Dealer, uniform
+from moiety_shared.protocols.preparation import Preparation
 from moiety_shared.ring import Array, Ring
 from tests.protocols.bugs import Patch, bare
 
@@ -133,7 +134,7 @@ def check_corrections() -> None:
         for other in corrections:
             assert other == where or np.array_equal(values[other], corrections[other]), f"{other} hides behind {where}"
     holder = Words(seeds[0])
-    preparation = graph.Preparation(EVERY_KIND, 0, rows, cast(Any, holder), models())
+    preparation = Preparation(EVERY_KIND, 0, rows, cast(Any, holder), models())
     for layer in EVERY_KIND.layers:
         preparation.add(layer, b"")
     assert holder.drawn == alice.drawn, "alice and the dealer draw alike"

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from moiety_shared import reference, ring
 from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.layers import Conv, Linear, Mul, Open, Reshare
 from moiety_shared.plan.local import Combine, Reshape
 from moiety_shared.plan.lookups import MaxPool, ReLU, Table, Truncate
-from moiety_shared.plan.waves import Waves
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import Kind, wire_bytes
+from moiety_shared.protocols.preparation import Preparation, cut, stack
 from tests.protocols.growing import KINDS, Case, plans
 from tests.protocols.running import Run, bundle, integers, plan_of, prepare, run_of
 
@@ -40,7 +41,9 @@ def test_random_plans_are_bit_exact_beyond_their_ranges(kind: str) -> None:
     @few_examples
     @given(plans(kind))
     def check(case: Case) -> None:
-        sums = {layer.name for layer in case.plan.layers if isinstance(layer, Waves)}  # as large as they state, always
+        sums = {
+            layer.name for layer in case.plan.layers if isinstance(layer, Approximate)
+        }  # as large as they state, always
         truncated = {layer.input for layer in case.plan.layers if isinstance(layer, Truncate)}
         assume(truncated <= sums)
         run = Run(case.plan, case.weights)
@@ -94,8 +97,8 @@ def test_rows_of_a_bundle_are_independent_of_how_they_are_drawn() -> None:
         sessions = []
         for p, share in enumerate((x0, x - x0)):
             whole = prepare(NETWORK, p, rows, seeds[p], raw, run.models[p])
-            parts = [graph.cut(whole, at, min(at + 3, end)) for at in range(first, end, 3)]
-            sessions.append(graph.evaluate(NETWORK, p, share[first:end], graph.stack(parts), run.models[p]))
+            parts = [cut(whole, at, min(at + 3, end)) for at in range(first, end, 3)]
+            sessions.append(graph.evaluate(NETWORK, p, share[first:end], stack(parts), run.models[p]))
         outs.append(run.drive(*sessions))
     assert np.array_equal(outs[0][5:9], outs[1])
 
@@ -138,7 +141,7 @@ def test_a_bundle_of_another_length_is_refused() -> None:
 
 
 def prepare_unchecked(run: Run, raw: dict[str, bytearray], seed: bytes) -> None:
-    preparation = graph.Preparation(run.plan, 1, 2, Stream(seed), run.models[1])
+    preparation = Preparation(run.plan, 1, 2, Stream(seed), run.models[1])
     for layer in run.plan.layers:
         preparation.add(layer, raw[layer.name])
 

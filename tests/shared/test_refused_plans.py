@@ -122,7 +122,7 @@ def test_waves_are_cut_before_anything_reads_them(name: str) -> None:
     """Their last bits tell of a mask. A cut that is coarse enough makes the plan a good one."""
     fresh = Reshare(name="fresh", input="input", shape=A)
     plan_of(fresh, SUM, Truncate(name="cut", input="f", shape=A, shift=BITS, opened_bits=12), shape=A)
-    with pytest.raises(ValueError, match=f"waves 'f'.*{BITS} bits first"):
+    with pytest.raises(ValueError, match=f"'f'.*{BITS} bits first"):
         plan_of(fresh, SUM, *UNHIDDEN[name], shape=A)
 
 

@@ -25,7 +25,7 @@ from moiety_crypto_provider import issuer
 from moiety_party.rows import Rows
 from moiety_shared.messages.upload import Draws
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.graph import cut, stack
+from moiety_shared.protocols.preparation import cut, stack
 from tests import plans
 from tests.databases import Postgres
 from tests.simulation.detector import Detector

@@ -15,7 +15,7 @@ from moiety_party.store import Model
 from moiety_shared.formats import PEER
 from moiety_shared.plan.layers import Layer
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.graph import Preparation
+from moiety_shared.protocols.preparation import Preparation
 from tests import plans
 from tests.simulation.detector import Detector
 from tests.simulation.world import World, world

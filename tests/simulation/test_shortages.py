@@ -10,7 +10,7 @@ from moiety_party import pools
 from moiety_party.leader import shortages
 from moiety_party.store import Model
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.graph import PreparedRows
+from moiety_shared.protocols.preparation import PreparedRows
 from tests import plans
 from tests.simulation.detector import Detector
 from tests.simulation.test_invariants import simulate

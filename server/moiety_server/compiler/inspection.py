@@ -26,6 +26,7 @@ from moiety_shared.plan.lookups import ReLU
 from moiety_shared.plan.plan import Input, Output, Plan
 from moiety_shared.protocols import graph
 from moiety_shared.protocols.opening import lockstep
+from moiety_shared.protocols.preparation import Preparation
 from moiety_shared.ring import Ring
 from moiety_shared.text import printable
 
@@ -81,7 +82,7 @@ class Machine:
         def compare() -> None:
             sessions = []
             for party in (0, 1):
-                preparation = graph.Preparation(plan, party, 1, Stream(seeds[party]), {})
+                preparation = Preparation(plan, party, 1, Stream(seeds[party]), {})
                 preparation.add(relu, raw)
                 sessions.append(graph.evaluate(plan, party, share, preparation.ready, {}))
             lockstep(sessions[0], sessions[1])

@@ -17,6 +17,7 @@ from pydantic import FailFast, Field, model_validator
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.fixed_point import grid
 from moiety_shared.formats import Document
+from moiety_shared.plan.approximate import check_cuts
 from moiety_shared.plan.cost import Cost, layer_cost, schedule
 from moiety_shared.plan.layers import (
     MAX_ELEMENTS,
@@ -35,7 +36,7 @@ from moiety_shared.plan.layers import (
 )
 from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
-from moiety_shared.plan.waves import Waves, check_cuts
+from moiety_shared.plan.waves import Waves
 
 LABELS = "labels"  # the wire of the client's label, an index, in a private evaluation
 _SLICE_VALUES, _MAX_SLICE_ROWS = 1 << 17, 64

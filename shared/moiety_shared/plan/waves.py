@@ -1,20 +1,14 @@
-"""The layer that adds up waves: a function of a masked value, from what the dealer knows of the mask.
-
-It is in a file of its own because it says more of its result than other look-ups do: how far rounding can be seen in
-it, and so how many bits have to go before anything of it may leave a plan.
-"""
+"""The layer that adds up waves: a smooth function of a masked value, from what the dealer knows of the mask."""
 
 import math
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import FailFast, Field, model_validator
 
-from moiety_shared.plan.layers import Correction, Layer, Public, Wire, ring_bytes, ring_dtype
-from moiety_shared.plan.lookups import Lookup, Truncate
+from moiety_shared.plan.approximate import Approximate
+from moiety_shared.plan.layers import Correction, Public, ring_dtype
 
-_HIDING = 3  # bits: what is dropped is 2^3 times as coarse as the root mean square of what rounding adds
 _LARGEST = 1 << 30
 
 
@@ -39,7 +33,7 @@ class Wave(Public):
         return (self.height + 1) * (2.0**self.table_bits + 1)
 
 
-class Waves(Lookup):
+class Waves(Approximate):
     """constant + the sum of `waves` of t mod 2^opened_bits, modulo 2^word_bits. 1 round.
 
     The functionality: it draws the mask r and gives both parties t^ = t + r. The result is the sum of the products
@@ -48,8 +42,6 @@ class Waves(Lookup):
     """
 
     op: Literal["waves"] = "waves"
-    opened_bits: Annotated[int, Field(ge=2, le=16)]
-    word_bits: Annotated[int, Field(ge=4, le=64)]
     constant: Annotated[int, Field(gt=-(1 << 56), lt=1 << 56)]
     waves: Annotated[tuple[Wave, ...], Field(min_length=1, max_length=64), FailFast()]
 
@@ -60,11 +52,6 @@ class Waves(Lookup):
         if abs(self.constant) + sum(wave.reach for wave in self.waves) >= 1 << (self.word_bits - 2):
             raise ValueError("has values that do not fit in its words")
         return self
-
-    def output(self, inputs: tuple[Wire, ...], ring_bits: int) -> Wire:
-        if self.word_bits > ring_bits:
-            raise ValueError("has words of more bits than the ring")
-        return Wire(super().output(inputs, ring_bits).shape, self.word_bits)
 
     @property
     def words(self) -> int:
@@ -77,30 +64,8 @@ class Waves(Lookup):
         return math.sqrt(sum((4.0**wave.table_bits + wave.height**2) / 12 for wave in self.waves))
 
     @property
-    def hidden_bits(self) -> int:
-        """The low bits of the result that no output may depend on: what rounding adds tells of the mask, and a client
-        who learns it from alice or bob could tell by it what t was where the function is flat."""
-        return math.ceil(math.log2(self.rounding)) + _HIDING
-
-    @property
     def multiply_adds(self) -> int:
         return self.words * self.size
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
         return (Correction("words", (self.words, self.size), ring_dtype(self.word_bits)),)
-
-    def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
-        return (rows * self.size * ring_bytes(self.opened_bits),)
-
-
-def check_cuts(layers: Sequence[Layer], output: str) -> None:
-    """Raises ValueError unless every result of waves goes into layers that drop the bits which rounding shows in."""
-    hidden = {layer.name: layer.hidden_bits for layer in layers if isinstance(layer, Waves)}
-    for layer in layers:
-        for name in hidden.keys() & set(layer.reads):
-            if not (isinstance(layer, Truncate) and layer.shift >= hidden[name]):
-                raise ValueError(
-                    f"layer {layer.name!r} reads waves {name!r} without dropping {hidden[name]} bits first"
-                )
-    if output in hidden:
-        raise ValueError(f"waves {output!r} are given out as they are: drop {hidden[output]} bits first")

@@ -1,14 +1,12 @@
 """Whole plans: runs the protocol of each layer over the graph. No I/O; the caller passes the randomness in.
 
-`deal` yields one layer after another and `Preparation` takes one after another, so that a bundle can be streamed.
+`deal` yields one layer after another and `preparation` takes one after another, so that a bundle can be streamed.
 `evaluate` runs each layer as soon as its inputs are there, and layers that run side by side share their rounds. The
 owner masks weights once per upload, the dealer deals bundles of rows, and each request is one run.
 """
 
-import math
 from collections.abc import Generator, Iterator, Mapping
 from heapq import heappop, heappush
-from types import ModuleType
 from typing import cast
 
 import numpy as np
@@ -19,31 +17,13 @@ from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, Plan
 from moiety_shared.plan.waves import Waves
-from moiety_shared.protocols import (
-    decide,
-    max_pool,
-    one_hot,
-    product,
-    reduce,
-    relu,
-    reshare,
-    table,
-    top_k,
-    truncation,
-    waves,
-)
-from moiety_shared.protocols.dealing import Dealer, Holder, uniform
+from moiety_shared.protocols import max_pool, product, reduce, reshare, top_k
+from moiety_shared.protocols.dealing import Dealer, uniform
 from moiety_shared.protocols.opening import Evaluation, Opening, Round, Session
+from moiety_shared.protocols.preparation import PreparedRows, cut
 from moiety_shared.protocols.product import Opened, Weights
+from moiety_shared.protocols.registry import PROTOCOLS
 from moiety_shared.ring import Array, Ring
-
-PreparedRows = dict[str, tuple[Array, ...]]
-"""The prepared arrays of each layer, by its name. Their first axis is the row."""
-
-_PROTOCOLS: dict[type[Layer], ModuleType] = {
-    ReLU: relu, Decide: decide, MaxPool: max_pool, TopK: top_k, Table: table, OneHot: one_hot, Truncate: truncation,
-    Reshare: reshare, Waves: waves,
-}  # fmt: skip
 
 _COMPARISON_WORK = 100  # a comparison costs about as much as that many multiply-adds
 
@@ -104,77 +84,13 @@ def deal(
                 product.deal(dealer, layer, opened[layer.input], masks[layer.name])
             case Mul():
                 product.deal_mul(dealer, layer, opened[layer.left], opened[layer.right])
-            case _ if type(layer) in _PROTOCOLS:
-                _PROTOCOLS[type(layer)].deal(dealer, layer)
+            case _ if type(layer) in PROTOCOLS:
+                PROTOCOLS[type(layer)].deal(dealer, layer)
         for name in layer.reads:
             if plan.last_reader.get(name) == layer.name:
                 opened.pop(name, None)
         for correction in layer.corrections(plan.ring_bits):
             yield correction, dealer.corrections.pop(correction.name)
-
-
-class Preparation:
-    """All that party p can compute before the inputs exist, layer by layer. `ready` is complete after the last."""
-
-    def __init__(self, plan: Plan, party: int, rows: int, stream: Stream, weights: Mapping[str, Weights]) -> None:
-        self.plan = plan
-        self.rows = rows
-        self.ready: PreparedRows = {}
-        self._party, self._stream, self._weights = party, stream, weights
-
-    def wanted(self, layer: Layer) -> int:
-        """The size of this layer's corrections in bytes. Party 0 gets none, so 0 for it."""
-        if self._party == 0:
-            return 0
-        return self.rows * sum(c.row_bytes for c in layer.corrections(self.plan.ring_bits))
-
-    def add(self, layer: Layer, raw: bytes | bytearray) -> None:
-        """Prepare one layer. Party 1 passes its corrections; the result may go on referring to them.
-
-        Raises ValueError when their length is not the one that the plan states.
-        """
-        corrections = _views(layer.corrections(self.plan.ring_bits), self.rows, raw) if self._party == 1 else {}
-        holder = Holder(ring_of(self.plan), self._party, self.rows, self._stream.at(layer.name), corrections)
-        match layer:
-            case Open():
-                self.ready[layer.name] = product.prepare_open(holder, layer)
-            case Linear() | Conv():
-                (mask,) = self.ready[layer.input]
-                self.ready[layer.name] = product.prepare(holder, layer, mask, self._weights[layer.name])
-            case Mul():
-                self.ready[layer.name] = product.prepare_mul(holder, layer)
-            case _ if type(layer) in _PROTOCOLS:
-                self.ready[layer.name] = _PROTOCOLS[type(layer)].prepare(holder, layer)
-
-
-def _views(corrections: tuple[Correction, ...], rows: int, raw: bytes | bytearray) -> dict[str, Array]:
-    if len(raw) != rows * sum(c.row_bytes for c in corrections):
-        raise ValueError("corrections have another length than their plan says")
-    views, at = {}, 0
-    for c in corrections:
-        flat = np.frombuffer(raw, dtype=c.dtype, count=rows * math.prod(c.shape), offset=at)
-        views[c.name] = flat.reshape(rows, *c.shape)
-        at += rows * c.row_bytes
-    return views
-
-
-def cut(prepared: PreparedRows, start: int, stop: int) -> PreparedRows:
-    """Return views of rows start to stop - 1."""
-    return {name: _like(value, (t[start:stop] for t in value)) for name, value in prepared.items()}
-
-
-def stack(parts: list[PreparedRows]) -> PreparedRows:
-    """Join the rows of several bundles. Copies them, unless there is only one part."""
-    if len(parts) == 1:
-        return parts[0]
-    return {
-        name: _like(first, (np.concatenate(columns) for columns in zip(*(p[name] for p in parts), strict=True)))
-        for name, first in parts[0].items()
-    }
-
-
-def _like(value: tuple[Array, ...], arrays: Iterator[Array]) -> tuple[Array, ...]:
-    return type(value)(*arrays)
 
 
 def evaluate_slices(
@@ -276,7 +192,7 @@ class _Run:
             case TopK(), top_k.PreparedTopK():
                 return top_k.evaluate(party, layer, self._share(layer.input), ready)
             case ((ReLU() | Decide() | Truncate() | Table() | Waves() | OneHot()), tuple()):
-                protocol = _PROTOCOLS[type(layer)]
+                protocol = PROTOCOLS[type(layer)]
                 return cast(Evaluation, protocol.evaluate(ring, party, layer, self._share(layer.input), ready))
         return None
 

@@ -1,0 +1,23 @@
+"""Which protocol runs each layer of a plan. Products are not here: they read weights or wires that others opened."""
+
+from types import ModuleType
+
+from moiety_shared.plan.layers import Layer, Reshare
+from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.waves import Waves
+from moiety_shared.protocols import (
+    decide,
+    max_pool,
+    one_hot,
+    relu,
+    reshare,
+    table,
+    top_k,
+    truncation,
+    waves,
+)
+
+PROTOCOLS: dict[type[Layer], ModuleType] = {
+    ReLU: relu, Decide: decide, MaxPool: max_pool, TopK: top_k, Table: table, OneHot: one_hot, Truncate: truncation,
+    Reshare: reshare, Waves: waves,
+}  # fmt: skip
