@@ -2,7 +2,8 @@
 
 It holds the secrets in the clear, so only owners and tests use it; an owner learns the expected error before
 publishing. Given the dithers of a private run, and what its approximate layers opened, it reproduces that run's
-outputs exactly. That holds for values beyond the layers' ranges as well, except for the result of Truncate on such a value.
+outputs exactly. That holds for values beyond the layers' ranges as well, except for the result of Truncate on such a
+value.
 """
 
 from collections.abc import Callable, Mapping
