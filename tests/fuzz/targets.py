@@ -208,6 +208,11 @@ def every_layer() -> Plan:
         {"op": "table", "name": "table", "values": [list(range(16)), [0] * 16]} | opened | {"opened_bits": 4},
         {"op": "waves", "name": "waves", "word_bits": 32, "constant": -3, "waves": wave} | opened | {"opened_bits": 9},
         {"op": "truncate", "name": "dulled", "input": "waves", "shape": [4, 6, 6], "shift": 15, "opened_bits": 17},
+        {"op": "exp2", "name": "exp2", "word_bits": 40, "octave_bits": 3, "span_bits": 5, "top": 8}
+        | {"height_bits": 17, "table_bits": 14}
+        | opened
+        | {"opened_bits": 7},
+        {"op": "truncate", "name": "blunt", "input": "exp2", "shape": [4, 6, 6], "shift": 19, "opened_bits": 17},
         {"op": "bias", "name": "bias", "input": "t", "shape": [4, 6, 6], "bias_shape": [4, 1, 1]},
         {"op": "sum_pool", "name": "sp", "input": "t", "shape": [4, 6, 6], "kernel": [2, 2], "stride": [2, 2]},
         {"op": "concat", "name": "cat", "inputs": ["sp", "lifted"], "shapes": [[4, 3, 3]] * 2, "axis": 0},

@@ -81,6 +81,9 @@ def changed(plan: Plan, layer: str, **members: Any) -> bytes:
         ("table", {"values": [[10**30] * 10**5]}),
         ("waves", {"waves": [{"cosine": 10**30, "sine": 0, "table_bits": 10}] * 10**5}),
         ("waves", {"opened_bits": 62, "constant": 10**30}),
+        ("exp2", {"opened_bits": 16, "octave_bits": 0, "height_bits": 10**30}),
+        ("exp2", {"top": 10**30}),
+        ("exp2", {"opened_bits": 15}),
     ],
 )
 def test_sizes_in_a_plan_are_checked_and_never_used(layer: str, members: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.waves import Wave, Waves
 from tests.protocols.enumeration import Axis
@@ -98,6 +99,16 @@ def waves_case(k: int, layer: Waves, *, full: bool = False, only: Any = None) ->
     return Case(k, layer, layer.shift, (mask, words) if full else (mask,), (mask,), only)
 
 
+def raised(shift: int, q: int, word_bits: int, **more: int) -> Exp2:
+    return Exp2(name="f", input="x", shape=(1,), shift=shift, opened_bits=q, word_bits=word_bits, **more)
+
+
+def exp2_case(k: int, layer: Exp2, *, full: bool = False, only: Any = None) -> Case:
+    """The masks of both; in full also all that the dealer fixes. Of alice's shares the bits that hold the dither."""
+    mask, words = Axis("value", 1, layer.opened_bits), Axis("words", layer.spans, layer.word_bits)
+    return Case(k, layer, layer.shift, (mask, words) if full else (mask,), (mask,), only)
+
+
 CASES = {
     "truncate: 3 of 4 bits": wide(4, truncate(1, 3)),
     "truncate: 2 of 4 bits": wide(4, truncate(2, 2)),
@@ -140,6 +151,15 @@ CASES = {
     "waves: one of 3 bits": waves_case(5, waving(1, 3, 5, (0, -1, 1), constant=-1)),
     "waves: two of 4 bits": waves_case(12, waving(1, 4, 12, (13, 20, 3), (-5, 9, 4), constant=3), only=range(-20, 20)),
     "waves: words of fewer bits than the ring": waves_case(9, waving(0, 3, 8, (3, -2, 2), (1, 1, 2))),
+    "exp2: whole octaves, all there is": exp2_case(
+        6, raised(1, 2, 6, octave_bits=0, span_bits=1, top=0, height_bits=2, table_bits=1), full=True, only=range(-8, 8)
+    ),
+    "exp2: two spans of 4 octaves": exp2_case(
+        14, raised(2, 4, 12, octave_bits=1, span_bits=3, top=3, height_bits=5, table_bits=4), only=range(-40, 40)
+    ),
+    "exp2: words of fewer bits than the ring": exp2_case(
+        12, raised(0, 5, 11, octave_bits=2, span_bits=3, top=-9, height_bits=4, table_bits=4), only=range(-40, 40)
+    ),
     "table: 2 bits, all there is": table_case(3, looked_up(1, 2, (0, 1, 1, 0)), full=True),
     "table: 2 bits": table_case(4, looked_up(2, 2, (-1, 2, 1, 0))),
     "table: 3 bits, two functions": table_case(

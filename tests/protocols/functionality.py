@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 
 from moiety_shared.plan.approximate import Approximate
+from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.lookups import Comparison, Decide, Hinged, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.waves import Waves
 from moiety_shared.ring import Array
@@ -56,6 +57,8 @@ def functionality_of_approximate(layer: Approximate, t: Array, opened: Array) ->
     match layer:
         case Waves():
             return _of_waves(layer, t, opened)
+        case Exp2():
+            return _of_exp2(layer, t, opened)
     raise TypeError(type(layer).__name__)
 
 
@@ -73,6 +76,24 @@ def _of_waves(layer: Waves, t: Array, opened: Array) -> Array:
             public = [round(side * 2**wave.table_bits) for side in circle(k * masked % modulus)]
             total += math.floor(p + 0.5) * public[0] + math.floor(o + 0.5) * public[1]
         return total
+
+    every = np.array([[one(value, masked) for masked in range(modulus)] for value in range(modulus)])
+    found: Array = every[t.reshape(-1) % modulus, opened.reshape(-1)].reshape(t.shape)
+    return found
+
+
+def _of_exp2(layer: Exp2, t: Array, opened: Array) -> Array:
+    """In the domain the power of t. Above it that of t or of t - 2^q: t^ and a mask of its span's bits say which."""
+    modulus, span, octave = 1 << layer.opened_bits, 1 << layer.span_bits, 1 << layer.octave_bits
+
+    def one(value: int, masked: int) -> int:
+        behind = (masked % span - value + layer.top) % modulus  # how far the start of t^'s span lies below r + top
+        below = masked % span - behind  # t - top, or as much less 2^q
+        assert (below + layer.top - value) % modulus == 0
+        if any(layer.lowest <= same <= layer.top for same in (value, value - modulus)):
+            assert -modulus + span <= below <= 0
+        word = math.floor(2.0 ** (layer.height_bits - behind / octave) + 0.5)
+        return word * math.floor(2.0 ** (layer.table_bits + masked % octave / octave) + 0.5) << masked % span // octave
 
     every = np.array([[one(value, masked) for masked in range(modulus)] for value in range(modulus)])
     found: Array = every[t.reshape(-1) % modulus, opened.reshape(-1)].reshape(t.shape)

@@ -3,20 +3,18 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
 from moiety_shared.crypto.prg import Stream
-from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare, Wire, ring_dtype
+from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Wire, ring_dtype
 from moiety_shared.plan.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, Input, Output, Plan
-from moiety_shared.plan.waves import Wave, Waves
 from moiety_shared.ring import Array
-from tests.protocols.grown import Grown
+from tests.protocols.approximating import Approximating
 
 INPUT_BOUND = 128
 TABLE_BITS = next(int(bound.le) for bound in Table.model_fields["opened_bits"].metadata if hasattr(bound, "le"))
@@ -30,7 +28,7 @@ class Case:
     x: Array
 
 
-class Growing(Grown):
+class Growing(Approximating):
     """A plan under construction. Every method adds a layer, or none where it finds no wire to read."""
 
     def opened(self, fits: Callable[[Wire], bool] = lambda _: True) -> str | None:
@@ -131,14 +129,6 @@ class Growing(Grown):
             self.add(Bias(name=self.name(), input=name, shape=shape, bias_shape=bias), self.bounds[name] + 2048)
 
     # What opens the upper bits.
-
-    def reshare(self, name: str | None = None) -> str | None:
-        name = name or self.share(whole=True)
-        return name and self.add(Reshare(name=self.name(), input=name, shape=self.wires[name].shape), self.bounds[name])
-
-    def to_reduce(self, name: str) -> str:
-        """The wire, perhaps in fresh shares where those it has are the client's."""
-        return (self.reshare(name) or name) if name in self.shared and self.draw(st.booleans()) else name
 
     def read(self, name: str, most: int) -> tuple[int, int]:
         """A shift, so that |t| <= 2^most, and that bound of |t|."""
@@ -259,31 +249,6 @@ class Growing(Grown):
             shape, bound = self.wires[name].shape, max(abs(v) for row in values for v in row)
             layer = Table(name=self.name(), input=name, shape=shape, shift=shift, opened_bits=m, values=tuple(values))
             self.add(layer, bound)
-
-    def waves(self) -> None:
-        """Of any values, for it takes all; and a cut of what rounding shows in."""
-        if name := self.share(lambda wire: wire.bits >= 16):
-            name, shape = self.to_reduce(name), self.wires[name].shape
-            q, word_bits = self.number(3, 16), self.number(20, 60 if self.ring_bits == 64 else 32)
-            shift = 0 if name in self.shared else self.number(0, self.wires[name].bits - q)
-            waves = tuple(
-                Wave(cosine=self.number(-99, 99), sine=self.number(-99, 99), table_bits=self.number(1, 8))
-                for _ in range(self.number(1, 4))
-            )
-            try:
-                layer = Waves(
-                    name=self.name(), input=name, shape=shape, shift=shift, opened_bits=q, word_bits=word_bits,
-                    constant=self.number(-1000, 1000), waves=waves,
-                )  # fmt: skip
-            except ValueError:
-                return  # the words are too short for so high waves
-            assume(layer.hidden_bits <= word_bits - 2)
-            self.add(layer, 1 << (word_bits - 2))
-            cut = self.number(layer.hidden_bits, word_bits - 2)
-            head: dict[str, Any] = {"input": layer.name, "shape": shape, "shift": cut}
-            made = Truncate(name=self.name(), **head, opened_bits=word_bits - cut)
-            self.add(made, max((1 << (word_bits - 2)) >> cut, 1))
-            del self.wires[layer.name]  # nothing else may read it
 
     def one_hot(self) -> None:
         if self.classes:
@@ -423,7 +388,7 @@ def broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 KINDS = (
     *("open", "linear", "conv", "mul", "bias", "truncate", "relu", "max_pool", "top_k", "table", "reshape", "permute"),
-    *("reshare", "decide", "one_hot", "waves"),
+    *("reshare", "decide", "one_hot", "waves", "exp2"),
     *("slice", "pad", "upsample", "take", "sum", "sum_pool", "concat", "combine"),
 )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from moiety_shared.plan.layers import Bias, Wire
+from moiety_shared.plan.layers import Bias, Reshare, Wire
 from moiety_shared.plan.local import Local, Reshape
 from moiety_shared.plan.plan import LABELS, AnyLayer
 
@@ -74,3 +74,11 @@ class Grown:
             if shape == to
             else self.add(Reshape(name=self.name(), input=name, shape=shape, to=to), self.bounds[name])
         )
+
+    def reshare(self, name: str | None = None) -> str | None:
+        name = name or self.share(whole=True)
+        return name and self.add(Reshare(name=self.name(), input=name, shape=self.wires[name].shape), self.bounds[name])
+
+    def to_reduce(self, name: str) -> str:
+        """The wire, perhaps in fresh shares where those it has are the client's."""
+        return (self.reshare(name) or name) if name in self.shared and self.draw(st.booleans()) else name

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import Conv, Linear, Mul, Open, Reshare
 from moiety_shared.plan.local import Reshape
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
@@ -29,6 +30,7 @@ WAVES: dict[str, Any] = {
     "constant": 5,
     "waves": (Wave(cosine=900, sine=-70, table_bits=9), Wave(cosine=0, sine=300, table_bits=8)),
 }
+EXP2 = {"word_bits": 32, "octave_bits": 3, "span_bits": 5, "top": 0, "height_bits": 15, "table_bits": 11}
 EVERY_KIND = Plan(
     ring_bits=32,
     input=Input(shape=IMAGE, frac_bits=4, low=-8, high=8, classes=5),
@@ -57,6 +59,8 @@ EVERY_KIND = Plan(
         Table(name="table", input="relu", shape=(2, 1, 1), shift=0, opened_bits=7, values=(tuple(range(128)),)),
         Waves(name="waves", input="relu", shape=(2, 1, 1), shift=0, opened_bits=7, **WAVES),
         Truncate(name="dulled", input="waves", shape=(2, 1, 1), shift=14, opened_bits=18),
+        Exp2(name="exp2", input="relu", shape=(2, 1, 1), shift=0, opened_bits=7, **EXP2),
+        Truncate(name="blunt", input="exp2", shape=(2, 1, 1), shift=18, opened_bits=14),
         Reshape(name="flat", input="clip", shape=IMAGE, to=(8,)),
         TopK(name="winner", input="flat", shape=(8,), shift=0, opened_bits=16, range_bits=12, result="share"),
         TopK(name="places", input="winner", shape=(8,), shift=0, opened_bits=16, range_bits=12, k=3),

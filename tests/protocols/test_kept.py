@@ -6,7 +6,7 @@ import weakref
 from itertools import product
 
 from moiety_shared.plan.lookups import Table
-from moiety_shared.protocols import table, waves
+from moiety_shared.protocols import exp2, table, waves
 from moiety_shared.ring import Ring
 
 _LARGEST = 1 << 20
@@ -44,3 +44,19 @@ def test_nor_with_the_cosines_of_waves() -> None:
     for kept, largest in ((waves.tables, sum(t.nbytes for t in waves.tables(16, 24, ring))), (waves.cosines, 1 << 19)):
         most = kept.cache_info().maxsize
         assert largest <= _LARGEST and most is not None and most * _LARGEST <= 1 << 26
+
+
+def test_nor_with_powers_of_two() -> None:
+    kept = exp2._fine, exp2.table, exp2.heights
+    firsts = weakref.ref(exp2.table(2, 5, 1, Ring(64))), weakref.ref(exp2.heights(2, 5, 10))
+    assert exp2.heights(2, 5, 10) is firsts[1](), "they are kept for the next run"
+    for bits, fraction in product(range(3, 8), range(10, 20)):
+        exp2.table(bits, bits + 2, fraction, Ring(64))
+        exp2.heights(bits, bits + 3, fraction)
+    gc.collect(0)
+    assert all(first() is None for first in firsts), "all tables that were ever served are in memory"
+    powers = exp2._fine(14)
+    largest = sys.getsizeof(powers) + sum(map(sys.getsizeof, powers))
+    for one, size in zip(kept, (largest, 1 << 18, 1 << 19), strict=True):
+        most = one.cache_info().maxsize
+        assert size <= _LARGEST and most is not None and most * _LARGEST <= 1 << 26

@@ -94,6 +94,10 @@ LEAKS: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("waves: one of 2 bits, all there is", "half a mask", half_a_mask),
     ("waves: one of 2 bits, all there is", "bare words", bare("words")),
     ("waves: two of 4 bits", "even masks", lambda p: change_masks(p, "value", lambda r: r * 2 % 16)),
+    ("exp2: whole octaves, all there is", "no mask", no_mask("value")),
+    ("exp2: whole octaves, all there is", "half a mask", half_a_mask),
+    ("exp2: whole octaves, all there is", "bare words", bare("words")),
+    ("exp2: two spans of 4 octaves", "even masks", lambda p: change_masks(p, "value", lambda r: r * 2 % 16)),
     ("table: 3 bits, two functions", "one output mask", output_masks(lambda b: np.repeat(b[:, :1], b.shape[1], 1))),
 ]
 ERRORS: list[tuple[str, str, Callable[[Patch], None]]] = [
@@ -120,6 +124,9 @@ ERRORS: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("table: 2 bits", "no beta", wrong("beta", np.zeros_like)),
     *(("waves: two of 4 bits", f"no word {row}", wrong("words", without_row(row))) for row in range(4)),
     ("waves: two of 4 bits", "waves in another order", wrong("words", lambda v: np.roll(v, 2, axis=1))),
+    *(("exp2: two spans of 4 octaves", f"no word {row}", wrong("words", without_row(row))) for row in range(2)),
+    ("exp2: two spans of 4 octaves", "spans in another order", wrong("words", lambda v: np.roll(v, 1, axis=1))),
+    ("exp2: two spans of 4 octaves", "words one too large", wrong("words", lambda v: v + 1)),
     ("waves: two of 4 bits", "a word one too large", wrong("words", lambda v: v + (np.arange(4) == 1)[:, None])),
 ]
 

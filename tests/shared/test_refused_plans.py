@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare, Wire
 from moiety_shared.plan.local import Combine, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, ReLU, Table, TopK, Truncate
@@ -107,7 +108,7 @@ UNHIDDEN: dict[str, tuple[AnyLayer, ...]] = {
         Open(name="bad", input="f", shape=A),
         Linear(name="l", input="bad", shape=A, out_features=2),
     ),
-    "compared": (ReLU(name="bad", input="f", shape=A, shift=BITS, opened_bits=8, range_bits=7),),
+    "compared": (ReLU(name="bad", input="f", shape=A, shift=BITS - 1, opened_bits=8, range_bits=7),),
     "one bit too few dropped": (Truncate(name="bad", input="f", shape=A, shift=BITS - 1, opened_bits=12),),
     "some of them": (
         Truncate(name="cut", input="f", shape=A, shift=BITS, opened_bits=12),
@@ -122,8 +123,33 @@ def test_waves_are_cut_before_anything_reads_them(name: str) -> None:
     """Their last bits tell of a mask. A cut that is coarse enough makes the plan a good one."""
     fresh = Reshare(name="fresh", input="input", shape=A)
     plan_of(fresh, SUM, Truncate(name="cut", input="f", shape=A, shift=BITS, opened_bits=12), shape=A)
-    with pytest.raises(ValueError, match=f"'f'.*{BITS} bits first"):
+    with pytest.raises(ValueError, match=f"'(f|bad)'.*{BITS} bits first"):
         plan_of(fresh, SUM, *UNHIDDEN[name], shape=A)
+
+
+RAISED = Exp2(
+    name="f", input="fresh", shape=A, shift=2, opened_bits=9, word_bits=32, octave_bits=4, span_bits=7, top=0,
+    height_bits=16, table_bits=11,
+)  # fmt: skip
+SUMMED: dict[str, tuple[AnyLayer, int]] = {
+    "moved": (Permute(name="s", input="f", shape=A, order=(1, 0)), 0),
+    "added up": (Sum(name="s", input="f", shape=A, axes=(0, 1)), 3),
+    "over windows": (SumPool(name="s", input="f", shape=(1, *A), kernel=(2, 3), stride=(1, 1)), 3),
+    "multiplied": (Combine(name="s", inputs=("f",), shapes=(A,), factors=(-5,)), 3),
+    "with factors": (Take(name="s", input="f", shape=A, axis=1, places=((0,), (2,)), factors=((1,), (-3,))), 2),
+}
+
+
+@pytest.mark.parametrize("name", SUMMED)
+def test_sums_of_approximate_values_are_cut_by_as_many_more_bits(name: str) -> None:
+    layer, more = SUMMED[name]
+    fresh, shape, bits = Reshare(name="fresh", input="input", shape=A), layer.output_shape, RAISED.hidden_bits + more
+    between = (Reshape(name="r", input="f", shape=A, to=(1, *A)),) if name == "over windows" else ()
+    head: dict[str, Any] = {"name": "cut", "input": "s", "shape": shape, "opened_bits": 8}
+    layers = (fresh, RAISED, *between, layer.model_copy(update={"input": "r"}) if between else layer)
+    plan_of(*layers, Truncate(shift=bits, **head), shape=A)
+    with pytest.raises(ValueError, match=f"'cut' reads 's' without dropping {bits} bits first"):
+        plan_of(*layers, Truncate(shift=bits - 1, **head), shape=A)
 
 
 def test_waves_of_more_bits_than_the_ring_are_refused() -> None:

@@ -11,7 +11,8 @@ from typing import Annotated
 from pydantic import Field
 
 from moiety_shared.plan.layers import Layer, Wire, ring_bytes
-from moiety_shared.plan.lookups import Lookup, Truncate
+from moiety_shared.plan.local import Local
+from moiety_shared.plan.lookups import Lookup
 
 _HIDING = 3  # bits: what is dropped is 2^3 times as coarse as the root mean square of what rounding adds
 
@@ -47,11 +48,19 @@ class Approximate(Lookup):
 
 
 def check_cuts(layers: Sequence[Layer], output: str) -> None:
-    """Raises ValueError unless every approximate result goes into layers that drop the bits which rounding shows in."""
-    hidden = {layer.name: layer.hidden_bits for layer in layers if isinstance(layer, Approximate)}
+    """Raises ValueError unless every approximate result goes into layers that drop the bits which rounding shows in.
+
+    What each party computes of it alone, such as a sum, shows more of them, and is cut as well before it goes on.
+    """
+    hidden: dict[str, int] = {}
     for layer in layers:
-        for name in hidden.keys() & set(layer.reads):
-            if not (isinstance(layer, Truncate) and layer.shift >= hidden[name]):
-                raise ValueError(f"layer {layer.name!r} reads {name!r} without dropping {hidden[name]} bits first")
+        read = {name: hidden[name] for name in layer.reads if name in hidden}
+        if isinstance(layer, Local) and read:
+            hidden[layer.name] = max(read.values()) + (max(layer.gain, 1) - 1).bit_length()
+        elif read and not (isinstance(layer, Lookup) and layer.shift >= max(read.values())):
+            name = max(read, key=read.__getitem__)
+            raise ValueError(f"layer {layer.name!r} reads {name!r} without dropping {read[name]} bits first")
+        if isinstance(layer, Approximate):
+            hidden[layer.name] = layer.hidden_bits
     if output in hidden:
         raise ValueError(f"{output!r} is given out as it is: drop {hidden[output]} bits first")

@@ -28,6 +28,11 @@ Factors = Annotated[tuple[Factor, ...], Field(min_length=1, max_length=1 << 16),
 class Local(Layer):
     """Base of the layers that turn shares into shares of the same ring."""
 
+    @property
+    def gain(self) -> int:
+        """The most by which the layer's values are larger than what it reads."""
+        return 1
+
     def apply(self, *x: Array) -> Array:
         raise NotImplementedError
 
@@ -163,6 +168,10 @@ class Take(Local, Unary):
     def output_shape(self) -> tuple[int, ...]:
         return (*self.shape[: self.axis], len(self.places[0]), *self.shape[self.axis + 1 :])
 
+    @property
+    def gain(self) -> int:
+        return max(map(sum, zip(*(map(abs, one) for one in self.factors), strict=True)), default=1)
+
     def apply(self, *x: Array) -> Array:
         if not self.factors:
             return x[0].take(self.places[0], axis=self.axis + 1)
@@ -189,6 +198,10 @@ class Sum(Local, Unary):
     def output_shape(self) -> tuple[int, ...]:
         return tuple(n for axis, n in enumerate(self.shape) if axis not in self.axes) or (1,)
 
+    @property
+    def gain(self) -> int:
+        return math.prod(self.shape[axis] for axis in self.axes)
+
     def apply(self, *x: Array) -> Array:
         total = x[0].sum(axis=tuple(axis + 1 for axis in self.axes), dtype=x[0].dtype)
         return np.ascontiguousarray(total).reshape(len(x[0]), *self.output_shape)
@@ -207,6 +220,10 @@ class SumPool(Local, Unary):
     def output_shape(self) -> tuple[int, ...]:
         sides = zip(self.shape[1:], self.kernel, self.stride, self.padding, strict=True)
         return (self.shape[0], *((n + 2 * p - k) // s + 1 for n, k, s, p in sides))
+
+    @property
+    def gain(self) -> int:
+        return math.prod(self.kernel)
 
     def apply(self, *x: Array) -> Array:
         (ph, pw), (kh, kw), (sh, sw) = self.padding, self.kernel, self.stride
@@ -282,6 +299,10 @@ class Combine(Local):
     @cached_property
     def output_shape(self) -> tuple[int, ...]:
         return tuple(np.broadcast_shapes(*self.shapes))
+
+    @property
+    def gain(self) -> int:
+        return sum(map(abs, self.factors))
 
     def apply(self, *x: Array) -> Array:
         return _total(v if f == 1 else v * v.dtype.type(f) for v, f in zip(x, self.factors, strict=True))

@@ -19,6 +19,7 @@ from moiety_shared.fixed_point import grid
 from moiety_shared.formats import Document
 from moiety_shared.plan.approximate import check_cuts
 from moiety_shared.plan.cost import Cost, layer_cost, schedule
+from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import (
     MAX_ELEMENTS,
     Bias,
@@ -43,7 +44,7 @@ _SLICE_VALUES, _MAX_SLICE_ROWS = 1 << 17, 64
 
 AnyLayer = Annotated[
     Open | Linear | Conv | Mul | Bias | Reshare | Truncate | ReLU | Decide | MaxPool | TopK | Table | Waves | OneHot
-    | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool | Concat | Combine,
+    | Exp2 | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool | Concat | Combine,
     Field(discriminator="op"),
 ]  # fmt: skip
 

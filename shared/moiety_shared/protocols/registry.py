@@ -2,11 +2,13 @@
 
 from types import ModuleType
 
+from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import Layer, Reshare
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.waves import Waves
 from moiety_shared.protocols import (
     decide,
+    exp2,
     max_pool,
     one_hot,
     relu,
@@ -19,5 +21,5 @@ from moiety_shared.protocols import (
 
 PROTOCOLS: dict[type[Layer], ModuleType] = {
     ReLU: relu, Decide: decide, MaxPool: max_pool, TopK: top_k, Table: table, OneHot: one_hot, Truncate: truncation,
-    Reshare: reshare, Waves: waves,
+    Reshare: reshare, Waves: waves, Exp2: exp2,
 }  # fmt: skip
