@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 
 from moiety_shared.plan.approximate import Approximate
-from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare
+from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Comparison, Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, AnyLayer, Plan
@@ -90,6 +90,8 @@ def _layer(
             return ring.wrap(y)
         case Mul():
             return ring.wrap(x[0] * x[1])
+        case MatMul():
+            return ring.matmul(x[0], x[1])
         case Bias():
             return ring.wrap(x[0] + weights[f"{layer.name}.bias"])
         case Lookup():

@@ -9,7 +9,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from moiety_shared.crypto.prg import Stream
-from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Wire, ring_dtype
+from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Wire, ring_dtype
 from moiety_shared.plan.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, Input, Output, Plan
@@ -108,6 +108,20 @@ class Growing(Approximating):
         shapes = self.wires[left].shape, self.wires[right].shape
         layer = Mul(name=self.name(), left=left, right=right, left_shape=shapes[0], right_shape=shapes[1])
         self.add(layer, self.bounds[left] * self.bounds[right])
+
+    def matmul(self) -> None:
+        """Of a wire with itself, or with another of which only the last axis but one differs."""
+        if (left := self.opened(lambda wire: len(wire.shape) > 1)) is None:
+            return
+
+        def fits(wire: Wire) -> bool:
+            shape = self.wires[left].shape
+            return len(wire.shape) == len(shape) and (wire.shape[:-2], wire.shape[-1]) == (shape[:-2], shape[-1])
+
+        right = self.opened(fits) or left
+        shapes = self.wires[left].shape, self.wires[right].shape
+        layer = MatMul(name=self.name(), left=left, right=right, left_shape=shapes[0], right_shape=shapes[1])
+        self.add(layer, self.bounds[left] * self.bounds[right] * shapes[0][-1])
 
     def thinned(self, whole: bool = False) -> str | None:
         """A share with some axes cut to 1, which broadcasts against where it comes from."""
@@ -388,7 +402,7 @@ def broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 KINDS = (
     *("open", "linear", "conv", "mul", "bias", "truncate", "relu", "max_pool", "top_k", "table", "reshape", "permute"),
-    *("reshare", "decide", "one_hot", "waves", "exp2"),
+    *("reshare", "decide", "one_hot", "waves", "exp2", "matmul"),
     *("slice", "pad", "upsample", "take", "sum", "sum_pool", "concat", "combine"),
 )
 

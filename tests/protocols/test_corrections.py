@@ -12,7 +12,7 @@ import pytest
 
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.exp2 import Exp2
-from moiety_shared.plan.layers import Conv, Linear, Mul, Open, Reshare
+from moiety_shared.plan.layers import Conv, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Reshape
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import Input, Output, Plan
@@ -41,6 +41,7 @@ EVERY_KIND = Plan(
         Open(name="o", input="input", shape=IMAGE),
         Conv(name="conv", input="o", shape=IMAGE, out_channels=2, kernel=(1, 1)),
         Mul(name="mul", left="o", right="o", left_shape=IMAGE, right_shape=IMAGE),
+        MatMul(name="matmul", left="o", right="o", left_shape=IMAGE, right_shape=IMAGE),
         Linear(name="linear", input="o", shape=IMAGE, out_features=2, bias=False),
         MaxPool(
             name="pool",
@@ -116,6 +117,7 @@ def check_corrections() -> None:
     assert {kind for kind, *_ in corrections} >= {
         "conv",
         "mul",
+        "matmul",
         "linear",
         "pool",
         "relu",

@@ -1,5 +1,6 @@
 """Products on tiny rings, with all randomness: of shared weights and of two shared values."""
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from moiety_shared.plan.layers import Conv, Linear, Mul, Open
+from moiety_shared.plan.layers import Conv, Linear, MatMul, Mul, Open
+from moiety_shared.plan.local import Slice
+from moiety_shared.protocols import matmul
 from moiety_shared.protocols import product as products
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import alone, lockstep
@@ -16,6 +19,7 @@ from moiety_shared.protocols.product import Weights
 from moiety_shared.ring import Array, Ring
 from tests.protocols.bugs import Patch, bare, half_a_mask, no_mask, wrong
 from tests.protocols.enumeration import Axis, Leak, Tape, Views, enumerate_axes, histogram
+from tests.protocols.running import Run, integers, plan_of
 
 
 @pytest.fixture(autouse=True)
@@ -117,11 +121,17 @@ def test_linear_with_a_wrong_correction_is_noticed(monkeypatch: Patch) -> None:
         check_weighted(2, LINEAR)
 
 
-# Mul, and a wire that is opened once and read by two products.
+# Mul and MatMul, and a wire that is opened once and read by two products.
+
+Kind = type[Mul] | type[MatMul]
 
 
-def check_products(k: int, pairs: tuple[tuple[int, int], ...], *, same_mask: bool = False) -> None:
+def check_products(k: int, pairs: tuple[tuple[int, int], ...], kind: Kind = Mul, *, same_mask: bool = False) -> None:
     """Wires 0 and 1 are opened; the products of the pairs are then local."""
+    deal, prepare, evaluate = products.deal_mul, products.prepare_mul, products.evaluate_mul
+    if kind is MatMul:
+        deal, prepare, evaluate = matmul.deal, matmul.prepare, matmul.evaluate  # type: ignore[assignment]
+    shape = (1, 1) if kind is MatMul else (1,)
     ring, wires = Ring(k), (0, 1)
     each = ("x0", "r0", "r1")
     columns = enumerate_axes([*(Axis(n, 1, k) for _ in wires for n in each), *(Axis("c", 1, k) for _ in pairs)])
@@ -129,18 +139,18 @@ def check_products(k: int, pairs: tuple[tuple[int, int], ...], *, same_mask: boo
     if same_mask:
         inputs[1] |= {"r0": inputs[0]["r0"], "r1": inputs[0]["r1"]}
     fixed, rows = columns[6:], len(columns[0])
-    opening = Open(name="o", input="x", shape=(1,))
-    layers = [Mul(name="m", left=f"o{a}", right=f"o{b}", left_shape=(1,), right_shape=(1,)) for a, b in pairs]
+    opening = Open(name="o", input="x", shape=shape)
+    layers = [kind(name="m", left=f"o{a}", right=f"o{b}", left_shape=shape, right_shape=shape) for a, b in pairs]
     tapes = [(Tape({"input": i["r0"]}), Tape({"input": i["r1"]})) for i in inputs]
     masks = [products.deal_open(Dealer(ring, rows, *tape, Tape()), opening) for tape in tapes]
     ready: list[tuple[products.PreparedProduct, products.PreparedProduct]] = []
     corrections = []
     for layer, (a, b), c in zip(layers, pairs, fixed, strict=True):
         dealer = Dealer(ring, rows, Tape({"product": c}), Tape(), Tape())
-        products.deal_mul(dealer, layer, masks[a], masks[b])
+        deal(dealer, layer, masks[a], masks[b])  # type: ignore[arg-type]
         corrections.append(dealer.corrections["product"])
         holders = Holder(ring, 0, rows, Tape({"product": c}), {}), Holder(ring, 1, rows, Tape(), dealer.corrections)
-        ready.append(tuple(products.prepare_mul(holder, layer) for holder in holders))  # type: ignore[arg-type]
+        ready.append(tuple(prepare(holder, layer) for holder in holders))  # type: ignore[arg-type]
     views = Views("alice"), Views("bob")
     for secret in product(range(1 << k), repeat=2):
         opened, shares = [], []
@@ -151,12 +161,14 @@ def check_products(k: int, pairs: tuple[tuple[int, int], ...], *, same_mask: boo
             for p in (0, 1):
                 holder = Holder(ring, p, rows, Tape({"input": given[f"r{p}"]}), {})
                 prepared = products.prepare_open(holder, opening)
-                sessions.append(alone(products.evaluate_open(ring, shares[-1][p], prepared)))
+                given_share = shares[-1][p].reshape(rows, *shape)
+                sessions.append(alone(products.evaluate_open(ring, given_share, prepared)))
             opened.append(lockstep(*sessions))
-        for layer, (a, b), prepared in zip(layers, pairs, ready, strict=True):
-            out = [products.evaluate_mul(ring, p, opened[a][p], opened[b][p], prepared[p]) for p in (0, 1)]
-            assert layer.op == "mul"
-            assert (ring.wrap(out[0] + out[1]) == secret[a] * secret[b] % (1 << k)).all(), f"wrong for {secret}"
+        for (a, b), prepared in zip(pairs, ready, strict=True):
+            out = [evaluate(ring, p, opened[a][p], opened[b][p], prepared[p]) for p in (0, 1)]
+            assert (ring.wrap(out[0] + out[1]).reshape(-1) == secret[a] * secret[b] % (1 << k)).all(), (
+                f"wrong for {secret}"
+            )
         for p, view in enumerate(views):
             mine = [column for i in wires for column in (shares[i][p], inputs[i][f"r{p}"], opened[i][p].value)]
             view.add(secret, histogram([(column, k) for column in (*mine, *(corrections if p else fixed))]))
@@ -167,31 +179,61 @@ def check_products(k: int, pairs: tuple[tuple[int, int], ...], *, same_mask: boo
 PAIRS = pytest.mark.parametrize("pairs", [((0, 1),), ((0, 0),), ((0, 1), (0, 0))], ids=["x z", "x x", "both"])
 
 
-@PAIRS
-def test_products_are_exact_and_private(pairs: tuple[tuple[int, int], ...]) -> None:
-    check_products(2, pairs)
+KINDS = pytest.mark.parametrize("kind", [Mul, MatMul])
 
 
 @PAIRS
+@KINDS
+def test_products_are_exact_and_private(pairs: tuple[tuple[int, int], ...], kind: Kind) -> None:
+    check_products(2, pairs, kind)
+
+
+@PAIRS
+@KINDS
 @pytest.mark.parametrize(
     "plant",
     [no_mask("input"), half_a_mask, bare("product")],
     ids=["no mask", "half a mask", "a bare correction"],
 )
 def test_products_that_leak_are_noticed(
-    monkeypatch: Patch, pairs: tuple[tuple[int, int], ...], plant: Callable[[Patch], None]
+    monkeypatch: Patch, pairs: tuple[tuple[int, int], ...], kind: Kind, plant: Callable[[Patch], None]
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(Leak):
-        check_products(2, pairs)
+        check_products(2, pairs, kind)
 
 
-def test_one_mask_for_both_factors_is_noticed() -> None:
+@KINDS
+def test_one_mask_for_both_factors_is_noticed(kind: Kind) -> None:
     with pytest.raises(Leak):
-        check_products(2, ((0, 1),), same_mask=True)
+        check_products(2, ((0, 1),), kind, same_mask=True)
 
 
-def test_a_product_with_a_wrong_correction_is_noticed(monkeypatch: Patch) -> None:
+@KINDS
+def test_a_product_with_a_wrong_correction_is_noticed(monkeypatch: Patch, kind: Kind) -> None:
     wrong("product", lambda value: value + 1)(monkeypatch)
     with pytest.raises(AssertionError, match="wrong for"):
-        check_products(2, ((0, 1),))
+        check_products(2, ((0, 1),), kind)
+
+
+# MatMul adds up products, of one place of the axes before the last two at a time.
+
+HEADS = (2, 3, 5)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_matrices_are_multiplied_place_by_place(bits: int) -> None:
+    plan = plan_of(
+        Open(name="o", input="input", shape=HEADS),
+        Slice(name="some", input="input", shape=HEADS, axis=1, start=1, stop=3),
+        Open(name="p", input="some", shape=(2, 2, 5)),
+        MatMul(name="m", left="o", right="p", left_shape=HEADS, right_shape=(2, 2, 5)),
+        shape=HEADS,
+        bits=bits,
+    )
+    run = Run(plan, {})
+    x = run.ring.wrap(integers((4, math.prod(HEADS)), bits, run.ring.dtype))
+    whole = x.reshape(4, *HEADS).astype(object)
+    exact = np.array([[a @ a[1:].T for a in row] for row in whole])
+    got = run.assert_bit_exact(x).astype(object)
+    assert ((got - exact) % (1 << bits) == 0).all()

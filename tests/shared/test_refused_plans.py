@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from moiety_shared.plan.exp2 import Exp2
-from moiety_shared.plan.layers import Bias, Conv, Linear, Mul, Open, Reshare, Wire
+from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Reshare, Wire
 from moiety_shared.plan.local import Combine, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
@@ -43,6 +43,11 @@ REFUSED: dict[str, tuple[tuple[int, ...], tuple[AnyLayer, ...], str]] = {
     "a product with a share": (
         A,
         (OPEN, Mul(name="bad", left="o", right="input", left_shape=A, right_shape=A)),
+        "'bad' reads wires that no layer has opened",
+    ),
+    "matrices with shares": (
+        A,
+        (OPEN, MatMul(name="bad", left="o", right="input", left_shape=A, right_shape=A)),
         "'bad' reads wires that no layer has opened",
     ),
     "opening what is open": (A, (OPEN, Open(name="bad", input="o", shape=A)), "'bad' opens what is not shares"),
@@ -214,6 +219,12 @@ def test_a_plan_that_does_not_fit_is_refused(name: str) -> None:
 def test_an_output_of_another_kind_is_refused(layers: tuple[AnyLayer, ...], output: Output, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Plan(ring_bits=32, input=Input(shape=(3,), frac_bits=0, low=-1, high=1), layers=layers, output=output)
+
+
+@pytest.mark.parametrize(("left", "right"), [((3,), (3,)), (A, (2, 4)), ((2, *A), A), ((2, *A), (3, *A))])
+def test_matrices_that_do_not_fit_are_refused(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="the same axes but for the last but one"):
+        MatMul(name="m", left="o", right="p", left_shape=left, right_shape=right)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ OPS: dict[str, Callable[..., Result]] = {
     "linear": ops.linear,
     "matmul": ops.matmul,
     "mm": ops.matmul,
+    "bmm": ops.matmul,
+    "baddbmm": ops.addmm,
     "addmm": ops.addmm,
     "einsum": ops.einsum,
     **dict.fromkeys(("conv2d", "conv2d.padding"), ops.conv2d),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir
+from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.ir import Shape
 from moiety_server.compiler.windows import Windows
 
@@ -140,6 +141,23 @@ class Builder(Windows):
             factor, y = factor * y.factor, self.nodes[y.inputs[0]]
         x, y = self._aligned(x, y)
         return self.scale(self._add(ir.MulNode(**self._head(self.broadcast(x, y), x, y))), factor)
+
+    def matmul(self, x: ir.Node, y: ir.Node) -> ir.Node:
+        """Multiply the matrices of two wires: (..., n, d) and (..., d, m). Public factors are multiplied last, and the
+        axes before broadcast."""
+        self.require(min(len(x.shape), len(y.shape)) >= 2, "multiplies a matrix and a vector that are both computed")
+        order = [*range(len(y.shape) - 2), len(y.shape) - 1, len(y.shape) - 2]
+        factor = 1.0
+        if isinstance(x, ir.ScaleNode):
+            factor, x = factor * x.factor, self.nodes[x.inputs[0]]
+        if isinstance(y, ir.ScaleNode):
+            factor, y = factor * y.factor, self.nodes[y.inputs[0]]
+        x, y = self._aligned(x, self.permute(y, order))
+        self.require(x.shape[-1] == y.shape[-1], f"multiplies {x.shape} by the transpose of {y.shape}")
+        self.require(len(x.shape) == len(y.shape), f"multiplies {x.shape} by the transpose of {y.shape}")
+        lead = _broadcast(x.shape[:-2], y.shape[:-2])
+        x, y = (self.expand(one, (*lead, *one.shape[-2:])) for one in (x, y))
+        return self.scale(self._add(MatMulNode(**self._head((*x.shape[:-1], y.shape[-2]), x, y))), factor)
 
     def _aligned(self, *terms: ir.Node) -> list[ir.Node]:
         """Give all terms the same number of axes, where none is the batch."""

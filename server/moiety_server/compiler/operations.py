@@ -94,16 +94,21 @@ def linear(b: Builder, x: Value, weight: Value, bias: Value | None = None) -> ir
 
 
 def matmul(b: Builder, x: Value, matrix: Value) -> ir.Node:
+    if isinstance(x, ir.Node) and isinstance(matrix, ir.Node):
+        return b.matmul(x, matrix)
     if isinstance(matrix, Tensor) and isinstance(x, ir.Node) and matrix.dim() == 1:
         return b.reshape(linear(b, x, matrix[None]), x.shape[:-1])
     return linear(b, x, matrix.T if isinstance(matrix, Tensor) and matrix.dim() == 2 else matrix)
 
 
 def einsum(b: Builder, equation: str, parts: Sequence[Value], *_: Any) -> ir.Node:
-    """A product of a wire and a constant, written as an equation: the letters that they share are summed over."""
+    """A product of a wire and a constant, or of two wires, written as an equation: the letters that they share are
+    summed over."""
     given, out = (*equation.replace(" ", "").split("->"), "")[:2]
     letters = given.split(",")
     wires = [i for i, part in enumerate(parts) if isinstance(part, ir.Node)]
+    if len(parts) == len(wires) == 2:
+        return _einsum_of_wires(b, equation, [part for part in parts if isinstance(part, ir.Node)], letters, out)
     b.require(
         len(parts) == 2 and len(wires) == 1 and out != "" and "." not in equation,
         f"the einsum {equation} is not supported",
@@ -129,6 +134,34 @@ def einsum(b: Builder, equation: str, parts: Sequence[Value], *_: Any) -> ir.Nod
     weight = matrix.permute([other.index(i) for i in (*added, *summed)]).reshape(math.prod(shape), joined)
     y = b.reshape(b.linear(b.reshape(x, (*rest, joined)), weight), (*rest, *shape))
     return b.permute(y, [(*kept, *added).index(i) for i in out[b.lead :]])
+
+
+def _einsum_of_wires(b: Builder, equation: str, parts: Sequence[ir.Node], letters: Sequence[str], out: str) -> ir.Node:
+    """A product of matrices: the letters of both wires that the result has count matrices, the others are summed."""
+    batch, given, made = out[: b.lead], [own[b.lead :] for own in letters], out[b.lead :]
+    both = [i for i in given[0] if i in given[1]]
+    lead, summed = [i for i in both if i in made], [i for i in both if i not in made]
+    kept = [[i for i in own if i not in both] for own in given]
+    b.require(
+        all(own[: b.lead] == batch and len(set(own)) == len(own) for own in letters)
+        and sorted(made) == sorted((*lead, *kept[0], *kept[1])) and "." not in equation,
+        f"the einsum {equation} is not supported",
+        "write it as a product of two matrices, with the batch in the first dimension",
+    )  # fmt: skip
+    sizes = {i: n for own, x in zip(given, parts, strict=True) for i, n in zip(own, x.shape, strict=True)}
+
+    def size(axes: Sequence[str]) -> list[int]:
+        return [sizes[i] for i in axes]
+
+    x, y = (
+        b.reshape(b.permute(x, [own.index(i) for i in axes]), (*size(lead), *map(math.prod, map(size, ends))))
+        for x, own, axes, ends in (
+            (parts[0], given[0], (*lead, *kept[0], *summed), (kept[0], summed)),
+            (parts[1], given[1], (*lead, *summed, *kept[1]), (summed, kept[1])),
+        )
+    )
+    found = b.reshape(b.matmul(x, y), size((*lead, *kept[0], *kept[1])))
+    return b.permute(found, [(*lead, *kept[0], *kept[1]).index(i) for i in made])
 
 
 def addmm(b: Builder, bias: Value, x: Value, matrix: Value, beta: float, alpha: float) -> ir.Node:

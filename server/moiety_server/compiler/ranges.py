@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir, relations
+from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.functions import FUNCTIONS
 from moiety_server.compiler.hints import hint_for
 from moiety_server.compiler.relations import Box
@@ -278,6 +279,11 @@ def _interval(node: ir.Node, x: list[Box]) -> Box:
         case ir.MulNode():
             ends = torch.stack([a * b for a in x[0] for b in x[1]])
             return ends.amin(dim=0), ends.amax(dim=0)
+        case MatMulNode():
+            (one, far), (other, wide) = (((high + low) / 2, (high - low) / 2) for low, high in x)
+            centre = node.forward(one, other)
+            spread = node.forward(one.abs() + far, wide) + node.forward(far, other.abs())
+            return centre - spread, centre + spread
         case ir.SmoothNode():
             known = FUNCTIONS[node.function]
             if known.limits:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moiety_server.compiler import ir, ranges
+from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.ranges import Range
 
 _HEADROOM = 1.01  # for what rounding adds
@@ -94,7 +95,7 @@ def _wish(reader: ir.Node, known: Mapping[str, Range], total: Mapping[str, int],
             return (total[reader.name] - math.log2(max(typical, 1e-9) / max(row, 1e-9))) / 2
         case ir.ScaleNode():
             return wanted[reader.name] + math.log2(abs(reader.factor))
-        case ir.MulNode() | ir.SmoothNode() | ir.DecideNode() | ir.ArgmaxNode():
+        case ir.MulNode() | MatMulNode() | ir.SmoothNode() | ir.DecideNode() | ir.ArgmaxNode():
             return math.inf
         case _:
             return wanted[reader.name]

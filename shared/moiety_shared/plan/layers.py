@@ -265,6 +265,41 @@ class Mul(Product):
         return tuple(np.broadcast_shapes(self.left_shape, self.right_shape))
 
 
+class MatMul(Product):
+    """The matrix product of two opened (masked) wires, left right^T, for each place of the axes before the last two:
+    (..., n, d) and (..., m, d) to (..., n, m). Both may be the same wire."""
+
+    op: Literal["matmul"] = "matmul"
+    left: Name
+    right: Name
+    left_shape: Shape
+    right_shape: Shape
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        one, other = self.left_shape, self.right_shape
+        if min(len(one), len(other)) < 2 or (one[:-2], one[-1]) != (other[:-2], other[-1]):
+            raise ValueError("both wires must have the same axes but for the last but one")
+        return self
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.left, self.right)
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.left_shape, self.right_shape)
+
+    @cached_property
+    def output_shape(self) -> tuple[int, ...]:
+        return (*self.left_shape[:-1], self.right_shape[-2])
+
+    @property
+    def multiply_adds(self) -> int:
+        """Two products, of each wire's opened values with the shares of the other."""
+        return 2 * math.prod(self.left_shape) * self.right_shape[-2]
+
+
 class Bias(Unary):
     """Adds secret constants; `bias_shape` broadcasts against the input's."""
 

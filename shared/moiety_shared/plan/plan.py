@@ -25,6 +25,7 @@ from moiety_shared.plan.layers import (
     Bias,
     Conv,
     Linear,
+    MatMul,
     Mul,
     Name,
     Open,
@@ -43,8 +44,8 @@ LABELS = "labels"  # the wire of the client's label, an index, in a private eval
 _SLICE_VALUES, _MAX_SLICE_ROWS = 1 << 17, 64
 
 AnyLayer = Annotated[
-    Open | Linear | Conv | Mul | Bias | Reshare | Truncate | ReLU | Decide | MaxPool | TopK | Table | Waves | OneHot
-    | Exp2 | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool | Concat | Combine,
+    Open | Linear | Conv | Mul | MatMul | Bias | Reshare | Truncate | ReLU | Decide | MaxPool | TopK | Table | Waves
+    | OneHot | Exp2 | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool | Concat | Combine,
     Field(discriminator="op"),
 ]  # fmt: skip
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.plan.approximate import Approximate
-from moiety_shared.plan.layers import Bias, Conv, Correction, Layer, Linear, Mul, Open, Reshare
+from moiety_shared.plan.layers import Bias, Conv, Correction, Layer, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, Plan
-from moiety_shared.protocols import max_pool, product, reduce, reshare, top_k
+from moiety_shared.protocols import matmul, max_pool, product, reduce, reshare, top_k
 from moiety_shared.protocols.dealing import Dealer, uniform
 from moiety_shared.protocols.opening import Evaluation, Opening, Round, Session
 from moiety_shared.protocols.preparation import PreparedRows, cut
@@ -84,6 +84,8 @@ def deal(
                 product.deal(dealer, layer, opened[layer.input], masks[layer.name])
             case Mul():
                 product.deal_mul(dealer, layer, opened[layer.left], opened[layer.right])
+            case MatMul():
+                matmul.deal(dealer, layer, opened[layer.left], opened[layer.right])
             case _ if type(layer) in PROTOCOLS:
                 PROTOCOLS[type(layer)].deal(dealer, layer)
         for name in layer.reads:
@@ -200,10 +202,9 @@ class _Run:
         match layer, self.prepared.get(layer.name):
             case ((Linear() | Conv()), product.PreparedProduct() as ready):
                 return product.evaluate(self.ring, layer, self._opened(layer.input), ready, self.weights[layer.name])
-            case Mul(), product.PreparedProduct() as ready:
-                return product.evaluate_mul(
-                    self.ring, self.party, self._opened(layer.left), self._opened(layer.right), ready
-                )
+            case ((Mul() | MatMul()), product.PreparedProduct() as ready):
+                evaluate = matmul.evaluate if isinstance(layer, MatMul) else product.evaluate_mul
+                return evaluate(self.ring, self.party, self._opened(layer.left), self._opened(layer.right), ready)
             case Reshare(), reshare.PreparedReshare() as ready:
                 return reshare.evaluate(self.ring, self._share(layer.input), ready)
             case Bias(), _:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from moiety_shared.crypto.prg import Stream
-from moiety_shared.plan.layers import Conv, Correction, Layer, Linear, Mul, Open
+from moiety_shared.plan.layers import Conv, Correction, Layer, Linear, MatMul, Mul, Open
 from moiety_shared.plan.plan import Plan
-from moiety_shared.protocols import product
+from moiety_shared.protocols import matmul, product
 from moiety_shared.protocols.dealing import Holder
 from moiety_shared.protocols.product import Weights
 from moiety_shared.protocols.registry import PROTOCOLS
@@ -49,6 +49,8 @@ class Preparation:
                 self.ready[layer.name] = product.prepare(holder, layer, mask, self._weights[layer.name])
             case Mul():
                 self.ready[layer.name] = product.prepare_mul(holder, layer)
+            case MatMul():
+                self.ready[layer.name] = matmul.prepare(holder, layer)
             case _ if type(layer) in PROTOCOLS:
                 self.ready[layer.name] = PROTOCOLS[type(layer)].prepare(holder, layer)
 

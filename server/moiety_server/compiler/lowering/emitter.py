@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from moiety_server.compiler import ir
+from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.lowering import comparisons, decisions, lookups, products, smooth, sums
 from moiety_server.compiler.lowering.wires import MOST_FRAC_BITS, ScaledWire, Writer
@@ -123,6 +124,8 @@ class Emitter(Writer):
             case ir.MulNode():
                 one, other = (self.small(sums.with_axes(self, node, wire, i)) for i, wire in enumerate(x))
                 return products.product(self, node, one, other)
+            case MatMulNode():
+                return products.matmul(self, node, *map(self.small, x))
             case ir.AddNode():
                 return sums.add(self, node, [sums.with_axes(self, node, wire, i) for i, wire in enumerate(x)])
             case ir.ConcatNode():

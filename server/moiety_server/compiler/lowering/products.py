@@ -5,6 +5,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from moiety_server.compiler import ir, ranges
+from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.lowering.wires import MOST_FRAC_BITS, ScaledWire, Writer, fits
 from moiety_server.compiler.scales import fitting
 from moiety_shared.plan import layers as plan_layers
@@ -57,6 +58,20 @@ def multiply(writer: Writer, name: str, x: ScaledWire, z: ScaledWire) -> ScaledW
         name=name, left=writer.open(x), right=writer.open(z), left_shape=x.shape, right_shape=z.shape
     )
     return writer.after(x, layer, frac=x.frac + z.frac)
+
+
+def matmul(writer: Writer, node: MatMulNode, x: ScaledWire, z: ScaledWire) -> ScaledWire:
+    """Write the matrix product of two wires, which may be one wire. Sums of products need more bits than products, so
+    where the ring is short of them both wires give up as many."""
+    low, high = writer.bounds(node)
+    factor = x.factor * z.factor
+    beyond = x.frac + z.frac - fitting(max(-low, high, 1e-9) / factor, writer.ring.bits - 2)
+    if beyond > 0:
+        x, z = (writer.at_most(wire, wire.frac - (beyond + 1) // 2) for wire in (x, z))
+    layer = plan_layers.MatMul(
+        name=node.name, left=writer.open(x), right=writer.open(z), left_shape=x.shape, right_shape=z.shape
+    )
+    return writer.after(x, layer, frac=x.frac + z.frac, factor=factor, low=low, high=high)
 
 
 def bias(writer: Writer, name: str, x: ScaledWire, value: Tensor, low: float, high: float) -> ScaledWire:

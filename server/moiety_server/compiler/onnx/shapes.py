@@ -266,5 +266,6 @@ OPS: dict[str, Translate] = {
     "CumSum": _cumulated,
     "Trilu": _triangle,
     "MatMul": _matmul,
+    "Einsum": lambda b, node: ops.einsum(b, node.get("equation"), [node.operand(i) for i in range(len(node.inputs))]),
     "Gemm": _gemm,
 }
