@@ -90,7 +90,7 @@ REFUSED: dict[str, tuple[Any, tuple[int, ...], list[str]]] = {
     "an uneven power": (lambda x: x**0.3, (3,), ["power 0.3", "multiples of one half"]),
     "a norm of another order": (lambda x: x.norm(p=3, dim=1), (3,), ["3-norm", "1, 2 and the largest"]),
     "indices": (lambda x: F.max_pool2d(x, 2, return_indices=True)[1] * 1.0, (1, 4, 4), ["second result"]),
-    "two secrets": (lambda x: x @ x.transpose(1, 2), (3, 3), ["a matrix computed from the input"]),
+    "a matrix of the batch": (lambda x: x @ x.T, (3,), ["batch"]),
     "dimensions": (lambda x: x.unsqueeze(1) + x, (3,), ["different dimensions", "unsqueeze"]),
     "the batch's size": (lambda x: x * x.size(0), (3,), ["when other inputs are beside it", "x.size(0)"]),
     "the batch's size in a shape": (

@@ -13,6 +13,7 @@ from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.trace import trace
 from moiety_shared.fixed_point import finish
 
+MODULES = ("moiety_server.compiler.ir", "moiety_server.compiler.attention")
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
@@ -55,7 +56,7 @@ def check(
     assert len(set(names)) == len(names) and all(NAME.fullmatch(name) for name in names)
     assert type(graph.nodes[0]) is ir.InputNode
     for i, node in enumerate(graph.nodes):
-        assert type(node).__module__ == "moiety_server.compiler.ir"
+        assert type(node).__module__ in MODULES
         assert values[node.name].shape[1:] == node.shape, node
         assert values[node.name].dtype == torch.float32
         assert set(node.inputs) <= set(names[:i])

@@ -146,8 +146,7 @@ class Builder(Windows):
         """Multiply the matrices of two wires: (..., n, d) and (..., d, m). Public factors are multiplied last, and the
         axes before broadcast."""
         self.require(min(len(x.shape), len(y.shape)) >= 2, "multiplies a matrix and a vector that are both computed")
-        order = [*range(len(y.shape) - 2), len(y.shape) - 1, len(y.shape) - 2]
-        factor = 1.0
+        factor, order = 1.0, [*range(len(y.shape) - 2), len(y.shape) - 1, len(y.shape) - 2]
         if isinstance(x, ir.ScaleNode):
             factor, x = factor * x.factor, self.nodes[x.inputs[0]]
         if isinstance(y, ir.ScaleNode):
