@@ -222,7 +222,8 @@ def every_layer() -> Plan:
         {"op": "take", "name": "k", "input": "u", "shape": [4, 8, 4], "axis": 2, "places": [[3, 0, 1, 1], [0, 1, 2, 3]]}
         | {"factors": [[2, 1, -1, 4], [1, 1, 1, 1]]},
         {"op": "permute", "name": "turned", "input": "k", "shape": [4, 8, 4], "order": [2, 0, 1]},
-        {"op": "sum", "name": "total", "input": "turned", "shape": [4, 4, 8], "axes": [0, 2]},
+        {"op": "keep", "name": "kept", "input": "turned", "shape": [4, 4, 8], "keys": "a7", "keys_shape": [8]},
+        {"op": "sum", "name": "total", "input": "kept", "shape": [4, 4, 8], "axes": [0, 2]},
     ]
     asked = {"name": "x", "shape": [72], "frac_bits": 4, "low": -8, "high": 8}
     output = {"wire": "total", "shape": [4], "kind": "logits"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Wire, ring_dtype
-from moiety_shared.plan.local import Combine, Concat, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
+from moiety_shared.plan.local import Combine, Concat, Keep, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, Input, Output, Plan
 from moiety_shared.ring import Array
@@ -307,6 +307,14 @@ class Growing(Approximating):
             layer = Upsample(name=self.name(), input=name, shape=self.wires[name].shape, factors=self.pair(1, 3))
             self.add(layer, self.bounds[name])
 
+    def keep(self) -> None:
+        if name := self.share():
+            shape = self.wires[name].shape
+            places = tuple(self.draw(st.sampled_from([1, n])) for n in shape)
+            size = (math.prod(places) + 7) // 8
+            keys = self.draw(st.binary(min_size=size, max_size=size)).hex()
+            self.add(Keep(name=self.name(), input=name, shape=shape, keys=keys, keys_shape=places), self.bounds[name])
+
     def take(self) -> None:
         if name := self.share():
             shape = self.wires[name].shape
@@ -403,7 +411,7 @@ def broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 KINDS = (
     *("open", "linear", "conv", "mul", "bias", "truncate", "relu", "max_pool", "top_k", "table", "reshape", "permute"),
     *("reshare", "decide", "one_hot", "waves", "exp2", "matmul"),
-    *("slice", "pad", "upsample", "take", "sum", "sum_pool", "concat", "combine"),
+    *("slice", "pad", "upsample", "take", "keep", "sum", "sum_pool", "concat", "combine"),
 )
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Reshare, Wire
-from moiety_shared.plan.local import Combine, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
+from moiety_shared.plan.local import Combine, Concat, Keep, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
 from moiety_shared.plan.waves import Wave, Waves
@@ -141,6 +141,7 @@ SUMMED: dict[str, tuple[AnyLayer, int]] = {
     "added up": (Sum(name="s", input="f", shape=A, axes=(0, 1)), 3),
     "over windows": (SumPool(name="s", input="f", shape=(1, *A), kernel=(2, 3), stride=(1, 1)), 3),
     "multiplied": (Combine(name="s", inputs=("f",), shapes=(A,), factors=(-5,)), 3),
+    "of several": (Concat(name="s", inputs=("f", "fresh"), shapes=(A, A), axis=0), 0),
     "with factors": (Take(name="s", input="f", shape=A, axis=1, places=((0,), (2,)), factors=((1,), (-3,))), 2),
 }
 
@@ -250,6 +251,11 @@ def test_matrices_that_do_not_fit_are_refused(left: tuple[int, ...], right: tupl
         (Take, {"shape": A, "axis": 0, "places": ((0,),), "factors": ((1 << 80,),)}, "less than or equal"),
         (Take, {"shape": A, "axis": 0, "places": ((0,) * ((1 << 16) + 1),)}, "at most 65536"),
         (Take, {"shape": A, "axis": 0, "places": ((0,),) * 257, "factors": ((1,),) * 257}, "at most 256"),
+        (Keep, {"shape": A, "keys": "a0", "keys_shape": (2,)}, "broadcast"),
+        (Keep, {"shape": A, "keys": "a0", "keys_shape": (1, 2, 3)}, "do not broadcast"),
+        (Keep, {"shape": A, "keys": "a0a0", "keys_shape": (3,)}, "a bit for each place"),
+        (Keep, {"shape": A, "keys": "A0", "keys_shape": (3,)}, "pattern"),
+        (Keep, {"shape": A, "keys": "a0" * (1 << 20), "keys_shape": (3,)}, "at most 262144"),
         (Sum, {"shape": A, "axes": (2,)}, "different axes"),
         (Sum, {"shape": A, "axes": (0, 0)}, "different axes"),
         (Bias, {"shape": A, "bias_shape": (3, 2, 3)}, "do not broadcast"),

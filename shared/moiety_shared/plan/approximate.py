@@ -56,7 +56,8 @@ def check_cuts(layers: Sequence[Layer], output: str) -> None:
     for layer in layers:
         read = {name: hidden[name] for name in layer.reads if name in hidden}
         if isinstance(layer, Local) and read:
-            hidden[layer.name] = max(read.values()) + (max(layer.gain, 1) - 1).bit_length()
+            shown = sum(gain << read[name] for gain, name in zip(layer.gains, layer.reads, strict=True) if name in read)
+            hidden[layer.name] = max(shown - 1, 0).bit_length()
         elif read and not (isinstance(layer, Lookup) and layer.shift >= max(read.values())):
             name = max(read, key=read.__getitem__)
             raise ValueError(f"layer {layer.name!r} reads {name!r} without dropping {read[name]} bits first")

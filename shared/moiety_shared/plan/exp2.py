@@ -52,14 +52,18 @@ class Exp2(Approximate):
         """The least t of the domain."""
         return self.top - (1 << self.opened_bits) + (1 << self.span_bits)
 
+    @property
+    def floor(self) -> float:
+        """The root mean square of what rounding the words adds to any result, however small, in units of the result."""
+        octaves = 1 << (self.span_bits - self.octave_bits)
+        return 2.0 ** (self.table_bits + octaves) / math.sqrt(12 * octaves * math.log(4))
+
     @cached_property
     def rounding(self) -> float:
         """The root mean square of what rounding adds to the result at t = top, in units of the result. For smaller t it
         adds less."""
-        octaves = 1 << (self.span_bits - self.octave_bits)
-        of_words = 4.0 ** (self.table_bits + octaves) / (octaves * math.log(4))  # the mean square of an entry
-        of_table = 4.0**self.height_bits * 0.75 / math.log(4)  # that of a word, by the octave of its entry
-        return math.sqrt((of_words + of_table) / 12)
+        of_table = 4.0**self.height_bits * 0.75 / math.log(4)  # the mean square of a word, by the octave of its entry
+        return math.sqrt(self.floor**2 + of_table / 12)
 
     @property
     def multiply_adds(self) -> int:

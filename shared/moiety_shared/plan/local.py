@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import FailFast, Field, model_validator
 
-from moiety_shared.plan.layers import Count, Image, Layer, Name, Pads, Pair, Shape, Unary, Wire
+from moiety_shared.plan.layers import Count, Image, Layer, Name, Pads, Pair, Shape, Unary, Wire, packed
 
 Array = npt.NDArray[Any]
 Axis = Annotated[int, Field(ge=0, lt=8)]
@@ -29,9 +29,9 @@ class Local(Layer):
     """Base of the layers that turn shares into shares of the same ring."""
 
     @property
-    def gain(self) -> int:
-        """The most by which the layer's values are larger than what it reads."""
-        return 1
+    def gains(self) -> tuple[int, ...]:
+        """For each wire that the layer reads, the most of its values that one value of the layer adds up."""
+        return (1,) * len(self.reads)
 
     def apply(self, *x: Array) -> Array:
         raise NotImplementedError
@@ -136,6 +136,37 @@ class Upsample(Local, Unary):
         return np.ascontiguousarray(x[0].repeat(self.factors[0], axis=2).repeat(self.factors[1], axis=3))
 
 
+class Keep(Local, Unary):
+    """Keeps the values at public places and makes the others 0. `keys` has a bit for each of `keys_shape`, which
+    broadcasts against the input's: 1 for a value that is kept, most significant bit of a byte first, in hexadecimal."""
+
+    op: Literal["keep"] = "keep"
+    keys: Annotated[str, Field(pattern=r"^([0-9a-f]{2})+$", max_length=1 << 18)]
+    keys_shape: Shape
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if np.broadcast_shapes(self.shape, self.keys_shape) != self.shape:
+            raise ValueError("the places do not broadcast against the input")
+        if len(self.keys) != 2 * packed(math.prod(self.keys_shape)):
+            raise ValueError("has a bit for each place, and no more")
+        return self
+
+    @cached_property
+    def kept(self) -> Array:
+        """1 or 0 for each of `keys_shape`."""
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(self.keys), dtype=np.uint8))
+        return bits[: math.prod(self.keys_shape)].reshape(self.keys_shape)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    def apply(self, *x: Array) -> Array:
+        kept: Array = x[0] * self.kept.astype(x[0].dtype)
+        return kept
+
+
 class Take(Local, Unary):
     """Takes public places along one axis, in any order and any number of times.
 
@@ -169,8 +200,8 @@ class Take(Local, Unary):
         return (*self.shape[: self.axis], len(self.places[0]), *self.shape[self.axis + 1 :])
 
     @property
-    def gain(self) -> int:
-        return max(map(sum, zip(*(map(abs, one) for one in self.factors), strict=True)), default=1)
+    def gains(self) -> tuple[int, ...]:
+        return (max(map(sum, zip(*(map(abs, one) for one in self.factors), strict=True)), default=1),)
 
     def apply(self, *x: Array) -> Array:
         if not self.factors:
@@ -199,8 +230,8 @@ class Sum(Local, Unary):
         return tuple(n for axis, n in enumerate(self.shape) if axis not in self.axes) or (1,)
 
     @property
-    def gain(self) -> int:
-        return math.prod(self.shape[axis] for axis in self.axes)
+    def gains(self) -> tuple[int, ...]:
+        return (math.prod(self.shape[axis] for axis in self.axes),)
 
     def apply(self, *x: Array) -> Array:
         total = x[0].sum(axis=tuple(axis + 1 for axis in self.axes), dtype=x[0].dtype)
@@ -222,8 +253,8 @@ class SumPool(Local, Unary):
         return (self.shape[0], *((n + 2 * p - k) // s + 1 for n, k, s, p in sides))
 
     @property
-    def gain(self) -> int:
-        return math.prod(self.kernel)
+    def gains(self) -> tuple[int, ...]:
+        return (math.prod(self.kernel),)
 
     def apply(self, *x: Array) -> Array:
         (ph, pw), (kh, kw), (sh, sw) = self.padding, self.kernel, self.stride
@@ -301,8 +332,8 @@ class Combine(Local):
         return tuple(np.broadcast_shapes(*self.shapes))
 
     @property
-    def gain(self) -> int:
-        return sum(map(abs, self.factors))
+    def gains(self) -> tuple[int, ...]:
+        return tuple(map(abs, self.factors))
 
     def apply(self, *x: Array) -> Array:
         return _total(v if f == 1 else v * v.dtype.type(f) for v, f in zip(x, self.factors, strict=True))

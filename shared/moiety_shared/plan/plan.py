@@ -36,7 +36,20 @@ from moiety_shared.plan.layers import (
     Wire,
     ring_bytes,
 )
-from moiety_shared.plan.local import Combine, Concat, Local, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
+from moiety_shared.plan.local import (
+    Combine,
+    Concat,
+    Keep,
+    Local,
+    Pad,
+    Permute,
+    Reshape,
+    Slice,
+    Sum,
+    SumPool,
+    Take,
+    Upsample,
+)
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.waves import Waves
 
@@ -45,7 +58,7 @@ _SLICE_VALUES, _MAX_SLICE_ROWS = 1 << 17, 64
 
 AnyLayer = Annotated[
     Open | Linear | Conv | Mul | MatMul | Bias | Reshare | Truncate | ReLU | Decide | MaxPool | TopK | Table | Waves
-    | OneHot | Exp2 | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool | Concat | Combine,
+    | OneHot | Exp2 | Keep | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool | Concat | Combine,
     Field(discriminator="op"),
 ]  # fmt: skip
 
