@@ -110,6 +110,9 @@ def choose(b: Builder, condition: Value, x: Operand, y: Operand) -> ir.Node:
 def _masked(b: Builder, condition: Tensor, x: Operand, y: Operand) -> ir.Node:
     """Choose by a constant: what is not chosen is multiplied by 0."""
     mask = condition.double()
+    for value, low, kept in ((x, y, mask), (y, x, 1 - mask)):
+        if isinstance(value, ir.Node) and isinstance(low, int | float | Tensor) and _is_low(low):
+            return b.masked(value, ops.aligned(b, kept, value), float(torch.as_tensor(low).max()))
     parts: list[Value] = []
     for value, kept in ((x, mask), (y, 1 - mask)):
         if isinstance(value, ir.Node):
@@ -123,6 +126,11 @@ def _masked(b: Builder, condition: Tensor, x: Operand, y: Operand) -> ir.Node:
         "use a finite one",
     )
     return ops.add(b, parts[0], parts[1])
+
+
+def _is_low(value: float | Tensor) -> bool:
+    """Whether a number is so low that only a softmax makes sense of it, or a maximum."""
+    return bool((torch.as_tensor(value) <= ops.MASKED).all())
 
 
 # Quotients, powers and norms.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from moiety_server.compiler import aten_arithmetic, aten_placements, ir, layers, sequences, volumes
+from moiety_server.compiler import aten_arithmetic, aten_attention, aten_placements, ir, layers, sequences, volumes
 from moiety_server.compiler import operations as ops
 from moiety_server.compiler.builder import Builder
 
@@ -49,6 +49,7 @@ OPS: dict[str, Callable[..., Result]] = {
     "mm": ops.matmul,
     "bmm": ops.matmul,
     "baddbmm": ops.addmm,
+    "scaled_dot_product_attention": aten_attention.attention,
     "addmm": ops.addmm,
     "einsum": ops.einsum,
     **dict.fromkeys(("conv2d", "conv2d.padding"), ops.conv2d),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir
@@ -14,3 +15,18 @@ class MatMulNode(ir.Node):
 
     def forward(self, *x: Tensor) -> Tensor:
         return x[0] @ x[1].mT
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedNode(ir.Node):
+    """x where `keys`, a public mask that broadcasts against x, is 1, and elsewhere `fill`, a number so low that a
+    softmax makes it 0.
+
+    A front end writes it, and a softmax that reads it takes its place. `simplification` rewrites it for other readers.
+    """
+
+    keys: Tensor
+    fill: float
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return torch.where(self.keys.bool(), x[0], self.fill)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir
-from moiety_server.compiler.attention import MatMulNode
+from moiety_server.compiler.attention import MaskedNode, MatMulNode
 from moiety_server.compiler.ir import Shape
 from moiety_server.compiler.windows import Windows
 
@@ -157,6 +157,12 @@ class Builder(Windows):
         lead = _broadcast(x.shape[:-2], y.shape[:-2])
         x, y = (self.expand(one, (*lead, *one.shape[-2:])) for one in (x, y))
         return self.scale(self._add(MatMulNode(**self._head((*x.shape[:-1], y.shape[-2]), x, y))), factor)
+
+    def masked(self, x: ir.Node, keys: Tensor, fill: float) -> ir.Node:
+        """Put `fill` where `keys` is 0; see MaskedNode. `keys` broadcasts against x, without the batch."""
+        self.require(bool(keys.bool().any(-1).all()), "masks all places of a row", "leave one place of each row")
+        x = self.expand(x, _broadcast(x.shape, tuple(keys.shape)))
+        return self._add(MaskedNode(**self._head(x.shape, x), keys=keys, fill=fill))
 
     def _aligned(self, *terms: ir.Node) -> list[ir.Node]:
         """Give all terms the same number of axes, where none is the batch."""

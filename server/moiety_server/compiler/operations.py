@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir, layers
@@ -14,6 +15,8 @@ from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.ir import Pair
 
 Value = ir.Node | Tensor
+MASKED = -9999.0
+"""What is added to a score so that its weight is 0, or put in its place, is at most as much: -1e4, -1e9, -infinity."""
 
 
 def pair(value: int | Sequence[int]) -> Pair:
@@ -74,7 +77,14 @@ def add(b: Builder, x: Value | float, y: Value | float, alpha: float = 1) -> ir.
         x, y, alpha = b.scale(y, alpha), x, 1
     if not isinstance(x, ir.Node) or isinstance(y, ir.Node):
         b.refuse("adds two constants")
-    return b.affine(x, shift=alpha * aligned(b, y, x)) if isinstance(y, Tensor) else b.shift(x, alpha * y)
+    if not isinstance(y, Tensor):
+        return b.shift(x, alpha * y)
+    shift = alpha * aligned(b, y, x)
+    if not bool((shift <= MASKED).any()):
+        return b.affine(x, shift=shift)
+    keys, fill = shift > MASKED, float(shift.min())
+    shift = torch.where(keys, shift, 0)
+    return b.masked(b.affine(x, shift=shift) if bool(shift.any()) else x, keys, fill)
 
 
 def mul(b: Builder, x: Value | float, y: Value | float) -> ir.Node:

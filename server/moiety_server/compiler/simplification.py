@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir
+from moiety_server.compiler.attention import MaskedNode
 from moiety_server.compiler.builder import AffineNode
 from moiety_shared.plan.plan import Final
 
@@ -166,6 +167,8 @@ def _moved(linear: ir.LinearNode, scale: Tensor | None, shift: Tensor | None) ->
 
 def _lowered(node: ir.Node) -> Iterator[ir.Node]:
     """Write a scale and shift in nodes that the IR has: a depthwise 1 x 1 convolution, or a Bias if it only shifts."""
+    if isinstance(node, MaskedNode):
+        node = _filled(node)
     if not isinstance(node, AffineNode):
         yield node
         return
@@ -192,6 +195,24 @@ def _lowered(node: ir.Node) -> Iterator[ir.Node]:
     yield ir.ConvNode(origin=origin, name=name, inputs=inputs, shape=planes, weight=weight, bias=shift, groups=channels)
     if reshaped:
         yield ir.ReshapeNode(origin=origin, name=node.name, inputs=(name,), shape=shape)
+
+
+def _filled(node: MaskedNode) -> AffineNode:
+    """Write a mask that no softmax reads: x times the mask, and its fill elsewhere."""
+    if not math.isfinite(node.fill):
+        raise ir.NotServable(
+            f"{node.origin}: puts an infinite constant in the place of values that something else than a softmax "
+            "reads. Instead: use a finite one"
+        )
+    keys = node.keys.double().reshape((1,) * (len(node.shape) - node.keys.dim()) + tuple(node.keys.shape))
+    return AffineNode(
+        name=node.name,
+        inputs=node.inputs,
+        shape=node.shape,
+        origin=node.origin,
+        scale=keys,
+        shift=(1 - keys) * node.fill,
+    )
 
 
 def _single(node: ir.Node) -> ir.Node:
