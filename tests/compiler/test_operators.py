@@ -166,7 +166,7 @@ MISREAD: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "numbers and decisions": ("reads numbers", lambda x: torch.logical_and(x, x > 0).float() * x),
     "CELU that turns": ("alpha -1.5", lambda x: F.celu(x, -1.5)),
     "a power of two wires": ("one computed number to another", lambda x: (x.abs() + 1) ** x),
-    "the size of the batch": ("from the size of the batch", lambda x: x * torch.ones_like(x).sum()),
+    "the size of the batch": ("when other inputs are beside it", lambda x: x * torch.ones_like(x).sum()),
     "lists apart": ("index", lambda x: x[:, torch.tensor([0, 1]), :, torch.tensor([2, 3])].flatten(1)),
     "as many lists as rows": (
         "a whole dimension between",

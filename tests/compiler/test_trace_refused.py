@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[Any, tuple[int, ...], list[str]]] = {
     "no batch": (nn.Conv2d(2, 3, 1), (5, 5), ["Conv2d", "the shape that the model takes, with the batch first"]),
     "features": (nn.Linear(4, 2), (3,), ["Linear", "the shape that the model takes"]),
     "fixed batch": (lambda x: x.view(1, 3) + 1, (3,), ["view", "do not write the batch size"]),
-    "batch flattened": (lambda x: x.flatten(), (3,), ["does not start with the batch", "x.flatten(1)"]),
+    "batch flattened": (lambda x: x.flatten(), (3,), ["its output output mixes up the batch", "batch alone"]),
     "batch summed": (lambda x: x.transpose(0, 1).sum(1).unsqueeze(0), (3,), ["across the batch"]),
     "batch averaged": (lambda x: x - x.mean(0, keepdim=True), (3,), ["mean"]),
     "batch sliced": (lambda x: x[:1] + x, (3,), ["slice"]),

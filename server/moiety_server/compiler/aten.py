@@ -28,6 +28,9 @@ REWRITTEN = {
     *("channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "glu", "addcmul", "addcdiv", "mv"),
     *("lerp.Scalar", "cosine_similarity"),
 }
+# These make constants, and read nothing of a wire but its shape. Those that are like it are one number everywhere.
+SHAPED = {"new_zeros", "new_ones", "new_full"}
+LIKE = {"zeros_like", "ones_like", "full_like", "fill.Scalar", "fill.Tensor"}
 # These may have a constant on their left.
 EITHER_SIDE = {
     *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide"),
@@ -98,11 +101,7 @@ OPS: dict[str, Callable[..., Result]] = {
     "mish": layers.mish,
     "softplus": ops.softplus,
     "log_sigmoid": lambda b, x: b.scale(b.smooth(b.scale(x, -1.0), "softplus"), -1.0),
-    "expand": ops.expand,
     "repeat": ops.repeat,
-    "permute": ops.permute,
-    "transpose.int": ops.transpose,
-    "t": lambda b, x: ops.transpose(b, x, 0, len(x.shape)),
     "slice.Tensor": ops.slice_,
     "select.int": ops.select,
     "narrow": ops.narrow,

@@ -125,10 +125,6 @@ def _filled(b: Builder, x: Value, mask: Value, value: Any) -> Result:
     return arithmetic.choose(b, mask, value, x)
 
 
-def _constant(value: float) -> Callable[..., Tensor]:
-    return lambda b, x, *_: torch.full((1, *x.shape), value, dtype=torch.float64)
-
-
 _ANGLES = ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh")
 
 OPS: dict[str, Callable[..., Result]] = {
@@ -186,9 +182,4 @@ OPS: dict[str, Callable[..., Result]] = {
     "threshold": _threshold,
     "softsign": ops.smooth("softsign"),
     "cumsum": lambda b, x, dim, *_: arithmetic.cumulated(b, x, ops.axis(b, x, dim, "adds up along")),
-    "zeros_like": _constant(0.0),
-    "ones_like": _constant(1.0),
-    "fill.Scalar": lambda b, x, value: _constant(float(value))(b, x),
-    "fill.Tensor": lambda b, x, value: _constant(float(ops.secret(b, value, "what it fills with")))(b, x),
-    "full_like": lambda b, x, value, *_: _constant(float(value))(b, x),
 }  # fmt: skip

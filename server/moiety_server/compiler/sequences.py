@@ -1,5 +1,4 @@
-"""Recurrent layers and cells as torch has them, and what its operations do to wires whose batch is not the first
-axis."""
+"""Recurrent layers and cells as torch has them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,9 +7,9 @@ from torch import Tensor
 
 from moiety_server.compiler import ir, recurrent
 from moiety_server.compiler import operations as ops
+from moiety_server.compiler.batched import HINT, Batched, Wire, located, placed
 from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.recurrent import CellWeights, Step
-from moiety_server.compiler.turned import HINT, Turned, Wire, permuted, placed, unturned
 
 _LSTM_ORDER = (0, 1, 3, 2)  # torch has input, forget, cell, output
 
@@ -81,22 +80,27 @@ def _layers(
     weights: Callable[..., CellWeights],
 ) -> list[Wire]:
     axis = 0 if batch_first else 1
-    node, at = (x.node, x.axis) if isinstance(x, Turned) else (x, 0)
-    b.require(at == axis and len(node.shape) == 2, "reads a batch of sequences elsewhere than it is", HINT)
+    at = located(x)
+    node = at.node
+    b.require(
+        at.axis == axis and at.is_alone and len(node.shape) == 2,
+        "reads a batch of sequences elsewhere than it is",
+        HINT,
+    )
     constants = [ops.secret(b, p, "a weight") for p in params]
     directions = 2 if both else 1
     each = len(constants) // (layers * directions)
-    held = [weights(*constants[at : at + each]) for at in range(0, len(constants), each)]
-    starts = [tuple(_start(b, part, at) for part in hx) for at in range(len(held))]
+    held = [weights(*constants[i : i + each]) for i in range(0, len(constants), each)]
+    starts = [tuple(_start(b, part, i) for part in hx) for i in range(len(held))]
     grouped = [held[i : i + directions] for i in range(0, len(held), directions)]
     begun = [starts[i : i + directions] for i in range(0, len(held), directions)]
     outputs, ends = recurrent.layers(b, node, grouped, step, begun)
-    return [placed(outputs, axis), *(Turned(end, 1) for end in ends)]
+    return [placed(Batched(outputs, axis)), *(Batched(end, 1) for end in ends)]
 
 
 def _start(b: Builder, value: Any, at: int) -> ir.Node | Tensor | None:
     """Return a part of the first state of a layer's direction, of a tensor (layers * directions, batch, units)."""
-    if isinstance(value, Turned) and value.axis == 1:
+    if isinstance(value, Batched) and value.axis == 1 and value.is_alone:
         return b.slice(value.node, 0, at, at + 1)
     return recurrent.constant(b, ops.secret(b, value, "a first state whose batch is not its second axis")[at], 0)
 
@@ -131,62 +135,3 @@ RECURRENT: dict[str, Callable[..., Any]] = {
     "rnn_tanh_cell": rnn_cell("tanh"),
     "rnn_relu_cell": rnn_cell("relu"),
 }
-
-
-# Wires whose batch is not the first axis: which argument of an operation names its axis, where there is one.
-
-_DROP = ("select.int", "unbind.int")
-_REDUCE = ("mean.dim", "sum.dim_IntList", "amax", "max.dim")
-_DIMS = {
-    **dict.fromkeys((*_DROP, *_REDUCE, "slice.Tensor", "narrow", "cat", "concat", "concatenate"), 1),
-    **dict.fromkeys(("split.Tensor", "split_with_sizes", "unsafe_split.Tensor", "chunk"), 2),
-}
-MOVING = ("permute", "transpose.int", "t")  # these may put the batch elsewhere
-# These work on each number alone, or on the last axis.
-_EACH = {
-    *("relu", "relu6", "sigmoid", "tanh", "silu", "gelu", "elu", "selu", "celu", "mish", "softplus", "leaky_relu"),
-    *("hardsigmoid", "hardswish", "hardtanh", "clamp", "clamp_min", "neg", "square", "exp", "log_sigmoid"),
-    *("add.Tensor", "sub.Tensor", "mul.Tensor", "add.Scalar", "sub.Scalar", "mul.Scalar", "div.Scalar", "linear"),
-}
-
-
-def moved(b: Builder, name: str, arguments: Sequence[Any]) -> Wire | None:
-    """Translate what moves the batch, or return None where an operation does not."""
-    x = arguments[0]
-    if name not in MOVING or not isinstance(x, ir.Node | Turned):
-        return None
-    rank = len((x.node if isinstance(x, Turned) else x).shape) + 1
-    order = list(range(rank))
-    if name == "permute":
-        order = list(arguments[1])
-    else:
-        one, other = (0, rank - 1) if name == "t" else arguments[1:3]
-        order[one], order[other] = order[other], order[one]
-    return permuted(b, x, order)
-
-
-def along(b: Builder, name: str, arguments: Sequence[Any], batch: int) -> tuple[list[Any], int]:
-    """Return the arguments for wires that have the batch first, and the axis where the batch of the result is.
-
-    Refuses an operation that could mix it up. `batch` is the axis where it is now.
-    """
-    turned = next(v for v in _flat(arguments) if isinstance(v, Turned))
-    b.require(name in _DIMS or name in _EACH, "works on a wire whose batch is not first", HINT)
-    changed, dropped = list(unturned(arguments)), 0
-    if name in _DIMS:
-        dims = changed[_DIMS[name]]
-        b.require(dims is not None, "computes across the batch", HINT)
-        listed = [dims] if isinstance(dims, int) else list(dims)
-        own = [turned.own(b, dim) for dim in listed]
-        changed[_DIMS[name]] = own[0] if isinstance(dims, int) else own
-        if name in _DROP or (name in _REDUCE and not changed[2]):
-            dropped = sum(dim <= batch for dim in own)  # counted with the batch first, these lie before it
-    b.require(name != "linear" or batch < len(turned.node.shape), "multiplies along the batch", HINT)
-    for value in changed:
-        if isinstance(value, Tensor) and name != "linear":
-            b.require(value.dim() <= len(turned.node.shape) - batch, "has a constant along the batch", HINT)
-    return changed, batch - dropped
-
-
-def _flat(arguments: Sequence[Any]) -> list[Any]:
-    return [v for a in arguments for v in (a if isinstance(a, list | tuple) else [a])]

@@ -23,15 +23,16 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from moiety_server.compiler import eager, ir
-from moiety_server.compiler.aten import DECIDING, EITHER_SIDE, LOGIC, OPS, RESHAPES, REWRITTEN
+from moiety_server.compiler.aten import DECIDING, EITHER_SIDE, LIKE, LOGIC, OPS, RESHAPES, REWRITTEN, SHAPED
+from moiety_server.compiler.aten_batched import MOVING, along, moved
+from moiety_server.compiler.batched import Batched, is_wire, output_wire, reshaped
 from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.hints import INPUT, hint_for
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.origin import Origin, of_exception, shown, without_paths
 from moiety_server.compiler.parts import add_inputs, ended
 from moiety_server.compiler.quantised import QUANTISED
-from moiety_server.compiler.sequences import MOVING, RECURRENT, along, moved
-from moiety_server.compiler.turned import Turned, checked, common, places, reshaped, unturned
+from moiety_server.compiler.sequences import RECURRENT
 from moiety_shared.plan.plan import Final, InputPart
 
 _FINAL: dict[str, Final] = {
@@ -148,12 +149,7 @@ class _Walk:
                 self._values[node] = self._placeholder(node) if node.op == "placeholder" else self._translated(node)
         outputs: list[tuple[str, ir.Node, Final]] = []
         for name, (last, final) in served.items():
-            output = unturned(self._values[last])
-            if not isinstance(output, ir.Node):
-                raise NotServable(
-                    f"the model: its output {shown(name)} does not depend on its input. Instead: leave it out"
-                )
-            outputs.append((name, output, final))
+            outputs.append((name, output_wire(name, self._values[last]), final))
         return ended(self._builder, outputs, self._parts, labels=place is not None)
 
     def _served(self, chosen: str) -> dict[str, fx.Node]:
@@ -206,21 +202,21 @@ class _Walk:
         if node.op != "call_function" or not isinstance(node.target, OpOverload):
             b.refuse(f"{origin.operation} is not supported", hint_for(origin.layers, name))
         arguments = self._arguments(node)
-        leaves = pytree.tree_leaves(arguments, is_leaf=lambda leaf: isinstance(leaf, ir.Node | Turned))
-        wires = [leaf for leaf in leaves if isinstance(leaf, ir.Node | Turned)]
+        wires = [leaf for leaf in pytree.tree_leaves(arguments, is_leaf=is_wire) if is_wire(leaf)]
+        if name in SHAPED | LIKE and len(wires) == 1 and is_wire(arguments[0]):
+            arguments[0] = torch.zeros((1,) * len(_shape(node.args[0])), dtype=torch.float64)
+            made = _constant(node.target, arguments)
+            return made.expand(_shape(node)) if name in LIKE else made
         if not wires:
             if torch.Tag.nondeterministic_seeded in node.target.tags:
                 b.refuse(f"{origin.operation} draws random numbers", hint_for("", name))
-            made = _constant(node.target, arguments)
-            self._check_constant(node, made)
-            return made
-        turned = any(isinstance(wire, Turned) for wire in wires)
+            return _constant(node.target, arguments)
         if name in QUANTISED:
             return QUANTISED[name](b, *arguments)
-        shaped = name in RESHAPES and bool(places(arguments[0], _shape(node), self._batch))
-        self._check_wire(node, origin, elsewhere=shaped or name in MOVING or (turned and name not in RESHAPES))
-        if (put := moved(b, name, arguments)) is not None:
-            return put
+        batched = any(isinstance(wire, Batched) for wire in wires)
+        self._check_wire(node, origin, elsewhere=batched or name in RESHAPES or name in MOVING)
+        if name in MOVING and is_wire(arguments[0]):
+            return moved(b, name, arguments)
         if name in RESHAPES:
             b.require("dropout" not in name or not arguments[2], "drops values at random", hint_for("", name))
             return reshaped(b, arguments[0], _shape(node), self._batch)
@@ -228,21 +224,21 @@ class _Walk:
             b.refuse(f"{origin.operation} is not supported", hint_for(origin.layers, name))
         if isinstance(arguments[0], Tensor) and name.partition(".")[0] not in EITHER_SIDE:
             b.refuse(f"{origin.operation} takes a constant before what is computed from the input", "swap the two")
-        if turned and name not in RECURRENT:
-            return self._beside(node, name, arguments, common(b, wires))
+        if batched and name not in RECURRENT:
+            return self._beside(node, name, arguments)
         result = OPS[name](b, *arguments)
         if isinstance(result, ir.Node) and result.shape != _shape(node)[1:]:
             b.refuse(f"{origin.operation} gives {_shape(node)[1:]} here, which is not supported", "reshape it first")
         return result
 
-    def _beside(self, node: fx.Node, name: str, arguments: list[Any], axis: int) -> Any:
-        """Translate an operation on wires whose batch is their axis `axis`."""
+    def _beside(self, node: fx.Node, name: str, arguments: list[Any]) -> Any:
+        """Translate an operation on tensors whose batch is not their first axis alone."""
         b, value = self._builder, node.meta["val"]
-        changed, axis = along(b, name, arguments, axis)
+        changed, place = along(b, name, arguments)
         result = OPS[name](b, *changed)
         if isinstance(result, list):
-            return [checked(b, one, tuple(v.shape), axis) for one, v in zip(result, value, strict=False)]
-        return result if isinstance(result, Tensor) else checked(b, result, tuple(value.shape), axis)
+            return [place.holding(b, one, tuple(v.shape)) for one, v in zip(result, value, strict=False)]
+        return result if isinstance(result, Tensor) else place.holding(b, result, tuple(value.shape))
 
     def _item(self, node: fx.Node) -> Any:
         source, index = cast(tuple[fx.Node, int], node.args)
@@ -256,13 +252,6 @@ class _Walk:
         schema = cast(OpOverload, node.target)._schema.arguments
         given = dict(zip((a.name for a in schema), node.args, strict=False)) | node.kwargs
         return [fx.map_arg(given.get(a.name, a.default_value), self._values.__getitem__) for a in schema]
-
-    def _check_constant(self, node: fx.Node, made: Any) -> None:
-        """Check that a constant does not depend on the size of the batch. One made like a wire has a batch of one."""
-        alike = isinstance(made, Tensor) and tuple(made.shape) == _shape(node)
-        held = [(self._values[source], _shape(source)) for source in node.all_input_nodes if source in self._values]
-        if alike and any(isinstance(value, Tensor) and tuple(value.shape) != shape for value, shape in held):
-            self._builder.refuse("computes a number from the size of the batch", "compute each input by itself")
 
     def _check_wire(self, node: fx.Node, origin: Origin, elsewhere: bool = False) -> None:
         """Check that a value which depends on the input has floats, and starts with the batch unless that may be

@@ -20,23 +20,24 @@ from onnx.shape_inference import infer_node_outputs
 from torch import Tensor
 
 from moiety_server.compiler import ir
+from moiety_server.compiler.batched import Batched, located, output_wire, placed
 from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.hints import INPUT, hint_for
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.onnx import file
+from moiety_server.compiler.onnx.batched import MOVES, beside, moved
 from moiety_server.compiler.onnx.batches import Batch
 from moiety_server.compiler.onnx.constants import Constants, unpacked
 from moiety_server.compiler.onnx.node import translated
 from moiety_server.compiler.onnx.operators import OnnxNode
 from moiety_server.compiler.onnx.outputs import FINAL, Ends
 from moiety_server.compiler.onnx.quantised import MICROSOFT, ONNXRUNTIME, QUANTISED, QuantisedWires
-from moiety_server.compiler.onnx.sequences import MOVES, RECURRENT, beside, moved
+from moiety_server.compiler.onnx.sequences import RECURRENT
 from moiety_server.compiler.onnx.table import EITHER_SIDE, OPS
 from moiety_server.compiler.onnx.volumes import VOLUMES
 from moiety_server.compiler.operations import Value
 from moiety_server.compiler.origin import shown
 from moiety_server.compiler.parts import add_inputs, ended
-from moiety_server.compiler.turned import Turned, placed, unturned
 from moiety_shared.plan.plan import Final, InputPart
 
 _DYNAMIC = 7919  # stands for a batch that the file leaves open; a prime, so hardly any other dimension
@@ -130,7 +131,7 @@ class _Walk:
             nodes = {name: self._builder.input(shape) for name, shape in shapes.items()}
         else:
             nodes, self._parts = add_inputs(self._builder, shapes)
-        self._values.update({name: placed(node, axes[name]) for name, node in nodes.items()})
+        self._values.update({name: placed(Batched(node, axes[name])) for name, node in nodes.items()})
         return batch.size or _DYNAMIC
 
     def graph(self) -> ir.Graph:
@@ -140,14 +141,10 @@ class _Walk:
                 self._take(node)
         outputs: list[tuple[str, ir.Node, Final]] = []
         for name, (last, final) in self._ends.served.items():
-            output = unturned(self._values.get(last))
-            if not isinstance(output, ir.Node):
-                raise NotServable(
-                    f"the model: its output {shown(name)} does not depend on its input. Instead: leave it out"
-                )
+            output = output_wire(name, self._values.get(last))
             if final and not self._ends.is_last(final, output.shape, self._builder.lead, self._opset):
                 self._take(final)  # this refuses a softmax over another axis
-                output, final = unturned(self._values[final.output[0]]), None
+                output, final = output_wire(name, self._values[final.output[0]]), None
             outputs.append((name, output, FINAL[final.op_type] if final else "none"))
         if self._ends.labels and len(outputs[0][1].shape) != 1:
             raise NotServable("the model: ends in an argmax that is not over its classes. Instead: give out its input")
@@ -171,10 +168,10 @@ class _Walk:
         b, attributes = self._builder, _attributes(node)
         _check_operator(b, node, self._opset)
         inputs = [self._value(name) if name else None for name in node.input]
-        if node.op_type == "Shape" and isinstance(inputs[0], ir.Node | Turned):
+        if node.op_type == "Shape" and isinstance(inputs[0], ir.Node | Batched):
             shape = self._full(inputs[0])
             return [torch.tensor(shape[attributes.get("start", 0) : attributes.get("end")])]
-        if not any(isinstance(value, ir.Node | Turned) for value in inputs):
+        if not any(isinstance(value, ir.Node | Batched) for value in inputs):
             if not node.input and node.op_type != "Constant":
                 b.refuse(f"{node.op_type} makes values of its own", "store them in the file as constants")
             if all(name in self._public for name in node.input):
@@ -203,7 +200,7 @@ class _Walk:
             b.refuse(f"{node.op_type} of a constant with a computed value", "compute from the input alone")
         public = [name in self._public for name in node.input]
         made = OnnxNode(inputs, public, attributes, len(node.output), self._batch, self._opset)
-        turned = any(isinstance(value, Turned) for value in inputs)
+        batched = any(isinstance(value, Batched) for value in inputs)
         if quantised is not None:
             self._kinds.update(dict.fromkeys(node.output, TensorProto.FLOAT))
             return quantised(b, made)
@@ -211,11 +208,11 @@ class _Walk:
             b.require(b.lead == 1, "is a recurrent layer of a single input", "export it with the batch open")
             self._expected(node, inputs)
             return RECURRENT[node.op_type](b, made)
-        if b.lead and (turned or node.op_type in MOVES):
+        if b.lead and (batched or node.op_type in MOVES):
             shapes = self._expected(node, inputs)
             if (put := moved(b, node.op_type, made, shapes[0])) is not None:
                 return put
-            if turned:
+            if batched:
                 return beside(b, node.op_type, made, shapes)
         volume = b.lead == 1 and isinstance(made.x, ir.Node) and len(made.x.shape) == 4 and node.op_type in VOLUMES
         result = (VOLUMES if volume else OPS)[node.op_type](b, made)
@@ -228,10 +225,9 @@ class _Walk:
             b.refuse(f"gives {shown(str(expected))}, another batch", hint_for("", "batch"))
         return result
 
-    def _full(self, wire: ir.Node | Turned) -> ir.Shape:
+    def _full(self, wire: ir.Node | Batched) -> ir.Shape:
         """Return a wire's shape with its batch."""
-        batch = (self._batch,) * self._builder.lead
-        return wire.full(self._batch) if isinstance(wire, Turned) else (*batch, *wire.shape)
+        return located(wire).full(self._batch) if self._builder.lead else located(wire).node.shape
 
     def _expected(self, node: NodeProto, inputs: list[Any]) -> list[tuple[int | None, ...]]:
         """Return the shapes that ONNX gives the node's results.
@@ -242,7 +238,7 @@ class _Walk:
         types: dict[str, TypeProto] = {}
         data: dict[str, TensorProto] = {}
         for name, value in zip(node.input, inputs, strict=True):
-            if isinstance(value, ir.Node | Turned):
+            if isinstance(value, ir.Node | Batched):
                 types[name] = make_tensor_type_proto(self._kinds[name], self._full(value))
             elif value is not None:
                 array = value.numpy()
@@ -250,7 +246,7 @@ class _Walk:
                 if array.size <= _SHAPES:
                     data[name] = from_array(array, name)
         found = _inferred(node, self._opset, types, data)
-        kind = next(self._kinds[n] for n, v in zip(node.input, inputs, strict=True) if isinstance(v, ir.Node | Turned))
+        kind = next(self._kinds[n] for n, v in zip(node.input, inputs, strict=True) if isinstance(v, ir.Node | Batched))
         for name in node.output:
             self._kinds[name] = found[name].tensor_type.elem_type or kind if name in found else kind
         return [_dimensions(found[name].tensor_type) if name in found else () for name in node.output]
@@ -268,7 +264,7 @@ def _check_kinds(
 
     Whole numbers are made of comparisons: a wire holds them as they are, but no division of them is rounded.
     """
-    read = [kinds[name] for name, v in zip(node.input, inputs, strict=True) if isinstance(v, ir.Node | Turned)]
+    read = [kinds[name] for name, v in zip(node.input, inputs, strict=True) if isinstance(v, ir.Node | Batched)]
     if node.op_type in ("Cast", "CastLike"):
         kind = attributes.get("to", kinds.get(node.input[-1], 0))
         if node.op_type == "CastLike" and isinstance(inputs[1], Tensor):
