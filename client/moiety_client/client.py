@@ -135,9 +135,9 @@ class Client(Core):
         """Predict privately for one input or a stack of them, in order.
 
         `images` may be NumPy arrays, lists of numbers, torch tensors, PIL images, paths of picture or .npy files, or a
-        list of any of these. For a model of a table, it may be a DataFrame, a dictionary of columns, a list of
-        dictionaries, an array with the columns in order, or the path of a .csv file; `columns="ignore"` leaves out
-        columns that the model does not take. The client reads an iterator batch by batch, as `stream` does.
+        list of any of these. For a model of a table: a DataFrame, a dictionary of columns, a list of dictionaries, an
+        array of the columns in order, or the path of a .csv file; `columns="ignore"` leaves out columns that it does
+        not take. For one of texts: texts, ids, or the Path of a .txt or .npy file. Iterators are read as in `stream`.
 
         `canaries` is how many inputs with known answers the client mixes among yours, to check the servers. The owner
         has published these answers, and only you know where the canaries are. If one comes back wrong, the client
@@ -184,7 +184,7 @@ class Client(Core):
                 yield self._batch(run, rows)
 
     def _batch(self, run: Run, rows: inputs.Rows) -> Prediction:
-        known = run.known(self.model(run.model), rows)
+        known = run.known(*self._do(self._looking_up(run.model)), rows)
         return known or run.keep(self._do(self._ask(run.model, run.task(rows))))
 
     def evaluate(
@@ -336,7 +336,7 @@ class AsyncClient(Core):
                 yield await self._batch(run, rows)
 
     async def _batch(self, run: Run, rows: inputs.Rows) -> Prediction:
-        known = run.known(await self.model(run.model), rows)
+        known = run.known(*await self._do(self._looking_up(run.model)), rows)
         return known or run.keep(await self._do(self._ask(run.model, run.task(rows))))
 
     async def evaluate(

@@ -6,27 +6,19 @@ A client reads the signed catalogue, sends a request until it is answered, and r
 import os
 import stat
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from moiety_client.catalogue import CatalogueReader
 from moiety_client.errors import (
     AccessFileError,
-    CatalogueError,
-    CatalogueUnavailable,
-    ExpiredEntry,
-    InsecureAddress,
-    MoietyError,
     UnknownModel,
-    UntrustedEntry,
     from_problem,
 )
 from moiety_client.exchange import Call, Sealer, TokenHolder
@@ -37,11 +29,8 @@ from moiety_client.tasks import Answer, Draw, Result, Task
 from moiety_client.telemetry import Asking, Telemetry
 from moiety_service import files
 from moiety_service.http import clients
-from moiety_service.settings import is_loopback
 from moiety_shared.crypto.possession import private_from_pem
-from moiety_shared.crypto.signing import BadSignature
 from moiety_shared.messages.access import AccessFile
-from moiety_shared.messages.catalogue import Entry, SignedEntry
 from moiety_shared.messages.wire import MEDIA_TYPE
 from moiety_shared.problems import Problem, ProblemType
 
@@ -52,7 +41,7 @@ _MAX_ACCESS_BYTES = 1 << 20  # a file with the certificates of a few CAs has som
 _FIRST_PAUSE = 0.05
 
 
-class Core:
+class Core(CatalogueReader):
     """What `Client` and `AsyncClient` have in common: all but the transport that carries their requests."""
 
     def __init__(
@@ -65,96 +54,11 @@ class Core:
         timeout: float,
         telemetry: Telemetry | None,
     ) -> None:
-        self._catalogue = _encrypted(catalogue_url, "the catalogue")
-        self._owner_key = owner_key
         settings = SdkSettings()
-        self._holder = TokenHolder(token, private_key(key or settings.key_file))
-        self._state = StateFile(Path(state) if state else settings.state)
-        self._timeout = timeout
+        holder = TokenHolder(token, private_key(key or settings.key_file))
+        seen = StateFile(Path(state) if state else settings.state)
+        super().__init__(catalogue_url, owner_key, holder, seen, timeout)
         self._telemetry = telemetry or Telemetry()
-        self._sealers: dict[str, Sealer] = {}
-
-    def sealer(self, entry: Entry) -> Sealer:
-        """Return what makes requests to a model by hand. It signs them with the key that the token is bound to.
-
-        `predict` and the other methods do this for you.
-        """
-        return Sealer(entry, self._holder)
-
-    # The catalogue
-
-    def _names(self) -> Steps[list[str]]:
-        """Read the names of the published models. The list is not signed; each entry is."""
-        with self._catalogue_errors():
-            response = yield Fetch("GET", f"{self._catalogue}/v1/models", self._timeout)
-            return [str(one["name"]) for one in clients.check(response).json()]
-
-    def _models(self) -> Steps[list[Entry]]:
-        entries = []
-        for name in (yield from self._names()):
-            try:
-                entries.append((yield from self._entry(name, refresh=True)))
-            except UnknownModel:  # withdrawn since the list was read
-                continue
-        return entries
-
-    def _entry(self, name: str, refresh: bool = False) -> Steps[Entry]:
-        return (yield from self._sealer(name, refresh)).entry
-
-    def _sealer(self, name: str, refresh: bool = False) -> Steps[Sealer]:
-        if refresh or name not in self._sealers or self._sealers[name].entry.expires <= time.time():
-            url = f"{self._catalogue}/v1/models/{quote(name, safe='')}"
-            with self._catalogue_errors():
-                response = yield Fetch("GET", url, self._timeout)
-                self._sealers[name] = yield Work(partial(self._trust, name, response))
-        return self._sealers[name]
-
-    def _trust(self, name: str, response: httpx.Response) -> Sealer:
-        """Check a catalogue entry and remember it. The client remembers nothing of an entry that it refuses.
-
-        Raises UntrustedEntry or its subclass, or StateFileError.
-        """
-        signed = SignedEntry.model_validate_json(clients.check(response).content)
-        with self._state.changing() as seen:
-            pinned = self._owner_key or seen.owners.get(self._catalogue, "")
-            if not pinned:
-                warnings.warn(
-                    "no owner_key is pinned, so the client trusts the key that the catalogue names: pass owner_key",
-                    stacklevel=2,
-                )
-            owner_key = pinned or signed.owner_key
-            entry = _verified(signed, owner_key)
-            revisions = seen.revisions.setdefault(owner_key, {})
-            _check_current(entry, name, revisions.get(name, 0))
-            _encrypted(entry.parties[0].url, "alice")
-            revisions[name] = entry.revision
-            if not self._owner_key:
-                seen.owners[self._catalogue] = owner_key
-        self._owner_key = owner_key
-        return self.sealer(entry)
-
-    @contextmanager
-    def _catalogue_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except Problem as problem:
-            if problem.kind is ProblemType.UNSUPPORTED_VERSION:
-                raise CatalogueError(f"{problem}. {problem.kind.hint}") from problem
-            raise from_problem(problem) from problem
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise CatalogueUnavailable(
-                f"the catalogue at {self._catalogue} does not answer ({type(error).__name__}): check that the model "
-                "owner's server runs, and that the access file has its address"
-            ) from error
-        except MoietyError:
-            raise
-        except (ValueError, TypeError, KeyError) as error:
-            raise CatalogueError(
-                f"what answers at {self._catalogue} is not a catalogue that this client can read: check that it is the "
-                "model owner's server, and that it runs this version of moiety"
-            ) from error
-
-    # Requests
 
     def _ask(self, model: str, task: Task[Result]) -> Steps[Result]:
         with self._telemetry.call("predict") as asking:
@@ -165,8 +69,14 @@ class Core:
         deadline = time.monotonic() + self._timeout
         for refresh in (False, True):
             sealer = yield from self._sealer(model, refresh)
+            try:
+                vocabulary = yield from self._vocabulary(sealer.entry)
+            except UnknownModel:  # withdrawn since the entry was read
+                if refresh:
+                    raise
+                continue
             asking.passed("catalogue")
-            encode = partial(task.encode, sealer.entry)
+            encode = partial(task.encode, sealer.entry, vocabulary)
             elements = (yield Work(encode)) if task.slow else encode()
             calls = sealer.calls(elements, task.recipients, partial(task.draw, sealer.entry))
             asking.passed("seal")
@@ -222,41 +132,6 @@ class Core:
                 pause = _pause(problem, deadline, pause)
 
 
-def _verified(signed: SignedEntry, owner_key: str) -> Entry:
-    """Return the entry if the owner's key signed it. Raises UntrustedEntry otherwise."""
-    try:
-        return signed.verify(owner_key)
-    except BadSignature as error:
-        raise UntrustedEntry(
-            f"{error}: compare your key with the owner's; if they are equal, somebody changed the catalogue"
-        ) from error
-
-
-def _check_current(entry: Entry, name: str, seen: int) -> None:
-    """Raise UntrustedEntry unless this is the model's active entry, and no older than the revision `seen`.
-
-    Raises ExpiredEntry if its time is over.
-    """
-    if entry.name != name:
-        raise UntrustedEntry(f"the catalogue gave model {entry.name!r} for {name!r}: ask the owner who changed it")
-    if not entry.active:
-        raise UntrustedEntry(
-            f"the catalogue gave version {entry.version} of {name!r}, which is not the active one: ask the owner who "
-            "changed it"
-        )
-    if entry.revision < seen:
-        raise UntrustedEntry(
-            f"the catalogue gave an older entry of {name!r} than before (revision {entry.revision}, not {seen}): ask "
-            "the owner who changed it"
-        )
-    if entry.expires <= time.time():
-        over = datetime.fromtimestamp(entry.expires, UTC)
-        raise ExpiredEntry(
-            f"the entry of {name!r} expired at {over:%Y-%m-%d %H:%M} UTC: the owner renews it with `moiety refresh`; "
-            "if they did, check this machine's clock, or ask them who shows you an old entry"
-        )
-
-
 def _read(call: Call, response: httpx.Response) -> Answer:
     return Answer(
         call.shares(response.content),
@@ -286,14 +161,6 @@ def no_answer() -> Iterator[None]:
         raise Problem(
             ProblemType.PARTY_UNAVAILABLE, f"{error.request.url.host} does not answer ({type(error).__name__})"
         ) from error
-
-
-def _encrypted(url: str, what: str) -> str:
-    """Return the URL without a slash at its end. Raises InsecureAddress for plain HTTP to another machine."""
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-        raise InsecureAddress(f"the address of {what} must begin with https://: a token must not travel unencrypted")
-    return url.rstrip("/")
 
 
 def private_key(key: Path | str | None) -> Ed25519PrivateKey | None:

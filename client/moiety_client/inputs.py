@@ -9,6 +9,7 @@ PIL image, picture file          the client makes it fit, as the model's catalog
 dictionary, .npz file            the inputs of a model that takes several, by name: each an array as above
 list, tuple, iterator            of any of these
 DataFrame, dictionary, .csv ...  rows of a table, for a model that takes these: see `tables.py`
+texts, ids of tokens, .txt ...   for a model that takes these: see `tokens.py`
 
 A grey picture that has another polarity than the model's is inverted, with a warning.
 
@@ -25,9 +26,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from moiety_client import named, polarity, ranges, tables
+from moiety_client import named, polarity, ranges, tables, tokens
 from moiety_client.errors import InvalidInput
 from moiety_client.tables import TableRows
+from moiety_client.tokens import TokenRows, Vocabulary
 from moiety_service import files
 from moiety_shared import fixed_point
 from moiety_shared.fixed_point import RingArray
@@ -39,9 +41,10 @@ from moiety_shared.tabular import Others
 _STEP = 16
 _NPY, NPZ = ".npy", ".npz"
 _Read = TypeVar("_Read")
-Rows = npt.NDArray[Any] | TableRows
-"""Pictures as uint8 (n, height, width) or (n, height, width, 3), numbers (n, *the plan's input shape), or rows of a
-table. The numbers of a model with several inputs are in their own ranges still."""
+_CHANGED = "the model takes other inputs now: pass what it takes"
+Rows = npt.NDArray[Any] | TableRows | TokenRows
+"""Pictures as uint8 (n, height, width) or (n, height, width, 3), numbers (n, *the plan's input shape), rows of a
+table, or texts and ids. The numbers of a model with several inputs are in their own ranges still."""
 
 
 def encode(entry: Entry, given: Any, others: Others = "strict") -> RingArray:
@@ -65,7 +68,9 @@ def labelled_rows(entry: Entry, given: Any, labels: Any, others: Others = "stric
     return rows(entry, given, others), labels
 
 
-def encode_labelled(entry: Entry, given: Rows, labels: npt.ArrayLike) -> RingArray:
+def encode_labelled(
+    entry: Entry, given: Rows, labels: npt.ArrayLike, vocabulary: Vocabulary | None = None
+) -> RingArray:
     """Encode rows for a private evaluation as ring elements (n, input size + 1): each input, then its label.
 
     A label is an int below the number of classes, or a class's name. Raises InvalidInput.
@@ -73,7 +78,7 @@ def encode_labelled(entry: Entry, given: Rows, labels: npt.ArrayLike) -> RingArr
     classes = entry.plan.input.classes
     if not classes or entry.plan.output.kind != "count":
         raise InvalidInput(f"model {entry.name!r} is not published for evaluation: call predict")
-    elements = encode_rows(entry, given)
+    elements = encode_rows(entry, given, vocabulary=vocabulary)
     indices = label_indices(entry, labels, len(elements), classes)[:, None]
     return np.concatenate((elements, indices.astype(elements.dtype)), axis=1)
 
@@ -172,8 +177,10 @@ def rows(entry: Entry, given: Any, others: Others = "strict") -> Rows:
         return together([next_rows(entry, one, others) for one in given])
     if entry.table is not None:
         return tables.read(entry.table, given, others)
-    if isinstance(given, TableRows):
-        raise InvalidInput(f"model {entry.name!r} takes no table any more: pass what it takes")
+    if entry.tokens is not None:
+        return tokens.read(given)
+    if isinstance(given, TableRows | TokenRows):
+        raise InvalidInput(_CHANGED)
     if isinstance(given, list | tuple) and any(single(one) for one in given):
         return together([rows(entry, one) for one in given])
     parts = entry.plan.input.parts
@@ -234,9 +241,11 @@ def together(parts: Sequence[Rows]) -> Rows:
     if not parts:
         raise InvalidInput("there are no inputs: pass one at least")
     named = [part for part in parts if isinstance(part, TableRows)]
-    arrays = [part for part in parts if not isinstance(part, TableRows)]
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if named:
         return TableRows.joined(named)
+    if not arrays:
+        return TokenRows.joined([part for part in parts if isinstance(part, TokenRows)])
     if len({part.dtype == np.uint8 for part in arrays}) > 1:
         raise InvalidInput("uint8 pictures and float inputs are mixed: pass either kind alone")
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
@@ -338,15 +347,18 @@ def _kind(array: npt.NDArray[Any], given: Any) -> str:
 # Rows -> ring elements
 
 
-def encode_rows(entry: Entry, given: Rows, start: int = 0) -> RingArray:
+def encode_rows(entry: Entry, given: Rows, start: int = 0, vocabulary: Vocabulary | None = None) -> RingArray:
     """Encode what `rows` made as ring elements (n, input size).
 
-    `start` is the place of the first row among all inputs of a call, for the errors. Raises InvalidInput.
+    `start` is the place of the first row among all inputs of a call, for the errors. `vocabulary` is that of a model
+    that takes ids. Raises InvalidInput.
     """
-    if isinstance(given, TableRows):
-        if entry.table is None:
-            raise InvalidInput(f"model {entry.name!r} takes no table any more: pass what it takes")
+    if isinstance(given, TableRows) and entry.table is not None:
         return given.encode(entry.table, entry.plan, start)
+    if isinstance(given, TokenRows) and vocabulary is not None:
+        return vocabulary.encode(given, entry.plan, start)
+    if isinstance(given, TableRows | TokenRows):
+        raise InvalidInput(_CHANGED)
     if given.dtype == np.uint8:
         return _encode_pictures(entry.plan, _preprocessing(entry), given)
     array = given.reshape(len(given), -1)

@@ -13,6 +13,7 @@ from moiety_client.errors import InvalidInput
 from moiety_client.inputs import Rows
 from moiety_client.journal import RunJournal
 from moiety_client.tasks import Task
+from moiety_client.tokens import Vocabulary
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.tabular import Others
@@ -82,12 +83,12 @@ class Run:
         if self._journal is not None:
             self._journal.check_end()
 
-    def known(self, entry: Entry, rows: Rows) -> Prediction | None:
+    def known(self, entry: Entry, vocabulary: Vocabulary | None, rows: Rows) -> Prediction | None:
         """Return the answers to the next batch if the file holds them, else None."""
         if self._journal is None:
             return None
         inputs.check_predicts(entry)
-        self._elements = inputs.encode_rows(entry, rows, self._passed)
+        self._elements = inputs.encode_rows(entry, rows, self._passed, vocabulary)
         answer = self._journal.known(entry, self._size(entry), self._elements)
         if answer is not None:
             answer = replace(answer, index=inputs.index(rows))

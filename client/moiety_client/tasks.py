@@ -13,6 +13,7 @@ from moiety_client.answers import Evaluation, Prediction
 from moiety_client.canaries import Canaries
 from moiety_client.errors import InvalidInput
 from moiety_client.exchange import Drawn, added, joined
+from moiety_client.tokens import Vocabulary
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.messages.wire import Recipients
@@ -41,11 +42,13 @@ class Answer:
 class Task(Generic[Result]):
     """What one method asks of a model: `encode` makes the elements to send, `finish` makes a result of the answers.
 
+    `encode` also gets the vocabulary of a model that takes ids of tokens.
+
     `draw` returns the random numbers of a request. `redraw` returns new ones when the parties no longer accept that
     request. `slow` says that `encode` has to read files or resize pictures.
     """
 
-    encode: Callable[[Entry], RingArray]
+    encode: Callable[[Entry, Vocabulary | None], RingArray]
     finish: Callable[[Entry, RingArray, list[Answer], float], Result]
     recipients: Recipients = Recipients.CLIENT
     draw: Draw = draw_anew
@@ -66,12 +69,12 @@ def prediction(
     among = Canaries(canaries)
     rows: inputs.Rows | None = None
 
-    def encode(entry: Entry) -> RingArray:
+    def encode(entry: Entry, vocabulary: Vocabulary | None) -> RingArray:
         among.check_offered(entry)
         inputs.check_predicts(entry)
         nonlocal rows
         rows = inputs.rows(entry, images, others)
-        return among.mixed(entry, inputs.encode_rows(entry, rows, start))
+        return among.mixed(entry, inputs.encode_rows(entry, rows, start, vocabulary))
 
     def finish(entry: Entry, _: RingArray, answers: list[Answer], started: float) -> Prediction:
         values = among.checked(entry, np.concatenate([joined(entry.plan, a.shares) for a in answers]))
@@ -96,23 +99,23 @@ def evaluation(images: Any, labels: npt.ArrayLike, reveal_to: str, others: Other
     rows: inputs.Rows
     truth: Any
 
-    def encode(entry: Entry) -> RingArray:
+    def encode(entry: Entry, vocabulary: Vocabulary | None) -> RingArray:
         nonlocal rows, truth
         rows, truth = inputs.labelled_rows(entry, images, labels, others)
         if entry.plan.output.kind != "count" or not entry.plan.input.classes:
-            return _to_compare(entry)
+            return _to_compare(entry, vocabulary)
         if Recipients.OWNER in recipients and entry.plan.output.owner_key is None:
             raise InvalidInput(
                 f"model {entry.name!r} cannot reveal the count to its owner: publish it with --reveal count"
             )
-        return inputs.encode_labelled(entry, rows, truth)
+        return inputs.encode_labelled(entry, rows, truth, vocabulary)
 
-    def _to_compare(entry: Entry) -> RingArray:
+    def _to_compare(entry: Entry, vocabulary: Vocabulary | None) -> RingArray:
         if entry.plan.output.kind == "count":
             raise InvalidInput(f"model {entry.name!r} gives a sum, not labels: call total")
         if recipients != Recipients.CLIENT:
             raise InvalidInput(f"model {entry.name!r} gives its answers to you alone: leave reveal_to out")
-        elements = inputs.encode_rows(entry, rows)
+        elements = inputs.encode_rows(entry, rows, vocabulary=vocabulary)
         _true(entry, truth, len(elements))
         return elements
 
@@ -137,10 +140,11 @@ def evaluation(images: Any, labels: npt.ArrayLike, reveal_to: str, others: Other
 def total(values: Any) -> Task[npt.NDArray[np.float64]]:
     """The task of `Client.total`."""
 
-    def encode(entry: Entry) -> RingArray:
+    def encode(entry: Entry, vocabulary: Vocabulary | None) -> RingArray:
         if entry.plan.output.kind != "count":
             raise InvalidInput(f"model {entry.name!r} gives each input's outputs, not their sum: call predict")
-        return inputs.encode(entry, values)
+        inputs.check_predicts(entry)
+        return inputs.encode_rows(entry, inputs.rows(entry, values), vocabulary=vocabulary)
 
     def finish(entry: Entry, _: RingArray, answers: list[Answer], started: float) -> npt.NDArray[np.float64]:
         return _sum(entry, answers).astype(np.float64) * entry.plan.output.scale

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.concurrency import run_in_threadpool
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, Gauge
@@ -128,5 +128,13 @@ def build(settings: ServerSettings, identity: Identity, tracer: Tracer = tracing
     @app.get("/v1/models/{name}/versions/{version}", summary="The signed entry of one version of a model")
     def model_version(name: str, version: int) -> SignedEntry:
         return catalogue.get(name, version)
+
+    @app.get(
+        "/v1/models/{name}/versions/{version}/files/{digest}",
+        summary="A file beside the entry of one version, which the entry names by its digest",
+        response_class=Response,
+    )
+    def attached(name: str, version: int, digest: str) -> Response:
+        return Response(catalogue.attached(name, version, digest), media_type="application/octet-stream")
 
     return app

@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import ColumnElement, Connection, Select, Table, case, delete, func, select, update
 
-from moiety_server.records import GONE, PUBLISHED, UPLOADING, active, entries, revisions, uploads
+from moiety_server.records import GONE, PUBLISHED, UPLOADING, active, attachments, entries, revisions, uploads
 from moiety_service.database import Database, insert_new
 from moiety_shared.messages.catalogue import Entry, PartyEndpoint, SignedEntry, sign
 from moiety_shared.problems import Problem, ProblemType
@@ -61,8 +61,20 @@ class Catalogue:
             row = db.execute(_of(active, name)).one_or_none()
         return row.version if row is not None else None
 
-    def add(self, entry: Entry, key: Ed25519PrivateKey) -> SignedEntry:
-        """Add a version whose upload is done. It becomes active at once if `entry` is, and no newer version is there.
+    def attached(self, name: str, version: int, digest: str) -> bytes:
+        """Return a file beside this version's entry. Raises Problem UNKNOWN_MODEL."""
+        with self._db.read() as db:
+            wanted = select(attachments.c.content).where(
+                _one(attachments, name, version), attachments.c.digest == digest
+            )
+            found = db.execute(wanted).scalar_one_or_none()
+        if found is None:
+            raise Problem(ProblemType.UNKNOWN_MODEL, "the catalogue has no such file beside it")
+        return bytes(found)
+
+    def add(self, entry: Entry, key: Ed25519PrivateKey, attached: Sequence[bytes] = ()) -> SignedEntry:
+        """Add a version whose upload is done, with the files beside it. It becomes active at once if `entry` is, and no
+        newer version is there.
 
         Raises Problem UPLOAD_CONFLICT when the upload is not on record, or was withdrawn meanwhile.
         """
@@ -71,6 +83,9 @@ class Catalogue:
             self._next_revision(db, entry.name)
             if db.execute(update(uploads).where(mine).values(state=PUBLISHED)).rowcount != 1:
                 raise Problem(ProblemType.UPLOAD_CONFLICT, "it was withdrawn before it was published")
+            for described, content in zip(entry.attachments, attached, strict=True):
+                kept = {"name": entry.name, "version": entry.version, "digest": described.digest}
+                insert_new(db, attachments, {**kept, "content": content})
             newest = db.execute(select(func.max(entries.c.version)).where(entries.c.name == entry.name)).scalar_one()
             is_newest = newest is None or newest < entry.version
             return self._sign(db, entry.model_copy(update={"active": entry.active and is_newest}), key)
@@ -92,6 +107,7 @@ class Catalogue:
             self._next_revision(db, name)
             db.execute(update(uploads).filter_by(**this).values(state=GONE))
             db.execute(delete(entries).filter_by(**this))
+            db.execute(delete(attachments).filter_by(**this))
             was_active = db.execute(delete(active).filter_by(**this)).rowcount == 1
             left = [row.version for row in db.execute(_of(entries, name))]
             readable = (entry for version in sorted(left, reverse=True) if (entry := _entry(db, name, version)))
@@ -164,7 +180,7 @@ class Catalogue:
             same = (entries.c.name == active.c.name) & (entries.c.version == active.c.version)
             chosen = select(entries.c.signed).join(active, same).where(_named(entries, name))
         else:
-            chosen = select(entries.c.signed).where(_one(name, version))
+            chosen = select(entries.c.signed).where(_one(entries, name, version))
         with self._db.read() as db:
             found = db.execute(chosen).scalar_one_or_none()
         if found is None:
@@ -182,14 +198,14 @@ def _named(table: Table, name: str) -> ColumnElement[bool]:
     return table.c.name == (name if name.isprintable() else "")
 
 
-def _one(name: str, version: int) -> ColumnElement[bool]:
-    """Match an entry's row. Matches none for a number that no version can have."""
-    return _named(entries, name) & (entries.c.version == (version if 0 < version < _MOST_VERSIONS else 0))
+def _one(table: Table, name: str, version: int) -> ColumnElement[bool]:
+    """Match a version's rows. Matches none for a number that no version can have."""
+    return _named(table, name) & (table.c.version == (version if 0 < version < _MOST_VERSIONS else 0))
 
 
 def _entry(db: Connection, name: str, version: int) -> Entry | None:
     """Return the entry, or None where there is none or an older release signed it."""
-    text = db.execute(select(entries.c.signed).where(_one(name, version))).scalar_one_or_none()
+    text = db.execute(select(entries.c.signed).where(_one(entries, name, version))).scalar_one_or_none()
     signed = _read(text) if text is not None else None
     return signed.entry if signed is not None else None
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.messages.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign_manifest
 from moiety_shared.messages.table import Tabular
+from moiety_shared.messages.tokens import Tokens
 from moiety_shared.messages.upload import Draws, MaskedModel
 from moiety_shared.messages.wire import OwnerCount
 from moiety_shared.plan.layers import ring_bytes, ring_dtype
@@ -50,9 +51,10 @@ def publish(
     name: str,
     compiled: Compiled,
     *,
-    preprocessing: Preprocessing | Tabular | None,
+    preprocessing: Preprocessing | Tabular | Tokens | None,
     classes: tuple[str, ...],
     description: str,
+    attached: Sequence[bytes] = (),
     access: Access = "token",
     activate: bool = True,
     offer_canaries: bool = True,
@@ -63,7 +65,8 @@ def publish(
     """Upload, wait for the first prepared randomness, and put the signed entry into the catalogue.
 
     It becomes active unless a newer version was published meanwhile. A publish that fails removes what it has uploaded.
-    `progress` hears of each step as it begins, and of the bytes that were sent.
+    `attached` are the files that `preprocessing` names. `progress` hears of each step as it begins, and of the bytes
+    that were sent.
     Raises Inaccurate, before anything is shared, where the plan's error is above what is tolerated and `accept_error`
     is not set.
     """
@@ -107,7 +110,7 @@ def publish(
             issued=now,
             expires=now + valid_days * _DAY,
         )
-        return owner.catalogue.add(entry, owner.identity.signing_key)
+        return owner.catalogue.add(entry, owner.identity.signing_key, attached)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ token or a weight."""
 import json
 from pathlib import Path
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, UniqueConstraint, func, select
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint, func, select
 
 from moiety_server.settings import ServerSettings
 from moiety_service.database import Database, Schema, insert_new, location
@@ -51,6 +51,14 @@ uploads = Table(
     Column("started", BigInteger, nullable=False),  # seconds since 1970; 0 for those of release 0.1.0
     Column("state", Text, nullable=False),  # UPLOADING until it is in the catalogue, GONE when the parties wiped it
     UniqueConstraint("name", "version"),
+)
+attachments = Table(
+    "attachments",
+    _metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("digest", Text, primary_key=True),
+    Column("content", LargeBinary, nullable=False),  # a file beside this entry
 )
 SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "server_0001")
 

@@ -1,6 +1,6 @@
 """A model as its owner has it, before it is compiled. `sources.py` makes one of what the owner names."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from torch import nn
@@ -14,6 +14,7 @@ from moiety_server.compiler.parts import Limit
 from moiety_server.tensor_files import Calibration
 from moiety_shared.messages.catalogue import Polarity, Preprocessing
 from moiety_shared.messages.table import Tabular
+from moiety_shared.messages.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ModelSource:
     `meaning` says what the outputs are for, where the model does not show it. `output` is the one of a module's several
     outputs that is served, where not all are. `target` holds what the model should answer to each row of the
     calibration data, as texts, where the owner names a column of it. `tells` are sentences on what everybody learns of
-    a model from its table's columns.
+    a model from its table's columns. `attached` are the files beside the catalogue entry, which `preprocessing` names.
     """
 
     name: str
@@ -31,13 +32,14 @@ class ModelSource:
     calibration: Calibration
     low: Limit
     high: Limit
-    preprocessing: Preprocessing | Tabular | None = None
+    preprocessing: Preprocessing | Tabular | Tokens | None = None
     classes: tuple[str, ...] = ()
     description: str = ""
     target: Array | None = None
     tells: tuple[str, ...] = ()
     meaning: Meaning = Meaning()  # noqa: RUF009  frozen
     output: str = ""
+    attached: tuple[bytes, ...] = field(default=(), repr=False)
 
     def polarised(self, polarity: str | None) -> "ModelSource":
         """Declare the polarity of the pictures that the model was trained on, if one is given.

@@ -7,7 +7,8 @@ package.module:function              your own: a function that returns the torch
                                      fitted model of scikit-learn, XGBoost or LightGBM
 package.module:model                 such a model itself
 
-A model of a table is calibrated on a CSV file of rows (`tables.py`), any other one on arrays.
+A model of a table is calibrated on a CSV file of rows (`tables.py`), a model of texts on ids of tokens or on lines
+(`texts.py`), any other one on arrays.
 """
 
 import importlib
@@ -20,7 +21,7 @@ from typing import Any, TypeGuard
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from moiety_server import tables, tensor_files
+from moiety_server import tables, tensor_files, texts
 from moiety_server.calibration import CalibrationRows, read_columns
 from moiety_server.compiler.compilation import load_onnx
 from moiety_server.compiler.ir import NotServable
@@ -32,10 +33,12 @@ from moiety_server.source import ModelSource
 from moiety_server.tensor_files import Calibration
 from moiety_server.zoo import network, samples
 from moiety_shared.messages.catalogue import Preprocessing
+from moiety_shared.messages.tokens import Tokens
 from moiety_shared.plan.plan import Task, Unit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TABLES = (".csv", ".tsv")
+_TEXT = ".txt"
 _PICKLES = (".joblib", ".pkl", ".pickle", ".sav")
 _TORCH_PICKLES = (".pt", ".pth", ".ckpt")
 
@@ -55,11 +58,13 @@ def load(
     unit: Unit | None = None,
     output: str = "",
     threshold: float | None = None,
+    tokenizer: Path | None = None,
 ) -> ModelSource:
     """Load the model that `what` names. `output` names the one of several outputs to serve, where not all are.
 
     `target` and `columns` are of models that are calibrated on a CSV file: the column that the model predicts, and a
     file of declared columns. `edges` is "own", "trained" or "grid:N"; see moiety_server.compiler.tabular.edges.
+    `tokenizer` is the tokenizer.json of a model that takes ids of tokens.
 
     Raises NotServable, with what to do, when it cannot.
     """
@@ -76,7 +81,11 @@ def load(
     elif calibration is not None and of_table:
         source = _of_table(what, weights, calibration, target, columns, edges)
     else:
-        source = _other(what, weights, pretrained, calibration, output, edges)
+        source = _other(what, weights, pretrained, calibration, output, edges, tokenizer)
+    if tokenizer is not None and not isinstance(source.preprocessing, Tokens):
+        raise NotServable("--tokenizer is for models of torch that look ids of tokens up in an nn.Embedding")
+    if isinstance(source.preprocessing, Tokens) and (low, high) != (None, None):
+        raise NotServable("ids of tokens have no --low and --high: they are below the embedding's size")
     if (low is None) != (high is None):
         raise NotServable("give both ends of the input range: --low and --high")
     if low is not None and high is not None:
@@ -139,14 +148,25 @@ def _of_table(
 
 
 def _other(
-    what: str, weights: Path | None, pretrained: bool, calibration: Path | None, output: str, edges: str
+    what: str,
+    weights: Path | None,
+    pretrained: bool,
+    calibration: Path | None,
+    output: str,
+    edges: str,
+    tokenizer: Path | None,
 ) -> ModelSource:
     if calibration is None:
         raise NotServable(
             f"{what!r} needs --calibration FILE: a few real inputs, from which the compiler chooses scales. Only these "
             "models bring their own: " + ", ".join(network.NETWORKS)
         )
-    inputs = tensor_files.read(calibration)
+    read = texts.OwnTokenizer(tokenizer) if tokenizer else None
+    if calibration.suffix == _TEXT and read is None:
+        raise NotServable(f"{shown(calibration.name)} holds texts: name the model's tokenizer.json with --tokenizer")
+    inputs = read.lines(calibration) if read and calibration.suffix == _TEXT else tensor_files.read(calibration)
+    if tensor_files.has_ids(inputs):
+        return _of_ids(what, weights, inputs, read, output)
     least, most = tensor_files.ends(inputs)
     if what.startswith("torchvision:"):
         if isinstance(inputs, Mapping):
@@ -177,6 +197,19 @@ def _other(
     if rows is not None and is_convertible(found):
         return tables.of_model(name, found, rows, edges=edges)
     return ModelSource(name, _with_weights(found, weights), inputs, least, most, output=output)
+
+
+def _of_ids(
+    what: str, weights: Path | None, ids: Calibration, tokenizer: texts.OwnTokenizer | None, output: str
+) -> ModelSource:
+    """Load a model that is calibrated on ids of tokens."""
+    name, found = _named(what) if ":" in what and not what.startswith("torchvision:") else (what, None)
+    if not isinstance(found, nn.Module):
+        raise NotServable(
+            f"the calibration data of {shown(what)} are whole numbers, the ids of tokens, which models of torch take: "
+            "name one as module:function, or pass floats"
+        )
+    return texts.of_module(name, _with_weights(found, weights), ids, tokenizer, output)
 
 
 def _is_table(inputs: Calibration) -> TypeGuard[Tensor]:

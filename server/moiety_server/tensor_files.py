@@ -20,8 +20,8 @@ Calibration = Tensor | Mapping[str, Tensor]
 def read(path: Path) -> Calibration:
     """Read inputs as float32 from a .npy file, or from a .npz or .safetensors file, which has a tensor for each input.
 
-    A file of one tensor is the calibration data of a model of one input, whatever the tensor's name. Raises
-    NotServable.
+    Whole numbers (n, length) are ids of tokens: they stay int64. A file of one tensor is the calibration data of a
+    model of one input, whatever the tensor's name. Raises NotServable.
     """
     try:
         if path.suffix == ".npy":
@@ -38,13 +38,21 @@ def read(path: Path) -> Calibration:
             "(n, ...), or a .npz or .safetensors file with one tensor for each of the model's inputs, by name"
         ) from error
     for name, values in found.items():
-        if not values.is_floating_point() or values.ndim < 2 or not values.numel():
+        fits = values.ndim >= 2 if values.is_floating_point() else values.ndim == 2 and not values.is_complex()
+        if not fits or not values.numel():
             raise NotServable(
                 f"the calibration data {shown(name)}".rstrip()
-                + " is no real model input: pass floats of shape (n, ...), as the model is called with"
+                + " is no real model input: pass floats of shape (n, ...), as the model is called with, or "
+                "ids of tokens as whole numbers of shape (n, length)"
             )
-    as_floats = {name: values.float() for name, values in found.items()}
-    return next(iter(as_floats.values())) if len(as_floats) == 1 else as_floats
+    read = {name: values.float() if values.is_floating_point() else values.long() for name, values in found.items()}
+    return next(iter(read.values())) if len(read) == 1 else read
+
+
+def has_ids(calibration: Calibration) -> bool:
+    """Whether some of the inputs are ids of tokens, and no floats."""
+    values = [calibration] if isinstance(calibration, Tensor) else calibration.values()
+    return not all(one.is_floating_point() for one in values)
 
 
 def ends(calibration: Calibration) -> tuple[Limit, Limit]:

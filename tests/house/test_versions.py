@@ -17,7 +17,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text().replace("\\\n", " ")
 TOOLS = {"dev", "docs", "fuzz"}
 """What nobody gets who uses the package; and what the ordinary tests run in the newest versions alone:"""
-ELSEWHERE = {"ray", "tabular", "train"}
+ELSEWHERE = {"ray", "tabular", "text", "train"}
 
 
 def listed(name: str) -> set[str]:

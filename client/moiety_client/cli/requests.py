@@ -361,10 +361,14 @@ def _read_labels(path: Path) -> Any:
 
 
 def _as_row(entry: "Entry") -> tuple[object, ...]:
+    from moiety_shared.messages.tokens import Tokens
+
     output, how = entry.plan.output, entry.preprocessing
     shape = " x ".join(map(str, entry.plan.input.shape))
     takes = f"numbers {shape}"
-    if how is not None:
+    if isinstance(how, Tokens):
+        takes = f"{'texts of' if how.tokenizer else 'ids of'} {how.length} tokens"
+    elif how is not None:
         takes = f"pictures {how.size[0]} x {how.size[1]}" if how.kind == "picture" else f"{len(how.columns)} columns"
     gives = {
         "logits": {"classes": f"{output.size} outputs", "binary": "a score", "values": f"{output.size} values"}[

@@ -188,6 +188,7 @@ def publish(
                 name or source.name,
                 compiled,
                 preprocessing=source.preprocessing,
+                attached=source.attached,
                 classes=source.classes,
                 description=source.description,
                 access="open" if open_to_all else "token",
@@ -270,6 +271,7 @@ def inspect(
 
 def _assessed(source: "ModelSource", compiled: "Compiled") -> "Assessment | None":
     """Assess a model of a table, and say what was found: its columns as clients will see them, and what they tell.
+    Of any other model, say what everybody learns of its weights.
 
     Raises NotServable.
     """
@@ -278,6 +280,8 @@ def _assessed(source: "ModelSource", compiled: "Compiled") -> "Assessment | None
     from moiety_shared.messages.table import Tabular
 
     if not isinstance(source.preprocessing, Tabular):
+        for sentence in source.tells:
+            say(sentence)
         return None
     found = assessment.assess(source, compiled)
     say("columns, as clients will see them:")

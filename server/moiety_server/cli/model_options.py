@@ -39,8 +39,8 @@ class ModelOptions:
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="File of real inputs: rows of a table, .csv, or arrays (n, ...), .npy or .safetensors. The compiler "
-            "chooses scales from them."
+            help="File of real inputs: rows of a table, .csv; arrays (n, ...), or ids of tokens (n, length), .npy or "
+            ".safetensors; or lines of text, .txt. The compiler chooses scales from them."
         ),
     ] = None
     target: Annotated[
@@ -66,6 +66,14 @@ class ModelOptions:
             "column's range, to which thresholds move, so that they stay secret."
         ),
     ] = "own"
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of a model that looks ids of tokens up in an nn.Embedding: its tokenizer.json, with which clients "
+            "make ids of texts. It is published, and so is the embedding.",
+        ),
+    ] = None
     low: Annotated[
         list[str] | None,
         typer.Option(
@@ -140,6 +148,7 @@ class ModelOptions:
             task=_one_of("--task", self.task, _TASKS),
             unit=_one_of("--unit", self.unit, _UNITS),
             threshold=self.threshold,
+            tokenizer=self.tokenizer,
         )
 
     def compiled(self, source: "ModelSource") -> "Compiled":

@@ -14,13 +14,13 @@ _STEEP = (
     "normalise its inputs"
 )
 _ATTENTION = "use a convolutional, recurrent or fully connected model: attention multiplies matrices of secrets"
-_LOOKUP = "publish what comes behind the embedding, and let the client send vectors: an index would be a secret"
+_LOOKUP = "let nn.Embedding read the ids that the client gives: an index that is computed would be a secret"
 _SMOOTH = "use one of the supported functions of one value: docs/models.md lists them"
 
 OTHERWISE = "use the supported layers and forms: docs/models.md lists them, and docs/tables.md those of tables"
 INPUT = (
-    "give the model floats. Publish what comes behind an embedding, and make what is the same for every input, such as "
-    "a sampling rate, a constant of the model"
+    "give the model floats, or ids of tokens alone, (n, length), which its nn.Embedding looks up. Make what is the "
+    "same for every input, such as a sampling rate, a constant of the model"
 )
 
 # Patterns in the types of layers, in lower case. The innermost layer is tried first, and the first match counts.

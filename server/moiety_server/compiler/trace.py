@@ -33,6 +33,7 @@ from moiety_server.compiler.origin import Origin, of_exception, shown, without_p
 from moiety_server.compiler.parts import add_inputs, ended
 from moiety_server.compiler.quantised import QUANTISED
 from moiety_server.compiler.sequences import RECURRENT
+from moiety_server.compiler.tokens import IdTable
 from moiety_shared.plan.plan import Final, InputPart
 
 _FINAL: dict[str, Final] = {
@@ -61,13 +62,48 @@ def trace(model: nn.Module, example: Tensor | Mapping[str, Tensor], output: str 
     or the one that is called `output`.
     """
     given = {"": example} if isinstance(example, Tensor) else dict(example)
+    for name, x in given.items():
+        if not x.is_floating_point():
+            label = f"the model's input {name}".rstrip()
+            raise NotServable(f"{label}: is {x.dtype}, but only floats are supported. Instead: {INPUT}")
+    return _traced(model, given, output, lambda program, alike: _Walk(program, alike))[0]
+
+
+def trace_ids(
+    model: nn.Module, given: Mapping[str, Tensor], mask: str, pad_id: int | None, output: str = ""
+) -> tuple[ir.Graph, IdTable]:
+    """Trace a model of token ids, (n, length), and return the table in which clients look them up as well.
+
+    `given` has the ids by the name of their argument and, under the name `mask` if it has one, floats that are 0 where
+    an id is `pad_id`.
+    """
+    (ids,) = set(given) - {mask}
+    length = given[ids].shape[1]
+
+    def walk(program: ExportedProgram, alike: Mapping[str, Tensor]) -> _Walk:
+        table = IdTable.of(program, ids, mask, pad_id)
+        table.check(given[ids])
+        return _Walk(program, alike, table, length)
+
+    graph, walked = _traced(model, given, output, walk)
+    assert walked.table is not None  # noqa: S101  it was given one
+    return graph, walked.table
+
+
+def _traced(
+    model: nn.Module,
+    given: Mapping[str, Tensor],
+    output: str,
+    walk: "Callable[[ExportedProgram, Mapping[str, Tensor]], _Walk]",
+) -> "tuple[ir.Graph, _Walk]":
     _check_call(model, given)
     order = list(inspect.signature(model.forward).parameters)
     given = dict(sorted(given.items(), key=lambda item: order.index(item[0]) if item[0] else 0))
     alike = {name: x[:1].repeat(_BATCH, *(1,) * (x.dim() - 1)) for name, x in given.items()}
-    graph = _Walk(_exported(model, alike), alike).graph(output)
+    walked = walk(_exported(model, alike), alike)
+    graph = walked.graph(output)
     eager.check_batch(model, graph, alike, {name: torch.cat([x[:1], x[-1:]]) for name, x in given.items()})
-    return graph
+    return graph, walked
 
 
 def _check_call(model: nn.Module, given: Mapping[str, Tensor]) -> None:
@@ -75,8 +111,6 @@ def _check_call(model: nn.Module, given: Mapping[str, Tensor]) -> None:
         raise NotServable("the model: is compiled to TorchScript. Instead: pass the nn.Module that it was made from")
     for name, example in given.items():
         label = f"the model's input {name}".rstrip()
-        if not example.is_floating_point():
-            raise NotServable(f"{label}: is {example.dtype}, but only floats are supported. Instead: {INPUT}")
         if example.dim() < 2 or not len(example):
             raise NotServable(f"{label}: has the shape {tuple(example.shape)}. Instead: put a batch first")
     parameters = inspect.signature(model.forward).parameters
@@ -116,18 +150,26 @@ def _exported(model: nn.Module, given: Mapping[str, Tensor]) -> ExportedProgram:
 class _Walk:
     """Walks over what the output of an exported graph depends on, one operation after the other."""
 
-    def __init__(self, program: ExportedProgram, given: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, program: ExportedProgram, given: Mapping[str, Tensor], table: IdTable | None = None, length: int = 0
+    ) -> None:
+        """`table` is what a model of `length` token ids reads of them."""
         self._program, self._batch = program, len(next(iter(given.values())))
         self._builder = Builder()
         self._values: dict[fx.Node, Any] = {}
         self._sources = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
         self._parts: tuple[InputPart, ...] = ()
+        self._inputs: dict[str, ir.Node] = {}
+        self.table = table
+        if table is not None:
+            self._values.update(table.wires(self._builder, length))
+            return
         shapes = {name: tuple(x.shape[1:]) for name, x in given.items()}
         if len(given) == 1:
             nodes = {name: self._builder.input(shape) for name, shape in shapes.items()}
         else:
             nodes, self._parts = add_inputs(self._builder, shapes)
-        self._inputs: dict[str, ir.Node] = dict(zip(program.graph_signature.user_inputs, nodes.values(), strict=True))
+        self._inputs = dict(zip(program.graph_signature.user_inputs, nodes.values(), strict=True))
 
     def graph(self, chosen: str = "") -> ir.Graph:
         if changed := self._program.graph_signature.buffers_to_mutate:
@@ -142,10 +184,10 @@ class _Walk:
         served = {name: self._last(node) for name, node in several.items()}
         needed = {last for last, _ in served.values()}
         for node in reversed(self._program.graph.nodes):
-            if node in needed:
+            if node in needed and node not in self._values:
                 needed.update(node.all_input_nodes)
         for node in self._program.graph.nodes:
-            if node in needed:
+            if node in needed and node not in self._values:
                 self._values[node] = self._placeholder(node) if node.op == "placeholder" else self._translated(node)
         outputs: list[tuple[str, ir.Node, Final]] = []
         for name, (last, final) in served.items():

@@ -13,6 +13,7 @@ from moiety_shared.crypto.signing import key_text
 from moiety_shared.formats import Document
 from moiety_shared.messages.canary import MOST, Canary, places
 from moiety_shared.messages.table import Tabular
+from moiety_shared.messages.tokens import Attachment, Tokens
 from moiety_shared.plan.layers import Name, Public
 from moiety_shared.plan.plan import InputPart, OutputPart, Plan
 
@@ -87,7 +88,7 @@ class Entry(Document):
     plan: Plan
     parties: tuple[PartyEndpoint, PartyEndpoint] = Field(description="alice, the leader, to whom requests go; then bob")
     max_rows: int = Field(ge=1, description="inputs in one request at most")
-    preprocessing: Annotated[Preprocessing | Tabular, Field(discriminator="kind")] | None = None
+    preprocessing: Annotated[Preprocessing | Tabular | Tokens, Field(discriminator="kind")] | None = None
     classes: tuple[str, ...] = ()
     description: str = ""
     access: Access = "token"
@@ -106,9 +107,8 @@ class Entry(Document):
     @model_validator(mode="after")
     def _prepares_what_the_plan_takes(self) -> Self:
         how = self.preprocessing
-        if how is not None and (how.size if isinstance(how, Tabular) else how.channels * math.prod(how.size)) != (
-            self.plan.input.size
-        ):
+        size = how.channels * math.prod(how.size) if isinstance(how, Preprocessing) else how.size if how else None
+        if size not in (None, self.plan.input.size):
             raise ValueError("the preprocessing does not make the plan's input")
         return self
 
@@ -127,6 +127,17 @@ class Entry(Document):
     def table(self) -> Tabular | None:
         """The columns of a model that takes rows of a table, else None."""
         return self.preprocessing if isinstance(self.preprocessing, Tabular) else None
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """How ids become the input of a model that takes ids, else None."""
+        return self.preprocessing if isinstance(self.preprocessing, Tokens) else None
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """The files beside this entry."""
+        how = self.tokens
+        return tuple(one for one in (how.table, how.tokenizer) if one) if how else ()
 
     def is_due(self, now: float) -> bool:
         """Whether half of its time is over. Whoever holds the signing key then signs the entry anew."""
@@ -148,6 +159,9 @@ class Entry(Document):
             names = [column.name for column in how.columns]
             more_columns = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
             takes = f"rows of the columns {', '.join(names[:_SHOWN])}{more_columns}"
+        elif isinstance(how, Tokens):
+            what = "texts, or ids of tokens" if how.tokenizer else "ids of tokens"
+            takes = f"{what} below {how.vocabulary:,}, {how.length}{' at most' if how.pad_id is not None else ''}"
         elif how is not None:
             size = " x ".join(map(str, how.size))
             cut = f", resized to {how.resize} and cut to {size}" if how.resize else f", resized to {size}"

@@ -31,6 +31,7 @@ class Paid(Service):
     def __init__(self, plan: Plan, keys: Keys) -> None:
         super().__init__(plan, keys)
         self.entries: list[Entry] = [self.entry]
+        self.files: dict[str, bytes] = {}
         self.asked: list[Request] = []
         self.paid = 0
         self.before: list[Exception | Problem | None] = []
@@ -40,6 +41,9 @@ class Paid(Service):
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
             return httpx.Response(200, text=json.dumps([{"name": entry.name} for entry in self.entries]))
+        if "/files/" in request.url.path:
+            content = self.files.get(request.url.path)
+            return httpx.Response(200, content=content) if content else _refusal(Problem(ProblemType.UNKNOWN_MODEL))
         if request.url.path.startswith("/v1/models/"):
             found = [e for e in self.entries if request.url.path.endswith("/" + e.name)]
             if not found:

@@ -248,7 +248,7 @@ def test_labels_may_be_a_column(asking: Asking, paid: Paid) -> None:
 
 def test_a_model_published_anew_for_pictures_takes_no_table(of_table: Entry) -> None:
     rows = inputs.rows(of_table, FRAME)
-    with pytest.raises(InvalidInput, match="takes no table any more"):
+    with pytest.raises(InvalidInput, match="takes other inputs now"):
         inputs.encode(of_table.model_copy(update={"preprocessing": None}), rows)
 
 

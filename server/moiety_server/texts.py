@@ -1,0 +1,140 @@
+"""Models of texts: from a torch module and ids of tokens to what is compiled, and to what clients look ids up in."""
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.origin import shown
+from moiety_server.compiler.trace import trace_ids
+from moiety_server.source import ModelSource
+from moiety_server.tensor_files import Calibration
+from moiety_service import files
+from moiety_service.tokenizer import MISSING, TextTokenizer
+from moiety_shared.messages.tokens import MOST_ATTACHED, Attachment, Tokens
+
+_LARGEST = (1 << 15) - 1  # of int16
+_MOST_TEXTS = 1 << 26  # bytes of a file of lines: calibration takes a few dozen
+
+
+class OwnTokenizer(TextTokenizer):
+    """The owner's tokenizer.json. `content` is the file. Raises NotServable."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.content = files.content(path, MOST_ATTACHED)
+            super().__init__(self.content)
+        except ImportError:
+            raise NotServable(MISSING) from None
+        except OSError as error:
+            raise NotServable(f"{shown(path.name)} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise NotServable(f"{shown(path.name)}: {error}") from None
+
+    def lines(self, path: Path) -> Tensor:
+        """Return the ids of a file's lines, (n, length): the file's own length, or that of the longest line."""
+        try:
+            texts = files.content(path, _MOST_TEXTS).decode().splitlines()
+        except OSError as error:
+            raise NotServable(f"{shown(path.name)} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise NotServable(f"{shown(path.name)} is no text in UTF-8: {error}") from None
+        found = [ids for ids in self.ids([text for text in texts if text.strip()]) if ids]
+        if not found:
+            raise NotServable(f"{shown(path.name)} has no line of text")
+        length = self.length or max(map(len, found))
+        if max(map(len, found)) > length:
+            raise NotServable(f"{shown(path.name)} has a line of more than {length} tokens, the tokenizer's own length")
+        if self.pad_id is None and min(map(len, found)) < length:
+            raise NotServable("the tokenizer pads nothing. Instead: enable_padding(pad_id=...), and save it anew")
+        return torch.tensor([ids + [self.pad_id or 0] * (length - len(ids)) for ids in found])
+
+
+def of_module(
+    name: str, module: nn.Module, given: Calibration, tokenizer: OwnTokenizer | None = None, output: str = ""
+) -> ModelSource:
+    """Trace a model of token ids, (n, length), and perhaps of a mask of their padding, by the names of its arguments.
+
+    Raises NotServable.
+    """
+    named = {_first(module): given} if isinstance(given, Tensor) else dict(given)
+    name_of_ids, mask = _told_apart(named)
+    ids = named[name_of_ids]
+    pad_id = _padding(module, ids, named.get(mask), tokenizer)
+    floats = {one: values.float() if one == mask else values for one, values in named.items()}
+    graph, table = trace_ids(module, floats, mask, pad_id, output)
+    vocabulary = len(table.values)
+    if tokenizer and tokenizer.size > vocabulary:
+        raise NotServable(f"the tokenizer has {tokenizer.size:,} tokens, and the embedding {vocabulary:,}")
+    step = float(table.values.abs().max()) / _LARGEST or 1.0
+    whole = np.rint(table.values.numpy() / step).astype("<i2")
+    looked_up = torch.from_numpy(whole).double() * step
+    if whole.nbytes > MOST_ATTACHED:
+        raise NotServable(f"the table of ids has {whole.nbytes:,} bytes, more than {MOST_ATTACHED:,}")
+    attached = (whole.tobytes(), *((tokenizer.content,) if tokenizer else ()))
+    described = [Attachment(digest=hashlib.sha256(one).hexdigest(), size=len(one)) for one in attached]
+    how = Tokens(
+        length=ids.shape[1],
+        vocabulary=vocabulary,
+        width=whole.shape[1],
+        step=step,
+        table=described[0],
+        pad_id=pad_id,
+        tokenizer=described[1] if tokenizer else None,
+    )
+    rows = looked_up[ids].float()
+    low, high = float(looked_up.min()), float(looked_up.max())
+    return ModelSource(name, graph, rows, low, high, how, tells=(_told(how),), attached=attached, output=output)
+
+
+def _told(how: Tokens) -> str:
+    """Say what everybody learns."""
+    kept = "so how long a text is stays secret" if how.pad_id is not None else "so all texts have one length"
+    return (
+        f"The embedding of {how.vocabulary:,} ids x {how.width} values is published ({how.table.size / 1e6:,.1f} MB): "
+        "whoever can read the catalogue gets it, because clients look their ids up by themselves. All other weights "
+        f"are secret. Every input has {how.length} places, {kept}."
+    )
+
+
+def _first(module: nn.Module) -> str:
+    return next(iter(inspect.signature(module.forward).parameters), "ids")
+
+
+def _told_apart(given: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Return the names of the ids, and of the mask or "". A mask has zeros and ones alone. Raises NotServable."""
+    masks = [name for name, values in given.items() if len(given) > 1 and bool(((values == 0) | (values == 1)).all())]
+    ids = [name for name, values in given.items() if name not in masks and not values.is_floating_point()]
+    if len(ids) != 1 or len(masks) > 1 or len(given) > 2:
+        raise NotServable(
+            f"the model: takes the inputs {shown(', '.join(given))}, where one of ids is served, and one mask of zeros "
+            "and ones beside it. Instead: give the others defaults in forward"
+        )
+    if len({values.shape for values in given.values()}) > 1:
+        raise NotServable("the calibration data has a mask of another shape than the ids")
+    return ids[0], masks[0] if masks else ""
+
+
+def _padding(module: nn.Module, ids: Tensor, mask: Tensor | None, tokenizer: TextTokenizer | None) -> int | None:
+    """Return the id of padding: where the mask is 0, or as the embedding or the tokenizer states it. Raises
+    NotServable."""
+    embeddings = [one for one in module.modules() if isinstance(one, nn.Embedding)]
+    stated = {one.padding_idx for one in embeddings if one.padding_idx is not None}
+    if mask is not None and bool((mask == 0).any()):
+        stated = set(ids[mask == 0].tolist())
+    if not stated and tokenizer is not None and tokenizer.pad_id is not None:
+        stated = {tokenizer.pad_id}
+    if len(stated) > 1 or (mask is not None and not stated):
+        raise NotServable(
+            "the calibration data does not show which one id is padding. Instead: give some rows that are padded, with "
+            "a mask that is 0 there"
+        )
+    pad_id = next(iter(stated), None)
+    if mask is not None and not torch.equal(ids.ne(-1 if pad_id is None else pad_id), mask != 0):
+        raise NotServable(f"the mask of the calibration data is not 0 where the id is {pad_id}, and 1 elsewhere")
+    return pad_id
