@@ -15,8 +15,9 @@ from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Comparison, Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.plan import LABELS, AnyLayer, Plan
-from moiety_shared.protocols import max_pool, one_hot, table, top_k
+from moiety_shared.protocols import max_pool, normalise, one_hot, table, top_k
 from moiety_shared.protocols.product import times
 from moiety_shared.protocols.registry import PROTOCOLS
 from moiety_shared.ring import Array, Ring
@@ -54,8 +55,8 @@ def run(
     """Run the plan on encoded inputs x (rows, values of one input and its label) and encoded weights by "layer.weight".
 
     `dither(layer name, x)` returns the dither of each layer that opens a value; without it, the layer rounds to
-    nearest. `opened(layer name, t)` returns the t^ that each approximate layer opened; without it, there are some
-    masks.
+    nearest. `opened(layer name, t)` returns the t^ that each approximate layer opened, and the v^ of a Normalise;
+    without it, there are some masks.
     `watch(wire, value)` sees every wire. Returns the output wire (rows, *shape).
     """
     wires = {plan.input.name: x[:, : plan.input.size].reshape(-1, *plan.input.shape), LABELS: x[:, plan.input.size :]}
@@ -94,6 +95,9 @@ def _layer(
             return ring.matmul(x[0], x[1])
         case Bias():
             return ring.wrap(x[0] + weights[f"{layer.name}.bias"])
+        case Normalise():
+            whole = opened(layer.name, x[0]) if opened else ring.wrap(x[0] + midpoint(layer.shift))
+            return ring.wrap(normalise.reference(layer, x[0], whole))
         case Lookup():
             u = dither(layer.name, x[0]) if dither else midpoint(layer.shift)
             given = Ring(plan.wires[layer.input].bits)

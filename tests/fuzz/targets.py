@@ -213,6 +213,20 @@ def every_layer() -> Plan:
         | opened
         | {"opened_bits": 7},
         {"op": "truncate", "name": "blunt", "input": "exp2", "shape": [4, 6, 6], "shift": 19, "opened_bits": 17},
+        {
+            "op": "pieces",
+            "name": "pieces",
+            "word_bits": 40,
+            "function": "log2",
+            "frac_bits": 5,
+            "lowest": 40,
+            "degree": 3,
+        }
+        | {"degree": 3, "piece_bits": 4, "value_bits": 12, "table_bits": 9}
+        | opened
+        | {"opened_bits": 9},
+        {"op": "truncate", "name": "whittled", "input": "pieces", "shape": [4, 6, 6], "shift": 23, "opened_bits": 17},
+        {"op": "normalise", "name": "n", "hinges": [16, 256]} | compared | {"opened_bits": 60},
         {"op": "bias", "name": "bias", "input": "t", "shape": [4, 6, 6], "bias_shape": [4, 1, 1]},
         {"op": "sum_pool", "name": "sp", "input": "t", "shape": [4, 6, 6], "kernel": [2, 2], "stride": [2, 2]},
         {"op": "concat", "name": "cat", "inputs": ["sp", "lifted"], "shapes": [[4, 3, 3]] * 2, "axis": 0},

@@ -84,6 +84,10 @@ def changed(plan: Plan, layer: str, **members: Any) -> bytes:
         ("exp2", {"opened_bits": 16, "octave_bits": 0, "height_bits": 10**30}),
         ("exp2", {"top": 10**30}),
         ("exp2", {"opened_bits": 15}),
+        ("pieces", {"opened_bits": 62, "piece_bits": 61, "lowest": 10**30}),
+        ("pieces", {"frac_bits": 10**6, "degree": 10**6}),
+        ("n", {"hinges": [16] * 10**5}),
+        ("n", {"hinges": [10**300]}),
     ],
 )
 def test_sizes_in_a_plan_are_checked_and_never_used(layer: str, members: dict[str, Any]) -> None:

@@ -3,10 +3,13 @@
 from typing import Any
 
 from hypothesis import assume
+from hypothesis import strategies as st
 
 from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.local import Sum
 from moiety_shared.plan.lookups import ReLU, Truncate
+from moiety_shared.plan.normalise import Normalise
+from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.waves import Wave, Waves
 from tests.protocols.grown import Grown
 
@@ -63,3 +66,39 @@ class Approximating(Grown):
             read = ReLU(name=self.name(), **head, opened_bits=layer.word_bits - cut, range_bits=compared)
             self.add(read, 1 << compared)
             del self.wires[layer.name], self.wires[wide]  # nothing else may read them
+
+    def pieces(self) -> None:
+        """Of any values, those below the lowest among them."""
+        if name := self.share(lambda wire: wire.bits >= 16):
+            name, shape = self.to_reduce(name), self.wires[name].shape
+            q, m = self.number(4, 16), self.number(1, 3)
+            shift = 0 if name in self.shared else self.number(0, self.wires[name].bits - q)
+            try:
+                layer = Pieces(
+                    name=self.name(), input=name, shape=shape, shift=shift, opened_bits=q, piece_bits=m,
+                    word_bits=60 if self.ring_bits == 64 else 32, degree=self.number(1, 3), frac_bits=self.number(0, q),
+                    function=self.draw(st.sampled_from(["log2", "rsqrt", "reciprocal"])),
+                    lowest=self.number(1 << (q - m), (1 << q) - 1),
+                    value_bits=self.number(1, 12), table_bits=self.number(1, 6),
+                )  # fmt: skip
+            except ValueError:
+                return  # the words are too short for what is steep near 0
+            assume(layer.hidden_bits <= layer.word_bits - 2)
+            bound, cut = 1 << (layer.word_bits - 2), self.number(layer.hidden_bits, layer.word_bits - 2)
+            self.add(layer, bound)
+            head: dict[str, Any] = {"input": layer.name, "shape": shape, "shift": cut}
+            self.add(Truncate(name=self.name(), **head, opened_bits=layer.word_bits - cut), max(bound >> cut, 1))
+            del self.wires[layer.name]  # nothing else may read it
+
+    def normalise(self) -> None:
+        """Of any values: hinges are reached or not whatever they are."""
+        if name := self.share(whole=True):
+            name = self.to_reduce(name)
+            shift, range_bits = 0 if name in self.shared else self.number(0, 10), self.number(5, 20)
+            first = self.number(1, (1 << range_bits) - 1)
+            hinges = [first << 4 * place for place in range(4) if first << 4 * place < 1 << range_bits]
+            layer = Normalise(
+                name=self.name(), input=name, shape=self.wires[name].shape, shift=shift,
+                opened_bits=self.ring_bits - shift, range_bits=range_bits, digit_bits=5, hinges=tuple(hinges),
+            )  # fmt: skip
+            self.add(layer, self.bounds[name] << 4 * len(hinges))

@@ -4,6 +4,8 @@ from typing import Any
 
 from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.normalise import Normalise
+from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.waves import Wave, Waves
 from tests.protocols.enumeration import Axis
 from tests.protocols.exhaustion import Case
@@ -109,6 +111,35 @@ def exp2_case(k: int, layer: Exp2, *, full: bool = False, only: Any = None) -> C
     return Case(k, layer, layer.shift, (mask, words) if full else (mask,), (mask,), only)
 
 
+def by_pieces(function: Any, q: int, m: int, degree: int, *, frac_bits: int, lowest: int, bits: int) -> Case:
+    """The masks of both, for every t mod 2^q."""
+    layer = Pieces(
+        name="f",
+        input="x",
+        shape=(1,),
+        shift=1,
+        opened_bits=q,
+        word_bits=bits,
+        function=function,
+        frac_bits=frac_bits,
+        lowest=lowest,
+        piece_bits=m,
+        degree=degree,
+        value_bits=4,
+        table_bits=3,
+    )
+    mask = Axis("value", 1, q)
+    return Case(bits, layer, 1, (mask,), (mask,), tuple(range(2 << q)))
+
+
+def normalised(k: int, shift: int, B: int, digit: int, *hinges: int, full: bool = False) -> Case:
+    """The masks of both; in full also all that the dealer fixes in the ring."""
+    head: dict[str, Any] = {"opened_bits": k - shift, "range_bits": B, "digit_bits": digit}
+    layer = Normalise(name="n", input="x", shape=(1,), shift=shift, hinges=hinges, **head)
+    mask, beta = Axis("value", 1, k), Axis("beta", 2 * len(hinges), k)
+    return Case(k, layer, 0, (mask, beta) if full else (mask,), (mask,) if k < 7 else ())
+
+
 CASES = {
     "truncate: 3 of 4 bits": wide(4, truncate(1, 3)),
     "truncate: 2 of 4 bits": wide(4, truncate(2, 2)),
@@ -160,6 +191,14 @@ CASES = {
     "exp2: words of fewer bits than the ring": exp2_case(
         12, raised(0, 5, 11, octave_bits=2, span_bits=3, top=-9, height_bits=4, table_bits=4), only=range(-40, 40)
     ),
+    "pieces: a line, 4 bits": by_pieces("reciprocal", 4, 1, 1, frac_bits=2, lowest=12, bits=11),
+    "pieces: parabolas, 5 bits": by_pieces("log2", 5, 2, 2, frac_bits=2, lowest=11, bits=12),
+    "pieces: cubics, 5 bits": by_pieces("rsqrt", 5, 3, 3, frac_bits=1, lowest=7, bits=12),
+    "normalise: one hinge, all there is": normalised(4, 1, 2, 2, 1, full=True),
+    "normalise: one hinge, 2 digits": normalised(6, 2, 3, 2, 2),
+    "normalise: nothing dropped": normalised(5, 0, 4, 2, 3),
+    "normalise: two hinges": normalised(7, 1, 5, 5, 1, 16),
+    "normalise: two hinges, more than is compared": normalised(8, 1, 5, 3, 1, 16),
     "table: 2 bits, all there is": table_case(3, looked_up(1, 2, (0, 1, 1, 0)), full=True),
     "table: 2 bits": table_case(4, looked_up(2, 2, (-1, 2, 1, 0))),
     "table: 3 bits, two functions": table_case(

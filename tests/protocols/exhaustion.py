@@ -10,13 +10,21 @@ import numpy as np
 
 from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.lookups import Comparison, Lookup, MaxPool, TopK
+from moiety_shared.plan.normalise import Normalise
 from moiety_shared.protocols import max_pool, reduce, top_k
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Evaluation, Kind, Opening, alone, lockstep
 from moiety_shared.protocols.registry import PROTOCOLS
 from moiety_shared.ring import Array, Ring
 from tests.protocols.enumeration import Axis, Column, Tape, Views, enumerate_axes, histogram
-from tests.protocols.functionality import functionality, functionality_beyond, functionality_of_approximate, in_range
+from tests.protocols.functionality import (
+    functionality,
+    functionality_beyond,
+    functionality_of_approximate,
+    functionality_of_normalise,
+    functionality_of_normalise_beyond,
+    in_range,
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,8 @@ def seen_bits(layer: Lookup, opening: Opening) -> int:
 
 def check(case: Case, *, private: bool = True, beyond: bool = False) -> None:
     """Every result is right; every party's view is uniform, whatever the secret. Right is what the secret and the
-    dither alone decide: no mask does, in range or `beyond`. An approximate result alone depends on t^ too."""
+    dither alone decide: no mask does, in range or `beyond`. But results of approximate layers depend on t^ too, and
+    those of Normalise on v^."""
     ring, layer, protocol = Ring(case.k), case.layer, PROTOCOLS[type(case.layer)]
     share, of_alice, of_bob, own = enumerated(case)
     rows = len(share)
@@ -115,6 +124,10 @@ def check(case: Case, *, private: bool = True, beyond: bool = False) -> None:
         t = ((x.astype(np.int64) + (low - (share & low))) >> layer.shift).reshape(shape)
         if isinstance(layer, Approximate):
             expected = functionality_of_approximate(layer, t, opened[0][0])
+        elif isinstance(layer, Normalise):
+            of_normalise = functionality_of_normalise_beyond if beyond else functionality_of_normalise
+            v, masked = np.broadcast_to(x.astype(np.int64), x0.shape), opened[0][0].astype(np.int64)
+            expected = of_normalise(layer, v, masked).reshape(rows, *layer.output_shape)
         else:
             expected = (functionality_beyond if beyond else functionality)(layer, t)
         if isinstance(layer, TopK) and layer.result == "words":

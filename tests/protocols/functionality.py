@@ -8,6 +8,8 @@ import numpy as np
 from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.lookups import Comparison, Decide, Hinged, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.normalise import Normalise
+from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.waves import Waves
 from moiety_shared.ring import Array
 
@@ -59,6 +61,8 @@ def functionality_of_approximate(layer: Approximate, t: Array, opened: Array) ->
             return _of_waves(layer, t, opened)
         case Exp2():
             return _of_exp2(layer, t, opened)
+        case Pieces():
+            return _of_pieces(layer, t, opened)
     raise TypeError(type(layer).__name__)
 
 
@@ -98,6 +102,46 @@ def _of_exp2(layer: Exp2, t: Array, opened: Array) -> Array:
     every = np.array([[one(value, masked) for masked in range(modulus)] for value in range(modulus)])
     found: Array = every[t.reshape(-1) % modulus, opened.reshape(-1)].reshape(t.shape)
     return found
+
+
+def _of_pieces(layer: Pieces, t: Array, opened: Array) -> Array:
+    modulus, piece = 1 << layer.opened_bits, 1 << layer.piece
+    points = [(1 - math.cos((i + 0.5) / (layer.degree + 1) * math.pi)) / 2 for i in range(layer.degree + 1)]
+
+    def function(x: float) -> float:
+        return {"log2": math.log2, "rsqrt": lambda x: x**-0.5, "reciprocal": lambda x: 1 / x}[layer.function](x)
+
+    def one(value: int, masked: int) -> int:
+        place = masked % piece
+        start = value - place if value > place else value - place + modulus  # below 0 lies the top
+        start = max(start, layer.lowest - piece + 1)
+        values = [function((start + point * piece) / 2**layer.frac_bits) for point in points]
+        c = np.polynomial.polynomial.polyfit(points, values, layer.degree) * 2**layer.value_bits
+        tables = [math.floor(2**layer.table_bits * (place / piece) ** i + 0.5) for i in range(layer.degree + 1)]
+        return sum(round(a) * table for a, table in zip(c, tables, strict=True))
+
+    every = np.array([[one(value, masked) for masked in range(modulus)] for value in range(modulus)])
+    found: Array = every[t.reshape(-1) % modulus, opened.reshape(-1)].reshape(t.shape)
+    return found
+
+
+def functionality_of_normalise(layer: Normalise, v: Array, opened: Array) -> Array:
+    """The result for v (rows, size) and the v^ that was opened: (rows, 3, size)."""
+    t = (v + (opened - v) % 2**layer.shift) >> layer.shift
+    reached = np.stack([t >= h for h in layer.hinges], axis=1).sum(axis=1)
+    left = len(layer.hinges) - reached
+    return np.stack([v * 16**left, 4**left, reached], axis=1)
+
+
+def functionality_of_normalise_beyond(layer: Normalise, v: Array, opened: Array) -> Array:
+    """As before, of values that are not in range: hinges need not be reached in order."""
+    t, modulus = (v + (opened - v) % 2**layer.shift) >> layer.shift, 2 << layer.range_bits
+    y, scale, reached = v.copy(), np.ones_like(v), np.zeros_like(v)
+    for above, h in enumerate(reversed(layer.hinges)):
+        below = (t - h) % modulus >= modulus // 2
+        y, scale = y + below * v * 15 * 16**above, scale + below * 3 * 4**above
+        reached = reached + ~below
+    return np.stack([y, scale, reached], axis=1)
 
 
 def functionality_beyond(layer: Lookup, t: Array) -> Array:

@@ -410,7 +410,7 @@ def broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 KINDS = (
     *("open", "linear", "conv", "mul", "bias", "truncate", "relu", "max_pool", "top_k", "table", "reshape", "permute"),
-    *("reshare", "decide", "one_hot", "waves", "exp2", "matmul"),
+    *("reshare", "decide", "one_hot", "waves", "exp2", "matmul", "pieces", "normalise"),
     *("slice", "pad", "upsample", "take", "keep", "sum", "sum_pool", "concat", "combine"),
 )
 

@@ -9,7 +9,6 @@ import numpy as np
 from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.messages.upload import Draws, MaskedModel, Tensors
-from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.lookups import Lookup, TopK
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
 from moiety_shared.protocols import graph, reduce
@@ -21,20 +20,21 @@ from moiety_shared.ring import Array
 
 @contextmanager
 def recorded_coins() -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
-    """The dithers that alice's shares hold, and what approximate layers open, by layer, of all that runs meanwhile."""
+    """The dithers that alice's shares hold, and what those layers open whose results depend on it, by layer, of all
+    that runs meanwhile."""
     original, found = reduce.reduce_share, dict[str, Array]()
     opened_values = dict[str, Array]()
-    sums = {one: one.summed for kind, one in PROTOCOLS.items() if issubclass(kind, Approximate)}
+    sums = {one: one.summed for one in PROTOCOLS.values() if hasattr(one, "summed")}
 
     def recording(layer: Lookup, party: int, x: Array) -> Array:
         if party == 0:
             found[layer.name] = reduce.dither_of(layer, x)
         return original(layer, party, x)
 
-    def recording_sum(layer: Approximate, party: int, opened: Array, words: Array) -> Array:
+    def recording_sum(layer: Lookup, party: int, opened: Array, *words: Array) -> Array:
         if party == 0:
             opened_values[layer.name] = opened.reshape(-1, *layer.shape)
-        return sums[PROTOCOLS[type(layer)]](layer, party, opened, words)  # type: ignore[no-any-return]
+        return sums[PROTOCOLS[type(layer)]](layer, party, opened, *words)  # type: ignore[no-any-return]
 
     reduce.reduce_share = recording
     for protocol in sums:

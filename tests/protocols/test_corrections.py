@@ -15,6 +15,8 @@ from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import Conv, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Reshape
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.normalise import Normalise
+from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.plan import Input, Output, Plan
 from moiety_shared.plan.waves import Wave, Waves
 from moiety_shared.protocols import graph
@@ -31,6 +33,16 @@ WAVES: dict[str, Any] = {
     "waves": (Wave(cosine=900, sine=-70, table_bits=9), Wave(cosine=0, sine=300, table_bits=8)),
 }
 EXP2 = {"word_bits": 32, "octave_bits": 3, "span_bits": 5, "top": 0, "height_bits": 15, "table_bits": 11}
+PIECES: dict[str, Any] = {
+    "word_bits": 32,
+    "function": "rsqrt",
+    "frac_bits": 4,
+    "lowest": 15,
+    "piece_bits": 5,
+    "degree": 2,
+    "value_bits": 12,
+    "table_bits": 8,
+}
 EVERY_KIND = Plan(
     ring_bits=32,
     input=Input(shape=IMAGE, frac_bits=4, low=-8, high=8, classes=5),
@@ -62,6 +74,11 @@ EVERY_KIND = Plan(
         Truncate(name="dulled", input="waves", shape=(2, 1, 1), shift=14, opened_bits=18),
         Exp2(name="exp2", input="relu", shape=(2, 1, 1), shift=0, opened_bits=7, **EXP2),
         Truncate(name="blunt", input="exp2", shape=(2, 1, 1), shift=18, opened_bits=14),
+        Normalise(
+            name="normalise", input="relu", shape=(2, 1, 1), shift=2, opened_bits=30, range_bits=12, hinges=(16, 256)
+        ),
+        Pieces(name="pieces", input="relu", shape=(2, 1, 1), shift=0, opened_bits=8, **PIECES),
+        Truncate(name="whittled", input="pieces", shape=(2, 1, 1), shift=17, opened_bits=15),
         Reshape(name="flat", input="clip", shape=IMAGE, to=(8,)),
         TopK(name="winner", input="flat", shape=(8,), shift=0, opened_bits=16, range_bits=12, result="share"),
         TopK(name="places", input="winner", shape=(8,), shift=0, opened_bits=16, range_bits=12, k=3),
@@ -125,6 +142,8 @@ def check_corrections() -> None:
         "truncate",
         "table",
         "waves",
+        "normalise",
+        "pieces",
     }
     masks = {where for where in alice.drawn if where not in corrections}
     assert masks == set(bob.drawn), "both halves of every mask, and bob's stream has nothing else"
@@ -158,7 +177,7 @@ def test_every_correction_is_hidden_by_words_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["tables", "monomials", "lift", "select", "one_hot", "beta", "ranks", "row", "zero", "product"]
+    "where", ["tables", "monomials", "lift", "select", "one_hot", "beta", "ranks", "row", "zero", "product", "words"]
 )
 def test_a_correction_that_is_not_hidden_is_noticed(monkeypatch: Patch, where: str) -> None:
     bare(where)(monkeypatch)

@@ -6,7 +6,8 @@ import weakref
 from itertools import product
 
 from moiety_shared.plan.lookups import Table
-from moiety_shared.protocols import exp2, table, waves
+from moiety_shared.plan.pieces import Pieces
+from moiety_shared.protocols import exp2, pieces, table, waves
 from moiety_shared.ring import Ring
 
 _LARGEST = 1 << 20
@@ -60,3 +61,26 @@ def test_nor_with_powers_of_two() -> None:
     for one, size in zip(kept, (largest, 1 << 18, 1 << 19), strict=True):
         most = one.cache_info().maxsize
         assert size <= _LARGEST and most is not None and most * _LARGEST <= 1 << 26
+
+
+def test_nor_with_the_coefficients_of_pieces() -> None:
+    """As large as the format allows: 2^16 starts of cubics, and powers of 2^15 places."""
+    layer = Pieces(
+        name="f",
+        input="x",
+        shape=(1,),
+        shift=0,
+        opened_bits=16,
+        word_bits=60,
+        function="rsqrt",
+        frac_bits=12,
+        lowest=60_000,
+        piece_bits=1,
+        degree=3,
+        value_bits=30,
+        table_bits=16,
+    )
+    made = pieces.coefficients(layer).nbytes, pieces.powers(15, 16, 3, Ring(64)).nbytes
+    for kept, largest in zip((pieces._coefficients, pieces.powers), made, strict=True):
+        most = kept.cache_info().maxsize
+        assert most is not None and most * largest <= 1 << 26

@@ -10,6 +10,8 @@ from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Reshare, Wire
 from moiety_shared.plan.local import Combine, Concat, Keep, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.normalise import Normalise
+from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
 from moiety_shared.plan.waves import Wave, Waves
 from tests.protocols.growing import TABLE_BITS
@@ -19,6 +21,16 @@ A, B = (2, 3), (3, 4)
 OPEN = Open(name="o", input="input", shape=A)
 WAVE = Wave(cosine=30_000, sine=-500, table_bits=9)
 WAVES: dict[str, Any] = {"word_bits": 32, "constant": 5, "waves": (WAVE, WAVE)}
+PIECES: dict[str, Any] = {
+    "word_bits": 32,
+    "function": "rsqrt",
+    "frac_bits": 4,
+    "lowest": 15,
+    "piece_bits": 5,
+    "degree": 2,
+    "value_bits": 12,
+    "table_bits": 8,
+}
 Q: dict[str, Any] = {"shift": 0, "opened_bits": 16, "range_bits": 8}
 POOL = MaxPool(name="m", input="input", shape=(1, 2, 2), kernel=(2, 2), stride=(2, 2), output_size=(1, 1), **Q)
 WORDS = TopK(name="k", input="input", shape=(3,), **Q)
@@ -80,6 +92,16 @@ REFUSED: dict[str, tuple[tuple[int, ...], tuple[AnyLayer, ...], str]] = {
         (POOL, Truncate(name="bad", input="m", shape=(1, 1, 1), shift=1, opened_bits=16)),
         "'bad' opens more bits",
     ),
+    "less than the whole of a value": (
+        A,
+        (Normalise(name="bad", input="input", shape=A, shift=0, opened_bits=16, range_bits=8, hinges=(16,)),),
+        "'bad' does not open the whole",
+    ),
+    "the whole of a value in a smaller ring": (
+        (1, 2, 2),
+        (POOL, Normalise(name="bad", input="m", shape=(1, 1, 1), shift=2, opened_bits=14, range_bits=8, hinges=(16,))),
+        "'bad' does not open the whole",
+    ),
     "a factor of another shape": (
         A,
         (OPEN, Mul(name="bad", left="o", right="o", left_shape=A, right_shape=(2, 1))),
@@ -104,32 +126,37 @@ REFUSED: dict[str, tuple[tuple[int, ...], tuple[AnyLayer, ...], str]] = {
 
 
 SUM = Waves(name="f", input="fresh", shape=A, shift=2, opened_bits=9, **WAVES)
-BITS = SUM.hidden_bits
-UNHIDDEN: dict[str, tuple[AnyLayer, ...]] = {
-    "as they are": (),
-    "moved": (Permute(name="bad", input="f", shape=A, order=(1, 0)),),
-    "added up": (Combine(name="bad", inputs=("f",), shapes=(A,), factors=(1,)),),
-    "opened for a product": (
-        Open(name="bad", input="f", shape=A),
-        Linear(name="l", input="bad", shape=A, out_features=2),
-    ),
-    "compared": (ReLU(name="bad", input="f", shape=A, shift=BITS - 1, opened_bits=8, range_bits=7),),
-    "one bit too few dropped": (Truncate(name="bad", input="f", shape=A, shift=BITS - 1, opened_bits=12),),
-    "some of them": (
-        Truncate(name="cut", input="f", shape=A, shift=BITS, opened_bits=12),
-        Truncate(name="bad", input="f", shape=A, shift=0, opened_bits=32),
-        Combine(name="c", inputs=("cut", "bad"), shapes=(A, A), factors=(1, 1)),
-    ),
-}
+STEEP = Pieces(name="f", input="fresh", shape=A, shift=2, opened_bits=8, **PIECES)
 
 
-@pytest.mark.parametrize("name", UNHIDDEN)
-def test_waves_are_cut_before_anything_reads_them(name: str) -> None:
+def unhidden(bits: int) -> dict[str, tuple[AnyLayer, ...]]:
+    """What may not follow a layer that drops so many bits."""
+    return {
+        "as they are": (),
+        "moved": (Permute(name="bad", input="f", shape=A, order=(1, 0)),),
+        "added up": (Combine(name="bad", inputs=("f",), shapes=(A,), factors=(1,)),),
+        "opened for a product": (
+            Open(name="bad", input="f", shape=A),
+            Linear(name="l", input="bad", shape=A, out_features=2),
+        ),
+        "compared": (ReLU(name="bad", input="f", shape=A, shift=bits - 1, opened_bits=8, range_bits=7),),
+        "one bit too few dropped": (Truncate(name="bad", input="f", shape=A, shift=bits - 1, opened_bits=12),),
+        "some of them": (
+            Truncate(name="cut", input="f", shape=A, shift=bits, opened_bits=12),
+            Truncate(name="bad", input="f", shape=A, shift=0, opened_bits=32),
+            Combine(name="c", inputs=("cut", "bad"), shapes=(A, A), factors=(1, 1)),
+        ),
+    }
+
+
+@pytest.mark.parametrize("layer", [SUM, STEEP], ids=["waves", "pieces"])
+@pytest.mark.parametrize("name", unhidden(2))
+def test_approximate_results_are_cut_before_anything_reads_them(layer: Waves | Pieces, name: str) -> None:
     """Their last bits tell of a mask. A cut that is coarse enough makes the plan a good one."""
-    fresh = Reshare(name="fresh", input="input", shape=A)
-    plan_of(fresh, SUM, Truncate(name="cut", input="f", shape=A, shift=BITS, opened_bits=12), shape=A)
-    with pytest.raises(ValueError, match=f"'(f|bad)'.*{BITS} bits first"):
-        plan_of(fresh, SUM, *UNHIDDEN[name], shape=A)
+    fresh, bits = Reshare(name="fresh", input="input", shape=A), layer.hidden_bits
+    plan_of(fresh, layer, Truncate(name="cut", input="f", shape=A, shift=bits, opened_bits=12), shape=A)
+    with pytest.raises(ValueError, match=f"'(f|bad)'.*{bits} bits first"):
+        plan_of(fresh, layer, *unhidden(bits)[name], shape=A)
 
 
 RAISED = Exp2(
@@ -139,6 +166,10 @@ RAISED = Exp2(
 SUMMED: dict[str, tuple[AnyLayer, int]] = {
     "moved": (Permute(name="s", input="f", shape=A, order=(1, 0)), 0),
     "added up": (Sum(name="s", input="f", shape=A, axes=(0, 1)), 3),
+    "normalised": (
+        Normalise(name="s", input="f", shape=A, shift=12, opened_bits=20, range_bits=16, hinges=(16, 256)),
+        0,
+    ),
     "over windows": (SumPool(name="s", input="f", shape=(1, *A), kernel=(2, 3), stride=(1, 1)), 3),
     "multiplied": (Combine(name="s", inputs=("f",), shapes=(A,), factors=(-5,)), 3),
     "of several": (Concat(name="s", inputs=("f", "fresh"), shapes=(A, A), axis=0), 0),
@@ -271,6 +302,13 @@ def test_matrices_that_do_not_fit_are_refused(left: tuple[int, ...], right: tupl
         (Waves, {"shape": A, "shift": 0, "opened_bits": 3, **WAVES, "waves": (WAVE,) * 5}, "shorter than two steps"),
         (Waves, {"shape": A, "shift": 0, "opened_bits": 17, **WAVES}, "opened_bits"),
         (Waves, {"shape": A, "shift": 0, "opened_bits": 9, **WAVES, "word_bits": 20}, "do not fit in its words"),
+        (Pieces, {"shape": A, "shift": 0, "opened_bits": 8, **PIECES, "word_bits": 21}, "do not fit in its words"),
+        (Pieces, {"shape": A, "shift": 0, "opened_bits": 8, **PIECES, "lowest": 7}, "no whole piece"),
+        (Pieces, {"shape": A, "shift": 0, "opened_bits": 8, **PIECES, "lowest": 256}, "no whole piece"),
+        (Pieces, {"shape": A, "shift": 0, "opened_bits": 5, **PIECES}, "no whole piece"),
+        (Normalise, {"shape": A, **Q, "hinges": (3, 47)}, "powers of 16 apart"),
+        (Normalise, {"shape": A, **Q, "hinges": (0,)}, "not positive"),
+        (Normalise, {"shape": A, **Q, "hinges": (-16, -256)}, "not positive"),
     ],
 )
 def test_a_layer_that_makes_no_sense_is_refused(layer: Any, attributes: dict[str, Any], message: str) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field
 from moiety_shared.plan.layers import Layer, Wire, ring_bytes
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Lookup
+from moiety_shared.plan.normalise import Normalise
 
 _HIDING = 3  # bits: what is dropped is 2^3 times as coarse as the root mean square of what rounding adds
 
@@ -51,11 +52,14 @@ def check_cuts(layers: Sequence[Layer], output: str) -> None:
     """Raises ValueError unless every approximate result goes into layers that drop the bits which rounding shows in.
 
     What each party computes of it alone, such as a sum, shows more of them, and is cut as well before it goes on.
+    Normalise keeps all bits of what it reads.
     """
     hidden: dict[str, int] = {}
     for layer in layers:
         read = {name: hidden[name] for name in layer.reads if name in hidden}
-        if isinstance(layer, Local) and read:
+        if isinstance(layer, Normalise) and read:
+            hidden[layer.name] = max(read.values())
+        elif isinstance(layer, Local) and read:
             shown = sum(gain << read[name] for gain, name in zip(layer.gains, layer.reads, strict=True) if name in read)
             hidden[layer.name] = max(shown - 1, 0).bit_length()
         elif read and not (isinstance(layer, Lookup) and layer.shift >= max(read.values())):

@@ -51,6 +51,8 @@ from moiety_shared.plan.local import (
     Upsample,
 )
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.normalise import Normalise
+from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.waves import Waves
 
 LABELS = "labels"  # the wire of the client's label, an index, in a private evaluation
@@ -58,7 +60,8 @@ _SLICE_VALUES, _MAX_SLICE_ROWS = 1 << 17, 64
 
 AnyLayer = Annotated[
     Open | Linear | Conv | Mul | MatMul | Bias | Reshare | Truncate | ReLU | Decide | MaxPool | TopK | Table | Waves
-    | OneHot | Exp2 | Keep | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool | Concat | Combine,
+    | OneHot | Exp2 | Pieces | Normalise | Keep | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool
+    | Concat | Combine,
     Field(discriminator="op"),
 ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.layers import Bias, Conv, Correction, Layer, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.plan import LABELS, Plan
 from moiety_shared.protocols import matmul, max_pool, product, reduce, reshare, top_k
 from moiety_shared.protocols.dealing import Dealer, uniform
@@ -193,7 +194,7 @@ class _Run:
                 return max_pool.evaluate(reduce.opened_ring(layer), party, layer, self._share(layer.input), ready)
             case TopK(), top_k.PreparedTopK():
                 return top_k.evaluate(party, layer, self._share(layer.input), ready)
-            case ((ReLU() | Decide() | Truncate() | Table() | Approximate() | OneHot()), tuple()):
+            case ((ReLU() | Decide() | Truncate() | Table() | Approximate() | Normalise() | OneHot()), tuple()):
                 protocol = PROTOCOLS[type(layer)]
                 return cast(Evaluation, protocol.evaluate(ring, party, layer, self._share(layer.input), ready))
         return None
