@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import comparison, hostile, load, mnist, sidecar, tabular, vision
+from benchmarks import comparison, hostile, load, mnist, sidecar, tabular, transformers, vision
 from benchmarks.measurement import Row
 from moiety_local.folder import DeploymentError, fresh
 from moiety_local.mnist import DataMissing, Pixels, test_images
@@ -27,6 +27,10 @@ Suite = Callable[[Path, Pixels, float, Console], Iterator[Row]]
 SUITES: dict[str, tuple[str, Suite]] = {
     "mnist": ("one image, batches of 128, bytes, memory", mnist.measure),
     "vision": ("LeNet, ResNet-18, label-only output", lambda root, pixels, _, say: vision.measure(root, pixels, say)),
+    "transformers": (
+        "BERT-tiny beside one LeNet image",
+        lambda root, pixels, _, say: transformers.measure(root, pixels, say),
+    ),
     "tabular": (
         "trees beside one image, tables' answers",
         lambda root, pixels, _, say: tabular.measure(root, pixels, say),

@@ -4,9 +4,9 @@ The elements are numpy int16 (k <= 16), int32 (k <= 32) or int64 arrays whose ar
 the machine word is the ring, so `wrap` costs nothing. Other rings keep the canonical representative in 0 .. 2^k - 1.
 
 Elementwise operations use numpy: on the wires of one image an operation takes numpy 0.5 to 2 microseconds and torch 1
-to 6, and on those of 128 images the two are level. Products of int32 use torch, whose products are ten times as quick.
-Those of int64 use numpy's einsum, which on one core is three to four times as quick as torch. Kernels for each channel
-have a file of their own (`convolution`).
+to 6, and on those of 128 images the two are level. Products use torch, whose integer products are the quicker ones but
+for few rows of int64 (`_FEW_ROWS`), for int64 on processors without AVX-512 (`_WIDE`), and for a kernel for each
+channel (`convolution`).
 """
 
 from collections.abc import Iterator
@@ -25,6 +25,10 @@ Array = npt.NDArray[Any]
 
 _BLOCK = 1 << 15  # elements of a temporary: few enough that some of them stay in the cache
 _SMALL = 1 << 14  # elements of b: with fewer, a call of torch takes longer than the product of one row does
+_FEW_ROWS = 8  # of int64: for more, torch is the quicker, though it turns the whole of b round first
+_WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Whether the processor multiplies words of 64 bits side by side. Where it does not, torch takes four times as long as
+numpy's einsum; where it does, a third as long."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Ring:
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Compute a b^T mod 2^k: (..., n, i) and (..., o, i) to (..., n, o). This layout of b is the quick one."""
-        if self.bits > 32 or (len(a) == 1 and b.size <= _SMALL):
+        rows = a.shape[-2]
+        if (rows <= _FEW_ROWS or not _WIDE) if self.bits > 32 else (rows == 1 and b.size <= _SMALL):
             return self.wrap(np.einsum("...ni,...oi->...no", a, b))
         return self.wrap((torch.from_numpy(a) @ torch.from_numpy(b).mT).numpy())
 
