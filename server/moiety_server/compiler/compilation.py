@@ -163,15 +163,16 @@ def compile_model(
 
 def _attempts(graph: ir.Graph, reveal: Reveal) -> Iterator[tuple[Precision, float, float]]:
     """Yield the attempts in their order. A plan that looks nothing up sends its input and its outputs, and no more, so
-    it has 64 bits first: a few bytes, and 35 times the precision. So has attention,
-    whose sums of products leave 32 bits an error of 1 to 3 % of the outputs' spread. Waves come before parabolas."""
+    it has 64 bits first: a few bytes, and 35 times the precision. So has attention, of which sums
+    of products would leave 32 bits an error of 1 to 3 % of the outputs' spread. Waves come before parabolas. Beside
+    attention their words are half of what the dealer sends, so words of 32 bits come before those of 64."""
     looks_up = reveal != "logits" or any(isinstance(node, _LOOKING_UP) for node in graph.nodes)
     attends = any(isinstance(node, MatMulNode) for node in graph.nodes)
     bends = any(isinstance(node, ir.SmoothNode) for node in graph.nodes)
     for bits, affordable, tolerated in _ATTEMPTS if looks_up and not attends else (*_ATTEMPTS[2:], *_ATTEMPTS[:2]):
-        if bends:
-            yield Precision.of(bits), affordable, min(tolerated, _WITH_WAVES)
-        yield Precision.of(bits, waves=False), affordable, tolerated
+        for words in ((32, 64) if attends and bits == 64 else (bits,)) if bends else ():
+            yield Precision.of(bits, waves=words), affordable, min(tolerated, _WITH_WAVES)
+        yield Precision.of(bits, waves=0), affordable, tolerated
 
 
 def _compile(

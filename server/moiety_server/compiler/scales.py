@@ -24,15 +24,16 @@ _SUMS = (
 @dataclass(frozen=True)
 class Precision:
     """What the ring allows. `compared` is the most bits that a compared magnitude may have. `opened` is the number of
-    bits that the parties open, under a mask. `waves` says whether smooth functions may be sums of waves."""
+    bits that the parties open, under a mask. `waves` is the bits of the words that sums of waves are made of, or 0 where
+    smooth functions are parabolas."""
 
     ring_bits: int
     opened: int
     compared: int
-    waves: bool = True
+    waves: int
 
     @classmethod
-    def of(cls, ring_bits: int, *, waves: bool = True) -> "Precision":
+    def of(cls, ring_bits: int, *, waves: int = 32) -> "Precision":
         return cls(32, 16, 15, waves) if ring_bits == 32 else cls(64, 32, 20, waves)
 
     @property

@@ -2,9 +2,9 @@
 
 The waves have one period, a little longer than the range of x, so that f may bend back to where it began. The compiler
 fits them by least squares, for several periods and slopes, and takes as few as meet f within 0.0005 of its usual
-values, or 0.00005 in a 64-bit ring. That is possible where f bends on a scale that is not much smaller than its range:
-GELU, SiLU, sigmoid, tanh. Functions with kinks, or that are steep at one end, take too many waves. Parabolas (`smooth`)
-meet those.
+values, or 0.00005 with words of 64 bits. That is possible where f bends on a scale that is not much smaller than its
+range: GELU, SiLU, sigmoid, tanh. Functions with kinks, or that are steep at one end, take too many waves. Parabolas
+(`smooth`) meet those.
 """
 
 import math
@@ -22,7 +22,7 @@ from moiety_shared.plan import local, lookups
 from moiety_shared.plan.waves import Wave, Waves
 from moiety_shared.ring import Array
 
-_CLOSE = {32: 0.0005, 64: 0.00005}  # of the function's usual values, by the bits of the ring
+_CLOSE = {32: 0.0005, 64: 0.00005}  # of the function's usual values, by the bits of the words
 _MOST_WAVES = {32: 28, 64: 40}  # a value takes 8 or 16 bytes from the dealer for each; parabolas take 252 or 440
 _HEIGHT_BITS = {32: 30, 64: 54}  # of the largest sum; products of words and tables have no more
 _USUAL = 4  # times the root mean square of the values: what is larger is rare, and may be met less closely
@@ -63,7 +63,7 @@ class Fit:
         return len(self.cosines) + 4 * math.log2(max(self.reach, 1e-9))
 
 
-def fitted(node: ir.SmoothNode, x: ScaledWire, usual: float, ring_bits: int) -> Fit | None:
+def fitted(node: ir.SmoothNode, x: ScaledWire, usual: float, word_bits: int) -> Fit | None:
     """Fit waves over the values that `x` may have. None where no number of them that is worth it meets the function.
 
     `usual` is the root mean square of the function's values.
@@ -81,7 +81,7 @@ def fitted(node: ir.SmoothNode, x: ScaledWire, usual: float, ring_bits: int) -> 
     found = [
         fit
         for turns, period_bits in _periods(x, high - low)
-        for fit in _series(places, y, 1 / np.maximum(usual, np.abs(y)), turns, period_bits, x.frac, ring_bits)
+        for fit in _series(places, y, 1 / np.maximum(usual, np.abs(y)), turns, period_bits, x.frac, word_bits)
     ]
     return min(found, key=lambda fit: fit.price, default=None)
 
@@ -96,11 +96,11 @@ def _periods(x: ScaledWire, width: float) -> Iterator[tuple[int, int]]:
 
 
 def _series(
-    places: Array, y: Array, weight: Array, turns: int, period_bits: int, frac: int, ring_bits: int
+    places: Array, y: Array, weight: Array, turns: int, period_bits: int, frac: int, word_bits: int
 ) -> Iterator[Fit]:
     """Yield for each of a few slopes the least number of waves, if any, that is close enough."""
-    steps = 1 << min(period_bits, _OPENED_BITS[ring_bits])
-    most = min(_MOST_WAVES[ring_bits], steps // 2)
+    steps = 1 << min(period_bits, _OPENED_BITS[word_bits])
+    most = min(_MOST_WAVES[word_bits], steps // 2)
     angle = 2 * np.pi * turns * 2.0 ** (frac - period_bits) * places
     basis = np.ones((len(places), 2 * most + 1))
     basis[:, 1::2] = np.cos(np.outer(angle, np.arange(1, most + 1)))
@@ -116,18 +116,18 @@ def _series(
             size = 2 * count + 1
             c = np.linalg.solve(squares[:size, :size], sides[:size])
             error = float(np.abs(basis[:, :size] @ c - wanted).max())
-            if error <= _CLOSE[ring_bits]:
+            if error <= _CLOSE[word_bits]:
                 yield Fit(slope, float(c[0]), c[1::2], c[2::2], turns, period_bits, error)
                 break
 
 
-def layer_of(fit: Fit, x: ScaledWire, name: str, ring_bits: int) -> tuple[Waves, int]:
+def layer_of(fit: Fit, x: ScaledWire, name: str, word_bits: int) -> tuple[Waves, int]:
     """Return the layer for ring elements of x times `fit.turns`, and its fractional bits."""
-    frac = fitting(fit.reach, _HEIGHT_BITS[ring_bits])
+    frac = fitting(fit.reach, _HEIGHT_BITS[word_bits])
     heights = np.maximum(np.hypot(fit.cosines, fit.sines), 2.0**-frac)
     # Words and tables share the bits of a product so that both add as much by rounding.
     tables = np.clip(np.round((frac + np.log2(heights)) / 2), 1, 24).astype(int)
-    opened = min(fit.period_bits, _OPENED_BITS[ring_bits])
+    opened = min(fit.period_bits, _OPENED_BITS[word_bits])
     waves = tuple(
         Wave(cosine=round(cosine * 2.0 ** (frac - bits)), sine=round(sine * 2.0 ** (frac - bits)), table_bits=bits)
         for cosine, sine, bits in zip(fit.cosines.tolist(), fit.sines.tolist(), tables.tolist(), strict=True)
@@ -138,7 +138,7 @@ def layer_of(fit: Fit, x: ScaledWire, name: str, ring_bits: int) -> tuple[Waves,
         shape=x.shape,
         shift=fit.period_bits - opened,
         opened_bits=opened,
-        word_bits=ring_bits,
+        word_bits=word_bits,
         constant=round(fit.constant * 2.0**frac),
         waves=waves,
     )
@@ -148,15 +148,16 @@ def layer_of(fit: Fit, x: ScaledWire, name: str, ring_bits: int) -> tuple[Waves,
 def write(writer: Writer, node: ir.SmoothNode, x: ScaledWire) -> ScaledWire | None:
     """Write slope x + waves, both cut to few bits. Returns None, and writes nothing, where waves are not worth it."""
     usual = writer.known[node.name].rms
-    fit = fitted(node, x, usual, writer.ring.bits)
+    words = writer.precision.waves
+    fit = fitted(node, x, usual, words)
     low, high = writer.bounds(node)
     most = max(-low, high)
-    if fit is None or fit.reach * x.factor < _CLOSE[writer.ring.bits] * most:  # hardly more than a line
+    if fit is None or fit.reach * x.factor < _CLOSE[words] * most:  # hardly more than a line
         return None
-    waves, frac = layer_of(fit, x, writer.name(replace(x, name=node.name), "waves"), writer.ring.bits)
+    waves, frac = layer_of(fit, x, writer.name(replace(x, name=node.name), "waves"), words)
     fits = min(fitting(fit.reach, writer.precision.short), fitting(most / x.factor, writer.ring.bits - 2))
     cut = min(frac - waves.hidden_bits, fits)
-    if 2.0**-cut * x.factor > _COARSEST * _CLOSE[writer.ring.bits] * min(_USUAL * usual, most):
+    if 2.0**-cut * x.factor > _COARSEST * _CLOSE[words] * min(_USUAL * usual, most):
         return None
     shift = frac - cut
     source = writer.to_reduce(x, waves.shift)
@@ -171,7 +172,7 @@ def write(writer: Writer, node: ir.SmoothNode, x: ScaledWire) -> ScaledWire | No
     writer.add(waves.model_copy(update={"input": source.name}))
     name = writer.name(replace(x, name=node.name), "bent") if fit.slope else node.name
     truncate = lookups.Truncate(
-        name=name, input=waves.name, shape=x.shape, shift=shift, opened_bits=_HEIGHT_BITS[writer.ring.bits] + 2 - shift
+        name=name, input=waves.name, shape=x.shape, shift=shift, opened_bits=_HEIGHT_BITS[words] + 2 - shift
     )
     bent = writer.after(x, truncate, frac=cut, bits=writer.ring.bits, low=low, high=high)
     if not fit.slope:
