@@ -24,8 +24,8 @@ _SUMS = (
 @dataclass(frozen=True)
 class Precision:
     """What the ring allows. `compared` is the most bits that a compared magnitude may have. `opened` is the number of
-    bits that the parties open, under a mask. `waves` is the bits of the words that sums of waves are made of, or 0 where
-    smooth functions are parabolas."""
+    bits that the parties open, under a mask. `waves` is the bits of the words that sums of waves are made of, or 0
+    where smooth functions are parabolas."""
 
     ring_bits: int
     opened: int
