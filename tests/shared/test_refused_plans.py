@@ -189,6 +189,23 @@ def test_sums_of_approximate_values_are_cut_by_as_many_more_bits(name: str) -> N
         plan_of(*layers, Truncate(shift=bits - 1, **head), shape=A)
 
 
+@pytest.mark.parametrize("plane", [0, 1, 2])
+def test_what_a_normaliser_decided_shows_no_low_bits(plane: int) -> None:
+    """Its first plane has them all, and is cut; the others are powers and counts of hinges."""
+    layers = (
+        Reshare(name="fresh", input="input", shape=A),
+        RAISED,
+        Normalise(name="n", input="f", shape=A, shift=12, opened_bits=20, range_bits=16, hinges=(16, 256)),
+        Slice(name="s", input="n", shape=(3, *A), axis=0, start=plane, stop=plane + 1),
+    )
+    plan_of(*layers, Truncate(name="t", input="s", shape=(1, *A), shift=RAISED.hidden_bits, opened_bits=8), shape=A)
+    if plane:
+        plan_of(*layers, shape=A)
+    else:
+        with pytest.raises(ValueError, match="'s' is given out as it is"):
+            plan_of(*layers, shape=A)
+
+
 def test_waves_of_more_bits_than_the_ring_are_refused() -> None:
     with pytest.raises(ValueError, match="words of more bits"):
         SUM.output((Wire(A, 32),), 16)

@@ -1,4 +1,4 @@
-"""Arithmetic that consists of several nodes of the IR: comparisons, choices, quotients, powers, norms, softmax.
+"""Arithmetic that consists of several nodes of the IR: comparisons, choices, quotients, powers, norms.
 
 Both front ends build it here. Exact forms made of ReLU come first: |x| and the larger of two values take one comparison
 each. Quotients look the reciprocal up, which needs the divisor to be proved away from 0 (`ranges`).
@@ -206,18 +206,6 @@ def normalise(b: Builder, x: ir.Node, axes: Sequence[int], epsilon: float) -> ir
     """Build x with mean 0 and variance 1 over some axes, as layer, instance and group norms do."""
     apart, spread = variance(b, x, axes)
     return b.mul(apart, b.smooth(b.shift(spread, epsilon), "rsqrt"))
-
-
-def softmax(b: Builder, x: ir.Node, axis: int, logarithm: bool = False) -> ir.Node:
-    """Build a softmax inside of the network. It subtracts the largest value, so sums of exponentials lie in 1..n."""
-    n = x.shape[axis]
-    below = b.combine((x, layers.keep(b, layers.largest(b, x, [axis]), x, [axis])), (1, -1))
-    below = b.bounded(below, -math.inf, 0.0)
-    raised = b.smooth(below, "exp")
-    total = layers.keep(b, b.bounded(b.sum(raised, [axis]), 1.0, float(n)), x, [axis])
-    if logarithm:
-        return b.combine((below, b.smooth(total, "log")), (1, -1))
-    return b.mul(raised, b.smooth(total, "reciprocal"))
 
 
 def smallest(b: Builder, x: ir.Node, axes: Sequence[int]) -> ir.Node:

@@ -64,7 +64,7 @@ def _reduced(reduce: Callable[[Builder, ir.Node, Sequence[int]], ir.Node]) -> Ca
 
 
 def _softmax(logarithm: bool) -> Callable[..., ir.Node]:
-    return lambda b, x, dim, *_: arithmetic.softmax(b, x, ops.axis(b, x, dim, "normalises"), logarithm)
+    return lambda b, x, dim, *_: b.softmax(x, ops.axis(b, x, dim, "normalises"), logarithm=logarithm)
 
 
 def _layer_norm(

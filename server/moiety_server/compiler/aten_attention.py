@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from moiety_server.compiler import arithmetic, ir
+from moiety_server.compiler import ir
 from moiety_server.compiler import operations as ops
 from moiety_server.compiler.builder import Builder
 
@@ -33,7 +33,7 @@ def attention(
         scores = b.masked(scores, ops.aligned(b, mask, scores), -math.inf)
     elif mask is not None:
         scores = ops.add(b, scores, mask)
-    return b.matmul(arithmetic.softmax(b, scores, len(scores.shape) - 1), v)
+    return b.matmul(b.softmax(scores, len(scores.shape) - 1), v)
 
 
 def _turned(b: Builder, x: ir.Node) -> ir.Node:

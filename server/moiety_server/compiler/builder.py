@@ -14,7 +14,10 @@ from torch import Tensor
 from moiety_server.compiler import ir
 from moiety_server.compiler.attention import MaskedNode, MatMulNode
 from moiety_server.compiler.ir import Shape
+from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
 from moiety_server.compiler.windows import Windows
+
+_MASKING = -99.0  # a constant so low that is added to some scores of a softmax leaves the others all of its sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,44 @@ class Builder(Windows):
 
     def smooth(self, x: ir.Node, function: str, alpha: float = 1.0, beta: float = 1.0) -> ir.Node:
         return self._add(ir.SmoothNode(**self._head(x.shape, x), function=function, alpha=alpha, beta=beta))
+
+    def softmax(self, x: ir.Node, axis: int, keys: Tensor | None = None, *, logarithm: bool = False) -> ir.Node:
+        """Append a softmax over an axis, counted without the batch, or its logarithm. `keys`, if any, broadcast against
+        x: where they are false a value counts as -infinity, and yields 0."""
+        keys = torch.ones((), dtype=torch.bool) if keys is None else keys.bool()
+        if not logarithm:
+            x, seen = self._unmasked(x)
+            keys = keys & seen
+        last = len(x.shape) - 1
+        if axis != last:
+            order = [*(at for at in range(len(x.shape)) if at != axis), axis]
+            made = self.softmax(self.permute(x, order), last, keys.expand(x.shape).permute(order), logarithm=logarithm)
+            return self.permute(made, [order.index(at) for at in range(len(order))])
+        keys = keys.reshape((1,) * (len(x.shape) - keys.dim()) + tuple(keys.shape))
+        self.require(bool(keys.expand(x.shape).any(dim=-1).all()), "leaves a row of a softmax without a key")
+        few = None if bool(keys.all()) else keys
+        centred = self._add(CentredNode(**self._head(x.shape, x), keys=few))
+        return self._add(SoftmaxNode(**self._head(x.shape, centred), keys=few, logarithm=logarithm))
+
+    def _unmasked(self, x: ir.Node) -> tuple[ir.Node, Tensor]:
+        """Return scores without what masks them, and which of them are not masked."""
+        every = torch.ones((), dtype=torch.bool)
+        match x:
+            case MaskedNode():
+                return self.nodes[x.inputs[0]], x.keys.bool()
+            case AffineNode(scale=None, shift=Tensor() as shift):
+                keys = shift > _MASKING
+                if bool(keys.all()) or not bool(keys.expand(x.shape).any(dim=-1).all()):
+                    return x, every
+                shift = torch.where(keys, shift, 0)
+                source = self.nodes[x.inputs[0]]
+                return self.affine(source, shift=shift) if bool(shift.any()) else source, keys
+            case ir.ReshapeNode():
+                source, keys = self._unmasked(under := self.nodes[x.inputs[0]])
+                if source is under:
+                    return x, every
+                return self.reshape(source, x.shape), keys.expand(source.shape).reshape(x.shape)
+        return x, every
 
     def sum(self, x: ir.Node, axes: Sequence[int]) -> ir.Node:
         """Sum over axes, which are counted without the batch and dropped."""

@@ -25,6 +25,7 @@ from moiety_server.compiler.meaning import Meaning, Reveal, of_two
 from moiety_server.compiler.origin import shown
 from moiety_server.compiler.parts import Limit
 from moiety_server.compiler.scales import Precision
+from moiety_server.compiler.softmax import SoftmaxNode
 from moiety_server.compiler.trace import trace
 from moiety_shared import reference
 from moiety_shared.parts import spans
@@ -38,7 +39,7 @@ _ATTEMPTS = ((32, 2.0**12, 0.003), (32, 16.0, 0.01), (64, 2.0**24, 0.003), (64, 
 _WITH_WAVES = 0.01  # an error that is good enough for waves: where theirs is larger, the same attempt has parabolas
 _ROWS_AT_ONCE = 64
 _LOOKING_UP = (
-    ir.ClampNode, ir.MaxPoolNode, ir.SmoothNode, ir.DecideNode, ir.ArgmaxNode, ir.MulNode, ir.LookupNode,
+    ir.ClampNode, ir.MaxPoolNode, ir.SmoothNode, ir.DecideNode, ir.ArgmaxNode, ir.MulNode, ir.LookupNode, SoftmaxNode,
 )  # fmt: skip
 TOLERATED = 0.05
 """The largest error of an output, as a part of the outputs' spread, with which a model is published unasked."""

@@ -23,6 +23,7 @@ from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.functions import FUNCTIONS
 from moiety_server.compiler.hints import hint_for
 from moiety_server.compiler.relations import Box
+from moiety_server.compiler.softmax import CentredNode, SoftmaxNode, centred_box
 from moiety_shared.ring import Array
 
 _GUARDED = 4  # times as much head-room in front of such a clamp, so that it is met before the ring's end
@@ -82,6 +83,15 @@ class Analysis:
         for node in self.graph.nodes:
             (least, most, rms), (lower, upper) = self.measured[node.name], self.proved[node.name]
             seen[node.name] = max(abs(least), abs(most)) or max((seen[name] for name in node.inputs), default=0.0)
+            if isinstance(node, CentredNode):
+                # A power of two grows with its exponent, so the head-room is added there. What is far below the mean
+                # hardly counts, but must not wrap.
+                room = 2 * math.log(headroom)
+                least, most = 1.25 * least - room, most + room
+                sure = least <= lower and upper <= most
+                lower, upper = max(lower, least), min(upper, most)
+                ranges[node.name] = Range(lower, upper, rms, sure and ranges[node.inputs[0]].proved)
+                continue
             sure = max(abs(lower), abs(upper)) <= affordable * seen[node.name] or not node.inputs
             if not sure:
                 # On both sides: only a proof says that no value has the other sign.
@@ -291,6 +301,11 @@ def _interval(node: ir.Node, x: list[Box]) -> Box:
             tried = [*x[0], *(torch.full_like(x[0][0], turn).clamp(*x[0]) for turn in known.turns)]
             values = torch.stack([node.forward(place) for place in tried])
             return values.amin(dim=0), values.amax(dim=0)
+        case CentredNode():
+            return centred_box(node, *x[0])
+        case SoftmaxNode():
+            least = float(x[0][0].min() - x[0][1].max()) - math.log(node.shape[-1]) if node.logarithm else 0.0
+            return torch.full_like(x[0][0], least), torch.full_like(x[0][0], 0.0 if node.logarithm else 1.0)
         case ir.LookupNode():
             least, most = min(node.values), max(node.values)
             return torch.full_like(x[0][0], least), torch.full_like(x[0][0], most)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from moiety_server.compiler import ir, ranges
 from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.ranges import Range
+from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
 
+_SCORE_BITS = 14.0  # of a softmax's scores: a step of 2^-14 changes its values by as small a part
 _HEADROOM = 1.01  # for what rounding adds
 _SUMS = (
     ir.AddNode, ir.ConcatNode, ir.ReshapeNode, ir.PermuteNode, ir.SliceNode, ir.PadNode, ir.UpsampleNode, ir.BiasNode,
@@ -96,7 +98,9 @@ def _wish(reader: ir.Node, known: Mapping[str, Range], total: Mapping[str, int],
             return (total[reader.name] - math.log2(max(typical, 1e-9) / max(row, 1e-9))) / 2
         case ir.ScaleNode():
             return wanted[reader.name] + math.log2(abs(reader.factor))
-        case ir.MulNode() | MatMulNode() | ir.SmoothNode() | ir.DecideNode() | ir.ArgmaxNode():
+        case CentredNode():
+            return _SCORE_BITS
+        case ir.MulNode() | MatMulNode() | ir.SmoothNode() | SoftmaxNode() | ir.DecideNode() | ir.ArgmaxNode():
             return math.inf
         case _:
             return wanted[reader.name]

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from moiety_shared.plan.layers import Layer, Wire, ring_bytes
-from moiety_shared.plan.local import Local
+from moiety_shared.plan.local import Local, Slice
 from moiety_shared.plan.lookups import Lookup
 from moiety_shared.plan.normalise import Normalise
 
@@ -52,13 +52,16 @@ def check_cuts(layers: Sequence[Layer], output: str) -> None:
     """Raises ValueError unless every approximate result goes into layers that drop the bits which rounding shows in.
 
     What each party computes of it alone, such as a sum, shows more of them, and is cut as well before it goes on.
-    Normalise keeps all bits of what it reads.
+    Normalise keeps all bits of what it reads, in the first of its planes; the others are what it decided.
     """
     hidden: dict[str, int] = {}
+    normalised = {layer.name for layer in layers if isinstance(layer, Normalise)}
     for layer in layers:
         read = {name: hidden[name] for name in layer.reads if name in hidden}
         if isinstance(layer, Normalise) and read:
             hidden[layer.name] = max(read.values())
+        elif isinstance(layer, Slice) and layer.input in normalised and layer.axis == 0 and layer.start:
+            continue
         elif isinstance(layer, Local) and read:
             shown = sum(gain << read[name] for gain, name in zip(layer.gains, layer.reads, strict=True) if name in read)
             hidden[layer.name] = max(shown - 1, 0).bit_length()

@@ -8,11 +8,12 @@ from contextlib import suppress
 from moiety_server.compiler import ir
 from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.ir import NotServable
-from moiety_server.compiler.lowering import comparisons, decisions, lookups, products, smooth, sums
+from moiety_server.compiler.lowering import comparisons, decisions, lookups, products, smooth, softmax, sums
 from moiety_server.compiler.lowering.wires import MOST_FRAC_BITS, ScaledWire, Writer
 from moiety_server.compiler.meaning import Meaning, Reveal
 from moiety_server.compiler.ranges import Range
 from moiety_server.compiler.scales import Precision, Scales, counted, fitting
+from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
 from moiety_shared.fixed_point import NotEncodable, grid
 from moiety_shared.plan import local
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
@@ -121,6 +122,10 @@ class Emitter(Writer):
                 return decisions.argmax(self, node, x[0])
             case ir.SmoothNode():
                 return smooth.smooth(self, node, x[0])
+            case CentredNode():
+                return softmax.centred(self, node, self.in_ring(x[0]))
+            case SoftmaxNode():
+                return softmax.softmax(self, node, x[0])
             case ir.MulNode():
                 one, other = (self.small(sums.with_axes(self, node, wire, i)) for i, wire in enumerate(x))
                 return products.product(self, node, one, other)

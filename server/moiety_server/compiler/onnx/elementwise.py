@@ -120,10 +120,10 @@ def _softmax(logarithm: bool) -> Translate:
     def normalised(b: Builder, node: OnnxNode) -> ir.Node:
         x = node.x
         if node.opset >= 13:
-            return arithmetic.softmax(b, x, ops.axis(b, x, node.get("axis", -1), "normalises"), logarithm)
+            return b.softmax(x, ops.axis(b, x, node.get("axis", -1), "normalises"), logarithm=logarithm)
         axis = ops.axis(b, x, node.get("axis", 1), "normalises")  # over all axes from this one
         flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))
-        return b.reshape(arithmetic.softmax(b, flat, axis, logarithm), x.shape)
+        return b.reshape(b.softmax(flat, axis, logarithm=logarithm), x.shape)
 
     return normalised
 
