@@ -77,7 +77,7 @@ class Core(CatalogueReader):
                 continue
             asking.passed("catalogue")
             encode = partial(task.encode, sealer.entry, vocabulary)
-            elements = (yield Work(encode)) if task.slow else encode()
+            elements = (yield Work(encode)) if task.slow or vocabulary else encode()
             calls = sealer.calls(elements, task.recipients, partial(task.draw, sealer.entry))
             asking.passed("seal")
             try:

@@ -96,7 +96,7 @@ def _told(how: Tokens) -> str:
     """Say what everybody learns."""
     kept = "so how long a text is stays secret" if how.pad_id is not None else "so all texts have one length"
     return (
-        f"The embedding of {how.vocabulary:,} ids x {how.width} values is published ({how.table.size / 1e6:,.1f} MB): "
+        f"The embedding of {how.vocabulary:,} ids x {how.width} values is published ({how.table.size:,} bytes): "
         "whoever can read the catalogue gets it, because clients look their ids up by themselves. All other weights "
         f"are secret. Every input has {how.length} places, {kept}."
     )

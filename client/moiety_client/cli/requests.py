@@ -3,7 +3,6 @@
 import json
 import sys
 import warnings
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,20 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moiety_client.cli import showing
+from moiety_client.cli import given, showing
 from moiety_service.cli.terminal import Exit, Json, ended, example, line, lines, say, table
 
 if TYPE_CHECKING:
     from moiety_client.client import Client
     from moiety_client.errors import MoietyError
     from moiety_shared.messages.catalogue import Entry
-    from moiety_shared.tabular import Others
 
 _PANEL = "Client"
 _COMPLETING_SECONDS = 2.0
 _BATCH = 128
-_STACKS = (".npy", ".npz", ".csv")  # files of several inputs
-_LABELS = 1 << 27  # bytes of a text file: enough for some ten million labels
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +32,7 @@ def register(app: typer.Typer) -> None:
         "moiety predict mnist digit.png",
         "moiety predict mnist scans/ more.npy --resume run.jsonl --json > answers.jsonl",
         "moiety predict churn customers.csv",
+        "moiety predict sentiment 'a fine film' reviews.txt",
     )
     app.command("predict", rich_help_panel=_PANEL, epilog=example(*predicting))(predict)
     evaluating = (
@@ -63,10 +60,11 @@ def _names(incomplete: str) -> list[str]:
 
 Model = Annotated[str, typer.Argument(help="The model's name in the catalogue.", autocompletion=_names)]
 Files = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         help="Pictures, .npy files (one input or a stack), .npz files (a model's several inputs by name, a stack of "
-        "each), .csv files, or folders of them."
+        "each), .csv files, or folders of them. For a model of texts: texts, .txt files (a text on each line), or .npy "
+        "files of token ids."
     ),
 ]
 Columns = Annotated[
@@ -118,20 +116,20 @@ def predict(
     columns: Columns = "strict",
     as_json: Json = False,
 ) -> None:
-    """Predict privately for pictures, arrays (.npy, .npz), tables (.csv), and folders of them, an answer each.
+    """Predict privately for pictures, arrays (.npy, .npz), tables (.csv), texts, and folders of files, an answer each.
 
     moiety makes pictures fit, as the model's owner says, and takes arrays as they are. A model of a table takes .csv
     files that name its columns in the first line. With `--json` it prints a line as soon as its batch is there.
     """
-    found = _found(files)
+    found = given.found(files)
     shown: list[dict[str, Any]] = []
     with asking(access) as client:
-        given = _Inputs(client.model(model), found, columns)
+        asked = given.GivenInputs(client.model(model), found, columns)
         # Lines printed to the same terminal would break the bar.
-        bar = sys.stderr.isatty() and length_hint(given) != 1 and not (as_json and sys.stdout.isatty())
+        bar = sys.stderr.isatty() and length_hint(asked) != 1 and not (as_json and sys.stdout.isatty())
         try:
-            for part in client.stream(model, given, batch=batch, resume=resume, canaries=canaries, progress=bar):
-                for row in showing.as_data(part, given.taken(len(part)), top):
+            for part in client.stream(model, asked, batch=batch, resume=resume, canaries=canaries, progress=bar):
+                for row in showing.as_data(part, asked.taken(len(part)), top):
                     if as_json:
                         line(row)
                     else:
@@ -171,17 +169,19 @@ def evaluate(
     """
     from moiety_client.inputs import read_labels
 
-    found = _found(files)
+    found = given.found(files)
     with asking(access) as client:
         entry = client.model(model)
         if entry.table is not None and (target is None) == (labels is None):
             raise ended(Exit.USAGE, f"{model} takes a table: name its column of labels with --target, or pass --labels")
+        if entry.tokens is not None and labels is None:
+            raise ended(Exit.USAGE, f"{model} takes texts: pass a file with the label of each as --labels")
         if target is not None:
-            result = client.evaluate(model, found, target, columns=_others(columns), reveal_to=reveal_to)
+            result = client.evaluate(model, found, target, columns=given.others(columns), reveal_to=reveal_to)
         else:
-            given = _Inputs(entry, found, columns)
-            read = list(given)
-            truth = _read_labels(labels) if labels else [path.parent.name for path, _ in given.places]
+            asked = given.GivenInputs(entry, found, columns)
+            read = list(asked)
+            truth = given.read_labels(labels) if labels else [Path(path).parent.name for path, _ in asked.places]
             truth = read_labels(truth, entry.classes) if isinstance(truth, list) else truth
             result = client.evaluate(model, read, truth, reveal_to=reveal_to)
     if result.for_owner:
@@ -281,80 +281,6 @@ def _code(error: "MoietyError") -> Exit:
         case errors.ServiceUnavailable() | errors.QuotaExceeded() | errors.CatalogueUnavailable():
             return Exit.UNAVAILABLE
     return Exit.FAILED
-
-
-# Inputs
-
-
-def _found(files: list[Path]) -> list[Path]:
-    """Return the files, and those in the folders, sorted by name.
-
-    If a file is not there, the command ends before it asks anything.
-    """
-    from moiety_client.pictures import SUFFIXES
-
-    found: list[Path] = []
-    for path in files:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in (*SUFFIXES, *_STACKS))
-            if not inside:
-                raise ended(Exit.USAGE, f"{path} contains no pictures, arrays or tables")
-            found.extend(inside)
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise ended(
-                Exit.USAGE, f"{path} does not exist: name pictures, .npy, .npz or .csv files, or folders of them"
-            )
-    return found
-
-
-class _Inputs:
-    """The inputs, read one file after another, and the place of each: a file, or a row of a .npy or .csv file."""
-
-    def __init__(self, entry: "Entry", found: list[Path], columns: str) -> None:
-        self._entry, self._found, self._others = entry, found, _others(columns)
-        self.places: deque[tuple[Path, int | None]] = deque()
-
-    def __iter__(self) -> Iterator[Any]:
-        from moiety_client import inputs
-
-        for path in self._found:
-            rows = inputs.rows(self._entry, path, self._others)
-            self.places.extend((path, at if _is_stack(path) else None) for at in range(len(rows)))
-            yield rows
-
-    def __length_hint__(self) -> int:
-        """Return how many inputs there are, or 0 if that is not known before they are read."""
-        return 0 if any(map(_is_stack, self._found)) else len(self._found)
-
-    def taken(self, count: int) -> list[tuple[Path, int | None]]:
-        """Return the places of the next `count` inputs, and forget them."""
-        return [self.places.popleft() for _ in range(count)]
-
-
-def _is_stack(path: Path) -> bool:
-    return path.suffix.lower() in _STACKS
-
-
-def _others(text: str) -> "Others":
-    """Return what becomes of columns that the model does not take. Another text ends the command."""
-    if text not in ("strict", "ignore"):
-        raise typer.BadParameter("choose strict or ignore", param_hint="--columns")
-    return "ignore" if text == "ignore" else "strict"
-
-
-def _read_labels(path: Path) -> Any:
-    from moiety_service import files
-
-    try:
-        if path.suffix.lower() == ".npy":
-            return files.array(path)
-        lines = files.content(path, _LABELS).decode().split("\n")
-        return [text.strip() for text in lines if text.strip()]
-    except (OSError, ValueError) as error:
-        text = f"{path} cannot be read as labels ({error}): pass .npy, or a text file with one label on each line"
-        raise ended(Exit.USAGE, text) from None
 
 
 # Models

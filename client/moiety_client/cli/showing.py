@@ -9,8 +9,8 @@ from moiety_service.cli.terminal import line, table
 if TYPE_CHECKING:
     from moiety_client.answers import Evaluation, Prediction
 
-Place = tuple[Path, int | None]
-"""Where an input comes from: a file, and its row if the file holds several."""
+Place = tuple[Path | str, int | None]
+"""Where an input comes from: a file, and its row if the file holds several; or a text."""
 _SHOWN = 6  # values of one output in a table; --json has all
 _DIGITS = 6  # a run's rounding shows in later ones
 
@@ -22,7 +22,8 @@ def as_data(part: "Prediction", of: Iterable[Place], top: int) -> Iterator[dict[
     """
     told = _values(part) if part.output.task == "values" else _classes(part, top)
     for (path, row), answer in zip(of, told, strict=True):
-        yield {"file": str(path), **({} if row is None else {"row": row}), **answer}
+        place = {"text": path} if isinstance(path, str) else {"file": str(path)}
+        yield {**place, **({} if row is None else {"row": row}), **answer}
 
 
 def _values(part: "Prediction") -> Iterator[dict[str, Any]]:
@@ -50,7 +51,7 @@ def _classes(part: "Prediction", top: int) -> Iterator[dict[str, Any]]:
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print rows of `as_data` as a table."""
-    places = [row["file"] + (f"[{row['row']}]" if "row" in row else "") for row in rows]
+    places = [row.get("text") or row["file"] + (f"[{row['row']}]" if "row" in row else "") for row in rows]
     first = rows[0]
     if "label" not in first:
         columns = [*_cells(first)]
@@ -60,7 +61,10 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         sure = ["probability"] if "probability" in first else []
         columns = ["label", *sure, *(f"{at}." for at in range(2, len(first["top"]) + 1))]
         cells = [[row["label"], *(f"{row[one]:.3f}" for one in sure), *row["top"][1:]] for row in rows]
-    table(("file", *columns), [(place, *cell) for place, cell in zip(places, cells, strict=True)])
+    table(
+        ("text" if "text" in first else "file", *columns),
+        [(place, *cell) for place, cell in zip(places, cells, strict=True)],
+    )
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:

@@ -50,15 +50,15 @@ def read(inputs: Sequence[RequestInput], binary: memoryview, table: Tabular) -> 
     if len(inputs) == 1 and (only.name not in names or (len(only.shape) == 2 and only.shape[1] > 1)):
         if len(only.shape) != 2 or only.datatype == BYTES:
             raise refused("send an input for each column, named like it, or one tensor of numbers, n x columns")
-        return _values(only, rest).reshape(only.shape)
+        return values(only, rest).reshape(only.shape)
     for one in inputs:
         if len(one.shape) != 1 and (len(one.shape) != 2 or one.shape[1] != 1):
             raise refused(f"the input {one.name!r} is no column: its shape is n, or n x 1")
-    return {one.name: _values(one, piece) for one, piece in pieces}
+    return {one.name: values(one, piece) for one, piece in pieces}
 
 
-def _values(tensor: RequestInput, piece: memoryview) -> Values:
-    """Read a tensor, flat. Missing values are None, NaN or masked."""
+def values(tensor: RequestInput, piece: memoryview) -> Values:
+    """Read a tensor of numbers or texts, flat. Missing values are None, NaN or masked. Raises Problem."""
     if tensor.datatype not in (*DTYPES, BYTES, BOOL):
         raise refused(f"the datatype of {tensor.name!r} is none of {', '.join((*DTYPES, BYTES, BOOL))}")
     data = tensors.source(tensor, piece)

@@ -23,7 +23,7 @@ class RequestInput(Message):
     datatype: str = Field(
         description="UINT8: pictures, height x width or height x width x 3. BYTES: picture files, base64 in JSON. "
         "FP16, FP32, FP64 and the other integers: the model's own input. Of a column: these, BOOL, or BYTES, which are "
-        "text then, in JSON too"
+        "text then, in JSON too. Of a model of texts: BYTES, which are texts in JSON too, or integers, ids of tokens"
     )
     parameters: Parameters = Field({}, description="binary_data_size: how many bytes behind the JSON hold this tensor")
     data: list[Any] | None = Field(

@@ -11,7 +11,7 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, Request, Response
 
 from moiety_client.errors import MoietyError
-from moiety_client.sidecar import columns, outputs, pictures, tensors
+from moiety_client.sidecar import columns, outputs, pictures, tensors, texts
 from moiety_client.sidecar.examples import INFER, INFER_BODY
 from moiety_client.sidecar.messages import (
     HEADER_LENGTH,
@@ -130,6 +130,8 @@ def _read(body: bytes, header_length: str | None, entry: Entry) -> tuple[InferRe
     outputs.chosen(entry, asked.outputs)  # refuses unknown outputs before anything is computed
     if entry.table is not None and asked.inputs:
         return asked, columns.read(asked.inputs, binary, entry.table)
+    if entry.tokens is not None:
+        return asked, texts.read(asked.inputs, binary)
     if entry.plan.input.parts:
         return asked, tensors.read_all(asked.inputs, binary)
     if len(asked.inputs) != 1:
@@ -155,6 +157,8 @@ def _inputs(entry: Entry) -> tuple[TensorMetadata, ...]:
     """Describe each of a model's inputs. A model of one input takes it under any name."""
     if entry.table is not None:
         return columns.metadata(entry.table)
+    if entry.tokens is not None:
+        return texts.metadata(entry.tokens)
     takes = entry.plan.input
     parts = [(part.name, part.shape, part.low, part.high) for part in takes.parts]
     return tuple(
