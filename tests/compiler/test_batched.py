@@ -48,6 +48,14 @@ MOVED: dict[str, Callable[[Tensor], Tensor]] = {
         x.mean((1, 2)).expand(3, -1, -1) * torch.arange(3.0).view(3, 1, 1)
     ).transpose(0, 1),
     "normed": lambda x: F.layer_norm(x.transpose(0, 1) + 3 * W, (6,)).transpose(0, 1),
+    "stacked": lambda x: torch.stack([(y := x.transpose(0, 1))[0], y[1] * 2, y[2].relu()], 1).transpose(0, 1).sum(0),
+    "stacked before the batch": lambda x: torch.stack([x.view(-1, 5, 6), x.view(-1, 5, 6) * W]).amax(0).view(x.shape),
+    "padded": lambda x: F.pad(x.view(-1, 5, 6), (1, 2, -1, 0)).view(-1, 4, 4, 9),
+    "picked": lambda x: x.view(-1, 5, 6)[:, :, torch.tensor([5, 0, 0])].view(-1, 4, 5, 3),
+    "repeated": lambda x: x.transpose(0, 1).repeat(2, 1, 1, 1).transpose(0, 1),
+    "norms": lambda x: ((y := x.view(-1, 5, 6)).norm(dim=2) + y.var(-1) + y.prod(2)).view(-1, 4, 5),
+    "an einsum that moves it": lambda x: torch.einsum("nabc,cd->anbd", x, W.view(6, 1)).transpose(0, 1),
+    "an einsum of windows": lambda x: torch.einsum("nbc,dc->nbd", x.view(-1, 5, 6), W.view(1, 6)).view(-1, 4, 5),
     "zeros like it": lambda x: (torch.cat([x.view(-1, 5, 6), torch.zeros_like(x.view(-1, 5, 6)) + 1], 2)).view(
         -1, 4, 5, 12
     ),

@@ -50,6 +50,10 @@ class Batched:
         merged = [] if self.is_alone else [self.before * self.after]
         return [*sizes[: self.axis], *merged, *sizes[self.axis + 1 :]]
 
+    def first(self, batch: Any, values: Sequence[Any]) -> list[Any]:
+        """Return values for each axis as those of a tensor with the batch first, which has the value `batch`."""
+        return [batch, *values[: self.axis], *values[self.axis + self.is_alone :]]
+
     def own(self, b: Builder, dim: int) -> int:
         """Return an axis of the tensor as one of a tensor with the batch first."""
         index = dim % self.rank

@@ -8,6 +8,7 @@ from io import StringIO
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from moiety_server.compiler import ir
@@ -78,6 +79,18 @@ def predicting(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def unhinted() -> Iterator[None]:
+    """Keep torch's encoders from looking into a mask to see whether it is causal, which export cannot follow. That
+    only chooses a faster kernel: the mask itself is applied either way."""
+    found = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = found
 
 
 @contextmanager

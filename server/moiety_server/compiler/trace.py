@@ -135,7 +135,7 @@ def _check_call(model: nn.Module, given: Mapping[str, Tensor]) -> None:
 def _exported(model: nn.Module, given: Mapping[str, Tensor]) -> ExportedProgram:
     named = {name: x for name, x in given.items() if name}
     try:
-        with eager.predicting(model), eager.quietly(), torch.no_grad():
+        with eager.predicting(model), eager.quietly(), eager.unhinted(), torch.no_grad():
             alone = () if named else tuple(given.values())
             program: ExportedProgram = torch.export.export(model, alone, named, strict=False)
             program = program.run_decompositions(_rewritten())
@@ -256,7 +256,7 @@ class _Walk:
         if name in QUANTISED:
             return QUANTISED[name](b, *arguments)
         batched = any(isinstance(wire, Batched) for wire in wires)
-        self._check_wire(node, origin, elsewhere=batched or name in RESHAPES or name in MOVING)
+        self._check_wire(node, origin, elsewhere=batched or name in RESHAPES | MOVING | {"einsum"})
         if name in MOVING and is_wire(arguments[0]):
             return moved(b, name, arguments)
         if name in RESHAPES:
@@ -266,7 +266,7 @@ class _Walk:
             b.refuse(f"{origin.operation} is not supported", hint_for(origin.layers, name))
         if isinstance(arguments[0], Tensor) and name.partition(".")[0] not in EITHER_SIDE:
             b.refuse(f"{origin.operation} takes a constant before what is computed from the input", "swap the two")
-        if batched and name not in RECURRENT:
+        if (batched and name not in RECURRENT) or name == "einsum":
             return self._beside(node, name, arguments)
         result = OPS[name](b, *arguments)
         if isinstance(result, ir.Node) and result.shape != _shape(node)[1:]:
