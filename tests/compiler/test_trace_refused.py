@@ -40,15 +40,6 @@ class Counting(nn.Module):
         return x * 2
 
 
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attention(x, x, x)[0]
-
-
 def within(layer: nn.Module) -> nn.Module:
     return nn.Sequential(nn.ReLU(), nn.ModuleDict({"inner": layer})["inner"])
 
@@ -56,7 +47,6 @@ def within(layer: nn.Module) -> nn.Module:
 REFUSED: dict[str, tuple[Any, tuple[int, ...], list[str]]] = {
     "local response norm": (nn.LocalResponseNorm(2), (4, 3, 3), ["LocalResponseNorm", "the power 0.75"]),
     "batch statistics": (nn.BatchNorm2d(4, track_running_stats=False), (4, 3, 3), ["running statistics"]),
-    "attention": (Attention(), (5, 8), ["attention (MultiheadAttention)", "use a convolutional"]),
     "number in the model": (lambda x: x.reshape(2, 2, -1), (4,), ["does not start with the batch"]),
     "complex": (lambda x: torch.fft.fft(x).real, (4,), ["before it sends it"]),
     "branch": (Branching(), (3,), ["Branching", "test_trace_refused.py:", "if x.sum() > 0:", "control flow"]),

@@ -13,7 +13,7 @@ _STEEP = (
     "keep what it reads away from there, as x.clamp_min(0.1) or a larger constant that is added do, or let the client "
     "normalise its inputs"
 )
-_ATTENTION = "use a convolutional, recurrent or fully connected model: attention multiplies matrices of secrets"
+_ATTENTION = "compute attention as nn.MultiheadAttention does: two products and a softmax, and constant masks"
 _LOOKUP = "let nn.Embedding read the ids that the client gives: an index that is computed would be a secret"
 _SMOOTH = "use one of the supported functions of one value: docs/models.md lists them"
 

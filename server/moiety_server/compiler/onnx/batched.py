@@ -7,8 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moiety_server.compiler import ir
-from moiety_server.compiler.batched import HINT, Batched, Wire, aligned, expanded, located, permuted, reshaped, unplaced
+from moiety_server.compiler.batched import (
+    HINT,
+    Batched,
+    Wire,
+    aligned,
+    expanded,
+    is_wire,
+    located,
+    permuted,
+    reshaped,
+    unplaced,
+)
 from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.onnx.operators import OnnxNode
 from moiety_server.compiler.onnx.table import OPS
@@ -57,11 +67,11 @@ def _along(b: Builder, kind: str, node: OnnxNode) -> tuple[OnnxNode, Batched]:
         return replace(
             node, inputs=inputs, attributes={**node.attributes, "axis": place.own(b, node.get("axis", 0))}
         ), place
-    if kind == "MatMul":
+    if kind in ("MatMul", "Gemm"):
         return _product(b, node)
     b.require(kind in _AXIS or kind in _AXES, "works on a wire whose batch is not first", HINT)
     place, attributes = located(node.x), dict(node.attributes)
-    inputs = [unplaced(v) for v in node.inputs]
+    inputs = unplaced(node.inputs)
     if kind in _AXIS:
         axis = node.get("axis", _AXIS[kind])
         attributes["axis"] = place.own(b, axis)
@@ -84,10 +94,12 @@ def _along(b: Builder, kind: str, node: OnnxNode) -> tuple[OnnxNode, Batched]:
 
 
 def _product(b: Builder, node: OnnxNode) -> tuple[OnnxNode, Batched]:
-    """Leave a matrix that is constant as it is. Other factors have as many axes as one another."""
-    x, y = node.inputs
-    b.require(isinstance(x, ir.Node | Batched), "multiplies from the left, across the batch", "turn the product")
-    inputs, place = [unplaced(x), y], located(node.x)
+    """Leave a matrix that is constant as it is, and a bias. Other factors have as many axes as one another."""
+    x, y = node.inputs[:2]
+    b.require(
+        is_wire(x) and not node.get("transA", 0), "multiplies from the left, across the batch", "turn the product"
+    )
+    inputs, place = unplaced(node.inputs), located(node.x)
     constant = isinstance(y, Tensor) and y.dim() <= 2
     if not constant:
         inputs, place = aligned(b, node.inputs)

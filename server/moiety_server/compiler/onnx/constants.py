@@ -169,7 +169,8 @@ _ELEMENTWISE = (
 )
 _SAME = (
     "ArgMax ArgMin Concat Flatten Identity LogSoftmax ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd "
-    "ReduceSum ReduceSumSquare Reshape Shape Size Slice Softmax Squeeze Transpose Unsqueeze"
+    "ReduceSum ReduceSumSquare Reshape ScatterND Shape Size Slice Softmax Squeeze Transpose Trilu "
+    "Unsqueeze"
 )
 _SIZES: dict[str, Callable[[Inputs, Attributes], int]] = {
     **dict.fromkeys(_ELEMENTWISE.split(), _alike),
