@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import (
+    convnext,
     densenet,
     efficientnet,
     mobilenetv2,
@@ -58,6 +59,8 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "mbconv, silu": (_mbconv, 8),
     "inception": (lambda: Inception(8, 4, 4, 4, 4, 4, 4), 16),
     "fire": (lambda: squeezenet.Fire(8, 4, 6, 6), 12),
+    "convnext": (lambda: convnext.CNBlock(8, 0.5, 0.0), 8),
+    "convnext, between stages": (lambda: nn.Sequential(convnext.LayerNorm2d(8), nn.Conv2d(8, 12, 2, 2)), 12),
     "shuffle": (lambda: shufflenetv2.InvertedResidual(8, 8, 1), 8),
 }
 

@@ -13,7 +13,7 @@ from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.trace import trace
 from moiety_shared.fixed_point import finish
 
-MODULES = tuple(f"moiety_server.compiler.{name}" for name in ("ir", "attention", "softmax"))
+MODULES = tuple(f"moiety_server.compiler.{name}" for name in ("ir", "attention", "softmax", "norms"))
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 

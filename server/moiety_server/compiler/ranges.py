@@ -22,6 +22,7 @@ from moiety_server.compiler import ir, relations
 from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.functions import FUNCTIONS
 from moiety_server.compiler.hints import hint_for
+from moiety_server.compiler.norms import WIDEST, DeviationNode, NormNode, SquaresNode
 from moiety_server.compiler.relations import Box
 from moiety_server.compiler.softmax import CentredNode, SoftmaxNode, centred_box
 from moiety_shared.ring import Array
@@ -97,6 +98,10 @@ class Analysis:
                 # On both sides: only a proof says that no value has the other sign.
                 room = headroom * seen[node.name] * (_GUARDED if node.name in guarded else 1)
                 lower, upper = max(lower, -room), min(upper, room)
+            if isinstance(node, SquaresNode):  # of a norm, which divides by it: it has room on both sides
+                sure, (lower, upper) = False, self.proved[node.name]
+                room = min(headroom**2, max(math.sqrt(WIDEST * least / most) if most else 1.0, 2.0))
+                lower, upper = max(lower, least / room), min(upper, most * room)
             ranges[node.name] = Range(
                 lower,
                 upper,
@@ -286,6 +291,16 @@ def _interval(node: ir.Node, x: list[Box]) -> Box:
             low, high = x[0]
             nearest = torch.where((low <= 0) & (high >= 0), 0.0, torch.minimum(low * low, high * high))
             return nearest, torch.maximum(low * low, high * high)
+        case DeviationNode():
+            low, high = (node.forward(side) - side for side in x[0])
+            return x[0][0] + high, x[0][1] + low
+        case SquaresNode():
+            low, high = x[0]
+            nearest = torch.where((low <= 0) & (high >= 0), 0.0, torch.minimum(low.abs(), high.abs()))
+            return node.forward(nearest), node.forward(torch.maximum(low.abs(), high.abs()))
+        case NormNode():
+            low, high = x[0]
+            return torch.where(low < 0, -node.most, 0.0).double(), torch.where(high > 0, node.most, 0.0).double()
         case ir.MulNode():
             ends = torch.stack([a * b for a in x[0] for b in x[1]])
             return ends.amin(dim=0), ends.amax(dim=0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from moiety_server.compiler import ir, ranges
 from moiety_server.compiler.attention import MatMulNode
+from moiety_server.compiler.norms import DeviationNode, NormNode, SquaresNode
 from moiety_server.compiler.ranges import Range
 from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
 
@@ -101,6 +102,8 @@ def _wish(reader: ir.Node, known: Mapping[str, Range], total: Mapping[str, int],
         case CentredNode():
             return _SCORE_BITS
         case ir.MulNode() | MatMulNode() | ir.SmoothNode() | SoftmaxNode() | ir.DecideNode() | ir.ArgmaxNode():
+            return math.inf
+        case DeviationNode() | SquaresNode() | NormNode():
             return math.inf
         case _:
             return wanted[reader.name]

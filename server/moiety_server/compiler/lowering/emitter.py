@@ -8,9 +8,10 @@ from contextlib import suppress
 from moiety_server.compiler import ir
 from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.ir import NotServable
-from moiety_server.compiler.lowering import comparisons, decisions, lookups, products, smooth, softmax, sums
+from moiety_server.compiler.lowering import comparisons, decisions, lookups, norms, products, smooth, softmax, sums
 from moiety_server.compiler.lowering.wires import MOST_FRAC_BITS, ScaledWire, Writer
 from moiety_server.compiler.meaning import Meaning, Reveal
+from moiety_server.compiler.norms import DeviationNode, NormNode, SquaresNode
 from moiety_server.compiler.ranges import Range
 from moiety_server.compiler.scales import Precision, Scales, counted, fitting
 from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
@@ -126,6 +127,12 @@ class Emitter(Writer):
                 return softmax.centred(self, node, self.in_ring(x[0]))
             case SoftmaxNode():
                 return softmax.softmax(self, node, x[0])
+            case DeviationNode():
+                return norms.deviation(self, node, x[0])
+            case SquaresNode():
+                return norms.squares(self, node, x[0])
+            case NormNode():
+                return norms.norm(self, node, x[1])
             case ir.MulNode():
                 one, other = (self.small(sums.with_axes(self, node, wire, i)) for i, wire in enumerate(x))
                 return products.product(self, node, one, other)

@@ -64,6 +64,7 @@ class Writer:
         self._fresh: dict[str, str] = {}
         self._short: dict[str, ScaledWire] = {}
         self._opened: dict[str, str] = {}
+        self.squared: dict[str, ScaledWire] = {}  # what each sum of squares is of
 
     def bounds(self, node: ir.Node) -> tuple[float, float]:
         """The least and the largest real value that the node can yield."""
