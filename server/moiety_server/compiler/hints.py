@@ -38,7 +38,7 @@ _OPERATIONS = {
     r"(group|layer|instance|rms)_norm|cosine_similarity": _NORM,
     r"batch_norm": _LAYERS[r"batchnorm"],
     r"attention|bmm|baddbmm": _ATTENTION,
-    r"einsum|bilinear\b|\bmatmul|\bmm\b": "write the product with a parameter as nn.Linear, or x @ parameter",
+    r"einsum|bilinear\b|\bmatmul|\bmm\b": "write it as a product of two matrices, a @ b, with the batch first in both",
     r"fft|stft|complex": "let the client transform the input before it sends it",
     r"embedding": _LOOKUP,
     r"\b(std|var|(linalg_(vector_)?)?norm|var_mean|std_mean)\b": _NORM,

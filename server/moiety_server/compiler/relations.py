@@ -1,8 +1,8 @@
 """What interval arithmetic does not see: sums whose terms depend on one another.
 
 Interval arithmetic takes the terms of a sum for independent. So it finds |x| = 2 relu(x) - x to be negative in places,
-and the larger of two wires, y + relu(x - y), to be as large as both together. Such sums are found here and bounded
-exactly.
+and the larger of two wires, y + relu(x - y), to be as large as both together, and a mean to be larger than all that it
+is of. Such sums are found here and bounded exactly.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from moiety_server.compiler import ir
+from moiety_server.compiler.attention import MatMulNode
+from moiety_server.compiler.softmax import SoftmaxNode
 
 Box = tuple[Tensor, Tensor]
 """The lower and the upper bound of every element, float64 (1, *shape)."""
@@ -34,7 +36,21 @@ def find(graph: ir.Graph) -> dict[str, Relation]:
             relation = _extreme(nodes, node) or _choice(nodes, node) or _bent(nodes, node)
             if relation:
                 found[node.name] = relation
+        if isinstance(node, MatMulNode):
+            weights = nodes[node.inputs[0]]
+            if isinstance(weights, SoftmaxNode) and not weights.logarithm:
+                found[node.name] = _mean(node)
     return found
+
+
+def _mean(node: MatMulNode) -> Relation:
+    """A mean lies between the least and the largest of its values, whatever the weights are."""
+
+    def bound(x: Box) -> Box:
+        low, high = x[0].amin(dim=-1), x[1].amax(dim=-1)
+        return low.unsqueeze(-2).expand(1, *node.shape), high.unsqueeze(-2).expand(1, *node.shape)
+
+    return Relation((node.inputs[1],), bound)
 
 
 def _extreme(nodes: Mapping[str, ir.Node], node: ir.AddNode) -> Relation | None:
