@@ -69,7 +69,6 @@ def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]
     rows = sequences(8 + _ERRORS).numpy()
     with Deployment(root / "roles") as deployment:
         np.save(root / "calibration.npy", rows[:8])
-        deployment.publish("lenet")
         deployment.publish(
             "benchmarks.transformers:bert_tiny",
             "--name", "bert-tiny",
@@ -77,7 +76,11 @@ def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]
             "--low", str(-_REACH), "--high", str(_REACH),
         )  # fmt: skip
         with deployment.client(timeout=120) as client:
-            uploads = [client.model(name).upload_id for name in ("bert-tiny", "lenet")]
+            uploads = [client.model("bert-tiny").upload_id]
+            deployment.wait_full(uploads[0], 300)
+            state = deployment.party_state("bob", uploads[0])  # while bob has rows of no other model
+            deployment.publish("lenet")
+            uploads.append(client.model("lenet").upload_id)
             calls: list[float] = []
             images: list[float] = []
             for _ in range(5):
@@ -89,7 +92,6 @@ def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]
                     images.append(timed(lambda: client.predict("lenet", pixels[:1])))
             deployment.wait_full(uploads[0], 300)
             answer = client.predict("bert-tiny", rows[8:])
-            state = deployment.party_state("bob", uploads[0])
     call, image = statistics.median(calls[2:]), statistics.median(images[2:])
     console.print(f"[dim]BERT-tiny, one sequence {call * 1e3:.0f} ms; LeNet, one image {image * 1e3:.1f} ms[/]")
     provided = float(str(state["bundle_bytes"])) / int(str(state["bundle_rows"]))
