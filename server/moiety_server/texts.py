@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moiety_server.compiler import eager
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.origin import shown
+from moiety_server.compiler.tokens import AWAY
 from moiety_server.compiler.trace import trace_ids
 from moiety_server.source import ModelSource
 from moiety_server.tensor_files import Calibration
@@ -74,6 +76,12 @@ def of_module(
     step = float(table.values.abs().max()) / _LARGEST or 1.0
     whole = np.rint(table.values.numpy() / step).astype("<i2")
     looked_up = torch.from_numpy(whole).double() * step
+    rows = looked_up[ids].float()
+    if eager.answers_otherwise(module, floats, graph, rows):
+        raise NotServable(
+            "the model: answers otherwise when its table of ids has 16 bits, and padding a bias of "
+            f"-{AWAY:g} where it has minus infinity. Instead: scale down what is large in the embedding or the scores"
+        )
     if whole.nbytes > MOST_ATTACHED:
         raise NotServable(f"the table of ids has {whole.nbytes:,} bytes, more than {MOST_ATTACHED:,}")
     attached = (whole.tobytes(), *((tokenizer.content,) if tokenizer else ()))
@@ -87,7 +95,6 @@ def of_module(
         pad_id=pad_id,
         tokenizer=described[1] if tokenizer else None,
     )
-    rows = looked_up[ids].float()
     low, high = float(looked_up.min()), float(looked_up.max())
     return ModelSource(name, graph, rows, low, high, how, tells=(_told(how),), attached=attached, output=output)
 

@@ -2,13 +2,16 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from moiety_server.compiler.compilation import outputs_of
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.tokens import IdTable
 from moiety_server.compiler.trace import trace_ids
+from moiety_server.texts import of_module
 
 WORDS, LENGTH, PAD = 40, 6, 0
 
@@ -55,13 +58,13 @@ class Convolution(Mean):
         return self.last(self.across(self.word(ids).transpose(1, 2)).relu().amax(2))
 
 
-def exact(model: nn.Module, *inputs: Tensor) -> IdTable:
+def exact(model: nn.Module, *inputs: Tensor, within: float = 1e-5) -> IdTable:
     """Trace a model, and check that its graph computes of looked-up ids what the model does."""
     names = ("ids", "attention_mask")
     given = dict(zip(names, inputs, strict=False))
     graph, table = trace_ids(model.eval(), given, names[1] if len(inputs) > 1 else "", PAD)
     found = next(wire for name, wire in graph.wires(table.values[inputs[0]].float()) if name == graph.output)
-    assert torch.allclose(found, model(*inputs), atol=1e-5)
+    assert torch.allclose(found, model(*inputs), atol=within)
     return table
 
 
@@ -89,6 +92,38 @@ def test_a_mask_takes_no_bits_of_the_embedding(scale: float) -> None:
     values = exact(Mean(scale=scale), ids()).values
     reach = values.abs().amax(0)
     assert float(reach.max() / reach.min()) < 8
+
+
+class Attending(Mean):
+    """Attention that leaves padding out."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.across = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedded(ids)
+        return self.last(self.across(x, x, x, key_padding_mask=ids == PAD, need_weights=False)[0][:, 0])
+
+
+def test_padding_is_left_out_of_attention_in_secret() -> None:
+    words = ids()
+    table = exact(Attending(), words, within=1e-4).values
+    bias = table[:, ((table[1:] == 0).all(0)) & (table[0] != 0)]
+    assert bias.shape == (WORDS, 1) and float(bias[0, 0]) < 0, "a bias of padding alone"
+    source = of_module("attending", Attending().eval(), words)
+    compiled = source.compile()
+    answers = outputs_of(compiled, source.calibration)  # type: ignore[arg-type]
+    model = Attending().eval()(words).detach().numpy()
+    assert np.abs(answers - model).max() < 0.01 * model.std()
+
+
+def test_a_table_that_is_too_coarse_is_refused() -> None:
+    model = Mean().eval()
+    model.word.weight.data[7] = 1e6
+    few = ids().clamp(max=6)
+    with pytest.raises(NotServable, match="answers otherwise when its table of ids has 16 bits"):
+        of_module("coarse", model, few)
 
 
 class Sums(Mean):

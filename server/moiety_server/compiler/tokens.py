@@ -26,7 +26,11 @@ _POINTWISE = {
     *(f"{name}.{kind}" for name in ("add", "sub", "rsub", "mul", "div") for kind in ("Tensor", "Scalar")),
     *(f"{name}.Scalar" for name in ("eq", "ne", "gt", "lt", "ge", "le")),
     *("neg", "logical_not", "bitwise_not", "_to_copy", "to.dtype", "clone", "alias", "detach", "dropout"),
+    *("zeros_like", "masked_fill.Scalar", "where.ScalarOther", "where.ScalarSelf", "where.Scalar"),
 }
+_FAR = 1000.0  # below minus this, a number of an id says that a softmax has to leave it out
+AWAY = 24.0
+"""Minus this stands for it: e^-24 is 4e-11 of a weight. Scores that reach this much further need another softmax."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class IdTable:
         read = [node for node in found if any(user not in found and _is_used(user) for user in node.users)]
         if nodes[ids] in read:
             raise NotServable(f"the model: computes with token ids. Instead: {_HINT}")
-        tables = {node: found[node][:, 0].double() for node in read}
+        tables = {node: _bounded(found[node][:, 0].double()) for node in read}
         return cls(*_packed(tables))
 
     def check(self, ids: Tensor) -> None:
@@ -80,6 +84,11 @@ class IdTable:
             wires[node] = b.scale(b.reshape(part, (length, *shape)), 1 / factor)
             start = stop
         return wires
+
+
+def _bounded(table: Tensor) -> Tensor:
+    """Let a bias of minus infinity, or nearly so, be one that a plan can share."""
+    return torch.where(table < -_FAR, -AWAY, table) if table.dim() == 1 else table
 
 
 def _packed(tables: Mapping[fx.Node, Tensor]) -> tuple[Tensor, tuple[tuple[fx.Node, ir.Shape, float], ...]]:
