@@ -33,7 +33,6 @@ class Emitter(Writer):
         meaning: Meaning,
     ) -> None:
         super().__init__(graph, known, scales, precision)
-        self.measured: set[str] = set()
         self._graph, self._limits, self._meaning = graph, limits, meaning
         self._wires: dict[str, ScaledWire] = {}
         self._counted = counted(graph)
