@@ -1,8 +1,10 @@
 """Norms, however a model writes them, and for rows whose sizes differ; other quotients divide by what is clamped."""
 
 import math
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,10 @@ from moiety_server.compiler import ir, ranges
 from moiety_server.compiler.compilation import Compiled, compile_model, encode_rows, outputs_of, run_float
 from moiety_server.compiler.functions import FUNCTIONS
 from moiety_server.compiler.norms import DeviationNode, NormNode, SquaresNode
+from moiety_server.compiler.onnx.graph import read_onnx
 from moiety_server.compiler.trace import trace
 from moiety_shared.plan.normalise import Normalise
+from tests.compiler import onnx_files
 from tests.compiler.tracing import Fn
 from tests.protocols.running import Run
 
@@ -192,3 +196,34 @@ def test_calibration_inputs_that_are_too_different_are_refused() -> None:
     plain = Fn(lambda x, weight: CLAMPED["by the norm of others"](x) @ weight, torch.ones(16, 3))
     with pytest.raises(ir.NotServable, match=r"as far as it is proved, and between .* on the calibration data"):
         compile_model(plain, few, low=-1, high=1)
+
+
+@pytest.mark.parametrize("form", ["LayerNormalization", "RMSNormalization", "LpNormalization", "in seven operators"])
+def test_norms_of_onnx_files_are_found_too(form: str, tmp_path: Path) -> None:
+    """Also in the operators that exporters took before ONNX had layer norms."""
+    n = onnx_files.N
+    scale = onnx_files.constant("scale", np.linspace(0.5, 2, n), np.float32)
+    nodes, opset = [onnx_files.node(form, "x scale", axis=-1)], 23
+    if form == "LpNormalization":
+        nodes = [onnx_files.node(form, "x", "z", axis=-1), onnx_files.node("Mul", "z scale")]
+    elif form == "in seven operators":
+        opset = 17
+        nodes = [
+            onnx_files.node("ReduceMean", "x", "mean", axes=[-1]),
+            onnx_files.node("Sub", "x mean", "apart"),
+            onnx_files.node("Pow", "apart two", "squares"),
+            onnx_files.node("ReduceMean", "squares", "variance", axes=[-1]),
+            onnx_files.node("Add", "variance least", "more"),
+            onnx_files.node("Sqrt", "more", "root"),
+            onnx_files.node("Div", "apart root", "z"),
+            onnx_files.node("Mul", "z scale"),
+        ]
+    more = [onnx_files.constant("two", 2.0, np.float32), onnx_files.constant("least", 1e-5, np.float32)]
+    onnx.save(onnx_files.model([scale, *more, *nodes], opset=opset), tmp_path / "m.onnx")
+    graph = read_onnx(tmp_path / "m.onnx")
+    assert [type(node) for node in graph.nodes if isinstance(node, NormNode | ir.SmoothNode)] == [NormNode]
+    x = torch.randn(3, n, generator=torch.Generator().manual_seed(0)).double()
+    apart = x - x.mean(1, keepdim=True) if form in ("LayerNormalization", "in seven operators") else x
+    squares = apart.square().sum(1, keepdim=True) if form == "LpNormalization" else apart.square().mean(1, keepdim=True)
+    wanted = apart / squares.sqrt() * torch.linspace(0.5, 2, n)
+    assert (graph.run(x.float())[graph.output].reshape(3, n) - wanted).abs().max() < 1e-4
