@@ -85,6 +85,9 @@ OTHERS: dict[str, nn.Module] = {
     "the squares of another wire": Fn(lambda x: x / (x + 1).norm(dim=1, keepdim=True)),
     "a root of another sum": Fn(lambda x: x * (x * x.abs()).sum(1, keepdim=True).abs().sqrt()),
     "over another axis": Fn(lambda x: x.reshape(-1, 4, 4) / x.reshape(-1, 4, 4).norm(dim=1).unsqueeze(2)),
+    "repeated along another axis": Fn(
+        lambda x: x.reshape(-1, 4, 4) / x.reshape(-1, 4, 4).norm(dim=1).unsqueeze(2).expand(-1, 4, 4)
+    ),
     "with a limit that shows": Fn(lambda x: F.normalize(x, eps=0.5)),
     "1 over a norm": Fn(lambda x: 1 / x.norm(dim=1, keepdim=True)),
 }

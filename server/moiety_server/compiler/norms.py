@@ -80,16 +80,17 @@ def find(nodes: dict[str, ir.Node]) -> dict[str, ir.Node]:
 
 def _squares(nodes: dict[str, ir.Node], node: ir.Node, x: str, root: str) -> SquaresNode | None:
     """Return the squares of x that `root` is the inverse root of, where it is."""
-    shape, at, floor = nodes[root].shape, _past_moves(nodes, root), 0.0
+    repeats: list[ir.ConcatNode] = []
+    at, floor = _past_moves(nodes, root, repeats), 0.0
     if isinstance(at, ir.SmoothNode) and at.function == "reciprocal":
-        at = _past_moves(nodes, at.inputs[0])
+        at = _past_moves(nodes, at.inputs[0], repeats)
         if isinstance(at, ir.ClampNode) and at.high is None and 0 <= at.low <= _FINEST:
-            floor, at = at.low**2, _past_moves(nodes, at.inputs[0])
+            floor, at = at.low**2, _past_moves(nodes, at.inputs[0], repeats)
         if not isinstance(at, ir.SmoothNode) or at.function != "sqrt":
             return None
     elif not isinstance(at, ir.SmoothNode) or at.function != "rsqrt":
         return None
-    at, scale, least = _past_moves(nodes, at.inputs[0]), 1.0, floor
+    at, scale, least = _past_moves(nodes, at.inputs[0], repeats), 1.0, floor
     while not isinstance(at, ir.SumNode):
         match at:
             case ir.ScaleNode() if at.factor > 0:
@@ -98,12 +99,16 @@ def _squares(nodes: dict[str, ir.Node], node: ir.Node, x: str, root: str) -> Squ
                 least += scale * float(shift)
             case _:
                 return None
-        at = _past_moves(nodes, at.inputs[0])
+        at = _past_moves(nodes, at.inputs[0], repeats)
     square, whole = nodes[at.inputs[0]], nodes[x].shape
     if not isinstance(square, ir.MulNode) or square.inputs != (x, x):
         return None
     kept = tuple(1 if axis in at.axes else n for axis, n in enumerate(whole))
-    if shape not in (kept, whole) or node.shape != whole:
+    # What is repeated is repeated along the axes that were summed, so that each value still meets its own sum.
+    shapes = nodes[root].shape, *(nodes[one.inputs[0]].shape for one in repeats), *(one.shape for one in repeats)
+    ends = list(zip(kept, whole, strict=True))
+    fits = all(len(one) == len(ends) and all(n in end for n, end in zip(one, ends, strict=True)) for one in shapes)
+    if node.shape != whole or not fits or (not repeats and nodes[root].shape != kept):
         return None
     name = f"{node.name[:55]}-squares"
     origin, axes = node.origin, at.axes
@@ -114,20 +119,24 @@ def _mean(nodes: dict[str, ir.Node], node: ir.Node, axes: tuple[int, ...]) -> st
     """Return what the node subtracts the mean over the axes from, where it does."""
     if not isinstance(node, ir.AddNode) or node.factors != (1, -1):
         return None
-    x, mean = node.inputs[0], _past_moves(nodes, node.inputs[1])
-    total = _past_moves(nodes, mean.inputs[0]) if isinstance(mean, ir.ScaleNode) else mean
-    if not isinstance(total, ir.SumNode) or total.inputs != (x,) or total.axes != axes or mean is total:
+    repeats: list[ir.ConcatNode] = []
+    x, mean = node.inputs[0], _past_moves(nodes, node.inputs[1], repeats)
+    if not isinstance(mean, ir.ScaleNode):
         return None
-    assert isinstance(mean, ir.ScaleNode)  # noqa: S101  it is not the sum
+    total = _past_moves(nodes, mean.inputs[0], repeats)
+    if not isinstance(total, ir.SumNode) or total.inputs != (x,) or total.axes != axes or repeats:
+        return None
     count = math.prod(nodes[x].shape[axis] for axis in axes)
     kept = tuple(1 if axis in axes else n for axis, n in enumerate(node.shape))
-    fits = nodes[x].shape == node.shape and nodes[node.inputs[1]].shape in (kept, node.shape)
+    fits = nodes[x].shape == node.shape and nodes[node.inputs[1]].shape == kept
     return x if fits and math.isclose(mean.factor * count, 1) else None
 
 
-def _past_moves(nodes: dict[str, ir.Node], name: str) -> ir.Node:
-    """Return what a node only reshapes or repeats."""
+def _past_moves(nodes: dict[str, ir.Node], name: str, repeats: list[ir.ConcatNode]) -> ir.Node:
+    """Return what a node only reshapes or repeats, and put what repeats it into the list."""
     node = nodes[name]
     while isinstance(node, ir.ReshapeNode) or (isinstance(node, ir.ConcatNode) and len(set(node.inputs)) == 1):
+        if isinstance(node, ir.ConcatNode):
+            repeats.append(node)
         node = nodes[node.inputs[0]]
     return node
