@@ -10,7 +10,7 @@ from torch import nn
 from moiety_server.compiler.onnx.graph import read_onnx
 from tests.compiler.test_trace_transformers import ON_PICTURES, ON_TOKENS, TOKENS, WIDTH, drawn
 
-NAMES = ["bert", "attention", "attention, tokens first", "encoder, tokens first", "vit", "swin", "maxvit"]
+NAMES = ["bert", "gpt", "attention", "attention, tokens first", "encoder, tokens first", "vit", "swin", "maxvit"]
 
 
 def exported(model: nn.Module, shape: tuple[int, ...], path: Path, *, is_open: bool) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torchvision.models.maxvit import MaxVit
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 from torchvision.models.vision_transformer import VisionTransformer
 
+from moiety_server.compiler.compilation import compile_model, encode_rows
 from tests.compiler.tracing import check
+from tests.protocols.running import Run
 
 TOKENS, WIDTH = 5, 8
 
@@ -59,6 +62,41 @@ class Merged(nn.Module):
         return self.made(torch.stack(y.unbind(1), 2).flatten(2))
 
 
+class Gpt(nn.Module):
+    """Tokens see those before them, by a mask that is cut to their number. The last one is asked what comes next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.norm = nn.Embedding(2 * TOKENS, WIDTH), nn.LayerNorm(WIDTH)
+        self.given, self.made, self.last = (nn.Linear(WIDTH, n * WIDTH) for n in (3, 1, 2))
+        self.register_buffer("seen", torch.tril(torch.ones(2 * TOKENS, 2 * TOKENS)).view(1, 1, 2 * TOKENS, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        x = x + self.places(torch.arange(0, tokens).unsqueeze(0))
+        q, k, v = (
+            part.view(batch, tokens, 2, width // 2).transpose(1, 2)
+            for part in self.given(self.norm(x)).split(width, dim=2)
+        )
+        scores = (q @ k.transpose(-2, -1)) * (1.0 / k.size(-1) ** 0.5)
+        scores = scores.masked_fill(self.seen[:, :, :tokens, :tokens] == 0, float("-inf"))
+        y = (F.softmax(scores, dim=-1) @ v).transpose(1, 2).contiguous().view(batch, tokens, width)
+        return self.last(x + self.made(y))[:, -1]
+
+
+class Causal(nn.Module):
+    """An encoder whose tokens see those before them, by a mask of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.TransformerEncoder(layer(first=False, norm_first=True), 1, enable_nested_tensor=False)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(TOKENS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x, mask=self.mask)
+        return y
+
+
 class Tokens(nn.Module):
     """Runs a layer of torch on tokens, which come second or first."""
 
@@ -84,6 +122,8 @@ def swin(**options: object) -> nn.Module:
 
 ON_TOKENS: dict[str, Callable[[], nn.Module]] = {
     "bert": Bert,
+    "gpt": Gpt,
+    "causal encoder": Causal,
     "heads merged into the batch": Merged,
     "attention": lambda: Tokens(nn.MultiheadAttention(WIDTH, 2, batch_first=True), first=False),
     "attention, tokens first": lambda: Tokens(nn.MultiheadAttention(WIDTH, 2), first=True),
@@ -121,3 +161,18 @@ def test_a_transformer_of_pictures_is_read(name: str) -> None:
     torch.manual_seed(0)
     build, size = ON_PICTURES[name]
     check(drawn(build()), 3, *size)
+
+
+PRIVATE = ["bert", "gpt", "attention, tokens first", "causal encoder", "heads merged into the batch"]
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_transformer_runs_privately_as_in_float(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = drawn(ON_TOKENS[name]()).train(False), torch.rand(16, TOKENS, WIDTH) * 2 - 1
+    compiled = compile_model(model, x, low=-1, high=1)
+    run = Run(compiled.plan, compiled.weights)
+    got = run.assert_bit_exact(encode_rows(compiled.plan, x)) * compiled.plan.output.scale
+    with torch.inference_mode():
+        exact = model(x).double().numpy()
+    assert np.abs(got.reshape(exact.shape) - exact).max() < 0.01 * exact.std()

@@ -14,7 +14,9 @@ from moiety_server.compiler.ir import NotServable, Shape
 NodeT = TypeVar("NodeT", bound=ir.Node)
 _MOST_VALUES = 1 << 26  # values of one wire: twenty times those of the largest wire of VGG-16 at 224 x 224
 _MOST_AXES = 8  # a plan has no more
-_LONGEST_NAME = 58  # of 64: `simplification` appends a dash and more; other names have a dash before their number only
+_LONGEST_NAME = (
+    42  # of 64: norms and their layers append up to 22, and cut off would be the number that tells two apart
+)
 
 
 class NodeHead(TypedDict):
