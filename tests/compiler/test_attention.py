@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from moiety_server.compiler import ir
 from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.compilation import compile_model, encode_rows
 from moiety_server.compiler.softmax import SoftmaxNode
@@ -125,6 +126,35 @@ def test_what_attention_gives_lies_among_its_values() -> None:
     *_, mean = (node for node in made.graph.nodes if isinstance(node, MatMulNode))
     wire, values = made.wires[mean.name], made.wires[mean.inputs[1]]
     assert (wire.low, wire.high) == (values.low, values.high)
+
+
+NORMED: dict[str, tuple[Callable[[Tensor, nn.Module, nn.Module], Tensor], int]] = {
+    "one matrix": (lambda x, one, other: one(x), 0),
+    "two matrices": (lambda x, one, other: one(x) + other(x), 0),
+    "one token of it": (lambda x, one, other: one(x[:, 0]), 0),
+    "two tokens, and all": (lambda x, one, other: one(x) + other(x[:, :2]).repeat(1, 4, 1), 0),
+    "a sum beside the matrix": (lambda x, one, other: one(x) + x, 1),
+    "the output": (lambda x, one, other: x, 1),
+}
+
+
+class Normed(nn.Module):
+    """A norm with a scale and a shift, and what reads it."""
+
+    def __init__(self, read: Callable[[Tensor, nn.Module, nn.Module], Tensor]) -> None:
+        super().__init__()
+        self.read, self.norm, self.one, self.other = read, nn.LayerNorm(32), nn.Linear(32, 32), nn.Linear(32, 32)
+        nn.init.uniform_(self.norm.weight, 0.5, 2)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.norm(x), self.one, self.other)
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_scales_of_norms_are_folded_into_the_matrices_that_alone_read_them(name: str) -> None:
+    read, left = NORMED[name]
+    assert sum(isinstance(node, ir.ConvNode) for node in check(Normed(read), TOKENS, 32).nodes) == left
 
 
 def test_attention_that_draws_is_refused() -> None:

@@ -17,6 +17,7 @@ from moiety_server.compiler.ranges import Range
 from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
 
 _SCORE_BITS = 14.0  # of a softmax's scores: a step of 2^-14 changes its values by as small a part
+NORM_BITS = 25  # of what a norm reads in a 64-bit ring: it may make the smallest row as large as the largest
 _HEADROOM = 1.01  # for what rounding adds
 _SUMS = (
     ir.AddNode, ir.ConcatNode, ir.ReshapeNode, ir.PermuteNode, ir.SliceNode, ir.PadNode, ir.UpsampleNode, ir.BiasNode,
@@ -103,7 +104,9 @@ def _wish(reader: ir.Node, known: Mapping[str, Range], total: Mapping[str, int],
             return _SCORE_BITS
         case ir.MulNode() | MatMulNode() | ir.SmoothNode() | SoftmaxNode() | ir.DecideNode() | ir.ArgmaxNode():
             return math.inf
-        case DeviationNode() | SquaresNode() | NormNode():
+        case DeviationNode():
+            return fitting(known[reader.name].reach * reader.count, NORM_BITS)
+        case SquaresNode() | NormNode():
             return math.inf
         case _:
             return wanted[reader.name]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moiety_server.compiler import ir, norms
+from moiety_server.compiler import folding, ir, norms
 from moiety_server.compiler.attention import MaskedNode
 from moiety_server.compiler.builder import AffineNode
 from moiety_shared.plan.plan import Final
@@ -24,7 +24,8 @@ def finish(made: Iterable[ir.Node], output: str, final: Final = "none", labels: 
     """Make the graph to compile from the nodes that a front end made."""
     live = _alive(norms.find({node.name: node for node in made}), output)
     merging = _Merging(live, output)
-    nodes = tuple(_single(part) for n in merging.done.values() for part in _lowered(n))
+    folded = folding.fold(merging.done, merging.output)
+    nodes = tuple(_single(part) for n in folded.values() for part in _lowered(n))
     return ir.Graph(nodes, merging.output, final, labels=labels)
 
 

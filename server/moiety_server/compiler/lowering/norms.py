@@ -17,12 +17,11 @@ import torch
 from moiety_server.compiler.lowering import products
 from moiety_server.compiler.lowering.wires import ScaledWire, Writer
 from moiety_server.compiler.norms import DeviationNode, NormNode, SquaresNode
-from moiety_server.compiler.scales import fitting
+from moiety_server.compiler.scales import NORM_BITS, fitting
 from moiety_shared.plan import local, lookups
 from moiety_shared.plan.normalise import STEP_BITS, Normalise
 from moiety_shared.plan.pieces import Pieces
 
-_READ_BITS = 25  # of x in a 64-bit ring: a norm may make the smallest row as large as the largest
 _WINDOW_BITS = 20  # what four hinges tell apart
 _FIRST_HINGE_BITS = 4  # the lowest hinge in units of the comparison, which is out by one of them at most
 _FEWEST_BITS = 10  # of v, for pieces of 2 values at least
@@ -48,7 +47,7 @@ def squares(writer: Writer, node: SquaresNode, x: ScaledWire) -> ScaledWire:
     """Write the sum of squares of x. What it reads of x, the norm reads too."""
     low, high = writer.bounds(node)
     room = (writer.ring.bits - 3 - math.log2(max(high, 1e-30) / node.scale / x.factor**2)) / 2
-    bits = _READ_BITS if writer.ring.bits == 64 else writer.precision.short
+    bits = NORM_BITS if writer.ring.bits == 64 else writer.precision.short
     x = _at_most(writer, writer.in_ring(x), min(fitting(x.reach, bits), math.floor(room)), f"{node.name[:48]}-of")
     writer.squared[node.name] = x
     square = products.multiply(writer, f"{node.name[:55]}-each", x, x)
