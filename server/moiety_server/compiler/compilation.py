@@ -36,7 +36,7 @@ from moiety_shared.ring import Array, Ring
 # The attempts, best first. Each has the bits of the ring, how much wider than measured a proved range may be, and the
 # error that is good enough, as a part of the outputs' spread.
 _ATTEMPTS = ((32, 2.0**12, 0.003), (32, 16.0, 0.01), (64, 2.0**24, 0.003), (64, 16.0, math.inf))
-_WITH_WAVES = 0.01  # an error that is good enough for waves: where theirs is larger, the same attempt has parabolas
+_WITH_WAVES = 0.02  # an error that is good enough for waves: where theirs is larger, the same attempt has parabolas
 _ROWS_AT_ONCE = 64
 _LOOKING_UP = (
     ir.ClampNode, ir.MaxPoolNode, ir.SmoothNode, ir.DecideNode, ir.ArgmaxNode, ir.MulNode, ir.LookupNode, SoftmaxNode,
