@@ -98,7 +98,7 @@ def pad(b: Builder, x: ir.Node, sizes: Sequence[int], mode: str, value: float | 
 # Resizing. torch itself says how much each value weighs: a unit matrix is resized along one axis.
 
 
-def _resized(operation: Any, axes: int, *, sized: bool) -> Callable[..., ir.Node]:
+def _resized(operation: Any, axes: int, *, sized: bool, smoothed: bool = False) -> Callable[..., ir.Node]:
     """Translate an operation of torch, given as (x, size, ..., a scale for each axis)."""
 
     def resized(b: Builder, x: ir.Node, size: Sequence[int] | None, *rest: Any) -> ir.Node:
@@ -106,6 +106,11 @@ def _resized(operation: Any, axes: int, *, sized: bool) -> Callable[..., ir.Node
         flags, scales = (rest[:-axes], rest[-axes:]) if sized else (rest[:-1], rest[-1] or (None,) * axes)
         wanted = size or [math.floor(n * s) for n, s in zip(x.shape[1:], scales, strict=True)]
         b.check_size(wanted)
+        b.require(
+            not (smoothed and wanted[-1] == 1 < wanted[0]),
+            "resizes to a width of 1 with antialias, where PyTorch 2.13 mixes up rows and channels",
+            "resize without antialias, or use a pool",
+        )
         for along, (m, scale) in enumerate(zip(wanted, scales, strict=True)):
             n = x.shape[along + 1]
             # Two alike in the other axis: torch takes one for another order of the axes.
@@ -128,8 +133,8 @@ def _resizing() -> dict[str, Callable[..., ir.Node]]:
     for name in (*names, "_upsample_bicubic2d_aa", *nearest):
         operation = getattr(torch.ops.aten, name).default
         axes = 1 if "1d" in name else 2
-        found[name] = _resized(operation, axes, sized=True)
-        found[f"{name}.vec"] = _resized(operation, axes, sized=False)
+        found[name] = _resized(operation, axes, sized=True, smoothed=name.endswith("_aa"))
+        found[f"{name}.vec"] = _resized(operation, axes, sized=False, smoothed=name.endswith("_aa"))
     return found
 
 
