@@ -163,16 +163,24 @@ def test_a_transformer_of_pictures_is_read(name: str) -> None:
     check(drawn(build()), 3, *size)
 
 
-PRIVATE = ["bert", "gpt", "attention, tokens first", "causal encoder", "heads merged into the batch"]
+PRIVATE = [
+    *("bert", "gpt", "attention, tokens first", "causal encoder", "heads merged into the batch"),
+    *("vit", "swin", "convnext"),
+]
 
 
 @pytest.mark.parametrize("name", PRIVATE)
 def test_a_transformer_runs_privately_as_in_float(name: str) -> None:
     torch.manual_seed(0)
-    model, x = drawn(ON_TOKENS[name]()).train(False), torch.rand(16, TOKENS, WIDTH) * 2 - 1
+    build, shape = (ON_TOKENS[name], (TOKENS, WIDTH)) if name in ON_TOKENS else (
+        ON_PICTURES[name][0], (3, *ON_PICTURES[name][1])
+    )  # fmt: skip
+    model, x = drawn(build()).train(False), torch.rand(8, *shape) * 2 - 1
     compiled = compile_model(model, x, low=-1, high=1)
     run = Run(compiled.plan, compiled.weights)
     got = run.assert_bit_exact(encode_rows(compiled.plan, x)) * compiled.plan.output.scale
     with torch.inference_mode():
         exact = model(x).double().numpy()
-    assert np.abs(got.reshape(exact.shape) - exact).max() < 0.01 * exact.std()
+    error = np.abs(got.reshape(exact.shape) - exact).max() / (exact - exact.mean(axis=0)).std()
+    print(f"{name}: {error:.3%} of the spread of a class")
+    assert error < 0.02
