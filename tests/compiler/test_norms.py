@@ -125,6 +125,16 @@ def test_there_is_head_room_on_both_sides() -> None:
     assert squares.name in made.measured
 
 
+def test_what_reads_a_norm_has_a_range_near_what_was_measured() -> None:
+    """A norm rests on data, so a proof that is twenty times as wide would cost bits and make nothing sure."""
+    plain = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 3)).eval()
+    analysis = ranges.analyse(trace(plain, rows(0, 1)), rows(0, 1), low=-4, high=4)
+    known = analysis.ranges(affordable=math.inf, headroom=4)
+    (gelu,) = (node for node in analysis.graph.nodes if isinstance(node, ir.SmoothNode))
+    least, most, _ = analysis.measured[gelu.inputs[0]]
+    assert known[gelu.inputs[0]].reach <= 4 * max(-least, most) and not known[gelu.inputs[0]].proved
+
+
 def test_rows_of_one_size_need_no_normal_form() -> None:
     """Where it is proved that the largest sum is less than 16 times the smallest one."""
     model = turned(Fn(lambda x: F.normalize(F.pad(x, (0, 1), value=12.0))))

@@ -78,6 +78,7 @@ class Analysis:
         ranges: dict[str, Range] = {}
         seen: dict[str, float] = {}  # how far each wire went
         guarded: set[str] = set()
+        normed: set[str] = set()  # what rests on a norm's range, so that a wide proof would make nothing sure
         for node in reversed(self.graph.nodes):
             if node.name in self.clamps or (node.name in guarded and isinstance(node, _SUMMING)):
                 guarded.update(node.inputs)
@@ -93,7 +94,10 @@ class Analysis:
                 lower, upper = max(lower, least), min(upper, most)
                 ranges[node.name] = Range(lower, upper, rms, sure and ranges[node.inputs[0]].proved)
                 continue
-            sure = max(abs(lower), abs(upper)) <= affordable * seen[node.name] or not node.inputs
+            if isinstance(node, NormNode) or normed.intersection(node.inputs):
+                normed.add(node.name)
+            sure = max(abs(lower), abs(upper)) <= affordable * seen[node.name] and node.name not in normed
+            sure = sure or not node.inputs
             if not sure:
                 # On both sides: only a proof says that no value has the other sign.
                 room = headroom * seen[node.name] * (_GUARDED if node.name in guarded else 1)
