@@ -1,11 +1,11 @@
 """Where a model comes from: the values of MODEL in `moiety publish` and `moiety inspect`.
 
-mnist, mnist-deep, lenet, mobile     the trained networks that the package ships
-torchvision:resnet18                 an architecture of torchvision's, with --weights FILE or --pretrained
-model.onnx                           an ONNX file
-package.module:function              your own: a function that returns the torch.nn.Module, ready for inference, or a
-                                     fitted model of scikit-learn, XGBoost or LightGBM
-package.module:model                 such a model itself
+mnist, mnist-deep, lenet, mobile, rows   the trained networks that the package ships
+torchvision:resnet18                     an architecture of torchvision's, with --weights FILE or --pretrained
+model.onnx                               an ONNX file
+package.module:function                  your own: a function that returns the torch.nn.Module, ready for inference, or
+                                         a fitted model of scikit-learn, XGBoost or LightGBM
+package.module:model                     such a model itself
 
 A model of a table is calibrated on a CSV file of rows (`tables.py`), a model of texts on ids of tokens or on lines
 (`texts.py`), any other one on arrays.

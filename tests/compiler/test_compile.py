@@ -82,7 +82,20 @@ def test_lenet_costs_what_it_should() -> None:
     assert labels.plan.rounds - compiled.plan.rounds == 4
 
 
-@pytest.mark.parametrize(("name", "right"), [("mnist", 0.97), ("mnist-deep", 0.98), ("lenet", 0.99), ("mobile", 0.985)])
+def test_the_transformer_answers_as_in_float() -> None:
+    compiled = sources.load("rows").compile()
+    assert compiled.agreement == 1 and compiled.error < 0.002 * compiled.spread
+    assert compiled.plan.ring_bits == 64 and compiled.plan.cost(1).rounds < 120
+    pictures = network.normalise(samples.images()[0][:2], "rows")
+    with torch.inference_mode():
+        exact = network.load(samples.FOLDER / "rows.safetensors", "rows")(pictures).double().numpy()
+    got = private(compiled, pictures)
+    assert np.abs(got - exact).max() < 0.01 * compiled.spread
+
+
+@pytest.mark.parametrize(
+    ("name", "right"), [("mnist", 0.97), ("mnist-deep", 0.98), ("lenet", 0.99), ("mobile", 0.985), ("rows", 0.98)]
+)
 def test_the_shipped_weights_are_trained_networks(name: str, right: float) -> None:
     pixels, labels = samples.images()
     model = network.load(samples.FOLDER / f"{name}.safetensors", name)

@@ -52,7 +52,7 @@ def server() -> None:
 
 
 def train(
-    network: Annotated[str, typer.Option(help="Network to train: mnist, mnist-deep, lenet or mobile.")] = "mnist",
+    network: Annotated[str, typer.Option(help="Network to train: mnist, mnist-deep, lenet, mobile or rows.")] = "mnist",
     out: Annotated[
         Path | None, typer.Option(help="File for the weights. Default: the network's name with .safetensors.")
     ] = None,

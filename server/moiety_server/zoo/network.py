@@ -100,11 +100,40 @@ class Mobile(nn.Module):
         return logits
 
 
+class RowTransformer(nn.Module):
+    """A transformer of the encoder's kind: the 28 rows of a picture are its tokens, each one linear map and a position.
+
+    The norms stand in front of attention and of the feed-forward network, and the mean over the rows is classified.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(28, 32)
+        self.positions = nn.Parameter(torch.randn(28, 32) * 0.1)
+        self.first = _block(32)
+        self.second = _block(32)
+        self.norm = nn.LayerNorm(32)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(torch.flatten(x, 1, 2)) + self.positions
+        x = self.second(self.first(x))
+        logits: Tensor = self.head(self.norm(x.mean(dim=1)))
+        return logits
+
+
+def _block(width: int) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(
+        width, 2, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+
+
 _ALL = (
     Network("mnist", lambda: _mlp(784, 500, 10), (784,), "784-500-10"),
     Network("mnist-deep", lambda: _mlp(784, 128, 128, 10), (784,), "784-128-128-10", peak=0.003, shift=1),
     Network("lenet", _lenet, (1, 28, 28), "LeNet: two convolutions with max pooling, 500, 10", peak=0.003, shift=2),
     Network("mobile", Mobile, (1, 28, 28), "a small MobileNetV2: depthwise, residual, ReLU6", peak=0.01, shift=2),
+    Network("rows", RowTransformer, (1, 28, 28), "a small transformer: rows are tokens", peak=0.003, shift=1),
 )
 NETWORKS: dict[str, Network] = {network.name: network for network in _ALL}
 
