@@ -84,7 +84,7 @@ def test_lenet_costs_what_it_should() -> None:
 
 def test_the_transformer_answers_as_in_float() -> None:
     compiled = sources.load("rows").compile()
-    assert compiled.agreement == 1 and compiled.error < 0.002 * compiled.spread
+    assert compiled.agreement == 1 and compiled.error < 0.005 * compiled.spread
     assert compiled.plan.ring_bits == 64 and compiled.plan.cost(1).rounds < 120
     pictures = network.normalise(samples.images()[0][:2], "rows")
     with torch.inference_mode():
