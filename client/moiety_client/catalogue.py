@@ -48,7 +48,7 @@ class CatalogueReader:
         self._state = state
         self._timeout = timeout
         self._sealers: dict[str, Sealer] = {}
-        self._vocabularies: dict[Tokens, Vocabulary] = {}
+        self._vocabularies: dict[str, tuple[Tokens, Vocabulary]] = {}  # by model: what its entry named last
 
     def sealer(self, entry: Entry) -> Sealer:
         """Return what makes requests to a model by hand. It signs them with the key that the token is bound to.
@@ -134,14 +134,17 @@ class CatalogueReader:
         return entry, (yield from self._vocabulary(entry))
 
     def _vocabulary(self, entry: Entry) -> Steps[Vocabulary | None]:
-        """Read the files beside the entry of a model that takes ids, once."""
+        """Read the files beside the entry of a model that takes ids, once. A later entry's take their place."""
         how = entry.tokens
-        if how is not None and how not in self._vocabularies:
+        if how is None:
+            return None
+        kept = self._vocabularies.get(entry.name)
+        if kept is None or kept[0] != how:
             contents = []
             for attachment in entry.attachments:
                 contents.append((yield from self._attached(entry, attachment)))
-            self._vocabularies[how] = Vocabulary.of(how, *contents)
-        return None if how is None else self._vocabularies[how]
+            kept = self._vocabularies[entry.name] = how, Vocabulary.of(how, *contents)
+        return kept[1]
 
     def _attached(self, entry: Entry, attachment: Attachment) -> Steps[bytes]:
         """Read a file beside an entry. Raises UntrustedEntry if it is not the one that the entry names."""
