@@ -1,6 +1,7 @@
 """The operations that the dialect computes, by their ATen names, and what it suggests instead of the others."""
 
-from moiety_server.compiler.aten import OPS, RESHAPES
+from moiety_server.compiler.aten import LIKE, OPS, RESHAPES
+from moiety_server.compiler.aten_batched import MOVING
 from moiety_server.compiler.hints import hint_for
 from moiety_syft.errors import Unsupported
 from moiety_syft.handlers import HANDLERS
@@ -27,7 +28,7 @@ _INSTEAD = {
 
 def check(name: str, place: str) -> None:
     """Raise Unsupported for an operation that the dialect does not compute. The text says what to do instead."""
-    if name in HANDLERS or name in OPS or name in MOVES or name in RESHAPES:
+    if name in HANDLERS or name in OPS or name in MOVES | RESHAPES | MOVING | LIKE:
         return
     hint = _INSTEAD.get(name) or _INSTEAD.get(name.partition(".")[0]) or hint_for("", name)
     raise Unsupported(f"{place}{name} is not supported on secrets. Instead: {hint}")

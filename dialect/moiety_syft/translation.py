@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from moiety_server.compiler import ir
-from moiety_server.compiler.aten import OPS, RESHAPES
+from moiety_server.compiler.aten import LIKE, OPS, RESHAPES
+from moiety_server.compiler.aten_batched import MOVING, moved
 from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.hints import hint_for
 from moiety_server.compiler.simplification import finish
@@ -207,8 +208,12 @@ class _Translation:
     def _applied(self, node: TensorNode, operation: Operation) -> Any:
         b, name = self._builder, operation.name
         arguments = operation.with_nodes(lambda n: self._values[id(n)])
-        if not any(isinstance(leaf, ir.Node) for leaf in pytree.tree_leaves(arguments, is_leaf=_is_wire)):
-            return self._constant(operation, arguments)
+        wires = [leaf for leaf in pytree.tree_leaves(arguments, is_leaf=_is_wire) if _is_wire(leaf)]
+        if name in LIKE and len(wires) == 1 and wires[0] is arguments[0]:  # reads nothing but the shape
+            arguments[0], wires = torch.zeros((1,) * len(node.shape)), []
+        if not wires:
+            found = self._constant(operation, arguments)
+            return found.expand(node.shape) if name in LIKE else found
         self._check_rows(node, operation)
         if name in RESHAPES:
             return b.reshape(arguments[0], self._expression.shape_of(node))
@@ -217,6 +222,11 @@ class _Translation:
             arguments = [self._with_axes(a, axes) if isinstance(a, ir.Node) else a for a in arguments]
         if not self._rows:
             name, arguments = self._behind(name, operation, arguments)
+        if name in MOVING:
+            result = moved(b, name, arguments)
+            if not isinstance(result, ir.Node):
+                b.refuse("mixes rows")
+            return result
         if name in HANDLERS:
             return HANDLERS[name](b, At(node, operation, self._rows), *arguments)
         if name not in OPS:

@@ -90,6 +90,7 @@ ONE: dict[str, Function] = {
     "flattened": lambda x: (x + 1).flatten(),
     "split": lambda x: (x + 1).split(2, dim=1)[1],
     "chunks": lambda x: (x + 1).chunk(3)[2],
+    "ones like it": lambda x: (x + 1) * torch.ones_like(x) + torch.full_like(x + 1, 0.5),
     "expanded": lambda x: (x[:1] + 1).expand(3, 4),
     "times a matrix": lambda x: x @ SQUARE.new_tensor([[1.0, 2], [0.5, -1], [0, 3], [-1, 0]]),
     "a matrix times": lambda x: SQUARE @ x,
