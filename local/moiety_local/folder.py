@@ -11,7 +11,8 @@ from moiety_service import processes
 _IN_USE, _MARKER = "in-use", ".made-by-moiety"
 MADE = (
     "roles", "shares.png",  # demo
-    "near", "bare", "seen", "quiet", "far", "large", "calibration.safetensors", "resnet18.safetensors",  # benchmarks
+    "near", "bare", "seen", "quiet", "far", "large",  # benchmarks
+    "calibration.safetensors", "calibration.npy", "resnet18.safetensors",  # benchmarks of networks that they make
     "models", "clients",  # the benchmarks of tables and of load
     "trees", "packages", "run",  # benchmarks --against
 )  # fmt: skip

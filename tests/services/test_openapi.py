@@ -123,6 +123,7 @@ def test_what_is_open_is_meant_to_be(urls: dict[str, str]) -> None:
         ("server", "/v1/models/{name}"),
         ("server", "/v1/models/{name}/versions"),
         ("server", "/v1/models/{name}/versions/{version}"),
+        ("server", "/v1/models/{name}/versions/{version}/files/{digest}"),
         ("alice", "/v1/keys"),
         ("alice", "/v1/predictions"),
         ("bob", "/v1/keys"),
