@@ -51,6 +51,7 @@ MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "stacked": lambda x: torch.stack([(y := x.transpose(0, 1))[0], y[1] * 2, y[2].relu()], 1).transpose(0, 1).sum(0),
     "stacked before the batch": lambda x: torch.stack([x.view(-1, 5, 6), x.view(-1, 5, 6) * W]).amax(0).view(x.shape),
     "padded": lambda x: F.pad(x.view(-1, 5, 6), (1, 2, -1, 0)).view(-1, 4, 4, 9),
+    "padded with the time first": lambda x: F.pad(x.transpose(0, 1), (0, 1, 2, 0, 0, 0, 1, 0)).transpose(0, 1),
     "picked": lambda x: x.view(-1, 5, 6)[:, :, torch.tensor([5, 0, 0])].view(-1, 4, 5, 3),
     "repeated": lambda x: x.transpose(0, 1).repeat(2, 1, 1, 1).transpose(0, 1),
     "norms": lambda x: ((y := x.view(-1, 5, 6)).norm(dim=2) + y.var(-1) + y.prod(2)).view(-1, 4, 5),
@@ -76,6 +77,15 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         "differs along the batch",
     ),
     "multiplied along the batch": (lambda x: x.permute(1, 2, 3, 0) @ torch.ones(13, 2), "across the batch"),
+    "padded along the batch": (
+        lambda x: F.pad(x.transpose(0, 1), (0, 0, 0, 0, 0, 1)).transpose(0, 1),
+        "pads the batch",
+    ),
+    "padded with the batch behind": (
+        lambda x: F.pad(x.permute(1, 2, 3, 0), (1, 0))[..., 1:].permute(3, 0, 1, 2) + 1,
+        "pads the batch",
+    ),
+    "repeated along the batch": (lambda x: x.transpose(0, 1).repeat(1, 2, 1, 1).transpose(0, 1), "repeats the batch"),
     "merged at the end": (lambda x: x.view(-1, 30), "its output output mixes up the batch"),
     "mixed up": (lambda x: x.permute(1, 0, 2, 3).reshape(-1, 4, 5, 6) + 1, "does not start with the batch"),
 }

@@ -100,6 +100,16 @@ def test_what_is_no_norm_is_not_taken_for_one(name: str) -> None:
     assert not any(isinstance(node, NormNode) for node in graph.nodes)
 
 
+def test_what_loses_four_fifths_of_its_mean_is_not_taken_to_lose_it_all() -> None:
+    """It is a norm of what is left, and no layer norm."""
+    x = torch.rand(5, 16) + 1
+    model = nn.Sequential(nn.Linear(16, 16), Fn(lambda x: F.rms_norm(x - x.sum(1, keepdim=True) / 20, (16,))))
+    graph = trace(model, x)
+    kinds = {type(node) for node in graph.nodes}
+    assert NormNode in kinds and DeviationNode not in kinds
+    torch.testing.assert_close(graph.run(x)[graph.output], model(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("ring_bits", [32, 64])
 @pytest.mark.parametrize("name", ["LayerNorm", "InstanceNorm", "normalize"])
 def test_private_norms_are_bit_exact(name: str, ring_bits: int) -> None:

@@ -236,14 +236,27 @@ class Conv(Product, Unary):
         return shapes | {"bias": (self.out_channels,)} if self.bias else shapes
 
 
-class Mul(Product):
-    """The product of two opened (masked) wires, broadcast as numpy does. Both may be the same wire."""
+class WireProduct(Product):
+    """Base of the products of two wires, neither of which is a weight. Both may be the same wire."""
 
-    op: Literal["mul"] = "mul"
     left: Name
     right: Name
     left_shape: Shape
     right_shape: Shape
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.left, self.right)
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.left_shape, self.right_shape)
+
+
+class Mul(WireProduct):
+    """The product of two opened (masked) wires, broadcast as numpy does."""
+
+    op: Literal["mul"] = "mul"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -252,28 +265,16 @@ class Mul(Product):
         np.broadcast_shapes(self.left_shape, self.right_shape)
         return self
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.left, self.right)
-
-    @property
-    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
-        return (self.left_shape, self.right_shape)
-
     @cached_property
     def output_shape(self) -> tuple[int, ...]:
         return tuple(np.broadcast_shapes(self.left_shape, self.right_shape))
 
 
-class MatMul(Product):
+class MatMul(WireProduct):
     """The matrix product of two opened (masked) wires, left right^T, for each place of the axes before the last two:
-    (..., n, d) and (..., m, d) to (..., n, m). Both may be the same wire."""
+    (..., n, d) and (..., m, d) to (..., n, m)."""
 
     op: Literal["matmul"] = "matmul"
-    left: Name
-    right: Name
-    left_shape: Shape
-    right_shape: Shape
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -281,14 +282,6 @@ class MatMul(Product):
         if min(len(one), len(other)) < 2 or (one[:-2], one[-1]) != (other[:-2], other[-1]):
             raise ValueError("both wires must have the same axes but for the last but one")
         return self
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.left, self.right)
-
-    @property
-    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
-        return (self.left_shape, self.right_shape)
 
     @cached_property
     def output_shape(self) -> tuple[int, ...]:
