@@ -2,7 +2,7 @@
 they are asked, and their own answers."""
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_server.compiler.ir import NotServable
+from moiety_server.compiler.origin import without_paths
 
 _MOST_ROWS = 256  # on which files are compared: onnx's evaluator walks trees in Python, and takes seconds
 _WITH_GAPS = 4  # of these for each column that has gaps, wherever in the frame they are
@@ -117,19 +118,30 @@ def _table(names: Sequence[str], columns: Sequence[Array]) -> Any:
 
 def own_answers(model: Any, rows: FittedRows) -> Array:
     """Return what the model itself makes of the rows: probabilities, else scores, else values or labels. Raises
-    NotServable, and whatever the model raises."""
+    NotServable, also for rows that the model refuses."""
     if booster(model) == "xgboost":
         matrix = importlib.import_module("xgboost").DMatrix(rows.given)
-        return np.asarray(model.predict(matrix))
+        return _asked(model, model.predict, matrix)
     for name in ("predict_proba", "decision_function", "predict"):
         if hasattr(model, name):
-            return np.asarray(getattr(model, name)(_as_fitted(model, rows)))
+            return _asked(model, getattr(model, name), _as_fitted(model, rows))
     raise NotServable(f"{type(model).__name__} predicts nothing: there is nothing to serve")
 
 
 def own_labels(model: Any, rows: FittedRows) -> Array | None:
-    """Return the labels that the model itself gives the rows, or None where it has no classes."""
-    return np.asarray(model.predict(_as_fitted(model, rows))) if hasattr(model, "classes_") else None
+    """Return the labels that the model itself gives the rows, or None where it has no classes. Raises NotServable."""
+    return _asked(model, model.predict, _as_fitted(model, rows)) if hasattr(model, "classes_") else None
+
+
+def _asked(model: Any, method: Callable[[Any], Any], rows: Any) -> Array:
+    try:
+        return np.asarray(method(rows))
+    except Exception as error:  # an estimator refuses rows with almost anything
+        reason = without_paths(str(error)).split("\n")[0]
+        raise NotServable(
+            f"{type(model).__name__} itself refuses the rows ({type(error).__name__}: {reason}). Instead: give rows as "
+            "it was fitted on; where cells are empty, fill them, or fit the model behind an imputer"
+        ) from error
 
 
 def _as_fitted(model: Any, rows: FittedRows) -> Any:

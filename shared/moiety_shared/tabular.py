@@ -105,7 +105,9 @@ def check_names(table: Tabular, names: Iterable[str], others: Others = "strict")
         raise BadColumn(f"missing columns: {', '.join(hints)}{_more(len(missing))}")
     if extra and others == "strict":
         shown = ", ".join(map(str, extra[:_NAMED])) + _more(len(extra))
-        raise BadColumn(f"the model takes no columns {shown}: drop them, or set columns to ignore")
+        raise BadColumn(
+            f'the model takes no columns {shown}: drop them, or leave them out (columns="ignore", or --columns ignore)'
+        )
 
 
 def _hinted(name: str, extra: list[str]) -> str:

@@ -142,6 +142,14 @@ def test_what_cannot_be_converted_is_refused_with_what_to_do(model: Any, rows: A
         convert(model, rows)
 
 
+def test_rows_that_the_model_itself_refuses_are_told_so() -> None:
+    """Its file answers them: trees of ONNX know missing values, and this estimator does not."""
+    rows = CANCER.data.astype("float32")
+    model = GradientBoostingClassifier(n_estimators=2).fit(rows, CANCER.target)
+    with pytest.raises(NotServable, match=r"GradientBoostingClassifier itself refuses .* contains NaN.*an imputer"):
+        convert(model, rows.mask(rows > rows.quantile(0.9)))
+
+
 def test_models_are_known_by_their_library() -> None:
     class Own(LogisticRegression):  # type: ignore[misc]
         pass
