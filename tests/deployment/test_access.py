@@ -19,7 +19,7 @@ from moiety_client.errors import NotAllowed, QuotaExceeded, UnknownModel
 from moiety_local.deployment import Deployment
 from moiety_shared.messages.access import AccessFile
 from moiety_shared.problems import Problem, ProblemType
-from tests import databases
+from tests import databases, days
 from tests.databases import PASSWORD, Postgres
 
 Digits = tuple[np.ndarray, np.ndarray]
@@ -117,6 +117,7 @@ def test_a_token_is_of_use_with_its_key_alone(guarded: Deployment, digits: Digit
 
 
 def test_a_quota_is_kept_and_says_when_to_come_back(guarded: Deployment, digits: Digits, tmp_path: Path) -> None:
+    days.wait_over_midnight()
     issue(guarded, tmp_path / "small.json", "--rows-per-day", "10")
     with asking(tmp_path / "small.json") as client:
         client.predict("mnist", digits[0][:6])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -101,17 +102,16 @@ def test_one_trace_and_one_id_from_the_application_to_the_provider(
         for one in below:
             assert one.span.parent_span_id == parent, one.name
             parent = one.span.span_id
-    for service, top, phases in (
-        ("client", chain[1], ("catalogue", "seal", "exchange", "open")),
-        ("alice", chain[2], ("open", "lane", "lease", "rows", "rounds", "seal", "result")),
-        ("bob", chain[3], ("open", "rows", "rounds", "seal")),
+    for top, phases in (
+        (chain[1], "(catalogue )?(seal )?exchange (open )?"),
+        # Whoever waits for rows waits in the queue, and so comes to a lane and to its rows again.
+        (chain[2], "(open )?((lane )?(lease )?(rows )?)*rounds (seal )?(result )?"),
+        (chain[3], "(open )?(rows )?rounds (seal )?"),
     ):
         inside = [one for one in found if one.span.parent_span_id == top.span.span_id and one.service == top.service]
         inside.sort(key=lambda one: one.span.start_time_unix_nano)
-        # Whoever waits for rows waits in the queue, and so comes to a lane and to its rows again.
-        names = list(dict.fromkeys(one.name for one in inside if one.name != "bundle"))
-        assert ("exchange" if service == "client" else "rounds") in names
-        assert names == [phase for phase in phases if phase in names], "in this order; short ones are left out"
+        names = "".join(f"{one.name} " for one in inside if one.name != "bundle")
+        assert re.fullmatch(phases, names), "in this order; short ones are left out"
     allowed = {"http.request.method", "http.route", "http.response.status_code", "moiety.request_id"}
     assert {name for one in found for name in one.attributes} <= allowed
     assert not [one for one in found if one.span.trace_state or one.span.events]

@@ -24,6 +24,7 @@ from moiety_local import mnist
 from moiety_local.deployment import Deployment
 from moiety_service.cli.terminal import Exit
 from moiety_service.http import clients
+from tests import days
 
 Digits = tuple[np.ndarray, np.ndarray]
 RUN = """
@@ -40,6 +41,8 @@ def expected(images: np.ndarray) -> np.ndarray:
 
 
 def issue(deployment: Deployment, path: Path, rows: int) -> Path:
+    """A token for so many rows, until midnight at least."""
+    days.wait_over_midnight()
     deployment.run("token", "issue", path.stem, "--rows-per-day", str(rows), "--out", str(path))
     return path
 

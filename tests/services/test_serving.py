@@ -132,6 +132,13 @@ def test_a_header_that_does_not_come_is_not_waited_for(port: int, parts: list[by
     assert b" 408 " in answer or len(parts) > 2
 
 
+def test_a_request_that_comes_before_the_last_answer_is_out_keeps_its_body(port: int) -> None:
+    head = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n{}\r\n"
+    sent = [head.format(size, "connection: close\r\n" * (size == 7)).encode() + bytes(size) for size in (5, 6, 7)]
+    answers = ask(port, b"".join(sent)).split(b"HTTP/1.1 200 ")
+    assert [answer[-1:] for answer in answers[1:]] == [b"5", b"6", b"7"]
+
+
 def test_two_requests_on_one_connection_and_a_pause_between_them(port: int) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         for _ in range(2):

@@ -30,6 +30,13 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> Detector:
 
 
 @pytest.fixture
+def patient(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that come late are waited for: for tests that ask once, on a machine that may be busy."""
+    for module in (pool, shortages):
+        monkeypatch.setattr(module, "_WAIT_SECONDS", 60.0)
+
+
+@pytest.fixture
 def server(request: pytest.FixtureRequest) -> Postgres | None:
     """Where the roles' databases are; None for files. A test asks for PostgreSQL by `on_both`."""
     if getattr(request, "param", "sqlite") == "sqlite":

@@ -21,7 +21,7 @@ from moiety_shared.crypto.sealing import PrivateKey, PublicKey
 from moiety_shared.messages.catalogue import Access
 from moiety_shared.messages.wire import Binding, Request, Secret, new_id, share_bytes
 from moiety_shared.problems import Problem, ProblemType
-from tests import plans
+from tests import days, plans
 from tests.envelopes import opened, sealed
 from tests.simulation.detector import Detector
 from tests.simulation.world import Node, World, check, world
@@ -101,7 +101,7 @@ def test_without_the_key_a_token_is_of_no_use(root: Path, detector: Detector) ->
 
 def test_who_has_no_key_does_not_use_up_the_quota_of_who_has(root: Path, detector: Detector) -> None:
     async def steps(w: World) -> None:
-        holder = w.holder(quota={"rows": 2, "seconds": 86400})
+        holder = w.holder(quota=days.quota(2))
         for _ in range(3):
             body = w.call(X, TokenHolder(holder.token)).body
             await refused(w, body, holder.token)

@@ -163,6 +163,7 @@ def test_a_lane_is_cut_at_every_frame(root: Path, detector: Detector) -> None:
     simulate(root, detector, scenario)
 
 
+@pytest.mark.usefixtures("patient")
 def test_retry(root: Path, detector: Detector) -> None:
     """The same request again, copies that race, other content under the same id, and answers that got lost."""
 
@@ -177,9 +178,13 @@ def test_retry(root: Path, detector: Detector) -> None:
             await w.ask(alice, bytes(renamed))
         assert caught.value.kind is ProblemType.REQUEST_CONFLICT
         assert alice.leader is not None and alice.leader.completed[call.binding.request_id] == 1
-        for frame in (3, 7, 11):
+        for frame in (
+            3,
+            7,
+            11,
+        ):  # of the ten of a run; after the last, RESULT, bob answers no more
             lost = w.call(X)
-            w.cut_at = w.frames + frame
+            w.cut_run_at = w.run_frames + frame
             for _ in range(2):
                 await asyncio.gather(*(w.ask(alice, lost.body) for _ in range(2)), return_exceptions=True)
             assert alice.leader.completed[lost.binding.request_id] == 1

@@ -14,11 +14,10 @@ from moiety_party import capacity
 from moiety_party.helper import helper
 from moiety_party.helper.guests import Guests
 from moiety_party.settings import PartySettings
-from moiety_shared.crypto.tokens import Quota
 from moiety_shared.messages.wire import Asked, Outcome, Request, Start, pack_outcomes, pack_start, unpack_start
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.ring import Array
-from tests import plans
+from tests import days, plans
 from tests.simulation.detector import Detector
 from tests.simulation.test_invariants import simulate
 from tests.simulation.world import World, check
@@ -139,7 +138,9 @@ def test_each_is_refused_for_its_own_reason(root: Path, detector: Detector, monk
         assert alice.leader is not None
         alice.leader._requests._entries.clear()
         unreadable(bad)
-        expired.token, spent.token = (w.holder(key=None, **more).token for more in _LIMITS)
+        late = w.holder(key=None, token_id="aa" * 16, subject="late", expires=1 << 35)
+        poor = w.holder(key=None, token_id="bb" * 16, subject="poor", quota=days.quota(1))
+        expired.token, spent.token = late.token, poor.token
         expired.call, spent.call = w.call(expired.x), w.call(spent.x)
         clock, spend = bob.party.admission._clock, bob.party.admission.spend
         later = expired.token
@@ -168,12 +169,6 @@ def test_each_is_refused_for_its_own_reason(root: Path, detector: Detector, monk
         ]
 
     shared(root, detector, scenario)
-
-
-_LIMITS: tuple[dict[str, object], ...] = (
-    {"token_id": "aa" * 16, "subject": "late", "expires": 1 << 35},
-    {"token_id": "bb" * 16, "subject": "poor", "quota": Quota(rows=1, seconds=86400)},
-)
 
 
 def test_a_token_that_bob_could_not_read_is_refused_before_it_meets_others(root: Path, detector: Detector) -> None:
@@ -209,7 +204,7 @@ def test_a_client_that_goes_away_takes_nobody_along(root: Path, detector: Detect
 def test_a_lane_that_breaks_under_a_shared_run_costs_each_a_second_run(root: Path, detector: Detector) -> None:
     async def scenario(w: World) -> None:
         for frame in (1, 2, 4, 6, 8):
-            w.cut_at = w.frames + frame
+            w.cut_run_at = w.run_frames + frame
             await together(*(one.answered(w) for one in clients(w)))
             assert all(w.completed(one.call.binding.request_id) <= 1 for one in clients(w))
 

@@ -25,11 +25,22 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+class Clock:
+    """What alice reads while she waits for rows. It stands still until a test has the time run out."""
+
+    def __init__(self) -> None:
+        self.now = self.step = 0.0
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        return self.now
+
+
 class Short:
     """The second upload: one party's rows of it come when they are let."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, slow: int) -> None:
-        self.let, prepare = asyncio.Event(), pools.prepare_bundle
+        self.let, self.clock, prepare = asyncio.Event(), Clock(), pools.prepare_bundle
 
         async def prepared(model: Model, party: int, *rest: object) -> PreparedRows:
             if party == slow and int(model.upload_id, 16) == 2:
@@ -37,6 +48,7 @@ class Short:
             return await prepare(model, party, *rest)  # type: ignore[arg-type]
 
         monkeypatch.setattr(pools, "prepare_bundle", prepared)
+        monkeypatch.setattr(shortages, "time", self.clock)
 
     async def asked(self, w: World) -> list[asyncio.Task[bytes]]:
         """More requests for it than alice has lanes, of which as many as she tries have found no rows."""
@@ -71,8 +83,6 @@ slow_party = pytest.mark.parametrize("slow", [0, 1], ids=["alice", "bob"])
 def test_requests_that_wait_for_rows_hold_no_lane(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, slow: int
 ) -> None:
-    monkeypatch.setattr(shortages, "_WAIT_SECONDS", 100.0)
-
     async def scenario(w: World, short: Short) -> None:
         others = [w.call(X) for _ in range(6)]
         waiting = await short.asked(w)
@@ -92,6 +102,7 @@ def test_requests_whose_rows_do_not_come_are_told_to_come_again(
 ) -> None:
     async def scenario(w: World, short: Short) -> None:
         waiting = await short.asked(w)
+        short.clock.step = 2 * shortages._WAIT_SECONDS
         problems = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(p, Problem) and p.kind is ProblemType.RANDOMNESS_EXHAUSTED for p in problems)
         assert all(isinstance(p, Problem) and p.retry_after for p in problems)
@@ -107,8 +118,6 @@ def test_requests_whose_rows_do_not_come_are_told_to_come_again(
 def test_requests_that_wait_for_rows_are_refused_when_alice_stops(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shortages, "_WAIT_SECONDS", 100.0)
-
     async def scenario(w: World, short: Short) -> None:
         waiting = await short.asked(w)
         leader = w.alices[0].leader

@@ -138,7 +138,8 @@ class Connection(HttpToolsProtocol):
             self._unread_deadline = None
 
     def on_response_complete(self) -> None:
-        self.cycle.body = bytearray()  # frees what the app has not read of it
+        if not self.pipeline:  # otherwise `cycle` is a request that waits: its body is still to be read
+            self.cycle.body = bytearray()  # frees what the app has not read of it
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()

@@ -71,9 +71,11 @@ class Draining:
             with self._drain.work():
                 await self._app(scope, receive, answer)
         except (Problem, asyncio.CancelledError) as error:
+            if begun or not self._drain.stopping:
+                raise
             # Cancelled: the request did not finish in the time it was given, and is cut off.
             problem = error if isinstance(error, Problem) else Problem(ProblemType.STOPPING)
-            if begun or not self._drain.stopping or problem.kind is not ProblemType.STOPPING:
+            if problem.kind is not ProblemType.STOPPING:
                 raise
             scope["state"]["problem"] = problem.kind.name
             await problem_response(problem, scope["state"]["request_id"])(scope, receive, answer)
