@@ -42,7 +42,6 @@ class Lease:
     rows: int
     alice: bytes
     bob: bytes
-    own: bytes
 
     @property
     def check(self) -> bytes:
@@ -78,7 +77,7 @@ class Issuer:
         plan, _ = self._masks(upload_id)
         if rows < 1 or rows * plan.bundle_row_bytes > self._max_bundle_bytes:
             raise Problem(ProblemType.TOO_LARGE, f"a bundle may have at most {self._max_bundle_bytes} bytes")
-        lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed(), new_seed())
+        lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed())
         key = secrets.token_bytes(_KEY)
         self._ledger.open_lease(lease.lease_id, upload_id, key)
         self._metrics.opened_leases.inc()
@@ -105,7 +104,7 @@ class Issuer:
         lease = self._lease(lease_id, ticket)
         plan, masks = self._masks(lease.upload_id)
         self._ledger.issue_bundle(lease_id, number)
-        streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob, lease.own))
+        streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob))
         dealt = graph.deal(plan, lease.rows, masks, *streams)
         encryptor = bundle_cipher(lease.bob, lease_id, number).encryptor()
         length = lease.rows * plan.bundle_row_bytes + TAG_BYTES
@@ -131,7 +130,7 @@ class Issuer:
         except (InvalidTag, ValueError):
             raise Problem(ProblemType.UNKNOWN_LEASE) from None
         upload_id, rows, seeds = content[:16].hex(), int.from_bytes(content[16:20], "little"), content[20:]
-        return Lease(lease_id, upload_id, rows, *(seeds[at : at + _SEED] for at in range(0, 3 * _SEED, _SEED)))
+        return Lease(lease_id, upload_id, rows, *(seeds[at : at + _SEED] for at in (0, _SEED)))
 
     def _expand_masks(self, upload_id: str) -> tuple[Plan, dict[str, Array]]:
         plan, *seeds = self._ledger.upload(upload_id)
@@ -142,7 +141,7 @@ class Issuer:
 def _ticket(lease: Lease, key: bytes) -> bytes:
     """Seal a lease for the provider. The ticket has `leases.TICKET_BYTES` bytes."""
     content = bytes.fromhex(lease.upload_id) + lease.rows.to_bytes(4, "little")
-    content += lease.alice + lease.bob + lease.own
+    content += lease.alice + lease.bob
     nonce = secrets.token_bytes(_NONCE)
     return nonce + AESGCM(key).encrypt(nonce, content, lease.lease_id.encode())
 

@@ -66,7 +66,7 @@ class Service:
             np.frombuffer(secrets[0].share, dtype=np.int32).reshape(shape),
             Stream(bytes(secrets[1].share), "input").words("share", shape, np.int32),
         )
-        seeds = [new_seed() for _ in range(3)]
+        seeds = [new_seed() for _ in range(2)]
         dealt = bundle(plan, rows, run.masks, seeds)
         slices = [
             graph.evaluate_slices(plan, p, shares[p], prepare(plan, p, rows, seeds[p], dealt, w), w)

@@ -35,7 +35,7 @@ class Dealt:
         run = Run(plan, plans.weights())
         self.plan, self.run = plan, run
         self.grants = [LeaseGrant("ab", "00" * 16, ROWS, "ticket", new_seed(), new_seed()) for _ in range(2)]
-        streams = (Stream(seed, "bundle", 7) for seed in (*(g.seed for g in self.grants), new_seed()))
+        streams = (Stream(seed, "bundle", 7) for seed in (grant.seed for grant in self.grants))
         arrays = (array for _, array in graph.deal(plan, ROWS, run.masks, *streams))
         self.corrections = b"".join(map(bytes, issuer.chunks(arrays)))
         self.content = self.sealed("ab", 7)

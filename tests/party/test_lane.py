@@ -70,7 +70,7 @@ def drive(alice: Sessions, bob: Sessions) -> tuple[list[Lane], list[list[Array]]
 
 def sessions(run: Run, x: Array) -> tuple[Sessions, Sessions]:
     plan, rows = run.plan, len(x)
-    seeds = [new_seed() for _ in range(3)]
+    seeds = [new_seed() for _ in range(2)]
     raw = bundle(plan, rows, run.masks, seeds)
     one = run.random(x.shape)
     a, b = (
@@ -136,7 +136,7 @@ def test_openings_of_another_length_are_refused(size: int) -> None:
 def test_prepared_rows_are_let_go_of_during_a_run() -> None:
     plan: Plan = plans.branches()
     run = Run(plan, plans.weights())
-    seeds = [new_seed() for _ in range(3)]
+    seeds = [new_seed() for _ in range(2)]
     prepared = prepare(plan, 0, 2, seeds[0], bundle(plan, 2, run.masks, seeds), run.models[0])
     session = graph.evaluate(plan, 0, plans.random_inputs(2), prepared, run.models[0])
     next(session)

@@ -45,19 +45,39 @@ def half_a_mask(patch: Patch) -> None:
     patch.setattr(Holder, "mask", lambda self, *given: original(self, *given) * (1 - self.party))
 
 
-def mask_bits(kept: int) -> Callable[[Patch], None]:
-    """Only some of a comparison's secret bits: a, then e, and beta on top."""
-    original = Dealer.secret_bytes
-    return lambda patch: patch.setattr(Dealer, "secret_bytes", lambda *given: original(*given) & np.uint8(kept))
+def _place(digits: int, bit: str) -> int:
+    """Where a comparison's mask a_i, e_j or c lies in its byte."""
+    letter, _, index = bit.partition("_")
+    return {"a": lambda: 2 * int(index), "e": lambda: 2 * int(index) - 1, "c": lambda: 2 * digits - 1}[letter]()
 
 
-def one_set_of_bits(patch: Patch) -> None:
-    """The first comparison's secret bits for all."""
-    original = Dealer.secret_bytes
-    patch.setattr(Dealer, "secret_bytes", lambda *given: np.repeat(original(*given)[:, :1], given[2][0], 1))
+def no_bit(digits: int, *bits: str) -> Callable[[Patch], None]:
+    """Comparisons without some of their mask bits."""
+    gone = sum(1 << _place(digits, bit) for bit in bits)
+    return changed_bytes(lambda drawn: drawn & np.uint8(255 - gone))
 
 
-def output_masks(change: Callable[[Array], Array]) -> Callable[[Patch], None]:
+def one_bit_twice(digits: int, bit: str, again: str) -> Callable[[Patch], None]:
+    """One mask for two bits that are looked up."""
+    first, second = _place(digits, bit), _place(digits, again)
+    return changed_bytes(lambda drawn: drawn & np.uint8(255 - (1 << second)) | (drawn >> first & 1) << second)
+
+
+def one_for_all(drawn: Array) -> Array:
+    """The first comparison's bits, or the first output mask, for all."""
+    return np.repeat(drawn[:, :1], drawn.shape[1], 1)
+
+
+def half_the_bits(patch: Patch) -> None:
+    """alice's halves of the mask bits alone, which she knows."""
+    original = Holder.mask_words
+    patch.setattr(Dealer, "mask_words", lambda self, n, shape: self._alice.words(n, (self.rows, *shape), np.uint8))
+    patch.setattr(Holder, "mask_words", lambda self, *given: original(self, *given) * np.uint8(1 - self.party))
+
+
+def changed_bytes(change: Callable[[Array], Array]) -> Callable[[Patch], None]:
+    """Of dealer and parties alike: the mask bits of comparisons, and the output masks of tables."""
+
     def plant(patch: Patch) -> None:
         for side in (Dealer, Holder):
             original = side.mask_words
@@ -126,9 +146,24 @@ def no_beta_in_select(patch: Patch) -> None:
     patch.setattr(select, "deal", lambda dealer, beta, *rest: original(dealer, beta * 0, *rest))
 
 
+def wrong_beta(patch: Patch) -> None:
+    original = sign.deal
+    patch.setattr(sign, "deal", lambda *given: original(*given) ^ 1)
+
+
 def no_monomial(bit: int) -> Callable[[Patch], None]:
     original = sign.monomial_words
     return lambda patch: patch.setattr(sign, "monomial_words", lambda *given: original(*given) & ~np.uint8(1 << bit))
+
+
+def no_coefficient(bit: int) -> Callable[[Patch], None]:
+    original = sign.coefficients
+
+    def coefficients(*given: Any) -> Array:
+        words = original(*given)
+        return words & ~words.dtype.type(1 << bit)
+
+    return lambda patch: patch.setattr(sign, "coefficients", coefficients)
 
 
 def without_row(row: int) -> Callable[[Array], Array]:

@@ -29,6 +29,13 @@ def compared(k: int, layer: Lookup, share_bits: int, *, both: bool = False, only
     return Case(k, layer, share_bits, (mask, *others), (mask,) if both else (), only)
 
 
+def with_sign(k: int, layer: ReLU) -> Case:
+    """The masks and the mask bits of both, and all that the dealer fixes for the sign."""
+    masks = Axis("value", 1, layer.opened_bits), Axis("masks", 1, layer.lookups + 1)
+    tables = Axis("tables", len(layer.digits), 1 << layer.digit_bits), Axis("monomials", 1, layer.monomials)
+    return Case(k, layer, 0, (*masks, *tables), masks)
+
+
 def hinged(shift: int, q: int, B: int, digit: int, hinges: tuple[int, ...] = (0,)) -> ReLU:
     return ReLU(
         name="r", input="x", shape=(1,), shift=shift, opened_bits=q, range_bits=B, digit_bits=digit, hinges=hinges
@@ -149,6 +156,8 @@ CASES = {
     "truncate: a large shift": wide(5, truncate(3, 2)),
     "relu: 1 digit of 3 bits": compared(6, hinged(2, 4, 3, 3), 6, both=True),
     "relu: 1 digit, the smallest range": compared(4, hinged(1, 2, 1, 1), 4, both=True),
+    "relu: 1 digit, all there is of its sign": with_sign(3, hinged(0, 3, 2, 2)),
+    "relu: 2 digits, all there is of its sign": with_sign(3, hinged(0, 3, 2, 1)),
     "relu: 2 digits of 1 bit": compared(5, hinged(1, 3, 2, 1), 5, both=True),
     "relu: 2 digits of 2 bits": compared(6, hinged(0, 6, 4, 2), 0),
     "relu: a short top digit": compared(5, hinged(1, 4, 3, 2), 5, both=True),

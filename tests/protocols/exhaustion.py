@@ -33,8 +33,8 @@ class Case:
 
     `share_bits` are the low bits of alice's shares of the input that take every value: k, or just those that hold the
     dither. `alice` and `bob` name words of their streams, among them alice's shares of what the dealer fixes; what is
-    not named is zero, and is not looked at. The dealer's own secret bits are enumerated always. Where bob's halves of
-    the masks are not, alice's stand for the whole mask, which neither party knows.
+    not named is zero, and is not looked at. The mask bits of comparisons are enumerated always. Where bob's halves of
+    masks are not, alice's stand for the whole mask, which neither party knows.
     """
 
     k: int
@@ -63,18 +63,15 @@ class Case:
             yield secret, all(in_range(self.k, self.layer, t) for t in product(*ends))
 
 
-def enumerated(case: Case) -> tuple[Array, dict[str, Array], dict[str, Array], dict[str, Array]]:
-    """alice's shares of the input, and the columns of alice's, bob's and the dealer's own streams."""
-    comparisons, lookups = 0, 0
-    if isinstance(case.layer, Comparison):
-        comparisons, lookups = case.layer.comparisons, case.layer.lookups
-    own = Axis("masks", comparisons, lookups + 1)
-    axes = (Axis("x", case.layer.size, case.share_bits), own, *case.alice, *case.bob)
-    share, bits, *columns = enumerate_axes(axes)
-    masks = (bits & ((1 << lookups) - 1)) | bits >> lookups << 7  # as sign.py lays the bits out in a byte
-    names = [axis.name for axis in case.alice], [axis.name for axis in case.bob]
-    ends = dict(zip(names[0], columns, strict=False)), dict(zip(names[1], columns[len(names[0]) :], strict=True))
-    return share, *ends, {"masks": masks} if comparisons else {}
+def enumerated(case: Case) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+    """alice's shares of the input, and the columns of alice's and of bob's stream."""
+    whole: tuple[Axis, ...] = ()
+    if isinstance(case.layer, Comparison) and "masks" not in (axis.name for axis in case.alice):
+        whole = (Axis("masks", case.layer.comparisons, case.layer.lookups + 1),)
+    alice = (*whole, *case.alice)
+    share, *columns = enumerate_axes((Axis("x", case.layer.size, case.share_bits), *alice, *case.bob))
+    names = [axis.name for axis in alice], [axis.name for axis in case.bob]
+    return share, dict(zip(names[0], columns, strict=False)), dict(zip(names[1], columns[len(alice) :], strict=True))
 
 
 def evaluation(ring: Ring, party: int, layer: Lookup, x: Array, prepared: Any) -> Evaluation:
@@ -100,9 +97,9 @@ def check(case: Case, *, private: bool = True, beyond: bool = False) -> None:
     dither alone decide: no mask does, in range or `beyond`. But results of approximate layers depend on t^ too, and
     those of Normalise on v^."""
     ring, layer, protocol = Ring(case.k), case.layer, PROTOCOLS[type(case.layer)]
-    share, of_alice, of_bob, own = enumerated(case)
+    share, of_alice, of_bob = enumerated(case)
     rows = len(share)
-    dealer = Dealer(ring, rows, Tape(of_alice), Tape(of_bob), Tape(own))
+    dealer = Dealer(ring, rows, Tape(of_alice), Tape(of_bob))
     protocol.deal(dealer, layer)
     holders = Holder(ring, 0, rows, Tape(of_alice), {}), Holder(ring, 1, rows, Tape(of_bob), dealer.corrections)
     prepared = [protocol.prepare(holder, layer) for holder in holders]

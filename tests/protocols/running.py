@@ -108,7 +108,7 @@ class Run:
 
     def ready(self, x: Array) -> list[tuple[Array, PreparedRows]]:
         """Each party's share of the inputs and its rows of a fresh bundle."""
-        rows, seeds = len(x), [new_seed() for _ in range(3)]
+        rows, seeds = len(x), [new_seed() for _ in range(2)]
         raw = bundle(self.plan, rows, self.masks, seeds)
         x0 = self.random(x.shape)
         prepared = [prepare(self.plan, p, rows, seeds[p], raw, self.models[p]) for p in (0, 1)]

@@ -21,10 +21,10 @@ LAYER = decided(0, 4, 3, 3, 1)
 def shares(secret: int) -> tuple[Array, Array]:
     """Both parties' shares of the decision, (rows, 1), under every mask that they depend on."""
     axes = Axis("x", 1, 4), Axis("masks", 1, 2), Axis("value", 1, 4), Axis("beta", 1, 4)
-    share, bits, value, beta = enumerate_axes(axes)
-    rows, own = len(share), {"masks": bits & 1 | bits >> 1 << 7}
-    of_alice, of_bob = {"value": value, "beta": beta}, {"value": np.zeros_like(value)}
-    dealer = Dealer(RING, rows, Tape(of_alice), Tape(of_bob), Tape(own))
+    share, masks, value, beta = enumerate_axes(axes)
+    rows, of_alice = len(share), {"masks": masks, "value": value, "beta": beta}
+    of_bob = {name: np.zeros_like(of_alice[name]) for name in ("masks", "value")}
+    dealer = Dealer(RING, rows, Tape(of_alice), Tape(of_bob))
     decide.deal(dealer, LAYER)
     holders = Holder(RING, 0, rows, Tape(of_alice), {}), Holder(RING, 1, rows, Tape(of_bob), dealer.corrections)
     x = share.astype(RING.dtype), RING.wrap(secret - share.astype(RING.dtype))

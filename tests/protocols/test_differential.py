@@ -88,7 +88,7 @@ NETWORK = plan_of(
 def test_rows_of_a_bundle_are_independent_of_how_they_are_drawn() -> None:
     """Cut and stacked rows compute the same: rows 5..8 as one run, or as part of a larger one."""
     rows, run = 16, run_of(NETWORK)
-    seeds = [new_seed() for _ in range(3)]
+    seeds = [new_seed() for _ in range(2)]
     raw = bundle(NETWORK, rows, run.masks, seeds)
     x = integers((rows, NETWORK.input.size))
     x0 = run.random(x.shape)
@@ -121,7 +121,7 @@ def test_without_dithers_rounding_is_to_nearest() -> None:
 @settings(max_examples=20, deadline=None, suppress_health_check=LENIENT)
 def test_corrections_may_be_read_only(case: Case) -> None:
     """Bundles arrive as bytes, and what is prepared goes on referring to them."""
-    run, rows, seeds = Run(case.plan, case.weights), len(case.x), [new_seed() for _ in range(3)]
+    run, rows, seeds = Run(case.plan, case.weights), len(case.x), [new_seed() for _ in range(2)]
     raw: Any = {name: bytes(part) for name, part in bundle(case.plan, rows, run.masks, seeds).items()}
     x0 = run.random(case.x.shape)
     sessions = []
@@ -133,7 +133,7 @@ def test_corrections_may_be_read_only(case: Case) -> None:
 
 
 def test_a_bundle_of_another_length_is_refused() -> None:
-    run, seeds = run_of(NETWORK), [new_seed() for _ in range(3)]
+    run, seeds = run_of(NETWORK), [new_seed() for _ in range(2)]
     raw = bundle(NETWORK, 2, run.masks, seeds)
     raw["relu"].pop()
     with pytest.raises(ValueError, match="length"):

@@ -62,9 +62,9 @@ def weighted_histograms(
     masks = weight(s0), weight(s1)
     whole = products.mask_weight(ring, weight(w), masks)
     models = [Weights(whole, products.weight_share(ring, p, whole, masks[p].copy()), None) for p in (0, 1)]
-    dealer = Dealer(ring, rows, Tape({"product": c0}), Tape(), Tape())
+    dealer = Dealer(ring, rows, Tape({"product": c0}), Tape())
     inputs = Tape({"input": r0}), Tape({"input": r1})
-    mask = products.deal_open(Dealer(ring, rows, *inputs, Tape()), opening)
+    mask = products.deal_open(Dealer(ring, rows, *inputs), opening)
     products.deal(dealer, layer, mask, ring.wrap(masks[0] + masks[1]))
     x1 = ring.wrap(np.int16(x) - x0.astype(ring.dtype))
     given = x0.astype(ring.dtype).reshape(rows, *layer.shape), x1.reshape(rows, *layer.shape)
@@ -142,11 +142,11 @@ def check_products(k: int, pairs: tuple[tuple[int, int], ...], kind: Kind = Mul,
     opening = Open(name="o", input="x", shape=shape)
     layers = [kind(name="m", left=f"o{a}", right=f"o{b}", left_shape=shape, right_shape=shape) for a, b in pairs]
     tapes = [(Tape({"input": i["r0"]}), Tape({"input": i["r1"]})) for i in inputs]
-    masks = [products.deal_open(Dealer(ring, rows, *tape, Tape()), opening) for tape in tapes]
+    masks = [products.deal_open(Dealer(ring, rows, *tape), opening) for tape in tapes]
     ready: list[tuple[products.PreparedProduct, products.PreparedProduct]] = []
     corrections = []
     for layer, (a, b), c in zip(layers, pairs, fixed, strict=True):
-        dealer = Dealer(ring, rows, Tape({"product": c}), Tape(), Tape())
+        dealer = Dealer(ring, rows, Tape({"product": c}), Tape())
         deal(dealer, layer, masks[a], masks[b])  # type: ignore[arg-type]
         corrections.append(dealer.corrections["product"])
         holders = Holder(ring, 0, rows, Tape({"product": c}), {}), Holder(ring, 1, rows, Tape(), dealer.corrections)

@@ -16,7 +16,7 @@ from tests.protocols.enumeration import Axis, Leak, Tape, Views, enumerate_axes,
 def check_reshared(k: int) -> None:
     ring, layer = Ring(k), Reshare(name="f", input="x", shape=(1,))
     (zero,) = enumerate_axes([Axis("zero", 1, k)])
-    dealer = Dealer(ring, len(zero), Tape({"zero": zero}), Tape(), Tape())
+    dealer = Dealer(ring, len(zero), Tape({"zero": zero}), Tape())
     reshare.deal(dealer, layer)
     holders = Holder(ring, 0, len(zero), Tape({"zero": zero}), {}), Holder(ring, 1, 0, Tape(), dealer.corrections)
     prepared = [reshare.prepare(holder, layer) for holder in holders]

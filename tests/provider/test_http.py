@@ -181,7 +181,7 @@ def test_bad_requests_are_problem_documents_without_the_input(
         answer = provider.post("/v1/leases", json=body, headers=alice)
         assert answer.headers["content-type"] == "application/problem+json"
         assert kind(answer) is ProblemType.INVALID_INPUT and "marker-4711" not in answer.text
-    for ticket in ("", "A" * 192, "-" * 192):
+    for ticket in ("", "A" * 152, "-" * 152):
         unknown = provider.post("/v1/leases/unknown/bundles/0", json={"ticket": ticket}, headers=bob)
         assert kind(unknown) is ProblemType.UNKNOWN_LEASE
     assert kind(provider.get("/nowhere")) is ProblemType.NOT_FOUND

@@ -69,11 +69,11 @@ def test_pieces_may_be_cut_anywhere_but_contexts_may_not() -> None:
 
 
 def recorded_opening(x: Array, sealed: bool) -> tuple[Callable[[bytes, bytes], Array], list[bytes]]:
-    """What the recording of a run's first round decodes to under two seeds, and the three seeds of its dealer. Both
+    """What the recording of a run's first round decodes to under two seeds, and the two seeds of its dealer. Both
     parties' shares are recorded as they travel inside of TLS: `sealed`, or as they are."""
     plan = plans.logits()
     run = Run(plan, plans.weights())
-    seeds = [new_seed() for _ in range(3)]
+    seeds = [new_seed() for _ in range(2)]
     raw = bundle(plan, len(x), run.masks, seeds)
     one = run.random(x.shape)
     sessions = [
@@ -98,12 +98,12 @@ def recorded_opening(x: Array, sealed: bool) -> tuple[Callable[[bytes, bytes], A
 def test_why_the_peer_link_must_be_encrypted() -> None:
     """Whoever records what alice and bob open, and learns the dealer's seeds, reads the input."""
     x = plans.random_inputs(3)
-    decoded, (alice, bob, _) = recorded_opening(x, sealed=False)
+    decoded, (alice, bob) = recorded_opening(x, sealed=False)
     assert np.array_equal(decoded(alice, bob), x), "the wiretap and the dealer together"
     assert not (decoded(alice, new_seed()) == x).any(), "the wiretap and alice alone"
 
 
 def test_what_is_recorded_inside_of_tls_tells_the_dealer_nothing() -> None:
     x = plans.random_inputs(3)
-    decoded, (alice, bob, _) = recorded_opening(x, sealed=True)
+    decoded, (alice, bob) = recorded_opening(x, sealed=True)
     assert not (decoded(alice, bob) == x).any(), "the wiretap and the dealer together, after TLS was broken"

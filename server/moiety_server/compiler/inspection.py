@@ -74,7 +74,7 @@ class Machine:
             layers=(relu,),
             output=Output(wire="r", shape=(size,)),
         )
-        seeds = [new_seed() for _ in range(3)]
+        seeds = [new_seed() for _ in range(2)]
         corrections = {c.name: a for c, a in graph.deal(plan, 1, {}, *(Stream(seed) for seed in seeds))}
         raw = b"".join(corrections[c.name].tobytes() for c in relu.corrections(ring_bits))
         share = np.zeros((1, size), dtype=ring.dtype)

@@ -16,8 +16,8 @@ from moiety_shared.plan.layers import Public
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
-TICKET_BYTES = 12 + 16 + 4 + 3 * SEED_BYTES + 16
-"""A nonce, the upload's id, the lease's rows, its three seeds, and the tag of AES-GCM."""
+TICKET_BYTES = 12 + 16 + 4 + 2 * SEED_BYTES + 16
+"""A nonce, the upload's id, the lease's rows, its two seeds, and the tag of AES-GCM."""
 
 
 def _a_key(text: str) -> str:
@@ -65,7 +65,7 @@ class Ticketed(Public):
     """Base of the messages that carry a lease's ticket, which only the provider can open."""
 
     ticket: str = Field(
-        max_length=TICKET_BYTES * 4 // 3,
+        max_length=-(-TICKET_BYTES // 3) * 4,
         description="The lease, sealed to the provider, base64: alice hands it to bob, who shows it with each request",
     )
 

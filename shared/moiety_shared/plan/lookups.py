@@ -74,8 +74,8 @@ class Comparison(Lookup):
 
     @property
     def lookups(self) -> int:
-        """The number of one-time tables per comparison: a less-than table per digit, an equality table per digit but
-        the lowest."""
+        """The number of bits that each comparison looks up: for each digit whether it is less, and for each but the
+        lowest whether it is equal."""
         return 2 * len(self.digits) - 1
 
     @property
@@ -85,18 +85,24 @@ class Comparison(Lookup):
 
     @property
     def monomials(self) -> int:
-        """The number of products of the dealer's mask bits that the sign polynomial needs; see protocols.sign."""
+        """The number of products of two and more mask bits that the sign polynomial needs; see protocols.sign."""
         whole, upper = 1 << len(self.digits), 1 << (len(self.digits) - 1)
-        return (whole - 1) + (upper - 1)
+        return (whole - 1) + (upper - 1) - self.lookups
 
     @property
     def monomial_dtype(self) -> str:
-        """The word that holds the monomials, the constant and the bit for the public part."""
-        return "<u1" if self.monomials + 2 <= 8 else "<u2" if self.monomials + 2 <= 16 else "<u4"
+        """The word that holds the monomials."""
+        return "<u1" if self.monomials <= 8 else "<u2"
+
+    @property
+    def word_dtype(self) -> str:
+        """The word that holds the mask bits, the monomials and the bit for the public part."""
+        bits = self.lookups + 1 + self.monomials + 1
+        return "<u1" if bits <= 8 else "<u2" if bits <= 16 else "<u4"
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
         return (
-            Correction("tables", (self.lookups, self.comparisons), self.table_dtype),
+            Correction("tables", (len(self.digits), self.comparisons), self.table_dtype),
             Correction("monomials", (self.comparisons,), self.monomial_dtype),
         )
 

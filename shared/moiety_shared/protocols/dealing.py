@@ -34,11 +34,11 @@ def uniform(ring: Ring, source: Source, name: str, shape: tuple[int, ...]) -> Ar
 class Dealer:
     """The dealer's side of one layer of one bundle. `corrections` collects what the dealer must send to party 1."""
 
-    def __init__(self, ring: Ring, rows: int, alice: Source, bob: Source, own: Source) -> None:
+    def __init__(self, ring: Ring, rows: int, alice: Source, bob: Source) -> None:
         self.ring = ring
         self.rows = rows
         self.corrections: dict[str, Array] = {}
-        self._alice, self._bob, self._own = alice, bob, own
+        self._alice, self._bob = alice, bob
 
     def mask(self, name: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
         """Draw a uniform mask (rows, *shape), in the plan's ring unless `ring` names another. Each party holds an
@@ -53,10 +53,6 @@ class Dealer:
         one, other = (party.words(name, (self.rows, *shape), np.uint8) for party in (self._alice, self._bob))
         one ^= other
         return one
-
-    def secret_bytes(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Draw uniform bytes (rows, *shape) that only the dealer knows."""
-        return self._own.words(name, (self.rows, *shape), np.uint8)
 
     def fix(self, name: str, value: Array, ring: Ring | None = None) -> None:
         """Share `value` (rows, *shape) additively, and keep party 1's share as a correction."""

@@ -22,11 +22,11 @@ from moiety_shared.ring import Array, Ring
 
 
 class PreparedDecide(NamedTuple):
-    """[r]_p (rows, size) mod 2^q; the tables and monomials of `sign`; [beta]_p (rows, size) in the plan's ring."""
+    """[r]_p (rows, size) mod 2^q; the tables and words of `sign`; [beta]_p (rows, size) in the plan's ring."""
 
     mask: Array
     tables: Array
-    monomials: Array
+    words: Array
     beta: Array
 
 
@@ -53,7 +53,7 @@ def evaluate(ring: Ring, party: int, layer: Decide, x: Array, prepared: Prepared
     """Turn [x]_p into [d]_p, both (rows, *shape). Three openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)
-    masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.monomials)
+    masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.words)
     bits = yield Opening(_together(layer, masked), Kind.BITS)
     public: Array = (bits ^ (len(layer.hinges) & 1)).astype(ring.dtype)
     return ring.wrap((1 - 2 * public) * prepared.beta + party * public).reshape(x.shape)

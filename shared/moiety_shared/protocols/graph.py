@@ -69,15 +69,14 @@ def deal(
     masks: Mapping[str, Array],
     alice: Stream,
     bob: Stream,
-    own: Stream,
 ) -> Iterator[tuple[Correction, Array]]:
     """Deal one bundle of `rows` rows: yield each correction with its tensor (rows, *shape), in the plan's order.
 
-    `masks` holds the weight masks s. The three streams are those of this bundle.
+    `masks` holds the weight masks s. The two streams are those of this bundle.
     """
     ring, opened = ring_of(plan), dict[str, Array]()
     for layer in plan.layers:
-        dealer = Dealer(ring, rows, alice.at(layer.name), bob.at(layer.name), own.at(layer.name))
+        dealer = Dealer(ring, rows, alice.at(layer.name), bob.at(layer.name))
         match layer:
             case Open():
                 opened[layer.name] = product.deal_open(dealer, layer)

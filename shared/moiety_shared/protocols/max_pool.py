@@ -22,13 +22,13 @@ from moiety_shared.ring import Array, Ring
 
 
 class PreparedMaxPool(NamedTuple):
-    """[r]_p (rows, size); the masks of all differences [R]_p (rows, comparisons); the tables and monomials of `sign`;
+    """[r]_p (rows, size); the masks of all differences [R]_p (rows, comparisons); the tables and words of `sign`;
     [beta]_p and [beta R]_p (rows, 2, comparisons). All but those of `sign` are mod 2^q."""
 
     mask: Array
     differences: Array
     tables: Array
-    monomials: Array
+    words: Array
     select: Array
 
 
@@ -102,7 +102,7 @@ def evaluate(ring: Ring, party: int, layer: MaxPool, x: Array, prepared: Prepare
             else:
                 difference = yield Opening(ring.wrap(left - right + masks), Kind.RING, ring)
             masked = yield from sign.evaluate(
-                party, layer, difference, prepared.tables[:, :, part], prepared.monomials[:, part]
+                party, layer, difference, prepared.tables[:, :, part], prepared.words[:, part]
             )
             mine = difference - masks if party == 1 else -masks
             won = yield from select.evaluate(ring, masked, mine, difference, None, prepared.select[:, :, part])

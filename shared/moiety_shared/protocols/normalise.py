@@ -28,11 +28,11 @@ from moiety_shared.ring import Array, Ring
 
 
 class PreparedNormalise(NamedTuple):
-    """[r]_p (rows, size); the tables and monomials of `sign`; [beta]_p and [beta r]_p (rows, 2, hinges size)."""
+    """[r]_p (rows, size); the tables and words of `sign`; [beta]_p and [beta r]_p (rows, 2, hinges size)."""
 
     mask: Array
     tables: Array
-    monomials: Array
+    words: Array
     beta: Array
 
 
@@ -93,7 +93,7 @@ def evaluate(ring: Ring, party: int, layer: Normalise, x: Array, prepared: Prepa
     """Turn [v]_p (rows, *shape) into [y], [4^(J-1-j)] and [j]_p (rows, 3, *shape). Three openings."""
     opened = yield Opening(ring.wrap(x.reshape(prepared.mask.shape) + prepared.mask), Kind.RING, ring)
     beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), compared(layer, opened))
-    masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.monomials)
+    masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.words)
     signs = yield Opening(masked, Kind.BITS)
     found = summed(layer, party, opened, signs, prepared.mask, prepared.beta)
     return ring.wrap(found).reshape(len(x), *layer.output_shape)

@@ -24,12 +24,12 @@ from moiety_shared.ring import Array, Ring, blocks
 
 
 class PreparedReLU(NamedTuple):
-    """[r]_p (rows, size) mod 2^q; the tables and monomials of `sign`; ([rho]_p, [mu]_p) of the lift; the shares that
+    """[r]_p (rows, size) mod 2^q; the tables and words of `sign`; ([rho]_p, [mu]_p) of the lift; the shares that
     `select` needs."""
 
     mask: Array
     tables: Array
-    monomials: Array
+    words: Array
     lift: Array
     select: Array
 
@@ -51,16 +51,16 @@ def deal(dealer: Dealer, layer: ReLU) -> None:
 def prepare(holder: Holder, layer: ReLU) -> PreparedReLU:
     """Gather party p's randomness for the three openings."""
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    tables, monomials = sign.prepare(holder, layer)
+    tables, words = sign.prepare(holder, layer)
     lift = holder.fixed("lift", (2, layer.size))
-    return PreparedReLU(mask, tables, monomials, lift, holder.fixed("select", (3, layer.comparisons)))
+    return PreparedReLU(mask, tables, words, lift, holder.fixed("select", (3, layer.comparisons)))
 
 
 def evaluate(ring: Ring, party: int, layer: ReLU, x: Array, prepared: PreparedReLU) -> Evaluation:
     """Turn [x]_p into a share of the sum over the hinges, both (rows, *shape). Three openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)
-    masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.monomials)
+    masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.words)
     compared = compared_ring(layer)
     signs = yield Opening(masked, Kind.BITS)
     total = np.zeros(opened.shape, dtype=ring.dtype)

@@ -28,12 +28,12 @@ from moiety_shared.ring import Array, Ring
 
 
 class PreparedTopK(NamedTuple):
-    """[r]_p (rows, n); the tables and monomials of `sign`; [beta]_p (rows, pairs) mod 2^w; [r']_p (rows, n) mod 2^w;
+    """[r]_p (rows, n); the tables and words of `sign`; [beta]_p (rows, pairs) mod 2^w; [r']_p (rows, n) mod 2^w;
     the table (rows, 2^w, n)."""
 
     mask: Array
     tables: Array
-    monomials: Array
+    words: Array
     beta: Array
     rank_mask: Array
     ranks: Array
@@ -79,12 +79,12 @@ def prepare(holder: Holder, layer: TopK) -> PreparedTopK:
     """Gather party p's randomness for the four openings."""
     small, shape = Ring(layer.rank_bits), (1 << layer.rank_bits, layer.size)
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    tables, monomials = sign.prepare(holder, layer)
+    tables, words = sign.prepare(holder, layer)
     beta = holder.fixed("beta", (layer.comparisons,), small)
     rank_mask = holder.mask("rank", (layer.size,), small)
-    words = layer.result == "words"
-    ranks = holder.fixed_words("ranks", shape, np.uint8) if words else holder.fixed("ranks", shape)
-    return PreparedTopK(mask, tables, monomials, beta, rank_mask, ranks)
+    as_words = layer.result == "words"
+    ranks = holder.fixed_words("ranks", shape, np.uint8) if as_words else holder.fixed("ranks", shape)
+    return PreparedTopK(mask, tables, words, beta, rank_mask, ranks)
 
 
 def evaluate(party: int, layer: TopK, x: Array, prepared: PreparedTopK) -> Evaluation:
@@ -92,7 +92,7 @@ def evaluate(party: int, layer: TopK, x: Array, prepared: PreparedTopK) -> Evalu
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     small, (left, right) = Ring(layer.rank_bits), pairs(layer.size)
     difference = reduce.opened_ring(layer).wrap(opened[:, left] - opened[:, right])
-    masked = yield from sign.evaluate(party, layer, difference, prepared.tables, prepared.monomials)
+    masked = yield from sign.evaluate(party, layer, difference, prepared.tables, prepared.words)
     signs = yield Opening(masked, Kind.BITS)
     public: Array = signs.astype(small.dtype)
     less: Array = (1 - 2 * public) * prepared.beta + party * public
