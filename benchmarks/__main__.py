@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import comparison, hostile, load, mnist, sidecar, tabular, transformers, vision
+from benchmarks import comparison, hostile, large, load, mnist, sidecar, tabular, transformers, vision
 from benchmarks.measurement import Row
 from moiety_local.folder import DeploymentError, fresh
 from moiety_local.mnist import DataMissing, Pixels, test_images
@@ -30,6 +30,10 @@ SUITES: dict[str, tuple[str, Suite]] = {
     "transformers": (
         "BERT-tiny beside one LeNet image",
         lambda root, pixels, _, say: transformers.measure(root, pixels, say),
+    ),
+    "large": (
+        "BERT-base and ViT-B/16: minutes to an hour",
+        lambda root, _, __, say: large.measure(root, say),
     ),
     "tabular": (
         "trees beside one image, tables' answers",

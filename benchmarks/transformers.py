@@ -17,7 +17,7 @@ from moiety_local import mnist
 from moiety_local.deployment import Deployment
 from moiety_shared.crypto.prg import Stream
 
-_TOKENS, _WIDTH, _HEADS, _LAYERS = 128, 128, 2, 2
+_TOKENS, _WIDTH, _HEADS, _LAYERS = 128, 128, 2, 2  # BERT-tiny's
 _REACH = 4.0  # of an embedding's values
 _ERRORS = 4  # sequences that are compared with float inference
 
@@ -25,27 +25,28 @@ _ERRORS = 4  # sequences that are compared with float inference
 class _Block(nn.Module):
     """A layer of BERT: attention, then two matrices with a GELU between them, each with a norm behind it."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.given, self.made = nn.Linear(_WIDTH, 3 * _WIDTH), nn.Linear(_WIDTH, _WIDTH)
-        self.wide, self.narrow = nn.Linear(_WIDTH, 4 * _WIDTH), nn.Linear(4 * _WIDTH, _WIDTH)
-        self.attended, self.norm = nn.LayerNorm(_WIDTH), nn.LayerNorm(_WIDTH)
+        self.heads = heads
+        self.given, self.made = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.attended, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        heads = (part.unflatten(-1, (_HEADS, -1)).transpose(1, 2) for part in self.given(x).chunk(3, -1))
+        heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.given(x).chunk(3, -1))
         x = self.attended(x + self.made(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)))
         made: Tensor = self.norm(x + self.narrow(F.gelu(self.wide(x))))
         return made
 
 
-class _BertTiny(nn.Module):
-    """BERT-tiny as a classifier of two classes, behind its embeddings."""
+class Bert(nn.Module):
+    """BERT as a classifier of two classes, behind its embeddings (n, tokens, width)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int, layers: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(_WIDTH)
-        self.blocks = nn.Sequential(*(_Block() for _ in range(_LAYERS)))
-        self.pooler, self.head = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, 2)
+        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(layers)))
+        self.pooler, self.head = nn.Linear(width, width), nn.Linear(width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         made: Tensor = self.head(torch.tanh(self.pooler(self.blocks(self.norm(x))[:, 0])))
@@ -55,18 +56,18 @@ class _BertTiny(nn.Module):
 def bert_tiny() -> nn.Module:
     """The model that the suite publishes, with the weights of its initialisation."""
     torch.manual_seed(0)
-    return _BertTiny().train(False)
+    return Bert(_WIDTH, _HEADS, _LAYERS).train(False)
 
 
-def sequences(count: int) -> Tensor:
-    """Embeddings of tokens (count, tokens, width): values up to _REACH, always the same."""
-    words = Stream(bytes(32), "sequences").words("values", (count, _TOKENS, _WIDTH), np.int16)
-    return torch.from_numpy(words).float() * (_REACH / (1 << 15))
+def uniform(reach: float, *shape: int) -> Tensor:
+    """Numbers between -reach and reach, always the same."""
+    words = Stream(bytes(32), "sequences").words("values", shape, np.int16)
+    return torch.from_numpy(words).float() * (reach / (1 << 15))
 
 
 def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
     """The rows of the table, in order."""
-    rows = sequences(8 + _ERRORS).numpy()
+    rows = uniform(_REACH, 8 + _ERRORS, _TOKENS, _WIDTH).numpy()
     with Deployment(root / "roles") as deployment:
         np.save(root / "calibration.npy", rows[:8])
         deployment.publish(

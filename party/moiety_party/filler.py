@@ -22,8 +22,9 @@ _LOOK_SECONDS = 0.02
 class Filler:
     """Adds bundles to a pool's rows until `target` rows are ready, and beyond while somebody waits for more.
 
-    It makes bundles in moments without runs, and at once when half of the target is gone. It changes `rows` under
-    `changed`, and notifies that of every bundle.
+    It makes bundles in moments without runs, and at once when half of the target is gone. `alone` says that one row is
+    larger than a pool should be: then the filler makes none beside a run, so that two are not in memory. It changes
+    `rows` under `changed`, and notifies that of every bundle.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Filler:
         target: int,
         failed: Callable[[str], None],
         busy: Callable[[], bool],
+        alone: bool = False,
     ) -> None:
         """The filler calls `failed` with the problem's name when it cannot get a bundle. `busy` says whether a run is
         under way."""
@@ -48,6 +50,7 @@ class Filler:
         self._target = target
         self._failed = failed
         self._busy = busy
+        self._alone = alone
         self._wanted = 0  # somebody waits for the rows below this one
         self._wanting: contextvars.Context | None = None  # the context of whoever waits, for traces
         self._last_use = 0.0
@@ -85,11 +88,11 @@ class Filler:
                 await tracing.on_behalf(self._wanting if self._short else None, self._add_bundle())
 
     async def _quiet(self) -> None:
-        """Return in a moment without runs, or as soon as half of the rows are gone.
+        """Return in a moment without runs, or as soon as half of the rows are gone, or somebody waits for more.
 
         A run of a large model takes longer than the pause between two small ones: it counts until it has ended.
         """
-        while self._rows.ahead > self._target // 2 and not self._short:
+        while (self._alone or self._rows.ahead > self._target // 2) and not self._short:
             if not self._busy() and time.monotonic() >= self._last_use + _QUIET_SECONDS:
                 return
             await asyncio.sleep(_LOOK_SECONDS)

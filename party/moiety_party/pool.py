@@ -37,9 +37,11 @@ class Pool:
         claim_seconds: float,
         failed: Callable[[str], None] = lambda _: None,
         busy: Callable[[], bool] = lambda: False,
+        alone: bool = False,
     ) -> None:
         """The pool calls `failed` with the problem's name when it cannot get a bundle. `busy` says whether a run is
-        under way: then the pool makes no bundles while it has half of its rows."""
+        under way: then the pool makes no bundles while it has half of its rows. `alone` says that a row is larger than
+        a pool should be: then it makes none at all beside a run, unless somebody waits for it."""
         self.lease_id = lease_id
         self.check = check  # the key of the lease's transcripts
         self.bundle_rows = bundle_rows
@@ -49,7 +51,9 @@ class Pool:
         self._claim_seconds = claim_seconds
         self._changed = asyncio.Condition()
         self._rows = Rows(bundle_rows, self.spread)
-        self._filler = Filler(lease_id, self._rows, self._changed, make, target=self.target, failed=failed, busy=busy)
+        self._filler = Filler(
+            lease_id, self._rows, self._changed, make, target=self.target, failed=failed, busy=busy, alone=alone
+        )
 
     @property
     def stock(self) -> int:

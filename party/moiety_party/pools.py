@@ -123,6 +123,7 @@ class Pools:
             claim_seconds=self._settings.run_seconds / 2,
             failed=lambda problem: self._metrics.bundle_failures.labels(problem).inc(),
             busy=lambda: self._runs > 0,
+            alone=model.plan.bundle_row_bytes > self._settings.pool_bytes,
         )
         # Nothing is awaited between asking the store and this. So whoever deletes the model finds the pool, or no pool
         # is opened.

@@ -32,7 +32,8 @@ class PartySettings(RoleSettings):
         1 << 30,
         gt=0,
         description="Most bytes of corrections in a pool. Of a model with large rows, the party keeps fewer rows, but "
-        "at least one. The limit also bounds the inputs in one request.",
+        "at least one. If even one row is larger, the party makes the next one when no run is under way, or when a "
+        "request waits for it. The limit also bounds the inputs in one request.",
     )
     bundle_bytes: int = Field(
         1 << 23, gt=0, description="alice: approximate size in bytes of the bundles that she asks the provider for."

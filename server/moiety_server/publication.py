@@ -33,6 +33,8 @@ Progress = Callable[[str, int, int], object]
 Chunk = bytes | memoryview
 _DAY = 86400
 _POLL_SECONDS = 0.1
+_LEAST_SECONDS, _SLOWEST = 120.0, 4e6
+"""How long to wait for the first row: so many seconds, and longer if it comes at fewer bytes a second than that."""
 
 
 def open_count(keyring: Keyring, token: bytes, ring_bits: int) -> int:
@@ -91,7 +93,7 @@ def publish(
         table = preprocessing if isinstance(preprocessing, Tabular) else None
         known = canaries.choose(compiled, table) if offer_canaries else ()
         progress("waiting for alice and bob to prepare randomness", 0, 0)
-        states = _wait(owner, upload_id)
+        states = _wait(owner, upload_id, plan.bundle_row_bytes)
         now = int(time.time())
         entry = Entry(
             name=name,
@@ -162,13 +164,16 @@ def _addressed(plan: Plan, owner: Owner) -> Plan:
     return Plan.model_validate(members | {"output": members["output"] | {"owner_key": key}})
 
 
-def _wait(owner: Owner, upload_id: str, seconds: float = 120.0) -> list[dict[str, Any]]:
-    """Wait until both parties have rows. Returns what they say of the upload."""
+def _wait(owner: Owner, upload_id: str, row_bytes: int) -> list[dict[str, Any]]:
+    """Wait until both parties have rows, of so many bytes each. Returns what they say of the upload."""
+    seconds = _LEAST_SECONDS + row_bytes / _SLOWEST
     deadline = time.monotonic() + seconds
     while True:
         states = [owner.call(p, "GET", f"/v1/models/{upload_id}").json() for p in (0, 1)]
         if all(state["state"] == "ready" for state in states):
             return states
         if time.monotonic() > deadline:
-            raise Problem(ProblemType.RANDOMNESS_EXHAUSTED, "the parties could not prepare any in two minutes")
+            raise Problem(
+                ProblemType.RANDOMNESS_EXHAUSTED, f"the parties could not prepare any in {seconds / 60:.0f} minutes"
+            )
         time.sleep(_POLL_SECONDS)

@@ -30,6 +30,18 @@ from tests.compiler.tracing import Fn
 from tests.protocols.running import Run
 
 
+@pytest.mark.parametrize("ring_bits", [32, 64])
+def test_a_matrix_of_zeros_is_served(ring_bits: int) -> None:
+    """Some networks begin with a last layer of zeros."""
+    model, x = chain(8, 8, 3), torch.rand(4, 8)
+    last = model[-1]
+    assert isinstance(last, nn.Linear)
+    for value in last.parameters():
+        nn.init.zeros_(value)
+    compiled = compile_model(model, x, low=0, high=1, ring_bits=ring_bits)
+    assert not reference.run(compiled.plan, encode_rows(compiled.plan, x), compiled.weights).any()
+
+
 def chain(*sizes: int, seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []

@@ -16,6 +16,7 @@ from moiety_server.compiler.functions import FUNCTIONS
 from moiety_server.compiler.norms import DeviationNode, NormNode, SquaresNode
 from moiety_server.compiler.onnx.graph import read_onnx
 from moiety_server.compiler.trace import trace
+from moiety_shared.plan.lookups import Truncate
 from moiety_shared.plan.normalise import Normalise
 from tests.compiler import onnx_files
 from tests.compiler.tracing import Fn
@@ -250,3 +251,38 @@ def test_norms_of_onnx_files_are_found_too(form: str, tmp_path: Path) -> None:
     squares = apart.square().sum(1, keepdim=True) if form == "LpNormalization" else apart.square().mean(1, keepdim=True)
     wanted = apart / squares.sqrt() * torch.linspace(0.5, 2, n)
     assert (graph.run(x.float())[graph.output].reshape(3, n) - wanted).abs().max() < 1e-4
+
+
+class Residual(nn.Module):
+    """A norm that a matrix and a residual read, as in BERT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given, self.norm, self.made = nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 32)
+        with torch.no_grad():
+            self.norm.weight.uniform_(0.5, 2)
+            self.norm.bias.uniform_(-1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.norm(self.given(x))
+        return z + self.made(z)
+
+
+def test_a_matrix_beside_a_residual_reads_the_norm_itself() -> None:
+    """The norm is opened once, and its scale costs the matrix no round."""
+    torch.manual_seed(0)
+    model, x = Residual().eval(), rows(0, 1)
+    made = compile_model(model, x, low=-4, high=4)
+    matrix = [node for node in made.graph.nodes if isinstance(node, ir.LinearNode)][-1]
+    assert matrix.inputs[0] in {node.name for node in made.graph.nodes if isinstance(node, NormNode)}
+    assert [type(node) for node in made.graph.nodes].count(ir.ConvNode) == 1
+    with torch.inference_mode():
+        assert np.abs(outputs_of(made, x) - model(x).numpy()).max() < 0.01
+
+
+def test_a_product_in_front_of_a_norm_leaves_room_for_its_mean() -> None:
+    """Nothing is cut by a bit or two so that n x less a sum of x fits: that would take a round."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(256, 4096), nn.LayerNorm(4096), nn.Linear(4096, 2)).eval(), torch.rand(4, 256)
+    made = compile_model(model, x, low=0, high=1, ring_bits=64)
+    assert min(layer.shift for layer in made.plan.layers if isinstance(layer, Truncate)) > 8

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.builder import Builder
@@ -19,6 +20,7 @@ from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.local import Keep
 from moiety_shared.plan.normalise import Normalise
 from moiety_shared.ring import Array
+from tests.compiler.tracing import Fn
 from tests.protocols.running import Run
 
 TOKENS, WIDTH = 3, 8
@@ -131,6 +133,14 @@ def test_what_is_proved_needs_no_calibration() -> None:
 def test_scores_too_far_apart_are_refused() -> None:
     with pytest.raises(ir.NotServable, match="octaves above their mean"):
         compile_model(network(128, 40.0), inputs(), low=-1, high=1)
+
+
+def test_attention_that_no_ring_has_room_for_is_refused_for_what_the_wide_ring_lacks() -> None:
+    """The narrow ring comes last there, and no softmax has room in it."""
+    weight = torch.eye(WIDTH) * 40
+    model = Fn(lambda x, weight: F.scaled_dot_product_attention(x @ weight, x @ weight, x), weight)
+    with pytest.raises(ir.NotServable, match="octaves above their mean"):
+        compile_model(model, inputs(), low=-1, high=1)
 
 
 def test_a_row_without_a_key_is_refused() -> None:

@@ -208,6 +208,31 @@ def test_no_bundle_is_made_beside_a_run_while_half_of_the_rows_are_there(monkeyp
     assert asyncio.run(run()) == [3, 3, 4, 5]
 
 
+def test_a_row_that_is_larger_than_a_pool_is_made_beside_no_run_unless_somebody_waits() -> None:
+    """Two of them would be in memory. The row of a model that fits is made at once."""
+    busy = True
+
+    async def make(number: int) -> PreparedRows:
+        return rows_of(number, 1)
+
+    async def run(alone: bool) -> list[int]:
+        nonlocal busy
+        busy = False
+        alice = Pool("lease", b"", 1, make, target=1, spread=0, claim_seconds=5, busy=lambda: busy, alone=alone)
+        made = []
+        await taken(alice, 1)
+        busy = True
+        await asyncio.sleep(0.1)
+        made.append(alice.made)
+        await alice.want(1)
+        await asyncio.sleep(0.05)
+        made.append(alice.made)
+        await alice.close()
+        return made
+
+    assert asyncio.run(run(True)) == [1, 2] and asyncio.run(run(False)) == [2, 2]
+
+
 def test_alice_takes_no_row_that_bob_is_not_known_to_have() -> None:
     async def run() -> None:
         async with pool() as alice:

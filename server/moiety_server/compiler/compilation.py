@@ -140,6 +140,7 @@ def compile_model(
         exact = analysis.exact
     tried: dict[Precision, tuple[Mapping[str, ranges.Range], Compiled]] = {}
     last: Compiled | NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")
+    widest = 0  # the bits of the ring that the error in `last` is of: the wider, the more it says of the model
     for precision, affordable, tolerated in _attempts(graph, reveal):
         if ring_bits not in (None, precision.ring_bits):
             continue
@@ -150,7 +151,8 @@ def compile_model(
                 tried[precision] = known, compiled
             compiled = tried[precision][1]
         except NotServable as error:
-            last = error if isinstance(last, NotServable) else last
+            if isinstance(last, NotServable) and precision.ring_bits >= widest:
+                last, widest = error, precision.ring_bits
             continue
         if compiled.error <= tolerated * compiled.spread:
             return compiled

@@ -75,6 +75,9 @@ def choose(graph: ir.Graph, known: Mapping[str, Range], precision: Precision, *,
         sums = [
             room[r.name] / abs(r.factor) if isinstance(r, ir.ScaleNode) else room[r.name] for r in after if _sums(r)
         ]
+        if precision.ring_bits == 64:  # n x less a sum of x, without a cut: a 32-bit ring has no bits for that
+            deviations = [r for r in after if isinstance(r, DeviationNode)]
+            sums += [r.count * max(known[r.name].reach, known[node.name].reach) for r in deviations]
         room[node.name] = max([known[node.name].reach, *sums])
         if isinstance(node, ir.LinearNode | ir.ConvNode):
             # One bit stays free for differences, and one for what truncation adds. Outputs that go out need neither.

@@ -18,11 +18,11 @@ def weighted(writer: Writer, node: ir.LinearNode | ir.ConvNode, x: ScaledWire) -
     """Write a linear layer or a convolution of a wire that is short enough to be multiplied, and encode its weights."""
     low, high = writer.bounds(node)
     frac = min(writer.scales.total[node.name], x.frac + MOST_FRAC_BITS)
-    largest = float(node.weight.abs().max()) * x.factor
+    largest = float(node.weight.abs().max()) * x.factor  # 0 where nothing was trained yet
     frac = min(frac, x.frac + fitting(max(largest, 1e-9), writer.ring.bits - 2))
     coarse = ranges.of_products(writer.known, node)[0] * 2.0 ** (x.frac - frac - 1)  # the error of rounding the weights
     fine = largest * 2.0 ** (frac - x.frac) >= 2.0**_FEWEST_WEIGHT_BITS or coarse <= _COARSE * max(-low, high)
-    writer.demand(fine, f"can reach {max(-low, high):.3g}, too much")
+    writer.demand(fine or not largest, f"can reach {max(-low, high):.3g}, too much")
     writer.weights[f"{node.name}.weight"] = writer.encode(node.weight, x.factor * 2.0 ** (frac - x.frac))
     if node.bias is not None:
         writer.weights[f"{node.name}.bias"] = writer.encode(node.bias, 2.0**frac)
