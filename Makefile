@@ -31,7 +31,7 @@ COMMIT = $(shell git rev-parse $(TREE))
 VERSION = $(shell git show $(TREE):pyproject.toml | sed -n 's/^version = "\(.*\)"/\1/p')$(shell \
   git describe --exact-match --tags $(TREE) >/dev/null 2>&1 || git rev-parse --short $(TREE) | sed 's/^/+g/')
 
-.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation docs docs-integrity docs-reference fuzz check bench bench-peers \
+.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation test-verified docs docs-integrity docs-reference fuzz check bench bench-peers \
   browsers lock prometheus postgres nginx sbom wheel release clean
 demo: $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.demo)
 	$(BIN)/moiety demo
@@ -153,6 +153,10 @@ release: wheel sbom
 fuzz: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --progress-bar off -e ".[fuzz]"
 	$(BIN)/python -m tests.fuzz
+
+# Ten thousand lies in verified runs; some minutes.
+test-verified: $(VENV)/.installed
+	$(BIN)/pytest tests/protocols/verified -m 'long or not long'
 
 # The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/security.md.
 test-simulation: $(VENV)/.installed

@@ -16,13 +16,13 @@ TAG_BYTES = 32
 _KEY_BYTES = 16
 
 
-def _joined(parts: tuple[bytes, ...]) -> bytes:
+def joined(parts: tuple[bytes, ...]) -> bytes:
     """Encode a sequence of parts so that no two sequences encode alike."""
     return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
 
 
 def _derive(key: bytes, what: str, *context: bytes) -> bytes:
-    return hmac.digest(key, b"moiety/v1 " + what.encode() + b"\0" + _joined(context), sha256)
+    return hmac.digest(key, b"moiety/v1 " + what.encode() + b"\0" + joined(context), sha256)
 
 
 class Tag:

@@ -11,11 +11,12 @@ party sends its bytes before it waits for the other's.
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from moiety_shared.protocols.verified.word import WIDE_BYTES, Word
 from moiety_shared.ring import Array, Ring
 
 Result = TypeVar("Result")
@@ -27,15 +28,25 @@ class Kind(Enum):
     RING = "ring"  # additive, one machine word each
     WORDS = "words"  # XOR, one byte each
     BITS = "bits"  # XOR, uint8 arrays of 0 and 1, eight to a byte on the wire
+    WIDE = "wide"  # additive, words of more than 64 bits, nine bytes each
+    EACH = "each"  # not combined: what is opened is the peer's array itself
+
+
+class Claim(Protocol):
+    """What an opening promised, in a verified run: that the opened values are those of the protocol."""
+
+    def settle(self, check: Any, mine: Array, opened: Array) -> None:
+        """Add this promise to the check at the end of the run. `mine` is the share that this party sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A share that a party sends to the other. `ring` is the ring of a RING share."""
+    """A share that a party sends to the other. `ring` is the ring of a RING share, or the words of a WIDE one."""
 
     share: Array
     kind: Kind
-    ring: Ring | None = None
+    ring: Ring | Word | None = None
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,8 @@ def to_wire(opening: Opening) -> npt.NDArray[np.uint8]:
     """The bytes for the peer, little-endian. They are a view where the share is contiguous."""
     if opening.kind is Kind.BITS:
         return np.packbits(opening.share.reshape(-1), bitorder="little")
+    if isinstance(opening.ring, Word):
+        return opening.ring.to_bytes(opening.share)
     return np.ascontiguousarray(opening.share).reshape(-1).view(np.uint8)
 
 
@@ -87,12 +100,18 @@ def combine(opening: Opening, peer: bytes | memoryview) -> Array:
     if opening.kind is Kind.BITS:
         theirs = np.frombuffer(peer, dtype=np.uint8)
         return share ^ np.unpackbits(theirs, count=share.size, bitorder="little").reshape(share.shape)
+    if isinstance(opening.ring, Word):
+        return opening.ring.wrap(share + opening.ring.from_bytes(peer, share.shape[1:]))
     other = np.frombuffer(peer, dtype=share.dtype).reshape(share.shape)
+    if opening.kind is Kind.EACH:
+        return other
     return share ^ other if opening.ring is None else opening.ring.wrap(share + other)
 
 
 def wire_bytes(opening: Opening) -> int:
     """Length of `to_wire(opening)`."""
+    if isinstance(opening.ring, Word):
+        return opening.share.size // 2 * WIDE_BYTES
     return (opening.share.size + 7) // 8 if opening.kind is Kind.BITS else opening.share.nbytes
 
 

@@ -1,0 +1,164 @@
+"""The claim of a comparison: that the looked-up bits and the masked signs are those of what was dealt.
+
+Each entry of a table, each mask and each monomial of a comparison is a bit that both parties hold an XOR share of. One
+such bit, of all comparisons of a row, is a *plane*. A plane is cut into groups of k, and a party's shares in a group
+are the values of a polynomial X at k slots; the other party knows tau = X(zeta) at its secret point (polynomials.py).
+
+    pads of alice, tau of alice      their streams
+    tau of bob, pads of bob          sent to bob: 8 bytes each for a group of a plane
+
+The byte that a party sends, with its share of the masked sign as bit 7, is a sum over planes, slot by slot, if bit c of
+a byte is worth x^c in K:
+
+    byte = sum C Y  + what is public        Y: fixed multiples of planes; C: public bits, such as "the digit is v"
+
+So at the end a party proves its bytes of all layers with one polynomial, weighted by coins w of L:
+
+    P(z) = sum w sum C(z) Y(z) + A(z)        of degree at most 2k + 14
+
+The other takes P at the slots from the bytes that it got, is sent P at k + 7 further points, interpolates it at zeta,
+and compares that with sum w C(zeta) tau + A(zeta). A is a dealt mask, 0 at slots and pads. A wrong byte survives the
+weights with 2^-64, and a wrong polynomial agrees at zeta with probability (2k + 14) / 2^64.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from moiety_shared.plan.lookups import Comparison
+from moiety_shared.protocols import sign
+from moiety_shared.protocols.dealing import Source
+from moiety_shared.protocols.verified import fields
+from moiety_shared.protocols.verified.claims import ClaimSums
+from moiety_shared.protocols.verified.polynomials import PADS, Points, SecretPoint
+from moiety_shared.ring import Array
+
+_SIGN = 7  # the bit of a byte that holds the masked sign
+_L = (fields.L_BYTES,)
+
+
+class ProvableBits(NamedTuple):
+    """What party p holds of a comparison's bits: Y at the further points (rows, planes, groups, k + 7), bytes of K, for
+    its own proof; and the other's Y at zeta (rows, planes, groups, 8)."""
+
+    further: Array
+    at_point: Array
+
+
+def planes(layer: Comparison, tables: Array, words: Array) -> Array:
+    """A party's shares of all bits of a comparison, as `sign.prepare` returns them: (rows, planes, n) of 0 and 1."""
+    of_tables = [
+        tables[:, place] >> entry & 1 for place in range(len(layer.digits)) for entry in range(_entries(layer, place))
+    ]
+    of_words = [words >> bit & 1 for bit in range(layer.lookups + 1 + layer.monomials)]
+    return np.stack([plane.astype(np.uint8) for plane in (*of_tables, *of_words)], axis=1)
+
+
+def _entries(layer: Comparison, place: int) -> int:
+    """The number of a table's bits that are looked up: of each value of the digit, and of the one after the last."""
+    return min((1 << layer.digits[place][1]) + 1, 8 * np.dtype(layer.table_dtype).itemsize)
+
+
+def _summands(layer: Comparison, x: Array) -> Array:
+    """Y (rows, summands, ...) from the planes X (rows, planes, ...), bytes of K: one for each value of each digit, one
+    for all masks, one for each bit of the word."""
+    out, at = list[Array](), 0
+    for place, (_, width) in enumerate(layer.digits):
+        table = x[:, at : at + _entries(layer, place)]
+        at += table.shape[1]
+        reached = table[:, : 1 << width]
+        beyond = np.zeros_like(reached)
+        beyond[:, : table.shape[1] - 1] = table[:, 1:]
+        less = _times(1 << 2 * place, beyond)
+        out.append(less ^ _times(1 << 2 * place - 1, reached ^ beyond) if place else less)
+    word = x[:, at:]
+    places = (1 << np.arange(layer.lookups)).astype(np.uint8).reshape(-1, *[1] * (x.ndim - 2))
+    masks = np.bitwise_xor.reduce(fields.byte_product(places, word[:, : layer.lookups]), axis=1)
+    return np.concatenate([*out, masks[:, None], _times(1 << _SIGN, word)], axis=1)
+
+
+def _times(factor: int, a: Array) -> Array:
+    product: Array = fields.byte_table()[factor].take(a)
+    return product
+
+
+def chosen(layer: Comparison, opened: Array, bits: Array) -> Array:
+    """C (rows, summands, n), 0 or 1, from t^ (rows, n) and the open looked-up bits (rows, n)."""
+    digits = sign._digits(layer, opened)
+    of_digits = [
+        digits[:, place] == value for place, (_, width) in enumerate(layer.digits) for value in range(1 << width)
+    ]
+    words = sign.coefficients(len(layer.digits), layer.word_dtype).take(bits, mode="clip")
+    of_words = [words >> bit & 1 for bit in range(layer.lookups + 1 + layer.monomials)]
+    every = [np.ones(bits.shape, np.uint8)]
+    return np.stack([part.astype(np.uint8) for part in (*of_digits, *every, *of_words)], axis=1)
+
+
+def public_sign(layer: Comparison, opened: Array, bits: Array) -> Array:
+    """What bob XORs to his share of the masked sign, (rows, n)."""
+    words = sign.coefficients(len(layer.digits), layer.word_dtype).take(bits, mode="clip")
+    last = words >> (layer.lookups + 1 + layer.monomials) & 1
+    public: Array = (last ^ (opened >> layer.range_bits & 1)).astype(np.uint8)
+    return public
+
+
+def deal(
+    points: Points, keys: tuple[SecretPoint, SecretPoint], streams: tuple[Source, Source], shares: tuple[Array, Array]
+) -> dict[str, Array]:
+    """Deal pads and tau of both directions. `keys` are alice's and bob's secret points, `shares` their planes (rows,
+    planes, n). Returns what is sent to bob."""
+    alices, bobs = (points.packed(share) for share in shares)
+    tau = keys[1].of_bits(alices) ^ keys[1].of_pads(_pads(streams[0], alices))
+    return {"tau": tau, "pads": keys[0].pads_of(_tau(streams[0], bobs) ^ keys[0].of_bits(bobs))}
+
+
+def _pads(source: Source, packed: Array) -> Array:
+    return source.words("pads", (*packed.shape[:-1], PADS), np.uint8)
+
+
+def _tau(source: Source, packed: Array) -> Array:
+    return source.words("tau", packed.shape[:-1], np.uint64)
+
+
+def prepare(
+    points: Points, layer: Comparison, party: int, stream: Source, share: Array, corrections: dict[str, Array]
+) -> ProvableBits:
+    """Compute all of the proof and its check that does not depend on t^, from party p's planes (rows, planes, n)."""
+    packed = points.packed(share)
+    pads, tau = (corrections["pads"], corrections["tau"]) if party else (_pads(stream, packed), _tau(stream, packed))
+    further = _summands(layer, points.extended(packed, pads))
+    return ProvableBits(further, _summands(layer, fields.unwords(tau)))
+
+
+@dataclass(frozen=True)
+class LookUpClaim:
+    """That both the looked-up bits, opened before, and the masked signs are those of what was dealt."""
+
+    layer: Comparison
+    party: int
+    t: Array
+    looked_up: Array
+    """The party's own share of the looked-up bits, (rows, n)."""
+    bits: Array
+    """The open looked-up bits, (rows, n)."""
+    ready: ProvableBits
+
+    def settle(self, check: ClaimSums, mine: Array, opened: Array) -> None:
+        sums = check.look_ups
+        public = public_sign(self.layer, self.t, self.bits)
+        theirs = (opened ^ mine ^ public if self.party == 0 else opened ^ mine) << _SIGN | (self.bits ^ self.looked_up)
+        packed = sums.points.packed(chosen(self.layer, self.t, self.bits))
+        rows, groups = len(packed), packed.shape[2]
+        further = _sum_over_summands(sums.points.extended(packed), self.ready.further)
+        expected = fields.sum_of_products(fields.unwords(sums.key.of_bits(packed)), self.ready.at_point)
+        whole = np.zeros((rows, groups * sums.points.slots), np.uint8)
+        whole[:, : theirs.shape[1]] = theirs
+        weights = check.coins.field(self.layer.name, rows * groups)
+        sums.add(weights, further, expected.reshape(-1, *_L), whole.reshape(rows * groups, -1))
+
+
+def _sum_over_summands(a: Array, b: Array) -> Array:
+    """sum a b over the summands: two of (rows, summands, groups, n) of K to (rows * groups, n)."""
+    sums = [np.bitwise_xor.reduce(fields.byte_product(x, y), axis=0) for x, y in zip(a, b, strict=True)]
+    return np.concatenate(sums)

@@ -1,0 +1,78 @@
+"""Coins: what both parties draw together after the last opening, and the random combinations that they make of it.
+
+A claim is about n words in each of some rows. The check asks for `VECTORS` combinations of them, sums of
+psi_i chi_j v_ij with coins of 16 bits. Take a lie that is a multiple of 2^v in every word, and an odd one in some word.
+In one combination it becomes a multiple of 2^(v + j) with probability at most (j + 2) 2^-(j + 1), for j up to 16. It
+does so in all four with that to the fourth.
+"""
+
+import numpy as np
+
+from moiety_shared.crypto.prg import Stream
+from moiety_shared.protocols.verified.word import PIECE_BITS, Word, exact_matmul
+from moiety_shared.ring import Array
+
+COIN_BITS = 16
+VECTORS = 4
+"""Combinations of a claim. With one, a lie of 2^31 in a word of 72 bits passes with 2^-33; with four, with 2^-40.4."""
+_HALF = COIN_BITS // 2
+
+
+class Combination:
+    """The coins of one claim, psi (t, rows) and chi (t, n), and what they make of its words."""
+
+    def __init__(self, word: Word, psi: Array, chi: Array) -> None:
+        self._word, self._psi, self._chi = word, psi, chi
+
+    def over_rows(self, words: Array) -> Array:
+        """sum_i psi_i v_ij: (2, rows, n) to (2, t, n)."""
+        psi, word = self._psi.astype(np.float64), self._word
+        sums = [
+            exact_matmul(psi, piece.astype(np.float64), COIN_BITS + PIECE_BITS)
+            for piece in word.pieces(words, min(PIECE_BITS, word.limb))
+        ]
+        return word.wrap(word.placed(sums, min(PIECE_BITS, word.limb)))
+
+    def over_columns(self, words: Array) -> Array:
+        """sum_j chi_j v_j: (2, t, n) to (2, t)."""
+        return self._word.dot(words, self._word.of(self._chi))
+
+    def both(self, words: Array) -> Array:
+        """sum_ij psi_i chi_j v_ij: (2, rows, n) to (2, t)."""
+        return self.over_columns(self.over_rows(words))
+
+    def row_sum(self) -> Array:
+        """sum_i psi_i as words (2, t)."""
+        return self._word.of(self._psi.sum(axis=1))
+
+    def of_weight(self, weight: Array) -> Array:
+        """sum_j chi_j w_ji for a float64 weight (n, i) of `low` bits: (2, t, i)."""
+        halves = np.stack((self._chi & ((1 << _HALF) - 1), self._chi >> _HALF)).astype(np.float64)
+        sums = exact_matmul(halves, weight, self._word.low + _HALF)
+        return self._word.wrap(self._word.placed(list(sums), _HALF))
+
+    def of_tags(self, pieces: Array) -> Array:
+        """sum_j chi_j m_ji for the float64 pieces (pieces, n, i) of a weight's tags: (2, t, i)."""
+        chi, word = self._chi.astype(np.float64), self._word
+        sums = [exact_matmul(chi, piece, COIN_BITS + PIECE_BITS) for piece in pieces]
+        return word.wrap(word.placed(sums, min(PIECE_BITS, word.limb)))
+
+
+class Coins:
+    """All coins of a run, from a seed to which both parties contributed."""
+
+    def __init__(self, word: Word, seed: bytes) -> None:
+        self._word, self._stream = word, Stream(seed, "coins")
+
+    def combination(self, layer: str, rows: int, columns: int) -> Combination:
+        """The coins of a layer's claim. Each layer asks once."""
+        stream = self._stream.at(layer)
+        psi, chi = (
+            stream.words(name, (VECTORS, count), np.uint16).astype(np.int64)
+            for name, count in (("rows", rows), ("columns", columns))
+        )
+        return Combination(self._word, psi, chi)
+
+    def field(self, layer: str, count: int) -> Array:
+        """Uniform elements of GF(2^64), as (count, 8) bytes."""
+        return self._stream.at(layer).words("field", (count, 8), np.uint8)

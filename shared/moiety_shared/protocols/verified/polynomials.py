@@ -1,0 +1,132 @@
+"""Polynomials through bits, which one party knows and the other knows at one secret point.
+
+k bits, and 8 pads, are the values at k + 8 points of K = GF(2^8) of a polynomial X of degree k + 7. The verifier holds
+tau = X(zeta) for its secret zeta in L = GF(2^64). The pads make tau uniform, whatever the bits are: pads -> X(zeta) is
+a bijection if zeta is of degree 8 over K. The product of two such polynomials has degree 2k + 14, so it is given by its
+values at the k + 8 points and k + 7 further ones.
+"""
+
+from functools import cached_property, reduce
+
+import numpy as np
+
+from moiety_shared.protocols.dealing import Source
+from moiety_shared.protocols.verified import fields
+from moiety_shared.ring import Array
+
+PADS = 8
+MAX_SLOTS = 120  # 2k + 15 points fit K
+
+
+class Points:
+    """The points of polynomials of k slots, and how values at the first k + 8 extend to the k + 7 others."""
+
+    def __init__(self, slots: int) -> None:
+        if not 1 <= slots <= MAX_SLOTS:
+            raise ValueError(f"a polynomial has 1 to {MAX_SLOTS} slots")
+        self.slots, self.further = slots, slots + PADS - 1
+        self.all = np.arange(2 * slots + 2 * PADS - 1, dtype=np.uint8)
+        self.given, self.others = np.split(self.all, [slots + PADS])
+
+    @cached_property
+    def _tables(self) -> tuple[Array, Array]:
+        """What a byte of eight bits, and each pad, adds to the values at the further points, as uint64 of eight."""
+        apart = self.given[:, None] ^ self.given[None, :]
+        np.fill_diagonal(apart, 1)
+        scale = fields.byte_inverse(fields.byte_fold(apart))
+        distance = self.others[None, :] ^ self.given[:, None]
+        basis = fields.byte_product(fields.byte_fold(distance)[None], fields.byte_inverse(distance))
+        basis = fields.byte_product(basis, scale[:, None])
+        wide = np.zeros((len(basis), -(-self.further // 8) * 8), np.uint8)
+        wide[:, : self.further] = basis
+        every = np.arange(256, dtype=np.uint8)
+        pads = fields.byte_product(every[None, :, None], wide[self.slots :, None])
+        return xor_table(wide[: self.slots]), pads.view(np.uint64)
+
+    def extended(self, packed: Array, pads: Array | None = None) -> Array:
+        """The values at the further points, (..., k + 7) bytes, of polynomials through packed bits (..., ceil(k / 8))
+        and pads (..., 8), zeros if there are none."""
+        bits, of_pads = self._tables
+        out = np.zeros((*packed.shape[:-1], bits.shape[-1]), np.uint64)
+        for chunk, table in enumerate(bits):
+            out ^= table.take(packed[..., chunk], axis=0)
+        if pads is not None:
+            for place, table in enumerate(of_pads):
+                out ^= table.take(pads[..., place], axis=0)
+        return out.view(np.uint8)[..., : self.further]
+
+    def packed(self, bits: Array) -> Array:
+        """Pack bits (..., n), 0 or 1, into groups of k: (..., groups, ceil(k / 8))."""
+        groups = -(-bits.shape[-1] // self.slots)
+        whole: Array = np.zeros((*bits.shape[:-1], groups * self.slots), np.uint8)
+        whole[..., : bits.shape[-1]] = bits
+        return np.packbits(whole.reshape(*bits.shape[:-1], groups, self.slots), axis=-1, bitorder="little")
+
+
+class SecretPoint:
+    """A verifier's zeta, and the values there of what is given at the points."""
+
+    def __init__(self, points: Points, zeta: Array) -> None:
+        """`zeta` has 8 bytes. Raises ValueError when pads would not hide the bits from who knows X(zeta)."""
+        self.points = points
+        low, self.whole = self._basis(points.given, zeta), self._basis(points.all, zeta)
+        """(2k + 15, 8): the polynomials that are 1 at one point and 0 at all others, at zeta."""
+        unpad = fields.solved(low[points.slots :].T.copy())
+        if unpad is None:
+            raise ValueError("the point is not of degree 8")
+        every = np.arange(256, dtype=np.uint8)
+        self._bits = xor_table(low[: points.slots])[:, :, 0]
+        self._pads = fields.words(fields.byte_product(every[None, :, None], low[points.slots :, None]))
+        self._unpad = fields.words(fields.byte_product(every[None, :, None], unpad.T.copy()[:, None]))
+
+    @classmethod
+    def draw(cls, points: Points, source: Source) -> "SecretPoint":
+        """Draw zeta until it is of degree 8, which all but one in 2^32 are."""
+        attempt = 0
+        while True:
+            try:
+                return cls(points, source.words(f"zeta/{attempt}", (fields.L_BYTES,), np.uint8))
+            except ValueError:
+                attempt += 1
+
+    @staticmethod
+    def _basis(points: Array, zeta: Array) -> Array:
+        apart = points[:, None] ^ points[None, :]
+        np.fill_diagonal(apart, 1)
+        distance = zeta[None] ^ fields.embedded(points)
+        whole = reduce(fields.product, distance)
+        scale = fields.byte_inverse(fields.byte_fold(apart))
+        return fields.scaled(scale, fields.product(whole[None], fields.inverse(distance)))
+
+    def of_bits(self, packed: Array) -> Array:
+        """X(zeta) of packed bits (..., ceil(k / 8)) without pads, as uint64."""
+        out = np.zeros(packed.shape[:-1], np.uint64)
+        for chunk, table in enumerate(self._bits):
+            out ^= table.take(packed[..., chunk])
+        return out
+
+    def of_pads(self, pads: Array) -> Array:
+        """What pads (..., 8) add to X(zeta), as uint64."""
+        out = np.zeros(pads.shape[:-1], np.uint64)
+        for place, table in enumerate(self._pads):
+            out ^= table.take(pads[..., place])
+        return out
+
+    def pads_of(self, value: Array) -> Array:
+        """The pads (..., 8) that add this uint64 to X(zeta)."""
+        out, given = np.zeros(value.shape, np.uint64), fields.unwords(value)
+        for place, table in enumerate(self._unpad):
+            out ^= table.take(given[..., place])
+        return fields.unwords(out)
+
+
+def xor_table(rows: Array) -> Array:
+    """What a byte says, bit by bit, of which rows to add up: (k, bytes) to (ceil(k / 8), 256, bytes / 8), uint64."""
+    chunks = -(-len(rows) // 8)
+    whole: Array = np.zeros((chunks * 8, rows.shape[1]), np.uint8)
+    whole[: len(rows)] = rows
+    whole = whole.reshape(chunks, 8, -1)
+    table, every = np.zeros((chunks, 256, rows.shape[1]), np.uint8), np.arange(256)
+    for bit in range(8):
+        table[:, every >> bit & 1 == 1] ^= whole[:, bit, None]
+    return table.view(np.uint64)

@@ -1,0 +1,141 @@
+"""Words of more than 64 bits, as two limbs of int64: a value below, and room above in which a lie shows.
+
+An array of words has the shape (2, *shape) and stands for limb[0] + 2^36 limb[1] mod 2^72. Limbs may be any int64, so a
+sum of words is the sum of the arrays; `wrap` brings each limb to 0 .. 2^36 - 1. Products are exact: the factors are
+cut into pieces so short that no sum of products leaves int64, or the 53 bits of float64, where BLAS computes it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from moiety_shared.protocols.dealing import Source
+from moiety_shared.ring import Array
+
+PIECE_BITS = 24
+"""The bits of a word's pieces in a float64 product whose other factor is a coin."""
+WIDE_BYTES = 9
+"""The bytes of a word on the wire."""
+_EXACT_BITS = 53  # of float64
+
+
+@dataclass(frozen=True)
+class Word:
+    """Z_{2^(2 limb)}, whose lowest `low` bits are a value of the plan's ring."""
+
+    low: int = 32
+    limb: int = 36
+
+    @property
+    def bits(self) -> int:
+        return 2 * self.limb
+
+    @property
+    def _mask(self) -> int:
+        return (1 << self.limb) - 1
+
+    def wrap(self, words: Array) -> Array:
+        """The limbs that stand for these words in 0 .. 2^limb - 1."""
+        out: Array = words & self._mask
+        out[1] = (words[1] + (words[0] >> self.limb)) & self._mask
+        return out
+
+    def of(self, integers: Array) -> Array:
+        """Words (2, *shape) of int64 integers, negative ones too."""
+        return np.stack((integers & self._mask, integers >> self.limb))
+
+    def lowest(self, words: Array) -> Array:
+        """The value: the lowest `low` bits, as int64 from 0 on."""
+        value: Array = words[0] & ((1 << self.low) - 1)  # a value fits the lower limb
+        return value
+
+    def uniform(self, source: Source, name: str, shape: tuple[int, ...]) -> Array:
+        """Draw uniform words (2, *shape)."""
+        return np.stack([source.words(f"{name}/{limb}", shape, np.int64) & self._mask for limb in (0, 1)])
+
+    def uniform_low(self, source: Source, name: str, shape: tuple[int, ...]) -> Array:
+        """Draw uniform integers of `low` bits, int64."""
+        return source.words(name, shape, np.uint32).astype(np.int64) & ((1 << self.low) - 1)
+
+    def joined(self, words: Array) -> tuple[Array, Array]:
+        """The lower 64 bits, as uint64, and what is above, as uint8: 9 bytes a word."""
+        low, high = self.wrap(words).view(np.uint64)
+        return low | high << np.uint64(self.limb), (high >> np.uint64(64 - self.limb)).astype(np.uint8)
+
+    def parted(self, lower: Array, upper: Array) -> Array:
+        """The words (2, *shape) whose `joined` is this."""
+        high = (lower >> np.uint64(self.limb)) | upper.astype(np.uint64) << np.uint64(64 - self.limb)
+        return np.stack((lower & np.uint64(self._mask), high)).view(np.int64)
+
+    def to_bytes(self, words: Array) -> Array:
+        """All words, nine bytes each, as one flat uint8 array."""
+        return np.concatenate([part.reshape(-1).view(np.uint8) for part in self.joined(words)])
+
+    def from_bytes(self, flat: bytes | memoryview, shape: tuple[int, ...]) -> Array:
+        """The words (2, *shape) of `to_bytes`."""
+        count = math.prod(shape)
+        lower = np.frombuffer(flat, np.uint64, count).reshape(shape)
+        return self.parted(lower, np.frombuffer(flat, np.uint8, count, 8 * count).reshape(shape))
+
+    def multiply(self, a: Array, b: Array) -> Array:
+        """Multiply words with words, element by element; shapes broadcast behind the limb axis."""
+        return self._product(a, b, np.multiply)
+
+    def dot(self, a: Array, b: Array) -> Array:
+        """Sum the products of words along the last axis: two of (2, ..., n) to (2, ...). n is below 2^24."""
+        return self._product(a, b, lambda x, y: np.einsum("...n,...n->...", x, y))
+
+    def _product(self, a: Array, b: Array, times: Callable[[Array, Array], Array]) -> Array:
+        width = self.limb // 2
+        one, other = list(self.pieces(a, width)), list(self.pieces(b, width))
+        columns = [reduce(np.add, (times(one[i], other[k - i]) for i in range(k + 1))) for k in range(4)]
+        return self.wrap(self.placed(columns, width))
+
+    def pieces(self, words: Array, width: int) -> Iterator[Array]:
+        """Cut words into pieces of `width` bits, at most a limb's, lowest first: each (*shape), int64."""
+        low, high = self.wrap(words)
+        for start in range(0, self.bits, width):
+            if start >= self.limb:
+                piece = high >> (start - self.limb)
+            elif start + width > self.limb:
+                piece = low >> start | high << (self.limb - start)
+            else:
+                piece = low >> start
+            yield piece & ((1 << width) - 1)
+
+    def placed(self, columns: list[Array], width: int) -> Array:
+        """The sum of columns[i] 2^(i width), as words (2, *shape). The columns are int64, negative ones too."""
+        out = np.zeros((2, *columns[0].shape), dtype=np.int64)
+        for number, column in enumerate(columns):
+            shift = number * width
+            if shift < self.limb:
+                kept = self.limb - shift
+                out[0] += (column & ((1 << kept) - 1)) << shift
+                out[1] += column >> kept
+            elif shift < self.bits:
+                out[1] += (column & ((1 << (self.bits - shift)) - 1)) << (shift - self.limb)
+        return out
+
+
+def exact_matmul(a: Array, b: Array, bits: int) -> Array:
+    """Multiply float64 matrices of integers, (..., n, i) with (i, o), whose products have at most `bits` bits.
+
+    BLAS adds up so few products at a time that float64 holds every sum. Returns int64.
+    """
+    most = 1 << (_EXACT_BITS - bits)
+    parts = [(a[..., at : at + most] @ b[at : at + most]).astype(np.int64) for at in range(0, b.shape[0], most)]
+    return parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
+
+
+def times(word: Word, x: Array, bits: int, weight: Array, weight_bits: int) -> Array:
+    """Compute x w^T in words: x (n, i), integers of 0 .. 2^bits - 1, and w (o, i), float64 integers below
+    2^weight_bits in absolute value. Returns (2, n, o)."""
+    width = min(_EXACT_BITS - weight_bits - (x.shape[-1] - 1).bit_length(), bits)
+    if width < 1:
+        raise ValueError("a product has more inputs than float64 adds up exactly")
+    cut = [x >> start & ((1 << width) - 1) for start in range(0, bits, width)]
+    products = np.stack(cut).astype(np.float64) @ weight.T
+    return word.placed(list(products.astype(np.int64)), width)

@@ -1,0 +1,162 @@
+"""A dealer, two parties and a client in one process, in verified mode, and lies of one of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from moiety_shared import reference
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.plan import Plan
+from moiety_shared.protocols.opening import Session, combine, to_wire
+from moiety_shared.protocols.verified import answers, graph, select
+from moiety_shared.protocols.verified.answers import PartyAnswer
+from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing
+from moiety_shared.protocols.verified.graph import WORD, LayerMasks, PartyKey, PreparedRun
+from moiety_shared.protocols.verified.product import VerifiedWeights
+from moiety_shared.ring import Array
+from tests.protocols.running import masked_weights
+
+Tamper = Callable[[int, int, bytes], bytes]
+"""(round, opening of the round, what a party sends) to what arrives."""
+
+
+@dataclass
+class Bundle:
+    """What is dealt for one run, and what each party made of it."""
+
+    name: bytes
+    sent: dict[str, graph.Corrections]
+    ready: list[PreparedRun]
+    committed: tuple[list[bytes], list[bytes]]
+    dithers: dict[str, Array]
+    seeds: list[bytes]
+
+
+@dataclass
+class Upload:
+    """One model, uploaded for verified runs."""
+
+    plan: Plan
+    weights: Mapping[str, Array]
+    seeds: list[bytes] = field(default_factory=lambda: [new_seed() for _ in range(4)])
+
+    def __post_init__(self) -> None:
+        graph.check_supported(self.plan)
+        owner = (Stream(self.seeds[0], "upload"), Stream(self.seeds[1], "upload"))
+        own = (Stream(self.seeds[2], "key"), Stream(self.seeds[3], "key"))
+        self.keys: tuple[PartyKey, PartyKey] = (
+            graph.draw_key(self.plan, 0, own[0]),
+            graph.draw_key(self.plan, 1, own[1]),
+        )
+        self.masks: dict[str, LayerMasks]
+        self.masks, self.sent = graph.deal_upload(self.plan, self.keys, owner, own)
+        self.masked = masked_weights(self.plan, self.weights, self.seeds[:2])
+        self.models: list[dict[str, VerifiedWeights]] = [
+            graph.weights_at(self.plan, p, self.masked, owner[p], own[p], self.sent) for p in (0, 1)
+        ]
+
+    @cached_property
+    def input_layer(self) -> str:
+        return self.plan.layers[0].name
+
+    def deal(self, rows: int) -> Bundle:
+        seeds, dithers = [new_seed(), new_seed()], dict[str, Array]()
+        original = select.deal
+
+        def recording(dealer: Any, looked_up: Any, word: Any, layer: Any, rho: Array) -> Array:
+            dithers[layer.name] = word.lowest(rho) & ((1 << layer.shift) - 1)
+            return original(dealer, looked_up, word, layer, rho)
+
+        select.deal = recording
+        try:
+            sent = dict(graph.deal(self.plan, rows, self.keys, self.masks, (Stream(seeds[0]), Stream(seeds[1]))))
+        finally:
+            select.deal = original
+        ready = [self.prepare(p, rows, seeds[p], sent) for p in (0, 1)]
+        name = new_seed()
+        committed = (
+            answers.commitments(name, 0, self.given(0, rows, seeds)),
+            answers.commitments(name, 1, self.given(1, rows, seeds)),
+        )
+        return Bundle(name, sent, ready, committed, dithers, seeds)
+
+    def prepare(self, party: int, rows: int, seed: bytes, sent: Mapping[str, graph.Corrections]) -> PreparedRun:
+        """bob's preparation reads what he was sent; alice's must not."""
+        given = dict(sent) if party else {}
+        return graph.prepare(self.plan, self.keys[party], rows, self.models[party], Stream(seed), given)
+
+    def given(self, party: int, rows: int, seeds: list[bytes]) -> answers.RowMasks:
+        shapes = self.plan.input.shape, self.plan.wires[self.plan.output.wire].shape
+        return answers.row_masks(WORD, Stream(seeds[party]), rows, self.input_layer, shapes)
+
+    def sessions(
+        self,
+        bundle: Bundle,
+        x: Array,
+        standings: tuple[Standing, Standing] | None = None,
+        nonces: Sequence[Nonces] = (),
+    ) -> list[Session[PartyAnswer]]:
+        standings = standings or (Standing(), Standing())
+        nonces = nonces or [Nonces(new_seed()[:16], new_seed()[:16]) for _ in range(2)]
+        one = Stream(new_seed()).words("share", x.shape, np.int32)
+        return [
+            graph.run(self.plan, key, bundle.name, share, bundle.ready[p], self.models[p], nonces[p], standings[p])
+            for p, (key, share) in enumerate(zip(self.keys, (one, x - one), strict=True))
+        ]
+
+    def expected(self, bundle: Bundle, x: Array) -> Array:
+        return reference.run(
+            self.plan,
+            x,
+            self.weights,
+            lambda name, value: bundle.dithers[name].reshape(value.shape).astype(np.int64),
+        )
+
+
+@dataclass
+class Outcome:
+    """What became of a run: each party's answer, or None if it refused; and how long it was."""
+
+    answers: list[PartyAnswer | None]
+    rounds: int
+    sent: list[int]
+
+
+def drive(sessions: list[Session[PartyAnswer]], liar: int = 0, tamper: Tamper | None = None) -> Outcome:
+    """Run both sessions. `tamper` changes what the liar sends before it arrives."""
+    result, sent, rounds = Outcome([None, None], 0, [0, 0]), [next(session) for session in sessions], 0
+    live = [True, True]
+    while all(live):
+        wires = [[to_wire(opening).tobytes() for opening in each.openings] for each in sent]
+        for party in (0, 1):
+            result.sent[party] += sum(map(len, wires[party]))
+        if tamper is not None:
+            wires[liar] = [tamper(rounds, place, raw) for place, raw in enumerate(wires[liar])]
+        rounds += 1
+        for party in (0, 1):
+            opened = [
+                combine(opening, memoryview(raw))
+                for opening, raw in zip(sent[party].openings, wires[1 - party], strict=True)
+            ]
+            try:
+                sent[party] = sessions[party].send(opened)
+            except StopIteration as stop:
+                result.answers[party], live[party] = stop.value, False
+            except CheckFailed:
+                live[party] = False
+    result.rounds = rounds
+    return result
+
+
+def accepted(upload: Upload, bundle: Bundle, x: Array, outcome: Outcome) -> Array | None:
+    """What the client accepts, or None."""
+    one, other = outcome.answers
+    if one is None or other is None:
+        return None
+    try:
+        return answers.accept(WORD, bundle.name, x, (one, other), bundle.committed)
+    except CheckFailed:
+        return None

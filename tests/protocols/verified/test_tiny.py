@@ -1,0 +1,81 @@
+"""What a cheating party sees, and whether the other aborts, has one histogram for all secrets: exhaustively."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols.verified.dealing import AuthenticDealer
+from moiety_shared.ring import Array
+from tests.protocols.enumeration import Leak
+from tests.protocols.verified.tiny import PRODUCT_VIEWS, RELU_VIEWS, assert_one_histogram, product_views, relu_views
+
+Patch = pytest.MonkeyPatch
+PARTIES = pytest.mark.parametrize("liar", [0, 1], ids=["alice", "bob"])
+
+
+@PARTIES
+def test_a_product_shows_a_liar_nothing(liar: int) -> None:
+    assert_one_histogram(product_views(liar), PRODUCT_VIEWS)
+
+
+@PARTIES
+def test_a_relu_shows_a_liar_nothing(liar: int) -> None:
+    assert_one_histogram(relu_views(liar), RELU_VIEWS)
+
+
+def even(patch: Patch) -> None:
+    """z has a lowest bit of 0."""
+    original = AuthenticDealer.free
+
+    def free(self: AuthenticDealer, name: str, shape: tuple[int, ...]) -> Array:
+        words = original(self, name, shape) & ~1
+        self.authenticate(name, words)
+        return words
+
+    patch.setattr(AuthenticDealer, "free", free)
+
+
+def bare(patch: Patch) -> None:
+    """Fixed words have upper bits of 0: the sum's carries show in h^."""
+
+    def fix(self: AuthenticDealer, name: str, low: Array) -> Array:
+        words = self._word.of(low)
+        self.authenticate(name, words)
+        return words
+
+    patch.setattr(AuthenticDealer, "fix", fix)
+
+
+def unmasked(patch: Patch) -> None:
+    """h^ is open without a mask."""
+
+    def mask(self: AuthenticDealer, name: str, shape: tuple[int, ...]) -> Array:
+        zero = np.zeros(shape, np.int64)
+        self.authenticate(name, self._word.of(zero + 1))  # the liar's half
+        return zero
+
+    patch.setattr(AuthenticDealer, "mask", mask)
+
+
+def bare_sign(patch: Patch) -> None:
+    """The sign has no mask of its own."""
+    for holder in (Dealer, Holder):
+        original: Any = holder.mask_words
+        patch.setattr(holder, "mask_words", lambda self, name, shape, of=original: of(self, name, shape) & 1)
+
+
+@pytest.mark.parametrize("plant", [even], ids=["even"])
+def test_a_leak_of_a_product_is_noticed(monkeypatch: Patch, plant: Callable[[Patch], None]) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Leak):
+        assert_one_histogram(product_views(0, [7]), PRODUCT_VIEWS)
+
+
+@pytest.mark.parametrize("plant", [bare, unmasked, bare_sign], ids=["bare", "unmasked", "bare sign"])
+def test_a_leak_of_a_relu_is_noticed(monkeypatch: Patch, plant: Callable[[Patch], None]) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Leak):
+        assert_one_histogram(relu_views(0, [7]), RELU_VIEWS)
