@@ -50,7 +50,7 @@ def _by_rows(layer: Conv, x: Words, weight: Words, stride: tuple[int, int], padd
     """
     (n, channels, height, width), (out, _, kh, kw) = x.shape, weight.shape
     (_, high, wide), dilation, (top, left) = layer.output_shape, layer.dilation, padding
-    kernels = torch.from_numpy(np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(out, -1))
+    kernels = torch.from_numpy(weight).permute(0, 2, 3, 1).reshape(out, -1)
     image = np.zeros((height + 2 * top, width + 2 * left, channels), dtype=x.dtype)
     down, right, deep = image.strides
     windows = np.lib.stride_tricks.as_strided(
@@ -60,7 +60,7 @@ def _by_rows(layer: Conv, x: Words, weight: Words, stride: tuple[int, int], padd
         writeable=False,
     )
     lines = min(max(_ROWS_BLOCK // (wide * kernels.shape[1]), 1), high)
-    rows = np.empty((lines, *windows.shape[1:]), dtype=x.dtype)
+    rows: Words = torch.empty((lines, *windows.shape[1:]), dtype=kernels.dtype).numpy()  # where products are quick
     result = np.empty((n, out, high, wide), dtype=x.dtype)
     for index in range(n):
         image[top : top + height, left : left + width] = x[index].transpose(1, 2, 0)

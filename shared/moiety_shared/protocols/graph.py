@@ -24,7 +24,7 @@ from moiety_shared.protocols.opening import Evaluation, Opening, Round, Session
 from moiety_shared.protocols.preparation import PreparedRows, cut
 from moiety_shared.protocols.product import Opened, Weights
 from moiety_shared.protocols.registry import PROTOCOLS
-from moiety_shared.ring import Array, Ring
+from moiety_shared.ring import Array, Ring, aligned
 
 _COMPARISON_WORK = 100  # a comparison costs about as much as that many multiply-adds
 
@@ -45,7 +45,7 @@ def weight_masks(plan: Plan, alice: Stream, bob: Stream) -> dict[str, Array]:
         if isinstance(layer, Linear | Conv):
             mask = product.weight_mask(ring, alice.at(layer.name), layer)
             mask += product.weight_mask(ring, bob.at(layer.name), layer)
-            masks[layer.name] = ring.wrap(mask)
+            masks[layer.name] = aligned(ring.wrap(mask))
     return masks
 
 
@@ -55,7 +55,7 @@ def weights_at(plan: Plan, party: int, masked: Mapping[str, Array], upload: Stre
     for layer in plan.layers:
         source, shares = upload.at(layer.name), dict[str, Array]()
         for part, shape in layer.weights().items():
-            mask = uniform(ring, source, part, shape)
+            mask = aligned(uniform(ring, source, part, shape))
             shares[part] = product.weight_share(ring, party, masked[f"{layer.name}.{part}"], mask)
         if shares:
             whole = masked.get(f"{layer.name}.weight")
