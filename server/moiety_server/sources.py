@@ -1,6 +1,7 @@
 """Where a model comes from: the values of MODEL in `moiety publish` and `moiety inspect`.
 
 mnist, mnist-deep, lenet, mobile, rows   the trained networks that the package ships
+gpt-characters                           a language model of characters, which it ships as well
 torchvision:resnet18                     an architecture of torchvision's, with --weights FILE or --pretrained
 model.onnx                               an ONNX file
 package.module:function                  your own: a function that returns the torch.nn.Module, ready for inference, or
@@ -31,7 +32,7 @@ from moiety_server.compiler.parts import Limit
 from moiety_server.sklearn import is_convertible
 from moiety_server.source import ModelSource
 from moiety_server.tensor_files import Calibration
-from moiety_server.zoo import network, samples
+from moiety_server.zoo import characters, network, samples
 from moiety_shared.messages.catalogue import Preprocessing
 from moiety_shared.messages.tokens import Tokens
 from moiety_shared.plan.plan import Task, Unit
@@ -41,6 +42,7 @@ _TABLES = (".csv", ".tsv")
 _TEXT = ".txt"
 _PICKLES = (".joblib", ".pkl", ".pickle", ".sav")
 _TORCH_PICKLES = (".pt", ".pth", ".ckpt")
+_SHOWN_CONTEXTS = 64  # of the shipped language model: enough to see how far its values reach
 
 
 def load(
@@ -78,6 +80,8 @@ def load(
         source = _shipped(what, weights)
         if calibration is not None:
             source = replace(source, calibration=tensor_files.read(calibration))
+    elif what == characters.NAME:
+        source = _characters(weights, calibration)
     elif calibration is not None and of_table:
         source = _of_table(what, weights, calibration, target, columns, edges)
     else:
@@ -132,6 +136,21 @@ def _shipped(name: str, weights: Path | None) -> ModelSource:
     )
 
 
+def _characters(weights: Path | None, calibration: Path | None) -> ModelSource:
+    """Load the shipped language model. Its calibration data are docstrings of the running Python."""
+    model = _with_weights(characters.CharacterGPT(), weights or samples.FOLDER / f"{characters.NAME}.safetensors")
+    if calibration is not None:
+        ids = tensor_files.read(calibration)
+    else:
+        try:
+            ids, _ = characters.contexts(characters.text_of(characters.SHOWN), _SHOWN_CONTEXTS)
+        except OSError as error:
+            raise NotServable(f"{error}: give contexts of {characters.LENGTH} ids with --calibration") from None
+    tokenizer = texts.ShippedTokenizer(characters.tokenizer(), len(characters.ALPHABET))
+    source = texts.of_module(characters.NAME, model, ids, tokenizer)
+    return replace(source, classes=tuple(characters.ALPHABET), description=characters.DESCRIPTION)
+
+
 def _of_table(
     what: str, weights: Path | None, calibration: Path, target: str | None, columns: Path | None, edges: str
 ) -> ModelSource:
@@ -159,7 +178,7 @@ def _other(
     if calibration is None:
         raise NotServable(
             f"{what!r} needs --calibration FILE: a few real inputs, from which the compiler chooses scales. Only these "
-            "models bring their own: " + ", ".join(network.NETWORKS)
+            "models bring their own: " + ", ".join((*network.NETWORKS, characters.NAME))
         )
     read = texts.OwnTokenizer(tokenizer) if tokenizer else None
     if calibration.suffix == _TEXT and read is None:

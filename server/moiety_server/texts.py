@@ -3,7 +3,9 @@
 import hashlib
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,10 +26,31 @@ _LARGEST = (1 << 15) - 1  # of int16
 _MOST_TEXTS = 1 << 26  # bytes of a file of lines: calibration takes a few dozen
 
 
+class PublishedTokenizer(Protocol):
+    """What is read of a tokenizer.json that is published: the file, how many ids it knows, and the id of padding."""
+
+    @property
+    def content(self) -> bytes: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def pad_id(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class ShippedTokenizer:
+    """A tokenizer.json that this package made, so it need not be read. It pads nothing."""
+
+    content: bytes
+    size: int
+    pad_id: None = None
+
+
 class OwnTokenizer(TextTokenizer):
     """The owner's tokenizer.json. `content` is the file. Raises NotServable."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pad_id: int | None = None) -> None:
+        """`pad_id` is the id of padding, where the file names none."""
         try:
             self.content = files.content(path, MOST_ATTACHED)
             super().__init__(self.content)
@@ -37,6 +60,8 @@ class OwnTokenizer(TextTokenizer):
             raise NotServable(f"{shown(path.name)} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise NotServable(f"{shown(path.name)}: {error}") from None
+        if self.pad_id is None:
+            self.pad_id = pad_id
 
     def lines(self, path: Path) -> Tensor:
         """Return the ids of a file's lines, (n, length): the file's own length, or that of the longest line."""
@@ -58,7 +83,7 @@ class OwnTokenizer(TextTokenizer):
 
 
 def of_module(
-    name: str, module: nn.Module, given: Calibration, tokenizer: OwnTokenizer | None = None, output: str = ""
+    name: str, module: nn.Module, given: Calibration, tokenizer: PublishedTokenizer | None = None, output: str = ""
 ) -> ModelSource:
     """Trace a model of token ids, (n, length), and perhaps of a mask of their padding, by the names of its arguments.
 
@@ -127,7 +152,7 @@ def _told_apart(given: Mapping[str, Tensor]) -> tuple[str, str]:
     return ids[0], masks[0] if masks else ""
 
 
-def _padding(module: nn.Module, ids: Tensor, mask: Tensor | None, tokenizer: TextTokenizer | None) -> int | None:
+def _padding(module: nn.Module, ids: Tensor, mask: Tensor | None, tokenizer: PublishedTokenizer | None) -> int | None:
     """Return the id of padding: where the mask is 0, or as the embedding or the tokenizer states it. Raises
     NotServable."""
     embeddings = [one for one in module.modules() if isinstance(one, nn.Embedding)]

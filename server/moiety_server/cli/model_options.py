@@ -27,7 +27,8 @@ class ModelOptions:
     model: Annotated[
         str,
         typer.Argument(
-            help="mnist, mnist-deep, lenet, mobile or rows (trained, in the package); torchvision:NAME; FILE.onnx; "
+            help="mnist, mnist-deep, lenet, mobile, rows or gpt-characters (trained, in the package); "
+            "torchvision:NAME; FILE.onnx; "
             "module:function, a function of yours that returns a torch.nn.Module or a fitted model of scikit-learn, "
             "XGBoost or LightGBM; or module:model, such a model."
         ),

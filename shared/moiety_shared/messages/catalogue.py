@@ -16,6 +16,7 @@ from moiety_shared.messages.table import Tabular
 from moiety_shared.messages.tokens import Attachment, Tokens
 from moiety_shared.plan.layers import Name, Public
 from moiety_shared.plan.plan import InputPart, OutputPart, Plan
+from moiety_shared.text import printable
 
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -186,7 +187,8 @@ class Entry(Document):
             "description": self.description or "-",
             "takes": takes,
             "gives": gives,
-            "classes": ", ".join(self.classes[:_SHOWN]) + (more if len(self.classes) > _SHOWN else "") or "-",
+            "classes": ", ".join(map(printable, self.classes[:_SHOWN])) + (more if len(self.classes) > _SHOWN else "")
+            or "-",
             "at a time": f"{self.max_rows} inputs in a request at most",
             "cost": f"{plan.rounds} rounds; each party sends {plan.cost(1).online_bytes:,} bytes for one input",
             "who may ask": "everybody" if self.access == "open" else "holders of the owner's tokens",
