@@ -39,6 +39,29 @@ def by_einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.einsum("bhij,bhjd->bhid", weights, v)
 
 
+def rotated(x: Tensor) -> Tensor:
+    """Rotary positions as GPT-NeoX and Llama have them: the halves of a head are real and imaginary parts."""
+    angles = torch.arange(TOKENS)[:, None] * 100.0 ** (-torch.arange(8) / 8)
+    real, imaginary = x.chunk(2, -1)
+    turned = torch.cat([-imaginary, real], -1)
+    return x * angles.cos().repeat(1, 2) + turned * angles.sin().repeat(1, 2)
+
+
+def rotated_by_pairs(x: Tensor) -> Tensor:
+    """As GPT-J and RoFormer have them: neighbours are real and imaginary parts."""
+    angles = torch.arange(TOKENS)[:, None] * 100.0 ** (-torch.arange(8) / 8)
+    real, imaginary = x[..., ::2], x[..., 1::2]
+    turned = (real * angles.cos() - imaginary * angles.sin(), real * angles.sin() + imaginary * angles.cos())
+    return torch.stack(turned, -1).flatten(-2)
+
+
+def alibi(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A bias that falls with the distance, in each head by another slope, and no key behind the query."""
+    slopes = 2.0 ** -torch.tensor([4.0, 8.0])[:, None, None]
+    distance = torch.arange(TOKENS) - torch.arange(TOKENS)[:, None]
+    return F.scaled_dot_product_attention(q, k, v, (slopes * distance).masked_fill(~SEEN, -torch.inf))
+
+
 ATTENTION: dict[str, Attend] = {
     "one operation": F.scaled_dot_product_attention,
     "another scale": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=0.5),
@@ -55,6 +78,9 @@ ATTENTION: dict[str, Attend] = {
     "a mask that is added": lambda q, k, v: (q @ k.mT / 4 + (~SEEN).float() * torch.finfo().min).softmax(-1) @ v,
     "by hand": lambda q, k, v: F.dropout(F.softmax(q @ k.transpose(-2, -1) / 4, -1), 0.1, training=False) @ v,
     "by einsum": by_einsum,
+    "rotary": lambda q, k, v: F.scaled_dot_product_attention(rotated(q), rotated(k), v, is_causal=True),
+    "rotary by pairs": lambda q, k, v: F.scaled_dot_product_attention(rotated_by_pairs(q), rotated_by_pairs(k), v),
+    "alibi": alibi,
 }
 
 
@@ -63,7 +89,7 @@ def test_attention_is_read(name: str) -> None:
     check(Attention(ATTENTION[name]), TOKENS, 32)
 
 
-MASKED = ("causal", "a mask of booleans", "masked_fill", "where", "a mask that is added")
+MASKED = ("causal", "a mask of booleans", "masked_fill", "where", "a mask that is added", "rotary")
 
 
 @pytest.mark.parametrize("name", MASKED)
@@ -98,6 +124,8 @@ def encoder(**options: Any) -> nn.Module:
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "attention": lambda: Attention(F.scaled_dot_product_attention),
     "causal attention": lambda: Attention(ATTENTION["causal"]),
+    "rotary attention": lambda: Attention(ATTENTION["rotary"]),
+    "alibi attention": lambda: Attention(alibi),
     "encoder layer": encoder,
     "encoder layer, norm first, GELU": lambda: encoder(norm_first=True, activation="gelu"),
     "encoder of two layers": lambda: nn.TransformerEncoder(encoder(), 2),
