@@ -4,6 +4,7 @@ mnist, mnist-deep, lenet, mobile, rows   the trained networks that the package s
 gpt-characters                           a language model of characters, which it ships as well
 torchvision:resnet18                     an architecture of torchvision's, with --weights FILE or --pretrained
 model.onnx                               an ONNX file
+path/to/folder                           a folder that Hugging Face's library saved
 package.module:function                  your own: a function that returns the torch.nn.Module, ready for inference, or
                                          a fitted model of scikit-learn, XGBoost or LightGBM
 package.module:model                     such a model itself
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from moiety_server import tables, tensor_files, texts
 from moiety_server.calibration import CalibrationRows, read_columns
+from moiety_server.checkpoints import folder, state_dicts
 from moiety_server.compiler.compilation import load_onnx
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.meaning import on_unit
@@ -180,10 +182,17 @@ def _other(
             f"{what!r} needs --calibration FILE: a few real inputs, from which the compiler chooses scales. Only these "
             "models bring their own: " + ", ".join((*network.NETWORKS, characters.NAME))
         )
-    read = texts.OwnTokenizer(tokenizer) if tokenizer else None
+    saved = folder.read(Path(what)) if folder.is_folder(Path(what)) else None
+    if saved is not None and weights is not None:
+        raise NotServable(f"{shown(what)} is a folder, which holds its weights: leave --weights out")
+    if saved is not None:
+        tokenizer = tokenizer or saved.tokenizer
+    read = texts.OwnTokenizer(tokenizer, saved.config.pad_token_id if saved else None) if tokenizer else None
     if calibration.suffix == _TEXT and read is None:
         raise NotServable(f"{shown(calibration.name)} holds texts: name the model's tokenizer.json with --tokenizer")
     inputs = read.lines(calibration) if read and calibration.suffix == _TEXT else tensor_files.read(calibration)
+    if saved is not None:
+        return _of_folder(saved, inputs, read, output)
     if tensor_files.has_ids(inputs):
         return _of_ids(what, weights, inputs, read, output)
     least, most = tensor_files.ends(inputs)
@@ -192,17 +201,17 @@ def _other(
             raise NotServable(f"{what} takes one input: pass calibration data of one tensor")
         darkest, brightest = float(inputs.min()), float(inputs.max())
         name = what.removeprefix("torchvision:")
-        model = torchvision_model(name, pretrained)
+        model = torchvision_model(name, pretrained) if weights is None else _with_state(name, weights)
         how = torchvision_preprocessing(name, (inputs.shape[-2], inputs.shape[-1]), pretrained)
         ends = [(v - m) / s for v in (0, 1) for m, s in zip(how.mean, how.std, strict=True)]  # from black to white
         return ModelSource(
             name=name,
-            model=_with_weights(model, weights),
+            model=model,
             calibration=inputs,
             low=min(*ends, darkest),
             high=max(*ends, brightest),
             preprocessing=how,
-            classes=tuple(_torchvision_weights(name).meta["categories"]),
+            classes=tuple(_torchvision_weights(name).meta["categories"]) if _has_imagenet(model) else (),
             description=f"torchvision's {name}",
         )
     path = Path(what)
@@ -231,18 +240,54 @@ def _of_ids(
     return texts.of_module(name, _with_weights(found, weights), ids, tokenizer, output)
 
 
+def _of_folder(
+    saved: folder.SavedFolder, inputs: Calibration, tokenizer: texts.OwnTokenizer | None, output: str
+) -> ModelSource:
+    """Load a saved model of ids or of pictures, whichever the folder holds."""
+    if saved.length is not None:
+        source = texts.of_module(saved.name, saved.module, folder.ids_of(saved, inputs), tokenizer, output)
+    elif not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        raise NotServable(
+            f"{saved.name} takes pictures: pass floats (n, channels, height, width), as it is called with"
+        )
+    else:
+        how = saved.preprocessing
+        ends = [(v - m) / s for v in (0, 1) for m, s in zip(how.mean, how.std, strict=True)] if how else []
+        low, high = min([*ends, float(inputs.min())]), max([*ends, float(inputs.max())])
+        source = ModelSource(saved.name, saved.module, inputs, low, high, preprocessing=how)
+    return replace(source, classes=saved.config.named_classes, description=saved.config.architectures[0])
+
+
 def _is_table(inputs: Calibration) -> TypeGuard[Tensor]:
     return isinstance(inputs, Tensor) and inputs.dim() == 2
 
 
-def torchvision_model(name: str, pretrained: bool = False) -> nn.Module:
-    """Make an architecture by its name. torchvision downloads the pretrained weights itself."""
+def _with_state(name: str, weights: Path) -> nn.Module:
+    """Make torchvision's architecture for as many classes as the file of weights has, and load the file."""
+    _refuse_pickles(weights)
+    found = _read_weights(weights)
+    model = torchvision_model(name)
+    found = state_dicts.unwrapped(found, model)
+    options: dict[str, Any] = {"num_classes": state_dicts.classes(found, model)}
+    if not state_dicts.has_auxiliary(found) and state_dicts.has_auxiliary(model.state_dict()):
+        options["aux_logits"] = False
+    return _loaded(torchvision_model(name, **options), found, weights)
+
+
+def _has_imagenet(model: nn.Module) -> bool:
+    """Whether a model tells ImageNet's classes apart: whatever is last in it has as many outputs."""
+    return len(list(model.state_dict().values())[-1]) == state_dicts.CLASSES
+
+
+def torchvision_model(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    """Make an architecture by its name, with torchvision's own options. It downloads the pretrained weights itself."""
     from torchvision import models  # the extra `train`
 
     if name not in models.list_models(module=models):
         raise NotServable(f"torchvision has no classification model {name!r}")
     weights = _torchvision_weights(name) if pretrained else None
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") and weights is None else {}
+    if name in ("googlenet", "inception_v3") and weights is None:
+        options["init_weights"] = True
     try:
         model: nn.Module = models.get_model(name, weights=weights, **options)
     except OSError as error:
@@ -302,9 +347,22 @@ def _with_weights(model: nn.Module, weights: Path | None) -> nn.Module:
             f"the function returned {type(model).__name__}, not a torch.nn.Module, nor a model of scikit-learn, "
             "XGBoost or LightGBM"
         )
-    if weights is not None:
-        try:
-            model.load_state_dict(tensor_files.tensors(weights))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise NotServable(f"{shown(weights.name)} does not fit the model: {tensor_files.reason(error)}") from error
+    if weights is None:
+        return model.train(False)
+    _refuse_pickles(weights)
+    return _loaded(model, _read_weights(weights), weights)
+
+
+def _read_weights(weights: Path) -> dict[str, Tensor]:
+    try:
+        return tensor_files.tensors(weights)
+    except (OSError, SafetensorError) as error:
+        raise NotServable(f"{shown(weights.name)} cannot be read: {tensor_files.reason(error)}") from error
+
+
+def _loaded(model: nn.Module, found: Mapping[str, Tensor], weights: Path) -> nn.Module:
+    try:
+        model.load_state_dict(found)
+    except RuntimeError as error:
+        raise NotServable(f"{shown(weights.name)} does not fit the model: {tensor_files.reason(error)}") from error
     return model.train(False)

@@ -1,0 +1,1 @@
+"""Saved folders with tiny random weights, and what Hugging Face's own code answers with them."""
