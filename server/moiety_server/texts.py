@@ -23,6 +23,7 @@ from moiety_service.tokenizer import MISSING, TextTokenizer
 from moiety_shared.messages.tokens import MOST_ATTACHED, Attachment, Tokens
 
 _LARGEST = (1 << 15) - 1  # of int16
+_KINDS = ("type", "segment")  # token_type_ids are zeros and ones as well, and no mask
 _MOST_TEXTS = 1 << 26  # bytes of a file of lines: calibration takes a few dozen
 
 
@@ -140,6 +141,11 @@ def _first(module: nn.Module) -> str:
 
 def _told_apart(given: Mapping[str, Tensor]) -> tuple[str, str]:
     """Return the names of the ids, and of the mask or "". A mask has zeros and ones alone. Raises NotServable."""
+    if kinds := [name for name in given if len(given) > 1 and any(word in name for word in _KINDS)]:
+        raise NotServable(
+            f"the model: takes {shown(', '.join(kinds))} beside the ids, and a table is looked up by one kind of ids. "
+            "Instead: give it a default in forward, as where all tokens are of the first type"
+        )
     masks = [name for name, values in given.items() if len(given) > 1 and bool(((values == 0) | (values == 1)).all())]
     ids = [name for name, values in given.items() if name not in masks and not values.is_floating_point()]
     if len(ids) != 1 or len(masks) > 1 or len(given) > 2:

@@ -119,6 +119,8 @@ def test_what_the_owner_has_to_mend(file: Any, tmp_path: Path, monkeypatch: pyte
             sources.load(MASKED, calibration=file(ids=ids(), attention_mask=of_mask))
     with pytest.raises(NotServable, match="which one id"):
         sources.load(MASKED, calibration=file(ids=ids() + 1, attention_mask=mask * 0 + 1))
+    with pytest.raises(NotServable, match="takes token_type_ids beside the ids, and a table is looked up by one kind"):
+        sources.load(MASKED, calibration=file(ids=ids(), token_type_ids=mask))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(NotServable, match=r"pip install moiety\[text\]"):
         sources.load(MEAN, calibration=lines, tokenizer=good)
