@@ -55,11 +55,6 @@ class PreparedVerified(NamedTuple):
     tag: Array
 
 
-def masked_sum(word: Word, secret: Array, halves: tuple[Array, Array]) -> Array:
-    """Compute w^ of a weight or a bias: `secret` int64, each half of s int64 of 32 bits."""
-    return (secret + halves[0] + halves[1]) & ((1 << word.low) - 1)
-
-
 def deal_weight(dealer: AuthenticDealer, word: Word, s: Array) -> None:
     """Deal the tags of a weight's mask s (out, in), the integer sum of both halves. Once for each upload."""
     dealer.authenticate("weight", word.of(s))
