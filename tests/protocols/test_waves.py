@@ -1,5 +1,7 @@
 """Sums of waves: tables that every machine makes alike, sums that stay in their range, and what rounding shows."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.plan.layers import Reshare
 from moiety_shared.plan.lookups import Truncate
-from moiety_shared.plan.waves import Wave, Waves
+from moiety_shared.plan.waves import Wave, Waves, waves_of
 from moiety_shared.protocols import waves
 from moiety_shared.ring import Array
 from tests.protocols.running import integers, plan_of, run_of
@@ -74,11 +76,20 @@ def test_what_is_left_of_a_result_hardly_depends_on_the_mask() -> None:
 
 def test_every_result_leaves_a_truncation_its_spare_bit() -> None:
     """At the largest constant and waves that a layer may have, for every value and mask."""
-    most = Wave(cosine=300, sine=-300, table_bits=4)
-    tight = some_waves(6, word_bits=16, constant=(1 << 14) - 1 - int(2 * most.reach) - 1, waves=[most, most])
-    assert np.abs(every_result(tight)).max() < 1 << 14
+    most = Wave(cosine=300, sine=0, table_bits=4)
+    room = (1 << 14) - 1 - math.floor(some_waves(6, word_bits=16, constant=0, waves=[most, most]).reach)
+    results = np.abs(every_result(some_waves(6, word_bits=16, constant=room, waves=[most, most])))
+    assert (1 << 14) - 700 < results.max() < 1 << 14, "all but what rounding may add, 2 x 317"
     with pytest.raises(ValueError, match="do not fit in its words"):
-        some_waves(6, word_bits=16, constant=(1 << 14) - int(2 * most.reach), waves=[most, most])
+        some_waves(6, word_bits=16, constant=room + 1, waves=[most, most])
+
+
+def test_the_largest_sum_of_waves_is_found_wherever_it_is() -> None:
+    """Waves whose heights are far more than their sum ever is, up to the shortest that a layer may have."""
+    cosines, sines = np.array([7.0, -7.0, 2.0, 5.0]), np.array([0.0, 3.0, -9.0, 4.0])
+    t, k = np.arange(8)[:, None], np.arange(1, 5)
+    exact = (cosines * np.cos(2 * np.pi * k * t / 8) + sines * np.sin(2 * np.pi * k * t / 8)).sum(axis=1)
+    assert np.allclose(waves_of(cosines, sines, 8), exact)
 
 
 @pytest.mark.parametrize("bits", [32, 64])

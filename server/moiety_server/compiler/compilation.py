@@ -37,6 +37,9 @@ from moiety_shared.ring import Array, Ring
 # error that is good enough, as a part of the outputs' spread.
 _ATTEMPTS = ((32, 2.0**12, 0.003), (32, 16.0, 0.01), (64, 2.0**24, 0.003), (64, 16.0, math.inf))
 _WITH_WAVES = 0.02  # an error that is good enough for waves: where theirs is larger, the same attempt has parabolas
+_BESIDE_ATTENTION = (
+    0.005  # the same of waves in words of 32 bits: words of 64 make half of a transformer's bytes as many again
+)
 _ROWS_AT_ONCE = 64
 _LOOKING_UP = (
     ir.ClampNode, ir.MaxPoolNode, ir.SmoothNode, ir.DecideNode, ir.ArgmaxNode, ir.MulNode, ir.LookupNode, SoftmaxNode,
@@ -173,8 +176,11 @@ def _attempts(graph: ir.Graph, reveal: Reveal) -> Iterator[tuple[Precision, floa
     attends = any(isinstance(node, MatMulNode) for node in graph.nodes)
     bends = any(isinstance(node, ir.SmoothNode) for node in graph.nodes)
     for bits, affordable, tolerated in _ATTEMPTS if looks_up and not attends else (*_ATTEMPTS[2:], *_ATTEMPTS[:2]):
-        for words in ((32, 64) if attends and bits == 64 else (bits,)) if bends else ():
-            yield Precision.of(bits, waves=words), affordable, min(tolerated, _WITH_WAVES)
+        with_waves = min(tolerated, _WITH_WAVES)
+        if bends and attends and bits == 64:
+            yield Precision.of(bits, waves=32), affordable, max(with_waves, _BESIDE_ATTENTION)
+        if bends:
+            yield Precision.of(bits, waves=bits), affordable, with_waves
         yield Precision.of(bits, waves=0), affordable, tolerated
 
 

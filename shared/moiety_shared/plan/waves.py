@@ -4,12 +4,16 @@ import math
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import FailFast, Field, model_validator
 
 from moiety_shared.plan.approximate import Approximate
 from moiety_shared.plan.layers import Correction, Public, ring_dtype
 
 _LARGEST = 1 << 30
+Floats = npt.NDArray[np.float64]
+_BEYOND_FLOAT = 1 + 2.0**-40  # the transform's own rounding, of float64, is a thousand times less
 
 
 class Wave(Public):
@@ -28,9 +32,9 @@ class Wave(Public):
         return math.hypot(self.cosine, self.sine)
 
     @property
-    def reach(self) -> float:
-        """The largest value of what the parties compute of it, with what rounding adds, in units of the result."""
-        return (self.height + 1) * (2.0**self.table_bits + 1)
+    def off(self) -> float:
+        """How far rounding of its words and tables may move what the parties compute of it, in units of the result."""
+        return self.height + 2.0**self.table_bits + 1
 
 
 class Waves(Approximate):
@@ -49,9 +53,17 @@ class Waves(Approximate):
     def _check(self) -> Self:
         if len(self.waves) > 1 << (self.opened_bits - 1):
             raise ValueError("has waves shorter than two steps")
-        if abs(self.constant) + sum(wave.reach for wave in self.waves) >= 1 << (self.word_bits - 2):
+        if self.reach >= 1 << (self.word_bits - 2):
             raise ValueError("has values that do not fit in its words")
         return self
+
+    @cached_property
+    def reach(self) -> float:
+        """A bound of |result| for all 2^opened_bits values of t and t^, in units of the result."""
+        cosines = np.array([wave.cosine * 2.0**wave.table_bits for wave in self.waves])
+        sines = np.array([wave.sine * 2.0**wave.table_bits for wave in self.waves])
+        most = float(np.abs(self.constant + waves_of(cosines, sines, 1 << self.opened_bits)).max())
+        return most * _BEYOND_FLOAT + sum(wave.off for wave in self.waves)
 
     @property
     def words(self) -> int:
@@ -69,3 +81,13 @@ class Waves(Approximate):
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
         return (Correction("words", (self.words, self.size), ring_dtype(self.word_bits)),)
+
+
+def waves_of(cosines: Floats, sines: Floats, period: int) -> Floats:
+    """Add waves up over one period: (period,), the sum of cosines[k - 1] cos(w k t) + sines[k - 1] sin(w k t) for
+    t = 0 .. period - 1, w = 2 pi / period. At most period / 2 waves. One Fourier transform."""
+    spectrum = np.zeros(period // 2 + 1, dtype=np.complex128)
+    spectrum[1 : len(cosines) + 1] = (cosines - 1j * sines) * (period / 2)
+    if len(cosines) == period // 2:  # the shortest wave has no second half, and is no sine
+        spectrum[-1] *= 2
+    return np.fft.irfft(spectrum, period)

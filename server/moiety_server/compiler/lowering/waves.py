@@ -10,6 +10,7 @@ range: GELU, SiLU, sigmoid, tanh. Functions with kinks, or that are steep at one
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,11 +20,11 @@ from moiety_server.compiler.functions import FUNCTIONS
 from moiety_server.compiler.lowering.wires import ScaledWire, Writer
 from moiety_server.compiler.scales import fitting
 from moiety_shared.plan import local, lookups
-from moiety_shared.plan.waves import Wave, Waves
+from moiety_shared.plan.waves import Wave, Waves, waves_of
 from moiety_shared.ring import Array
 
 _CLOSE = {32: 0.0005, 64: 0.00005}  # of the function's usual values, by the bits of the words
-_MOST_WAVES = {32: 28, 64: 40}  # a value takes 8 or 16 bytes from the dealer for each; parabolas take 252 or 440
+_MOST_BYTES = {32: 224, 64: 640}  # a value, by the ring: parabolas take 252 or 560 from the dealer, and 4 rounds more
 _HEIGHT_BITS = {32: 30, 64: 54}  # of the largest sum; products of words and tables have no more
 _USUAL = 4  # times the root mean square of the values: what is larger is rare, and may be met less closely
 _COARSEST = 4  # times as far as the waves may be off: the steps that the result is rounded to
@@ -32,7 +33,8 @@ _TURNS = (1, 3, 5, 7)  # x is multiplied by one of these, so that periods need n
 _LEAST, _MOST = 1.06, 2.3  # periods, in ranges of x
 _FEWEST = 2
 _PLACES = 1001
-_RIDGE = 1e-10
+_STEPS = 4096  # of a period, where the largest value is looked for: 100 of the shortest wave, so it is met within 0.1 %
+_RIDGE = {32: 1e-9, 64: 1e-10}  # with less, sums overshoot where no x is, for which short words have no bit to spare
 _LARGEST = 1e9
 
 
@@ -52,10 +54,10 @@ class Fit:
     period_bits: int
     error: float
 
-    @property
+    @cached_property
     def reach(self) -> float:
-        """A bound of constant and waves."""
-        return abs(self.constant) + float(np.hypot(self.cosines, self.sines).sum())
+        """The largest value of constant and waves, wherever x is."""
+        return float(np.abs(self.constant + waves_of(self.cosines, self.sines, _STEPS)).max())
 
     @property
     def price(self) -> float:
@@ -63,27 +65,29 @@ class Fit:
         return len(self.cosines) + 4 * math.log2(max(self.reach, 1e-9))
 
 
-def fitted(node: ir.SmoothNode, x: ScaledWire, usual: float, word_bits: int) -> Fit | None:
-    """Fit waves over the values that `x` may have. None where no number of them that is worth it meets the function.
+def fits(node: ir.SmoothNode, x: ScaledWire, usual: float, word_bits: int, ring_bits: int) -> list[Fit]:
+    """Fit waves over the values that `x` may have, in several ways, the cheapest first. None is there where no number
+    of them that is worth it meets the function.
 
     `usual` is the root mean square of the function's values.
     """
     if FUNCTIONS[node.function].is_steep:
-        return None
+        return []
     low, high = x.low / x.factor, x.high / x.factor
     places = np.linspace(low, high, _PLACES)
     y = node.forward(torch.from_numpy(places * x.factor)).numpy() / x.factor
     if not (np.isfinite(y).all() and max(high - low, float(np.abs(y).max())) < _LARGEST):
-        return None
+        return []
     usual = min(_USUAL * usual / x.factor, float(np.abs(y).max()))
     if usual <= 0:
-        return None
+        return []
+    most = _MOST_BYTES[ring_bits]
     found = [
         fit
         for turns, period_bits in _periods(x, high - low)
-        for fit in _series(places, y, 1 / np.maximum(usual, np.abs(y)), turns, period_bits, x.frac, word_bits)
+        for fit in _series(places, y, 1 / np.maximum(usual, np.abs(y)), turns, period_bits, x.frac, word_bits, most)
     ]
-    return min(found, key=lambda fit: fit.price, default=None)
+    return sorted(found, key=lambda fit: fit.price)
 
 
 def _periods(x: ScaledWire, width: float) -> Iterator[tuple[int, int]]:
@@ -96,17 +100,17 @@ def _periods(x: ScaledWire, width: float) -> Iterator[tuple[int, int]]:
 
 
 def _series(
-    places: Array, y: Array, weight: Array, turns: int, period_bits: int, frac: int, word_bits: int
+    places: Array, y: Array, weight: Array, turns: int, period_bits: int, frac: int, word_bits: int, most_bytes: int
 ) -> Iterator[Fit]:
     """Yield for each of a few slopes the least number of waves, if any, that is close enough."""
     steps = 1 << min(period_bits, _OPENED_BITS[word_bits])
-    most = min(_MOST_WAVES[word_bits], steps // 2)
+    most = min(most_bytes * 4 // word_bits, steps // 2)
     angle = 2 * np.pi * turns * 2.0 ** (frac - period_bits) * places
     basis = np.ones((len(places), 2 * most + 1))
     basis[:, 1::2] = np.cos(np.outer(angle, np.arange(1, most + 1)))
     basis[:, 2::2] = np.sin(np.outer(angle, np.arange(1, most + 1)))
     basis *= weight[:, None]
-    squares = basis.T @ basis + _RIDGE * float((weight**2).sum()) * np.eye(2 * most + 1)
+    squares = basis.T @ basis + _RIDGE[word_bits] * float((weight**2).sum()) * np.eye(2 * most + 1)
     rise = float((y[-1] - y[0]) / (places[-1] - places[0]))
     slopes = {0.0, math.copysign(2.0 ** round(math.log2(abs(rise))), rise)} if rise else {0.0}
     for slope in sorted(slopes):
@@ -146,17 +150,31 @@ def layer_of(fit: Fit, x: ScaledWire, name: str, word_bits: int) -> tuple[Waves,
 
 
 def write(writer: Writer, node: ir.SmoothNode, x: ScaledWire) -> ScaledWire | None:
-    """Write slope x + waves, both cut to few bits. Returns None, and writes nothing, where waves are not worth it."""
-    usual = writer.known[node.name].rms
-    words = writer.precision.waves
-    fit = fitted(node, x, usual, words)
+    """Write slope x + waves, both cut to few bits. Returns None, and writes nothing, where waves are not worth it.
+
+    Where words of 32 bits are too coarse for one function of a plan, those of 64 bits may still beat parabolas.
+    """
+    usual, bounds = writer.known[node.name].rms, writer.bounds(node)
+    for words in sorted({writer.precision.waves, writer.ring.bits}):
+        for fit in fits(node, x, usual, words, writer.ring.bits):
+            if fit.reach * x.factor < _CLOSE[words] * max(map(abs, bounds)):  # hardly more than a line
+                return None
+            if written := _written(writer, node, x, fit, usual, words):
+                return written
+    return None
+
+
+def _written(
+    writer: Writer, node: ir.SmoothNode, x: ScaledWire, fit: Fit, usual: float, words: int
+) -> ScaledWire | None:
+    """Write what `fit` says. Returns None, and writes nothing, where it is too coarse once it is cut so far that
+    rounding does not show."""
     low, high = writer.bounds(node)
     most = max(-low, high)
-    if fit is None or fit.reach * x.factor < _CLOSE[words] * most:  # hardly more than a line
-        return None
     waves, frac = layer_of(fit, x, writer.name(replace(x, name=node.name), "waves"), words)
-    fits = min(fitting(fit.reach, writer.precision.short), fitting(most / x.factor, writer.ring.bits - 2))
-    cut = min(frac - waves.hidden_bits, fits)
+    tall = max(fit.reach, abs(fit.slope) * x.reach)
+    room = min(fitting(tall, writer.precision.short), fitting(most / x.factor, writer.ring.bits - 2))
+    cut = min(frac - waves.hidden_bits, room)
     if 2.0**-cut * x.factor > _COARSEST * _CLOSE[words] * min(_USUAL * usual, most):
         return None
     shift = frac - cut
