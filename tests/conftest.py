@@ -38,6 +38,17 @@ def _seeded() -> None:
     _seed()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _exports_are_quick() -> Iterator[None]:
+    if "moiety_server.compiler.trace" not in sys.modules:  # no test that was collected exports a model
+        yield
+        return
+    from tests import exporting
+
+    with exporting.remembered():
+        yield
+
+
 @pytest.fixture(scope="session")
 def party_keys() -> tuple[PrivateKey, PrivateKey]:
     return PrivateKey.generate(), PrivateKey.generate()

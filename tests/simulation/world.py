@@ -421,7 +421,7 @@ class World:
         return upload_id
 
     @asynccontextmanager
-    async def client(self, seconds: float = 8) -> AsyncIterator[AsyncClient]:
+    async def client(self, seconds: float = 60) -> AsyncIterator[AsyncClient]:
         # To trust one CA takes a thousandth of a second; to read all of the system's takes twenty, each time.
         ca = self.identities["alice"].folder / "tls" / "ca.pem"
         made = AsyncClient("https://owner", owner_key=self.entry.owner_key, ca=ca, timeout=seconds)
@@ -430,7 +430,7 @@ class World:
         async with made:
             yield made
 
-    async def predict(self, x: Array, seconds: float = 8) -> None:
+    async def predict(self, x: Array, seconds: float = 60) -> None:
         """One client's prediction, which must be right if it comes."""
         async with self.client(seconds) as client:
             answer = await client.predict("small", x / 16.0)
