@@ -12,11 +12,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from moiety_client.settings import ClientSettings
 from moiety_client.sidecar import build
+from moiety_service.http.ports import LOOPBACK, bind
 from moiety_shared.crypto.sealing import PrivateKey
 from moiety_shared.messages.table import Column, Tabular
 from tests import plans
 from tests.client.test_results import Service
-from tests.ports import free_port
 from tests.web.test_page import violations
 
 TABLE = Tabular(
@@ -46,10 +46,11 @@ class OfTable(Service):
 @pytest.fixture
 def form(browser: Browser, party_keys: tuple[PrivateKey, PrivateKey]) -> Iterator[Page]:
     """The page with the form; fails when it says anything on the console."""
-    port = free_port()
+    listener = bind(LOOPBACK, 0, "")
+    port = int(listener.getsockname()[1])
     app = build(OfTable(party_keys).async_client(), ClientSettings(port=port))
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
-    thread = Thread(target=server.run, daemon=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
@@ -63,6 +64,7 @@ def form(browser: Browser, party_keys: tuple[PrivateKey, PrivateKey]) -> Iterato
         yield page
     server.should_exit = True
     thread.join(10)
+    listener.close()
     assert not [text for text in said if "status of 4" not in text]
 
 
