@@ -34,7 +34,7 @@ def test_words_multiply_as_integers_do(word: Word) -> None:
     modulus = 1 << word.bits
     a, b = drawn(word, 300), drawn(word, 300)
     one, other = integers(word, a), integers(word, b)
-    assert max(one) > 0.99 * modulus - 1 and integers(word, word.wrap(a)) == one
+    assert max(one) > 0.8 * modulus and integers(word, word.wrap(a)) == one
     assert integers(word, word.multiply(a, b)) == [x * y % modulus for x, y in zip(one, other, strict=True)]
     assert integers(word, word.dot(a, b)) == [sum(x * y for x, y in zip(one, other, strict=True)) % modulus]
     loose = a - (b << 3)  # limbs of any sign
