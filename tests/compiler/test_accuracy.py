@@ -186,3 +186,18 @@ def test_inspect_ends_with_a_code_of_its_own(bits: int, code: Exit, tmp_path: Pa
     done = CliRunner().invoke(build(), ["inspect", f"{__name__}:steep", *given])
     assert done.exit_code == code, done.output
     assert ("--accept-error" in done.stderr) == (code == Exit.INACCURATE)
+
+
+@pytest.mark.parametrize(("size", "compared"), [(1e-6, False), (4.0, True)])
+def test_a_hard_swish_keeps_the_bits_of_small_values(size: float, compared: bool) -> None:
+    """What is compared with -3 and 3 is the value itself, not the value plus 3. Where it reaches neither, it is not
+    compared at all."""
+    torch.manual_seed(0)
+    first = nn.Linear(6, 8)
+    with torch.no_grad():
+        first.weight *= size
+        first.bias *= size
+    x = torch.rand(40, 6) * 2 - 1
+    compiled = compile_model(nn.Sequential(first, nn.Hardswish(), nn.Linear(8, 4, bias=False)), x, low=-1, high=1)
+    assert compiled.plan.ring_bits == 32 and compiled.relative_error < 0.003
+    assert any(layer.op == "relu" for layer in compiled.plan.layers) == compared

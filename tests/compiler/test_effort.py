@@ -1,5 +1,7 @@
 """What the compiler does not compute, because nothing depends on it; and that nothing does."""
 
+from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -55,6 +57,25 @@ def test_ranges_that_were_tried_are_not_tried_again(monkeypatch: pytest.MonkeyPa
     with patch.object(compilation, "_compile", wraps=compilation._compile) as compiling:
         again = compile_model(model, x, low=0, high=1)
     assert compiling.call_count == 1 and again.is_accurate
+
+
+def test_ranges_that_left_no_bits_are_not_tried_in_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smooth function has waves and parabolas in each ring. Where the first of these is useless with wide ranges, the
+    narrowest ones follow, which have both forms all the same."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 2)), torch.rand(8, 4)
+    right = compile_model(model, x, low=0, high=1)
+    tried: list[tuple[int, float, bool]] = []
+
+    def useless(graph: ir.Graph, known: dict[str, float], *rest: Any) -> compilation.Compiled:
+        tried.append((rest[3].ring_bits, known["affordable"], bool(rest[3].waves)))
+        return replace(right, error=11 * right.spread)
+
+    monkeypatch.setattr(ranges.Analysis, "ranges", lambda self, *, affordable, headroom: {"affordable": affordable})
+    monkeypatch.setattr(compilation, "_compile", useless)
+    monkeypatch.setattr(compilation.attribution, "costliest", lambda *_: "")
+    assert not compile_model(model, x, low=0, high=1).is_accurate
+    assert tried == [(32, 4096, True), *((bits, 16, waves) for bits in (32, 64) for waves in (True, False))]
 
 
 class ByTheBatch(nn.Module):

@@ -70,9 +70,14 @@ class Builder(Windows):
             return self.scale(self.clamp(self.scale(x, -1.0), -float(high or 0.0), None), -1.0)
         if high is not None and high < low:  # frameworks take the upper limit then
             return self.shift(self.scale(x, 0.0), float(high))
-        return self._add(
-            ir.ClampNode(**self._head(x.shape, x), low=float(low), high=None if high is None else float(high))
-        )
+        offset = 0.0
+        match x:
+            case AffineNode(scale=None, shift=Tensor() as shift) if high is not None and shift.numel() == 1:
+                # A small value that a constant was added to would lose the bits that the sum takes.
+                offset, x = float(shift), self.nodes[x.inputs[0]]
+                low, high = low - offset, high - offset
+        top = None if high is None else float(high)
+        return self._add(ir.ClampNode(**self._head(x.shape, x), low=float(low), high=top, offset=offset))
 
     def relu(self, x: ir.Node) -> ir.Node:
         return self.clamp(x, 0.0, None)

@@ -35,11 +35,13 @@ from moiety_shared.ring import Array, Ring
 
 # The attempts, best first. Each has the bits of the ring, how much wider than measured a proved range may be, and the
 # error that is good enough, as a part of the outputs' spread.
-_ATTEMPTS = ((32, 2.0**12, 0.003), (32, 16.0, 0.01), (64, 2.0**24, 0.003), (64, 16.0, math.inf))
+_NARROWEST = 16.0
+_ATTEMPTS = ((32, 2.0**12, 0.003), (32, _NARROWEST, 0.01), (64, 2.0**24, 0.003), (64, _NARROWEST, math.inf))
 _WITH_WAVES = 0.02  # an error that is good enough for waves: where theirs is larger, the same attempt has parabolas
-_BESIDE_ATTENTION = (
-    0.005  # the same of waves in words of 32 bits: words of 64 make half of a transformer's bytes as many again
-)
+_BESIDE_ATTENTION = 0.005  # the same, at least, of waves in words of 32 bits: those of 64 bits are twice the bytes
+_HOPELESS = 10.0
+"""An error, as a part of the outputs' spread, that comes from ranges: they are so wide that values have no bits left.
+With ranges that wide neither another form of functions nor the few bits more of another ring bring it down enough."""
 _ROWS_AT_ONCE = 64
 _LOOKING_UP = (
     ir.ClampNode, ir.MaxPoolNode, ir.SmoothNode, ir.DecideNode, ir.ArgmaxNode, ir.MulNode, ir.LookupNode, SoftmaxNode,
@@ -144,8 +146,9 @@ def compile_model(
     tried: dict[Precision, tuple[Mapping[str, ranges.Range], Compiled]] = {}
     last: Compiled | NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")
     widest = 0  # the bits of the ring that the error in `last` is of: the wider, the more it says of the model
+    too_wide = math.inf
     for precision, affordable, tolerated in _attempts(graph, reveal):
-        if ring_bits not in (None, precision.ring_bits):
+        if ring_bits not in (None, precision.ring_bits) or affordable >= too_wide:
             continue
         known = analysis.ranges(affordable=affordable, headroom=headroom)
         try:
@@ -159,6 +162,8 @@ def compile_model(
             continue
         if compiled.error <= tolerated * compiled.spread:
             return compiled
+        if compiled.error > _HOPELESS * compiled.spread and affordable > _NARROWEST:
+            too_wide = min(too_wide, affordable)
         last = compiled if isinstance(last, NotServable) or _is_nearer(compiled, last) else last
     if isinstance(last, NotServable):
         raise last

@@ -31,9 +31,8 @@ class Inaccurate(NotServable):
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One operation. `shape` is the shape of its output without the batch: () for one number a row. `origin` is the
-    layer's name and, where known, the line of the user's code; messages show it. `limits` bound its values where
-    whoever made it knows more than the ranges of its inputs say."""
+    """One operation. `shape` is that of its output without the batch: () for one number a row. `origin` is the layer's
+    name and, where known, the user's line; messages show it. `limits` bound its values where more of them is known."""
 
     name: str
     inputs: tuple[str, ...]
@@ -107,13 +106,14 @@ class BiasNode(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class ClampNode(Node):
-    """min(max(x, low), high). ReLU has low = 0 and high = None. The limits are part of the public architecture."""
+    """min(max(x, low), high) + offset. ReLU has low = 0 and high = None. All three are part of the architecture."""
 
     low: float
     high: float | None = None
+    offset: float = 0.0
 
     def forward(self, *x: Tensor) -> Tensor:
-        return x[0].clamp(self.low, self.high)
+        return x[0].clamp(self.low, self.high) + self.offset
 
 
 @dataclass(frozen=True, kw_only=True)

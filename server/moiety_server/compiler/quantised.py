@@ -67,7 +67,7 @@ def not_negative(b: Builder, x: ir.Node) -> bool:
     while True:
         match x:
             case ir.ClampNode():
-                return x.low >= 0
+                return x.low + x.offset >= 0
             case ir.SmoothNode():
                 return x.function in ("sigmoid", "exp", "softplus")
             case ir.MaxPoolNode() | ir.SumPoolNode() | ir.SumNode() | ir.ReshapeNode() | ir.PermuteNode():

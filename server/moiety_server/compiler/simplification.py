@@ -89,9 +89,9 @@ def _joined(before: ir.Node, node: ir.Node) -> ir.Node | None:
             return _into_conv(before, node)
         case ir.LinearNode(), AffineNode() if _along(node, len(node.shape) - 1):
             return _into_linear(before, node)
-        case ir.ClampNode(), ir.ClampNode():
+        case ir.ClampNode(offset=0), ir.ClampNode():
             high = node.high if before.high is None else _clip(before.high, node)
-            return replace(before, low=_clip(before.low, node), high=high)
+            return replace(before, low=_clip(before.low, node), high=high, offset=node.offset)
         case ir.ReshapeNode(), ir.ReshapeNode():
             return replace(before, shape=node.shape)
     return None

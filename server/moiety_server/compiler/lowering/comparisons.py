@@ -16,6 +16,13 @@ from moiety_shared.plan import local, lookups
 def clamp(writer: Writer, node: ir.ClampNode, x: ScaledWire) -> ScaledWire:
     """Write one comparison for each limit that x can reach."""
     low, high = writer.bounds(node)
+    if node.low <= x.low and x.high <= (math.inf if node.high is None else node.high):
+        low, high = max(low, x.low + node.offset), min(high, x.high + node.offset)
+        if node.offset == 0:
+            return writer.in_ring(x)
+        short = fitting(max(abs(low), abs(high)) / x.factor, writer.precision.short)
+        x = writer.at_most(writer.in_ring(x), short, "coarse")  # the sum needs no more bits than products read
+        return products.bias(writer, node.name, x, torch.tensor([node.offset]), low, high)
     # A limit that the wire's range does not reach needs no comparison.
     limits = [node.low] if node.high is None or node.high >= x.high else [node.low, node.high]
     farthest = max(max(abs(x.low - h), abs(x.high - h)) for h in limits) / x.factor
@@ -25,10 +32,11 @@ def clamp(writer: Writer, node: ir.ClampNode, x: ScaledWire) -> ScaledWire:
         hinges=tuple(round(limit / x.factor * 2.0**frac) for limit in limits),
         **_comparison(writer, x, frac, max(farthest, x.reach)),
     )
-    wire = writer.after(x, layer, frac=frac, bits=writer.ring.bits, low=low - node.low, high=high - node.low)
-    if node.low == 0:
+    base = node.low + node.offset
+    wire = writer.after(x, layer, frac=frac, bits=writer.ring.bits, low=low - base, high=high - base)
+    if base == 0:
         return wire
-    return products.bias(writer, writer.name(wire, "low"), wire, torch.tensor([node.low]), low, high)
+    return products.bias(writer, writer.name(wire, "low"), wire, torch.tensor([base]), low, high)
 
 
 def max_pool(writer: Writer, node: ir.MaxPoolNode, x: ScaledWire) -> ScaledWire:
