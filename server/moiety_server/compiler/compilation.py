@@ -29,7 +29,6 @@ from moiety_server.compiler.softmax import SoftmaxNode
 from moiety_server.compiler.trace import trace
 from moiety_shared import reference
 from moiety_shared.parts import spans
-from moiety_shared.plan.layers import Conv, Linear
 from moiety_shared.plan.plan import Output, Plan
 from moiety_shared.ring import Array, Ring
 
@@ -43,6 +42,7 @@ _HOPELESS = 10.0
 """An error, as a part of the outputs' spread, that comes from ranges: they are so wide that values have no bits left.
 With ranges that wide neither another form of functions nor the few bits more of another ring bring it down enough."""
 _ROWS_AT_ONCE = 64
+_WEIGHTED = (ir.LinearNode, ir.ConvNode, ir.LookupNode)
 _LOOKING_UP = (
     ir.ClampNode, ir.MaxPoolNode, ir.SmoothNode, ir.DecideNode, ir.ArgmaxNode, ir.MulNode, ir.LookupNode, SoftmaxNode,
 )  # fmt: skip
@@ -143,6 +143,8 @@ def compile_model(
         graph, meaning = of_two(graph, meaning)
         analysis = ranges.analyse(graph, calibration, low=low, high=high)
         exact = analysis.exact
+    if not any(isinstance(node, _WEIGHTED) for node in graph.nodes):
+        raise NotServable("the model has no weights to hide: there is nothing to serve privately")
     tried: dict[Precision, tuple[Mapping[str, ranges.Range], Compiled]] = {}
     last: Compiled | NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")
     widest = 0  # the bits of the ring that the error in `last` is of: the wider, the more it says of the model
@@ -211,8 +213,6 @@ def _compile(
         raise NotServable(
             f"the model does not fit into a plan: {where}: {error.errors(include_input=False)[0]['msg']}"
         ) from None
-    if not any(isinstance(layer, Linear | Conv) for layer in logits.layers):
-        raise NotServable("the model has no weights to hide: there is nothing to serve privately")
     got = _run(logits, emitter.weights, encode_rows(logits, calibration)).reshape(len(exact), -1)
     flat = exact.reshape(len(exact), -1)  # outputs of one number a row have an axis in the plan that they lack here
     largest, spread = _worst(graph, flat, got)
