@@ -338,7 +338,7 @@ def test_a_dealer_that_repeats_the_seeds_of_leases_is_noticed(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def repeated(lease_id: str, upload_id: str, rows: int, *_: bytes) -> issuer.Lease:
-        return original(lease_id, upload_id, rows, b"a" * 32, b"b" * 32, b"c" * 32)
+        return original(lease_id, upload_id, rows, b"a" * 32, b"b" * 32)
 
     original = issuer.Lease
     monkeypatch.setattr(issuer, "Lease", repeated)

@@ -94,17 +94,17 @@ def test_the_search_finds_a_setting(page: Page, site: str) -> None:
 def test_the_calculator_says_what_predictions_cost(page: Page, site: str) -> None:
     page.goto(f"{site}benchmarks/")
     traffic, hours, price = (page.locator(f"#{name}") for name in ("traffic", "hours", "price"))
-    expect(traffic).to_have_text("37.8")
+    expect(traffic).to_have_text("33.8")
     expect(hours).to_have_text("0.35")
-    expect(price).to_have_text("1.91")
+    expect(price).to_have_text("1.71")
     page.locator("#preset").select_option("lenet")
-    expect(traffic).to_have_text("630.3")
-    expect(price).to_have_text("31.71")
+    expect(traffic).to_have_text("508.5")
+    expect(price).to_have_text("25.62")
     page.locator("#gigabyte").fill("0")
     expect(price).to_have_text("0.19")
     expect(page.locator("#preset")).to_have_value("lenet")
     page.locator("#online").fill("0")
-    expect(traffic).to_have_text("466.0")
+    expect(traffic).to_have_text("344.3")
     expect(page.locator("#preset")).to_have_value("")
 
 
