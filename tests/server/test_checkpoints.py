@@ -120,6 +120,7 @@ def test_a_mask_of_padding_may_be_beside_the_ids(saved: Path, tmp_path: Path) ->
         ({"dim": -1}, "dim: Input should be greater"),
         ({"n_heads": 3}, "do not divide"),
         ({"hidden_dim": 32}, "model.safetensors does not fit config.json"),
+        ({"dim": 1 << 20, "hidden_dim": 1 << 20}, "model.safetensors does not fit config.json"),  # 4 TB a matrix
         ({"problem_type": "multi_label_classification"}, "several labels at once"),
         ({"id2label": {"0": "a", "2": "b"}}, "numbers its classes otherwise"),
     ],

@@ -189,10 +189,11 @@ def read(path: Path) -> SavedFolder:
             f"{shown(path.name)} has no {_WEIGHTS}. Instead: save it with save_pretrained(folder, "
             "safe_serialization=True), in one file"
         )
-    module = config.build()
+    with torch.device("meta"):  # config.json may state any sizes: only what the weights' file holds takes memory
+        module = config.build()
     try:
         weights = renamed(config.model_type, tensor_files.tensors(path / _WEIGHTS))
-        module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        module.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise NotServable(f"{_WEIGHTS} does not fit {CONFIG}: {tensor_files.reason(error)}") from error
     tokenizer = path / TOKENIZER
