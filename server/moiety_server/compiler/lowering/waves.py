@@ -61,8 +61,10 @@ class Fit:
 
     @property
     def price(self) -> float:
-        """The number of waves, and as much for each bit of what rounding adds as such a bit is worth."""
-        return len(self.cosines) + 4 * math.log2(max(self.reach, 1e-9))
+        """The number of waves, and as much for each bit of what rounding adds as such a bit is worth: the more, the
+        higher the waves are, however far they cancel."""
+        heights = abs(self.constant) + float(np.hypot(self.cosines, self.sines).sum())
+        return len(self.cosines) + 4 * math.log2(max(heights, 1e-9))
 
 
 def fits(node: ir.SmoothNode, x: ScaledWire, usual: float, word_bits: int, ring_bits: int) -> list[Fit]:
