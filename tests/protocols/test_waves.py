@@ -92,6 +92,16 @@ def test_the_largest_sum_of_waves_is_found_wherever_it_is() -> None:
     assert np.allclose(waves_of(cosines, sines, 8), exact)
 
 
+def test_what_is_between_the_places_looked_at_is_bounded_as_well() -> None:
+    """One wave peaks between two of 128 places, at 65,536 places; and a bound is hardly more than what it bounds."""
+    half = 2 * np.pi / 128 / 2
+    wave = Wave(cosine=round(2**28 * np.cos(half)), sine=round(2**28 * np.sin(half)), table_bits=1)
+    layer = some_waves(16, word_bits=64, constant=0, waves=[wave])
+    most = np.abs(waves_of(np.array([wave.cosine * 2.0]), np.array([wave.sine * 2.0]), 1 << 16)).max()
+    assert most < layer.reach - wave.off < 1.001 * most
+    assert np.abs(waves_of(np.array([wave.cosine * 2.0]), np.array([wave.sine * 2.0]), 128)).max() < 0.9998 * most
+
+
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("rows", [1, 200])
 def test_many_values_and_few_are_dealt_alike(rows: int, bits: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from moiety_server import tensor_files
 from moiety_server.checkpoints.names import renamed
-from moiety_server.checkpoints.transformers import Activation, PictureClassifier, TextClassifier
+from moiety_server.checkpoints.transformers import Activation, EncoderShape, PictureClassifier, TextClassifier
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.origin import shown
 from moiety_server.tensor_files import Calibration
@@ -49,31 +49,42 @@ class FolderConfig(BaseModel):
         return () if len(names) == 1 or names == tuple(f"LABEL_{at}" for at in range(len(names))) else names
 
 
-class BertFolder(FolderConfig):
-    model_type: Literal["bert"]
-    vocab_size: Size
-    max_position_embeddings: Size
-    type_vocab_size: Size
+class EncoderFolder(FolderConfig):
+    """What BERT and ViT say of their layers in the same words."""
+
     hidden_size: Size
     num_attention_heads: Size
     intermediate_size: Size
     num_hidden_layers: Layers
     hidden_act: Activation
     layer_norm_eps: Epsilon
+
+    @property
+    def shape(self) -> EncoderShape:
+        return EncoderShape(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.intermediate_size,
+            self.num_hidden_layers,
+            self.hidden_act,
+            self.layer_norm_eps,
+        )
+
+
+class BertFolder(EncoderFolder):
+    model_type: Literal["bert"]
+    vocab_size: Size
+    max_position_embeddings: Size
+    type_vocab_size: Size
     position_embedding_type: Literal["absolute"] = "absolute"
 
     def build(self) -> nn.Module:
         return TextClassifier(
+            self.shape,
             words=self.vocab_size,
             positions=self.max_position_embeddings,
             types=self.type_vocab_size,
-            width=self.hidden_size,
-            heads=self.num_attention_heads,
-            hidden=self.intermediate_size,
-            layers=self.num_hidden_layers,
             classes=len(self.id2label),
-            activation=self.hidden_act,
-            epsilon=self.layer_norm_eps,
             pad_id=self.pad_token_id or 0,
         )
 
@@ -88,47 +99,36 @@ class DistilBertFolder(FolderConfig):
     layers: Layers = Field(validation_alias=AliasChoices("n_layers", "num_hidden_layers"))
     activation: Activation
 
+    @property
+    def shape(self) -> EncoderShape:
+        """No config.json of this kind states an epsilon."""
+        return EncoderShape(self.width, self.heads, self.hidden, self.layers, self.activation, 1e-12)
+
     def build(self) -> nn.Module:
         return TextClassifier(
+            self.shape,
             words=self.vocab_size,
             positions=self.max_position_embeddings,
             types=0,
-            width=self.width,
-            heads=self.heads,
-            hidden=self.hidden,
-            layers=self.layers,
             classes=len(self.id2label),
-            activation=self.activation,
-            epsilon=1e-12,  # no config.json of this kind states another
             pad_id=self.pad_token_id or 0,
         )
 
 
-class VitFolder(FolderConfig):
+class VitFolder(EncoderFolder):
     model_type: Literal["vit"]
     image_size: Size
     patch_size: Size
     num_channels: Literal[1, 3]
-    hidden_size: Size
-    num_attention_heads: Size
-    intermediate_size: Size
-    num_hidden_layers: Layers
-    hidden_act: Activation
-    layer_norm_eps: Epsilon
     qkv_bias: bool
 
     def build(self) -> nn.Module:
         return PictureClassifier(
+            self.shape,
             side=self.image_size,
             patch=self.patch_size,
             channels=self.num_channels,
-            width=self.hidden_size,
-            heads=self.num_attention_heads,
-            hidden=self.intermediate_size,
-            layers=self.num_hidden_layers,
             classes=len(self.id2label),
-            activation=self.hidden_act,
-            epsilon=self.layer_norm_eps,
             bias=self.qkv_bias,
         )
 
@@ -245,21 +245,14 @@ def _config(path: Path) -> BertFolder | DistilBertFolder | VitFolder:
         raise NotServable(f"{shown(path.name)}: {CONFIG} numbers its classes otherwise than 0, 1, 2 and so on")
     if config.problem_type == "multi_label_classification":
         raise NotServable(f"{shown(path.name)} answers several labels at once, which are no classes. {_INSTEAD}")
+    fits = config.shape.width % config.shape.heads == 0
     if isinstance(config, VitFolder):
-        fits = config.image_size % config.patch_size == 0 and config.hidden_size % config.num_attention_heads == 0
+        fits = fits and config.image_size % config.patch_size == 0
     else:
-        width, heads = _width(config)
-        fits = width % heads == 0 and (config.pad_token_id or 0) < config.vocab_size
+        fits = fits and (config.pad_token_id or 0) < config.vocab_size
     if not fits:
         raise NotServable(f"{shown(path.name)}: the sizes in {CONFIG} do not divide as they have to")
     return config
-
-
-def _width(config: BertFolder | DistilBertFolder) -> tuple[int, int]:
-    """Return how wide a text model is, and its number of heads."""
-    if isinstance(config, BertFolder):
-        return config.hidden_size, config.num_attention_heads
-    return config.width, config.heads
 
 
 def _first(error: ValidationError) -> str:

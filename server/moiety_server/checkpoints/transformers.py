@@ -3,6 +3,7 @@
 They answer as Hugging Face's classes of these names do when they predict, without their library.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,24 +18,14 @@ class TransformerLayer(nn.Module):
     """Attention and a feed-forward network, each with a norm: behind the sum of both branches, or, with `norms_first`,
     in front of the branch."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        hidden: int,
-        *,
-        activation: Activation,
-        epsilon: float,
-        norms_first: bool,
-        bias: bool = True,
-    ) -> None:
+    def __init__(self, shape: "EncoderShape", *, norms_first: bool, bias: bool) -> None:
         """`bias` is of queries, keys and values."""
         super().__init__()
-        self.heads, self.activation, self.norms_first = heads, activation, norms_first
+        width, self.heads, self.activation, self.norms_first = shape.width, shape.heads, shape.activation, norms_first
         self.query, self.key, self.value = (nn.Linear(width, width, bias=bias) for _ in range(3))
         self.out = nn.Linear(width, width)
-        self.norm1, self.norm2 = nn.LayerNorm(width, epsilon), nn.LayerNorm(width, epsilon)
-        self.wide, self.narrow = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm1, self.norm2 = shape.norm(), shape.norm()
+        self.wide, self.narrow = nn.Linear(width, shape.hidden), nn.Linear(shape.hidden, width)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Map x (n, length, width) to the same shape. `bias` (n, 1, 1, length) is added to the scores."""
@@ -58,6 +49,25 @@ class TransformerLayer(nn.Module):
         return y
 
 
+@dataclass(frozen=True)
+class EncoderShape:
+    """What all layers of a saved transformer share. `hidden` is the width between a layer's last two matrices, and
+    `epsilon` what norms add to a variance."""
+
+    width: int
+    heads: int
+    hidden: int
+    layers: int
+    activation: Activation
+    epsilon: float
+
+    def norm(self) -> nn.LayerNorm:
+        return nn.LayerNorm(self.width, self.epsilon)
+
+    def build(self, *, norms_first: bool, bias: bool = True) -> nn.ModuleList:
+        return nn.ModuleList([TransformerLayer(self, norms_first=norms_first, bias=bias) for _ in range(self.layers)])
+
+
 def _activated(x: Tensor, activation: Activation) -> Tensor:
     match activation:
         case "gelu":
@@ -74,33 +84,15 @@ class TextClassifier(nn.Module):
     """BERT or DistilBERT with a classifier on its first place. It takes ids (n, length), and leaves padding out."""
 
     def __init__(
-        self,
-        *,
-        words: int,
-        positions: int,
-        types: int,
-        width: int,
-        heads: int,
-        hidden: int,
-        layers: int,
-        classes: int,
-        activation: Activation,
-        epsilon: float,
-        pad_id: int,
+        self, shape: EncoderShape, *, words: int, positions: int, types: int, classes: int, pad_id: int
     ) -> None:
         """`types` is how many kinds of tokens BERT tells apart; 0 is DistilBERT's, whose pooler ends in a ReLU."""
         super().__init__()
-        self.pad_id = pad_id
+        width, self.pad_id = shape.width, pad_id
         self.words = nn.Embedding(words, width, padding_idx=pad_id)
         self.positions = nn.Embedding(positions, width)
         self.types = nn.Embedding(types, width) if types else None
-        self.norm = nn.LayerNorm(width, epsilon)
-        self.layers = nn.ModuleList(
-            [
-                TransformerLayer(width, heads, hidden, activation=activation, epsilon=epsilon, norms_first=False)
-                for _ in range(layers)
-            ]
-        )
+        self.norm, self.layers = shape.norm(), shape.build(norms_first=False)
         self.pooler, self.classifier = nn.Linear(width, width), nn.Linear(width, classes)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -123,34 +115,15 @@ class TextClassifier(nn.Module):
 class PictureClassifier(nn.Module):
     """ViT with a classifier on its class token. It takes pictures (n, channels, height, width)."""
 
-    def __init__(
-        self,
-        *,
-        side: int,
-        patch: int,
-        channels: int,
-        width: int,
-        heads: int,
-        hidden: int,
-        layers: int,
-        classes: int,
-        activation: Activation,
-        epsilon: float,
-        bias: bool,
-    ) -> None:
+    def __init__(self, shape: EncoderShape, *, side: int, patch: int, channels: int, classes: int, bias: bool) -> None:
+        """`bias` is of queries, keys and values."""
         super().__init__()
+        width = shape.width
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
         self.token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, (side // patch) ** 2 + 1, width))
-        self.layers = nn.ModuleList(
-            [
-                TransformerLayer(
-                    width, heads, hidden, activation=activation, epsilon=epsilon, norms_first=True, bias=bias
-                )
-                for _ in range(layers)
-            ]
-        )
-        self.norm, self.classifier = nn.LayerNorm(width, epsilon), nn.Linear(width, classes)
+        self.layers, self.norm = shape.build(norms_first=True, bias=bias), shape.norm()
+        self.classifier = nn.Linear(width, classes)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return scores (n, classes)."""

@@ -97,7 +97,7 @@ def coefficients(digits: int, dtype: str) -> Array:
     return np.array(words, dtype=dtype)
 
 
-def _digits(layer: Comparison, values: Array) -> Array:
+def digits_of(layer: Comparison, values: Array) -> Array:
     """Cut ring elements (rows, n) into digits, lowest first: (rows, D, n), in the tables' word type."""
     unsigned = values.view(f"u{values.itemsize}")
     digits = np.empty((len(values), len(layer.digits), values.shape[1]), dtype=layer.table_dtype)
@@ -125,7 +125,7 @@ def deal(dealer: Dealer, layer: Comparison, r: Array) -> Array:
     words, beta = np.empty(r.shape, dtype=layer.monomial_dtype), np.empty(r.shape, dtype=np.uint8)
     values = monomial_words(len(layer.digits), layer.monomial_dtype)
     for part in blocks(r):
-        table = np.left_shift(2, _digits(layer, r[:, part]), out=tables[:, :, part], dtype=tables.dtype)
+        table = np.left_shift(2, digits_of(layer, r[:, part]), out=tables[:, :, part], dtype=tables.dtype)
         table -= 1
         values.take(drawn[:, part] & (2**layer.lookups - 1), out=words[:, part], mode="clip")
         np.bitwise_xor(
@@ -173,7 +173,7 @@ def evaluate(
 
 def _look_up(layer: Comparison, opened: Array, tables: Array, words: Array, out: Array) -> None:
     """Write the masked table bits of each comparison into one byte."""
-    found = np.right_shift(tables, _digits(layer, opened))  # of each digit: bit 0 says v <= rho, and bit 1 v < rho
+    found = np.right_shift(tables, digits_of(layer, opened))  # of each digit: bit 0 says v <= rho, and bit 1 v < rho
     np.bitwise_and(words, 2**layer.lookups - 1, out=out, casting="unsafe")
     pairs = np.zeros_like(out)
     for digit in range(len(layer.digits) - 1, -1, -1):

@@ -85,7 +85,7 @@ def _times(factor: int, a: Array) -> Array:
 
 def chosen(layer: Comparison, opened: Array, bits: Array) -> Array:
     """C (rows, summands, n), 0 or 1, from t^ (rows, n) and the open looked-up bits (rows, n)."""
-    digits = sign._digits(layer, opened)
+    digits = sign.digits_of(layer, opened)
     of_digits = [
         digits[:, place] == value for place, (_, width) in enumerate(layer.digits) for value in range(1 << width)
     ]
