@@ -198,6 +198,7 @@ def pages() -> list[str]:
     found = [
         *DOCS.glob("*.md"),
         *(DOCS / "decisions").iterdir(),
+        *(DOCS / "spec").iterdir(),
         *(DOCS / "tutorials").iterdir(),
         _ROOT / _PAGE,
         _ROOT / "README.md",

@@ -209,7 +209,9 @@ class SignedEntry(Public):
     signature: str = Field(description="over the entry's canonical JSON, base64url")
 
     def verify(self, owner_key: str) -> Entry:
-        """Return the entry. Raises BadSignature unless `owner_key` signed it."""
+        """Return the entry. Raises BadSignature unless it names `owner_key`, and that key signed it."""
+        if self.owner_key != owner_key:
+            raise signing.BadSignature("the catalogue entry names another owner's key")
         signing.verify("catalogue entry", self.entry, self.signature, owner_key)
         return self.entry
 
