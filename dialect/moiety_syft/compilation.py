@@ -75,7 +75,7 @@ def compile_expression(expression: Expression, *, total: bool) -> Program:
                 "Instead: share smaller numbers, or serve the model with calibration data (moiety publish)"
             )
     origins = dict.fromkeys((layer.name for layer in plan.layers), "expression")
-    compiled = Compiled(plan, plan, graph, dict(emitter.weights), 0.0, 1.0, 1.0, origins, frozenset())
+    compiled = Compiled(plan, plan, graph, dict(emitter.weights), 0.0, 1.0, 1.0, origins, {})
     output = emitter.wire(graph.output)
     return Program(compiled, output.reach * 2.0**output.frac)
 

@@ -15,6 +15,7 @@ from moiety_server import sources
 from moiety_server.compiler import ir, ranges
 from moiety_server.compiler.compilation import Compiled, compile_model, encode_rows
 from moiety_server.compiler.functions import FUNCTIONS
+from moiety_server.compiler.inspection import inspect
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.lowering import smooth
 from moiety_server.compiler.lowering.wires import ScaledWire
@@ -74,6 +75,21 @@ def test_a_range_that_cannot_be_proved_cheaply_is_measured_and_says_so() -> None
     compiled = compile_model(deep, torch.rand(64, 64), low=0, high=1)
     assert compiled.measured, "intervals widen with depth"
     assert not compile_model(chain(20, 30, 5), torch.rand(50, 20), low=0, high=1).measured
+
+
+@pytest.mark.parametrize("headroom", [4.0, 8.0])
+def test_a_measured_range_tells_its_head_room(headroom: float) -> None:
+    """The widest input that the head-room allows drives the last sum as far, and no further."""
+    torch.manual_seed(0)
+    sums = nn.Sequential(*[m for _ in range(12) for m in (nn.Linear(64, 64), nn.ReLU())], nn.Linear(64, 4))
+    compiled = compile_model(sums, torch.rand(64, 64), low=0, high=1, headroom=headroom)
+    last = compiled.graph.nodes[-1].name
+    seen = compiled.graph.run(torch.rand(64, 64))[last].abs().max()
+    told = next(line for line in inspect("deep", compiled).layers if line.name == last)
+    assert told.range == "data" and told.headroom == compiled.measured[last] == pytest.approx(headroom)
+    assert compiled.wires[last].high == pytest.approx(headroom * float(seen), rel=0.2)
+    proved = inspect("chain", compile_model(chain(20, 30, 5), torch.rand(50, 20), low=0, high=1)).layers
+    assert {line.range for line in proved} == {"proved"} and not any(line.headroom for line in proved)
 
 
 def test_the_mnist_network_compiles_to_the_stated_plan() -> None:

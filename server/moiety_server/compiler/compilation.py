@@ -57,7 +57,8 @@ class Compiled:
     `error` is the largest difference of an output from float inference on the calibration data, in real units. `spread`
     is the outputs' standard deviation there. Of several outputs, both are of the least exact one. `agreement` is the
     share of inputs whose label is the same, or None where the outputs are values. `origins` names the user's layer for
-    each layer of the plan. `measured` holds the layers whose range rests on calibration data. `wires` has the wire of
+    each layer of the plan. `measured` holds the layers whose range rests on calibration data, and how many
+    times as far from 0 as there a value may go. `wires` has the wire of
     the plan that each node of the graph became. `costliest` names the user's layer that costs most, where the error is
     more than is tolerated. `wire_spread` is the least standard deviation of an output as it leaves the plan, before the
     client scales it. `logits` is the plan up to the model's outputs, whatever of them is revealed. `graph` is the
@@ -72,7 +73,7 @@ class Compiled:
     spread: float
     agreement: float | None
     origins: Mapping[str, str]
-    measured: frozenset[str]
+    measured: Mapping[str, float]
     wires: Mapping[str, ScaledWire] = field(default_factory=dict, repr=False)
     costliest: str = ""
     wire_spread: float = 0.0
@@ -225,10 +226,21 @@ def _compile(
         spread=spread,
         agreement=_agreement(logits.output, flat, got),
         origins=emitter.origins,
-        measured=frozenset(emitter.measured),
+        measured=_measured(plan, emitter.measured),
         wires={node.name: emitter.wire(node.name) for node in graph.nodes},
         wire_spread=min((float(flat[:, at].std()) for _, at in spans(graph.outputs)), default=spread),
     )
+
+
+def _measured(plan: Plan, nodes: Mapping[str, float]) -> dict[str, float]:
+    """Return the head-room of each layer that rests on calibration data: of the nodes, and of what is computed from
+    one."""
+    rooms = dict(nodes)
+    for layer in plan.layers:
+        before = [rooms[name] for name in layer.reads if name in rooms]
+        if before and layer.name not in rooms:
+            rooms[layer.name] = min(before)
+    return rooms
 
 
 def _is_nearer(one: Compiled, other: Compiled) -> bool:

@@ -115,7 +115,11 @@ def predicted_seconds(plan: Plan, rows: int, link: LinkProfile, machine: Machine
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One line of the table, for one input. `range` is "proved", "data" (measured on it), or "" for local layers."""
+    """One line of the table, for one input. `range` is "proved", "data" (measured on it), or "" for local layers.
+
+    With `headroom`, a value may go so many times as far from 0 as on the calibration data. A layer that reads a
+    measured one, and is proved for what that may hold, has the head-room of that.
+    """
 
     name: str
     op: str
@@ -130,6 +134,7 @@ class LayerCost:
     multiply_adds: int
     comparisons: int
     range: str
+    headroom: float | None
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def inspect(name: str, compiled: Compiled, batches: tuple[int, ...] = (1, 32)) -
     machine = Machine.measure(plan.ring_bits)
     lines = []
     for layer, cost in zip(plan.layers, plan.costs(1).values(), strict=True):
-        measured = layer.name in compiled.measured
+        headroom = None if isinstance(layer, Local) else compiled.measured.get(layer.name)
         lines.append(
             LayerCost(
                 name=layer.name,
@@ -173,7 +178,8 @@ def inspect(name: str, compiled: Compiled, batches: tuple[int, ...] = (1, 32)) -
                 provider_bytes=cost.offline_bytes,
                 multiply_adds=cost.multiply_adds,
                 comparisons=cost.comparisons,
-                range="" if isinstance(layer, Local) else "data" if measured else "proved",
+                range="" if isinstance(layer, Local) else "proved" if headroom is None else "data",
+                headroom=headroom,
             )
         )
     seconds = {
@@ -219,7 +225,7 @@ def show(found: Inspection, console: Console) -> None:
                 size(line.online_bytes) if line.online_bytes else "",
                 size(line.provider_bytes) if line.provider_bytes else "",
                 count(line.multiply_adds),
-                line.range,
+                line.range if line.headroom is None else f"{line.headroom:.1f} x data",
             )
     total = found.total
     table.add_section()
@@ -237,7 +243,8 @@ def show(found: Inspection, console: Console) -> None:
     console.print(
         f"{found.weights:,} secret weights in a ring of {found.ring_bits} bits. On the calibration data, the {error}"
         f"{same}. The column `bits` counts opened bits. The compiler proves a range from the declared input range, or "
-        "measures it on the calibration data and adds headroom."
+        "measures it: with `4.0 x data`, a value may go 4 times as far from 0 as on the calibration data. An input that"
+        " drives it further may get a wrong answer."
     )
     if not found.accurate:
         console.print(f"[bold red]The layer that costs most: {escape(printable(found.costliest))}[/]")

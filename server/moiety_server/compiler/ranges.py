@@ -39,12 +39,21 @@ _MOST_VALUES = 1 << 27  # 2 GiB while ranges are proved, which takes 16 bytes fo
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of one wire's values in real units, and the root of their measured mean square."""
+    """Bounds of one wire's values in real units, and the root of their measured mean square.
+
+    Where the bounds were measured, `room` says how many times as far from 0 as on the calibration data values may go.
+    What is proved, but of such wires, has the least room of these. It is infinite if nothing of it was measured.
+    """
 
     low: float
     high: float
     rms: float
-    proved: bool
+    room: float
+
+    @property
+    def proved(self) -> bool:
+        """Whether no input of the declared range leaves the bounds."""
+        return self.room == math.inf
 
     @property
     def reach(self) -> float:
@@ -66,7 +75,7 @@ class Analysis:
 
     def sure(self) -> dict[str, Range]:
         """The proved range of every wire, whatever the calibration data shows."""
-        return {name: Range(*self.proved[name], rms, True) for name, (_, _, rms) in self.measured.items()}
+        return {name: Range(*self.proved[name], rms, math.inf) for name, (_, _, rms) in self.measured.items()}
 
     def ranges(self, *, affordable: float, headroom: float) -> dict[str, Range]:
         """Return each wire's range: the proved one where it is at most `affordable` times as wide as the measured one,
@@ -85,14 +94,15 @@ class Analysis:
         for node in self.graph.nodes:
             (least, most, rms), (lower, upper) = self.measured[node.name], self.proved[node.name]
             seen[node.name] = max(abs(least), abs(most)) or max((seen[name] for name in node.inputs), default=0.0)
+            before = min((ranges[name].room for name in node.inputs), default=math.inf)
             if isinstance(node, CentredNode):
                 # A power of two grows with its exponent, so the head-room is added there. What is far below the mean
                 # hardly counts, but must not wrap.
                 room = 2 * math.log(headroom)
-                least, most = 1.25 * least - room, most + room
-                sure = least <= lower and upper <= most
-                lower, upper = max(lower, least), min(upper, most)
-                ranges[node.name] = Range(lower, upper, rms, sure and ranges[node.inputs[0]].proved)
+                least, highest = 1.25 * least - room, most + room
+                sure = least <= lower and upper <= highest
+                lower, upper = max(lower, least), min(upper, highest)
+                ranges[node.name] = Range(lower, upper, rms, before if sure else highest / max(most, 1e-9))
                 continue
             if isinstance(node, NormNode) or normed.intersection(node.inputs):
                 normed.add(node.name)
@@ -106,12 +116,10 @@ class Analysis:
                 sure, (lower, upper) = False, self.proved[node.name]
                 room = min(headroom**2, max(math.sqrt(WIDEST * least / most) if most else 1.0, 2.0))
                 lower, upper = max(lower, least / room), min(upper, most * room)
-            ranges[node.name] = Range(
-                lower,
-                upper,
-                rms,
-                sure and all(ranges[name].proved for name in node.inputs) and node.name not in self.clamps,
-            )
+            found = Range(lower, upper, rms, before)
+            if node.name in self.clamps or not (sure or (lower, upper) == self.proved[node.name]):
+                found = replace(found, room=found.reach / max(seen[node.name], 1e-9))
+            ranges[node.name] = found
         return ranges
 
 

@@ -101,7 +101,7 @@ class Emitter(Writer):
     def _write(self, node: ir.Node, x: list[ScaledWire]) -> ScaledWire:
         low, high = self.bounds(node)
         if node.inputs and not self.known[node.name].proved:
-            self.measured.add(node.name)
+            self.measured[node.name] = self.known[node.name].room
         match node:
             case ir.InputNode():
                 self.given(node.name)

@@ -173,7 +173,7 @@ def _without_sum(writer: Writer, node: SoftmaxNode, scores: Scores, slope: int, 
     if raised is None:
         writer.demand(False, "has scores too far apart, which have no room")
         raise AssertionError
-    _raise(writer, node, raised)
+    writer.add(raised)
     total = write.sum(write.kept(raised.name, scores.shape, node.keys, "among"), scores.shape, "total")
     segments = max(math.ceil((math.ceil(most) + 2 - least) / STEP_BITS), 2)
     start = end - STEP_BITS * segments
@@ -221,13 +221,6 @@ def _without_sum(writer: Writer, node: SoftmaxNode, scores: Scores, slope: int, 
     return replace(scores, name=name, offset=scores.offset + slope * (start - bits + top))
 
 
-def _raise(writer: Writer, node: SoftmaxNode, layer: Exp2) -> None:
-    """Write a power of two. Its domain is as sure as the range of the scores."""
-    writer.add(layer)
-    if not writer.known[node.inputs[0]].proved:
-        writer.measured.add(layer.name)
-
-
 def _power(writer: Writer, node: SoftmaxNode, scores: Scores) -> ScaledWire:
     write, frac = _Local(writer, node), writer.precision.short - 1
     below = _POWER_BITS - 1  # fractional bits: the top is an octave above 1
@@ -236,7 +229,7 @@ def _power(writer: Writer, node: SoftmaxNode, scores: Scores) -> ScaledWire:
     if layer is None:
         writer.demand(False, "has scores too far apart, which have no room")
         raise AssertionError
-    _raise(writer, node, layer)
+    writer.add(layer)
     name = node.name if node.keys is None else write.name("cut")
     head = {"name": name, "input": layer.name, "shape": scores.shape}
     writer.add(Truncate(**head, shift=below - frac, opened_bits=frac + 3))

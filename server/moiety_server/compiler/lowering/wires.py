@@ -57,7 +57,7 @@ class Writer:
         self.layers: list[AnyLayer] = []
         self.weights: dict[str, Array] = {}
         self.origins: dict[str, str] = {}
-        self.measured: set[str] = set()  # layers whose range rests on calibration data
+        self.measured: dict[str, float] = {}  # nodes whose range rests on calibration data, and its room
         self.node = graph.nodes[0]
         self.known, self.scales = known, scales
         self.precision, self.ring = precision, Ring(precision.ring_bits)
