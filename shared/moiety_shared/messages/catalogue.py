@@ -211,7 +211,7 @@ class SignedEntry(Public):
     def verify(self, owner_key: str) -> Entry:
         """Return the entry. Raises BadSignature unless it names `owner_key`, and that key signed it."""
         if self.owner_key != owner_key:
-            raise signing.BadSignature("the catalogue entry names another owner's key")
+            raise signing.BadSignature("the catalogue entry is not signed by the owner's key, but names another")
         signing.verify("catalogue entry", self.entry, self.signature, owner_key)
         return self.entry
 
