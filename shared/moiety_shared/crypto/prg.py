@@ -4,6 +4,7 @@ The address of a stream says where it is used (lease, bundle, layer), and a name
 party that hold the same seed expand the same words without talking. Every (address, name) has a key of its own.
 """
 
+import math
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 SEED_BYTES = 32
+_BLOCK = 16  # bytes that the cipher yields at a time
 _ZEROS = memoryview(bytes(1 << 18))  # counter mode encrypts zeros; a quarter MiB of them stays in the cache
 
 
@@ -43,6 +45,16 @@ class Stream:
         self.fill(name, out)
         return out
 
+    def rows(self, name: str, first: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Draw rows of what `words` would return, from row `first` on, without those before them: shape is
+        (rows, ...)."""
+        out = np.empty(shape, dtype=dtype)
+        block, rest = divmod(first * math.prod(shape[1:]) * out.itemsize, _BLOCK)
+        encryptor = self._encryptor(name, block)
+        encryptor.update(_ZEROS[:rest])
+        _fill(encryptor, out)
+        return out
+
     def fill(self, name: str, out: npt.NDArray[Any]) -> None:
         """Write what `words` would return into an existing contiguous array."""
         _fill(self._encryptor(name), out)
@@ -55,11 +67,11 @@ class Stream:
             _fill(encryptor, out)
             yield out
 
-    def _encryptor(self, name: str) -> CipherContext:
+    def _encryptor(self, name: str, block: int = 0) -> CipherContext:
         if name in self._drawn:
             raise ValueError(f"{name!r} was already drawn from this stream")
         self._drawn.add(name)
-        return Cipher(algorithms.AES128(self._key(name)), modes.CTR(bytes(16))).encryptor()
+        return Cipher(algorithms.AES128(self._key(name)), modes.CTR(block.to_bytes(_BLOCK, "big"))).encryptor()
 
     def _key(self, name: str) -> bytes:
         # Each part carries its type and length: no two addresses encode alike.

@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel
 
-from moiety_shared.plan.plan import canonical_json
+from moiety_shared.plan.layers import canonical_json
 
 
 class BadSignature(ValueError):

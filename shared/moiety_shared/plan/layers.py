@@ -9,6 +9,7 @@ kinds of wire:
     words    <v>_p, bytes shared by XOR, for the client alone
 """
 
+import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,11 @@ class Public(BaseModel):
     """Base of every public model: immutable, and unknown members are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def canonical_json(value: object) -> bytes:
+    """Serialise with sorted keys, no spaces and no NaN. This text is what is hashed and signed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 @dataclass(frozen=True)

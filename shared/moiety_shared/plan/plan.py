@@ -5,7 +5,6 @@ what a run of it costs. Nothing here imports torch.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -34,6 +33,7 @@ from moiety_shared.plan.layers import (
     Shape,
     Size,
     Wire,
+    canonical_json,
     ring_bytes,
 )
 from moiety_shared.plan.local import (
@@ -53,6 +53,7 @@ from moiety_shared.plan.local import (
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.pieces import Pieces
+from moiety_shared.plan.verified import Verified
 from moiety_shared.plan.waves import Waves
 
 LABELS = "labels"  # the wire of the client's label, an index, in a private evaluation
@@ -65,12 +66,10 @@ AnyLayer = Annotated[
     Field(discriminator="op"),
 ]  # fmt: skip
 
-
 Task = Literal["classes", "binary", "values"]
 Final = Literal["none", "softmax", "log_softmax", "sigmoid", "ovr", "exp"]
 """The function that the client applies to the outputs. "ovr" is a sigmoid of each class, divided by their sum."""
 Unit = Literal["logits", "scores", "probabilities"]
-
 
 PartName = Annotated[str, Field(min_length=1, max_length=200)]
 """A name as the model's author chose it."""
@@ -228,6 +227,7 @@ class Plan(Document):
     input: Input
     layers: Annotated[tuple[AnyLayer, ...], FailFast()] = Field(min_length=1, max_length=10_000)
     output: Output
+    verified: Verified | None = Field(None, description="where a party that cheats is caught: what that costs")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -361,7 +361,7 @@ class Plan(Document):
     @cached_property
     def rounds(self) -> int:
         """The number of openings that follow one another. Layers that do not wait for each other share theirs."""
-        return max(rounds.stop for rounds in self.schedule.values())
+        return self.verified.rounds if self.verified else max(rounds.stop for rounds in self.schedule.values())
 
     def costs(self, rows: int) -> dict[str, Cost]:
         """The cost of each layer for `rows` inputs. A layer's rounds count fully, even where other layers share
@@ -377,11 +377,15 @@ class Plan(Document):
 
     def cost(self, rows: int) -> Cost:
         """The cost of one run over `rows` inputs: what each party sends in it, and what the dealer sent before."""
+        if self.verified:
+            return self.verified.cost(rows)
         return replace(sum(self.costs(rows).values(), Cost()), rounds=self.rounds)
 
     @cached_property
     def bundle_row_bytes(self) -> int:
         """The bytes that the dealer sends for one row."""
+        if self.verified:
+            return self.verified.row_bytes
         return sum(c.row_bytes for layer in self.layers for c in layer.corrections(self.ring_bits))
 
     @property
@@ -393,8 +397,3 @@ class Plan(Document):
         if self.output.kind == "count":
             return self.output.size * ring_bytes(self.ring_bits)
         return rows * self.output.size * (1 if self.output.kind == "labels" else ring_bytes(self.ring_bits))
-
-
-def canonical_json(value: object) -> bytes:
-    """Serialise with sorted keys, no spaces and no NaN. This text is what is hashed and signed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -26,6 +26,12 @@ class Source(Protocol):
     def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array: ...
 
 
+class Addressed(Source, Protocol):
+    """A source that has others below it, by their addresses: a `prg.Stream`, or some rows of one."""
+
+    def at(self, *address: str | int) -> "Addressed": ...
+
+
 def uniform(ring: Ring, source: Source, name: str, shape: tuple[int, ...]) -> Array:
     """Draw uniform ring elements of this shape."""
     return ring.wrap(source.words(name, shape, ring.dtype))

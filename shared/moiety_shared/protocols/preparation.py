@@ -82,4 +82,4 @@ def stack(parts: list[PreparedRows]) -> PreparedRows:
 
 
 def _like(value: tuple[Array, ...], arrays: Iterator[Array]) -> tuple[Array, ...]:
-    return type(value)(*arrays)
+    return tuple(arrays) if type(value) is tuple else type(value)(*arrays)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.opening import Session, combine, to_wire
 from moiety_shared.protocols.verified import answers, graph, select
-from moiety_shared.protocols.verified.answers import PartyAnswer
+from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing
 from moiety_shared.protocols.verified.graph import WORD, LayerMasks, PartyKey, PreparedRun
 from moiety_shared.protocols.verified.product import VerifiedWeights
@@ -30,7 +29,7 @@ class Bundle:
     name: bytes
     sent: dict[str, graph.Corrections]
     ready: list[PreparedRun]
-    committed: tuple[list[bytes], list[bytes]]
+    records: list[bytes]
     dithers: dict[str, Array]
     seeds: list[bytes]
 
@@ -58,10 +57,6 @@ class Upload:
             graph.weights_at(self.plan, p, self.masked, owner[p], own[p], self.sent) for p in (0, 1)
         ]
 
-    @cached_property
-    def input_layer(self) -> str:
-        return self.plan.layers[0].name
-
     def deal(self, rows: int) -> Bundle:
         seeds, dithers = [new_seed(), new_seed()], dict[str, Array]()
         original = select.deal
@@ -77,20 +72,13 @@ class Upload:
             select.deal = original
         ready = [self.prepare(p, rows, seeds[p], sent) for p in (0, 1)]
         name = new_seed()
-        committed = (
-            answers.commitments(name, 0, self.given(0, rows, seeds)),
-            answers.commitments(name, 1, self.given(1, rows, seeds)),
-        )
-        return Bundle(name, sent, ready, committed, dithers, seeds)
+        keys = (RowKeys.draw(Stream(seeds[0]), rows), RowKeys.draw(Stream(seeds[1]), rows))
+        return Bundle(name, sent, ready, answers.records(name, 0, keys), dithers, seeds)
 
     def prepare(self, party: int, rows: int, seed: bytes, sent: Mapping[str, graph.Corrections]) -> PreparedRun:
         """bob's preparation reads what he was sent; alice's must not."""
         given = dict(sent) if party else {}
         return graph.prepare(self.plan, self.keys[party], rows, self.models[party], Stream(seed), given)
-
-    def given(self, party: int, rows: int, seeds: list[bytes]) -> answers.RowMasks:
-        shapes = self.plan.input.shape, self.plan.wires[self.plan.output.wire].shape
-        return answers.row_masks(WORD, Stream(seeds[party]), rows, self.input_layer, shapes)
 
     def sessions(
         self,
@@ -157,6 +145,8 @@ def accepted(upload: Upload, bundle: Bundle, x: Array, outcome: Outcome) -> Arra
     if one is None or other is None:
         return None
     try:
-        return answers.accept(WORD, bundle.name, x, (one, other), bundle.committed)
+        return answers.accept(
+            WORD, x, (one, other), lambda keys: answers.records(bundle.name, 0, keys) == bundle.records
+        )
     except CheckFailed:
         return None

@@ -39,7 +39,7 @@ def test_the_shipped_network_is_bit_exact() -> None:
     assert outcome.sent == [16 * values + 16 * 500 // 8 + check] * 2
     assert values + 500 // 8 + 1 + check <= 14_000
     dealt = sum(array.nbytes for part in bundle.sent.values() for array in part.values())
-    assert dealt <= 16 * 65_000 - 16 * 64  # with the commitments to the client's masks
+    assert dealt <= 16 * 65_000 - 16 * 64  # with the dealer's signatures of rows
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,9 @@ def flipped(raw: bytes) -> bytes:
 
 
 REFUSED = {
+    "an input that is opened twice": network(
+        Open(name="p", input="input", shape=(5,)), Linear(name="a", input="p", shape=(5,), out_features=3)
+    ),
     "relu": plan_of(relu("r", "input", 5, shift=0), shape=(5,)),
     "sum": network(
         Linear(name="a", input="o", shape=(5,), out_features=3),

@@ -10,7 +10,7 @@ import pytest
 from moiety_shared.crypto.prg import new_seed
 from moiety_shared.protocols.opening import Round, Session, combine, to_wire
 from moiety_shared.protocols.verified import fields, select
-from moiety_shared.protocols.verified.answers import PartyAnswer
+from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing, UploadEnded
 from moiety_shared.protocols.verified.graph import WORD
 from moiety_shared.ring import Array
@@ -262,27 +262,23 @@ def told(up: Upload, x: Array, change: Callable[[Bundle, list[PartyAnswer]], lis
 
 
 @pytest.mark.parametrize("liar", [0, 1])
-@pytest.mark.parametrize("what", ["x^", "y^", "mask of the input", "mask of the output", "both"])
+@pytest.mark.parametrize("what", ["x^", "y^", "a key", "another row's key", "x^ of both"])
 def test_a_client_notices_what_a_party_makes_up(up: Upload, what: str, liar: int) -> None:
     def change(bundle: Bundle, answers: list[PartyAnswer]) -> list[PartyAnswer]:
         one = np.zeros_like(answers[liar].result)
         one[0, 0] = 1
-        masks = answers[liar].masks
-        given = np.zeros_like(masks.input)
-        given[1, 2] = 1
+        keys = answers[liar].keys.keys
         match what:
             case "x^":
-                answers[liar] = answers[liar]._replace(opened=answers[liar].opened + given)
+                answers[liar] = answers[liar]._replace(opened=flipped(answers[liar].opened))
             case "y^":
                 answers[liar] = answers[liar]._replace(result=answers[liar].result + one)
-            case "mask of the input":
-                answers[liar] = answers[liar]._replace(masks=masks._replace(input=masks.input + given))
-            case "mask of the output":
-                answers[liar] = answers[liar]._replace(masks=masks._replace(output=masks.output + one))
-            case "both":  # consistent with itself, so that only the dealer's word is against it
-                moved = masks._replace(input=masks.input + given)
-                answers = [answer._replace(opened=answer.opened + given) for answer in answers]
-                answers[liar] = answers[liar]._replace(masks=moved)
+            case "a key":
+                answers[liar] = answers[liar]._replace(keys=RowKeys((flipped(keys[0]), keys[1])))
+            case "another row's key":
+                answers[liar] = answers[liar]._replace(keys=RowKeys(keys[::-1]))
+            case "x^ of both":
+                answers = [answer._replace(opened=flipped(answer.opened)) for answer in answers]
         return answers
 
     assert told(up, integers((2, 6)), change) is None

@@ -120,3 +120,10 @@ def test_lies_pass_no_more_often_than_stated(vectors: int) -> None:
     passes = (np.arange(256)[:, None] * lies) & 0xFF == 0
     passed = math.log2(((passes @ counts / 256**2) ** vectors).mean())
     assert passing(4, vectors, 8) - 0.2 < passed < passing(4, vectors, 8) + 1e-9  # the bound holds, and is close
+
+
+def test_rows_of_a_stream_are_those_of_the_whole() -> None:
+    """Whatever comes before them, and wherever in the cipher's blocks they begin."""
+    whole = Stream(bytes(32), "s").words("w", (7, 5), np.uint8)
+    for first in range(7):
+        assert np.array_equal(Stream(bytes(32), "s").rows("w", first, (7 - first, 5), np.uint8), whole[first:])

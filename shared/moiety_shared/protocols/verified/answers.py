@@ -1,84 +1,106 @@
-"""What the parties answer a client with, and how it decides: it knows x, and the dealer committed to its masks.
+"""What the parties answer a client with, and how it decides: it knows x, and the dealer vouches for its masks.
 
 No tag covers the input. So the client computes x^ = x + r itself, from both shares of r, and compares; and it unmasks
-y^ by both shares of r_out. A party could lie about its shares, so the dealer commits to them, row by row. The client
-decides before it knows y, by what does not depend on y: whether it accepts tells nothing.
+y^ by both shares of r_out. A row of a bundle has a key at each party, which yields that party's shares of these two
+masks of the row and nothing else: never a tag. The client gets both keys. A party could lie about its own, so the
+dealer signs a record of both, row by row. The client decides before it knows y, by what does not depend on y: whether
+it accepts tells nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from moiety_shared.crypto.integrity import joined
-from moiety_shared.crypto.prg import Stream
+from moiety_shared.crypto.prg import SEED_BYTES, Stream
+from moiety_shared.protocols.dealing import Addressed, Source
 from moiety_shared.protocols.verified.claims import CheckFailed
 from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array
 
+KEY_BYTES = SEED_BYTES
+DIGEST_BYTES = 32
 _ROLES = (b"alice", b"bob")
 
 
-class RowMasks(NamedTuple):
-    """Party p's shares of the masks that the client learns: of its input (rows, *shape), and of the output (rows,
-    *shape). int64 of 32 bits."""
+@dataclass(frozen=True)
+class RowKeys:
+    """The keys of some rows, and the words that they yield: (rows, ...)."""
 
-    input: Array
-    output: Array
+    keys: tuple[bytes, ...]
+
+    @classmethod
+    def draw(cls, stream: Addressed, rows: int) -> "RowKeys":
+        """Draw party p's keys from its stream of the bundle."""
+        keys = stream.at("/rows").words("key", (rows, KEY_BYTES), np.uint8)
+        return cls(tuple(key.tobytes() for key in keys))
+
+    def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """Draw uniform words, each row's from its key alone."""
+        return np.stack([Stream(key, "row").words(name, shape[1:], dtype) for key in self.keys])
+
+
+@dataclass(frozen=True)
+class InputSource:
+    """What the layer that opens the input draws from: its mask from the rows' keys, everything else from `stream`."""
+
+    keys: RowKeys
+    stream: Source
+
+    def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        return (self.keys if name == "input" else self.stream).words(name, shape, dtype)
 
 
 class PartyAnswer(NamedTuple):
-    """One party's answer: x^ (rows, *shape) and y^ (rows, *shape), int64 of 32 bits, and its shares of both masks."""
+    """One party's answer: the digest of x^, y^ (rows, *shape), int64 of 32 bits, and its keys of the rows."""
 
-    opened: Array
+    opened: bytes
     result: Array
-    masks: RowMasks
+    keys: RowKeys
 
 
-def row_masks(word: Word, stream: Stream, rows: int, input_layer: str, shapes: tuple[tuple[int, ...], ...]) -> RowMasks:
-    """Draw party p's shares from its stream of the bundle. `shapes` are those of the input and of the output."""
-    given = word.uniform_low(stream.at(input_layer), "input", (rows, *shapes[0]))
-    return RowMasks(given, output_mask(word, stream, rows, shapes[1]))
+def digest(opened: Array) -> bytes:
+    """A hash of x^ (rows, *shape), int64 of 32 bits."""
+    return sha256(b"moiety/v1 opened input\0" + opened.astype(np.uint32).tobytes()).digest()
 
 
-def output_mask(word: Word, stream: Stream, rows: int, shape: tuple[int, ...]) -> Array:
+def output_mask(word: Word, keys: RowKeys, shape: tuple[int, ...]) -> Array:
     """Draw [r_out]_p (rows, *shape), int64 of 32 bits."""
-    return word.uniform_low(stream.at("/output"), "mask", (rows, *shape))
+    return word.uniform_low(keys, "output", (len(keys.keys), *shape))
 
 
-def commitments(bundle: bytes, party: int, masks: RowMasks) -> list[bytes]:
-    """What the dealer signs for each row of a bundle: the client checks party p's shares against it."""
-    rows = zip(masks.input, masks.output, strict=True)
-    return [_commitment(bundle, party, row, *shares) for row, shares in enumerate(rows)]
+def records(context: bytes, first: int, keys: tuple[RowKeys, RowKeys]) -> list[bytes]:
+    """What the dealer signs of each row, from the row's number `first` on. It tells no key. `context` names the upload
+    and the lease."""
+    pairs = enumerate(zip(*(each.keys for each in keys), strict=True), first)
+    return [_record(context, row, pair) for row, pair in pairs]
 
 
-def _commitment(bundle: bytes, party: int, row: int, given: Array, result: Array) -> bytes:
-    shares = (part.astype(np.uint32).tobytes() for part in (given, result))
-    parts = (b"moiety/v1 row masks", bundle, _ROLES[party], row.to_bytes(8, "little"), *shares)
-    return sha256(joined(parts)).digest()
+def _record(context: bytes, row: int, keys: tuple[bytes, ...]) -> bytes:
+    hashes = [sha256(joined((b"moiety/v1 row key", *pair))).digest() for pair in zip(_ROLES, keys, strict=True)]
+    return joined((b"moiety/v1 row record", context, row.to_bytes(8, "little"), *hashes))
 
 
 def accept(
-    word: Word,
-    bundle: bytes,
-    x: Array,
-    answers: tuple[PartyAnswer, PartyAnswer],
-    committed: tuple[Sequence[bytes], ...],
+    word: Word, x: Array, answers: tuple[PartyAnswer, PartyAnswer], dealt: Callable[[tuple[RowKeys, RowKeys]], bool]
 ) -> Array:
     """Return y (rows, *shape), int32, for the encoded inputs x (rows, *shape) that the client shared.
 
-    Raises CheckFailed when the parties' answers differ, when a share of a mask is not what the dealer committed to, or
-    when x^ is not x.
+    `dealt` says whether the dealer's records are of these keys. Raises CheckFailed when they are not, when the parties'
+    answers differ, or when x^ is not x.
     """
     one, other = answers
-    for party, answer in enumerate(answers):
-        if commitments(bundle, party, answer.masks) != list(committed[party]):
-            raise CheckFailed
-    low = (1 << word.low) - 1
-    opened = (x + one.masks.input + other.masks.input) & low
-    same = np.array_equal(one.opened, other.opened) and np.array_equal(one.result, other.result)
-    if not same or not np.array_equal(one.opened, opened):
+    keys, low = (one.keys, other.keys), (1 << word.low) - 1
+    if not len(x) == len(one.keys.keys) == len(other.keys.keys) or not dealt(keys):
         raise CheckFailed
-    y: Array = (one.result - one.masks.output - other.masks.output) & low
+    halves = [word.uniform_low(each, "input", x.shape) for each in keys]
+    opened = digest((x + halves[0] + halves[1]) & low)
+    if not (one.opened == other.opened == opened and np.array_equal(one.result, other.result)):
+        raise CheckFailed
+    masks = [output_mask(word, each, one.result.shape[1:]) for each in keys]
+    y: Array = (one.result - masks[0] - masks[1]) & low
     return y.astype(np.uint32).view(np.int32)

@@ -130,6 +130,10 @@ class Standing:
         """A run was accepted."""
         self.unresolved -= 1
 
+    def end(self) -> None:
+        """A check failed, or will have no verdict."""
+        self.ended = True
+
 
 class VerifiedRun(NamedTuple):
     """What one party brings to one run. `name` is the run's, the same at both parties and never used again."""
@@ -165,14 +169,14 @@ def checked(session: Session[Result], run: VerifiedRun) -> Session[Result]:
             result: Result = stop.value
             break
         except CheckFailed:  # an opening that no honest party makes
-            run.standing.ended = True
+            run.standing.end()
             raise
         values = yield round_
     run.standing.toss()
     try:
         yield from _check(run, claimed, promise, transcript.digest())
     except BaseException:  # a driver that closes the session too
-        run.standing.ended = True
+        run.standing.end()
         raise
     run.standing.resolve()
     return result

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from moiety_shared.crypto.prg import Stream
-from moiety_shared.plan.layers import Linear, Open
+from moiety_shared.plan.layers import Layer, Linear, Open
 from moiety_shared.plan.lookups import ReLU
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols import sign
-from moiety_shared.protocols.dealing import Dealer, Holder, uniform
+from moiety_shared.protocols.dealing import Addressed, Dealer, Holder, Source, uniform
 from moiety_shared.protocols.opening import Kind, Opening, Result, Round, Session
 from moiety_shared.protocols.verified import answers, bits, claims, product, proofs, select
-from moiety_shared.protocols.verified.answers import PartyAnswer
+from moiety_shared.protocols.verified.answers import InputSource, PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.claims import Nonces, Standing, Verdict
 from moiety_shared.protocols.verified.dealing import Authentic, AuthenticDealer, AuthenticHolder
 from moiety_shared.protocols.verified.polynomials import MAX_SLOTS, Points, SecretPoint
@@ -58,12 +58,12 @@ Prepared = PreparedVerified | VerifiedReLU | Authentic
 
 class PreparedRun(NamedTuple):
     """What party p computed of a bundle: its layers; row by row the shares of a verdict, of which a run uses the first
-    row's, and the masks of proofs, which it adds up; and the masks that the client will learn."""
+    row's, and the masks of proofs, which it adds up; and the keys that the client will learn."""
 
     layers: dict[str, Prepared]
     verdicts: list[Verdict]
     masks: list[proofs.ProofMask]
-    given: answers.RowMasks
+    keys: RowKeys
 
 
 def check_supported(plan: Plan) -> None:
@@ -76,6 +76,8 @@ def check_supported(plan: Plan) -> None:
                 continue
         raise ValueError(f"layer {layer.name!r} cannot be verified yet")
     last = made.get(plan.output.wire)
+    if len(plan.readers[plan.input.name]) > 1:  # the client compares one opening of x
+        raise ValueError("an input that several layers read cannot be verified yet")
     if plan.ring_bits != WORD.low or plan.input.classes or not isinstance(last, Linear) or plan.readers[last.name]:
         raise ValueError("only outputs of a last linear layer, in a ring of 32 bits, can be verified yet")
 
@@ -120,12 +122,13 @@ def deal_upload(
 def weights_at(
     plan: Plan, party: int, masked: Mapping[str, Array], owner: Stream, own: Stream, sent: Mapping[str, Corrections]
 ) -> dict[str, VerifiedWeights]:
-    """Party p's part of the model, from w^ by "layer.weight", the streams of the upload and what the dealer sent."""
+    """Party p's part of the model, from w^ by "layer.weight", the streams of the upload, and what the dealer sent bob;
+    alice passes nothing for that."""
     weights, low = dict[str, VerifiedWeights](), (1 << WORD.low) - 1
     for layer in plan.layers:
         if isinstance(layer, Linear):
             weight, bias = (masked[f"{layer.name}.{part}"].astype(np.int64) & low for part in _PARTS)
-            holder = AuthenticHolder(WORD, party, own.at(layer.name), sent[layer.name])
+            holder = AuthenticHolder(WORD, party, own.at(layer.name), sent.get(layer.name, {}))
             half = _half(layer, owner, "weight")
             weights[layer.name] = product.prepare_weight(holder, WORD, party, weight, bias, half)
     return weights
@@ -136,19 +139,19 @@ def deal(
     rows: int,
     keys: tuple[PartyKey, PartyKey],
     masks: Mapping[str, LayerMasks],
-    streams: tuple[Stream, Stream],
+    streams: tuple[Addressed, Addressed],
 ) -> Iterator[tuple[str, Corrections]]:
     """Deal one bundle: yield what is sent to bob, by layer in the plan's order, and at last for the verdict."""
     delta, wires = WORD.wrap(keys[0].delta + keys[1].delta), dict[str, Array]()
     for layer in plan.layers:
-        dealer = AuthenticDealer(WORD, delta, *(stream.at(layer.name) for stream in streams))
+        dealer = AuthenticDealer(WORD, delta, *(_source(plan, layer, stream, rows) for stream in streams))
         match layer:
             case Open() if layer.input in wires:
                 wires[layer.name] = wires[layer.input]
             case Open():
                 wires[layer.name] = dealer.mask("input", (rows, *layer.shape))
             case Linear() if layer.name == plan.output.wire:
-                halves = [answers.output_mask(WORD, stream, rows, layer.output_shape) for stream in streams]
+                halves = [answers.output_mask(WORD, RowKeys.draw(s, rows), layer.output_shape) for s in streams]
                 product.deal_output(dealer, WORD, layer, wires[layer.input], *masks[layer.name], halves[0] + halves[1])
             case Linear():
                 wires[layer.name] = product.deal(dealer, WORD, layer, wires[layer.input], *masks[layer.name])
@@ -162,12 +165,18 @@ def deal(
     yield VERDICT, _deal_verdict(keys, rows, streams)
 
 
+def _source(plan: Plan, layer: Layer, stream: Addressed, rows: int) -> Source:
+    """What a layer of a bundle draws from."""
+    source = stream.at(layer.name)
+    return InputSource(RowKeys.draw(stream, rows), source) if layer.reads == (plan.input.name,) else source
+
+
 def _points(keys: tuple[PartyKey, PartyKey]) -> tuple[SecretPoint, SecretPoint]:
     return keys[0].point, keys[1].point
 
 
 def _deal_tags(
-    keys: tuple[PartyKey, PartyKey], layer: ReLU, rows: int, streams: tuple[Stream, Stream], sent: Corrections
+    keys: tuple[PartyKey, PartyKey], layer: ReLU, rows: int, streams: tuple[Addressed, Addressed], sent: Corrections
 ) -> Corrections:
     """Deal the tags of a comparison's bits, of which each party holds what `prepare` makes of its stream."""
     holders = (Holder(Ring(WORD.low), p, rows, stream.at(layer.name), sent) for p, stream in enumerate(streams))
@@ -176,7 +185,7 @@ def _deal_tags(
     return bits.deal(keys[0].point.points, _points(keys), sources, (alices, bobs))
 
 
-def _deal_verdict(keys: tuple[PartyKey, PartyKey], rows: int, streams: tuple[Stream, Stream]) -> Corrections:
+def _deal_verdict(keys: tuple[PartyKey, PartyKey], rows: int, streams: tuple[Addressed, Addressed]) -> Corrections:
     sources = streams[0].at(VERDICT), streams[1].at(VERDICT)
     return claims.deal_verdicts(sources, rows) | proofs.deal_mask(keys[0].point.points, _points(keys), sources, rows)
 
@@ -186,13 +195,13 @@ def prepare(
     key: PartyKey,
     rows: int,
     weights: Mapping[str, VerifiedWeights],
-    stream: Stream,
+    stream: Addressed,
     sent: Mapping[str, Corrections],
 ) -> PreparedRun:
     """Compute all that party p can before the inputs exist. bob passes what the dealer sent."""
     masks, ready, points = dict[str, Authentic](), dict[str, Prepared](), key.point.points
     for layer in plan.layers:
-        source, corrections = stream.at(layer.name), sent.get(layer.name, {})
+        source, corrections = _source(plan, layer, stream, rows), sent.get(layer.name, {})
         holder = AuthenticHolder(WORD, key.party, source, corrections)
         match layer:
             case Open():
@@ -210,9 +219,7 @@ def prepare(
     source, corrections = stream.at(VERDICT), sent.get(VERDICT, {})
     verdicts = claims.prepare_verdicts(key.party, source, rows, corrections)
     proof_masks = proofs.prepare_mask(points, key.party, source, rows, corrections)
-    opened, result = plan.input.shape, plan.wires[plan.output.wire].shape
-    given = answers.row_masks(WORD, stream, rows, _input_layer(plan), (opened, result))
-    return PreparedRun(ready, verdicts, proof_masks, given)
+    return PreparedRun(ready, verdicts, proof_masks, RowKeys.draw(stream, rows))
 
 
 def _input_layer(plan: Plan) -> str:
@@ -258,7 +265,8 @@ def evaluate(
             case ReLU(), VerifiedReLU():
                 h = select.evaluate(WORD, key.one, key.party, layer, masked[layer.input], ready)
                 opened[layer.name] = yield from _alone(h, len(x) * layer.comparisons * _COMPARISON_WORK)
-    return PartyAnswer(opened[_input_layer(plan)].value, WORD.lowest(masked[plan.output.wire]), prepared.given)
+    x_opened = answers.digest(opened[_input_layer(plan)].value)
+    return PartyAnswer(x_opened, WORD.lowest(masked[plan.output.wire]), prepared.keys)
 
 
 def _open_input(x: Array, mask: Authentic) -> Generator[Opening, Array, Masked]:
