@@ -1,12 +1,11 @@
 """Settings of the client and its sidecar: `MOIETY_CLIENT_*`."""
 
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from moiety_service.settings import ServiceSettings
+from moiety_service.settings import Names, ServiceSettings
 
 
 class SdkSettings(BaseSettings):
@@ -39,7 +38,7 @@ class ClientSettings(SdkSettings, ServiceSettings):
     expose: bool = Field(
         False, description="Allow the sidecar to listen on other addresses than loopback. It serves whoever connects."
     )
-    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    hosts: Names = Field(
         (),
         description="Host names, besides those of loopback, that requests to the sidecar may use, separated by commas.",
     )
@@ -49,11 +48,6 @@ class ClientSettings(SdkSettings, ServiceSettings):
         description="Send the service a random trace id for each prediction, instead of the id of your own trace.",
     )
 
-    status_metrics: Annotated[tuple[str, ...], NoDecode] = Field(
+    status_metrics: Names = Field(
         (), description="For operators: metrics addresses that `moiety status` also reads, separated by commas."
     )
-
-    @field_validator("hosts", "status_metrics", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value

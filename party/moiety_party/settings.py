@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from moiety_service.http.origins import Origins
 from moiety_service.settings import RoleSettings
 
 
@@ -61,6 +62,12 @@ class PartySettings(RoleSettings):
         gt=0,
         description="Most seconds between the time in a request and this party's clock. The party remembers requests "
         "for twice as long. alice also keeps their sealed results, while there is room, for clients that ask again.",
+    )
+
+    origins: Origins = Field(
+        (),
+        description="alice: origins of pages that may ask for predictions from a browser, separated by commas: "
+        "`https://app.example,https://other.example:8443`. She refuses the predictions that other pages ask for.",
     )
 
     @model_validator(mode="after")

@@ -97,7 +97,9 @@ def build(settings: ServerSettings, identity: Identity, tracer: Tracer = tracing
             async with identity.keyring.wiping(), renewing(catalogue, identity, metrics):
                 yield
 
-    app = create_app("model owner", lifespan=lifespan, ready=ready, metrics=metrics, tracer=tracer)
+    app = create_app(
+        "model owner", lifespan=lifespan, ready=ready, origins=settings.origins, metrics=metrics, tracer=tracer
+    )
 
     @app.get("/v1/models", summary="The published models")
     def models() -> list[Summary]:

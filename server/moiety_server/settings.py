@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from moiety_service.http.origins import Origins
 from moiety_service.settings import RoleSettings
 
 
@@ -18,6 +19,11 @@ class ServerSettings(RoleSettings):
     url: str = Field(
         "https://127.0.0.1:7700",
         description="The catalogue's URL for clients. `moiety token issue` writes it into access files.",
+    )
+    origins: Origins = Field(
+        (),
+        description="Origins of pages that may read the catalogue in a browser, separated by commas: "
+        "`https://app.example,https://other.example:8443`.",
     )
     mnist_dir: Path = Field(
         Path("data"),

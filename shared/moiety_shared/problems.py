@@ -40,7 +40,7 @@ class ProblemType(Enum):
     LENGTH_REQUIRED = 411, "The request does not state its body's length"
     ENCODING_REFUSED = 415, "Compressed bodies are not accepted"
     WRONG_HOST = 421, "The sidecar does not answer to that host name"
-    CROSS_ORIGIN = 403, "Pages of other sites may not use the sidecar"
+    CROSS_ORIGIN = 403, "Pages of that site may not use this service"
     UNTRUSTED = 502, "The catalogue entry or the answer cannot be trusted"
     CATALOGUE_UNAVAILABLE = 503, "The model owner's catalogue cannot be reached"
     PARTY_UNAVAILABLE = 503, "The computing parties cannot be reached"
@@ -106,7 +106,10 @@ _HINTS = {
     ProblemType.LENGTH_REQUIRED: "Send a Content-Length. The service does not accept chunked bodies.",
     ProblemType.ENCODING_REFUSED: "Send the body without Content-Encoding: sealed data does not compress.",
     ProblemType.WRONG_HOST: "Use localhost, or list the name in MOIETY_CLIENT_HOSTS.",
-    ProblemType.CROSS_ORIGIN: "Use the sidecar's own page, or a program that sends no Origin header.",
+    ProblemType.CROSS_ORIGIN: (
+        "Ask the operator to list the page's origin, or use a program that sends no Origin header. A sidecar serves "
+        "its own page alone."
+    ),
     ProblemType.UNTRUSTED: (
         "Compare the key with the model owner's, and tell them: somebody may have changed the catalogue or the answer."
     ),

@@ -9,6 +9,7 @@ from moiety_party.leader.leader import Leader
 from moiety_party.lifetime import Lifetime, create_party
 from moiety_party.party import Party
 from moiety_party.settings import PartySettings
+from moiety_service.http import origins
 from moiety_service.http.app import bearer, create_app
 from moiety_service.observability import tracing
 from moiety_service.security.identity import Identity
@@ -30,6 +31,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
 
     async def guard(request: Request) -> None:
         """Raises a Problem before a stranger's body is read: so is a batch of inputs."""
+        origins.check(request, settings.origins)
         if request.scope["path"] == _PREDICTIONS:
             await _check_sender(party, bearer(request))
         else:
@@ -42,6 +44,7 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
         ready=lifetime.ready,
         guard=guard,
         link=lambda path: "client" if path == _PREDICTIONS else "owner",
+        origins=settings.origins,
         metrics=party.metrics,
         tracer=tracer,
     )

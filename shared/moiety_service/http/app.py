@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from moiety_service.http.draining import Drain, Draining
 from moiety_service.http.gate import BodyLimit, Gate, Guard, Link, problem_response
 from moiety_service.http.openapi import document_problems
+from moiety_service.http.origins import admitting
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log, where
 from moiety_service.observability.metrics import Metrics
@@ -47,15 +48,17 @@ def create_app(
     ready: Callable[[], Awaitable[None]] | None = None,
     guard: Guard = anybody,
     link: Link = lambda _: "client",
+    origins: tuple[str, ...] = (),
     metrics: Metrics | None = None,
     tracer: Tracer = tracing.NOBODY,
 ) -> "GatedApp":
     """A FastAPI app that follows the rules of every service.
 
     `ready` raises a Problem while the service cannot do its work. `guard` raises one for a request whose body the app
-    must not read; it runs before FastAPI's own dependencies. `link` says who sends the requests for a path. The app
-    counts into `metrics`, which belong to it alone. `app.state` has these metrics for the operator's address, see
-    operations.py, and as `drain` the work that the service still has to finish when it stops.
+    must not read; it runs before FastAPI's own dependencies. `link` says who sends the requests for a path. Pages of
+    `origins` may read its answers. The app counts into `metrics`, which belong to it alone. `app.state` has these
+    metrics for the operator's address, see operations.py, and as `drain` the work that the service still has to finish
+    when it stops.
     """
     metrics = metrics or Metrics(title, CollectorRegistry())
 
@@ -71,7 +74,8 @@ def create_app(
                 log().error("start or stop failed", where=where(error))
                 raise
 
-    app = GatedApp(Gate(body_limit, guard, link, metrics, tracer), title=f"moiety {title}", lifespan=run)
+    gate = Gate(body_limit, guard, link, metrics, tracer)
+    app = GatedApp(gate, origins, title=f"moiety {title}", lifespan=run)
     document_problems(app)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -99,13 +103,13 @@ class GatedApp(FastAPI):
     request they take as long as all that a party does for it.
     """
 
-    def __init__(self, gate: Gate, **options: Any) -> None:
+    def __init__(self, gate: Gate, origins: tuple[str, ...], **options: Any) -> None:
         super().__init__(version=API_VERSION, **options)
-        self._gate = gate
+        self._gate, self._origins = gate, origins
         self._busy: dict[tuple[str, str], ASGIApp] = {}
         self.state.drain = Drain()
         self.add_middleware(Draining, drain=self.state.drain)
-        self.add_middleware(gate.around)
+        self.add_middleware(lambda app: admitting(gate.around(app), origins))
 
     def busy(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
         """Serve POST requests for `path` by `endpoint`, which may raise a Problem. `options` are for its documentation,
@@ -118,7 +122,7 @@ class GatedApp(FastAPI):
             response = await endpoint(Request(scope, receive, send))
             await response(scope, receive, send)
 
-        self._busy["POST", path] = self._gate.around(Draining(answer, self.state.drain))
+        self._busy["POST", path] = admitting(self._gate.around(Draining(answer, self.state.drain)), self._origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._busy.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
