@@ -50,7 +50,7 @@ def advanced(winners: Array, rest: Array) -> Array:
     return np.concatenate((winners.reshape(len(rest), -1, *rest.shape[2:]), rest), axis=1)
 
 
-def _first_level(layer: MaxPool, values: Array) -> tuple[Array, Array]:
+def first_level(layer: MaxPool, values: Array) -> tuple[Array, Array]:
     """What the first level compares (rows, comparisons), of values (rows, size)."""
     alive = values.reshape(-1, *layer.shape)
     for axis, taps in layer.stages:
@@ -63,7 +63,7 @@ def _first_level(layer: MaxPool, values: Array) -> tuple[Array, Array]:
 
 def _differences(layer: MaxPool, source: Dealer | Holder, r: Array) -> Array:
     """The masks of all differences (rows, comparisons): r_a - r_b at the first level, fresh masks at the others."""
-    ring, (left, right) = reduce.opened_ring(layer), _first_level(layer, r)
+    ring, (left, right) = reduce.opened_ring(layer), first_level(layer, r)
     fresh = source.mask("differences", (layer.comparisons - left.shape[1],), ring)
     return np.concatenate((ring.wrap(left - right), fresh), axis=1)
 
@@ -98,7 +98,7 @@ def evaluate(ring: Ring, party: int, layer: MaxPool, x: Array, prepared: Prepare
             part = slice(at, at + left.shape[1])
             masks = prepared.differences[:, part]
             if at == 0:
-                difference = ring.wrap(np.subtract(*_first_level(layer, opened)))
+                difference = ring.wrap(np.subtract(*first_level(layer, opened)))
             else:
                 difference = yield Opening(ring.wrap(left - right + masks), Kind.RING, ring)
             masked = yield from sign.evaluate(

@@ -12,9 +12,8 @@ from moiety_shared.plan.layers import Linear, Open
 from moiety_shared.plan.lookups import ReLU
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.verified.answers import PartyAnswer
-from moiety_shared.protocols.verified.dealing import Authentic
 from moiety_shared.protocols.verified.product import PreparedVerified
-from moiety_shared.protocols.verified.select import VerifiedReLU
+from moiety_shared.protocols.verified.relu import VerifiedReLU
 from moiety_shared.ring import Array
 from tests.protocols.running import integers, plan_of
 from tests.protocols.verified.running import Bundle, Outcome, Tamper, Upload, accepted, drive
@@ -89,12 +88,6 @@ def _relu(bundle: Bundle, party: int) -> VerifiedReLU:
     return found
 
 
-def _mask(bundle: Bundle, party: int) -> Authentic:
-    found = bundle.ready[party].layers["open"]
-    assert isinstance(found, Authentic)
-    return found
-
-
 def _product(bundle: Bundle, party: int, name: str) -> PreparedVerified:
     found = bundle.ready[party].layers[name]
     assert isinstance(found, PreparedVerified)
@@ -107,7 +100,7 @@ STORED: dict[str, Stored] = {
     "share of w": (lambda u, b, p: u.models[p]["first"].local, lambda a: np.add(a, 1, out=a)),
     "tag of s": (lambda u, b, p: u.models[p]["last"].tags[0], lambda a: np.add(a, 1, out=a)),
     "masked weight": (lambda u, b, p: u.models[p]["last"].masked, lambda a: np.add(a, 1, out=a)),
-    "tag of r": (lambda u, b, p: _mask(b, p).tag[0], _add),
+    "tag of r": (lambda u, b, p: _product(b, p, "first").read[0], _add),
     "z": (lambda u, b, p: _product(b, p, "first").offset[0], _add),
     "tag of z": (lambda u, b, p: _product(b, p, "first").tag[0], _add),
     "z of the output": (lambda u, b, p: _product(b, p, "last").offset[0], _add),
@@ -116,11 +109,11 @@ STORED: dict[str, Stored] = {
     "tag of the lift": (lambda u, b, p: _relu(b, p).lift.tag[0, :, 0], _everywhere),
     "select": (lambda u, b, p: _relu(b, p).select.value[0, :, 1], _add),
     "tag of select": (lambda u, b, p: _relu(b, p).select.tag[0, :, 1], _add),
-    "mask of h": (lambda u, b, p: _relu(b, p).mask.value, _add),
+    "mask of h": (lambda u, b, p: _relu(b, p).mask.value[0], _add),
     "tag of the mask of h": (lambda u, b, p: _relu(b, p).mask.tag[0], _add),
-    "tables": (lambda u, b, p: _relu(b, p).signs[0], _flip),
-    "masks and monomials": (lambda u, b, p: _relu(b, p).signs[1], lambda a: np.bitwise_xor(a, 1, out=a)),
-    "proof of the bits": (lambda u, b, p: _relu(b, p).provable.further, _scramble),
+    "tables": (lambda u, b, p: _relu(b, p).signs.tables, _flip),
+    "masks and monomials": (lambda u, b, p: _relu(b, p).signs.words, lambda a: np.bitwise_xor(a, 1, out=a)),
+    "proof of the bits": (lambda u, b, p: _relu(b, p).signs.provable.further, _scramble),
     "mask of the proof": (lambda u, b, p: b.ready[p].masks[0].further, _scramble),
 }
 

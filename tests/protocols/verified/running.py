@@ -5,16 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 
 from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.opening import Session, combine, to_wire
-from moiety_shared.protocols.verified import answers, graph, select
+from moiety_shared.protocols.verified import answers, graph, max_pool, opened, relu, truncation
 from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing
-from moiety_shared.protocols.verified.graph import WORD, LayerMasks, PartyKey, PreparedRun
-from moiety_shared.protocols.verified.product import VerifiedWeights
+from moiety_shared.protocols.verified.graph import WORD, PartyKey, PreparedRun
+from moiety_shared.protocols.verified.layer import LayerMasks, VerifiedWeights
 from moiety_shared.ring import Array
 from tests.protocols.running import masked_weights
 
@@ -59,17 +60,15 @@ class Upload:
 
     def deal(self, rows: int) -> Bundle:
         seeds, dithers = [new_seed(), new_seed()], dict[str, Array]()
-        original = select.deal
 
-        def recording(dealer: Any, looked_up: Any, word: Any, layer: Any, rho: Array) -> Array:
-            dithers[layer.name] = word.lowest(rho) & ((1 << layer.shift) - 1)
-            return original(dealer, looked_up, word, layer, rho)
+        def recording(layer: Any, low: Array) -> Array:
+            dithers[layer.name] = low & ((1 << layer.shift) - 1)
+            return opened.cut(layer, low)
 
-        select.deal = recording
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (max_pool, relu, truncation):
+                patch.setattr(module, "cut_mask", recording)
             sent = dict(graph.deal(self.plan, rows, self.keys, self.masks, (Stream(seeds[0]), Stream(seeds[1]))))
-        finally:
-            select.deal = original
         ready = [self.prepare(p, rows, seeds[p], sent) for p in (0, 1)]
         name = new_seed()
         keys = (RowKeys.draw(Stream(seeds[0]), rows), RowKeys.draw(Stream(seeds[1]), rows))

@@ -42,7 +42,7 @@ def bare(patch: Patch) -> None:
     """Fixed words have upper bits of 0: the sum's carries show in h^."""
 
     def fix(self: AuthenticDealer, name: str, low: Array) -> Array:
-        words = self._word.of(low)
+        words = self.word.of(low)
         self.authenticate(name, words)
         return words
 
@@ -53,9 +53,9 @@ def unmasked(patch: Patch) -> None:
     """h^ is open without a mask."""
 
     def mask(self: AuthenticDealer, name: str, shape: tuple[int, ...]) -> Array:
-        zero = np.zeros(shape, np.int64)
-        self.authenticate(name, self._word.of(zero + 1))  # the liar's half
-        return zero
+        words = self.word.of(np.ones(shape, np.int64))  # the liar's half
+        self.authenticate(name, words)
+        return words
 
     patch.setattr(AuthenticDealer, "mask", mask)
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.layers import Linear
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire, wire_bytes
+from moiety_shared.protocols.verified.bilinear import times
 from moiety_shared.protocols.verified.coins import COIN_BITS, VECTORS, Coins, Combination
-from moiety_shared.protocols.verified.word import PIECE_BITS, Word, times
+from moiety_shared.protocols.verified.word import PIECE_BITS, Word
 from moiety_shared.ring import Array
 
 WORDS = [Word(), Word(2, 2)]
@@ -62,7 +64,8 @@ def test_products_of_large_integers_are_exact(inputs: int) -> None:
         x, w = small(bits, 4, inputs), small(weight_bits, 3, inputs)
         x[0], w[0], w[1] = (1 << bits) - 1, (1 << weight_bits) - 1, -((1 << weight_bits) - 1)
         exact = (x.astype(object) @ w.T.astype(object)) % (1 << word.bits)
-        got = times(word, x, bits, w.astype(np.float64), weight_bits)
+        layer = Linear(name="l", input="x", shape=(inputs,), out_features=3)
+        got = times(word, layer, word.of(x), bits, w.astype(np.float64), weight_bits)
         assert integers(word, got) == list(exact.reshape(-1))
 
 
@@ -75,13 +78,14 @@ def test_combinations_are_exact() -> None:
     whole = np.array(integers(word, words), dtype=object).reshape(rows, columns)
     both = [(psi[t] @ whole @ chi[t]) % modulus for t in range(VECTORS)]
     assert integers(word, coins.both(words)) == both
+    layer, other = (Linear(name="l", input="x", shape=(n,), out_features=columns) for n in (inputs, 11))
     largest = np.full((columns, inputs), (1 << 32) - 1)
     exact = (chi @ largest.astype(object)) % modulus
-    assert integers(word, coins.of_weight(largest.astype(np.float64))) == list(exact.reshape(-1))
+    assert integers(word, coins.of_weight(layer, largest.astype(np.float64))) == list(exact.reshape(-1))
     tags = drawn(word, columns, 11)
     pieces = np.stack([piece.astype(np.float64) for piece in word.pieces(tags, PIECE_BITS)])
     exact = (chi @ np.array(integers(word, tags), dtype=object).reshape(columns, 11)) % modulus
-    assert integers(word, coins.of_tags(pieces)) == list(exact.reshape(-1))
+    assert integers(word, coins.of_tags(other, pieces)) == list(exact.reshape(-1))
     assert integers(word, coins.row_sum()) == [sum(row) for row in psi]
 
 

@@ -5,7 +5,7 @@ the honest party's are what is missing to the whole. So one histogram of what th
 included, for every secret means that she learns nothing, whatever she does.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product as every
 from typing import Any
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from moiety_shared.plan.layers import Linear
-from moiety_shared.plan.lookups import ReLU
+from moiety_shared.plan.lookups import Comparison, ReLU
 from moiety_shared.protocols import sign
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.opening import Opening
-from moiety_shared.protocols.verified import product, select
+from moiety_shared.protocols.verified import product, relu
 from moiety_shared.protocols.verified.bits import ProvableBits
-from moiety_shared.protocols.verified.dealing import Authentic, AuthenticDealer
-from moiety_shared.protocols.verified.product import Masked
+from moiety_shared.protocols.verified.layer import LayerDealer, LayerMasks, ProvableSigns, RunningParty
+from moiety_shared.protocols.verified.wires import Authentic, DealtWire
 from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array, Ring
 from tests.protocols.enumeration import Leak, Tape
@@ -37,47 +37,62 @@ RELU_VIEWS = 1 << 4 + 1 + 1 + 4 + 1
 OWN = 5  # the liar's own shares and tags
 
 
-class Whole(AuthenticDealer):
+class Whole(LayerDealer):
     """Keeps what is dealt: each value and its tag, not cut into shares."""
 
-    def __init__(self, delta: Array, alice: Tape, bob: Tape) -> None:
-        super().__init__(WORD, delta, alice, bob)
+    def __init__(self, rows: int, delta: Array, tapes: Sequence[Any], constants: Mapping[str, LayerMasks]) -> None:
+        nobody: Any = None
+        super().__init__(WORD, delta, nobody, rows, (tapes[0], tapes[1]), constants, None)
         self.delta, self.dealt = delta, dict[str, Authentic]()
+        self.looked_up = Dealer(Ring(32), rows, *tapes)
 
     def authenticate(self, name: str, words: Array) -> None:
-        self.dealt[name] = Authentic(words, WORD.multiply(self.delta.reshape(2, *[1] * (words.ndim - 1)), words))
+        tags = WORD.multiply(self.delta.reshape(2, *[1] * (words.ndim - 1)), words)
+        self.dealt[name] = Authentic(words, tags, WORD.bits)
+
+    def signs(self, layer: Comparison, r: Array) -> Array:
+        return sign.deal(self.looked_up, layer, r).astype(np.int64)
 
 
 @dataclass
 class Given:
     """One party's holder, of shares that are given."""
 
+    party: int
+    rows: int
     shares: Mapping[str, Authentic]
+    looked_up: tuple[Array, Array] | None = None
+    weights: dict[str, Any] = field(default_factory=dict)
+    word: Word = WORD
+    output: None = None
 
     def free(self, name: str, shape: tuple[int, ...]) -> Authentic:
         return self.shares[name]
 
     mask = fixed = free
 
+    def result(self, shape: tuple[int, ...]) -> Authentic:
+        return self.shares["result"]
+
     def tag(self, name: str, shape: tuple[int, ...]) -> Array:
         return self.shares[name].tag
 
+    def signs(self, layer: Comparison) -> ProvableSigns:
+        assert self.looked_up is not None
+        return ProvableSigns(*self.looked_up, ProvableBits(np.zeros(0), np.zeros(0)))
+
 
 def shared(whole: Whole, liar: int, masks: tuple[str, ...]) -> list[Any]:
-    """Both parties' holders. The shares of `masks` are integers, and those of others words."""
+    """Both parties' holders. The shares of `masks` are integers of 2 bits, and those of others words."""
     parties: list[dict[str, Authentic]] = [{}, {}]
-    for name, (value, tag) in whole.dealt.items():
-        mine = Authentic(WORD.of(np.full(value.shape[1:], OWN if name not in masks else OWN % 4)), np.full_like(tag, 1))
-        rest = Authentic(WORD.wrap(value - mine.value), WORD.wrap(tag - mine.tag))
-        pair = [mine, rest] if liar == 0 else [rest, mine]
-        for party in (0, 1):
-            share = pair[party]
-            if name in masks:  # below the limb's end, as the honest half is what the tape enumerates
-                share = share._replace(
-                    value=np.full(value.shape[1:], OWN % 4) if party == liar else _integer(value) - OWN % 4
-                )
+    for name, (value, tag, _) in whole.dealt.items():
+        small = name in masks
+        bits = WORD.low if small else WORD.bits
+        mine = Authentic(WORD.of(np.full(value.shape[1:], OWN % 4 if small else OWN)), np.full_like(tag, 1), bits)
+        rest = Authentic(WORD.wrap(value - mine.value), WORD.wrap(tag - mine.tag), bits)
+        for party, share in enumerate([mine, rest] if liar == 0 else [rest, mine]):
             parties[party][name] = share
-    return [Given(shares) for shares in parties]
+    return [Given(party, whole.rows, shares) for party, shares in enumerate(parties)]
 
 
 def _integer(words: Array) -> Array:
@@ -103,10 +118,13 @@ class RowCombination:
     def row_sum(self) -> Array:
         return WORD.of(np.full(self.rows, 3))
 
-    def of_weight(self, weight: Array) -> Array:
+    def inputs(self, layer: Linear, words: Array, bits: int) -> Array:
+        return self.over_rows(words)
+
+    def of_weight(self, layer: Linear, weight: Array) -> Array:
         return WORD.wrap(5 * WORD.of(weight.astype(np.int64)))
 
-    def of_tags(self, pieces: Array) -> Array:
+    def of_tags(self, layer: Linear, pieces: Array) -> Array:
         return WORD.wrap(5 * WORD.placed([piece.astype(np.int64) for piece in pieces], WORD.limb))
 
 
@@ -192,8 +210,8 @@ def verdict(openings: list[Opening], opened: Array, liar: Liar, message: int) ->
     liar.sees((total == 0).all(axis=0), 1)
 
 
-def ones(delta: list[Array]) -> list[Authentic]:
-    return [Authentic(WORD.of(np.array(party)), delta[party]) for party in (0, 1)]
+def running(party: int, delta: list[Array], weights: dict[str, Any] | None = None) -> RunningParty:
+    return RunningParty(WORD, party, Authentic(WORD.of(np.array(party)), delta[party], 1), weights or {})
 
 
 def product_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[Any, Array]]:
@@ -208,25 +226,23 @@ def product_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[A
         delta = [WORD.of(np.array(value)) for value in ((OWN, key) if cheater == 0 else (key, OWN))]
         for tape in tapes:
             tape.drawn.clear()
-        dealer = Whole(WORD.wrap(delta[0] + delta[1]), *tapes)
-        r = dealer.mask("input", (rows, 1))
         s = np.array([[half + OWN % 4]])
-        product.deal_weight(dealer, WORD, s)
-        product.deal(dealer, WORD, LINEAR, r, s, np.array([1]))
+        dealer = Whole(rows, WORD.wrap(delta[0] + delta[1]), tapes, {"l": {"weight": s, "bias": np.array([1])}})
+        r = dealer.mask("input", (rows, 1))
+        product.deal_weight(dealer, s)
+        product.deal(dealer, LINEAR, DealtWire(WORD.lowest(r), r, WORD.low + 1))
         holders = shared(dealer, cheater, ("input", "weight"))
-        masked, bias = (w + s) & 3, np.array([2])
+        masked = {"weight": (w + s) & 3, "bias": np.array([2])}
         liar = Liar(given, axes["strategy"])
-        liar.sees(np.broadcast_to(masked, (rows, 1)), 2)
-        x = (axes["x"][:, None] + r + liar.adds(0)[:, None]) & 3
+        liar.sees(np.broadcast_to(masked["weight"], (rows, 1)), 2)
+        x = (axes["x"][:, None] + WORD.lowest(r) + liar.adds(0)[:, None]) & 3
         liar.sees(x, 2)
-        running: list[tuple[Generator[Opening, Array, Array], Opening]] = []
-        for party, (holder, one) in enumerate(zip(holders, ones(delta), strict=True)):
-            weights = product.prepare_weight(holder, WORD, party, masked, bias, holder.shares["weight"].value)
-            mask = holder.mask("input", (rows, 1))
-            ready = product.prepare(holder, WORD, party, LINEAR, mask.value, weights, False)
-            step = product.evaluate(WORD, one, LINEAR, Masked(x, mask), ready, weights)
-            running.append((step, next(step)))
-        openings = [opening for _, opening in running]
+        openings = list[Opening]()
+        for party, holder in enumerate(holders):
+            halves = {"weight": _integer(holder.shares["weight"].value)}
+            holder.weights["l"] = product.prepare_weight(holder, masked, halves)
+            ready, _ = product.prepare(holder, LINEAR, holder.mask("input", (rows, 1)))
+            openings.append(next(product.evaluate(running(party, delta, holder.weights), LINEAR, ready, x)))
         verdict(openings, opened_words(openings, liar, 1), liar, 2)
         for secret in range(4):
             yield (secret, w), liar.codes()[axes["x"] == secret]
@@ -252,16 +268,17 @@ def relu_views(cheater: int, keys: Sequence[int] = EVERY, layer: ReLU = RELU) ->
         delta = [WORD.of(np.array(value)) for value in ((OWN, key) if cheater == 0 else (key, OWN))]
         for tape in tapes:
             tape.drawn.clear()
-        dealer, looked_up = Whole(WORD.wrap(delta[0] + delta[1]), *tapes), Dealer(Ring(32), rows, *tapes)
-        select.deal(dealer, looked_up, WORD, layer, rho)
-        holders, signs = shared(dealer, cheater, ("result",)), _signs(looked_up, tapes, rows, cheater, layer)
+        dealer = Whole(rows, WORD.wrap(delta[0] + delta[1]), tapes, {})
+        relu.deal(dealer, layer, DealtWire(WORD.lowest(rho)))
+        holders = shared(dealer, cheater, ("result",))
+        for holder, looked_up in zip(holders, _signs(dealer.looked_up, tapes, rows, cheater, layer), strict=True):
+            holder.looked_up = looked_up
         liar = Liar(given, axes["strategy"])
         opened = WORD.wrap(WORD.of(y) + rho + WORD.of(liar.adds(0)[:, None]))
         liar.sees(_integer(opened), WORD.bits)
-        nothing = ProvableBits(np.zeros(0), np.zeros(0))
         steps = [
-            select.evaluate(WORD, one, party, layer, opened, select.prepare(holder, layer, rows, signs[party], nothing))
-            for party, (holder, one) in enumerate(zip(holders, ones(delta), strict=True))
+            relu.evaluate(running(party, delta), layer, relu.prepare(holder, layer, None)[0], WORD.lowest(opened))
+            for party, holder in enumerate(holders)
         ]
         openings = [next(step) for step in steps]
         for message in (1, 2):  # bits

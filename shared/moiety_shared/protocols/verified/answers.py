@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from moiety_shared.crypto.integrity import joined
 from moiety_shared.crypto.prg import SEED_BYTES, Stream
-from moiety_shared.protocols.dealing import Addressed, Source
+from moiety_shared.protocols.dealing import Addressed
 from moiety_shared.protocols.verified.claims import CheckFailed
 from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array
@@ -44,17 +44,6 @@ class RowKeys:
         return np.stack([Stream(key, "row").words(name, shape[1:], dtype) for key in self.keys])
 
 
-@dataclass(frozen=True)
-class InputSource:
-    """What the layer that opens the input draws from: its mask from the rows' keys, everything else from `stream`."""
-
-    keys: RowKeys
-    stream: Source
-
-    def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        return (self.keys if name == "input" else self.stream).words(name, shape, dtype)
-
-
 class PartyAnswer(NamedTuple):
     """One party's answer: the digest of x^, y^ (rows, *shape), int64 of 32 bits, and its keys of the rows."""
 
@@ -64,8 +53,13 @@ class PartyAnswer(NamedTuple):
 
 
 def digest(opened: Array) -> bytes:
-    """A hash of x^ (rows, *shape), int64 of 32 bits."""
+    """A hash of x^ (rows, values of one input), int64 of 32 bits."""
     return sha256(b"moiety/v1 opened input\0" + opened.astype(np.uint32).tobytes()).digest()
+
+
+def input_mask(word: Word, keys: RowKeys, values: int) -> Array:
+    """Draw [r]_p (rows, values of one input), int64 of 32 bits."""
+    return word.uniform_low(keys, "input", (len(keys.keys), values))
 
 
 def output_mask(word: Word, keys: RowKeys, shape: tuple[int, ...]) -> Array:
@@ -88,7 +82,7 @@ def _record(context: bytes, row: int, keys: tuple[bytes, ...]) -> bytes:
 def accept(
     word: Word, x: Array, answers: tuple[PartyAnswer, PartyAnswer], dealt: Callable[[tuple[RowKeys, RowKeys]], bool]
 ) -> Array:
-    """Return y (rows, *shape), int32, for the encoded inputs x (rows, *shape) that the client shared.
+    """Return y (rows, *shape), int32, for the encoded inputs x (rows, values of one input) that the client shared.
 
     `dealt` says whether the dealer's records are of these keys. Raises CheckFailed when they are not, when the parties'
     answers differ, or when x^ is not x.
@@ -97,7 +91,7 @@ def accept(
     keys, low = (one.keys, other.keys), (1 << word.low) - 1
     if not len(x) == len(one.keys.keys) == len(other.keys.keys) or not dealt(keys):
         raise CheckFailed
-    halves = [word.uniform_low(each, "input", x.shape) for each in keys]
+    halves = [input_mask(word, each, x.shape[1]) for each in keys]
     opened = digest((x + halves[0] + halves[1]) & low)
     if not (one.opened == other.opened == opened and np.array_equal(one.result, other.result)):
         raise CheckFailed

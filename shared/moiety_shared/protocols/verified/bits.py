@@ -21,6 +21,7 @@ and compares that with sum w C(zeta) tau + A(zeta). A is a dealt mask, 0 at slot
 weights with 2^-64, and a wrong polynomial agrees at zeta with probability (2k + 14) / 2^64.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -122,7 +123,7 @@ def _tau(source: Source, packed: Array) -> Array:
 
 
 def prepare(
-    points: Points, layer: Comparison, party: int, stream: Source, share: Array, corrections: dict[str, Array]
+    points: Points, layer: Comparison, party: int, stream: Source, share: Array, corrections: Mapping[str, Array]
 ) -> ProvableBits:
     """Compute all of the proof and its check that does not depend on t^, from party p's planes (rows, planes, n)."""
     packed = points.packed(share)
@@ -131,24 +132,38 @@ def prepare(
     return ProvableBits(further, _summands(layer, fields.unwords(tau)))
 
 
+class LookedUp(NamedTuple):
+    """Comparisons of one round: t^; the party's own share of the looked-up bits, and these open; and its own share of
+    the masked signs, and these open. All (rows, n)."""
+
+    t: Array
+    looked_up: Array
+    bits: Array
+    mine: Array
+    signs: Array
+
+
 @dataclass(frozen=True)
 class LookUpClaim:
-    """That both the looked-up bits, opened before, and the masked signs are those of what was dealt."""
+    """That both the looked-up bits, opened before, and the masked signs are those of what was dealt. A layer has one
+    claim, at its last opening of signs; `earlier` are those that it opened before."""
 
     layer: Comparison
     party: int
+    ready: ProvableBits
     t: Array
     looked_up: Array
-    """The party's own share of the looked-up bits, (rows, n)."""
     bits: Array
-    """The open looked-up bits, (rows, n)."""
-    ready: ProvableBits
+    earlier: Sequence[LookedUp] = ()
 
     def settle(self, check: ClaimSums, mine: Array, opened: Array) -> None:
+        rounds = (*self.earlier, LookedUp(self.t, self.looked_up, self.bits, mine, opened))
+        every = LookedUp(*(np.concatenate(parts, axis=1) for parts in zip(*rounds, strict=True)))
         sums = check.look_ups
-        public = public_sign(self.layer, self.t, self.bits)
-        theirs = (opened ^ mine ^ public if self.party == 0 else opened ^ mine) << _SIGN | (self.bits ^ self.looked_up)
-        packed = sums.points.packed(chosen(self.layer, self.t, self.bits))
+        public = public_sign(self.layer, every.t, every.bits)
+        signs = every.signs ^ every.mine ^ public if self.party == 0 else every.signs ^ every.mine
+        theirs = signs << _SIGN | (every.bits ^ every.looked_up)
+        packed = sums.points.packed(chosen(self.layer, every.t, every.bits))
         rows, groups = len(packed), packed.shape[2]
         further = _sum_over_summands(sums.points.extended(packed), self.ready.further)
         expected = fields.sum_of_products(fields.unwords(sums.key.of_bits(packed)), self.ready.at_point)

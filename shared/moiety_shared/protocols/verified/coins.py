@@ -9,6 +9,7 @@ does so in all four with that to the fourth.
 import numpy as np
 
 from moiety_shared.crypto.prg import Stream
+from moiety_shared.protocols.verified.bilinear import Weighted, correlated, over_outputs
 from moiety_shared.protocols.verified.word import PIECE_BITS, Word, exact_matmul
 from moiety_shared.ring import Array
 
@@ -45,16 +46,20 @@ class Combination:
         """sum_i psi_i as words (2, t)."""
         return self._word.of(self._psi.sum(axis=1))
 
-    def of_weight(self, weight: Array) -> Array:
-        """sum_j chi_j w_ji for a float64 weight (n, i) of `low` bits: (2, t, i)."""
+    def inputs(self, layer: Weighted, x: Array, bits: int) -> Array:
+        """X of a product, whose rows are places: words (2, rows, *shape) below 2^bits to (2, t, inputs)."""
+        return correlated(self._word, layer, self._psi, COIN_BITS, x, bits)
+
+    def of_weight(self, layer: Weighted, weight: Array) -> Array:
+        """sum_j chi_j w_ji for a float64 weight of `low` bits: (2, t, inputs)."""
         halves = np.stack((self._chi & ((1 << _HALF) - 1), self._chi >> _HALF)).astype(np.float64)
-        sums = exact_matmul(halves, weight, self._word.low + _HALF)
+        sums = over_outputs(layer, halves, weight, self._word.low + _HALF)
         return self._word.wrap(self._word.placed(list(sums), _HALF))
 
-    def of_tags(self, pieces: Array) -> Array:
-        """sum_j chi_j m_ji for the float64 pieces (pieces, n, i) of a weight's tags: (2, t, i)."""
+    def of_tags(self, layer: Weighted, pieces: Array) -> Array:
+        """sum_j chi_j m_ji for the float64 pieces (pieces, *weight shape) of a weight's tags: (2, t, inputs)."""
         chi, word = self._chi.astype(np.float64), self._word
-        sums = [exact_matmul(chi, piece, COIN_BITS + PIECE_BITS) for piece in pieces]
+        sums = [over_outputs(layer, chi, piece, COIN_BITS + PIECE_BITS) for piece in pieces]
         return word.wrap(word.placed(sums, min(PIECE_BITS, word.limb)))
 
 

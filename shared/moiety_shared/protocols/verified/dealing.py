@@ -8,23 +8,19 @@ The tag of d is Delta d, where Delta = Delta_0 + Delta_1 belongs to an upload an
 
 alice's shares are all streams. bob is sent the tags, 9 bytes each, and 4 bytes for each fixed value. The tags have
 streams of their own: whoever learns the stream of a mask, as a client does, learns nothing about tags.
+
+A mask covers 32 bits and no more. What is opened under it has to hold a fixed word of its own, that nothing else which
+is opened under a mask holds: its upper bits cover the others. A free word covers all.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from moiety_shared.protocols.dealing import Source
+from moiety_shared.protocols.verified.wires import Authentic
 from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array
-
-
-class Authentic(NamedTuple):
-    """A party's share of a value and of its tag. The tag is words; a mask's share is int64 of 32 bits, others words."""
-
-    value: Array
-    tag: Array
 
 
 class AuthenticDealer:
@@ -32,24 +28,28 @@ class AuthenticDealer:
 
     def __init__(self, word: Word, delta: Array, alice: Source, bob: Source) -> None:
         """`delta` is Delta, words (2,)."""
-        self.corrections: dict[str, Array] = {}
-        self._word, self._delta, self._alice, self._bob = word, delta, alice, bob
+        self.word, self.corrections = word, dict[str, Array]()
+        self._delta, self._alice, self._bob = delta, alice, bob
 
     def mask(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Draw r (*shape), int64 of one bit more than a share has."""
-        r = self._word.uniform_low(self._alice, name, shape) + self._word.uniform_low(self._bob, name, shape)
-        self.authenticate(name, self._word.of(r))
-        return r
+        """Draw r, words (2, *shape): integers of one bit more than a share has."""
+        return self.given(name, *(self.word.uniform_low(source, name, shape) for source in (self._alice, self._bob)))
+
+    def given(self, name: str, one: Array, other: Array) -> Array:
+        """Deal the tags of a mask whose shares are drawn already: its words (2, *shape)."""
+        words = self.word.of(one + other)
+        self.authenticate(name, words)
+        return words
 
     def free(self, name: str, shape: tuple[int, ...]) -> Array:
         """Draw uniform words (2, *shape)."""
-        words = self._word.uniform(self._alice, name, shape) + self._word.uniform(self._bob, name, shape)
+        words = self.word.uniform(self._alice, name, shape) + self.word.uniform(self._bob, name, shape)
         self.authenticate(name, words)
-        return self._word.wrap(words)
+        return self.word.wrap(words)
 
     def fix(self, name: str, low: Array) -> Array:
         """Deal words (2, *shape) whose values are `low`, int64, and whose upper bits are uniform."""
-        word = self._word
+        word = self.word
         one, other = (word.uniform(source, name, low.shape) for source in (self._alice, self._bob))
         correction = (low - one[0]) & ((1 << word.low) - 1)
         self.corrections[f"{name} low"] = correction.astype(np.uint32)
@@ -59,37 +59,42 @@ class AuthenticDealer:
 
     def authenticate(self, name: str, words: Array) -> None:
         """Deal the tags of words that the parties hold already."""
-        tags = self._word.multiply(self._delta.reshape(2, *[1] * (words.ndim - 1)), words)
-        tags -= self._word.uniform(self._alice, f"{name} tag", words.shape[1:])
-        self.corrections[f"{name} tag"], self.corrections[f"{name} tag top"] = self._word.joined(tags)
+        tags = self.word.multiply(self._delta.reshape(2, *[1] * (words.ndim - 1)), words)
+        tags -= self.word.uniform(self._alice, f"{name} tag", words.shape[1:])
+        self.corrections[f"{name} tag"], self.corrections[f"{name} tag top"] = self.word.joined(tags)
 
 
 class AuthenticHolder:
     """Party p's side of one layer. bob passes the corrections that the dealer sent him."""
 
     def __init__(self, word: Word, party: int, stream: Source, corrections: Mapping[str, Array]) -> None:
-        self._word, self._party, self._stream, self._corrections = word, party, stream, corrections
+        self.word, self.party = word, party
+        self._stream, self._corrections = stream, corrections
 
     def mask(self, name: str, shape: tuple[int, ...]) -> Authentic:
-        """Return [r]_p (*shape) of a mask, and its tag."""
-        return Authentic(self._word.uniform_low(self._stream, name, shape), self.tag(name, shape))
+        """Return the share of a mask and its tag, words (2, *shape)."""
+        return self.given(name, self.word.uniform_low(self._stream, name, shape))
+
+    def given(self, name: str, share: Array) -> Authentic:
+        """Return the share of a mask that is drawn already, int64 of 32 bits, as words, and its tag."""
+        return Authentic(self.word.of(share), self.tag(name, share.shape), self.word.low)
 
     def free(self, name: str, shape: tuple[int, ...]) -> Authentic:
         """Return the share of a free word, and its tag."""
-        return Authentic(self._word.uniform(self._stream, name, shape), self.tag(name, shape))
+        return Authentic(self.word.uniform(self._stream, name, shape), self.tag(name, shape), self.word.bits)
 
     def fixed(self, name: str, shape: tuple[int, ...]) -> Authentic:
         """Return the share of a word whose value the dealer fixed, and its tag."""
-        share = self._word.uniform(self._stream, name, shape)
-        if self._party == 1:
-            share = _with_value(self._word, share, self._corrections[f"{name} low"].astype(np.int64))
-        return Authentic(share, self.tag(name, shape))
+        share = self.word.uniform(self._stream, name, shape)
+        if self.party == 1:
+            share = _with_value(self.word, share, self._corrections[f"{name} low"].astype(np.int64))
+        return Authentic(self.word.wrap(share), self.tag(name, shape), self.word.bits)
 
     def tag(self, name: str, shape: tuple[int, ...]) -> Array:
         """Return the share of the tags of words that the party holds already, as words (2, *shape)."""
-        if self._party == 0:
-            return self._word.uniform(self._stream, f"{name} tag", shape)
-        return self._word.parted(self._corrections[f"{name} tag"], self._corrections[f"{name} tag top"])
+        if self.party == 0:
+            return self.word.uniform(self._stream, f"{name} tag", shape)
+        return self.word.parted(self._corrections[f"{name} tag"], self._corrections[f"{name} tag top"])
 
 
 def _with_value(word: Word, words: Array, value: Array) -> Array:

@@ -1,33 +1,41 @@
 """Whole plans in verified mode: deals, prepares and evaluates their layers one after another. No I/O.
 
-Every wire between layers is open under a mask. Open of the input is the only opening of shares: what a ReLU gives is
-open already, under the mask that the next product reads.
+A run begins with the opening of its input. Every wire from there on is open under a mask (wires.py), and every layer
+has its module (registry.py). The output is open under a mask that the client will know: that of the layer that makes
+it, or, where other layers read that wire, or it is not opened at all, of one more opening.
 """
 
 from collections.abc import Generator, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moiety_shared.crypto.prg import Stream
-from moiety_shared.plan.layers import Layer, Linear, Open
-from moiety_shared.plan.lookups import ReLU
+from moiety_shared.plan.layers import Bias, Conv, Layer, Linear, Open, Reshare
+from moiety_shared.plan.local import Local
 from moiety_shared.plan.plan import Plan
-from moiety_shared.protocols import sign
-from moiety_shared.protocols.dealing import Addressed, Dealer, Holder, Source, uniform
+from moiety_shared.protocols.dealing import Addressed, uniform
 from moiety_shared.protocols.opening import Kind, Opening, Result, Round, Session
-from moiety_shared.protocols.verified import answers, bits, claims, product, proofs, select
-from moiety_shared.protocols.verified.answers import InputSource, PartyAnswer, RowKeys
+from moiety_shared.protocols.verified import answers, claims, product, proofs
+from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
+from moiety_shared.protocols.verified.bilinear import MAX_FAN_IN, fan_in
 from moiety_shared.protocols.verified.claims import Nonces, Standing, Verdict
-from moiety_shared.protocols.verified.dealing import Authentic, AuthenticDealer, AuthenticHolder
+from moiety_shared.protocols.verified.dealing import AuthenticDealer, AuthenticHolder
+from moiety_shared.protocols.verified.layer import (
+    LayerDealer,
+    LayerHolder,
+    LayerMasks,
+    RunningParty,
+    VerifiedWeights,
+)
 from moiety_shared.protocols.verified.polynomials import MAX_SLOTS, Points, SecretPoint
-from moiety_shared.protocols.verified.product import Masked, PreparedVerified, VerifiedWeights
-from moiety_shared.protocols.verified.select import VerifiedReLU
+from moiety_shared.protocols.verified.registry import protocol_of
+from moiety_shared.protocols.verified.wires import Authentic, DealtWire
 from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array, Ring
 
 WORD = Word()
-VERDICT = "/verdict"  # no layer's name
+INPUT, OUTPUT, VERDICT = "/input", "/output", "/verdict"  # no layers' names
 _COMPARISON_WORK = 1000  # a comparison and its proof cost about as much as that many multiply-adds
 
 Corrections = dict[str, Array]
@@ -43,24 +51,14 @@ class PartyKey(NamedTuple):
     @property
     def one(self) -> Authentic:
         """The public 1, as a share of a value and of its tag."""
-        return Authentic(WORD.of(np.array(self.party, np.int64)), self.delta)
-
-
-class LayerMasks(NamedTuple):
-    """The dealer's s of a weight (out, in) and of its bias (out,): int64, the integer sums of both halves."""
-
-    weight: Array
-    bias: Array
-
-
-Prepared = PreparedVerified | VerifiedReLU | Authentic
+        return Authentic(WORD.of(np.array(self.party, np.int64)), self.delta, 1)
 
 
 class PreparedRun(NamedTuple):
     """What party p computed of a bundle: its layers; row by row the shares of a verdict, of which a run uses the first
     row's, and the masks of proofs, which it adds up; and the keys that the client will learn."""
 
-    layers: dict[str, Prepared]
+    layers: dict[str, Any]
     verdicts: list[Verdict]
     masks: list[proofs.ProofMask]
     keys: RowKeys
@@ -68,18 +66,12 @@ class PreparedRun(NamedTuple):
 
 def check_supported(plan: Plan) -> None:
     """Raises ValueError where the plan has something that this mode does not verify yet."""
-    made = {layer.name: layer for layer in plan.layers}
+    if plan.ring_bits != WORD.low or plan.input.classes or plan.output.kind != "logits":
+        raise ValueError("only outputs of a ring of 32 bits can be verified yet")
     for layer in plan.layers:
-        reads = [made.get(name) for name in layer.reads]
-        match layer, reads:
-            case (Open(), [None | ReLU()]) | (Linear(bias=True), [Open()]) | (ReLU(), [Linear()]):
-                continue
-        raise ValueError(f"layer {layer.name!r} cannot be verified yet")
-    last = made.get(plan.output.wire)
-    if len(plan.readers[plan.input.name]) > 1:  # the client compares one opening of x
-        raise ValueError("an input that several layers read cannot be verified yet")
-    if plan.ring_bits != WORD.low or plan.input.classes or not isinstance(last, Linear) or plan.readers[last.name]:
-        raise ValueError("only outputs of a last linear layer, in a ring of 32 bits, can be verified yet")
+        protocol_of(layer)
+        if isinstance(layer, Linear | Conv) and fan_in(layer) > MAX_FAN_IN:
+            raise ValueError(f"layer {layer.name!r} adds up too many products to be verified yet")
 
 
 def points_of(plan: Plan) -> Points:
@@ -93,13 +85,13 @@ def draw_key(plan: Plan, party: int, stream: Stream) -> PartyKey:
     return PartyKey(party, WORD.uniform(stream, "delta", ()), SecretPoint.draw(points_of(plan), stream))
 
 
-_PARTS = ("weight", "bias")
-
-
-def _half(layer: Linear, upload: Stream, part: str) -> Array:
-    """A party's half of s, int64 of 32 bits: the owner's own streams, as without verification."""
-    half = uniform(Ring(WORD.low), upload.at(layer.name), part, layer.weights()[part])
-    return half.astype(np.int64) & ((1 << WORD.low) - 1)
+def _halves(layer: Layer, upload: Stream) -> dict[str, Array]:
+    """A party's halves of s, int64 of 32 bits: the owner's own streams, as without verification."""
+    source, low = upload.at(layer.name), (1 << WORD.low) - 1
+    return {
+        part: uniform(Ring(WORD.low), source, part, shape).astype(np.int64) & low
+        for part, shape in layer.weights().items()
+    }
 
 
 def deal_upload(
@@ -111,11 +103,13 @@ def deal_upload(
     """
     masks, sent = dict[str, LayerMasks](), dict[str, Corrections]()
     for layer in plan.layers:
-        if isinstance(layer, Linear):
-            s = LayerMasks(*(_half(layer, owner[0], part) + _half(layer, owner[1], part) for part in _PARTS))
+        one, other = (_halves(layer, stream) for stream in owner)
+        if one:
+            s = masks[layer.name] = {part: one[part] + other[part] for part in one}
             dealer = AuthenticDealer(WORD, WORD.wrap(keys[0].delta + keys[1].delta), *(o.at(layer.name) for o in own))
-            product.deal_weight(dealer, WORD, s.weight)
-            masks[layer.name], sent[layer.name] = s, dealer.corrections
+            if "weight" in s:
+                product.deal_weight(dealer, s["weight"])
+            sent[layer.name] = dealer.corrections
     return masks, sent
 
 
@@ -126,12 +120,32 @@ def weights_at(
     alice passes nothing for that."""
     weights, low = dict[str, VerifiedWeights](), (1 << WORD.low) - 1
     for layer in plan.layers:
-        if isinstance(layer, Linear):
-            weight, bias = (masked[f"{layer.name}.{part}"].astype(np.int64) & low for part in _PARTS)
+        halves = _halves(layer, owner)
+        whole = {part: masked[f"{layer.name}.{part}"].astype(np.int64) & low for part in halves}
+        if halves:
             holder = AuthenticHolder(WORD, party, own.at(layer.name), sent.get(layer.name, {}))
-            half = _half(layer, owner, "weight")
-            weights[layer.name] = product.prepare_weight(holder, WORD, party, weight, bias, half)
+            weights[layer.name] = product.prepare_weight(holder, whole, halves)
     return weights
+
+
+def _made_output(plan: Plan) -> str:
+    """Whose result's mask the client will know: the layer that makes the output, or one more opening behind it."""
+    made = {layer.name: layer for layer in plan.layers}[plan.output.wire]
+    return OUTPUT if plan.readers[made.name] or isinstance(made, Open | Bias | Local) else made.name
+
+
+def _steps(plan: Plan) -> Iterator[Layer]:
+    """The layers of a run: those of the plan, and what else it takes to give the output out."""
+    yield from plan.layers
+    if _made_output(plan) == OUTPUT:
+        shape = plan.wires[plan.output.wire].shape
+        yield Reshare.model_construct(name=OUTPUT, input=plan.output.wire, shape=shape)  # by a name of no plan
+
+
+def _given(plan: Plan, keys: RowKeys) -> tuple[Array, Array]:
+    """Party p's shares of the masks that the client will learn: of the input (rows, *shape), and of the output."""
+    output = answers.output_mask(WORD, keys, plan.wires[plan.output.wire].shape)
+    return _shaped(plan, answers.input_mask(WORD, keys, plan.input.size)), output
 
 
 def deal(
@@ -142,52 +156,23 @@ def deal(
     streams: tuple[Addressed, Addressed],
 ) -> Iterator[tuple[str, Corrections]]:
     """Deal one bundle: yield what is sent to bob, by layer in the plan's order, and at last for the verdict."""
-    delta, wires = WORD.wrap(keys[0].delta + keys[1].delta), dict[str, Array]()
-    for layer in plan.layers:
-        dealer = AuthenticDealer(WORD, delta, *(_source(plan, layer, stream, rows) for stream in streams))
-        match layer:
-            case Open() if layer.input in wires:
-                wires[layer.name] = wires[layer.input]
-            case Open():
-                wires[layer.name] = dealer.mask("input", (rows, *layer.shape))
-            case Linear() if layer.name == plan.output.wire:
-                halves = [answers.output_mask(WORD, RowKeys.draw(s, rows), layer.output_shape) for s in streams]
-                product.deal_output(dealer, WORD, layer, wires[layer.input], *masks[layer.name], halves[0] + halves[1])
-            case Linear():
-                wires[layer.name] = product.deal(dealer, WORD, layer, wires[layer.input], *masks[layer.name])
-            case ReLU():
-                local = [stream.at(layer.name) for stream in streams]
-                looked_up = Dealer(Ring(WORD.low), rows, *local)
-                wires[layer.name] = select.deal(dealer, looked_up, WORD, layer, wires[layer.input])
-                dealer.corrections |= looked_up.corrections
-                dealer.corrections |= _deal_tags(keys, layer, rows, streams, looked_up.corrections)
+    points, last = (keys[0].point, keys[1].point), _made_output(plan)
+    inputs, outputs = zip(*(_given(plan, RowKeys.draw(stream, rows)) for stream in streams), strict=True)
+
+    def dealer_of(name: str) -> LayerDealer:
+        at, delta = (streams[0].at(name), streams[1].at(name)), WORD.wrap(keys[0].delta + keys[1].delta)
+        return LayerDealer(WORD, delta, points, rows, at, masks, outputs if name == last else None)
+
+    dealer = dealer_of(INPUT)
+    words = dealer.given("mask", *inputs)
+    wires = {plan.input.name: DealtWire(WORD.lowest(words), words, WORD.low + 1)}
+    yield INPUT, dealer.corrections
+    for layer in _steps(plan):
+        dealer = dealer_of(layer.name)
+        wires[layer.name] = protocol_of(layer).deal(dealer, layer, *(wires[name] for name in layer.reads))
         yield layer.name, dealer.corrections
-    yield VERDICT, _deal_verdict(keys, rows, streams)
-
-
-def _source(plan: Plan, layer: Layer, stream: Addressed, rows: int) -> Source:
-    """What a layer of a bundle draws from."""
-    source = stream.at(layer.name)
-    return InputSource(RowKeys.draw(stream, rows), source) if layer.reads == (plan.input.name,) else source
-
-
-def _points(keys: tuple[PartyKey, PartyKey]) -> tuple[SecretPoint, SecretPoint]:
-    return keys[0].point, keys[1].point
-
-
-def _deal_tags(
-    keys: tuple[PartyKey, PartyKey], layer: ReLU, rows: int, streams: tuple[Addressed, Addressed], sent: Corrections
-) -> Corrections:
-    """Deal the tags of a comparison's bits, of which each party holds what `prepare` makes of its stream."""
-    holders = (Holder(Ring(WORD.low), p, rows, stream.at(layer.name), sent) for p, stream in enumerate(streams))
-    alices, bobs = (bits.planes(layer, *sign.prepare(holder, layer)) for holder in holders)
-    sources = streams[0].at(layer.name), streams[1].at(layer.name)
-    return bits.deal(keys[0].point.points, _points(keys), sources, (alices, bobs))
-
-
-def _deal_verdict(keys: tuple[PartyKey, PartyKey], rows: int, streams: tuple[Addressed, Addressed]) -> Corrections:
     sources = streams[0].at(VERDICT), streams[1].at(VERDICT)
-    return claims.deal_verdicts(sources, rows) | proofs.deal_mask(keys[0].point.points, _points(keys), sources, rows)
+    yield VERDICT, claims.deal_verdicts(sources, rows) | proofs.deal_mask(points[0].points, points, sources, rows)
 
 
 def prepare(
@@ -199,31 +184,21 @@ def prepare(
     sent: Mapping[str, Corrections],
 ) -> PreparedRun:
     """Compute all that party p can before the inputs exist. bob passes what the dealer sent."""
-    masks, ready, points = dict[str, Authentic](), dict[str, Prepared](), key.point.points
-    for layer in plan.layers:
-        source, corrections = _source(plan, layer, stream, rows), sent.get(layer.name, {})
-        holder = AuthenticHolder(WORD, key.party, source, corrections)
-        match layer:
-            case Open():
-                masks[layer.name] = masks.get(layer.input) or holder.mask("input", (rows, *layer.shape))
-                ready[layer.name] = masks[layer.name]
-            case Linear():
-                last, mask = layer.name == plan.output.wire, masks[layer.input].value
-                ready[layer.name] = product.prepare(holder, WORD, key.party, layer, mask, weights[layer.name], last)
-            case ReLU():
-                signs = sign.prepare(Holder(Ring(WORD.low), key.party, rows, source, corrections), layer)
-                shares = bits.planes(layer, *signs)
-                provable = bits.prepare(points, layer, key.party, stream.at(layer.name), shares, corrections)
-                ready[layer.name] = relu = select.prepare(holder, layer, rows, signs, provable)
-                masks[layer.name] = relu.mask
+    points, last, keys = key.point.points, _made_output(plan), RowKeys.draw(stream, rows)
+    given, result = _given(plan, keys)
+
+    def holder_of(name: str) -> LayerHolder:
+        output = result if name == last else None
+        return LayerHolder(WORD, key.party, points, rows, stream.at(name), sent.get(name, {}), weights, output)
+
+    masks: dict[str, Authentic | None] = {plan.input.name: holder_of(INPUT).given("mask", given)}
+    ready = dict[str, Any]()
+    for layer in _steps(plan):
+        read = (masks[name] for name in layer.reads)
+        ready[layer.name], masks[layer.name] = protocol_of(layer).prepare(holder_of(layer.name), layer, *read)
     source, corrections = stream.at(VERDICT), sent.get(VERDICT, {})
     verdicts = claims.prepare_verdicts(key.party, source, rows, corrections)
-    proof_masks = proofs.prepare_mask(points, key.party, source, rows, corrections)
-    return PreparedRun(ready, verdicts, proof_masks, RowKeys.draw(stream, rows))
-
-
-def _input_layer(plan: Plan) -> str:
-    return next(layer.name for layer in plan.layers if layer.reads == (plan.input.name,))
+    return PreparedRun(ready, verdicts, proofs.prepare_mask(points, key.party, source, rows, corrections), keys)
 
 
 def run(
@@ -251,36 +226,37 @@ def evaluate(
     plan: Plan, key: PartyKey, x: Array, prepared: PreparedRun, weights: Mapping[str, VerifiedWeights]
 ) -> Session[PartyAnswer]:
     """Run all layers without the check."""
-    opened, masked = dict[str, Masked](), dict[str, Array]()
-    for layer in plan.layers:
-        ready = prepared.layers[layer.name]
-        match layer, ready:
-            case Open(), _ if layer.input in opened:
-                opened[layer.name] = opened[layer.input]
-            case Open(), Authentic():
-                opened[layer.name] = yield from _alone(_open_input(x.reshape(-1, *layer.shape), ready), 0)
-            case Linear(), PreparedVerified():
-                y = product.evaluate(WORD, key.one, layer, opened[layer.input], ready, weights[layer.name])
-                masked[layer.name] = yield from _alone(y, len(x) * layer.multiply_adds)
-            case ReLU(), VerifiedReLU():
-                h = select.evaluate(WORD, key.one, key.party, layer, masked[layer.input], ready)
-                opened[layer.name] = yield from _alone(h, len(x) * layer.comparisons * _COMPARISON_WORK)
-    x_opened = answers.digest(opened[_input_layer(plan)].value)
-    return PartyAnswer(x_opened, WORD.lowest(masked[plan.output.wire]), prepared.keys)
+    party, rows = RunningParty(WORD, key.party, key.one, weights), len(x)
+    mask = answers.input_mask(WORD, prepared.keys, plan.input.size)
+    given = yield from _alone(_open_input(x, mask), 0)
+    wires = {plan.input.name: _shaped(plan, given)}
+    for layer in _steps(plan):
+        read = (wires[name] for name in layer.reads)
+        step = protocol_of(layer).evaluate(party, layer, prepared.layers[layer.name], *read)
+        work = layer.multiply_adds + layer.comparisons * _COMPARISON_WORK
+        wires[layer.name] = yield from _alone(step, rows * work)
+    result = wires[OUTPUT if OUTPUT in wires else plan.output.wire]
+    return PartyAnswer(answers.digest(given), result, prepared.keys)
 
 
-def _open_input(x: Array, mask: Authentic) -> Generator[Opening, Array, Masked]:
+def _shaped(plan: Plan, values: Array) -> Array:
+    """Arrange the values of one input (rows, n) as the wire that they are."""
+    return values.reshape(-1, *plan.input.shape)
+
+
+def _open_input(x: Array, mask: Array) -> Generator[Opening, Array, Array]:
     ring = Ring(WORD.low)
-    opened = yield Opening((x + mask.value).astype(ring.dtype), Kind.RING, ring)
-    return Masked(opened.astype(np.int64) & ((1 << WORD.low) - 1), mask)
+    opened = yield Opening((x + mask).astype(ring.dtype), Kind.RING, ring)
+    value: Array = opened.astype(np.int64) & ((1 << WORD.low) - 1)
+    return value
 
 
 def _alone(step: Generator[Opening, Array, Result], work: int) -> Session[Result]:
     """Run one layer, one opening a round."""
-    opening = next(step)
-    while True:
-        (opened,) = yield Round((opening,), work)
-        try:
+    try:
+        opening = next(step)
+        while True:
+            (opened,) = yield Round((opening,), work)
             opening = step.send(opened)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]

@@ -1,4 +1,5 @@
-"""Products of an opened wire with the owner's weights, in words. y = x w + b.
+"""Products of an opened wire with the owner's weights, in words. y = x * w + b, with * the matrix product or the
+convolution; below they are written alike, and the rows of a convolution are its places (bilinear.py).
 
     Upload:   w^ = w + s mod 2^32 and b^ = b + s_b, as without verification; s = s_0 + s_1 as an integer has a tag.
     Bundle:   z is a free word. The mask of the result is rho = z - r s + s_b, which the dealer computes.
@@ -14,125 +15,107 @@ of all rows and outputs. With X = psi x^ that takes no matrix product:
     sigma_p = Delta_p (X w^ chi + (sum psi) b^ chi - psi y^ chi)
               - X [tag s]_p chi - psi [tag r]_p w^ chi + psi [tag z]_p chi
 
-and sigma_0 + sigma_1 = 0 if y^ is right. A tag of s_b is not needed: rho contains it.
+and sigma_0 + sigma_1 = 0 if y^ is right. A tag of s_b is not needed: rho contains it. Places outside of a picture have
+x^ = 0 and no mask.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.plan.layers import Linear
 from moiety_shared.protocols.opening import Kind, Opening
+from moiety_shared.protocols.verified.bilinear import Weighted, by_place, each_place, outputs, places, times
 from moiety_shared.protocols.verified.claims import ClaimSums
-from moiety_shared.protocols.verified.dealing import Authentic, AuthenticDealer, AuthenticHolder
-from moiety_shared.protocols.verified.word import PIECE_BITS, Word, times
+from moiety_shared.protocols.verified.dealing import AuthenticDealer, AuthenticHolder
+from moiety_shared.protocols.verified.layer import LayerDealer, LayerHolder, RunningParty, VerifiedWeights
+from moiety_shared.protocols.verified.wires import Authentic, DealtWire
+from moiety_shared.protocols.verified.word import PIECE_BITS
 from moiety_shared.ring import Array
 
-
-class VerifiedWeights(NamedTuple):
-    """One layer's constants at party p: w^ and V_p (out, in), float64 integers below 2^32; b^ (out,), int64 of 32 bits;
-    the tags of s, as float64 pieces (pieces, out, in) for the check."""
-
-    masked: Array
-    local: Array
-    bias: Array
-    tags: Array
-
-
-class Masked(NamedTuple):
-    """A wire that is open under a mask which both parties hold a share of: x^ (rows, *shape), int64 of 32 bits."""
-
-    value: Array
-    mask: Authentic
+_NONE = np.zeros(0)  # of a weight that there is not
 
 
 class PreparedVerified(NamedTuple):
-    """[z]_p - [r]_p w^ + p b^, as words (2, rows, *output shape), and the tag of z."""
+    """[z]_p - [r]_p w^ + p b^, as words (2, rows, *output shape); the tags of z and, words (2, rows, *shape), of r."""
 
     offset: Array
     tag: Array
+    read: Array
 
 
-def deal_weight(dealer: AuthenticDealer, word: Word, s: Array) -> None:
-    """Deal the tags of a weight's mask s (out, in), the integer sum of both halves. Once for each upload."""
-    dealer.authenticate("weight", word.of(s))
+def deal_weight(dealer: AuthenticDealer, s: Array) -> None:
+    """Deal the tags of a weight's mask s, the integer sum of both halves. Once for each upload."""
+    dealer.authenticate("weight", dealer.word.of(s))
 
 
 def prepare_weight(
-    holder: AuthenticHolder, word: Word, party: int, masked: Array, bias: Array, half: Array
+    holder: AuthenticHolder, masked: Mapping[str, Array], halves: Mapping[str, Array]
 ) -> VerifiedWeights:
-    """Make party p's constants of w^ and b^, and its half of s, all int64 of 32 bits."""
-    width = min(PIECE_BITS, word.limb)
-    tags = np.stack([piece.astype(np.float64) for piece in word.pieces(holder.tag("weight", half.shape), width)])
-    return VerifiedWeights(masked.astype(np.float64), (party * masked - half).astype(np.float64), bias, tags)
+    """Make party p's constants of w^ and b^, and of its halves of s, all int64 of 32 bits by "weight" and "bias"."""
+    if "weight" not in masked:
+        return VerifiedWeights(_NONE, _NONE, masked["bias"], _NONE)
+    weight, half, width = masked["weight"], halves["weight"], min(PIECE_BITS, holder.word.limb)
+    tags = [piece.astype(np.float64) for piece in holder.word.pieces(holder.tag("weight", half.shape), width)]
+    local = (holder.party * weight - half).astype(np.float64)
+    return VerifiedWeights(weight.astype(np.float64), local, masked.get("bias"), np.stack(tags))
 
 
-def deal(dealer: AuthenticDealer, word: Word, layer: Linear, r: Array, s: Array, s_bias: Array) -> Array:
-    """Deal z and return the result's mask rho (2, rows, *output shape). r (rows, *shape) and s (out, in) are integers
-    of one bit more than a half has."""
-    z = dealer.free("product", (len(r), *layer.output_shape))
-    return word.wrap(z - _products(word, layer, r, s) + _each_row(word, layer, s_bias))
+def deal(dealer: LayerDealer, layer: Weighted, x: DealtWire) -> DealtWire:
+    """Deal z, and return the mask rho of the result. z is a free word; or it is fixed so that the values of rho are
+    those of the mask that a client will know."""
+    word, s = dealer.word, dealer.constants[layer.name]
+    known = -times(word, layer, x.tagged, x.bits, s["weight"].astype(np.float64), word.low + 1)
+    if "bias" in s:
+        known += word.of(each_place(layer, s["bias"]))
+    if dealer.output is None:
+        rho = word.wrap(dealer.free("product", known.shape[1:]) + known)
+    else:
+        rho = word.of(np.add(*dealer.output))
+        dealer.fix("product", word.lowest(word.wrap(rho - known)))
+    return DealtWire(word.lowest(rho))
 
 
-def deal_output(
-    dealer: AuthenticDealer, word: Word, layer: Linear, r: Array, s: Array, s_bias: Array, mask: Array
-) -> None:
-    """Deal z so that the values of rho are `mask` (rows, *output shape), int64: the client will know them."""
-    z = word.of(mask) + _products(word, layer, r, s) - _each_row(word, layer, s_bias)
-    dealer.fix("product", word.lowest(word.wrap(z)))
-
-
-def _products(word: Word, layer: Linear, r: Array, s: Array) -> Array:
-    flat = times(word, r.reshape(-1, layer.shape[-1]), word.low + 1, s.astype(np.float64), word.low + 1)
-    return flat.reshape(2, len(r), *layer.output_shape)
-
-
-def _each_row(word: Word, layer: Linear, bias: Array) -> Array:
-    return word.of(bias).reshape(2, *[1] * len(layer.output_shape), -1)
-
-
-def prepare(
-    holder: AuthenticHolder, word: Word, party: int, layer: Linear, mask: Array, weights: VerifiedWeights, last: bool
-) -> PreparedVerified:
-    """Compute all of [y^]_p that does not depend on x^. `mask` is [r]_p; z is fixed if the layer is the last."""
-    shape = (len(mask), *layer.output_shape)
-    z = holder.fixed("product", shape) if last else holder.free("product", shape)
-    offset = times(word, mask.reshape(-1, layer.shape[-1]), word.low, weights.masked, word.low).reshape(2, *shape)
+def prepare(holder: LayerHolder, layer: Weighted, mask: Authentic) -> tuple[PreparedVerified, None]:
+    """Compute all of [y^]_p that does not depend on x^."""
+    word, weights = holder.word, holder.weights[layer.name]
+    shape = (holder.rows, *layer.output_shape)
+    z = holder.free("product", shape) if holder.output is None else holder.fixed("product", shape)
+    offset = times(word, layer, mask.value, mask.bits, weights.masked, word.low)
     np.subtract(z.value, offset, out=offset)
-    if party == 1:
-        offset += _each_row(word, layer, weights.bias)
-    return PreparedVerified(offset, z.tag)
+    if holder.party == 1 and weights.bias is not None:
+        offset += word.of(each_place(layer, weights.bias))
+    return PreparedVerified(offset, z.tag, mask.tag), None
 
 
 def evaluate(
-    word: Word, one: Authentic, layer: Linear, x: Masked, prepared: PreparedVerified, weights: VerifiedWeights
+    party: RunningParty, layer: Weighted, prepared: PreparedVerified, x: Array
 ) -> Generator[Opening, Array, Array]:
-    """Open y^ and return it, normal words (2, rows, *output shape). One opening."""
-    share = times(word, x.value.reshape(-1, layer.shape[-1]), word.low, weights.local, word.low)
-    share = share.reshape(prepared.offset.shape) + prepared.offset
-    return (yield Opening(share, Kind.WIDE, word, ProductClaim(layer, one.tag, x, prepared, weights)))
+    """Open y^ and return its value (rows, *output shape). One opening."""
+    word, weights = party.word, party.weights[layer.name]
+    share = times(word, layer, word.of(x), word.low, weights.local, word.low) + prepared.offset
+    claim = ProductClaim(layer, party.one.tag, x, prepared, weights)
+    return word.lowest((yield Opening(share, Kind.WIDE, word, claim)))
 
 
 @dataclass(frozen=True)
 class ProductClaim:
     """That y^ is the product of what was opened before. `one` is Delta_p, words (2,)."""
 
-    layer: Linear
+    layer: Weighted
     one: Array
-    x: Masked
+    x: Array
     prepared: PreparedVerified
     weights: VerifiedWeights
 
     def settle(self, check: ClaimSums, mine: Array, opened: Array) -> None:
         layer, weights, word = self.layer, self.weights, check.word
-        outputs = layer.out_features
-        y = opened.reshape(2, -1, outputs)
-        x, coins = self.x.value.reshape(-1, layer.shape[-1]), check.coins.combination(layer.name, y.shape[1], outputs)
-        whole, masked = coins.over_rows(word.of(x)), coins.of_weight(weights.masked)
-        public = word.dot(whole, masked) - coins.both(y)
-        public += word.multiply(coins.row_sum(), coins.over_columns(word.of(weights.bias)[:, None]))
-        sigma = word.multiply(self.one[:, None], public) - word.dot(whole, coins.of_tags(weights.tags))
-        sigma -= word.dot(coins.over_rows(self.x.mask.tag.reshape(2, *x.shape)), masked)
-        check.add_words(sigma + coins.both(self.prepared.tag.reshape(2, -1, outputs)))
+        coins = check.coins.combination(layer.name, len(self.x) * places(layer), outputs(layer))
+        whole, masked = coins.inputs(layer, word.of(self.x), word.low), coins.of_weight(layer, weights.masked)
+        public = word.dot(whole, masked) - coins.both(by_place(layer, opened))
+        if weights.bias is not None:
+            public += word.multiply(coins.row_sum(), coins.over_columns(word.of(weights.bias)[:, None]))
+        sigma = word.multiply(self.one[:, None], public) - word.dot(whole, coins.of_tags(layer, weights.tags))
+        sigma -= word.dot(coins.inputs(layer, self.prepared.read, word.bits), masked)
+        check.add_words(sigma + coins.both(by_place(layer, self.prepared.tag)))

@@ -13,13 +13,16 @@ from functools import reduce
 import numpy as np
 
 from moiety_shared.protocols.dealing import Source
-from moiety_shared.ring import Array
+from moiety_shared.ring import Array, Ring
 
 PIECE_BITS = 24
 """The bits of a word's pieces in a float64 product whose other factor is a coin."""
 WIDE_BYTES = 9
 """The bytes of a word on the wire."""
-_EXACT_BITS = 53  # of float64
+LIMB = Ring(64)
+"""A limb's ring for formulas of one ring. It does not wrap: words do, when they are opened."""
+EXACT_BITS = 53
+"""The bits of an integer that float64 holds exactly."""
 
 
 @dataclass(frozen=True)
@@ -121,21 +124,12 @@ class Word:
 
 
 def exact_matmul(a: Array, b: Array, bits: int) -> Array:
-    """Multiply float64 matrices of integers, (..., n, i) with (i, o), whose products have at most `bits` bits.
+    """Multiply float64 matrices of integers, (..., n, i) with (..., i, o), whose products have at most `bits` bits.
 
     BLAS adds up so few products at a time that float64 holds every sum. Returns int64.
     """
-    most = 1 << (_EXACT_BITS - bits)
-    parts = [(a[..., at : at + most] @ b[at : at + most]).astype(np.int64) for at in range(0, b.shape[0], most)]
+    most = 1 << (EXACT_BITS - bits)
+    parts = [
+        (a[..., at : at + most] @ b[..., at : at + most, :]).astype(np.int64) for at in range(0, b.shape[-2], most)
+    ]
     return parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
-
-
-def times(word: Word, x: Array, bits: int, weight: Array, weight_bits: int) -> Array:
-    """Compute x w^T in words: x (n, i), integers of 0 .. 2^bits - 1, and w (o, i), float64 integers below
-    2^weight_bits in absolute value. Returns (2, n, o)."""
-    width = min(_EXACT_BITS - weight_bits - (x.shape[-1] - 1).bit_length(), bits)
-    if width < 1:
-        raise ValueError("a product has more inputs than float64 adds up exactly")
-    cut = [x >> start & ((1 << width) - 1) for start in range(0, bits, width)]
-    products = np.stack(cut).astype(np.float64) @ weight.T
-    return word.placed(list(products.astype(np.int64)), width)

@@ -1,0 +1,21 @@
+"""Which module runs each layer of a verified run: each has `deal`, `prepare` and `evaluate` (layer.py)."""
+
+from types import ModuleType
+
+from moiety_shared.plan.layers import Bias, Conv, Layer, Linear, Open, Reshare
+from moiety_shared.plan.local import Local
+from moiety_shared.plan.lookups import MaxPool, ReLU, Truncate
+from moiety_shared.protocols.verified import local, max_pool, product, relu, truncation
+
+_PROTOCOLS: dict[type[Layer], ModuleType] = {
+    Linear: product, Conv: product, Open: local, Bias: local, ReLU: relu, MaxPool: max_pool, Truncate: truncation,
+    Reshare: truncation,
+}  # fmt: skip
+
+
+def protocol_of(layer: Layer) -> ModuleType:
+    """The module of a layer. Raises ValueError where verified runs have none."""
+    protocol = local if isinstance(layer, Local) else _PROTOCOLS.get(type(layer))
+    if protocol is None:
+        raise ValueError(f"layer {layer.name!r} cannot be verified yet")
+    return protocol

@@ -1,0 +1,257 @@
+"""Every layer that is verified: honest runs are bit-exact, and one lie in a message or in what is stored is caught."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moiety_server import sources
+from moiety_server.compiler.compilation import encode_rows
+from moiety_server.zoo import samples
+from moiety_server.zoo.network import normalise
+from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.layers import Bias, Conv, Linear, Open, Reshare
+from moiety_shared.plan.local import Combine, Concat, Pad, Reshape, Sum, SumPool, Take
+from moiety_shared.plan.lookups import MaxPool, OneHot, ReLU, Truncate
+from moiety_shared.plan.plan import Output, Plan
+from moiety_shared.protocols.verified import graph
+from moiety_shared.ring import Array
+from tests.protocols.running import integers, plan_of
+from tests.protocols.verified.lies import number
+from tests.protocols.verified.running import Bundle, Upload, accepted, drive
+
+OPENED: dict[str, Any] = {"shift": 3, "opened_bits": 16, "range_bits": 13}
+CHECK = 4
+"""Rounds of the check behind the last opening."""
+
+
+def relu(name: str, wire: str, *shape: int, **more: Any) -> ReLU:
+    return ReLU(**{"name": name, "input": wire, "shape": shape, **OPENED, **more})
+
+
+def network(*layers: Any, shape: tuple[int, ...] = (5,)) -> Plan:
+    """Layers behind an opened input."""
+    return plan_of(Open(name="o", input="input", shape=shape), *layers, shape=shape)
+
+
+def conv(name: str, wire: str, shape: tuple[int, int, int], out: int, kernel: int = 3, **more: Any) -> Conv:
+    return Conv(name=name, input=wire, shape=shape, out_channels=out, kernel=(kernel, kernel), **more)
+
+
+def pool(shape: tuple[int, int, int], size: tuple[int, int], **more: Any) -> MaxPool:
+    return MaxPool(**{"name": "p", "input": "a", "shape": shape, "output_size": size, **OPENED, **more})
+
+
+PICTURE = (2, 6, 5)
+LAST = Linear(name="last", input="q", shape=(4,), out_features=3)
+PLANS = {
+    "a clip, which has two hinges": network(
+        Linear(name="a", input="o", shape=(5,), out_features=4),
+        relu("r", "a", 4, hinges=(0, 20)),
+        Open(name="q", input="r", shape=(4,)),
+        LAST,
+    ),
+    "groups of two sizes": network(
+        Linear(name="a", input="o", shape=(5,), out_features=130),
+        relu("r", "a", 130, digit_bits=5),
+        Open(name="p", input="r", shape=(130,)),
+        Linear(name="b", input="p", shape=(130,), out_features=4),
+        relu("s", "b", 4, range_bits=10),
+        Open(name="q", input="s", shape=(4,)),
+        LAST,
+    ),
+    "a product of several rows, without a bias": network(
+        Linear(name="a", input="o", shape=(3, 5), out_features=4, bias=False),
+        relu("r", "a", 3, 4),
+        shape=(3, 5),
+    ),
+    "a convolution": network(
+        conv("a", "o", PICTURE, 3, padding=(1, 0), stride=(2, 1)),
+        relu("r", "a", 3, 3, 3),
+        Open(name="p", input="r", shape=(3, 3, 3)),
+        conv("b", "p", (3, 3, 3), 4),
+        shape=PICTURE,
+    ),
+    "a kernel for each channel, dilated": network(
+        conv("a", "o", PICTURE, 2, groups=2, dilation=(2, 2), padding=(2, 2), bias=False),
+        relu("r", "a", *PICTURE),
+        shape=PICTURE,
+    ),
+    "groups": network(conv("a", "o", (4, 5, 4), 6, groups=2, stride=(3, 2)), shape=(4, 5, 4)),
+    "a transposed convolution": network(
+        conv("a", "o", (4, 3, 2), 6, groups=2, stride=(2, 3), padding=(1, 0), output_padding=(1, 0), transposed=True),
+        shape=(4, 3, 2),
+    ),
+    "a pool of squares": network(
+        conv("a", "o", PICTURE, 2, 1),
+        pool((2, 6, 5), (3, 2), kernel=(2, 2), stride=(2, 2)),
+        relu("r", "p", 2, 3, 2, shift=0, range_bits=14),
+        Reshape(name="f", input="r", shape=(2, 3, 2), to=(12,)),
+        Open(name="q", input="f", shape=(12,)),
+        Linear(name="last", input="q", shape=(12,), out_features=3),
+        shape=PICTURE,
+    ),
+    "windows that overlap and hang over": network(
+        conv("a", "o", PICTURE, 2, 1),
+        pool(PICTURE, (3, 3), kernel=(4, 3), stride=(2, 2), padding=(1, 1)),
+        relu("r", "p", 2, 3, 3, shift=0, range_bits=14),
+        shape=PICTURE,
+    ),
+    "a residual block": network(
+        conv("a", "o", (2, 4, 4), 2, padding=(1, 1)),
+        relu("r", "a", 2, 4, 4),
+        Open(name="p", input="r", shape=(2, 4, 4)),
+        conv("b", "p", (2, 4, 4), 2, padding=(1, 1)),
+        Combine(name="sum", inputs=("b", "r"), shapes=((2, 4, 4),) * 2, factors=(1, 8)),
+        relu("s", "sum", 2, 4, 4),
+        SumPool(name="t", input="s", shape=(2, 4, 4), kernel=(2, 2), stride=(2, 2)),
+        Open(name="q", input="t", shape=(2, 2, 2)),
+        conv("last", "q", (2, 2, 2), 3, 2),
+        shape=(2, 4, 4),
+    ),
+    "wires that are joined, and a product of a product": network(
+        Linear(name="a", input="o", shape=(5,), out_features=4),
+        relu("r", "a", 4),
+        Concat(name="j", inputs=("a", "r"), shapes=((4,), (4,)), axis=0),
+        Open(name="q", input="j", shape=(8,)),
+        Linear(name="last", input="q", shape=(8,), out_features=2),
+    ),
+    "differences and padding, tagged": network(
+        Linear(name="a", input="o", shape=(5,), out_features=4),
+        relu("r", "a", 4),
+        Take(name="d", input="r", shape=(4,), axis=0, places=((0, 1, 3), (1, 2, 0)), factors=((2, 3, 1), (-1, -1, -1))),
+        Pad(name="e", input="d", shape=(3,), before=(1,), after=(0,)),
+        Open(name="q", input="e", shape=(4,)),
+        LAST,
+    ),
+    "constants, a truncation, and an output that is summed": network(
+        Linear(name="a", input="o", shape=(5,), out_features=6),
+        Truncate(name="t", input="a", shape=(6,), shift=2, opened_bits=20),
+        Bias(name="c", input="t", shape=(6,), bias_shape=(6,)),
+        Sum(name="s", input="c", shape=(6,), axes=(0,)),
+    ),
+    "fresh masks": plan_of(
+        Bias(name="c", input="input", shape=(5,), bias_shape=(1,)),
+        Reshare(name="f", input="c", shape=(5,)),
+        relu("r", "f", 5),
+        shape=(5,),
+    ),
+    "no look-up": network(Linear(name="a", input="o", shape=(5,), out_features=3)),
+    "an output that is read": network(
+        Linear(name="a", input="o", shape=(5,), out_features=3), relu("r", "a", 3), shape=(5,)
+    ).model_copy(update={"output": Output(wire="a", shape=(3,))}),
+}
+
+
+@pytest.fixture(scope="module", params=PLANS)
+def up(request: pytest.FixtureRequest) -> Upload:
+    plan = PLANS[request.param]
+    return Upload(plan, {wire: integers(shape, 5) for wire, shape in plan.weights()})
+
+
+def given(up: Upload, rows: int = 3) -> tuple[Array, Bundle]:
+    return integers((rows, up.plan.input.size), 6), up.deal(rows)
+
+
+def test_an_honest_run_is_bit_exact(up: Upload) -> None:
+    for rows in (1, 3):
+        x, bundle = given(up, rows)
+        y, expected = accepted(up, bundle, x, drive(up.sessions(bundle, x))), up.expected(bundle, x)
+        assert y is not None and np.array_equal(y.reshape(expected.shape), expected)
+        assert expected.any()
+
+
+@pytest.mark.parametrize("liar", [0, 1], ids=["alice", "bob"])
+def test_a_lie_in_any_message_is_caught(up: Upload, liar: int) -> None:
+    """One bit, of the lowest 32 of a word, in each opening behind the input's."""
+    x, bundle = given(up)
+    honest = drive(up.sessions(bundle, x), liar, lambda at, place, raw: raw)
+    for target in range(1, honest.rounds - CHECK):
+
+        def tamper(at: int, place: int, raw: bytes, target: int = target) -> bytes:
+            return _flipped(raw) if at == target and not place else raw
+
+        assert drive(up.sessions(bundle, x), liar, tamper).answers[1 - liar] is None, target
+    assert accepted(up, bundle, x, drive(up.sessions(bundle, x))) is not None
+
+
+def _flipped(raw: bytes) -> bytes:
+    """Flip the first bit: of a word its lowest, of looked-up bits that of a digit, of signs the first one."""
+    return bytes([raw[0] ^ 1]) + raw[1:]
+
+
+def stored(prepared: Any, name: str = "") -> Iterator[tuple[str, Array]]:
+    """Everything that a party prepared for its layers, by name."""
+    if isinstance(prepared, np.ndarray):
+        yield name, prepared
+    elif isinstance(prepared, dict):
+        for key, part in prepared.items():
+            yield from stored(part, f"{name}/{key}")
+    elif isinstance(prepared, tuple):
+        for key in getattr(prepared, "_fields", ()):
+            yield from stored(getattr(prepared, key), f"{name}.{key}")
+
+
+def _change(array: Array) -> None:
+    """Another value everywhere, so that some wire reads it: a power of two below 2^32 more, or other bits."""
+    if array.dtype == np.int64:
+        array[0] += 1 << number(13)
+    elif array.dtype == np.float64:
+        array += 1
+    elif array.dtype == np.uint8:
+        array ^= Stream(new_seed()).words("bytes", array.shape, np.uint8) | 1
+    else:
+        array ^= array.dtype.type(np.iinfo(array.dtype).max)
+
+
+@pytest.mark.parametrize("liar", [0, 1], ids=["alice", "bob"])
+def test_a_lie_in_anything_stored_is_caught(up: Upload, liar: int) -> None:
+    x, bundle = given(up)
+    told = 0
+    for name, array in stored(bundle.ready[liar].layers):
+        if not array.size or name.endswith("at_point"):  # what it expects of the other party is for its own verdict
+            continue
+        before = array.copy()
+        _change(array)
+        outcome = drive(up.sessions(bundle, x))
+        same = outcome.answers[1 - liar] is not None
+        array[...] = before
+        assert not same, name
+        told += 1
+    assert told
+    assert accepted(up, bundle, x, drive(up.sessions(bundle, x))) is not None
+
+
+def test_the_shipped_convolutional_network_is_bit_exact() -> None:
+    """LeNet: convolutions and max pools, in 30 rounds for 25."""
+    compiled = sources.load("lenet").compile()
+    pictures, labels = samples.images()
+    x = encode_rows(compiled.plan, normalise(pictures[:4], "lenet").reshape(4, -1))
+    up = Upload(compiled.plan, compiled.weights)
+    bundle = up.deal(len(x))
+    outcome = drive(up.sessions(bundle, x))
+    y = accepted(up, bundle, x, outcome)
+    assert y is not None and np.array_equal(y, up.expected(bundle, x))
+    assert np.array_equal(y.argmax(axis=1), labels[:4].numpy())
+    assert outcome.rounds == 30 and compiled.plan.rounds == 25
+
+
+REFUSED = {
+    "one-hot rows": plan_of(OneHot(name="h", input="input", opened_bits=3, classes=5), shape=(1,)),
+    "a ring of 64 bits": plan_of(
+        Open(name="o", input="input", shape=(5,)),
+        LAST.model_copy(update={"input": "o", "shape": (5,)}),
+        shape=(5,),
+        bits=64,
+    ),
+    "an output of too many products": network(
+        Linear(name="a", input="o", shape=(1 << 20,), out_features=1), shape=(1 << 20,)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_verified_yet_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="be verified yet"):
+        graph.check_supported(REFUSED[name])
