@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moiety_service import disk
+from moiety_service.http.answers import send_together
 from moiety_service.http.clients import whole_number
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log, where
@@ -92,15 +93,20 @@ class Gate:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         started, status, sent = time.perf_counter(), 0, 0
+        start: Message | None = None  # leaves with the first piece of the body
 
         async def answer(message: Message) -> None:
-            nonlocal status, sent
+            nonlocal status, sent, start
             if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            else:
-                sent += len(message.get("body", b""))
-            await send(message)
+                start = message
+                start["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                return
+            sent += len(message.get("body", b""))
+            if start is None:
+                await send(message)
+                return
+            head, start, status = start, None, start["status"]
+            await send_together(send, head, message)
 
         body: _Body | None = None
         self._requests += 1

@@ -1,7 +1,8 @@
 """A WebSocket that carries whole binary messages, at either end, once its handshake is over (RFC 6455).
 
-`websockets` reads and writes the frames. Its bytes go straight to the transport and from it: the layers between, of
-`websockets` at one end and of ASGI at the other, take several times as long for a message as a small round of a run.
+`frames` packs messages that are one frame each; `websockets` takes all other frames. Bytes go straight to the transport
+and from it: the layers between, of `websockets` at one end and of ASGI at the other, take several times as long for a
+message as a small round of a run.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
 
+from moiety_service.http import frames
 from moiety_shared.problems import Problem, ProblemType
 
 EXTENSION = "moiety.link"
@@ -40,6 +42,8 @@ class WebSocketLink(asyncio.Protocol):
         """`client` says that this end opened the connection: its frames are masked, and it reads on even if nobody
         takes the messages. The link ends when a ping, one in `ping_seconds`, has no answer for `silent_seconds`."""
         self._transport = transport
+        self._most = max_message
+        self._arrived = bytearray()  # of frames that are not whole yet
         self._frames = Protocol(CLIENT if client else SERVER, state=OPEN, max_size=max_message)
         self._client = client
         self._pings = ping_seconds, silent_seconds
@@ -59,8 +63,7 @@ class WebSocketLink(asyncio.Protocol):
     async def send(self, message: bytes) -> None:
         if self._ended:
             raise Problem(ProblemType.PEER_UNAVAILABLE)
-        self._frames.send_binary(message)
-        self._write()
+        self._transport.write(frames.packed(message, masked=self._client))
         if self._writable is not None:
             await asyncio.shield(self._writable)  # whoever sends may be cancelled, and others send after it
             if self._ended:
@@ -87,18 +90,18 @@ class WebSocketLink(asyncio.Protocol):
     # What the transport calls
 
     def data_received(self, data: bytes) -> None:
-        if self._ended:
-            return
-        self._frames.receive_data(data)
-        for frame in self._frames.events_received():
-            assert isinstance(frame, Frame)  # noqa: S101  the handshake is over
-            if frame.opcode is Opcode.TEXT:
-                self._frames.fail(CloseCode.UNSUPPORTED_DATA)
-                break
-            self._take(frame)
-        self._write()  # the answer to a ping, or why the link ends
-        if self._frames.state is not OPEN:
-            self._close()
+        self._arrived += data
+        while not self._ended and (extent := frames.extent(self._arrived)) is not None:
+            at, end = extent
+            if end - at <= self._most and end > len(self._arrived):
+                return
+            frame = self._arrived[:end]
+            del self._arrived[:end]
+            message = frames.message(frame, at, masked=not self._client) if end - at <= self._most else None
+            if message is None or self._begun:
+                self._other(frame)
+            else:
+                self._keep(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
@@ -115,6 +118,19 @@ class WebSocketLink(asyncio.Protocol):
             self._writable = None
 
     # Frames
+
+    def _other(self, raw: bytearray) -> None:
+        """Take a frame that is no whole message, or as much of one as there is that is too large."""
+        self._frames.receive_data(raw)
+        for frame in self._frames.events_received():
+            assert isinstance(frame, Frame)  # noqa: S101  the handshake is over
+            if frame.opcode is Opcode.TEXT:
+                self._frames.fail(CloseCode.UNSUPPORTED_DATA)
+                break
+            self._take(frame)
+        self._write()  # the answer to a ping, or why the link ends
+        if self._frames.state is not OPEN:
+            self._close()
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:
