@@ -41,7 +41,7 @@ def extent(arrived: bytes | bytearray) -> tuple[int, int] | None:
 
 
 def message(frame: bytes | bytearray, at: int, *, masked: bool) -> bytes | None:
-    """The message in a frame whose content begins at `at`; None if the frame is of another kind, or masked otherwise."""
+    """The message in a frame whose content begins at `at`; None if it is another kind of frame, or masked wrongly."""
     if frame[0] != _WHOLE or bool(frame[1] & _MASKED) != masked:
         return None
     content = frame[at:]

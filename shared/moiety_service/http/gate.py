@@ -98,14 +98,15 @@ class Gate:
         async def answer(message: Message) -> None:
             nonlocal status, sent, start
             if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
                 start = message
-                start["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
                 return
             sent += len(message.get("body", b""))
             if start is None:
                 await send(message)
                 return
-            head, start, status = start, None, start["status"]
+            head, start = start, None
+            status = head["status"]
             await send_together(send, head, message)
 
         body: _Body | None = None

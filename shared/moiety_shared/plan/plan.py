@@ -19,6 +19,7 @@ from moiety_shared.formats import Document
 from moiety_shared.plan.approximate import check_cuts
 from moiety_shared.plan.cost import Cost, layer_cost, schedule
 from moiety_shared.plan.exp2 import Exp2
+from moiety_shared.plan.flow import Flow
 from moiety_shared.plan.layers import (
     MAX_ELEMENTS,
     Bias,
@@ -311,20 +312,19 @@ class Plan(Document):
         return wires
 
     @cached_property
+    def flow(self) -> Flow:
+        """What every run begins with."""
+        return Flow(self.wires, self.layers, self.output.wire)
+
+    @property
     def readers(self) -> dict[str, tuple[int, ...]]:
         """The layers that read each wire, by wire: their numbers, rising."""
-        readers: dict[str, list[int]] = {name: [] for name in self.wires}
-        for number, layer in enumerate(self.layers):
-            for name in set(layer.reads):
-                readers[name].append(number)
-        return {name: tuple(numbers) for name, numbers in readers.items()}
+        return self.flow.readers
 
-    @cached_property
+    @property
     def last_reader(self) -> dict[str, str]:
         """The last layer that reads each wire, by wire. The output has none: it is needed at the end."""
-        last = {name: self.layers[numbers[-1]].name for name, numbers in self.readers.items() if numbers}
-        last.pop(self.output.wire, None)
-        return last
+        return self.flow.last_reader
 
     def canonical(self) -> bytes:
         """The one JSON text of this plan: sorted keys, no spaces, UTF-8."""
@@ -388,7 +388,7 @@ class Plan(Document):
             return self.verified.row_bytes
         return sum(c.row_bytes for layer in self.layers for c in layer.corrections(self.ring_bits))
 
-    @property
+    @cached_property
     def input_row_bytes(self) -> int:
         return self.input.shared_size * ring_bytes(self.ring_bits)
 

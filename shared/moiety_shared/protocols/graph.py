@@ -26,8 +26,6 @@ from moiety_shared.protocols.product import Opened, Weights
 from moiety_shared.protocols.registry import PROTOCOLS
 from moiety_shared.ring import Array, Ring, aligned
 
-_COMPARISON_WORK = 100  # a comparison costs about as much as that many multiply-adds
-
 _GONE = np.zeros(0, dtype=np.int32)  # takes the place of a wire that no layer reads again
 
 _Running = list[tuple[Layer, Generator[Opening, Array, Array | Opened], Opening]]
@@ -119,7 +117,7 @@ def evaluate(
         if not running:
             break
         openings = tuple(opening for *_, opening in running)
-        values = yield Round(openings, len(x) * sum(run.work(layer) for layer, *_ in running))
+        values = yield Round(openings, len(x) * sum(plan.flow.work[layer.name] for layer, *_ in running))
         now, running = running, []
         for (resumed, generator, _), value in zip(now, values, strict=True):
             run.resume(resumed, generator, value, running)
@@ -135,9 +133,8 @@ class _Run:
         self.plan, self.party, self.prepared, self.weights = plan, party, prepared, weights
         self.ring = ring_of(plan)
         self.wires: dict[str, Array | Opened] = {}
-        self._missing = [len(set(layer.reads)) for layer in plan.layers]  # wires that a layer waits for
-        self._unread = {name: len(numbers) for name, numbers in plan.readers.items()}  # layers that will read a wire
-        self._unread[plan.output.wire] += 1
+        self._missing = list(plan.flow.waits)  # wires that a layer waits for
+        self._unread = dict(plan.flow.unread)  # layers that will read a wire
         self._ready: list[int] = []  # a heap: both parties start layers in the plan's order
 
     def arrived(self, name: str, value: Array | Opened) -> None:
@@ -163,11 +160,6 @@ class _Run:
             running.append((layer, generator, generator.send(value)))
         except StopIteration as stop:
             self._finish(layer, stop.value)
-
-    def work(self, layer: Layer) -> int:
-        """Estimate how many operations on each row follow when this layer's openings are open."""
-        readers = (self.plan.layers[number] for number in self.plan.readers[layer.name])
-        return _COMPARISON_WORK * layer.comparisons + sum(one.multiply_adds for one in (layer, *readers))
 
     def _finish(self, layer: Layer, value: Array | Opened) -> None:
         self.arrived(layer.name, value)
