@@ -31,7 +31,7 @@ COMMIT = $(shell git rev-parse $(TREE))
 VERSION = $(shell git show $(TREE):pyproject.toml | sed -n 's/^version = "\(.*\)"/\1/p')$(shell \
   git describe --exact-match --tags $(TREE) >/dev/null 2>&1 || git rev-parse --short $(TREE) | sed 's/^/+g/')
 
-.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation test-verified docs docs-integrity docs-reference fuzz check bench bench-peers \
+.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation test-verified test-javascript docs docs-integrity docs-reference fuzz check bench bench-peers \
   browsers lock prometheus postgres nginx sbom wheel release clean
 demo: $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.demo)
 	$(BIN)/moiety demo
@@ -74,8 +74,9 @@ $(NEWEST)/.installed: pyproject.toml $(VENV)/.installed
 	$(BIN)/uv pip install --quiet --python $(NEWEST)/bin/python ".[client,tracing,postgres]" alembic websockets pytest hypothesis
 	touch $@
 
-# What the tests of the web page need: Debian's Chromium, and axe-core for what cannot see it. Node.js must be there.
-browsers: tests/web/node_modules/.installed
+# What the tests of the web page need: Debian's Chromium, and axe-core for what cannot see it; and the modules of which the
+# JavaScript client is built. Node.js must be there.
+browsers: tests/web/node_modules/.installed client/js/node_modules/.installed
 	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && apt-get install -y -qq chromium; \
 	else echo "install chromium: sudo apt-get install chromium"; exit 1; fi
@@ -98,11 +99,11 @@ nginx:
 	  apt-get update -qq && apt-get install -y -qq nginx-light libnginx-mod-stream; \
 	else echo "install nginx: sudo apt-get install nginx-light libnginx-mod-stream"; exit 1; fi
 
-tests/web/node_modules/.installed: tests/web/package-lock.json
+%/node_modules/.installed: %/package-lock.json
 	@command -v npm >/dev/null || if [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && apt-get install -y -qq npm; \
 	else echo "install npm: sudo apt-get install npm"; exit 1; fi
-	npm ci --prefix tests/web --no-audit --no-fund --silent
+	npm ci --prefix $* --no-audit --no-fund --silent
 	touch $@
 
 # Whole architectures at 224 x 224: half an hour and more.
@@ -157,6 +158,10 @@ fuzz: $(VENV)/.installed
 # Ten thousand lies in verified runs; some minutes.
 test-verified: $(VENV)/.installed
 	$(BIN)/pytest tests/protocols/verified -m 'long or not long'
+
+# The JavaScript client asks for a thousand images, where MOIETY_SERVER_MNIST_DIR has them.
+test-javascript: $(VENV)/.installed client/js/node_modules/.installed
+	$(BIN)/pytest tests/javascript --no-header -rP -m 'long or not long'
 
 # The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/security.md.
 test-simulation: $(VENV)/.installed

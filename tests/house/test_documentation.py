@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from pydantic_settings import BaseSettings
 from starlette.routing import WebSocketRoute
 
-from docs.tools import costs, engines, figures, reference, services
+from docs.tools import costs, engines, figures, reference, registry, services
 from moiety_client.settings import ClientSettings
 from moiety_crypto_provider.settings import ProviderSettings
 from moiety_party.settings import PartySettings
@@ -39,8 +39,8 @@ def apps() -> Iterator[dict[str, FastAPI]]:
 
 @pytest.mark.parametrize(
     "generator",
-    [reference.generated, figures.generated, costs.generated, engines.generated],
-    ids=["reference", "figures", "costs", "engines"],
+    [reference.generated, figures.generated, costs.generated, engines.generated, registry.generated],
+    ids=["reference", "figures", "costs", "engines", "registry"],
 )
 def test_what_is_made_is_up_to_date(generator: reference.Generator, request: pytest.FixtureRequest) -> None:
     made = generator()

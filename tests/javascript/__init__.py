@@ -1,0 +1,1 @@
+"""The JavaScript client, `client/js`, in Node.js."""
