@@ -32,7 +32,8 @@ def test_labels_are_those_of_the_python_client(
     assert "mnist" in said["models"] and "alice at https://" in said["described"]
     whole, checked, inverted = said["told"]
     assert whole["labels"] == expected.labels.tolist() == [row[0] for row in whole["top"]]
-    assert np.abs(np.array(whole["outputs"]) - expected.outputs).max() < 0.01
+    spread = np.ptp(expected.outputs)
+    assert np.abs(np.array(whole["outputs"]) - expected.outputs).max() < 0.01 * spread, "runs differ by their dithers"
     assert (whole["rounds"], whole["onlineBytes"], whole["inverted"]) == (5, expected.online_bytes, 0)
     assert checked["labels"] == expected.labels[:9].tolist()
     assert inverted["labels"] == expected.labels[:3].tolist() and inverted["inverted"] == 3
