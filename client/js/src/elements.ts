@@ -71,27 +71,33 @@ export class Elements {
     return this.words[2 * at + 1]! * WORD + (this.words[2 * at]! >>> 0);
   }
 
-  /** This plus or minus others, element by element, modulo 2^k. */
-  #combined(others: Elements, sign: 1 | -1): Elements {
-    const made = new Int32Array(this.words.length);
-    if (this.bits === 32) {
-      for (let at = 0; at < made.length; at++) made[at] = this.words[at]! + sign * others.words[at]!;
-      return new Elements(32, made);
-    }
-    for (let at = 0; at < made.length; at += 2) {
-      const low = (this.words[at]! >>> 0) + sign * (others.words[at]! >>> 0);
-      made[at] = low;
-      made[at + 1] = this.words[at + 1]! + sign * others.words[at + 1]! + Math.floor(low / WORD);
-    }
-    return new Elements(64, made);
-  }
-
   plus(others: Elements): Elements {
-    return this.#combined(others, 1);
+    const [one, other, made] = [this.words, others.words, new Int32Array(this.words.length)];
+    if (this.bits === 32) {
+      for (let at = 0; at < made.length; at++) made[at] = one[at]! + other[at]!;
+    } else {
+      for (let at = 0; at < made.length; at += 2) {
+        const low = (one[at]! >>> 0) + (other[at]! >>> 0);
+        made[at] = low;
+        made[at + 1] = one[at + 1]! + other[at + 1]! + (low >= WORD ? 1 : 0);
+      }
+    }
+    return new Elements(this.bits, made);
   }
 
-  minus(others: Elements): Elements {
-    return this.#combined(others, -1);
+  /** This minus a stream, which is overwritten with the difference: another copy of a batch takes longer than its cipher. */
+  minus(stream: Elements): Elements {
+    const [one, made] = [this.words, stream.words];
+    if (this.bits === 32) {
+      for (let at = 0; at < made.length; at++) made[at] = one[at]! - made[at]!;
+    } else {
+      for (let at = 0; at < made.length; at += 2) {
+        const low = (one[at]! >>> 0) - (made[at]! >>> 0);
+        made[at] = low;
+        made[at + 1] = one[at + 1]! - made[at + 1]! - (low < 0 ? 1 : 0);
+      }
+    }
+    return stream;
   }
 }
 

@@ -1,6 +1,6 @@
 /** One prediction without any transport: it splits and seals the inputs, and opens and joins the answer. */
 
-import { type Bytes, concat, fromHex, random } from "./bytes.js";
+import { type Bytes, fromHex, random } from "./bytes.js";
 import { Elements } from "./elements.js";
 import { type Entry, type Plan } from "./entry.js";
 import { ResultRejected } from "./errors.js";
@@ -144,11 +144,12 @@ export async function seal(
     stream(seed, ["input"], "share", elements.bytes.length),
   ]);
   const binding = { planDigest, uploadId: fromHex(entry.upload_id), requestId, requestDigest: digest, time };
-  const shares = [elements.minus(new Elements(elements.bits, new Int32Array(raw.buffer))).bytes, seed];
+  const masks = new Elements(elements.bits, new Int32Array(raw.buffer));
+  const shares = [elements.minus(masks).bytes, seed];
   const sealed = PARTIES.map(async (party) => {
     const secret = packSecret(requestId, resultKeys[party], rows, shares[party]!);
     const message = await encrypt(begun[party].cipher, nonces[party], secret, context(binding, "input", party));
-    return concat(begun[party].sealed, message);
+    return [begun[party].sealed, nonces[party], message];
   });
   const [alice, bob] = await Promise.all(sealed);
   return new Call(entry, binding, rows, packRequest(binding, rows, [alice!, bob!]), elements, resultKeys);

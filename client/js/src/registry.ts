@@ -32,7 +32,7 @@ export const PROBLEMS: Readonly<Record<string, Registered>> = {
   "urn:moiety:error:length-required": {"title": "The request does not state its body's length", "hint": "Send a Content-Length. The service does not accept chunked bodies."},
   "urn:moiety:error:encoding-refused": {"title": "Compressed bodies are not accepted", "hint": "Send the body without Content-Encoding: sealed data does not compress."},
   "urn:moiety:error:wrong-host": {"title": "The sidecar does not answer to that host name", "hint": "Use localhost, or list the name in MOIETY_CLIENT_HOSTS."},
-  "urn:moiety:error:cross-origin": {"title": "Pages of other sites may not use the sidecar", "hint": "Use the sidecar's own page, or a program that sends no Origin header."},
+  "urn:moiety:error:cross-origin": {"title": "Pages of that site may not use this service", "hint": "Ask the operator to list the page's origin, or use a program that sends no Origin header. A sidecar serves its own page alone."},
   "urn:moiety:error:untrusted": {"title": "The catalogue entry or the answer cannot be trusted", "hint": "Compare the key with the model owner's, and tell them: somebody may have changed the catalogue or the answer."},
   "urn:moiety:error:catalogue-unavailable": {"title": "The model owner's catalogue cannot be reached", "hint": "Start the model owner's server, or ask its owner for a new access file.", "retryAfter": 2},
   "urn:moiety:error:party-unavailable": {"title": "The computing parties cannot be reached", "hint": "Try again shortly. If that fails, ask the model owner whether alice and bob are running.", "retryAfter": 2},

@@ -47,12 +47,13 @@ export async function cipherKey(raw: Bytes, use: "encrypt" | "decrypt"): Promise
   return crypto.subtle.importKey("raw", raw, "AES-GCM", false, [use]);
 }
 
+/** AES-GCM's ciphertext and tag. The nonce goes before it. */
 export async function encrypt(key: CryptoKey, nonce: Bytes, message: Bytes, context: Bytes): Promise<Bytes> {
   const how = { name: "AES-GCM", iv: nonce, additionalData: context };
-  return concat(nonce, new Uint8Array(await crypto.subtle.encrypt(how, key, message)));
+  return new Uint8Array(await crypto.subtle.encrypt(how, key, message));
 }
 
-/** Opens what `encrypt` made. Throws if any bit of it, or the context, differs. */
+/** Opens a nonce and the ciphertext after it. Throws if any bit of it, or the context, differs. */
 export async function decrypt(key: CryptoKey, sealed: Bytes, context: Bytes): Promise<Bytes> {
   const how = { name: "AES-GCM", iv: sealed.slice(0, NONCE_BYTES), additionalData: context };
   return new Uint8Array(await crypto.subtle.decrypt(how, key, sealed.slice(NONCE_BYTES)));

@@ -62,10 +62,11 @@ export function packSecret(requestId: Bytes, resultKey: Bytes, rows: number, sha
   return concat(SECRET, requestId, resultKey, u32(rows), CLIENT, share);
 }
 
-/** The body of the POST. */
-export function packRequest(to: Binding, rows: number, envelopes: [Bytes, Bytes]): Bytes {
+/** The body of the POST. Each envelope comes in its parts, which are copied once. */
+export function packRequest(to: Binding, rows: number, envelopes: [Bytes[], Bytes[]]): Bytes {
   const names = [to.uploadId, to.planDigest, to.requestId, to.requestDigest, u64(to.time)];
-  return concat(REQUEST, ...names, u32(rows), u32(envelopes[0].length), u32(envelopes[1].length), ...envelopes);
+  const lengths = envelopes.map((parts) => u32(parts.reduce((sum, part) => sum + part.length, 0)));
+  return concat(REQUEST, ...names, u32(rows), ...lengths, ...envelopes.flat());
 }
 
 /** The bytes of one party's share of a result, before it is sealed. */
