@@ -30,7 +30,7 @@ class PreparedDecide(NamedTuple):
     beta: Array
 
 
-def _together(layer: Decide, bits: Array) -> Array:
+def together(layer: Decide, bits: Array) -> Array:
     """XOR the bits of the hinges: (rows, hinges * size) to (rows, size)."""
     together: Array = np.bitwise_xor.reduce(bits.reshape(len(bits), len(layer.hinges), layer.size), axis=1)
     return together
@@ -40,7 +40,7 @@ def deal(dealer: Dealer, layer: Decide) -> None:
     """Fix the tables of the signs, and shares of beta (rows, size), the XOR of the hinges' sign masks."""
     r = dealer.mask("value", (layer.size,), reduce.opened_ring(layer))
     beta = sign.deal(dealer, layer, sign.each_hinge(layer, r))
-    dealer.fix("beta", _together(layer, beta).astype(dealer.ring.dtype))
+    dealer.fix("beta", together(layer, beta).astype(dealer.ring.dtype))
 
 
 def prepare(holder: Holder, layer: Decide) -> PreparedDecide:
@@ -54,6 +54,6 @@ def evaluate(ring: Ring, party: int, layer: Decide, x: Array, prepared: Prepared
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     beyond = sign.beyond_hinges(layer, reduce.opened_ring(layer), opened)
     masked = yield from sign.evaluate(party, layer, beyond, prepared.tables, prepared.words)
-    bits = yield Opening(_together(layer, masked), Kind.BITS)
+    bits = yield Opening(together(layer, masked), Kind.BITS)
     public: Array = (bits ^ (len(layer.hinges) & 1)).astype(ring.dtype)
     return ring.wrap((1 - 2 * public) * prepared.beta + party * public).reshape(x.shape)

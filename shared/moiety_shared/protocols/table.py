@@ -60,34 +60,39 @@ def reference(layer: Table, t: Array) -> Array:
 
 def deal(dealer: Dealer, layer: Table) -> None:
     """Fix the one-hot row of the mask r, and additive shares of the output bits' masks beta."""
-    small = reduce.opened_ring(layer)
-    r = dealer.mask("value", (layer.size,), small).astype(np.uint64)
-    word = np.dtype(layer.word_dtype).itemsize * 8
+    beta = deal_words(dealer, layer, dealer.mask("value", (layer.size,), reduce.opened_ring(layer)))
+    dealer.fix("beta", beta.astype(dealer.ring.dtype))
+
+
+def deal_words(dealer: Dealer, layer: Table, r: Array) -> Array:
+    """Fix the one-hot row of the masks r (rows, size). Returns the output bits' masks beta (rows, bits, size), 0 or
+    1."""
+    whole, word = r.astype(np.uint64), np.dtype(layer.word_dtype).itemsize * 8
     one_hot = np.zeros((dealer.rows, layer.words, layer.size), dtype=layer.word_dtype)
     for index in range(layer.words):
-        bit = np.left_shift(np.uint64(1), r % word).astype(layer.word_dtype)
-        one_hot[:, index] = np.where(r // word == index, bit, 0)
+        bit = np.left_shift(np.uint64(1), whole % word).astype(layer.word_dtype)
+        one_hot[:, index] = np.where(whole // word == index, bit, 0)
     dealer.fix_words("one_hot", one_hot)
-    beta = dealer.mask_words("masks", (sum(layer.widths), layer.size)) & 1
-    dealer.fix("beta", beta.astype(dealer.ring.dtype))
+    return dealer.mask_words("masks", (sum(layer.widths), layer.size)) & 1
+
+
+def prepare_words(holder: Holder, layer: Table) -> tuple[Array, Array]:
+    """Return <e>_p (rows, words, size), and <beta>_p (rows, bits, size) as bytes of 0 and 1."""
+    one_hot = holder.fixed_words("one_hot", (layer.words, layer.size), layer.word_dtype)
+    return one_hot, holder.mask_words("masks", (sum(layer.widths), layer.size)) & 1
 
 
 def prepare(holder: Holder, layer: Table) -> PreparedTable:
     """Gather party p's randomness for the two openings."""
-    bits = sum(layer.widths)
-    return PreparedTable(
-        holder.mask("value", (layer.size,), reduce.opened_ring(layer)),
-        holder.fixed_words("one_hot", (layer.words, layer.size), layer.word_dtype),
-        holder.mask_words("masks", (bits, layer.size)) & 1,
-        holder.fixed("beta", (bits, layer.size)),
-    )
+    mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
+    return PreparedTable(mask, *prepare_words(holder, layer), holder.fixed("beta", (sum(layer.widths), layer.size)))
 
 
 def evaluate(ring: Ring, party: int, layer: Table, x: Array, prepared: PreparedTable) -> Evaluation:
     """Turn [x]_p (rows, *shape) into [f(t)]_p (rows, functions, *shape). Two openings."""
     opened = yield reduce.opening(layer, party, x, prepared.mask)
     rows, size = opened.shape
-    bits = yield Opening(_look_up(layer, opened, prepared), Kind.BITS)
+    bits = yield Opening(look_up(layer, opened, prepared.one_hot, prepared.masks), Kind.BITS)
     out = np.zeros((rows, len(layer.values), size), dtype=ring.dtype)
     at = 0
     for index, (values, width) in enumerate(zip(layer.values, layer.widths, strict=True)):
@@ -101,10 +106,10 @@ def evaluate(ring: Ring, party: int, layer: Table, x: Array, prepared: PreparedT
     return ring.wrap(out).reshape(rows, len(layer.values), *x.shape[1:])
 
 
-def _look_up(layer: Table, opened: Array, prepared: PreparedTable) -> Array:
-    """Compute <f_i(t) xor beta_i>_p (rows, bits, size)."""
+def look_up(layer: Table, opened: Array, one_hot: Array, masks: Array) -> Array:
+    """Compute <f_i(t) xor beta_i>_p (rows, bits, size) from t^ (rows, size), <e>_p and <beta>_p."""
     table = rotated_bits(layer)
-    out = prepared.masks.copy()
+    out = masks.copy()
     step = max(_BLOCK // len(opened), 1)
     for at in range(0, opened.shape[1], step):
         part = slice(at, at + step)
@@ -112,6 +117,6 @@ def _look_up(layer: Table, opened: Array, prepared: PreparedTable) -> Array:
             places = (opened[:, part].astype(np.intp) - 64 * word) % table.shape[1]
             for bit in range(len(table)):
                 public = table[bit].take(places)
-                public &= prepared.one_hot[:, word, part]
+                public &= one_hot[:, word, part]
                 out[:, bit, part] ^= np.bitwise_count(public) & 1
     return out

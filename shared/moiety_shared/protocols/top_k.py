@@ -52,12 +52,13 @@ def reference(layer: TopK, less: Array) -> Array:
     lost = np.zeros((len(less), layer.size, layer.size), dtype=np.int16)
     lost[:, left, right] = less
     lost[:, right, left] = ~less
-    return _result(layer, lost.sum(axis=2))
+    return places(layer, lost.sum(axis=2))
 
 
-def _result(layer: TopK, ranks: Array) -> Array:
-    places: Array = ranks == 0 if layer.result == "share" else np.where(ranks < layer.k, ranks + 1, 0)
-    return places.astype(np.int64 if layer.result == "share" else np.uint8)
+def places(layer: TopK, ranks: Array) -> Array:
+    """What the output says of values of these ranks."""
+    found: Array = ranks == 0 if layer.result == "share" else np.where(ranks < layer.k, ranks + 1, 0)
+    return found.astype(np.int64 if layer.result == "share" else np.uint8)
 
 
 def deal(dealer: Dealer, layer: TopK) -> None:
@@ -68,7 +69,7 @@ def deal(dealer: Dealer, layer: TopK) -> None:
     dealer.fix("beta", beta.astype(small.dtype), small)
     shift = dealer.mask("rank", (layer.size,), small)
     place = np.arange(1 << layer.rank_bits, dtype=small.dtype)[:, None]
-    table = _result(layer, small.wrap(place - shift[:, None]))
+    table = places(layer, small.wrap(place - shift[:, None]))
     if layer.result == "words":
         dealer.fix_words("ranks", table)
     else:

@@ -11,7 +11,7 @@ from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.opening import Session, combine, to_wire
-from moiety_shared.protocols.verified import answers, graph, max_pool, opened, relu, truncation
+from moiety_shared.protocols.verified import answers, decide, graph, max_pool, opened, relu, table, top_k, truncation
 from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing
 from moiety_shared.protocols.verified.graph import WORD, PartyKey, PreparedRun
@@ -66,7 +66,7 @@ class Upload:
             return opened.cut(layer, low)
 
         with pytest.MonkeyPatch.context() as patch:
-            for module in (max_pool, relu, truncation):
+            for module in (decide, max_pool, relu, table, top_k, truncation):
                 patch.setattr(module, "cut_mask", recording)
             sent = dict(graph.deal(self.plan, rows, self.keys, self.masks, (Stream(seeds[0]), Stream(seeds[1]))))
         ready = [self.prepare(p, rows, seeds[p], sent) for p in (0, 1)]

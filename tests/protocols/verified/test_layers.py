@@ -11,9 +11,9 @@ from moiety_server.compiler.compilation import encode_rows
 from moiety_server.zoo import samples
 from moiety_server.zoo.network import normalise
 from moiety_shared.crypto.prg import Stream, new_seed
-from moiety_shared.plan.layers import Bias, Conv, Linear, Open, Reshare
-from moiety_shared.plan.local import Combine, Concat, Pad, Reshape, Sum, SumPool, Take
-from moiety_shared.plan.lookups import MaxPool, OneHot, ReLU, Truncate
+from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Reshare
+from moiety_shared.plan.local import Combine, Concat, Pad, Reshape, Slice, Sum, SumPool, Take
+from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import Output, Plan
 from moiety_shared.protocols.verified import graph
 from moiety_shared.ring import Array
@@ -44,6 +44,7 @@ def pool(shape: tuple[int, int, int], size: tuple[int, int], **more: Any) -> Max
 
 
 PICTURE = (2, 6, 5)
+SQUARES = tuple(value * value - 100_000 for value in range(32))
 LAST = Linear(name="last", input="q", shape=(4,), out_features=3)
 PLANS = {
     "a clip, which has two hinges": network(
@@ -136,6 +137,40 @@ PLANS = {
         Reshare(name="f", input="c", shape=(5,)),
         relu("r", "f", 5),
         shape=(5,),
+    ),
+    "decisions": network(
+        Linear(name="a", input="o", shape=(5,), out_features=6),
+        Decide(name="d", input="a", shape=(6,), hinges=(-9, 12), **OPENED),
+        Open(name="p", input="d", shape=(6,)),
+        Linear(name="b", input="p", shape=(6,), out_features=1),
+    ),
+    "labels and nothing else": network(
+        Linear(name="a", input="o", shape=(5,), out_features=4), TopK(name="k", input="a", shape=(4,), k=2, **OPENED)
+    ),
+    "the largest": network(
+        Linear(name="a", input="o", shape=(5,), out_features=3),
+        TopK(name="k", input="a", shape=(3,), result="share", **OPENED),
+        Open(name="p", input="k", shape=(3,)),
+        Linear(name="b", input="p", shape=(3,), out_features=1),
+    ),
+    "products of wires": network(
+        Linear(name="a", input="o", shape=(2, 3), out_features=3),
+        Open(name="p", input="a", shape=(2, 3)),
+        Slice(name="s", input="a", shape=(2, 3), axis=0, start=0, stop=1),
+        Open(name="q", input="s", shape=(1, 3)),
+        Mul(name="m", left="q", right="p", left_shape=(1, 3), right_shape=(2, 3)),
+        Open(name="r", input="m", shape=(2, 3)),
+        MatMul(name="t", left="r", right="o", left_shape=(2, 3), right_shape=(2, 3)),
+        Open(name="v", input="t", shape=(2, 2)),
+        Mul(name="square", left="v", right="v", left_shape=(2, 2), right_shape=(2, 2)),
+        shape=(2, 3),
+    ),
+    "smooth functions": network(
+        Linear(name="a", input="o", shape=(5,), out_features=4),
+        Table(name="t", input="a", shape=(4,), shift=2, opened_bits=5, values=(SQUARES, (7, *(-3,) * 31))),
+        Reshape(name="f", input="t", shape=(2, 4), to=(8,)),
+        Open(name="p", input="f", shape=(8,)),
+        Linear(name="b", input="p", shape=(8,), out_features=1),
     ),
     "no look-up": network(Linear(name="a", input="o", shape=(5,), out_features=3)),
     "an output that is read": network(

@@ -21,7 +21,7 @@ and compares that with sum w C(zeta) tau + A(zeta). A is a dealt mask, 0 at slot
 weights with 2^-64, and a wrong polynomial agrees at zeta with probability (2k + 14) / 2^64.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,7 +61,7 @@ def _entries(layer: Comparison, place: int) -> int:
     return min((1 << layer.digits[place][1]) + 1, 8 * np.dtype(layer.table_dtype).itemsize)
 
 
-def _summands(layer: Comparison, x: Array) -> Array:
+def summands(layer: Comparison, x: Array) -> Array:
     """Y (rows, summands, ...) from the planes X (rows, planes, ...), bytes of K: one for each value of each digit, one
     for all masks, one for each bit of the word."""
     out, at = list[Array](), 0
@@ -123,13 +123,18 @@ def _tau(source: Source, packed: Array) -> Array:
 
 
 def prepare(
-    points: Points, layer: Comparison, party: int, stream: Source, share: Array, corrections: Mapping[str, Array]
+    points: Points,
+    party: int,
+    stream: Source,
+    share: Array,
+    corrections: Mapping[str, Array],
+    multiples: Callable[[Array], Array],
 ) -> ProvableBits:
-    """Compute all of the proof and its check that does not depend on t^, from party p's planes (rows, planes, n)."""
+    """Compute all of the proof and its check that does not depend on t^, from party p's planes (rows, planes, n).
+    `multiples` makes Y (rows, summands, ...) of planes (rows, planes, ...)."""
     packed = points.packed(share)
     pads, tau = (corrections["pads"], corrections["tau"]) if party else (_pads(stream, packed), _tau(stream, packed))
-    further = _summands(layer, points.extended(packed, pads))
-    return ProvableBits(further, _summands(layer, fields.unwords(tau)))
+    return ProvableBits(multiples(points.extended(packed, pads)), multiples(fields.unwords(tau)))
 
 
 class LookedUp(NamedTuple):
@@ -159,18 +164,24 @@ class LookUpClaim:
     def settle(self, check: ClaimSums, mine: Array, opened: Array) -> None:
         rounds = (*self.earlier, LookedUp(self.t, self.looked_up, self.bits, mine, opened))
         every = LookedUp(*(np.concatenate(parts, axis=1) for parts in zip(*rounds, strict=True)))
-        sums = check.look_ups
         public = public_sign(self.layer, every.t, every.bits)
         signs = every.signs ^ every.mine ^ public if self.party == 0 else every.signs ^ every.mine
         theirs = signs << _SIGN | (every.bits ^ every.looked_up)
-        packed = sums.points.packed(chosen(self.layer, every.t, every.bits))
-        rows, groups = len(packed), packed.shape[2]
-        further = _sum_over_summands(sums.points.extended(packed), self.ready.further)
-        expected = fields.sum_of_products(fields.unwords(sums.key.of_bits(packed)), self.ready.at_point)
-        whole = np.zeros((rows, groups * sums.points.slots), np.uint8)
-        whole[:, : theirs.shape[1]] = theirs
-        weights = check.coins.field(self.layer.name, rows * groups)
-        sums.add(weights, further, expected.reshape(-1, *_L), whole.reshape(rows * groups, -1))
+        prove(check, self.layer.name, self.ready, chosen(self.layer, every.t, every.bits), theirs)
+
+
+def prove(check: ClaimSums, name: str, ready: ProvableBits, chosen: Array, theirs: Array) -> None:
+    """Add to both parties' proofs that bytes are sum C Y, with C (rows, summands, n) of 0 and 1. `theirs` are the
+    bytes (rows, n) that the other party sent. Each name is used once."""
+    sums = check.look_ups
+    packed = sums.points.packed(chosen)
+    rows, groups = len(packed), packed.shape[2]
+    further = _sum_over_summands(sums.points.extended(packed), ready.further)
+    expected = fields.sum_of_products(fields.unwords(sums.key.of_bits(packed)), ready.at_point)
+    whole = np.zeros((rows, groups * sums.points.slots), np.uint8)
+    whole[:, : theirs.shape[1]] = theirs
+    weights = check.coins.field(name, rows * groups)
+    sums.add(weights, further, expected.reshape(-1, *_L), whole.reshape(rows * groups, -1))
 
 
 def _sum_over_summands(a: Array, b: Array) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.plan.layers import Bias, Conv, Layer, Linear, Open, Reshare
 from moiety_shared.plan.local import Local
+from moiety_shared.plan.lookups import Table
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.dealing import Addressed, uniform
 from moiety_shared.protocols.opening import Kind, Opening, Result, Round, Session
@@ -66,8 +67,8 @@ class PreparedRun(NamedTuple):
 
 def check_supported(plan: Plan) -> None:
     """Raises ValueError where the plan has something that this mode does not verify yet."""
-    if plan.ring_bits != WORD.low or plan.input.classes or plan.output.kind != "logits":
-        raise ValueError("only outputs of a ring of 32 bits can be verified yet")
+    if plan.ring_bits != WORD.low or plan.output.kind == "count" or plan.input.classes:
+        raise ValueError("only outputs for each input, in a ring of 32 bits, can be verified yet")
     for layer in plan.layers:
         protocol_of(layer)
         if isinstance(layer, Linear | Conv) and fan_in(layer) > MAX_FAN_IN:
@@ -76,7 +77,8 @@ def check_supported(plan: Plan) -> None:
 
 def points_of(plan: Plan) -> Points:
     """The points of all look-ups of a plan: groups of at most 120, alike for all layers."""
-    counts = [layer.comparisons for layer in plan.layers if layer.comparisons] or [1]
+    looked_up = (layer.size if isinstance(layer, Table) else layer.comparisons for layer in plan.layers)
+    counts = [count for count in looked_up if count] or [1]
     return Points(max(-(-count // -(-count // MAX_SLOTS)) for count in counts))
 
 

@@ -7,7 +7,7 @@ A layer of a verified run has a module with three functions, beside those of an 
     evaluate(party, layer, prepared, *values)    open values to the layer's own open value; yields openings
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -64,17 +64,22 @@ class LayerDealer(AuthenticDealer):
 
     def signs(self, layer: Comparison, r: Array) -> Array:
         """Deal the tables, monomials and their tags for the masks r (rows, n). Returns beta (rows, n) as 0 or 1."""
+        return self.provable(
+            lambda dealer: sign.deal(dealer, layer, r),
+            lambda holder: bits.planes(layer, *sign.prepare(holder, layer)),
+        ).astype(np.int64)
+
+    def provable(self, deal: Callable[[Dealer], Array], planes: Callable[[Holder], Array]) -> Array:
+        """Deal bits as an ordinary run does, and their tags. `planes` are a party's shares (rows, planes, n)."""
         ring = Ring(self.word.low)
         dealer = Dealer(ring, self.rows, *(stream.at() for stream in self._streams))
-        beta = sign.deal(dealer, layer, r).astype(np.int64)
-        holders = (
-            Holder(ring, party, self.rows, stream.at(), dealer.corrections)
-            for party, stream in enumerate(self._streams)
-        )
-        alices, bobs = (bits.planes(layer, *sign.prepare(holder, layer)) for holder in holders)
+        dealt = deal(dealer)
+        pairs = enumerate(self._streams)
+        holders = (Holder(ring, party, self.rows, stream.at(), dealer.corrections) for party, stream in pairs)
+        alices, bobs = (planes(holder) for holder in holders)
         self.corrections |= dealer.corrections
         self.corrections |= bits.deal(self._points[0].points, self._points, self._streams, (alices, bobs))
-        return beta
+        return dealt
 
 
 class ProvableSigns(NamedTuple):
@@ -109,11 +114,17 @@ class LayerHolder(AuthenticHolder):
 
     def signs(self, layer: Comparison) -> ProvableSigns:
         """Return what `sign.prepare` does, and what proves it."""
-        holder = Holder(Ring(self.word.low), self.party, self.rows, self._source.at(), self._corrections)
-        tables, words = sign.prepare(holder, layer)
-        shares = bits.planes(layer, tables, words)
-        provable = bits.prepare(self._points, layer, self.party, self._source, shares, self._corrections)
-        return ProvableSigns(tables, words, provable)
+        tables, words = sign.prepare(self.ordinary(), layer)
+        planes = bits.planes(layer, tables, words)
+        return ProvableSigns(tables, words, self.provable(planes, lambda x: bits.summands(layer, x)))
+
+    def ordinary(self) -> Holder:
+        """What holds the bits, as in an ordinary run."""
+        return Holder(Ring(self.word.low), self.party, self.rows, self._source.at(), self._corrections)
+
+    def provable(self, planes: Array, multiples: Callable[[Array], Array]) -> ProvableBits:
+        """Return what proves sums of these planes (rows, planes, n), of which `multiples` makes the summands."""
+        return bits.prepare(self._points, self.party, self._source, planes, self._corrections, multiples)
 
 
 class RunningParty(NamedTuple):

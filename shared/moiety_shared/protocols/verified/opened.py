@@ -8,6 +8,8 @@ the dither; no share holds it. (Both parties know y^ mod 2^g, so both know which
 from collections.abc import Generator
 from dataclasses import dataclass
 
+import numpy as np
+
 from moiety_shared.plan.lookups import Lookup
 from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.protocols.reduce import opened_ring
@@ -31,6 +33,11 @@ def cut_mask(layer: Lookup, low: Array) -> Array:
 def scaled(word: Word, one: Array, public: Array) -> Array:
     """Public integers (*shape), int64, as shares of words (2, *shape): multiples of the public 1, (2,)."""
     return word.multiply(one.reshape(2, *[1] * public.ndim), word.of(public))
+
+
+def unmasked(one: Array, public: Array, beta: Array) -> Array:
+    """Words of the bits b = b^ xor beta (2, ...): from the public 1 (2,), b^ (...), int64 of 0 and 1, and [beta]."""
+    return (1 - 2 * public) * beta + np.multiply.outer(one, public)
 
 
 def opened(

@@ -63,25 +63,35 @@ def prepare_weight(
 
 
 def deal(dealer: LayerDealer, layer: Weighted, x: DealtWire) -> DealtWire:
-    """Deal z, and return the mask rho of the result. z is a free word; or it is fixed so that the values of rho are
-    those of the mask that a client will know."""
+    """Deal z, and return the mask rho of the result."""
     word, s = dealer.word, dealer.constants[layer.name]
     known = -times(word, layer, x.tagged, x.bits, s["weight"].astype(np.float64), word.low + 1)
     if "bias" in s:
         known += word.of(each_place(layer, s["bias"]))
+    return deal_mask(dealer, known)
+
+
+def deal_mask(dealer: LayerDealer, known: Array) -> DealtWire:
+    """Deal z, and return rho = z + known, words (2, rows, *output shape). z is a free word; or it is fixed so that the
+    values of rho are those of the mask that a client will know."""
+    word = dealer.word
     if dealer.output is None:
-        rho = word.wrap(dealer.free("product", known.shape[1:]) + known)
-    else:
-        rho = word.of(np.add(*dealer.output))
-        dealer.fix("product", word.lowest(word.wrap(rho - known)))
+        return DealtWire(word.lowest(word.wrap(dealer.free("product", known.shape[1:]) + known)))
+    rho = word.of(np.add(*dealer.output))
+    dealer.fix("product", word.lowest(word.wrap(rho - known)))
     return DealtWire(word.lowest(rho))
+
+
+def prepare_mask(holder: LayerHolder, shape: tuple[int, ...]) -> Authentic:
+    """Return the share of z, and its tag."""
+    return holder.free("product", shape) if holder.output is None else holder.fixed("product", shape)
 
 
 def prepare(holder: LayerHolder, layer: Weighted, mask: Authentic) -> tuple[PreparedVerified, None]:
     """Compute all of [y^]_p that does not depend on x^."""
     word, weights = holder.word, holder.weights[layer.name]
     shape = (holder.rows, *layer.output_shape)
-    z = holder.free("product", shape) if holder.output is None else holder.fixed("product", shape)
+    z = prepare_mask(holder, shape)
     offset = times(word, layer, mask.value, mask.bits, weights.masked, word.low)
     np.subtract(z.value, offset, out=offset)
     if holder.party == 1 and weights.bias is not None:

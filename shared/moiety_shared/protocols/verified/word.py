@@ -91,6 +91,10 @@ class Word:
         """Sum the products of words along the last axis: two of (2, ..., n) to (2, ...). n is below 2^24."""
         return self._product(a, b, lambda x, y: np.einsum("...n,...n->...", x, y))
 
+    def matmul(self, a: Array, b: Array) -> Array:
+        """Multiply matrices of words, a b^T: (2, ..., n, d) and (2, ..., m, d) to (2, ..., n, m). d is below 2^24."""
+        return self._product(a, b, lambda x, y: np.einsum("...nd,...md->...nm", x, y))
+
     def _product(self, a: Array, b: Array, times: Callable[[Array, Array], Array]) -> Array:
         width = self.limb // 2
         one, other = list(self.pieces(a, width)), list(self.pieces(b, width))
