@@ -11,6 +11,7 @@ from moiety_shared.protocols.verified.dealing import AuthenticDealer
 from moiety_shared.ring import Array
 from tests.protocols.enumeration import Leak
 from tests.protocols.verified.tiny import PRODUCT_VIEWS, RELU_VIEWS, assert_one_histogram, product_views, relu_views
+from tests.protocols.verified.tiny_layers import CONV_VIEWS, POOL_VIEWS, conv_views, pool_views
 
 Patch = pytest.MonkeyPatch
 PARTIES = pytest.mark.parametrize("liar", [0, 1], ids=["alice", "bob"])
@@ -24,6 +25,16 @@ def test_a_product_shows_a_liar_nothing(liar: int) -> None:
 @PARTIES
 def test_a_relu_shows_a_liar_nothing(liar: int) -> None:
     assert_one_histogram(relu_views(liar), RELU_VIEWS)
+
+
+@PARTIES
+def test_a_convolution_shows_a_liar_nothing(liar: int) -> None:
+    assert_one_histogram(conv_views(liar), CONV_VIEWS)
+
+
+@PARTIES
+def test_a_max_pool_shows_a_liar_nothing(liar: int) -> None:
+    assert_one_histogram(pool_views(liar), POOL_VIEWS)
 
 
 def even(patch: Patch) -> None:
@@ -79,3 +90,30 @@ def test_a_leak_of_a_relu_is_noticed(monkeypatch: Patch, plant: Callable[[Patch]
     plant(monkeypatch)
     with pytest.raises(Leak):
         assert_one_histogram(relu_views(0, [7]), RELU_VIEWS)
+
+
+def shared(patch: Patch) -> None:
+    """Both places of a convolution have one z."""
+    original = AuthenticDealer.free
+
+    def free(self: AuthenticDealer, name: str, shape: tuple[int, ...]) -> Array:
+        words = original(self, name, shape)
+        words[..., 1] = words[..., 0]
+        self.authenticate(name, words)
+        return words
+
+    patch.setattr(AuthenticDealer, "free", free)
+
+
+@pytest.mark.parametrize("plant", [even, shared], ids=["even", "shared"])
+def test_a_leak_of_a_convolution_is_noticed(monkeypatch: Patch, plant: Callable[[Patch], None]) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Leak):
+        assert_one_histogram(conv_views(0, [7]), CONV_VIEWS)
+
+
+@pytest.mark.parametrize("plant", [bare, unmasked, bare_sign], ids=["bare", "unmasked", "bare sign"])
+def test_a_leak_of_a_max_pool_is_noticed(monkeypatch: Patch, plant: Callable[[Patch], None]) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Leak):
+        assert_one_histogram(pool_views(0, [7]), POOL_VIEWS)

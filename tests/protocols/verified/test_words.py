@@ -126,6 +126,23 @@ def test_lies_pass_no_more_often_than_stated(vectors: int) -> None:
     assert passing(4, vectors, 8) - 0.2 < passed < passing(4, vectors, 8) + 1e-9  # the bound holds, and is close
 
 
+def test_lies_about_a_convolution_pass_no_more_often_than_stated() -> None:
+    """Words of 8 bits, values of 4, two places of two channels each: some lies whose lowest odd multiple is 2^3, under
+    every Delta and all coins of 4 bits. The stated bound is for a coin for each row and place, and one for each
+    channel."""
+    coins = np.arange(16)
+    psi, chi = (np.stack(np.meshgrid(coins, coins), axis=-1).reshape(-1, 2) for _ in range(2))
+    factors = small(5, 60, 2, 2)
+    factors[:, 0, 0] |= 1
+    factors[0], factors[1], factors[2] = [[1, 0], [0, 0]], [[1, 1], [1, 1]], [[1, 0], [0, 1]]
+    delta = np.arange(256)[:, None]
+    for factor in factors:
+        sums = (np.einsum("aq,qo,bo->ab", psi, factor, chi) << 3) & 0xFF
+        lies, counts = np.unique(sums, return_counts=True)
+        passes = ((delta * lies) & 0xFF == 0) @ counts / sums.size
+        assert math.log2((passes**VECTORS).mean()) < passing(4, VECTORS, 4) + 1e-9
+
+
 def test_rows_of_a_stream_are_those_of_the_whole() -> None:
     """Whatever comes before them, and wherever in the cipher's blocks they begin."""
     whole = Stream(bytes(32), "s").words("w", (7, 5), np.uint8)

@@ -95,7 +95,7 @@ def shared(whole: Whole, liar: int, masks: tuple[str, ...]) -> list[Any]:
     return [Given(party, whole.rows, shares) for party, shares in enumerate(parties)]
 
 
-def _integer(words: Array) -> Array:
+def integer(words: Array) -> Array:
     whole: Array = words[0] + (words[1] << WORD.limb)
     return whole
 
@@ -197,7 +197,7 @@ class Liar:
 
 def opened_words(openings: list[Opening], liar: Liar, message: int) -> Array:
     opened = WORD.wrap(openings[0].share + openings[1].share + WORD.of(liar.adds(message)[:, None]))
-    liar.sees(_integer(opened), WORD.bits)
+    liar.sees(integer(opened), WORD.bits)
     return opened
 
 
@@ -239,7 +239,7 @@ def product_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[A
         liar.sees(x, 2)
         openings = list[Opening]()
         for party, holder in enumerate(holders):
-            halves = {"weight": _integer(holder.shares["weight"].value)}
+            halves = {"weight": integer(holder.shares["weight"].value)}
             holder.weights["l"] = product.prepare_weight(holder, masked, halves)
             ready, _ = product.prepare(holder, LINEAR, holder.mask("input", (rows, 1)))
             openings.append(next(product.evaluate(running(party, delta, holder.weights), LINEAR, ready, x)))
@@ -271,11 +271,11 @@ def relu_views(cheater: int, keys: Sequence[int] = EVERY, layer: ReLU = RELU) ->
         dealer = Whole(rows, WORD.wrap(delta[0] + delta[1]), tapes, {})
         relu.deal(dealer, layer, DealtWire(WORD.lowest(rho)))
         holders = shared(dealer, cheater, ("result",))
-        for holder, looked_up in zip(holders, _signs(dealer.looked_up, tapes, rows, cheater, layer), strict=True):
+        for holder, looked_up in zip(holders, signs(dealer.looked_up, tapes, rows, cheater, layer), strict=True):
             holder.looked_up = looked_up
         liar = Liar(given, axes["strategy"])
         opened = WORD.wrap(WORD.of(y) + rho + WORD.of(liar.adds(0)[:, None]))
-        liar.sees(_integer(opened), WORD.bits)
+        liar.sees(integer(opened), WORD.bits)
         steps = [
             relu.evaluate(running(party, delta), layer, relu.prepare(holder, layer, None)[0], WORD.lowest(opened))
             for party, holder in enumerate(holders)
@@ -290,7 +290,9 @@ def relu_views(cheater: int, keys: Sequence[int] = EVERY, layer: ReLU = RELU) ->
             yield secret, liar.codes()[axes["y"] == number]
 
 
-def _signs(looked_up: Dealer, tapes: list[Tape], rows: int, cheater: int, layer: ReLU) -> list[tuple[Array, Array]]:
+def signs(
+    looked_up: Dealer, tapes: list[Tape], rows: int, cheater: int, layer: Comparison
+) -> list[tuple[Array, Array]]:
     """Both parties' look-ups, of which the liar's are constant but for the 1 that bob holds."""
     found = []
     for party in (0, 1):

@@ -1,4 +1,4 @@
-"""Whole plans in verified mode: deals, prepares and evaluates their layers one after another. No I/O.
+"""Whole plans in verified mode: deals, prepares and evaluates their layers. No I/O.
 
 A run begins with the opening of its input. Every wire from there on is open under a mask (wires.py), and every layer
 has its module (registry.py). The output is open under a mask that the client will know: that of the layer that makes
@@ -16,8 +16,8 @@ from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Table
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.dealing import Addressed, uniform
-from moiety_shared.protocols.opening import Kind, Opening, Result, Round, Session
-from moiety_shared.protocols.verified import answers, claims, product, proofs
+from moiety_shared.protocols.opening import Kind, Opening, Session, alone
+from moiety_shared.protocols.verified import answers, claims, evaluation, product, proofs, truncation
 from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.bilinear import MAX_FAN_IN, fan_in
 from moiety_shared.protocols.verified.claims import Nonces, Standing, Verdict
@@ -37,7 +37,6 @@ from moiety_shared.ring import Array, Ring
 
 WORD = Word()
 INPUT, OUTPUT, VERDICT = "/input", "/output", "/verdict"  # no layers' names
-_COMPARISON_WORK = 1000  # a comparison and its proof cost about as much as that many multiply-adds
 
 Corrections = dict[str, Array]
 
@@ -130,18 +129,19 @@ def weights_at(
     return weights
 
 
-def _made_output(plan: Plan) -> str:
-    """Whose result's mask the client will know: the layer that makes the output, or one more opening behind it."""
+def _last(plan: Plan) -> Reshare | None:
+    """One more opening behind the output's wire, where other layers read that too, or where it is not opened itself."""
     made = {layer.name: layer for layer in plan.layers}[plan.output.wire]
-    return OUTPUT if plan.readers[made.name] or isinstance(made, Open | Bias | Local) else made.name
+    if not plan.readers[made.name] and not isinstance(made, Open | Bias | Local):
+        return None
+    shape = plan.wires[made.name].shape
+    return Reshare.model_construct(name=OUTPUT, input=made.name, shape=shape)  # by a name that no plan has
 
 
-def _steps(plan: Plan) -> Iterator[Layer]:
-    """The layers of a run: those of the plan, and what else it takes to give the output out."""
-    yield from plan.layers
-    if _made_output(plan) == OUTPUT:
-        shape = plan.wires[plan.output.wire].shape
-        yield Reshare.model_construct(name=OUTPUT, input=plan.output.wire, shape=shape)  # by a name of no plan
+def _steps(plan: Plan) -> tuple[list[Layer], str]:
+    """The layers of a run, and which of them has a result under the mask that the client will know."""
+    last = _last(plan)
+    return ([*plan.layers], plan.output.wire) if last is None else ([*plan.layers, last], OUTPUT)
 
 
 def _given(plan: Plan, keys: RowKeys) -> tuple[Array, Array]:
@@ -158,7 +158,7 @@ def deal(
     streams: tuple[Addressed, Addressed],
 ) -> Iterator[tuple[str, Corrections]]:
     """Deal one bundle: yield what is sent to bob, by layer in the plan's order, and at last for the verdict."""
-    points, last = (keys[0].point, keys[1].point), _made_output(plan)
+    points, (layers, last) = (keys[0].point, keys[1].point), _steps(plan)
     inputs, outputs = zip(*(_given(plan, RowKeys.draw(stream, rows)) for stream in streams), strict=True)
 
     def dealer_of(name: str) -> LayerDealer:
@@ -169,7 +169,7 @@ def deal(
     words = dealer.given("mask", *inputs)
     wires = {plan.input.name: DealtWire(WORD.lowest(words), words, WORD.low + 1)}
     yield INPUT, dealer.corrections
-    for layer in _steps(plan):
+    for layer in layers:
         dealer = dealer_of(layer.name)
         wires[layer.name] = protocol_of(layer).deal(dealer, layer, *(wires[name] for name in layer.reads))
         yield layer.name, dealer.corrections
@@ -186,7 +186,7 @@ def prepare(
     sent: Mapping[str, Corrections],
 ) -> PreparedRun:
     """Compute all that party p can before the inputs exist. bob passes what the dealer sent."""
-    points, last, keys = key.point.points, _made_output(plan), RowKeys.draw(stream, rows)
+    points, (layers, last), keys = key.point.points, _steps(plan), RowKeys.draw(stream, rows)
     given, result = _given(plan, keys)
 
     def holder_of(name: str) -> LayerHolder:
@@ -195,7 +195,7 @@ def prepare(
 
     masks: dict[str, Authentic | None] = {plan.input.name: holder_of(INPUT).given("mask", given)}
     ready = dict[str, Any]()
-    for layer in _steps(plan):
+    for layer in layers:
         read = (masks[name] for name in layer.reads)
         ready[layer.name], masks[layer.name] = protocol_of(layer).prepare(holder_of(layer.name), layer, *read)
     source, corrections = stream.at(VERDICT), sent.get(VERDICT, {})
@@ -228,16 +228,14 @@ def evaluate(
     plan: Plan, key: PartyKey, x: Array, prepared: PreparedRun, weights: Mapping[str, VerifiedWeights]
 ) -> Session[PartyAnswer]:
     """Run all layers without the check."""
-    party, rows = RunningParty(WORD, key.party, key.one, weights), len(x)
-    mask = answers.input_mask(WORD, prepared.keys, plan.input.size)
-    given = yield from _alone(_open_input(x, mask), 0)
-    wires = {plan.input.name: _shaped(plan, given)}
-    for layer in _steps(plan):
-        read = (wires[name] for name in layer.reads)
-        step = protocol_of(layer).evaluate(party, layer, prepared.layers[layer.name], *read)
-        work = layer.multiply_adds + layer.comparisons * _COMPARISON_WORK
-        wires[layer.name] = yield from _alone(step, rows * work)
-    result = wires[OUTPUT if OUTPUT in wires else plan.output.wire]
+    party, mask = (
+        RunningParty(WORD, key.party, key.one, weights),
+        answers.input_mask(WORD, prepared.keys, plan.input.size),
+    )
+    given = yield from alone(_open_input(x, mask))
+    result = yield from evaluation.evaluate(plan, party, prepared.layers, {plan.input.name: _shaped(plan, given)})
+    if (last := _last(plan)) is not None:
+        result = yield from alone(truncation.evaluate(party, last, prepared.layers[OUTPUT], result))
     return PartyAnswer(answers.digest(given), result, prepared.keys)
 
 
@@ -251,14 +249,3 @@ def _open_input(x: Array, mask: Array) -> Generator[Opening, Array, Array]:
     opened = yield Opening((x + mask).astype(ring.dtype), Kind.RING, ring)
     value: Array = opened.astype(np.int64) & ((1 << WORD.low) - 1)
     return value
-
-
-def _alone(step: Generator[Opening, Array, Result], work: int) -> Session[Result]:
-    """Run one layer, one opening a round."""
-    try:
-        opening = next(step)
-        while True:
-            (opened,) = yield Round((opening,), work)
-            opening = step.send(opened)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
