@@ -1,5 +1,6 @@
 """What the compiler does not compute, because nothing depends on it; and that nothing does."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -54,9 +55,30 @@ def test_ranges_that_were_tried_are_not_tried_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(compilation, "_ATTEMPTS", ((32, 2.0**12, 0.0), (32, 2.0**11, 0.0), (32, 2.0**11, 1.0)))
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(8, 4)
-    with patch.object(compilation, "_compile", wraps=compilation._compile) as compiling:
+    with patch.object(compilation, "_lowered", wraps=compilation._lowered) as lowering:
         again = compile_model(model, x, low=0, high=1)
-    assert compiling.call_count == 1 and again.is_accurate
+    assert lowering.call_count == 1 and again.is_accurate
+
+
+def test_a_plan_that_errs_too_much_on_the_first_rows_runs_on_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attempt has no bits to spare for ranges that are proved. Where every attempt errs too much, the nearest
+    one has run on all rows, so that what is told of it is right."""
+    torch.manual_seed(0)
+    layers = [m for _ in range(6) for m in (nn.Linear(64, 64), nn.ReLU())]
+    model, x = nn.Sequential(*layers, nn.Linear(64, 3)), torch.rand(6, 64)
+    monkeypatch.setattr(compilation, "_ROWS_AT_ONCE", 1)
+    with patch.object(compilation, "_run", wraps=compilation._run) as running:
+        right = compile_model(model, x, low=0, high=1)
+    ran = Counter(id(call.args[0]) for call in running.call_args_list)
+    assert sorted(ran.values()) == [1, len(x)]
+    assert right.error == np.abs(compilation.outputs_of(right, x) - run_float(right.graph, x)).max()
+
+    none_is_right = [(bits, wide, 0.0) for bits, wide, _ in compilation._ATTEMPTS]
+    for attempts in (none_is_right[:1], none_is_right):
+        monkeypatch.setattr(compilation, "_ATTEMPTS", attempts)
+        nearest = compile_model(model, x, low=0, high=1)
+        assert nearest.error == np.abs(compilation.outputs_of(nearest, x) - run_float(nearest.graph, x)).max()
+    assert nearest.error < right.error
 
 
 def test_ranges_that_left_no_bits_are_not_tried_in_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +89,21 @@ def test_ranges_that_left_no_bits_are_not_tried_in_other_ways(monkeypatch: pytes
     right = compile_model(model, x, low=0, high=1)
     tried: list[tuple[int, float, bool]] = []
 
-    def useless(graph: ir.Graph, known: dict[str, float], *rest: Any) -> compilation.Compiled:
-        tried.append((rest[3].ring_bits, known["affordable"], bool(rest[3].waves)))
-        return replace(right, error=11 * right.spread)
+    class Useless(compilation.Trial):
+        def __init__(self, graph: ir.Graph, known: dict[str, float], *rest: Any) -> None:
+            tried.append((rest[3].ring_bits, known["affordable"], bool(rest[3].waves)))
+
+        def _complete(self) -> tuple[float, float]:
+            return 11 * right.spread, right.spread
+
+        def exceeds(self, part: float) -> bool:
+            return part < 11
+
+        def compiled(self) -> compilation.Compiled:
+            return replace(right, error=11 * right.spread)
 
     monkeypatch.setattr(ranges.Analysis, "ranges", lambda self, *, affordable, headroom: {"affordable": affordable})
-    monkeypatch.setattr(compilation, "_compile", useless)
+    monkeypatch.setattr(compilation, "_lowered", Useless)
     monkeypatch.setattr(compilation.attribution, "costliest", lambda *_: "")
     assert not compile_model(model, x, low=0, high=1).is_accurate
     assert tried == [(32, 4096, True), *((bits, 16, waves) for bits in (32, 64) for waves in (True, False))]

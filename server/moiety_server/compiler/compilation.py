@@ -42,6 +42,7 @@ _HOPELESS = 10.0
 """An error, as a part of the outputs' spread, that comes from ranges: they are so wide that values have no bits left.
 With ranges that wide neither another form of functions nor the few bits more of another ring bring it down enough."""
 _ROWS_AT_ONCE = 64
+_LEAST = 1e-12  # stands in for a spread of 0
 _WEIGHTED = (ir.LinearNode, ir.ConvNode, ir.LookupNode)
 _LOOKING_UP = (
     ir.ClampNode, ir.MaxPoolNode, ir.SmoothNode, ir.DecideNode, ir.ArgmaxNode, ir.MulNode, ir.LookupNode, SoftmaxNode,
@@ -81,7 +82,7 @@ class Compiled:
     @property
     def relative_error(self) -> float:
         """The error as a part of the outputs' spread."""
-        return self.error / max(self.spread, 1e-12)
+        return self.error / max(self.spread, _LEAST)
 
     @property
     def is_accurate(self) -> bool:
@@ -146,30 +147,36 @@ def compile_model(
         exact = analysis.exact
     if not any(isinstance(node, _WEIGHTED) for node in graph.nodes):
         raise NotServable("the model has no weights to hide: there is nothing to serve privately")
-    tried: dict[Precision, tuple[Mapping[str, ranges.Range], Compiled]] = {}
-    last: Compiled | NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")
-    widest = 0  # the bits of the ring that the error in `last` is of: the wider, the more it says of the model
-    too_wide = math.inf
+    tried: dict[Precision, tuple[Mapping[str, ranges.Range], Trial]] = {}
+    nearest: Trial | None = None  # of those whose error is larger than tolerated
+    refused: NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")
+    widest = 0  # the bits of the ring that was refused last: the wider, the more it says of the model
+    wide: list[tuple[float, Trial]] = []  # whose ranges may be hopelessly wide
     for precision, affordable, tolerated in _attempts(graph, reveal):
-        if ring_bits not in (None, precision.ring_bits) or affordable >= too_wide:
+        if ring_bits not in (None, precision.ring_bits):
+            continue
+        if any(affordable >= proved and trial.exceeds(_HOPELESS) for proved, trial in wide):
             continue
         known = analysis.ranges(affordable=affordable, headroom=headroom)
         try:
             if precision not in tried or tried[precision][0] != known:  # other ranges are another plan
-                compiled = _compile(graph, known, calibration, exact, (low, high), precision, reveal, top, meaning)
-                tried[precision] = known, compiled
-            compiled = tried[precision][1]
+                tried[precision] = (
+                    known,
+                    _lowered(graph, known, calibration, exact, (low, high), precision, reveal, top, meaning),
+                )
         except NotServable as error:
-            if isinstance(last, NotServable) and precision.ring_bits >= widest:
-                last, widest = error, precision.ring_bits
+            if precision.ring_bits >= widest:
+                refused, widest = error, precision.ring_bits
             continue
-        if compiled.error <= tolerated * compiled.spread:
-            return compiled
-        if compiled.error > _HOPELESS * compiled.spread and affordable > _NARROWEST:
-            too_wide = min(too_wide, affordable)
-        last = compiled if isinstance(last, NotServable) or _is_nearer(compiled, last) else last
-    if isinstance(last, NotServable):
-        raise last
+        trial = tried[precision][1]
+        if not trial.exceeds(tolerated):
+            return trial.compiled()
+        if affordable > _NARROWEST:
+            wide.append((affordable, trial))
+        nearest = trial if nearest is None or trial.is_nearer(nearest) else nearest
+    if nearest is None:
+        raise refused
+    last = nearest.compiled()
     if last.is_accurate:
         return last
     return replace(last, costliest=attribution.costliest(graph, last.logits, last.weights, last.wires, calibration))
@@ -192,7 +199,7 @@ def _attempts(graph: ir.Graph, reveal: Reveal) -> Iterator[tuple[Precision, floa
         yield Precision.of(bits, waves=0), affordable, tolerated
 
 
-def _compile(
+def _lowered(
     graph: ir.Graph,
     known: Mapping[str, ranges.Range],
     calibration: Tensor,
@@ -202,7 +209,7 @@ def _compile(
     reveal: Reveal,
     top: int,
     meaning: Meaning,
-) -> Compiled:
+) -> "Trial":
     try:
         compared = reveal != "logits" and meaning.task == "binary"
         chosen = scales.choose(graph, known, precision, spare=decisions.SPARE_BITS if compared else 1)
@@ -214,22 +221,85 @@ def _compile(
         raise NotServable(
             f"the model does not fit into a plan: {where}: {error.errors(include_input=False)[0]['msg']}"
         ) from None
-    got = _run(logits, emitter.weights, encode_rows(logits, calibration)).reshape(len(exact), -1)
-    flat = exact.reshape(len(exact), -1)  # outputs of one number a row have an axis in the plan that they lack here
-    largest, spread = _worst(graph, flat, got)
-    return Compiled(
-        plan,
-        logits,
-        graph,
-        dict(emitter.weights),
-        error=largest,
-        spread=spread,
-        agreement=_agreement(logits.output, flat, got),
-        origins=emitter.origins,
-        measured=_measured(plan, emitter.measured),
-        wires={node.name: emitter.wire(node.name) for node in graph.nodes},
-        wire_spread=min((float(flat[:, at].std()) for _, at in spans(graph.outputs)), default=spread),
-    )
+    return Trial(graph, emitter, plan, logits, calibration, exact)
+
+
+class Trial:
+    """A plan whose error on the calibration data is still to be found. It runs on as few inputs as a question takes:
+    the first ones often show that a plan errs too much."""
+
+    def __init__(
+        self, graph: ir.Graph, emitter: Emitter, plan: Plan, logits: Plan, calibration: Tensor, exact: Array
+    ) -> None:
+        self._graph, self._emitter, self._plan, self._logits = graph, emitter, plan, logits
+        self._exact = exact.reshape(len(exact), -1)  # outputs of one number a row have an axis in the plan, not here
+        self._encoded = encode_rows(logits, calibration)
+        self._got: list[Array] = []
+
+    def exceeds(self, part: float) -> bool:
+        """Whether the error is more than this part of the outputs' spread."""
+        while not self._is_complete:
+            error, spread = self._worst()
+            if error > part * max(spread, _LEAST):
+                return True
+            self._run_on()
+        error, spread = self._worst()
+        return error > part * spread
+
+    def is_nearer(self, other: "Trial") -> bool:
+        """Whether the error of this one is the smaller part of the spread. They may be of different outputs."""
+        (one, own), (theirs, their) = self._complete(), other._complete()
+        return one * max(their, _LEAST) < theirs * max(own, _LEAST)
+
+    def compiled(self) -> Compiled:
+        """The plan with its error on all of the calibration data."""
+        error, spread = self._complete()
+        emitter, flat = self._emitter, self._exact
+        return Compiled(
+            self._plan,
+            self._logits,
+            self._graph,
+            dict(emitter.weights),
+            error=error,
+            spread=spread,
+            agreement=_agreement(self._logits.output, flat, np.concatenate(self._got)),
+            origins=emitter.origins,
+            measured=_measured(self._plan, emitter.measured),
+            wires={node.name: emitter.wire(node.name) for node in self._graph.nodes},
+            wire_spread=min((float(flat[:, at].std()) for _, at in spans(self._graph.outputs)), default=spread),
+        )
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._rows == len(self._exact)
+
+    @property
+    def _rows(self) -> int:
+        return sum(map(len, self._got))
+
+    def _complete(self) -> tuple[float, float]:
+        while not self._is_complete:
+            self._run_on()
+        return self._worst()
+
+    def _run_on(self) -> None:
+        batch = self._encoded[self._rows :][: _rows_at_once(self._logits)]
+        self._got.append(_run(self._logits, self._emitter.weights, batch).reshape(len(batch), -1))
+
+    def _worst(self) -> tuple[float, float]:
+        """Return the largest difference so far and the spread: of several outputs, those of the one where the
+        difference is the largest part of the spread."""
+        exact, rows = self._exact, self._rows
+        got = np.concatenate(self._got) if rows else exact[:0]
+        places = [(part.scale, place) for part, place in spans(self._graph.outputs)] or [(1.0, slice(None))]
+        found = [
+            (
+                scale * float(np.abs(exact[:rows, at] - got[:, at]).max(initial=0.0)),
+                scale * float(exact[:, at].std()),
+            )
+            for scale, at in places
+        ]
+        return max(found, key=lambda pair: pair[0] / max(pair[1], _LEAST))
 
 
 def _measured(plan: Plan, nodes: Mapping[str, float]) -> dict[str, float]:
@@ -241,22 +311,6 @@ def _measured(plan: Plan, nodes: Mapping[str, float]) -> dict[str, float]:
         if before and layer.name not in rooms:
             rooms[layer.name] = min(before)
     return rooms
-
-
-def _is_nearer(one: Compiled, other: Compiled) -> bool:
-    """Whether the error of one is the smaller part of the spread. They may be of different outputs."""
-    return one.error * max(other.spread, 1e-12) < other.error * max(one.spread, 1e-12)
-
-
-def _worst(graph: ir.Graph, exact: Array, got: Array) -> tuple[float, float]:
-    """Return the largest difference and the spread: of several outputs, those of the one where the difference is the
-    largest part of the spread."""
-    places = [(part.scale, place) for part, place in spans(graph.outputs)] or [(1.0, slice(None))]
-    found = [
-        (scale * float(np.abs(exact[:, at] - got[:, at]).max()), scale * float(exact[:, at].std()))
-        for scale, at in places
-    ]
-    return max(found, key=lambda pair: pair[0] / max(pair[1], 1e-12))
 
 
 def _agreement(output: Output, exact: Array, got: Array) -> float | None:
@@ -273,8 +327,12 @@ def encode_rows(plan: Plan, rows: Tensor) -> Array:
     return np.rint(rows.flatten(1).double().numpy() * 2.0**plan.input.frac_bits).astype(Ring(plan.ring_bits).dtype)
 
 
+def _rows_at_once(plan: Plan) -> int:
+    return max(1, min(_ROWS_AT_ONCE, plan.slice_rows))
+
+
 def _run(plan: Plan, weights: Mapping[str, Array], x: Array) -> Array:
-    step = max(1, min(_ROWS_AT_ONCE, plan.slice_rows))
+    step = _rows_at_once(plan)
     batches = [reference.run(plan, x[at : at + step], weights) for at in range(0, len(x), step)]
     return np.concatenate(batches).astype(np.float64) * plan.output.scale
 
