@@ -96,6 +96,32 @@ def branches() -> Plan:
     return Plan(ring_bits=32, input=X, layers=(*_SCORES, *sides, joined), output=Output(wire="sum", shape=(CLASSES,)))
 
 
+_HIDDEN = ReLU(name="r", input="l", shape=(CLASSES,), shift=0, opened_bits=16, range_bits=12, digit_bits=4)
+
+
+def two_layers() -> Plan:
+    """relu(y) times a second matrix, with y the scores."""
+    layers: tuple[AnyLayer, ...] = (
+        *_SCORES,
+        _HIDDEN,
+        Open(name="p", input="r", shape=(CLASSES,)),
+        Linear(name="m", input="p", shape=(CLASSES,), out_features=3),
+    )
+    return Plan(ring_bits=32, input=X, layers=layers, output=Output(wire="m", shape=(3,)))
+
+
+def two_weights() -> dict[str, RingArray]:
+    """Of both its layers, in whole numbers."""
+    second = np.arange(3 * CLASSES, dtype=np.int32).reshape(3, CLASSES)
+    return weights() | {"m.weight": second * 5 % 7 - 3, "m.bias": np.arange(3, dtype=np.int32)}
+
+
+def second_scores(x: RingArray) -> RingArray:
+    """What both layers make of encoded inputs."""
+    w = two_weights()
+    return np.maximum(scores(x), 0) @ w["m.weight"].T.astype(np.int64) + w["m.bias"]
+
+
 def random_inputs(rows: int, seed: int = 0) -> RingArray:
     """Encoded inputs inside of the range."""
     words = np.arange(rows * SIZE, dtype=np.int64) * 2654435761 + seed * 97

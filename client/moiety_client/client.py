@@ -15,7 +15,6 @@ If a request gets no answer, the client sends it again with the same id until `t
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import anyio
@@ -60,6 +59,7 @@ class Client(Core):
       show you an older one. The default is the file that MOIETY_CLIENT_STATE names. Without a file, each client
       remembers for itself.
     - `timeout`: the seconds that a call may take, with all its repetitions.
+    - `require_verified`: ask no model but verified ones, where a party that cheats is caught (else NotVerified).
     - `telemetry`: where spans go, and whether the service learns their ids. By default they go to the application's own
       OpenTelemetry.
     """
@@ -74,9 +74,10 @@ class Client(Core):
         ca: Path | str | None = None,
         state: Path | str | None = None,
         timeout: float = 30.0,
+        require_verified: bool = False,
         telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, key, state, timeout, telemetry)
+        super().__init__(catalogue_url, owner_key, token, key, state, timeout, require_verified, telemetry)
         with trusting():
             self._http = clients.client("", timeout=timeout, ca=ca)
 
@@ -88,6 +89,7 @@ class Client(Core):
         key: Path | str | None = None,
         state: Path | str | None = None,
         timeout: float = 30.0,
+        require_verified: bool = False,
         telemetry: Telemetry | None = None,
     ) -> Self:
         """Make a client from the access file that the model's owner gave you.
@@ -95,14 +97,13 @@ class Client(Core):
         Pass `key`, the private key that your token is bound to, if the file holds none. `Client` explains the other
         arguments. Raises AccessFileError if the file cannot be used.
         """
-        return cls(**read_access(file, key), state=state, timeout=timeout, telemetry=telemetry)
+        known = read_access(file, key) | {"state": state, "timeout": timeout}
+        return cls(**known, require_verified=require_verified, telemetry=telemetry)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -110,10 +111,8 @@ class Client(Core):
         self._http.close()
 
     def names(self) -> list[str]:
-        """Return the names of the published models. The list itself is not signed, so it is unverified.
-
-        Raises CatalogueError or one of its subclasses.
-        """
+        """Return the names of the published models. The list itself is not signed, so it is unverified. Raises
+        CatalogueError or one of its subclasses."""
         return self._do(self._names())
 
     def models(self) -> list[Entry]:
@@ -257,9 +256,10 @@ class AsyncClient(Core):
         ca: Path | str | None = None,
         state: Path | str | None = None,
         timeout: float = 30.0,
+        require_verified: bool = False,
         telemetry: Telemetry | None = None,
     ) -> None:
-        super().__init__(catalogue_url, owner_key, token, key, state, timeout, telemetry)
+        super().__init__(catalogue_url, owner_key, token, key, state, timeout, require_verified, telemetry)
         with trusting():
             self._http = clients.async_client("", timeout=timeout, ca=ca)
 
@@ -271,17 +271,17 @@ class AsyncClient(Core):
         key: Path | str | None = None,
         state: Path | str | None = None,
         timeout: float = 30.0,
+        require_verified: bool = False,
         telemetry: Telemetry | None = None,
     ) -> Self:
         """Make a client from the access file that the model's owner gave you: see `Client.from_access`."""
-        return cls(**read_access(file, key), state=state, timeout=timeout, telemetry=telemetry)
+        known = read_access(file, key) | {"state": state, "timeout": timeout}
+        return cls(**known, require_verified=require_verified, telemetry=telemetry)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from moiety_client.catalogue import CatalogueReader
 from moiety_client.errors import (
     AccessFileError,
+    NotVerified,
     UnknownModel,
     from_problem,
 )
@@ -52,6 +53,7 @@ class Core(CatalogueReader):
         key: Path | str | None,
         state: Path | str | None,
         timeout: float,
+        require_verified: bool,
         telemetry: Telemetry | None,
     ) -> None:
         settings = SdkSettings()
@@ -59,6 +61,7 @@ class Core(CatalogueReader):
         seen = StateFile(Path(state) if state else settings.state)
         super().__init__(catalogue_url, owner_key, holder, seen, timeout)
         self._telemetry = telemetry or Telemetry()
+        self._require_verified = require_verified
 
     def _ask(self, model: str, task: Task[Result]) -> Steps[Result]:
         with self._telemetry.call("predict") as asking:
@@ -69,6 +72,8 @@ class Core(CatalogueReader):
         deadline = time.monotonic() + self._timeout
         for refresh in (False, True):
             sealer = yield from self._sealer(model, refresh)
+            if self._require_verified and sealer.entry.plan.verified is None:
+                raise NotVerified(f"{model!r} is not verified: ask its owner, or ask without require_verified")
             try:
                 vocabulary = yield from self._vocabulary(sealer.entry)
             except UnknownModel:  # withdrawn since the entry was read

@@ -16,6 +16,8 @@ MoietyError
 │   ├── NotAllowed           you have no token, or the token does not allow this
 │   ├── WrongClock           a party refuses even a new request for its time: your clock or the party's is wrong
 │   └── QuotaExceeded        the token's quota is used up; try again in `retry_after` seconds
+├── CheatingDetected         alice or bob computed otherwise than the protocol says; there is no answer
+├── NotVerified              you asked for verified models alone, and this one is not; the client sent nothing
 ├── LabelsOnly               the model's owner chose to give out labels, and no outputs
 ├── NoLabels                 the model gives values, and tells no classes apart
 ├── NoProbabilities          the model's outputs are no probabilities, and no function makes them so
@@ -102,6 +104,10 @@ class CanaryFailed(ResultRejected):
     """Inputs with known answers came back wrong. The client hands out no answer that came with them."""
 
 
+class NotVerified(MoietyError):
+    """The client was told to ask verified models alone, and this one is not. The client sent nothing."""
+
+
 class LabelsOnly(MoietyError):
     """The model gives out only which classes are likeliest, so there are no outputs to read."""
 
@@ -124,6 +130,10 @@ class FromProblem(MoietyError):
 
 class ServiceUnavailable(FromProblem):
     """The service gives no answer now. It is safe to try again."""
+
+
+class CheatingDetected(FromProblem):
+    """A party computed otherwise than the protocol says, or told you otherwise. There is no answer."""
 
 
 class RequestRefused(FromProblem):
@@ -155,6 +165,8 @@ def from_problem(problem: Problem) -> MoietyError:
         return QuotaExceeded(problem)
     if problem.kind is ProblemType.REQUEST_EXPIRED:
         return WrongClock(problem)
+    if problem.kind is ProblemType.CHEATING_DETECTED:
+        return CheatingDetected(problem)
     if problem.retry_after is not None:
         return ServiceUnavailable(problem)
     if problem.kind is ProblemType.UNKNOWN_MODEL:

@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from moiety_client.errors import ResultRejected
+from moiety_client.errors import CheatingDetected, ResultRejected
 from moiety_shared import fixed_point
+from moiety_shared.crypto import signing
 from moiety_shared.crypto.handshake import MAX_SECONDS, Handshake
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.crypto.sealing import PublicKey, open_result
 from moiety_shared.fixed_point import RingArray
+from moiety_shared.messages import verified
 from moiety_shared.messages.catalogue import Entry
 from moiety_shared.messages.wire import (
     Binding,
@@ -32,7 +34,8 @@ from moiety_shared.messages.wire import (
     unpack_result,
 )
 from moiety_shared.plan.plan import Plan
-from moiety_shared.problems import Problem
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols.verified.answers import CheckFailed
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,7 +111,8 @@ class Call:
     def shares(self, answer: bytes) -> tuple[RingArray, RingArray]:
         """Open an answer and return alice's and bob's shares of it. Both are empty if the client is not a recipient.
 
-        Raises ResultRejected for anything but an answer to this call.
+        The runs of a verified model have checked shares: the result, and zeros. Raises ResultRejected for anything but
+        an answer to this call, and CheatingDetected when a party did not compute what it should.
         """
         plan = self.entry.plan
         dtype = np.dtype(np.uint8) if plan.output.kind == "labels" else np.dtype(fixed_point.ring_dtype(plan.ring_bits))
@@ -116,13 +120,25 @@ class Call:
             sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
             if Recipients.CLIENT not in self.recipients:
                 return np.zeros(0, dtype=dtype), np.zeros(0, dtype=dtype)
-            own = result_bytes(plan, self.rows)
-            raw = [open_result(self._keys[p], sealed[p][:own], self.binding.context("result", p)) for p in (0, 1)]
+            own = [result_bytes(plan, self.rows, party=p) for p in (0, 1)]
+            raw = [open_result(self._keys[p], sealed[p][: own[p]], self.binding.context("result", p)) for p in (0, 1)]
         except Problem as problem:
             raise ResultRejected(
                 f"the answer does not belong to this request, or was changed on the way ({problem.kind.title})"
             ) from problem
+        if self.entry.record_key is not None:
+            y = self._checked(raw, self.entry.record_key).reshape(-1)
+            return y, np.zeros_like(y)
         return np.frombuffer(raw[0], dtype=dtype), np.frombuffer(raw[1], dtype=dtype)
+
+    def _checked(self, said: Sequence[bytes], record_key: str) -> RingArray:
+        """Return the result of what both parties said of a verified run. Raises CheatingDetected."""
+        entry, dealer = self.entry, signing.key_from_text(record_key)
+        try:
+            return verified.accept(said, self.elements(), entry.plan, entry.upload_id, dealer)
+        except CheckFailed:
+            what = "what alice and bob say of the answer does not hold together"
+            raise CheatingDetected(Problem(ProblemType.CHEATING_DETECTED, what)) from None
 
     def for_owner(self, answer: bytes) -> bytes:
         """Return the part of an answer that only the owner can open, for you to hand on.

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from typing import Annotated
 
@@ -27,19 +27,30 @@ from moiety_shared.crypto.channel import lease_context
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.messages import upload
 from moiety_shared.messages.catalogue import Hex16
-from moiety_shared.messages.leases import BundleRequest, JoinRequest, LeaseRequest, LeaseResponse, UploadRequest
+from moiety_shared.messages.leases import (
+    BundleRequest,
+    JoinRequest,
+    LeaseRequest,
+    LeaseResponse,
+    RekeyRequest,
+    UploadRequest,
+)
 from moiety_shared.problems import Problem, ProblemType
 
 _PLAN_BYTES, _SMALL_BYTES = 1 << 25, 1 << 20
 _LOOK_SECONDS = 600.0  # seconds between two searches for leases that are too old
 
 
-def _grant(lease: Lease, party: int, key: str, ticket: bytes) -> LeaseResponse:
-    context = lease_context(party, lease.lease_id, lease.upload_id, lease.rows, ticket)
-    seeds = (lease.alice, lease.bob)[party] + lease.check
+def _grant(lease: Lease, seeds: bytes, party: int, key: str, ticket: bytes) -> LeaseResponse:
+    context = lease_context(party, lease.lease_id, lease.upload_id, lease.rows, ticket, lease.key_id)
     sealed = PublicKey.from_text(key).seal(seeds, context)
     texts = {name: base64.b64encode(raw).decode() for name, raw in (("seeds", sealed), ("ticket", ticket))}
-    return LeaseResponse(lease_id=lease.lease_id, upload_id=lease.upload_id, rows=lease.rows, **texts)
+    named = {"lease_id": lease.lease_id, "upload_id": lease.upload_id, "key_id": lease.key_id or None}
+    return LeaseResponse(rows=lease.rows, **named, **texts)
+
+
+def _streamed(length: int, content: Iterator[bytes]) -> StreamingResponse:
+    return StreamingResponse(content, headers={"content-length": str(length)}, media_type="application/octet-stream")
 
 
 def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = tracing.NOBODY) -> FastAPI:
@@ -127,18 +138,28 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
         issuer.forget_upload(upload_id)
         log().info("forgotten", upload=upload_id)
 
+    @app.post(
+        "/v1/uploads/{upload_id}/rekey",
+        status_code=204,
+        dependencies=of_parties,
+        summary="Draw the key of an upload's verified runs anew",
+    )
+    def rekey(upload_id: Hex16, body: RekeyRequest, who: Caller) -> None:
+        issuer.rekey(upload_id, body.key_id)
+        log().info("rekeyed", upload=upload_id)
+
     @app.post("/v1/leases", dependencies=of_parties, summary="Open a lease, as alice, and get her seed")
     def open_lease(body: LeaseRequest, who: Caller) -> LeaseResponse:
         only(0, who)
         lease, ticket = issuer.open_lease(body.upload_id, body.rows)
         log().info("lease opened", lease=lease.lease_id, upload=lease.upload_id, rows=lease.rows)
-        return _grant(lease, 0, body.key, ticket)
+        return _grant(lease, issuer.seeds(lease, 0), 0, body.key, ticket)
 
     @app.post("/v1/leases/{lease_id}/join", dependencies=of_parties, summary="Join a lease, once, as bob")
     def join_lease(lease_id: str, body: JoinRequest, who: Caller) -> LeaseResponse:
         only(1, who)
         lease = issuer.join_lease(lease_id, body.sealed())
-        return _grant(lease, 1, body.key, body.sealed())
+        return _grant(lease, issuer.seeds(lease, 1), 1, body.key, body.sealed())
 
     @app.delete("/v1/leases/{lease_id}", status_code=204, dependencies=of_parties, summary="Wipe a lease's key")
     def end_lease(lease_id: Hex16, who: Caller) -> None:
@@ -155,9 +176,16 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
         lease_id: str, number: Annotated[int, Path(ge=0, le=1 << 31)], body: BundleRequest, who: Caller
     ) -> StreamingResponse:
         only(1, who)
-        length, content = issuer.bundle(lease_id, body.sealed(), number)
-        return StreamingResponse(
-            content, headers={"content-length": str(length)}, media_type="application/octet-stream"
-        )
+        return _streamed(*issuer.bundle(lease_id, body.sealed(), number))
+
+    @app.post(
+        "/v1/leases/{lease_id}/tags",
+        dependencies=of_parties,
+        summary="Get the tags of the weights, for verified runs, as bob",
+        response_class=StreamingResponse,
+    )
+    def tags(lease_id: str, body: BundleRequest, who: Caller) -> StreamingResponse:
+        only(1, who)
+        return _streamed(*issuer.tags(lease_id, body.sealed()))
 
     return app

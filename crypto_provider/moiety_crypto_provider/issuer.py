@@ -20,12 +20,14 @@ from prometheus_client import CollectorRegistry
 
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.metrics import ProviderMetrics
-from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher
+from moiety_crypto_provider.verified import DealerKey, VerifiedDealer
+from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher, tags_cipher
 from moiety_shared.crypto.integrity import check_key
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
+from moiety_shared.protocols.verified.layout import checked_layout
 from moiety_shared.ring import Array
 
 _NONCE, _SEED, _KEY = 12, 32, 32
@@ -42,6 +44,8 @@ class Lease:
     rows: int
     alice: bytes
     bob: bytes
+    key_id: str = ""
+    """Of the upload's key, where runs are verified."""
 
     @property
     def check(self) -> bytes:
@@ -62,22 +66,38 @@ class Issuer:
         self._max_bundle_bytes = max_bundle_bytes
         # An upload's expanded weight masks. Every bundle of the upload is dealt for them.
         self._masks = lru_cache(maxsize=2)(self._expand_masks)
+        self._dealer = lru_cache(maxsize=2)(self._verified_dealer)
 
     def register_upload(self, upload_id: str, plan: Plan, seeds: tuple[bytes, bytes]) -> None:
-        """Keep the seeds of an upload's weight masks, [s]_0's and [s]_1's, which its owner drew. May be repeated."""
+        """Keep the seeds of an upload's weight masks, [s]_0's and [s]_1's, which its owner drew. May be repeated.
+
+        Raises MALFORMED for a plan that says it is verified, and cannot be.
+        """
+        if plan.verified:
+            try:
+                checked_layout(plan)
+            except ValueError as error:
+                raise Problem(ProblemType.MALFORMED, str(error)) from None
         self._ledger.register_upload(upload_id, plan, seeds)
 
     def forget_upload(self, upload_id: str) -> None:
         """Wipe an upload's seeds. Its leases end at all replicas. The provider never accepts its id again."""
         self._ledger.forget_upload(upload_id)
         self._masks.cache_clear()
+        self._dealer.cache_clear()
+
+    def rekey(self, upload_id: str, key_id: str) -> None:
+        """Draw the key of an upload's verified runs anew, under the name that the owner gave it. May be repeated."""
+        self._ledger.rekey(upload_id, key_id)
+        self._dealer.cache_clear()
 
     def open_lease(self, upload_id: str, rows: int) -> tuple[Lease, bytes]:
         """Open a lease of bundles of `rows` rows, for alice. Returns it with its ticket."""
-        plan, _ = self._masks(upload_id)
+        plan, *_ = self._ledger.upload(upload_id)
         if rows < 1 or rows * plan.bundle_row_bytes > self._max_bundle_bytes:
             raise Problem(ProblemType.TOO_LARGE, f"a bundle may have at most {self._max_bundle_bytes} bytes")
-        lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed())
+        key_id = self._ledger.key(upload_id).key_id if plan.verified else ""
+        lease = Lease(secrets.token_hex(16), upload_id, rows, new_seed(), new_seed(), key_id)
         key = secrets.token_bytes(_KEY)
         self._ledger.open_lease(lease.lease_id, upload_id, key)
         self._metrics.opened_leases.inc()
@@ -102,13 +122,41 @@ class Issuer:
         The provider never issues that bundle again, even if its content is lost.
         """
         lease = self._lease(lease_id, ticket)
-        plan, masks = self._masks(lease.upload_id)
+        plan, dealt = self._bundle(lease, number)
         self._ledger.issue_bundle(lease_id, number)
-        streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob))
-        dealt = graph.deal(plan, lease.rows, masks, *streams)
         encryptor = bundle_cipher(lease.bob, lease_id, number).encryptor()
         length = lease.rows * plan.bundle_row_bytes + TAG_BYTES
-        return length, self._counted(lease.rows, length, sealed(chunks(map(itemgetter(1), dealt)), encryptor))
+        return length, self._counted(lease.rows, length, sealed(chunks(dealt), encryptor))
+
+    def _bundle(self, lease: Lease, number: int) -> tuple[Plan, Iterator[Array]]:
+        """The plan, and what is dealt once it is asked for."""
+        if lease.key_id:
+            dealer = self._dealer(lease.upload_id, self._key(lease))
+            seeds = lease.alice, lease.bob
+            return dealer.plan, dealer.bundle(lease.upload_id, lease.lease_id, number, lease.rows, seeds)
+        plan, masks = self._masks(lease.upload_id)
+        streams = (Stream(seed, "bundle", number) for seed in (lease.alice, lease.bob))
+        return plan, map(itemgetter(1), graph.deal(plan, lease.rows, masks, *streams))
+
+    def tags(self, lease_id: str, ticket: bytes) -> tuple[int, Iterator[bytes]]:
+        """The tags of the weights of a lease's upload, where runs are verified. Returns their length and their content,
+        of which the seal's tag is last. May be repeated."""
+        lease = self._lease(lease_id, ticket)
+        arrays = list(self._dealer(lease.upload_id, self._key(lease)).weights())
+        encryptor = tags_cipher(lease.bob, lease_id).encryptor()
+        return sum(array.nbytes for array in arrays) + TAG_BYTES, sealed(chunks(iter(arrays)), encryptor)
+
+    def seeds(self, lease: Lease, party: int) -> bytes:
+        """What party p is given of a lease, to be sealed to it."""
+        seeds = (lease.alice, lease.bob)[party] + lease.check
+        return seeds + self._key(lease).seeds[party] if lease.key_id else seeds
+
+    def _key(self, lease: Lease) -> DealerKey:
+        """The key of a lease's upload. Raises UNKNOWN_LEASE when it is not the lease's any more."""
+        key = self._ledger.key(lease.upload_id)
+        if key.key_id != lease.key_id:
+            raise Problem(ProblemType.UNKNOWN_LEASE)
+        return key
 
     def check(self) -> None:
         """Raises PROVIDER_UNAVAILABLE while nothing can be issued."""
@@ -130,18 +178,23 @@ class Issuer:
         except (InvalidTag, ValueError):
             raise Problem(ProblemType.UNKNOWN_LEASE) from None
         upload_id, rows, seeds = content[:16].hex(), int.from_bytes(content[16:20], "little"), content[20:]
-        return Lease(lease_id, upload_id, rows, *(seeds[at : at + _SEED] for at in (0, _SEED)))
+        alice, bob, key_id = seeds[:_SEED], seeds[_SEED : 2 * _SEED], seeds[2 * _SEED :].hex()
+        return Lease(lease_id, upload_id, rows, alice, bob, key_id)
 
     def _expand_masks(self, upload_id: str) -> tuple[Plan, dict[str, Array]]:
         plan, *seeds = self._ledger.upload(upload_id)
         alice, bob = (Stream(seed, "upload") for seed in seeds)
         return plan, graph.weight_masks(plan, alice, bob)
 
+    def _verified_dealer(self, upload_id: str, key: DealerKey) -> VerifiedDealer:
+        plan, *seeds = self._ledger.upload(upload_id)
+        return VerifiedDealer(plan, (seeds[0], seeds[1]), key)
+
 
 def _ticket(lease: Lease, key: bytes) -> bytes:
-    """Seal a lease for the provider. The ticket has `leases.TICKET_BYTES` bytes."""
+    """Seal a lease for the provider. The ticket has `leases.TICKET_BYTES` bytes at most."""
     content = bytes.fromhex(lease.upload_id) + lease.rows.to_bytes(4, "little")
-    content += lease.alice + lease.bob
+    content += lease.alice + lease.bob + bytes.fromhex(lease.key_id)
     nonce = secrets.token_bytes(_NONCE)
     return nonce + AESGCM(key).encrypt(nonce, content, lease.lease_id.encode())
 

@@ -19,13 +19,16 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
+    delete,
     func,
     insert,
     select,
     update,
 )
 
+from moiety_crypto_provider.verified import DealerKey
 from moiety_service.database import Database, Schema, insert_new
+from moiety_shared.crypto.prg import new_seed
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
@@ -48,6 +51,14 @@ _leases = Table(
     Column("next_bundle", Integer().with_variant(BigInteger(), "postgresql"), nullable=False, default=0),
     Column("key", LargeBinary, nullable=True),  # of the lease's ticket, encrypted; NULL when the lease is over
     Column("opened", BigInteger, nullable=True),  # seconds since 1970
+)
+_keys = Table(  # of uploads whose runs are verified
+    "upload_keys",
+    _metadata,
+    Column("upload_id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("seed_0", LargeBinary, nullable=False),
+    Column("seed_1", LargeBinary, nullable=False),
 )
 SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "provider_0001")
 
@@ -77,6 +88,8 @@ class Ledger:
         sealed = {f"seed_{p}": self._seal(seed, _context(upload_id, p)) for p, seed in enumerate(seeds)}
         with self._db.write() as db:
             if insert_new(db, _uploads, {"upload_id": upload_id, "plan": canonical, **sealed}):
+                if plan.verified:
+                    insert_new(db, _keys, {"upload_id": upload_id, **self._fresh_key(upload_id, upload_id)})
                 return
             row = db.execute(select(_uploads).where(_uploads.c.upload_id == upload_id)).one()
         if not row.seed_0:
@@ -93,11 +106,37 @@ class Ledger:
             raise Problem(ProblemType.UNKNOWN_MODEL, "the provider has no such upload, or its owner deleted it")
         return Plan.model_validate_json(row.plan), *self._seeds(row)
 
+    def key(self, upload_id: str) -> DealerKey:
+        """The key of an upload whose runs are verified. Raises UNKNOWN_MODEL."""
+        with self._db.read() as db:
+            row = db.execute(select(_keys).where(_keys.c.upload_id == upload_id)).one_or_none()
+        if row is None:
+            raise Problem(ProblemType.UNKNOWN_MODEL, "its runs are not verified, or its owner deleted it")
+        sealed = row.seed_0, row.seed_1
+        one, other = (self._open(seed, _of_key(upload_id, row.key_id, p)) for p, seed in enumerate(sealed))
+        return DealerKey(row.key_id, (one, other))
+
+    def rekey(self, upload_id: str, key_id: str) -> None:
+        """Draw an upload's key anew, under this name, and end the leases under the key before. Does nothing if the key
+        has that name already. Raises UNKNOWN_MODEL."""
+        mine = _keys.c.upload_id == upload_id
+        with self._db.wipe() as db:
+            fresh = update(_keys).where(mine, _keys.c.key_id != key_id).values(**self._fresh_key(upload_id, key_id))
+            if db.execute(fresh).rowcount == 1:
+                db.execute(update(_leases).where(_leases.c.upload_id == upload_id).values(key=None))
+            elif db.execute(select(_keys.c.key_id).where(mine)).first() is None:
+                raise Problem(ProblemType.UNKNOWN_MODEL, "its runs are not verified, or its owner deleted it")
+
+    def _fresh_key(self, upload_id: str, key_id: str) -> dict[str, object]:
+        seeds = {f"seed_{p}": self._seal(new_seed(), _of_key(upload_id, key_id, p)) for p in (0, 1)}
+        return {"key_id": key_id, **seeds}
+
     def forget_upload(self, upload_id: str) -> None:
         """Wipe an upload's seeds, its plan and its leases' keys. A row stays, so that nobody can use the id again."""
         nothing = {"plan": b"", "seed_0": b"", "seed_1": b""}
         with self._db.wipe() as db:
             db.execute(update(_leases).where(_leases.c.upload_id == upload_id).values(key=None))
+            db.execute(delete(_keys).where(_keys.c.upload_id == upload_id))
             if not insert_new(db, _uploads, {"upload_id": upload_id, **nothing}):
                 db.execute(update(_uploads).where(_uploads.c.upload_id == upload_id).values(**nothing))
 
@@ -182,6 +221,10 @@ class Ledger:
 
 def _of_lease(lease_id: str) -> bytes:
     return f"moiety/v1 lease ticket key\0{lease_id}".encode()
+
+
+def _of_key(upload_id: str, key_id: str, party: int) -> bytes:
+    return f"moiety/v1 upload key {party}\0{upload_id}\0{key_id}".encode()
 
 
 def _context(upload_id: str, party: int) -> bytes:

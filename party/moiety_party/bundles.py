@@ -9,12 +9,16 @@ from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 
+import numpy as np
+
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.store import Model
+from moiety_party.verified import VerifiedLease
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.plan.layers import Layer
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.preparation import Preparation, PreparedRows
+from moiety_shared.protocols.verified.layout import NUMBERS, views
 
 _STEP_BYTES = 1 << 20  # of corrections
 
@@ -43,6 +47,23 @@ async def prepare_bundle(
         if pending is not None:
             pending.cancel()
     return preparation.ready
+
+
+async def receive_bundle(
+    lease: VerifiedLease, party: int, grant: LeaseGrant, number: int, provider: Provider
+) -> PreparedRows:
+    """Get bundle `number` of a lease whose runs are verified: the numbers of its rows, and what the provider sends bob.
+
+    The run that takes the rows prepares them. Raises a Problem when the provider does not send what was dealt.
+    """
+    rows, row = grant.rows, lease.model.layout.row
+    bundle: PreparedRows = {NUMBERS: (np.arange(rows) + number * rows,)}
+    if party:
+        sizes = [rows * sum(part.row_bytes for part in parts) for parts in row.values()]
+        async with aclosing(provider.bundle(grant, number, sizes)) as received:
+            raw = [part async for part in received]
+        bundle |= {name: views(parts, one, rows) for (name, parts), one in zip(row.items(), raw, strict=True)}
+    return bundle
 
 
 def _prepare(preparation: Preparation, layers: Sequence[Layer], raw: Sequence[bytes | bytearray]) -> None:

@@ -15,7 +15,7 @@ from moiety_shared.crypto.channel import Channel
 from moiety_shared.crypto.integrity import Transcript
 from moiety_shared.messages.wire import Frame, FrameKind, frame_header
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.opening import Round, Session, to_wire
+from moiety_shared.protocols.opening import Kind, Round, Session, to_wire
 
 MAX_MESSAGE = 1 << 25
 """The most bytes in a WebSocket message."""
@@ -149,13 +149,15 @@ class Lane:
         sessions: Sequence[Session[Outcome]],
         transcript: Transcript,
         executor: Executor,
+        *,
+        away: bool = False,
     ) -> list[Outcome]:
         """Run one party's sessions to their ends. They are the slices of one batch, and have the same rounds.
 
         All that is opened goes into the transcript, round by round and slice by slice, in the same order at both
         parties. The slices take turns, so that one computes while another's opening travels. Each opening is sent
         before the peer's is awaited. Steps with more than `INLINE_WORK` run in `executor`, so that the event loop goes
-        on serving.
+        on serving; all steps do if they wait for a database, which `away` says.
         """
         outcomes: list[Outcome] = []
         sent, received = itertools.count(), itertools.count()
@@ -175,7 +177,7 @@ class Lane:
                 self.in_run = True
                 for opened in group:
                     part, at = peer[at : at + opened.wire_bytes], at + opened.wire_bytes
-                    if opened.work <= INLINE_WORK and opened.wire_bytes <= _INLINE_BYTES:
+                    if not away and opened.work <= INLINE_WORK and opened.wire_bytes <= _INLINE_BYTES:
                         step = _step(next(turns), opened, part, transcript)
                     else:
                         loop = asyncio.get_running_loop()
@@ -249,8 +251,9 @@ def _step(
 ) -> "Round | _Done[Outcome]":
     """Take a session to its next round, or to its end, with the peer's shares of the round before."""
     values = opened.combined(peer)
-    for value in values:
-        transcript.add(value)
+    for opening, value in zip(opened.openings, values, strict=True):
+        if opening.kind is not Kind.EACH:  # it is not alike for both
+            transcript.add(value)
     try:
         return session.send(values)
     except StopIteration as stop:  # cannot cross an executor

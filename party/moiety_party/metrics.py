@@ -85,6 +85,12 @@ class PartyMetrics(Metrics):
         )
         for kind in _MISSED:  # from zero on: a rate needs to see the first one
             self.bundle_failures.labels(kind.name)
+        self.failed_checks = Counter(
+            "moiety_failed_checks",
+            "Checks of verified runs that failed, or have no verdict because the run broke off.",
+            ["model"],
+            registry=registry,
+        )
         self.bundle_seconds = Histogram(
             "moiety_bundle_preparation_duration_seconds",
             "Seconds from the request for a bundle until it is ready.",

@@ -11,6 +11,7 @@ from moiety_party.settings import PartySettings
 from moiety_party.state import State
 from moiety_party.store import ModelStore
 from moiety_party.threads import Threads
+from moiety_party.verified import supported_layout
 from moiety_service.security.identity import Identity
 from moiety_shared.problems import Problem, ProblemType
 
@@ -58,6 +59,8 @@ class Models:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
         body = Body(source, length)
         head = await read_head(body, upload_id, self._party)
+        if head.plan.verified:
+            await self._threads.run(supported_layout, head.plan)
         upload = await read_weights(body, head, self._keyring, self._threads.run)
         await self._provider.register(upload_id, head.plan, head.dealer_envelope)
         await self._threads.run(self._store.put, upload)
@@ -65,6 +68,17 @@ class Models:
             await self._wipe(upload_id)
             raise Problem(ProblemType.UPLOAD_CONFLICT, "its owner deleted it before it arrived")
         self.arrived.set()
+
+    async def rekey(self, upload_id: str, key_id: str) -> None:
+        """Use another key for an upload's verified runs, which the provider draws under this name. May be repeated.
+
+        All that is prepared goes. Raises UNKNOWN_MODEL when its runs are not verified.
+        """
+        if not self._store.get(upload_id).plan.verified:
+            raise Problem(ProblemType.UNKNOWN_MODEL, "its runs are not verified, so it has no key")
+        await self._provider.rekey(upload_id, key_id)
+        await self._threads.run(self._state.rekey, upload_id, key_id)
+        await self._pools.drop_model(upload_id)
 
     async def delete(self, upload_id: str) -> None:
         """Wipe a model, its randomness, and what the provider keeps of it. May be repeated."""

@@ -8,11 +8,13 @@ from moiety_party.capacity import request_rows
 from moiety_party.party import Party
 from moiety_service.http.app import bearer, documented_bearer
 from moiety_service.observability.logs import log
+from moiety_shared.messages.leases import RekeyRequest
 from moiety_shared.messages.parties import HeldModel, HeldModels, ModelState, PublicKeys, Revocations
 from moiety_shared.problems import Problem, ProblemType
 
 _OWNER = "server"
 _MODELS, _MODEL, _REVOCATIONS = "/v1/models", "/v1/models/{upload_id}", "/v1/revocations"
+_REKEY = f"{_MODEL}/rekey"
 _SMALL, _REVOCATION_BYTES = 1 << 16, 1 << 19
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
@@ -21,7 +23,8 @@ def body_limit(party: Party, path: str) -> int:
     """The bytes of the largest body that the owner may send to this path."""
     if path == _REVOCATIONS:
         return _REVOCATION_BYTES
-    return party.settings.max_upload_bytes if path.startswith(f"{_MODELS}/") else _SMALL
+    is_upload = path.startswith(f"{_MODELS}/") and not path.endswith("/rekey")
+    return party.settings.max_upload_bytes if is_upload else _SMALL
 
 
 def guard(party: Party, request: Request) -> None:
@@ -57,6 +60,12 @@ def routes(party: Party) -> APIRouter:
             await party.models.receive(upload_id, request.stream(), int(request.headers.get("content-length", "0")))
         log().info("upload", upload=upload_id)
         return {"upload_id": upload_id, "state": "stored"}
+
+    @router.post(_REKEY, status_code=204, dependencies=of_owner, summary="Give an upload another key")
+    async def rekey(upload_id: UploadId, body: RekeyRequest) -> None:
+        with party.audit.event("rekey", subject=_OWNER, upload=upload_id):
+            await party.models.rekey(upload_id, body.key_id)
+        log().info("rekeyed", upload=upload_id)
 
     @router.delete(_MODEL, status_code=204, dependencies=of_owner, summary="Wipe a model's share")
     async def delete_model(upload_id: UploadId) -> None:

@@ -15,6 +15,7 @@ from moiety_party.replicas import Replicas
 from moiety_party.settings import PartySettings
 from moiety_party.state import State
 from moiety_party.threads import Threads
+from moiety_party.verified import Checks
 from moiety_service.database import location
 from moiety_service.http import clients
 from moiety_service.observability import tracing
@@ -55,6 +56,7 @@ class Party:
         )
         self.provider = Provider(self._http, self.metrics.provider_bytes)
         self.pools = Pools(settings, self.store, self.provider, self.threads.offline, self.metrics, tracer)
+        self.checks = Checks(self.state, self.metrics, self.threads.online)
         self.models = Models(settings, identity, self.state, self.store, self.provider, self.pools, self.threads)
         self.replicas = Replicas(self.boot, self.state, self.store, self.pools.drop_model)
         self.admission = Admission(self.state)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from moiety_party.filler import Filler, Make
 from moiety_party.rows import Rows
+from moiety_party.verified import VerifiedLease
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.preparation import PreparedRows
 
@@ -38,11 +39,14 @@ class Pool:
         failed: Callable[[str], None] = lambda _: None,
         busy: Callable[[], bool] = lambda: False,
         alone: bool = False,
+        verified: VerifiedLease | None = None,
     ) -> None:
         """The pool calls `failed` with the problem's name when it cannot get a bundle. `busy` says whether a run is
         under way: then the pool makes no bundles while it has half of its rows. `alone` says that a row is larger than
-        a pool should be: then it makes none at all beside a run, unless somebody waits for it."""
+        a pool should be: then it makes none at all beside a run, unless somebody waits for it. `verified` is what
+        the rows of verified runs need besides."""
         self.lease_id = lease_id
+        self.verified = verified
         self.check = check  # the key of the lease's transcripts
         self.bundle_rows = bundle_rows
         self.target = max(target, bundle_rows)

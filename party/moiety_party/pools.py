@@ -13,13 +13,14 @@ from functools import partial
 
 from opentelemetry.trace import SpanKind, Tracer
 
-from moiety_party.bundles import prepare_bundle
+from moiety_party.bundles import prepare_bundle, receive_bundle
 from moiety_party.capacity import pool_rows, run_rows
 from moiety_party.metrics import PartyMetrics, Stock
 from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.settings import PartySettings
 from moiety_party.store import Model, ModelStore
+from moiety_party.verified import VerifiedLease, keyed_model
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log
 from moiety_service.observability.metrics import timed
@@ -112,18 +113,20 @@ class Pools:
 
         Raises Problem UNKNOWN_MODEL when the model was deleted meanwhile.
         """
+        verified = await self._verified(model, grant) if model.plan.verified else None
         self._store.get(model.upload_id)
         pool = Pool(
             grant.lease_id,
             grant.check,
             grant.rows,
-            partial(self._prepare, model, grant),
+            partial(self._prepare, model, grant, verified),
             target=pool_rows(self._settings, model.plan),
             spread=self._settings.lanes * run_rows(self._settings, model.plan),
             claim_seconds=self._settings.run_seconds / 2,
             failed=lambda problem: self._metrics.bundle_failures.labels(problem).inc(),
             busy=lambda: self._runs > 0,
             alone=model.plan.bundle_row_bytes > self._settings.pool_bytes,
+            verified=verified,
         )
         # Nothing is awaited between asking the store and this. So whoever deletes the model finds the pool, or no pool
         # is opened.
@@ -132,13 +135,26 @@ class Pools:
             await old.close()
         return pool
 
-    async def _prepare(self, model: Model, grant: LeaseGrant, number: int) -> PreparedRows:
+    async def _verified(self, model: Model, grant: LeaseGrant) -> VerifiedLease:
+        """What a lease's verified runs need. The pools of one model under one key share the most of it."""
+        known = (pool.verified.model for pool in self.of_model(model.upload_id) if pool.verified)
+        keyed = next((one for one in known if one.key_id == grant.key_id), None)
+        if keyed is None:
+            keyed = await keyed_model(model, self._settings.party, grant, self._provider, self._offline)
+        return VerifiedLease(grant.lease_id, keyed, grant.seed, grant.rows)
+
+    async def _prepare(
+        self, model: Model, grant: LeaseGrant, verified: VerifiedLease | None, number: int
+    ) -> PreparedRows:
         """Prepare bundle `number` of a lease. alice makes hers from her seed; bob fetches corrections as well."""
         party = self._settings.party
         context = tracing.current()
         span = tracing.begin(self._tracer, "bundle", context if context.is_valid else None, SpanKind.INTERNAL)
         with tracing.doing(span), timed(self._metrics.bundle_seconds):
-            prepared = await prepare_bundle(model, party, grant, number, self._provider, self._offline)
+            if verified is not None:
+                prepared = await receive_bundle(verified, party, grant, number, self._provider)
+            else:
+                prepared = await prepare_bundle(model, party, grant, number, self._provider, self._offline)
         self._metrics.bundles.inc()
         if party == 1:
             self.fetched_bytes += grant.rows * model.plan.bundle_row_bytes

@@ -2,19 +2,27 @@
 
 import base64
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 import httpx
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from pydantic import ValidationError
 
 from moiety_service.http import clients
 from moiety_service.observability import tracing
-from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher, lease_context
+from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher, lease_context, tags_cipher
 from moiety_shared.crypto.prg import SEED_BYTES
 from moiety_shared.crypto.sealing import PrivateKey
-from moiety_shared.messages.leases import BundleRequest, JoinRequest, LeaseRequest, LeaseResponse, UploadRequest
+from moiety_shared.messages.leases import (
+    BundleRequest,
+    JoinRequest,
+    LeaseRequest,
+    LeaseResponse,
+    RekeyRequest,
+    UploadRequest,
+)
 from moiety_shared.plan.layers import Public
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
@@ -28,7 +36,8 @@ class LeaseGrant:
     """One party's side of a lease.
 
     `seed` is this party's, for all bundles of the lease; `check` keys the transcripts of its runs; `ticket` shows the
-    lease to the provider, who alone can open it.
+    lease to the provider, who alone can open it. Where runs are verified, `key_id` names the upload's key, and
+    `key_seed` is this party's part of it.
     """
 
     lease_id: str
@@ -37,6 +46,8 @@ class LeaseGrant:
     ticket: str
     seed: bytes
     check: bytes
+    key_id: str = ""
+    key_seed: bytes = b""
 
     def __repr__(self) -> str:
         return f"LeaseGrant({self.lease_id})"
@@ -63,6 +74,10 @@ class Provider:
     async def forget_upload(self, upload_id: str) -> None:
         """Have the provider wipe the upload's seeds, so that nothing can be dealt for it any more."""
         await self._delete(f"/v1/uploads/{upload_id}")
+
+    async def rekey(self, upload_id: str, key_id: str) -> None:
+        """Have the provider draw the key of an upload's verified runs anew, under that name. May be repeated."""
+        await self._post(f"/v1/uploads/{upload_id}/rekey", RekeyRequest(key_id=key_id))
 
     async def open_lease(self, upload_id: str, rows: int) -> LeaseGrant:
         """alice opens a lease, whose bundles have `rows` rows each."""
@@ -92,8 +107,23 @@ class Provider:
         Raises a Problem unless the bundle is exactly that long, and at its end unless it is what was dealt: use nothing
         of it before. The announced length is checked before the body is read.
         """
-        url = f"/v1/leases/{grant.lease_id}/bundles/{number}"
-        decryptor = bundle_cipher(grant.seed, grant.lease_id, number).decryptor()
+        cipher = bundle_cipher(grant.seed, grant.lease_id, number)
+        async with aclosing(self._parts(grant, f"bundles/{number}", cipher, sizes)) as parts:
+            async for part in parts:
+                yield part
+
+    async def tags(self, grant: LeaseGrant, sizes: Sequence[int]) -> list[bytearray]:
+        """Fetch the tags of an upload's weights, for verified runs, in parts of these sizes. Raises what `bundle`
+        does."""
+        cipher = tags_cipher(grant.seed, grant.lease_id)
+        return [part async for part in self._parts(grant, "tags", cipher, sizes)]
+
+    async def _parts(
+        self, grant: LeaseGrant, path: str, cipher: "Cipher[modes.GCM]", sizes: Sequence[int]
+    ) -> AsyncGenerator[bytearray, None]:
+        """Fetch what the provider sealed for this lease, and yield parts of `sizes` bytes as they arrive."""
+        url = f"/v1/leases/{grant.lease_id}/{path}"
+        decryptor = cipher.decryptor()
         body = BundleRequest(ticket=grant.ticket).model_dump(mode="json")
         try:
             async with self._client.stream(
@@ -165,10 +195,12 @@ class Provider:
             lease_id, upload_id, rows = answer.lease_id, answer.upload_id, answer.rows
             ticket, sealed = (base64.b64decode(text, validate=True) for text in (answer.ticket, answer.seeds))
             try:
-                seeds = key.open(sealed, lease_context(party, lease_id, upload_id, rows, ticket))
+                context = lease_context(party, lease_id, upload_id, rows, ticket, answer.key_id or "")
+                seeds = key.open(sealed, context)
             except Problem as problem:
                 raise ValueError("sealed for another lease") from problem
-            return LeaseGrant(lease_id, upload_id, rows, answer.ticket, seeds[:SEED_BYTES], seeds[SEED_BYTES:])
+            seed, check, rest = seeds[:SEED_BYTES], seeds[SEED_BYTES : 2 * SEED_BYTES], seeds[2 * SEED_BYTES :]
+            return LeaseGrant(lease_id, upload_id, rows, answer.ticket, seed, check, answer.key_id or "", rest)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """A party's share of a result, as it leaves at the end of a run."""
 
+from collections.abc import Iterable
+from itertools import accumulate
+
 from moiety_shared.crypto.sealing import PublicKey, seal_result
 from moiety_shared.messages.wire import Binding, Recipients, Secret, malformed
 from moiety_shared.plan.plan import Plan
@@ -21,9 +24,15 @@ def result_share(plan: Plan, outputs: Array) -> bytes:
     return whole.tobytes()
 
 
-def sealed_result(plan: Plan, party: int, outputs: Array, secret: Secret, binding: Binding) -> bytes:
+def result_shares(plan: Plan, outputs: Array, rows: Iterable[int]) -> list[bytes]:
+    """This party's share of each request's result, from its shares of all outputs. Each request has so many rows."""
+    ends = list(accumulate(rows))
+    return [result_share(plan, outputs[at:end]) for at, end in zip([0, *ends], ends, strict=False)]
+
+
+def sealed_result(plan: Plan, party: int, share: bytes, secret: Secret, binding: Binding) -> bytes:
     """Seal this party's share of the result to each recipient: first the client, then the owner."""
-    share, sealed = result_share(plan, outputs), b""
+    sealed = b""
     if Recipients.CLIENT in secret.recipients:
         sealed += seal_result(secret.result_key, share, binding.context("result", party))
     if Recipients.OWNER in secret.recipients and plan.output.owner_key is not None:

@@ -7,6 +7,7 @@ requests are running or done, and which were answered.
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import (
     URL,
@@ -68,7 +69,17 @@ _answered = Table(
     Column("request_id", LargeBinary, primary_key=True),
     Column("until", Float, nullable=False, index=True),  # seconds since 1970
 )
+_standings = Table(  # of uploads whose runs are verified; without a row one is good, and its key has its own id
+    "standings",
+    _metadata,
+    Column("upload_id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+)
 SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "party_0001")
+
+
+Check = Literal["good", "open", "ended"]
 
 
 class State:
@@ -163,6 +174,31 @@ class State:
         with self._db.write() as db:
             if not insert_new(db, _models, {"upload_id": upload_id, "deleted": True}):
                 db.execute(update(_models).where(_models.c.upload_id == upload_id).values(deleted=True))
+
+    # Checks of verified runs
+
+    def standing(self, upload_id: str) -> tuple[str, Check]:
+        """The id of an upload's key, as its owner named it, and how its checks went: "good" if all passed, "open" while
+        one has no verdict, "ended" after one that failed."""
+        with self._db.read() as db:
+            row = db.execute(select(_standings).where(_standings.c.upload_id == upload_id)).one_or_none()
+        return (row.key_id, row.state) if row is not None else (upload_id, "good")
+
+    def move(self, upload_id: str, key_id: str, before: Check, after: Check) -> bool:
+        """Say how an upload's checks went. Returns False, and changes nothing, unless it was `before`, under this
+        key."""
+        same = (_standings.c.upload_id == upload_id) & (_standings.c.key_id == key_id) & (_standings.c.state == before)
+        with self._db.write() as db:
+            insert_new(db, _standings, {"upload_id": upload_id, "key_id": upload_id, "state": "good"})
+            return db.execute(update(_standings).where(same).values(state=after)).rowcount == 1
+
+    def rekey(self, upload_id: str, key_id: str) -> None:
+        """The owner gave an upload another key, under which no check failed. Changes nothing when it has that key."""
+        fresh = {"key_id": key_id, "state": "good"}
+        with self._db.write() as db:
+            insert_new(db, _standings, {"upload_id": upload_id, "key_id": upload_id, "state": "good"})
+            other = (_standings.c.upload_id == upload_id) & (_standings.c.key_id != key_id)
+            db.execute(update(_standings).where(other).values(**fresh))
 
     # Requests: when a crash of the database forgets one, it may run again, under other masks
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from moiety_party.objects import Objects
 from moiety_service.observability.logs import log
 from moiety_service.startup import StartRefused
-from moiety_shared.crypto.prg import SEED_BYTES
+from moiety_shared.crypto.prg import SEED_BYTES, Stream
 from moiety_shared.crypto.sealing import CHUNK_KEY_BYTES, Chunks
 from moiety_shared.formats import MODEL, unsupported
 from moiety_shared.messages.catalogue import Manifest
@@ -26,6 +26,8 @@ from moiety_shared.messages.upload import Tensors, Upload, cut, sealed_sizes
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.product import Weights
+from moiety_shared.protocols.verified import graph as verified
+from moiety_shared.protocols.verified.layer import VerifiedWeights
 
 _NONCE, _TAG = 12, 16
 _KEY_FILE, _WEIGHTS, _MANIFEST, _PLAN = "model.key", "weights.sealed", "manifest.json", "plan.json"
@@ -53,11 +55,22 @@ class Model:
     manifest: Manifest
     plan: Plan
     weights: Mapping[str, Weights] = field(repr=False)
+    upload: Upload | None = field(default=None, repr=False)
+    """Where runs are verified: then each key makes other weights of it."""
     _online_bytes: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)  # by rows
 
     @property
     def upload_id(self) -> str:
         return self.manifest.upload_id
+
+    def verified_weights(self, own: Stream, sent: Mapping[str, verified.Corrections]) -> dict[str, VerifiedWeights]:
+        """The weights under a key of the upload: from the stream of this party's part of it, and what the dealer sent
+        bob."""
+        upload = self.upload
+        if upload is None:
+            raise ValueError("the runs of this model are not verified")
+        owner = Stream(upload.seed, "upload")
+        return verified.weights_at(self.plan, self.manifest.party, upload.masked, owner, own, sent)
 
     def online_bytes(self, rows: int) -> int:
         """What each party sends to open the values of so many rows, in bytes. It is computed once."""
@@ -164,7 +177,10 @@ class ModelStore:
 
     def _add(self, upload: Upload) -> None:
         if (upload_id := upload.manifest.upload_id) not in self._dropped:
-            self._models[upload_id] = Model(upload.manifest, upload.plan, upload.weights())
+            if upload.plan.verified:
+                self._models[upload_id] = Model(upload.manifest, upload.plan, {}, upload)
+            else:
+                self._models[upload_id] = Model(upload.manifest, upload.plan, upload.weights())
 
     def drop(self, upload_id: str) -> None:
         """Serve a model no more, even if a thread is reading it now. Runs under way keep what they hold in memory."""

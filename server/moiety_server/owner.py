@@ -1,6 +1,7 @@
 """The owner's connection to both parties, and what the owner does with models that are published already."""
 
 import contextlib
+import secrets
 import time
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from moiety_service.security.identity import Identity
 from moiety_service.startup import StartRefused
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.messages.catalogue import Entry, PartyEndpoint
+from moiety_shared.messages.leases import RekeyRequest
 from moiety_shared.messages.parties import HeldModel, HeldModels, PublicKeys
 from moiety_shared.problems import Problem, ProblemType
 
@@ -104,6 +106,17 @@ class Owner:
         """Make this the version that clients get from now on, be it newer or older. Raises UNKNOWN_MODEL."""
         with self.audit.event("activate", subject="owner", model=name):
             self.catalogue.activate(name, version, self.identity.signing_key)
+
+    def rekey(self, name: str, version: int | None = None) -> None:
+        """Give a verified model another key, after a check of it failed: its weights and its entry stay. `version` is
+        the active one unless it is named. Raises UNKNOWN_MODEL for a model whose runs are not verified."""
+        entry = self.catalogue.get(name, version).entry
+        if entry.plan.verified is None:
+            raise Problem(ProblemType.UNKNOWN_MODEL, "its runs are not verified, so it has no key")
+        body = RekeyRequest(key_id=secrets.token_hex(16)).model_dump(mode="json")
+        with self.audit.event("rekey", subject="owner", model=name, upload=entry.upload_id):
+            for party in (1, 0):  # bob first: alice opens leases
+                self.call(party, "POST", f"/v1/models/{entry.upload_id}/rekey", json=body)
 
     def withdraw(self, name: str, version: int) -> None:
         """Take a version out of the catalogue and have its shares wiped. Repeat it when a party was away."""

@@ -20,6 +20,7 @@ from moiety_shared.messages.catalogue import Access, Entry, Manifest, Preprocess
 from moiety_shared.messages.table import Tabular
 from moiety_shared.messages.tokens import Tokens
 from moiety_shared.messages.upload import Draws, MaskedModel
+from moiety_shared.messages.verified import record_key
 from moiety_shared.messages.wire import OwnerCount
 from moiety_shared.plan.layers import ring_bytes, ring_dtype
 from moiety_shared.plan.plan import Plan
@@ -79,7 +80,8 @@ def publish(
     dealer = owner.provider_key()
     upload = owner.uploads.begin(name)
     upload_id, version = upload.upload_id, upload.version
-    masked = MaskedModel(upload_id, plan, compiled.weights, Draws.fresh())
+    draws = Draws.fresh()
+    masked = MaskedModel(upload_id, plan, compiled.weights, draws)
     what = {"name": name, "version": version, "access": access}
     with owner.audit.event("publish", subject="owner", model=name, upload=upload_id), _or_removed(owner, upload_id):
         owner.push_revocations()
@@ -106,6 +108,7 @@ def publish(
             classes=classes,
             description=description,
             access=access,
+            record_key=key_text(record_key(draws.seeds).public_key()) if plan.verified else None,
             canaries=known,
             revision=1,  # the catalogue gives it the next one
             active=activate,

@@ -46,6 +46,7 @@ class ProblemType(Enum):
     PARTY_UNAVAILABLE = 503, "The computing parties cannot be reached"
     PEER_UNAVAILABLE = 503, "The other party cannot be reached, or the connection broke off"
     PEER_VERSION = 503, "The computing parties run different versions"
+    CHEATING_DETECTED = 502, "A party computed otherwise than the protocol says, or a check has no verdict"
     OPENINGS_DIFFER = 503, "The parties did not open the same values"
     PROVIDER_UNAVAILABLE = 503, "The crypto provider cannot be reached"
     RANDOMNESS_EXHAUSTED = 503, "No prepared randomness is left for this model"
@@ -120,6 +121,10 @@ _HINTS = {
     ProblemType.PEER_UNAVAILABLE: "The parties discarded the randomness of this run. Try again shortly.",
     ProblemType.PEER_VERSION: (
         "Ask the operators to bring alice and bob to the same release (docs/operations.md). Then send it again."
+    ),
+    ProblemType.CHEATING_DETECTED: (
+        "Use no answer of this run. Tell the model's owner, who finds out what happened and then gives the model "
+        "another key: moiety rekey MODEL."
     ),
     ProblemType.OPENINGS_DIFFER: (
         "The parties gave nothing out and discarded the randomness. Try again. If it happens again, something "

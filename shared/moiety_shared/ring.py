@@ -11,17 +11,13 @@ channel (`convolution`).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from moiety_shared.arrays import Array as Array
 from moiety_shared.convolution import convolve
 from moiety_shared.plan.layers import Conv
-
-Array = npt.NDArray[Any]
-"""Ring elements of a `Ring.dtype`, or words of bits; each docstring says which."""
 
 _BLOCK = 1 << 15  # elements of a temporary: few enough that some of them stay in the cache
 _SMALL = 1 << 14  # elements of b: with fewer, a call of torch takes longer than the product of one row does

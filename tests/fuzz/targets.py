@@ -43,10 +43,12 @@ from moiety_shared.messages.catalogue import (
 )
 from moiety_shared.messages.table import Column
 from moiety_shared.messages.upload import Head
+from moiety_shared.messages.verified import VerifiedAnswer, answer_bytes
 from moiety_shared.messages.wire import Asked, Binding, Frame, FrameKind, OwnerCount, Request, Secret, Start
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
+from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
 from tests import plans
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -59,6 +61,7 @@ ROWS = 2
 ASKED = Asked(bytes(range(25)), "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))
 START, SHARED = Start(ID.hex(), 7, (ASKED,)), Start(ID.hex(), 7, (ASKED, ASKED._replace(token="")))
 REFUSAL = Problem(ProblemType.SEALED_FOR_ANOTHER)
+VERIFIED = plans.two_layers()
 _WIRES = wire.result_bytes(PLAN, ROWS)
 
 
@@ -149,6 +152,17 @@ def envelope(raw: bytes) -> None:
 
 def result_envelope(raw: bytes) -> None:
     assert open_result(DIGEST, raw, b"context") == b"message", "a result that was not sealed"
+
+
+def verified_answer(raw: bytes) -> None:
+    party = int(len(raw) != answer_bytes(VERIFIED, 0, ROWS))
+    same(VerifiedAnswer.unpack(raw, VERIFIED, party, ROWS).pack(), raw)
+
+
+def _verified_answers() -> Iterator[bytes]:
+    keys, result = RowKeys((DIGEST,) * ROWS), np.arange(ROWS * 3).reshape(ROWS, 3)
+    for signatures in ((), (bytes(64),) * ROWS):
+        yield VerifiedAnswer(ID.hex(), 7, PartyAnswer(DIGEST, result, keys), signatures).pack()
 
 
 def sealing_key(raw: bytes) -> None:
@@ -367,6 +381,7 @@ TARGETS: dict[str, Target] = {
     "secret": Target(secret, (Problem,), lambda: iter([Secret(ID, DIGEST, ROWS, DIGEST).pack()])),
     "handshake": Target(handshake, (Problem,), lambda: iter([Handshake(DIGEST, 7).pack()])),
     "result": Target(result, (Problem,), lambda: iter([wire.pack_result(ID, (bytes(_WIRES), bytes(_WIRES)))])),
+    "verified_answer": Target(verified_answer, (Problem,), _verified_answers),
     "owner_count": Target(owner_count, (Problem,), lambda: iter([OwnerCount(BINDING, (b"one", b"two")).pack()])),
     "start": Target(start, (Problem,), lambda: iter([wire.pack_start(START), wire.pack_start(SHARED)])),
     "outcomes": Target(

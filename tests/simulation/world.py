@@ -41,9 +41,11 @@ from moiety_service.security.identity import LINKS, Identity
 from moiety_shared.crypto import tokens
 from moiety_shared.crypto.channel import Channel
 from moiety_shared.crypto.possession import thumbprint
+from moiety_shared.crypto.signing import key_text
 from moiety_shared.crypto.tokens import Grant
 from moiety_shared.messages.catalogue import Access, Entry, PartyEndpoint, SignedEntry, sign
 from moiety_shared.messages.upload import Draws, MaskedModel
+from moiety_shared.messages.verified import record_key
 from moiety_shared.messages.wire import FrameKind
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
@@ -193,7 +195,7 @@ class Node:
             pool_rows=16,
             max_rows=MAX_ROWS,
             lanes=2,
-            run_seconds=3,
+            run_seconds=world.run_seconds,
             bundle_bytes=1 << 16,
         )
         identity = world.identities[role]
@@ -286,6 +288,8 @@ class World:
     detector: Detector
     backups: Backups
     plan: Plan = field(default_factory=plans.branches)
+    weights: dict[str, Array] = field(default_factory=plans.weights)
+    run_seconds: float = 3
     provider: FastAPI | None = None
     alices: list[Node] = field(default_factory=list)
     bobs: list[Node] = field(default_factory=list)
@@ -397,7 +401,8 @@ class World:
         """The model as a new upload, and its entry. Returns the upload's id. Not while a party lives twice."""
         self.uploads += 1
         upload_id = f"{self.uploads:032x}"
-        masked = MaskedModel(upload_id, self.plan, plans.weights(), Draws.fresh())
+        draws = Draws.fresh()
+        masked = MaskedModel(upload_id, self.plan, self.weights, draws)
         nodes = (self.an_alice(), self.a_bob())
         for party in (1, 0):
             what = {"name": "small", "version": self.uploads, "access": access}
@@ -415,6 +420,7 @@ class World:
             ),
             access=access,
             max_rows=MAX_ROWS,
+            record_key=key_text(record_key(draws.seeds).public_key()) if self.plan.verified else None,
             **plans.TERM | {"revision": self.uploads},  # type: ignore[arg-type]
         )
         self._entry = sign(entry, self._owner)
@@ -476,9 +482,10 @@ def check(x: Array, outputs: np.ndarray) -> None:
 
 
 @asynccontextmanager
-async def world(root: Path, detector: Detector, postgres: Postgres | None = None) -> AsyncIterator[World]:
-    """All roles up, one model published. Their databases are files, or PostgreSQL's."""
-    made = World(root, detector, Backups(postgres))
+async def world(root: Path, detector: Detector, postgres: Postgres | None = None, **more: Any) -> AsyncIterator[World]:
+    """All roles up, one model published, with `more` members of the world. Their databases are files, or
+    PostgreSQL's."""
+    made = World(root, detector, Backups(postgres), **more)
     for role in ("provider", "bob", "alice"):
         made.folder(role).mkdir(parents=True)
         made.start(role)

@@ -134,6 +134,9 @@ export class Client {
     if (entry.plan.output.kind === "count" || entry.plan.input.classes !== null) {
       throw new InvalidInput("the model gives counts over all inputs and no answers: this client asks for answers only");
     }
+    if (entry.record_key !== null) {
+      throw new InvalidInput("the model is verified: ask with the Python client, which checks what the parties say");
+    }
     checkOffered(entry, options.canaries ?? 0);
     const vocabulary = await this.#vocabulary(entry, options.signal);
     const own = encodeInputs(entry, input, options.columns ?? "strict", vocabulary);

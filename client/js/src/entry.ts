@@ -123,6 +123,8 @@ export interface Entry {
   description: string;
   access: "token" | "open";
   canaries: Canary[];
+  /** Of a verified model: what the crypto provider signs rows with. */
+  record_key: string | null;
   revision: number;
   active: boolean;
   issued: number;
@@ -131,7 +133,7 @@ export interface Entry {
 
 export const FORMATS = { entry: 3, plan: 4 };
 const MEMBERS =
-  "access active canaries classes description expires format issued max_rows name parties plan preprocessing revision upload_id version";
+  "access active canaries classes description expires format issued max_rows name parties plan preprocessing record_key revision upload_id version";
 const MOST_ELEMENTS = 2 ** 26;
 
 /** How the plan encodes its input. */
@@ -154,6 +156,7 @@ export function checked(found: unknown): Entry {
   check(list(entry.classes).every((name) => typeof name === "string"), "classes");
   const parties = list(entry.parties).map(object);
   check(parties.length === 2 && parties.every((one) => isText(one.url) && isText(one.sealing_key)), "parties");
+  check(entry.record_key === null || isText(entry.record_key), "record_key");
   const plan = checkPlan(object(entry.plan));
   checkPreprocessing(entry.preprocessing, plan);
   for (const canary of list(entry.canaries).map(object)) {

@@ -113,8 +113,12 @@ class Guests:
             ]
         )
 
-    async def outcomes(self, outputs: Array) -> list[Outcome]:
-        """Seal each request's share of its result, from bob's shares of all outputs (rows, *shape).
+    def rows(self) -> list[int]:
+        """How many rows each request has."""
+        return [guest.request.rows for guest in self.all]
+
+    async def outcomes(self, shares: Sequence[bytes]) -> list[Outcome]:
+        """Seal bob's share of each request's result, of those that he does not refuse.
 
         The share of a request leaves once: one that left before is refused now, and what was counted for it is given
         back. So nothing may fail between this and the frame that carries the outcomes.
@@ -124,11 +128,10 @@ class Guests:
         for place, problem in late.items():
             welcome[place].problem = problem
         await self._refund([welcome[place] for place in late])
-        outcomes, at = list[Outcome](), 0
-        for guest in self.all:
-            part, at = outputs[at : at + guest.request.rows], at + guest.request.rows
+        outcomes = list[Outcome]()
+        for guest, share in zip(self.all, shares, strict=True):
             if guest.problem is not None:
                 outcomes.append(guest.problem)
             elif guest.secret is not None:
-                outcomes.append(sealed_result(self.model.plan, 1, part, guest.secret, guest.request.binding))
+                outcomes.append(sealed_result(self.model.plan, 1, share, guest.secret, guest.request.binding))
         return outcomes

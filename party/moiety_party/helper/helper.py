@@ -10,8 +10,10 @@ from moiety_party.hello import answer
 from moiety_party.helper.answered import Answered
 from moiety_party.helper.guests import Guests
 from moiety_party.lane import Lane, Link, garbled, read_json
+from moiety_party.metrics import PartyMetrics
 from moiety_party.party import Party
 from moiety_party.pool import Pool
+from moiety_party.results import result_shares
 from moiety_service.http.draining import Drain
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log, where
@@ -119,6 +121,7 @@ class Helper:
         grant = await self._party.provider.join_lease(str(lease.get("lease")), str(lease.get("ticket")))
         if grant.upload_id != model.upload_id:
             raise malformed("the lease is for another model")
+        self._party.checks.check_key(model, grant)
         await self._party.pools.open(lane.peer, model, grant)
         await lane.send_json(FrameKind.JOINED, {})
 
@@ -132,7 +135,8 @@ class Helper:
         """The requests of a run. Raises Problem MALFORMED unless they ask one upload, and fit into one run of it."""
         uploads = {asked.request.binding.upload_id for asked in start.asked}
         model = await self._party.replicas.model(start.asked[0].request.binding.upload_id.hex())
-        if len(uploads) > 1 or not 1 <= start.rows <= run_rows(self._party.settings, model.plan):
+        alone = model.plan.verified is None or len(start.asked) == 1
+        if len(uploads) > 1 or not alone or not 1 <= start.rows <= run_rows(self._party.settings, model.plan):
             raise malformed("the leader's requests do not fit into one run")
         return Guests(self._party, self._answered, model, start.asked)
 
@@ -175,23 +179,10 @@ class Helper:
                 failure = error
                 raise
             finally:
-                self._tell(guests, time.perf_counter() - started, lane.rounds - rounds, failure)
+                _tell(party.metrics, guests, time.perf_counter() - started, lane.rounds - rounds, failure)
                 timeline.tell(party.tracer, tracing.current(), party.metrics.phase)
                 for guest in guests.all[1:]:
                     timeline.tell_whole(party.tracer, "run", tracing.unpack(guest.asked.trace))
-
-    def _tell(self, guests: Guests, seconds: float, rounds: int, failure: BaseException | None) -> None:
-        """Count and log each request of a run, as if it had run alone."""
-        metrics = self._party.metrics
-        for guest in guests.all:
-            error = failure or guest.problem
-            metrics.predicted(guests.model.manifest.name, guest.request.rows, seconds, error)
-            if error is None:
-                named = tracing.request_id(tracing.unpack(guest.asked.trace) or tracing.current())
-                milliseconds = round(seconds * 1e3, 2)
-                log().info("run", request_id=named, rows=guest.request.rows, rounds=rounds, milliseconds=milliseconds)
-        if failure is None:
-            metrics.run_rows.observe(sum(guest.request.rows for guest in guests.all))
 
     async def _evaluate(
         self, lane: Lane, guests: Guests, start: Start, payload: bytes, pool: Pool | None, timeline: Timeline
@@ -210,13 +201,32 @@ class Helper:
             timeline.passed("rows")
             lane.in_run = True
             transcript = Transcript(pool.check, payload)
-            sessions = graph.evaluate_slices(model.plan, 1, guests.shares(), prepared, model.weights)
-            del prepared  # the sessions let go of what they have used
-            outputs = await lane.drive(sessions, transcript, self._party.threads.online)
+            if pool.verified is not None:
+                x = guests.shares()
+                place = pool.verified, start.first_row, prepared
+                shares = [await self._party.checks.run(lane, model, *place, x, payload, transcript)]
+            else:
+                sessions = graph.evaluate_slices(model.plan, 1, guests.shares(), prepared, model.weights)
+                del prepared  # the sessions let go of what they have used
+                outputs = await lane.drive(sessions, transcript, self._party.threads.online)
+                shares = result_shares(model.plan, np.concatenate(outputs), guests.rows())
             timeline.passed("rounds")
             await guests.spent()
-            body = pack_outcomes(await guests.outcomes(np.concatenate(outputs)))
+            body = pack_outcomes(await guests.outcomes(shares))
             return body, transcript.of(1, body)
         except BaseException:
             await guests.take_back()
             raise
+
+
+def _tell(metrics: PartyMetrics, guests: Guests, seconds: float, rounds: int, failure: BaseException | None) -> None:
+    """Count and log each request of a run, as if it had run alone."""
+    for guest in guests.all:
+        error = failure or guest.problem
+        metrics.predicted(guests.model.manifest.name, guest.request.rows, seconds, error)
+        if error is None:
+            named = tracing.request_id(tracing.unpack(guest.asked.trace) or tracing.current())
+            milliseconds = round(seconds * 1e3, 2)
+            log().info("run", request_id=named, rows=guest.request.rows, rounds=rounds, milliseconds=milliseconds)
+    if failure is None:
+        metrics.run_rows.observe(sum(guest.request.rows for guest in guests.all))

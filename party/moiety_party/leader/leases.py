@@ -65,6 +65,7 @@ class Leases:
                 return pool
             rows = bundle_rows(self._party.settings, model.plan)
             grant = await self._party.provider.open_lease(model.upload_id, rows)
+            self._party.checks.check_key(model, grant)
             lease = {"upload": model.upload_id, "lease": grant.lease_id, "ticket": grant.ticket}
             try:
                 await lane.send_json(FrameKind.LEASE, lease)

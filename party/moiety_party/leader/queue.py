@@ -205,6 +205,8 @@ class Queue:
         if waiting.is_large:
             return self._large < max(self._lanes - 1, 1)
         upload = waiting.model.upload_id
+        if waiting.model.plan.verified:  # one run at a time is past its coins
+            return not self._going[upload]
         return self._going[upload] < _SIDE_BY_SIDE or self._rows[upload] >= waiting.most_rows
 
     def _keep(self, waiting: list[Waiting]) -> None:

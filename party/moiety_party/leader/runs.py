@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moiety_party.capacity import shared_rows
+from moiety_party.capacity import request_rows, shared_rows
 from moiety_party.lane import Lane, Refused, garbled
 from moiety_party.leader.lanes import Lanes
 from moiety_party.leader.leases import Leases
@@ -16,7 +16,7 @@ from moiety_party.leader.shortages import Shortages
 from moiety_party.leader.suspects import Suspects
 from moiety_party.party import Party
 from moiety_party.pool import Pool
-from moiety_party.results import sealed_result
+from moiety_party.results import result_shares, sealed_result
 from moiety_service.observability.logs import log, where
 from moiety_service.observability.tracing import Timeline
 from moiety_shared import fixed_point
@@ -54,7 +54,7 @@ class Runs:
         self._queue = Queue(
             settings.max_waiting,
             settings.lanes,
-            lambda model: shared_rows(settings, model.plan),
+            lambda model: (request_rows if model.plan.verified else shared_rows)(settings, model.plan),
             is_suspect,
             party.metrics.waiting.set,
         )
@@ -181,6 +181,9 @@ class Runs:
     async def _run(self, lane: Lane, pool: Pool, batch: Sequence[Waiting], timeline: Timeline) -> None:
         model, party = batch[0].model, self._party
         plan, rows = model.plan, sum(waiting.request.rows for waiting in batch)
+        if pool.verified is not None and not party.checks.check_standing(model, pool.verified):
+            await party.pools.drop(lane.peer, model.upload_id)  # of the key before: a new lease is under the new one
+            raise Problem(ProblemType.ROW_USED)
         taken = await pool.take(rows)
         if taken is None and await self._leases.has(lane, model, pool, rows):
             taken = await pool.take(rows)
@@ -193,17 +196,22 @@ class Runs:
         start = pack_start(Start(pool.lease_id, first, tuple(waiting.asked for waiting in batch)))
         await lane.send(FrameKind.START, start)
         await asyncio.sleep(0)  # sends it: bob opens his envelopes while alice computes the first openings
-        sessions = graph.evaluate_slices(plan, 0, _shares(batch), prepared, model.weights)
-        del prepared  # the sessions let go of what they have used
         transcript = Transcript(pool.check, start)
         before, started = lane.rounds, time.perf_counter()
-        outputs = np.concatenate(await lane.drive(sessions, transcript, party.threads.online))
+        if pool.verified is not None:
+            place = pool.verified, first, prepared
+            shares = [await party.checks.run(lane, model, *place, _shares(batch), start, transcript)]
+        else:
+            sessions = graph.evaluate_slices(plan, 0, _shares(batch), prepared, model.weights)
+            del prepared  # the sessions let go of what they have used
+            outputs = np.concatenate(await lane.drive(sessions, transcript, party.threads.online))
+            shares = result_shares(plan, outputs, [waiting.request.rows for waiting in batch])
         seconds, rounds = time.perf_counter() - started, lane.rounds - before
         timeline.passed("rounds")
-        own, at = list[bytes](), 0
-        for waiting in batch:
-            part, at = outputs[at : at + waiting.request.rows], at + waiting.request.rows
-            own.append(sealed_result(plan, 0, part, waiting.secret, waiting.request.binding))
+        own = [
+            sealed_result(plan, 0, share, waiting.secret, waiting.request.binding)
+            for waiting, share in zip(batch, shares, strict=True)
+        ]
         timeline.passed("seal")
         said = memoryview(await lane.expect(FrameKind.RESULT))
         timeline.passed("result")

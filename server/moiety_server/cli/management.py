@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
         (versions, "mnist"),
         (activate, "mnist 2"),
         (withdraw, "mnist 1", "--upload 5f0e6c1f9b6f4b0f8d3a2c1b0a9e8d7c"),
+        (rekey, "mnist"),
         (uploads, ""),
         (refresh, ""),
     ):
@@ -97,6 +98,18 @@ def activate(name: Name, version: Version) -> None:
     """Let clients have this version: a newer one, or an older one to roll back."""
     with owner() as us:
         us.activate(name, version)
+
+
+def rekey(
+    name: Name,
+    version: Annotated[int | None, typer.Argument(help="The version. Default: the one that clients get.")] = None,
+) -> None:
+    """Give a verified model another key, after alice or bob was caught cheating or a check got no verdict.
+
+    The model answers nothing from then on until you do this. Find out first who cheated. The weights stay.
+    """
+    with owner() as us:
+        us.rekey(name, version)
 
 
 def withdraw(

@@ -120,6 +120,14 @@ class ModelOptions:
     top: Annotated[
         int, typer.Option(min=1, max=255, help="With --reveal labels: how many labels, the likeliest first.")
     ] = 1
+    verified: Annotated[
+        bool,
+        typer.Option(
+            "--verified",
+            help="Let the parties check each other: one that cheats is caught before a client gets an answer. It takes "
+            "twice the rounds and bytes, and three times the randomness.",
+        ),
+    ] = False
     ring: Annotated[
         int | None, typer.Option("--ring", help="Bits of the ring, 32 or 64. Default: 32 if that is precise enough.")
     ] = None
@@ -154,9 +162,10 @@ class ModelOptions:
 
     def compiled(self, source: "ModelSource") -> "Compiled":
         """Compile the model. Raises NotServable; typer.BadParameter for a value that an option does not have."""
-        return source.compile(
-            reveal=_one_of("--reveal", self.reveal, _REVEALS), top=self.top, ring_bits=self.ring, headroom=self.headroom
-        )
+        ring = self.ring or (32 if self.verified else None)  # the only one in which runs are verified yet
+        reveal = _one_of("--reveal", self.reveal, _REVEALS)
+        compiled = source.compile(reveal=reveal, top=self.top, ring_bits=ring, headroom=self.headroom)
+        return compiled.verified() if self.verified else compiled
 
 
 def with_model_options(command: Callable[Concatenate[ModelOptions, _Own], None]) -> Callable[..., None]:

@@ -30,6 +30,7 @@ from moiety_server.compiler.trace import trace
 from moiety_shared import reference
 from moiety_shared.parts import spans
 from moiety_shared.plan.plan import Output, Plan
+from moiety_shared.protocols.verified import layout
 from moiety_shared.ring import Array, Ring
 
 # The attempts, best first. Each has the bits of the ring, how much wider than measured a proved range may be, and the
@@ -78,6 +79,14 @@ class Compiled:
     wires: Mapping[str, ScaledWire] = field(default_factory=dict, repr=False)
     costliest: str = ""
     wire_spread: float = 0.0
+
+    def verified(self) -> "Compiled":
+        """Return the same with a plan for verified runs. Raises NotServable, naming the layer, where there is none."""
+        try:
+            return replace(self, plan=layout.verified(self.plan))
+        except ValueError as error:
+            instead = "publish the model without --verified, where parties are trusted to compute"
+            raise NotServable(f"the plan: {error}. Instead: {instead}") from None
 
     @property
     def relative_error(self) -> float:

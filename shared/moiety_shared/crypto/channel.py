@@ -93,9 +93,11 @@ class _Direction:
         return self._cipher, nonce
 
 
-def lease_context(party: int, lease_id: str, upload_id: str, rows: int, ticket: bytes) -> bytes:
-    """The context to which the provider binds party p's seed of a lease when it sends the seed."""
-    return _encoded(f"lease {party}", lease_id.encode(), upload_id.encode(), rows.to_bytes(4, "little"), ticket)
+def lease_context(party: int, lease_id: str, upload_id: str, rows: int, ticket: bytes, key_id: str = "") -> bytes:
+    """The context to which the provider binds party p's seed of a lease when it sends the seed. `key_id` names the
+    upload's key, where runs are verified."""
+    parts = lease_id.encode(), upload_id.encode(), rows.to_bytes(4, "little"), ticket, key_id.encode()
+    return _encoded(f"lease {party}", *parts)
 
 
 def bundle_cipher(seed: bytes, lease_id: str, number: int) -> "Cipher[modes.GCM]":
@@ -106,6 +108,12 @@ def bundle_cipher(seed: bytes, lease_id: str, number: int) -> "Cipher[modes.GCM]
     """
     key = derive(seed, "bundle", lease_id.encode(), number.to_bytes(8, "little"))
     return Cipher(algorithms.AES256(key), modes.GCM(bytes(_NONCE_BYTES)))
+
+
+def tags_cipher(seed: bytes, lease_id: str) -> "Cipher[modes.GCM]":
+    """The cipher that seals the tags of an upload's weights for bob: as `bundle_cipher`. Under one lease they are
+    always the same, so its key is for one content."""
+    return Cipher(algorithms.AES256(derive(seed, "tags", lease_id.encode())), modes.GCM(bytes(_NONCE_BYTES)))
 
 
 def derive(secret: bytes, what: str, *context: bytes, length: int = _KEY_BYTES) -> bytes:

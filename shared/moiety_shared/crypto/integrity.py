@@ -10,7 +10,7 @@ from hashlib import sha256
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from moiety_shared.ring import Array
+from moiety_shared.arrays import Array
 
 TAG_BYTES = 32
 _KEY_BYTES = 16

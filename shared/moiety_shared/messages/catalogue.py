@@ -93,6 +93,9 @@ class Entry(Document):
     classes: tuple[str, ...] = ()
     description: str = ""
     access: Access = "token"
+    record_key: str | None = Field(
+        None, description="of a verified model: what the crypto provider signs rows with, Ed25519, base64url"
+    )
     canaries: tuple[Canary, ...] = Field((), max_length=MOST, description="inputs whose answers are known")
     revision: int = Field(ge=1, description="rises with everything that is signed for this name, whatever the version")
     active: bool = Field(description="whether it is for clients who name no version")
@@ -103,6 +106,14 @@ class Entry(Document):
     def _ends_after_it_began(self) -> Self:
         if self.expires <= self.issued:
             raise ValueError("an entry expires after it was issued")
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_key_of_its_records(self) -> Self:
+        if (self.plan.verified is None) != (self.record_key is None):
+            raise ValueError("an entry has a key of records exactly if the plan's runs are verified")
+        if self.record_key is not None:
+            signing.key_from_text(self.record_key)
         return self
 
     @model_validator(mode="after")
@@ -191,6 +202,7 @@ class Entry(Document):
             or "-",
             "at a time": f"{self.max_rows} inputs in a request at most",
             "cost": f"{plan.rounds} rounds; each party sends {plan.cost(1).online_bytes:,} bytes for one input",
+            "verified": "yes: a party that cheats is caught" if plan.verified else "no: parties are trusted to compute",
             "who may ask": "everybody" if self.access == "open" else "holders of the owner's tokens",
             "canaries": f"{len(self.canaries)} inputs whose answers are known" if self.canaries else "none",
             "parties": ", ".join(f"{party.name} at {party.url}" for party in self.parties),

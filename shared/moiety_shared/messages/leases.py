@@ -16,8 +16,9 @@ from moiety_shared.plan.layers import Public
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
-TICKET_BYTES = 12 + 16 + 4 + 2 * SEED_BYTES + 16
-"""A nonce, the upload's id, the lease's rows, its two seeds, and the tag of AES-GCM."""
+TICKET_BYTES = 12 + 16 + 4 + 2 * SEED_BYTES + 16 + 16
+"""A nonce, the upload's id, the lease's rows, its two seeds, the id of its key if runs are verified, and the tag of
+AES-GCM."""
 
 
 def _a_key(text: str) -> str:
@@ -83,6 +84,13 @@ class JoinRequest(Ticketed):
     key: FreshKey
 
 
+class RekeyRequest(Public):
+    """The body of POST .../uploads/{upload_id}/rekey at the provider, and of .../models/{upload_id}/rekey at a party:
+    the owner names the key that takes the place of the one before. May be repeated."""
+
+    key_id: Hex16
+
+
 class BundleRequest(Ticketed):
     """The body of POST /v1/leases/{lease_id}/bundles/{number}, by which bob asks for a bundle."""
 
@@ -100,5 +108,6 @@ class LeaseResponse(Ticketed):
     rows: int
     seeds: str = Field(
         description="Sealed to the request's key, base64: 32 bytes of seed, which are this party's alone, and 32 that "
-        "both have, for the tags of their transcripts"
+        "both have, for the tags of their transcripts; where runs are verified, 32 of this party's part of the key"
     )
+    key_id: Hex16 | None = Field(None, description="of the upload's key, where runs are verified")

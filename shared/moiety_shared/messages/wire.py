@@ -17,6 +17,7 @@ from moiety_shared.crypto.handshake import ENVELOPE_OVERHEAD
 from moiety_shared.crypto.prg import SEED_BYTES
 from moiety_shared.crypto.sealing import RESULT_OVERHEAD, SEAL_OVERHEAD
 from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, check_magic
+from moiety_shared.messages.verified import answer_bytes
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
@@ -120,10 +121,11 @@ def request_bytes(plan: Plan, rows: int) -> int:
     return _REQUEST.size + sum(envelope_bytes(plan, party, rows) for party in (0, 1))
 
 
-def result_bytes(plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT) -> int:
-    """The length of one party's sealed result share: the client's, then the owner's."""
+def result_bytes(plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT, party: int = 0) -> int:
+    """The length of party p's sealed result share: the client's, then the owner's. In verified runs bob's is longer."""
     overheads = {Recipients.CLIENT: RESULT_OVERHEAD, Recipients.OWNER: SEAL_OVERHEAD}
-    return sum(plan.output_bytes(rows) + overheads[recipient] for recipient in recipients)
+    share = answer_bytes(plan, party, rows) if plan.verified else plan.output_bytes(rows)
+    return sum(share + overheads[recipient] for recipient in recipients)
 
 
 def request_digest(request_id: bytes, time: int, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:
@@ -186,15 +188,15 @@ def unpack_result(
     body: bytes, request_id: bytes, plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT
 ) -> tuple[memoryview, memoryview]:
     """Return both sealed shares, after checking their lengths."""
-    expected = result_bytes(plan, rows, recipients)
+    one, other = (result_bytes(plan, rows, recipients, party) for party in (0, 1))
     check_magic(bytes(body[:_MAGIC_BYTES]), RESULT, "a result")
-    if len(body) != _RESULT.size + 2 * expected:
+    if len(body) != _RESULT.size + one + other:
         raise malformed("the result has another length than its plan says")
     _, own_id, first, second = _RESULT.unpack_from(body)
-    if own_id != request_id or first != expected or second != expected:
+    if (own_id, first, second) != (request_id, one, other):
         raise malformed("the result does not belong to this request")
     view = memoryview(body)[_RESULT.size :]
-    return view[:expected], view[expected:]
+    return view[:one], view[one:]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,18 @@ cannot drift apart:
 In all arrays the first axis is the row: (rows, *shape).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from moiety_shared.ring import Array, Ring
+from moiety_shared.arrays import Array
+
+if TYPE_CHECKING:
+    from moiety_shared.ring import Ring
 
 
 class Source(Protocol):
@@ -29,7 +34,7 @@ class Source(Protocol):
 class Addressed(Source, Protocol):
     """A source that has others below it, by their addresses: a `prg.Stream`, or some rows of one."""
 
-    def at(self, *address: str | int) -> "Addressed": ...
+    def at(self, *address: str | int) -> Addressed: ...
 
 
 def uniform(ring: Ring, source: Source, name: str, shape: tuple[int, ...]) -> Array:

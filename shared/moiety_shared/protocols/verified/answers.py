@@ -15,16 +15,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from moiety_shared.arrays import Array
 from moiety_shared.crypto.integrity import joined
 from moiety_shared.crypto.prg import SEED_BYTES, Stream
 from moiety_shared.protocols.dealing import Addressed
-from moiety_shared.protocols.verified.claims import CheckFailed
 from moiety_shared.protocols.verified.word import Word
-from moiety_shared.ring import Array
 
 KEY_BYTES = SEED_BYTES
 DIGEST_BYTES = 32
+SIGNATURE_BYTES = 64
+"""Of Ed25519, by which the dealer vouches for a row."""
 _ROLES = (b"alice", b"bob")
+
+
+class CheckFailed(Exception):
+    """A party deviated from the protocol. The result must not be used, nor anything of its upload."""
 
 
 @dataclass(frozen=True)

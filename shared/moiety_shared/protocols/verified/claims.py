@@ -25,6 +25,7 @@ import numpy as np
 from moiety_shared.crypto.integrity import joined
 from moiety_shared.protocols.dealing import Source
 from moiety_shared.protocols.opening import Claim, Kind, Opening, Result, Round, Session
+from moiety_shared.protocols.verified.answers import CheckFailed as CheckFailed
 from moiety_shared.protocols.verified.coins import Coins
 from moiety_shared.protocols.verified.fields import MODULUS_128, polynomial_product
 from moiety_shared.protocols.verified.proofs import LookUpSums
@@ -33,10 +34,6 @@ from moiety_shared.ring import Array
 
 SECRET_BYTES = 16
 _ROLES = (b"alice", b"bob")
-
-
-class CheckFailed(Exception):
-    """The other party deviated from the protocol. The result must not be used, nor anything of its upload."""
 
 
 class Verdict(NamedTuple):

@@ -19,11 +19,10 @@ from moiety_shared.plan.verified import Verified
 from moiety_shared.protocols.opening import Round, Session, lockstep
 from moiety_shared.protocols.preparation import PreparedRows
 from moiety_shared.protocols.verified import graph
-from moiety_shared.protocols.verified.answers import PartyAnswer
+from moiety_shared.protocols.verified.answers import SIGNATURE_BYTES, PartyAnswer
 from moiety_shared.protocols.verified.claims import Nonces, Standing
 from moiety_shared.ring import Array
 
-SIGNATURE_BYTES = 64
 RECORDS, NUMBERS = "/records", "/rows"
 """Beside the layers, in a bundle's arrays: the dealer's signature of each row's record, and each row's number."""
 

@@ -25,8 +25,8 @@ from moiety_shared.protocols.select import kept
 from moiety_shared.protocols.verified.comparison import Signs
 from moiety_shared.protocols.verified.layer import LayerDealer, LayerHolder, ProvableSigns, RunningParty
 from moiety_shared.protocols.verified.opened import cut, cut_mask, opened, scaled
+from moiety_shared.protocols.verified.truncation import LIMB
 from moiety_shared.protocols.verified.wires import Authentic, DealtWire
-from moiety_shared.protocols.verified.word import LIMB
 from moiety_shared.ring import Array
 
 

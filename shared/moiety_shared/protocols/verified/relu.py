@@ -26,9 +26,9 @@ from moiety_shared.protocols.reduce import opened_ring
 from moiety_shared.protocols.verified.comparison import Signs
 from moiety_shared.protocols.verified.layer import LayerDealer, LayerHolder, ProvableSigns, RunningParty
 from moiety_shared.protocols.verified.opened import cut, cut_mask, opened
-from moiety_shared.protocols.verified.truncation import lift_of
+from moiety_shared.protocols.verified.truncation import LIMB, lift_of
 from moiety_shared.protocols.verified.wires import Authentic, DealtWire
-from moiety_shared.protocols.verified.word import LIMB, Word
+from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array
 
 

@@ -19,8 +19,11 @@ from moiety_shared.protocols.truncation import lifted, public_parts
 from moiety_shared.protocols.verified.layer import LayerDealer, LayerHolder, RunningParty
 from moiety_shared.protocols.verified.opened import cut, cut_mask, opened, scaled
 from moiety_shared.protocols.verified.wires import Authentic, DealtWire
-from moiety_shared.protocols.verified.word import LIMB, Word
+from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array, Ring
+
+LIMB = Ring(64)
+"""A limb's ring for formulas of one ring. It does not wrap: words do, when they are opened."""
 
 
 class VerifiedLift(NamedTuple):

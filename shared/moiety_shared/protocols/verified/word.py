@@ -12,15 +12,13 @@ from functools import reduce
 
 import numpy as np
 
+from moiety_shared.arrays import Array
 from moiety_shared.protocols.dealing import Source
-from moiety_shared.ring import Array, Ring
 
 PIECE_BITS = 24
 """The bits of a word's pieces in a float64 product whose other factor is a coin."""
 WIDE_BYTES = 9
 """The bytes of a word on the wire."""
-LIMB = Ring(64)
-"""A limb's ring for formulas of one ring. It does not wrap: words do, when they are opened."""
 EXACT_BITS = 53
 """The bits of an integer that float64 holds exactly."""
 

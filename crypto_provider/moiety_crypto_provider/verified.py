@@ -1,0 +1,58 @@
+"""Deals for verified runs of one upload, under one key: the tags of its weights, and bundles with the records of rows.
+
+A key is Delta, both parties' secret points, and the streams of the weights' tags. The provider draws it as two seeds,
+one for each party, when the upload is registered, and again when the owner has a failed check behind it.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from moiety_shared.crypto.prg import Stream
+from moiety_shared.messages.verified import record_context, record_key
+from moiety_shared.plan.plan import Plan
+from moiety_shared.protocols.verified import answers, graph
+from moiety_shared.protocols.verified.answers import RowKeys
+from moiety_shared.protocols.verified.graph import PartyKey
+from moiety_shared.protocols.verified.layer import LayerMasks
+from moiety_shared.ring import Array
+
+
+class DealerKey(NamedTuple):
+    """An upload's key: the name that the owner gave it, and each party's seed."""
+
+    key_id: str
+    seeds: tuple[bytes, bytes]
+
+
+class VerifiedDealer:
+    """Deals under one key of an upload."""
+
+    def __init__(self, plan: Plan, owner: tuple[bytes, bytes], key: DealerKey) -> None:
+        """`owner` are the seeds of the weights' masks, which the owner drew."""
+        one, other = (Stream(seed, "key") for seed in key.seeds)
+        self.plan = plan
+        self._keys: tuple[PartyKey, PartyKey] = graph.draw_key(plan, 0, one), graph.draw_key(plan, 1, other)
+        masked_by = Stream(owner[0], "upload"), Stream(owner[1], "upload")
+        self._masks: dict[str, LayerMasks]
+        self._masks, self._weights = graph.deal_upload(plan, self._keys, masked_by, (one, other))
+        self._signer: Ed25519PrivateKey = record_key(owner)
+
+    def weights(self) -> Iterator[Array]:
+        """What bob is sent of the weights' tags. It may be sent again: it is always the same."""
+        for sent in self._weights.values():
+            yield from sent.values()
+
+    def bundle(
+        self, upload_id: str, lease_id: str, number: int, rows: int, seeds: tuple[bytes, bytes]
+    ) -> Iterator[Array]:
+        """Deal bundle `number` of a lease whose parties have these seeds. At its end are the signatures of its rows'
+        records."""
+        one, other = (Stream(seed, "bundle", number) for seed in seeds)
+        for _, sent in graph.deal(self.plan, rows, self._keys, self._masks, (one, other)):
+            yield from sent.values()
+        keys = RowKeys.draw(one, rows), RowKeys.draw(other, rows)
+        signed = map(self._signer.sign, answers.records(record_context(upload_id, lease_id), number * rows, keys))
+        yield np.frombuffer(b"".join(signed), np.uint8)

@@ -1,0 +1,16 @@
+"""Whether the checks of verified runs passed, by upload."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "party_0004"
+down_revision = "party_0003"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "standings",
+        sa.Column("upload_id", sa.Text, primary_key=True),
+        sa.Column("key_id", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+    )

@@ -1,0 +1,190 @@
+"""Verified runs at a party: its part of an upload's key, the rows of a lease, a run with its check, and what is kept of
+the checks.
+
+The check of a run is one guess at Delta that a liar may still take back until there is a verdict. So of each upload one
+run at a time is past its coins, at all replicas together, and the database says so before the coins are shown. A run
+that has no verdict then, because a connection or a process ended, counts as failed.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+
+from moiety_party.lane import Lane
+from moiety_party.metrics import PartyMetrics
+from moiety_party.provider import LeaseGrant, Provider
+from moiety_party.state import State
+from moiety_party.store import Model
+from moiety_service.observability.logs import log
+from moiety_shared.crypto.integrity import Transcript
+from moiety_shared.crypto.prg import Stream
+from moiety_shared.messages.verified import VerifiedAnswer
+from moiety_shared.plan.plan import Plan
+from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols.preparation import PreparedRows
+from moiety_shared.protocols.verified import graph, layout
+from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing, UploadEnded
+from moiety_shared.protocols.verified.graph import PartyKey, PreparedRun
+from moiety_shared.protocols.verified.layer import VerifiedWeights
+from moiety_shared.protocols.verified.layout import NUMBERS, RECORDS, Layout, RowStream
+from moiety_shared.ring import Array
+
+
+def supported_layout(plan: Plan) -> Layout:
+    """The layout of what is dealt for a plan. Raises Problem MALFORMED for one that cannot be verified."""
+    try:
+        return layout.checked_layout(plan)
+    except ValueError as error:
+        raise Problem(ProblemType.MALFORMED, str(error)) from None
+
+
+class DurableStanding(Standing):
+    """Whether this party may go on with an upload under one key, as its database says. Every method waits for that."""
+
+    def __init__(self, state: State, upload_id: str, key_id: str) -> None:
+        super().__init__()
+        self._state, self._upload_id, self._key_id = state, upload_id, key_id
+        self.tossed = False
+        """Whether this run has shown its coins, and has no verdict yet."""
+
+    def go_on(self) -> None:
+        key_id, state = self._state.standing(self._upload_id)
+        if key_id != self._key_id or state == "ended" or (state == "open" and not self.tossed):
+            raise UploadEnded
+
+    def toss(self) -> None:
+        self.tossed = self._state.move(self._upload_id, self._key_id, "good", "open")
+        if not self.tossed:
+            raise UploadEnded
+
+    def resolve(self) -> None:
+        if not self._state.move(self._upload_id, self._key_id, "open", "good"):
+            raise UploadEnded
+        self.tossed = False
+
+    def end(self) -> None:
+        self.tossed = False
+        for state in ("good", "open"):
+            self._state.move(self._upload_id, self._key_id, state, "ended")
+
+
+class KeyedModel(NamedTuple):
+    """A model under one key of its upload."""
+
+    key_id: str
+    layout: Layout
+    key: PartyKey
+    weights: dict[str, VerifiedWeights]
+
+
+async def keyed_model(model: Model, party: int, grant: LeaseGrant, provider: Provider, offline: Executor) -> KeyedModel:
+    """Make the model of a lease's key. bob fetches the tags of its weights from the provider."""
+    loop, plan = asyncio.get_running_loop(), model.plan
+    found = await loop.run_in_executor(offline, supported_layout, plan)
+    sizes = [sum(part.row_bytes for part in parts) for parts in found.weights.values()]
+    raw: Sequence[bytes | bytearray] = await provider.tags(grant, sizes) if party else [b""] * len(sizes)
+
+    def make() -> KeyedModel:
+        own = Stream(grant.key_seed, "key")
+        sent = {
+            name: {part.name: array for part, array in zip(parts, layout.views(parts, one), strict=True)}
+            for (name, parts), one in zip(found.weights.items(), raw, strict=True)
+            if party
+        }
+        weights = model.verified_weights(own, sent)
+        return KeyedModel(grant.key_id, found, graph.draw_key(plan, party, own), weights)
+
+    return await loop.run_in_executor(offline, make)
+
+
+@dataclass(frozen=True, repr=False)
+class VerifiedLease:
+    """What a lease's rows become runs of: the model under its key, and this party's seed."""
+
+    lease_id: str
+    model: KeyedModel
+    seed: bytes
+    bundle_rows: int
+
+    def prepared(self, plan: Plan, rows: PreparedRows) -> PreparedRun:
+        """Make what a run needs of these rows."""
+        numbers = rows[NUMBERS][0].tolist()
+        stream = RowStream.of(self.seed, self.bundle_rows, numbers)
+        sent, keyed = layout.named(self.model.layout.row, rows), self.model
+        return graph.prepare(plan, keyed.key, len(numbers), keyed.weights, stream, sent)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Runs sessions with their checks, and counts what failed."""
+
+    state: State
+    metrics: PartyMetrics
+    online: Executor
+
+    def check_key(self, model: Model, grant: LeaseGrant) -> None:
+        """Raises Problem UNKNOWN_LEASE unless a lease is under the key that the owner named. Whoever else has the
+        provider draw another key could otherwise guess again and again."""
+        if model.plan.verified and grant.key_id != self.state.standing(model.upload_id)[0]:
+            raise Problem(ProblemType.UNKNOWN_LEASE, "it is under another key than the model's owner named")
+
+    def check_standing(self, model: Model, lease: VerifiedLease) -> bool:
+        """Whether a lease is under the model's key still. Raises Problem CHEATING_DETECTED when the upload ended."""
+        key_id, state = self.state.standing(model.upload_id)
+        if key_id == lease.model.key_id and state != "good":
+            raise ended()
+        return key_id == lease.model.key_id
+
+    async def run(
+        self,
+        lane: Lane,
+        model: Model,
+        lease: VerifiedLease,
+        first: int,
+        rows: PreparedRows,
+        x: Array,
+        start: bytes,
+        transcript: Transcript,
+    ) -> bytes:
+        """Run this party's shares x (rows, values of one input) on the lease's rows from `first` on, and check the
+        other party. Returns what the client is told.
+
+        `start` is the frame that began the run. Raises Problem CHEATING_DETECTED when the check fails, or when the
+        upload has ended before.
+        """
+        loop, plan, keyed = asyncio.get_running_loop(), model.plan, lease.model
+        prepared = await loop.run_in_executor(self.online, lease.prepared, plan, rows)
+        nonces = Nonces(secrets.token_bytes(16), secrets.token_bytes(16))
+        standing = DurableStanding(self.state, model.upload_id, keyed.key_id)
+        name = sha256(b"moiety/v1 verified run\0" + start).digest()
+        session = graph.run(plan, keyed.key, name, x, prepared, keyed.weights, nonces, standing)
+        try:
+            (answer,) = await lane.drive([session], transcript, self.online, away=True)
+        except CheckFailed:
+            raise self._failed(model, "a check failed") from None
+        except UploadEnded:
+            raise ended() from None
+        finally:
+            if standing.tossed:
+                self._failed(model, "a check has no verdict")
+            with contextlib.suppress(ValueError):  # a step still goes on in its thread: then the check stays open
+                await loop.run_in_executor(self.online, session.close)
+        signatures = tuple(map(np.ndarray.tobytes, rows[RECORDS][0])) if RECORDS in rows else ()
+        return VerifiedAnswer(lease.lease_id, first, answer, signatures).pack()
+
+    def _failed(self, model: Model, why: str) -> Problem:
+        """Count a failed check, and tell the log. Returns the problem."""
+        self.metrics.failed_checks.labels(model.manifest.name).inc()
+        log().error("check failed", upload=model.upload_id, detail=why)
+        return Problem(ProblemType.CHEATING_DETECTED, why)
+
+
+def ended() -> Problem:
+    return Problem(ProblemType.CHEATING_DETECTED, "an earlier check of this model failed, or had no verdict")

@@ -1,0 +1,55 @@
+"""A verified model in five real processes: published, asked, and given another key."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from moiety_client.client import Client
+from moiety_client.errors import NotVerified
+from moiety_local import mnist
+from moiety_local.deployment import Deployment
+
+Digits = tuple[np.ndarray, np.ndarray]
+NAME = "sure"
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    pools = {"POOL_ROWS": "64", "BUNDLE_BYTES": str(1 << 21), "MAX_ROWS": "32"}
+    with Deployment(tmp_path_factory.mktemp("verified"), extra={"alice": pools, "bob": pools}) as running:
+        running.run("publish", "mnist", "--name", NAME, "--verified", "--open")
+        yield running
+
+
+def test_a_checked_answer_is_that_of_the_model(verified: Deployment, digits: Digits) -> None:
+    images = digits[0][:20]
+    with Client.from_access(verified.access_file, timeout=60, require_verified=True) as client:
+        entry = client.model(NAME)
+        assert entry.plan.verified is not None and "cheats is caught" in entry.describe()
+        one = client.predict(NAME, images[:1])
+        assert one.rounds == entry.plan.rounds == 10
+        answer = client.predict(NAME, images)
+        assert (answer.labels == mnist.float_outputs(images).argmax(axis=1)).mean() >= 0.95
+        assert np.abs(answer.outputs - mnist.float_outputs(images)).max() < 0.5
+
+
+def test_a_model_that_is_not_verified_is_not_asked(verified: Deployment, digits: Digits) -> None:
+    verified.run("publish", "mnist", "--open")
+    asking = Client.from_access(verified.access_file, timeout=60, require_verified=True)
+    with asking as client, pytest.raises(NotVerified):
+        client.predict("mnist", digits[0][:1])
+    with verified.client(timeout=60) as client:
+        assert len(client.predict("mnist", digits[0][:1])) == 1
+
+
+def test_a_model_goes_on_under_another_key(verified: Deployment, digits: Digits) -> None:
+    verified.run("rekey", NAME)
+    with verified.client(timeout=60) as client:
+        assert len(client.predict(NAME, digits[0][:2])) == 2
+
+
+def test_what_it_costs_is_told_before_it_is_published(verified: Deployment) -> None:
+    found = json.loads(verified.run("inspect", "mnist", "--verified", "--json"))
+    assert found["total"]["rounds"] == 10 and found["total"]["offline_bytes"] == 60_182
