@@ -127,7 +127,7 @@ class Call:
                 f"the answer does not belong to this request, or was changed on the way ({problem.kind.title})"
             ) from problem
         if self.entry.record_key is not None:
-            y = self._checked(raw, self.entry.record_key).reshape(-1)
+            y = self._checked(raw, self.entry.record_key).reshape(-1).astype(dtype)
             return y, np.zeros_like(y)
         return np.frombuffer(raw[0], dtype=dtype), np.frombuffer(raw[1], dtype=dtype)
 

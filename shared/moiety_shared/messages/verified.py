@@ -98,7 +98,7 @@ def accept(said: Sequence[bytes], x: Array, plan: Plan, upload_id: str, dealer: 
         records = answers.records(record_context(upload_id, one.lease_id), one.first_row, keys)
         return all(_is_signed(dealer, *pair) for pair in zip(other.signatures, records, strict=True))
 
-    return answers.accept(Word(), x.reshape(len(x), *plan.input.shape), (one.answer, other.answer), dealt)
+    return answers.accept(Word(), x, (one.answer, other.answer), dealt)
 
 
 def _is_signed(dealer: Ed25519PublicKey, signature: bytes, record: bytes) -> bool:

@@ -11,7 +11,18 @@ from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.opening import Session, combine, to_wire
-from moiety_shared.protocols.verified import answers, decide, graph, max_pool, opened, relu, table, top_k, truncation
+from moiety_shared.protocols.verified import (
+    answers,
+    decide,
+    graph,
+    max_pool,
+    one_hot,
+    opened,
+    relu,
+    table,
+    top_k,
+    truncation,
+)
 from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing
 from moiety_shared.protocols.verified.graph import WORD, PartyKey, PreparedRun
@@ -66,7 +77,7 @@ class Upload:
             return opened.cut(layer, low)
 
         with pytest.MonkeyPatch.context() as patch:
-            for module in (decide, max_pool, relu, table, top_k, truncation):
+            for module in (decide, max_pool, one_hot, relu, table, top_k, truncation):
                 patch.setattr(module, "cut_mask", recording)
             sent = dict(graph.deal(self.plan, rows, self.keys, self.masks, (Stream(seeds[0]), Stream(seeds[1]))))
         ready = [self.prepare(p, rows, seeds[p], sent) for p in (0, 1)]
@@ -95,12 +106,13 @@ class Upload:
         ]
 
     def expected(self, bundle: Bundle, x: Array) -> Array:
-        return reference.run(
+        y = reference.run(
             self.plan,
             x,
             self.weights,
             lambda name, value: bundle.dithers[name].reshape(value.shape).astype(np.int64),
         )
+        return y.sum(axis=0, keepdims=True, dtype=y.dtype) if self.plan.output.kind == "count" else y
 
 
 @dataclass

@@ -100,6 +100,7 @@ def accept(
     opened = digest((x + halves[0] + halves[1]) & low)
     if not (one.opened == other.opened == opened and np.array_equal(one.result, other.result)):
         raise CheckFailed
-    masks = [output_mask(word, each, one.result.shape[1:]) for each in keys]
+    first = [RowKeys(each.keys[: len(one.result)]) for each in keys]  # a count is of all rows, under the first's mask
+    masks = [output_mask(word, each, one.result.shape[1:]) for each in first]
     y: Array = (one.result - masks[0] - masks[1]) & low
     return y.astype(np.uint32).view(np.int32)

@@ -14,7 +14,7 @@ from moiety_shared.crypto.prg import Stream
 from moiety_shared.plan.layers import Bias, Conv, Layer, Linear, Open, Reshare
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Table
-from moiety_shared.plan.plan import Plan
+from moiety_shared.plan.plan import LABELS, Plan
 from moiety_shared.protocols.dealing import Addressed, uniform
 from moiety_shared.protocols.opening import Kind, Opening, Session, alone
 from moiety_shared.protocols.verified import answers, claims, evaluation, product, proofs, truncation
@@ -66,8 +66,8 @@ class PreparedRun(NamedTuple):
 
 def check_supported(plan: Plan) -> None:
     """Raises ValueError where the plan has something that this mode does not verify yet."""
-    if plan.ring_bits != WORD.low or plan.output.kind == "count" or plan.input.classes:
-        raise ValueError("only outputs for each input, in a ring of 32 bits, can be verified yet")
+    if plan.ring_bits != WORD.low:
+        raise ValueError("only rings of 32 bits can be verified yet")
     for layer in plan.layers:
         protocol_of(layer)
         if isinstance(layer, Linear | Conv) and fan_in(layer) > MAX_FAN_IN:
@@ -130,9 +130,11 @@ def weights_at(
 
 
 def _last(plan: Plan) -> Reshare | None:
-    """One more opening behind the output's wire, where other layers read that too, or where it is not opened itself."""
+    """One more opening behind the output's wire, where other layers read that too, where it is not opened itself, or
+    where a count of all rows is."""
     made = {layer.name: layer for layer in plan.layers}[plan.output.wire]
-    if not plan.readers[made.name] and not isinstance(made, Open | Bias | Local):
+    opened = not isinstance(made, Open | Bias | Local)
+    if opened and not plan.readers[made.name] and plan.output.kind != "count":
         return None
     shape = plan.wires[made.name].shape
     return Reshare.model_construct(name=OUTPUT, input=made.name, shape=shape)  # by a name that no plan has
@@ -145,9 +147,10 @@ def _steps(plan: Plan) -> tuple[list[Layer], str]:
 
 
 def _given(plan: Plan, keys: RowKeys) -> tuple[Array, Array]:
-    """Party p's shares of the masks that the client will learn: of the input (rows, *shape), and of the output."""
+    """Party p's shares of the masks that the client will learn: of one input's values and label (rows, n), and of the
+    output (rows, *shape)."""
     output = answers.output_mask(WORD, keys, plan.wires[plan.output.wire].shape)
-    return _shaped(plan, answers.input_mask(WORD, keys, plan.input.size)), output
+    return answers.input_mask(WORD, keys, plan.input.shared_size), output
 
 
 def deal(
@@ -166,8 +169,10 @@ def deal(
         return LayerDealer(WORD, delta, points, rows, at, masks, outputs if name == last else None)
 
     dealer = dealer_of(INPUT)
-    words = dealer.given("mask", *inputs)
-    wires = {plan.input.name: DealtWire(WORD.lowest(words), words, WORD.low + 1)}
+    one, other = (_inputs(plan, values) for values in inputs)
+    wires = {name: DealtWire((one[name] + other[name]) & ((1 << WORD.low) - 1)) for name in one}
+    words = dealer.given("mask", one[plan.input.name], other[plan.input.name])
+    wires[plan.input.name] = DealtWire(WORD.lowest(words), words, WORD.low + 1)
     yield INPUT, dealer.corrections
     for layer in layers:
         dealer = dealer_of(layer.name)
@@ -193,7 +198,8 @@ def prepare(
         output = result if name == last else None
         return LayerHolder(WORD, key.party, points, rows, stream.at(name), sent.get(name, {}), weights, output)
 
-    masks: dict[str, Authentic | None] = {plan.input.name: holder_of(INPUT).given("mask", given)}
+    masks: dict[str, Authentic | None] = dict.fromkeys(_inputs(plan, given))  # no product reads a label
+    masks[plan.input.name] = holder_of(INPUT).given("mask", _inputs(plan, given)[plan.input.name])
     ready = dict[str, Any]()
     for layer in layers:
         read = (masks[name] for name in layer.reads)
@@ -228,20 +234,21 @@ def evaluate(
     plan: Plan, key: PartyKey, x: Array, prepared: PreparedRun, weights: Mapping[str, VerifiedWeights]
 ) -> Session[PartyAnswer]:
     """Run all layers without the check."""
-    party, mask = (
-        RunningParty(WORD, key.party, key.one, weights),
-        answers.input_mask(WORD, prepared.keys, plan.input.size),
-    )
-    given = yield from alone(_open_input(x, mask))
-    result = yield from evaluation.evaluate(plan, party, prepared.layers, {plan.input.name: _shaped(plan, given)})
+    party, ready = RunningParty(WORD, key.party, key.one, weights), prepared.layers
+    given = yield from alone(_open_input(x, answers.input_mask(WORD, prepared.keys, plan.input.shared_size)))
+    result = yield from evaluation.evaluate(plan, party, ready, _inputs(plan, given))
     if (last := _last(plan)) is not None:
-        result = yield from alone(truncation.evaluate(party, last, prepared.layers[OUTPUT], result))
+        lift = ready[OUTPUT]
+        if plan.output.kind == "count":
+            lift, result = truncation.added_up(lift), result.sum(axis=0, keepdims=True) & ((1 << WORD.low) - 1)
+        result = yield from alone(truncation.evaluate(party, last, lift, result))
     return PartyAnswer(answers.digest(given), result, prepared.keys)
 
 
-def _shaped(plan: Plan, values: Array) -> Array:
-    """Arrange the values of one input (rows, n) as the wire that they are."""
-    return values.reshape(-1, *plan.input.shape)
+def _inputs(plan: Plan, values: Array) -> dict[str, Array]:
+    """Arrange what a client shares of each input (rows, n) as the wires that it is: the input, and its label."""
+    whole = {plan.input.name: values[:, : plan.input.size].reshape(-1, *plan.input.shape)}
+    return whole | ({LABELS: values[:, plan.input.size :]} if plan.input.classes else {})
 
 
 def _open_input(x: Array, mask: Array) -> Generator[Opening, Array, Array]:

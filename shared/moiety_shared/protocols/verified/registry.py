@@ -4,12 +4,24 @@ from types import ModuleType
 
 from moiety_shared.plan.layers import Bias, Conv, Layer, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Local
-from moiety_shared.plan.lookups import Decide, MaxPool, ReLU, Table, TopK, Truncate
-from moiety_shared.protocols.verified import decide, local, max_pool, mul, product, relu, table, top_k, truncation
+from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.protocols.verified import (
+    decide,
+    local,
+    max_pool,
+    mul,
+    one_hot,
+    product,
+    relu,
+    table,
+    top_k,
+    truncation,
+)
 
 _PROTOCOLS: dict[type[Layer], ModuleType] = {
     Linear: product, Conv: product, Open: local, Bias: local, ReLU: relu, MaxPool: max_pool, Truncate: truncation,
     Reshare: truncation, Decide: decide, TopK: top_k, Table: table, Mul: mul, MatMul: mul,
+    OneHot: one_hot,
 }  # fmt: skip
 
 

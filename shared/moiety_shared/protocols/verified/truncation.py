@@ -53,6 +53,13 @@ def prepare(holder: LayerHolder, layer: Truncate | Reshare, mask: object) -> tup
     return VerifiedLift(holder.fixed("lift", shape), result), result
 
 
+def added_up(prepared: VerifiedLift) -> VerifiedLift:
+    """What a Reshare needs for the sum of all rows' wires, (1, *shape): the sum of all R, and the first row's mask."""
+    (value, tag, bits), mask = prepared
+    lift = Authentic(value.sum(axis=1, keepdims=True), tag.sum(axis=1, keepdims=True), bits)
+    return VerifiedLift(lift, Authentic(mask.value[:, :1], mask.tag[:, :1], mask.bits))
+
+
 def evaluate(
     party: RunningParty, layer: Truncate | Reshare, prepared: VerifiedLift, y: Array
 ) -> Generator[Opening, Array, Array]:
