@@ -108,7 +108,8 @@ export class Problem extends Error {
   constructor(
     readonly type: string,
     readonly detail = "",
-    readonly retryAfter: number | null = null,
+    /** The seconds after which to try again, or null where a repetition makes no sense. */
+    readonly retryAfter: number | null = PROBLEMS[type]!.retryAfter ?? null,
   ) {
     const { title } = PROBLEMS[type]!;
     super(detail ? `${title}: ${detail}` : title);
@@ -123,11 +124,11 @@ export class Problem extends Error {
     const members = (typeof document === "object" && document ? document : {}) as Record<string, unknown>;
     if (typeof members.type !== "string") return new Problem(INTERNAL, "the answer was not a problem document");
     const type = Object.hasOwn(PROBLEMS, members.type) ? members.type : INTERNAL;
-    const { title, retryAfter } = PROBLEMS[type]!;
+    const { title } = PROBLEMS[type]!;
     const { detail, retry_after: seconds } = members;
     const told = Number.isInteger(seconds) && (seconds as number) >= 0 && (seconds as number) <= LONGEST_WAIT;
     const own = typeof detail === "string" && detail !== title ? detail : "";
-    return new Problem(type, own, told ? (seconds as number) : (retryAfter ?? null));
+    return new Problem(type, own, told ? (seconds as number) : undefined);
   }
 }
 

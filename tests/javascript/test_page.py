@@ -1,0 +1,102 @@
+"""The JavaScript client in a page of a real Chromium, with both parties in this process."""
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from playwright.sync_api import Browser, Page, Route
+
+from moiety_shared.crypto import possession
+from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.crypto.signing import key_text
+from moiety_shared.messages.wire import Request
+from tests import plans
+from tests.client.test_results import Service
+from tests.envelopes import opened
+from tests.javascript.conftest import PACKAGE, Node
+from tests.web import conftest as web
+
+browser = web.browser
+ORIGIN = "https://app.example"
+TOKEN = "a.b.c"
+ASK = """async ([access, rows]) => {
+  const { Client } = await import("/client.js");
+  const client = await Client.fromAccess(access);
+  const answer = await client.predict("small", rows);
+  return { labels: answer.labels, outputs: answer.outputs.map((row) => [...row]), rounds: answer.rounds };
+}"""
+WITHOUT_ED25519 = """
+const own = crypto.subtle.importKey.bind(crypto.subtle);
+crypto.subtle.importKey = async (format, key, how, ...rest) => {
+  if (how === "Ed25519") throw new DOMException("no Ed25519", "NotSupportedError");
+  return own(format, key, how, ...rest);
+};
+"""
+
+
+class Site:
+    """A page's origin, a catalogue and two parties, which check that the holder of the token's key asks."""
+
+    def __init__(self, keys: tuple[PrivateKey, PrivateKey]) -> None:
+        self.service = Service(plans.logits("softmax"), keys)
+        self.holder = Ed25519PrivateKey.generate()
+        self.proved = 0
+
+    @property
+    def access(self) -> dict[str, str]:
+        owner = key_text(self.service.owner.public_key())
+        key = possession.private_pem(self.holder)
+        return {"catalogue_url": "https://owner.example", "owner_key": owner, "ca": "", "token": TOKEN, "key": key}
+
+    def __call__(self, route: Route) -> None:
+        asked = route.request
+        if asked.url == f"{ORIGIN}/":
+            route.fulfill(body="<!doctype html><title>a page</title>", content_type="text/html")
+        elif asked.url == f"{ORIGIN}/client.js":
+            route.fulfill(path=PACKAGE / "dist" / "index.js", content_type="text/javascript")
+        else:
+            self._serve(route, asked.post_data_buffer)
+
+    def _serve(self, route: Route, body: bytes | None) -> None:
+        asked = route.request
+        if body is not None:
+            assert asked.headers["authorization"] == f"Bearer {TOKEN}"
+            self._check(Request.unpack(body))
+        answer = self.service(httpx.Request(asked.method, asked.url, content=body))
+        shown = {"access-control-allow-origin": ORIGIN, "access-control-expose-headers": "moiety-rounds"}
+        route.fulfill(status=answer.status_code, headers=dict(answer.headers) | shown, body=answer.content)
+
+    def _check(self, request: Request) -> None:
+        expected = possession.thumbprint(self.holder.public_key().public_bytes_raw())
+        for party, key in enumerate(self.service.keys):
+            begun, _ = opened(key, request, self.service.entry.plan, party)
+            possession.check(begun.proof, begun.statement(party, TOKEN), expected)
+            self.proved += 1
+
+
+@pytest.mark.parametrize("script", ["", WITHOUT_ED25519], ids=["as it is", "without Ed25519"])
+def test_a_page_asks_and_keeps_nothing(
+    node: Node, browser: Browser, party_keys: tuple[PrivateKey, PrivateKey], script: str
+) -> None:
+    site, x = Site(party_keys), plans.random_inputs(7)
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.route("**/*", site)
+        page.add_init_script(script)
+        page.goto(f"{ORIGIN}/")
+        said: dict[str, Any] = page.evaluate(ASK, [site.access, (x / 16).tolist()])
+        assert site.proved == 2 and said["rounds"] == 9
+        scores = plans.scores(x) / 16
+        assert said["labels"] == scores.argmax(axis=1).tolist()
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        np.testing.assert_allclose(said["outputs"], powers / powers.sum(axis=1, keepdims=True), atol=1e-12)
+        assert not context.cookies() and _stored(page) == 0
+
+
+def _stored(page: Page) -> int:
+    count: int = page.evaluate(
+        "async () => localStorage.length + sessionStorage.length + (await indexedDB.databases()).length"
+    )
+    return count
