@@ -168,6 +168,11 @@ test("it gives up at the time limit, and at once when it is aborted", async () =
   setTimeout(() => stop.abort(new Error("enough")), 20);
   await assert.rejects(asked, /enough/);
   await assert.rejects((await service.client()).model("small", { signal: AbortSignal.abort(new Error("early")) }), /early/);
+  const hanging = (_, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  const late = new AbortController();
+  const model = (await service.client({ fetch: hanging })).model("small", { signal: late.signal });
+  setTimeout(() => late.abort(new Error("late")), 20);
+  await assert.rejects(model, /late/);
 });
 
 test("canaries are mixed in, and a wrong answer to one is noticed", async () => {
