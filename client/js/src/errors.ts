@@ -146,6 +146,11 @@ export class ServiceUnavailable extends FromProblem {
   override name = "ServiceUnavailable";
 }
 
+/** A party computed otherwise than the protocol says. There is no answer. */
+export class CheatingDetected extends FromProblem {
+  override name = "CheatingDetected";
+}
+
 /** A party refuses this request. `problem` says by which rule. */
 export class RequestRefused extends FromProblem {
   override name = "RequestRefused";
@@ -183,6 +188,7 @@ export function fromProblem(problem: Problem): MoietyError {
   if (problem.type === `${URN}unauthorized` || problem.type === `${URN}forbidden`) return new NotAllowed(problem);
   if (problem.type === QUOTA) return new QuotaExceeded(problem);
   if (problem.type === EXPIRED) return new WrongClock(problem);
+  if (problem.type === `${URN}cheating-detected`) return new CheatingDetected(problem);
   if (problem.retryAfter !== null) return new ServiceUnavailable(problem);
   if (problem.type === NO_MODEL) return new UnknownModel(`${problem.message}. ${problem.hint}`);
   return new RequestRefused(problem);

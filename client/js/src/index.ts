@@ -9,6 +9,7 @@ export {
   CanaryFailed,
   CatalogueError,
   CatalogueUnavailable,
+  CheatingDetected,
   ExpiredEntry,
   InsecureAddress,
   InvalidInput,
