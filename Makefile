@@ -31,7 +31,7 @@ COMMIT = $(shell git rev-parse $(TREE))
 VERSION = $(shell git show $(TREE):pyproject.toml | sed -n 's/^version = "\(.*\)"/\1/p')$(shell \
   git describe --exact-match --tags $(TREE) >/dev/null 2>&1 || git rev-parse --short $(TREE) | sed 's/^/+g/')
 
-.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation test-verified test-javascript docs docs-integrity docs-reference fuzz check bench bench-peers \
+.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation test-verified test-javascript page docs docs-integrity docs-reference fuzz check bench bench-peers \
   browsers lock prometheus postgres nginx sbom wheel release clean
 demo: $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.demo)
 	$(BIN)/moiety demo
@@ -162,6 +162,11 @@ test-verified: $(VENV)/.installed
 # The JavaScript client asks for a thousand images, where MOIETY_SERVER_MNIST_DIR has them.
 test-javascript: $(VENV)/.installed client/js/node_modules/.installed
 	$(BIN)/pytest tests/javascript --no-header -rP -m 'long or not long'
+
+# The client inside of the owner's page, from client/js.
+page: client/js/node_modules/.installed
+	cd client/js && npm run build --silent && cp dist/index.js ../../server/moiety_server/web/client.js && \
+	  cp dist/LICENSES.txt ../../server/moiety_server/web/client.LICENSES.txt
 
 # The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/security.md.
 test-simulation: $(VENV)/.installed

@@ -21,6 +21,9 @@ from tests import databases, plans
 from tests.collector import Collector
 from tests.databases import Postgres
 
+LISTED_PAGE = "https://app.example"
+"""The origin of pages that may ask the deployment's alice and catalogue."""
+
 
 def _seed() -> None:
     if torch := sys.modules.get("torch"):  # the client's tests run without PyTorch
@@ -134,7 +137,10 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -
     root: Path = tmp_path_factory.mktemp("moiety")
     # Small pools: a restarted party is ready sooner.
     pools = {"POOL_ROWS": "512", "BUNDLE_BYTES": str(1 << 21), "MAX_ROWS": "200"}
-    with Deployment(root, extra={"alice": pools, "bob": pools}, environment=collector.environment) as running:
+    deployment = Deployment(root, extra={"alice": pools, "bob": pools}, environment=collector.environment)
+    pages = ",".join((deployment.url("server"), LISTED_PAGE))
+    deployment.extra |= {"alice": pools | {"ORIGINS": pages}, "server": {"PAGE": "true", "ORIGINS": pages}}
+    with deployment as running:
         running.publish()
         yield running
 

@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, Gauge
 
+from moiety_server import page
 from moiety_server.catalogue import Catalogue
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
@@ -139,4 +140,6 @@ def build(settings: ServerSettings, identity: Identity, tracer: Tracer = tracing
     def attached(name: str, version: int, digest: str) -> Response:
         return Response(catalogue.attached(name, version, digest), media_type="application/octet-stream")
 
+    if settings.page:
+        page.serve(app, catalogue, settings.alice_url)
     return app

@@ -25,6 +25,11 @@ class ServerSettings(RoleSettings):
         description="Origins of pages that may read the catalogue in a browser, separated by commas: "
         "`https://app.example,https://other.example:8443`.",
     )
+    page: bool = Field(
+        False,
+        description="Serve a web page on which visitors ask the models, from their own browsers. alice must have this "
+        "server's origin among hers.",
+    )
     mnist_dir: Path = Field(
         Path("data"),
         description="Folder that holds MNIST/raw, as torchvision lays it out. `moiety train` downloads it if need be.",

@@ -23,6 +23,13 @@ def test_the_bundle_is_small(node: Node) -> None:
     assert b"localStorage" not in bundle and b"Math.random" not in bundle
 
 
+def test_the_owners_page_has_this_client(node: Node) -> None:
+    """If not: make page."""
+    served = PACKAGE.parents[1] / "server" / "moiety_server" / "web"
+    assert (served / "client.js").read_bytes() == (PACKAGE / "dist" / "index.js").read_bytes()
+    assert (served / "client.LICENSES.txt").read_bytes() == (PACKAGE / "dist" / "LICENSES.txt").read_bytes()
+
+
 def test_the_same_sources_make_the_same_package(node: Node, tmp_path: Path) -> None:
     packages = []
     for at in range(2):

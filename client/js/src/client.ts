@@ -2,7 +2,7 @@
 
 import { type Access, readAccess } from "./access.js";
 import { Prediction } from "./answers.js";
-import { hex, sha256 } from "./bytes.js";
+import { type Bytes, concat, hex, sha256 } from "./bytes.js";
 import { checkedAnswers, checkOffered, mixed } from "./canaries.js";
 import { describe } from "./description.js";
 import { type Entry } from "./entry.js";
@@ -43,6 +43,27 @@ export interface PredictOptions {
   canaries?: number;
   /** What becomes of a table's columns that the model does not take. */
   columns?: Others;
+  /** Is told of each request of the call when it is answered, so that a page can show what was sent. */
+  watch?: (request: Watched) => void;
+}
+
+/** One request and its answer. Nothing of it may leave the page: the two shares together are the input. */
+export interface Watched {
+  entry: Entry;
+  /** The input as ring elements of `plan.ring_bits` bits, little-endian, and the same of each party's share. */
+  elements: Bytes;
+  shares: [Bytes, Bytes];
+  /** What was sealed for each party, behind its handshake, and the sealed share of the answer that each sent. */
+  messages: [Bytes, Bytes];
+  results: [Bytes, Bytes];
+  /** The bytes of the whole request. */
+  uploadBytes: number;
+  downloadBytes: number;
+  /** Milliseconds: to split and seal; from the request's first byte to the answer's last; alice's rounds with bob, as she says; to open. */
+  seal: number;
+  exchange: number;
+  rounds: number | null;
+  open: number;
 }
 
 const FIRST_PAUSE = 50; // milliseconds
@@ -147,7 +168,9 @@ export class Client {
     for (let first = 0; first < all.rows; first += entry.max_rows) {
       const rows = Math.min(entry.max_rows, all.rows - first);
       const elements = all.elements.slice(first * each, (first + rows) * each);
-      const [values, answer] = await this.#answer(sealer, await sealer.call(elements, rows), deadline, options.signal);
+      const begun = performance.now();
+      const call = await sealer.call(elements, rows);
+      const [values, answer] = await this.#answer(sealer, call, begun, deadline, options);
       parts.push(values);
       rounds = Math.max(rounds, wholeNumber(answer.headers.get("moiety-rounds")));
       onlineBytes += wholeNumber(answer.headers.get("moiety-online-bytes"));
@@ -159,14 +182,19 @@ export class Client {
   }
 
   /** Sends a request and opens its answer. If the request is too old for the parties, makes a new one, once. */
-  async #answer(sealer: Sealer, call: Call, deadline: number, signal?: AbortSignal): Promise<[Float64Array, Fetched]> {
+  async #answer(sealer: Sealer, call: Call, begun: number, deadline: number, options: PredictOptions): Promise<[Float64Array, Fetched]> {
     for (const isLast of [false, true]) {
       try {
-        const answer = await this.#deliver(call, deadline, signal);
-        return [await call.open(answer.body), answer];
+        const sealed = performance.now();
+        const answer = await this.#deliver(call, deadline, options.signal);
+        const answered = performance.now();
+        const values = await call.open(answer.body);
+        if (options.watch) options.watch(watched(call, answer, [begun, sealed, answered, performance.now()]));
+        return [values, answer];
       } catch (error) {
         if (!(error instanceof Problem) || error.type !== EXPIRED) throw error;
         if (isLast) throw fromProblem(error);
+        begun = performance.now();
         call = await sealer.call(call.elements, call.rows);
       }
     }
@@ -246,4 +274,23 @@ export class Client {
     this.#vocabularies.set(how.table.digest, made);
     return made;
   }
+}
+
+/** What `watch` is told. `times` are when the call was begun, sealed, answered and opened. */
+function watched(call: Call, answer: Fetched, times: [number, number, number, number]): Watched {
+  const [begun, sealed, answered, opened] = times;
+  const rounds = /rounds;dur=(\d{1,9}(?:\.\d{1,9})?)/.exec(answer.headers.get("server-timing") ?? "");
+  return {
+    entry: call.entry,
+    elements: call.elements.bytes,
+    shares: [call.shares[0].bytes, call.shares[1].bytes],
+    messages: [concat(...call.messages[0]), concat(...call.messages[1])],
+    results: call.results(answer.body),
+    uploadBytes: call.body.length,
+    downloadBytes: answer.body.length,
+    seal: sealed - begun,
+    exchange: answered - sealed,
+    rounds: rounds && Number(rounds[1]) > 0 ? Number(rounds[1]) : null,
+    open: opened - answered,
+  };
 }

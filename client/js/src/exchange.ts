@@ -57,14 +57,23 @@ export class Call {
     readonly binding: Binding,
     readonly rows: number,
     readonly body: Bytes,
-    readonly elements: Elements,
     private readonly resultKeys: [Bytes, Bytes],
+    readonly elements: Elements,
+    /** What each party gets of the elements, as ring elements. */
+    readonly shares: readonly [Elements, Elements],
+    /** What the body holds for each party, behind its handshake: a nonce, and the sealed message. */
+    readonly messages: readonly [Bytes[], Bytes[]],
   ) {}
+
+  /** The sealed shares of an answer, alice's and bob's. Throws ResultRejected. */
+  results(answer: Bytes): [Bytes, Bytes] {
+    return unpackResult(answer, this.binding.requestId, this.entry.plan, this.rows);
+  }
 
   /** Opens an answer, and returns what both shares join to. Throws ResultRejected for anything else. */
   async open(answer: Bytes): Promise<Float64Array> {
     const { plan } = this.entry;
-    const sealed = unpackResult(answer, this.binding.requestId, plan, this.rows);
+    const sealed = this.results(answer);
     const opened = PARTIES.map(async (party) => {
       const key = await cipherKey(this.resultKeys[party], "decrypt");
       return decrypt(key, sealed[party], context(this.binding, "result", party));
@@ -144,13 +153,14 @@ export async function seal(
     stream(seed, ["input"], "share", elements.bytes.length),
   ]);
   const binding = { planDigest, uploadId: fromHex(entry.upload_id), requestId, requestDigest: digest, time };
-  const masks = new Elements(elements.bits, new Int32Array(raw.buffer));
-  const shares = [elements.minus(masks).bytes, seed];
+  const bobs = new Elements(elements.bits, new Int32Array(raw.buffer));
+  const alices = elements.minus(bobs);
+  const sent = [alices.bytes, seed];
   const sealed = PARTIES.map(async (party) => {
-    const secret = packSecret(requestId, resultKeys[party], rows, shares[party]!);
-    const message = await encrypt(begun[party].cipher, nonces[party], secret, context(binding, "input", party));
-    return [begun[party].sealed, nonces[party], message];
+    const secret = packSecret(requestId, resultKeys[party], rows, sent[party]!);
+    return [nonces[party], await encrypt(begun[party].cipher, nonces[party], secret, context(binding, "input", party))];
   });
-  const [alice, bob] = await Promise.all(sealed);
-  return new Call(entry, binding, rows, packRequest(binding, rows, [alice!, bob!]), elements, resultKeys);
+  const messages = (await Promise.all(sealed)) as [Bytes[], Bytes[]];
+  const body = packRequest(binding, rows, [[begun[0].sealed, ...messages[0]], [begun[1].sealed, ...messages[1]]]);
+  return new Call(entry, binding, rows, body, resultKeys, elements, [alices, bobs], messages);
 }

@@ -2,7 +2,7 @@
 
 export { type Access } from "./access.js";
 export { Prediction } from "./answers.js";
-export { Client, type ClientOptions, type PredictOptions } from "./client.js";
+export { Client, type ClientOptions, type PredictOptions, type Watched } from "./client.js";
 export { type Canary, type Column, type Endpoint, type Entry, type Input, type Output, type Plan } from "./entry.js";
 export {
   AccessFileError,

@@ -259,7 +259,7 @@ describe("results", () => {
       requestDigest: fromHex(found.request_digest),
       time: found.time,
     };
-    return new core.Call({ plan }, binding, found.rows, new Uint8Array(), null, found.result_keys.map(fromHex));
+    return new core.Call({ plan }, binding, found.rows, new Uint8Array(), found.result_keys.map(fromHex));
   }
 
   for (const [at, found] of cases.entries()) {

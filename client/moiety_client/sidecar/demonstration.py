@@ -25,11 +25,12 @@ from moiety_client.sidecar.examples import SHOW
 from moiety_client.sidecar.questions import FormField, Question, Size
 from moiety_client.sidecar.upstream import Upstream, problem_of
 from moiety_service.http import clients
+from moiety_service.http.page import ScheduledRound, schedule
 from moiety_shared.crypto.handshake import SEALED_BYTES
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages import wire
 from moiety_shared.messages.catalogue import Entry, Preprocessing
-from moiety_shared.plan.plan import Plan, Task
+from moiety_shared.plan.plan import Task
 from moiety_shared.problems import Problem, ProblemType
 
 _PATIENCE = 5.0  # seconds: somebody sits in front of the page and waits
@@ -65,11 +66,6 @@ class PartyView(BaseModel):
     envelope: str = Field(description="the first bytes of its content, in hexadecimal; a handshake precedes them")
     result_bytes: int = Field(description="bytes of this party's sealed share of the answer")
     result: str
-
-
-class ScheduledRound(BaseModel):
-    bytes: int = Field(description="bytes that each party sends the other")
-    layers: tuple[str, ...]
 
 
 class Measured(BaseModel):
@@ -177,20 +173,6 @@ async def _ask(upstream: Upstream, entry: Entry, question: Question) -> Shows:
         measured=measured,
         formula=schedule(entry.plan),
     )
-
-
-def schedule(plan: Plan) -> list[ScheduledRound]:
-    """Return what the plan says each party sends in each round of a run of one input.
-
-    Layers that do not depend on each other share rounds.
-    """
-    sent: list[int] = [0] * plan.rounds
-    layers: list[list[str]] = [[] for _ in sent]
-    for layer in plan.layers:
-        for at, count in zip(plan.schedule[layer.name], layer.openings(plan.ring_bits, 1), strict=True):
-            sent[at] += count
-            layers[at].append(layer.name if layer.op in layer.name else f"{layer.name} ({layer.op})")
-    return [ScheduledRound(bytes=count, layers=tuple(names)) for count, names in zip(sent, layers, strict=True)]
 
 
 def _listed(entry: Entry) -> Shown:

@@ -1,6 +1,6 @@
 // The OpenAPI document for people: each address, what it does, how to ask.
 
-import { element } from "./view.js";
+import { element } from "../view.js";
 
 const document_ = await (await fetch("/openapi.json")).json();
 const operations = Object.entries(document_.paths).flatMap(([path, verbs]) =>

@@ -1,20 +1,21 @@
-// The page: choose a model, draw or pick a picture or fill in a row, ask the sidecar, show what came of it.
+// The page: choose a model, draw or pick a picture or fill in a row, ask, show what came of it.
+//
+// It is the same for a client's sidecar and for the owner's catalogue. `own/asking.js` is theirs: it asks.
 
 import { Pad } from "./drawing.js";
 import { Form } from "./form.js";
+import * as asking from "./own/asking.js";
 import { element, showAnswer, showPrivacy } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const PAUSE = 300; // ms after a stroke: there may be another
-const DOWN = {
-  title: "The sidecar does not answer",
-  hint: "Start it again on this machine (moiety sidecar, or moiety up), then try again.",
-};
+const { words } = asking;
+const DOWN = words.down;
 
 let models = [];
 let source = null; // what was asked last: { blob, picture, invert }, { drawing } or { row }
 let shown = null;
-let asking = null;
+let pending = null;
 let timer = 0;
 
 const pad = new Pad($("canvas"), {
@@ -38,24 +39,11 @@ const form = new Form($("form"), $("columns"), (row) => {
 const model = () => models.find((one) => one.name === $("model").value);
 const describe = (text) => $("canvas").setAttribute("aria-label", text);
 
-async function fetchJson(url, options) {
-  let response;
-  try {
-    response = await fetch(url, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw DOWN;
-  }
-  const content = await response.json().catch(() => null);
-  if (!response.ok || content === null) throw content?.title ? content : DOWN;
-  return content;
-}
-
 async function loadModels() {
   forgive();
   const before = $("model").value;
   try {
-    models = await fetchJson("/v1/models");
+    models = await asking.models();
   } catch (problem) {
     complain(problem, loadModels);
     return;
@@ -69,6 +57,7 @@ async function loadModels() {
       {
         title: models.length ? "No published model takes pictures or rows of a table" : "No model is published yet",
         hint: "The model owner publishes one with: moiety publish",
+        ...(models.some((one) => one.closed) ? words.closed : {}),
       },
       loadModels,
     );
@@ -78,7 +67,7 @@ async function loadModels() {
   choose();
 }
 
-const takes = (one) => (one.picture !== null || one.columns !== null) && one.gives !== "count";
+const takes = (one) => (one.picture !== null || one.columns !== null) && one.gives !== "count" && !one.closed;
 
 function choose() {
   const { description, version, picture, columns, rounds, gives } = model();
@@ -94,7 +83,7 @@ function choose() {
   const digits = isForDigits();
   pad.enabled = digits;
   $("pad").classList.toggle("only-pictures", !digits);
-  $("samples-field").hidden = !digits;
+  $("samples-field").hidden = !digits || !words.samples;
   $("hint").textContent = digits ? "Draw a digit, or drop a picture here" : "Drop a picture here, or choose one below";
   clear();
 }
@@ -107,7 +96,7 @@ const isForDigits = () => {
 
 function clear() {
   clearTimeout(timer);
-  asking?.abort();
+  pending?.abort();
   source = null;
   pad.clear();
   form.clear();
@@ -152,20 +141,14 @@ function showPicture(inverted) {
 async function ask() {
   if (!source) return;
   const { name, picture } = model();
-  asking?.abort();
-  const mine = (asking = new AbortController());
+  pending?.abort();
+  const mine = (pending = new AbortController());
   const started = performance.now();
   $("status").textContent = "Asking the model";
   try {
     const asked = source;
-    const body = asked.row ? JSON.stringify(asked.row) : asked.drawing ? await pad.small(picture) : asked.blob;
-    const query = asked.invert === undefined ? "" : `?invert=${asked.invert}`;
-    const answer = await fetchJson(`/v1/show/${encodeURIComponent(name)}${query}`, {
-      method: "POST",
-      headers: { "content-type": asked.row ? "application/json" : body.type || "application/octet-stream" },
-      body,
-      signal: mine.signal,
-    });
+    const taken = asked.row ? { row: asked.row } : { picture: asked.drawing ? await pad.small(picture) : asked.blob };
+    const answer = await asking.ask(name, { ...taken, invert: asked.invert }, mine.signal);
     if (mine.signal.aborted) return;
     if (asked.picture) {
       $("invert").checked = answer.inverted;
@@ -221,15 +204,40 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     event.preventDefault(); // a picture beside the pad must not replace the page
     $("pad").classList.toggle("over", kind === "dragover" && $("pad").contains(event.target));
     const [file] = kind === "drop" && $("pad").contains(event.target) ? event.dataTransfer.files : [];
-    if (file) void take(file, file.name);
+    if (file && !file.name.endsWith(".json")) void take(file, file.name);
   });
 }
+if (asking.admit) {
+  const admit = async (file) => {
+    try {
+      await asking.admit(await file.text());
+    } catch (problem) {
+      complain(problem);
+      return;
+    }
+    await loadModels();
+  };
+  $("access-field").hidden = false;
+  $("access").addEventListener("click", () => $("access-file").click());
+  $("access-file").addEventListener("change", () => {
+    const [file] = $("access-file").files;
+    if (file) void admit(file);
+    $("access-file").value = "";
+  });
+  window.addEventListener("drop", (event) => {
+    const [file] = event.dataTransfer.files;
+    if (file?.name.endsWith(".json")) void admit(file);
+  });
+}
+$("lead").textContent = words.lead;
+$("foot").prepend(`${words.foot} `);
+$("reference").hidden = !words.reference;
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   pad.draw();
   if (shown) showPrivacy(shown);
 });
-for (let digit = 0; digit < 10; digit++) {
-  const picture = element("img", { src: `/web/digits/${digit}.png`, alt: "", width: 28, height: 28 });
+for (let digit = 0; words.samples && digit < 10; digit++) {
+  const picture = element("img", { src: `${words.samples}/${digit}.png`, alt: "", width: 28, height: 28 });
   const button = element("button", { type: "button", "aria-label": `Handwritten ${digit}` }, picture);
   button.addEventListener("click", async () => {
     const response = await fetch(picture.src).catch(() => null);

@@ -1,5 +1,7 @@
 // What an answer looks like: the classes, the shares, the steps of the call. Draws what it is given and nothing else.
 
+import { words } from "./own/asking.js";
+
 const $ = (id) => document.getElementById(id);
 const MANY_ROUNDS = 14;
 
@@ -117,10 +119,10 @@ function showCall(measured, formula) {
   const known = rounds !== null && rounds <= exchange;
   const travel = known ? exchange - rounds : exchange;
   const steps = [
-    ["seal", "Split and seal", seal, "on this machine"],
+    ["seal", "Split and seal", seal, words.here],
     ["travel", known ? "Upload, unseal, return" : "Upload, rounds, return", travel, `${bytes(measured.upload_bytes)} up, ${bytes(measured.download_bytes)} down`],
     ...(known ? [["exchange", `${measured.rounds} rounds`, rounds, `${bytes(measured.online_bytes)} each way`]] : []),
-    ["open", "Open and join", open, "on this machine"],
+    ["open", "Open and join", open, words.here],
   ];
   $("timeline").replaceChildren(
     ...steps.map(([kind, , ms]) => {
@@ -140,8 +142,8 @@ function showCall(measured, formula) {
     ),
   );
   $("steps-note").textContent = known
-    ? "The sidecar measured these times, and Alice the rounds. The rest of the exchange is upload, unsealing and return."
-    : "The sidecar measured these times.";
+    ? `${words.timed}, and Alice the rounds. The rest of the exchange is upload, unsealing and return.`
+    : `${words.timed}.`;
   showRounds(measured, formula);
   $("call").hidden = false;
 }
