@@ -140,6 +140,7 @@ ARCHITECTURES = [
     "regnet_y_400mf",
     "inception_v3",
     "convnext_tiny",
+    "efficientnet_v2_s",
     "swin_t",
 ]
 _LARGE = {"convnext_tiny", "efficientnet_v2_s", "swin_t", "maxvit_t"}

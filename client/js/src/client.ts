@@ -5,6 +5,7 @@ import { Prediction } from "./answers.js";
 import { type Bytes, concat, hex, sha256 } from "./bytes.js";
 import { checkedAnswers, checkOffered, mixed } from "./canaries.js";
 import { describe } from "./description.js";
+import { Elements } from "./elements.js";
 import { type Entry } from "./entry.js";
 import {
   CatalogueError,
@@ -283,7 +284,7 @@ function watched(call: Call, answer: Fetched, times: [number, number, number, nu
   return {
     entry: call.entry,
     elements: call.elements.bytes,
-    shares: [call.shares[0].bytes, call.shares[1].bytes],
+    shares: [call.share.bytes, call.elements.minus(Elements.of(call.elements.bits, call.share.bytes)).bytes],
     messages: [concat(...call.messages[0]), concat(...call.messages[1])],
     results: call.results(answer.body),
     uploadBytes: call.body.length,

@@ -59,8 +59,8 @@ export class Call {
     readonly body: Bytes,
     private readonly resultKeys: [Bytes, Bytes],
     readonly elements: Elements,
-    /** What each party gets of the elements, as ring elements. */
-    readonly shares: readonly [Elements, Elements],
+    /** alice's share of the elements. */
+    readonly share: Elements,
     /** What the body holds for each party, behind its handshake: a nonce, and the sealed message. */
     readonly messages: readonly [Bytes[], Bytes[]],
   ) {}
@@ -153,14 +153,13 @@ export async function seal(
     stream(seed, ["input"], "share", elements.bytes.length),
   ]);
   const binding = { planDigest, uploadId: fromHex(entry.upload_id), requestId, requestDigest: digest, time };
-  const bobs = new Elements(elements.bits, new Int32Array(raw.buffer));
-  const alices = elements.minus(bobs);
-  const sent = [alices.bytes, seed];
+  const share = elements.minus(new Elements(elements.bits, new Int32Array(raw.buffer)));
+  const sent = [share.bytes, seed];
   const sealed = PARTIES.map(async (party) => {
     const secret = packSecret(requestId, resultKeys[party], rows, sent[party]!);
     return [nonces[party], await encrypt(begun[party].cipher, nonces[party], secret, context(binding, "input", party))];
   });
   const messages = (await Promise.all(sealed)) as [Bytes[], Bytes[]];
   const body = packRequest(binding, rows, [[begun[0].sealed, ...messages[0]], [begun[1].sealed, ...messages[1]]]);
-  return new Call(entry, binding, rows, body, resultKeys, elements, [alices, bobs], messages);
+  return new Call(entry, binding, rows, body, resultKeys, elements, share, messages);
 }
