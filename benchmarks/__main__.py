@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import comparison, hostile, large, load, mnist, sidecar, tabular, transformers, vision
+from benchmarks import comparison, hostile, large, load, mnist, sidecar, tabular, transformers, verified, vision
 from benchmarks.measurement import Row
 from moiety_local.folder import DeploymentError, fresh
 from moiety_local.mnist import DataMissing, Pixels, test_images
@@ -38,6 +38,10 @@ SUITES: dict[str, tuple[str, Suite]] = {
     "tabular": (
         "trees beside one image, tables' answers",
         lambda root, pixels, _, say: tabular.measure(root, pixels, say),
+    ),
+    "verified": (
+        "runs whose parties check each other, beside the same without",
+        lambda root, pixels, _, say: verified.measure(root, pixels, say),
     ),
     "sidecar": ("the client's REST interface", lambda root, pixels, _, say: sidecar.measure(root, pixels, say)),
     "load": ("64 clients of one image each, at the same time", load.measure),
