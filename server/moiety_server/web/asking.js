@@ -86,7 +86,7 @@ async function listed(entry) {
     picture: how?.kind === "picture" ? sizeOf(entry) : null,
     columns: how?.kind === "table" ? how.columns.map(field) : null,
     rounds: (await scheduled(entry)).length,
-    closed: (entry.access !== "open" && !admitted) || Boolean(plan.verified), // of which only a Python client checks answers
+    closed: (entry.access !== "open" && !admitted) || entry.record_key !== null, // verified: only a Python client checks its answers
   };
 }
 
