@@ -114,6 +114,7 @@ class Pools:
         Raises Problem UNKNOWN_MODEL when the model was deleted meanwhile.
         """
         verified = await self._verified(model, grant) if model.plan.verified else None
+        self._metrics.failed_checks.labels(model.manifest.name)  # from zero on: an alert needs to see the first one
         self._store.get(model.upload_id)
         pool = Pool(
             grant.lease_id,

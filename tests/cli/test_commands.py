@@ -33,6 +33,7 @@ SILENT = {
     "sidecar",
     "up",
     "activate",
+    "rekey",
     "withdraw",
     "token revoke",
     "healthcheck",

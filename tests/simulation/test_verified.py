@@ -103,7 +103,7 @@ def failed(w: World) -> list[float]:
     return [node.party.metrics.failed_checks.labels("small")._value.get() for node in (*w.alices, *w.bobs)]
 
 
-@pytest.mark.parametrize("liar", ["alice", "bob"])
+@pytest.mark.parametrize("liar", [pytest.param("alice", marks=pytest.mark.long), "bob"])
 def test_a_lie_in_any_message_is_caught_and_ends_the_upload(root: Path, detector: Detector, liar: str) -> None:
     honest = {"alice": 1, "bob": 0}[liar]
 

@@ -261,7 +261,7 @@ def _change(array: Array) -> None:
         array ^= array.dtype.type(np.iinfo(array.dtype).max)
 
 
-@pytest.mark.parametrize("liar", [0, 1], ids=["alice", "bob"])
+@pytest.mark.parametrize("liar", [pytest.param(0, id="alice", marks=pytest.mark.long), pytest.param(1, id="bob")])
 def test_a_lie_in_anything_stored_is_caught(up: Upload, liar: int) -> None:
     """Of 16 rows, as a changed lift of a ReLU shows in one of four values at least, and three ranks may hide one."""
     x, bundle = given(up, 16)
