@@ -17,7 +17,7 @@ MOST = 64
 
 
 def model(upload: int = 1) -> Model:
-    return cast(Model, SimpleNamespace(upload_id=f"{upload:032x}"))
+    return cast(Model, SimpleNamespace(upload_id=f"{upload:032x}", plan=SimpleNamespace(verified=None)))
 
 
 def waiting(rows: int, client: str | None, upload: int = 1, token: str = "") -> Waiting:
@@ -55,6 +55,27 @@ def test_what_waits_for_one_model_shares_a_run_up_to_its_rows() -> None:
         assert first == [one for one in added[:7] if one is not added[2]]
         assert second == [added[2]], "another model's runs by itself"
         assert third == added[7:] and queue.head is None and take(queue) == []
+
+    played(scenario)
+
+
+def test_a_verified_model_has_one_run_at_a_time_of_one_request() -> None:
+    """Others go before: a second run would meet the first one's check."""
+
+    async def scenario() -> None:
+        queue = queue_of(1000)
+        first, second, other = waiting(1, "one"), waiting(1, "other"), waiting(1, "third", upload=2)
+        verified = cast(
+            Model, SimpleNamespace(upload_id=first.model.upload_id, plan=SimpleNamespace(verified=object()))
+        )
+        for one in (first, second):
+            one.model, one.alone = verified, True
+        for one in (first, second, other):
+            queue.add(one)
+        with queue.taken() as batch:
+            assert batch == [first]
+            assert take(queue) == [other] and take(queue) == []
+        assert take(queue) == [second]
 
     played(scenario)
 
