@@ -24,12 +24,6 @@ class Lending:
         yield None
 
 
-def asked(client: str) -> Waiting:
-    made = waiting(1, client)
-    made.model = cast(Any, SimpleNamespace(upload_id=made.model.upload_id, plan=None))
-    return made
-
-
 def test_a_request_that_comes_while_the_last_task_ends_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second request comes right after the only task has found that nothing waits, and before its callbacks."""
     monkeypatch.setattr(runs, "shared_rows", lambda *_: 64)
@@ -48,7 +42,7 @@ def test_a_request_that_comes_while_the_last_task_ends_is_served(monkeypatch: py
 
         def come() -> None:
             if not late:
-                task = asyncio.create_task(made.answer(asked("late")))
+                task = asyncio.create_task(made.answer(waiting(1, "late")))
                 late.append(task)
 
         class Watched(Queue):
@@ -61,7 +55,7 @@ def test_a_request_that_comes_while_the_last_task_ends_is_served(monkeypatch: py
 
         monkeypatch.setattr(made, "run", run)
         made._queue.__class__ = Watched
-        assert await made.answer(asked("early")) == b"answer"
+        assert await made.answer(waiting(1, "early")) == b"answer"
         await asyncio.sleep(0)
         assert await asyncio.wait_for(late[0], 5) == b"answer"
         await made.close()
