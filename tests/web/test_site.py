@@ -58,7 +58,7 @@ def page(browser: Browser, site: str, request: pytest.FixtureRequest) -> Iterato
 
 def test_every_page_loads_by_itself_and_fits_a_phone(page: Page, folder: Path, site: str) -> None:
     paths = sorted(str(path.relative_to(folder)) for path in folder.rglob("index.html"))
-    assert 15 < len(paths) <= 21, "a subject has one page: look for it before you add another"
+    assert 15 < len(paths) <= 22, "a subject has one page: look for it before you add another"
     for path in paths:
         page.goto(site + path)
         expect(page.locator("article h1")).to_have_count(1)
