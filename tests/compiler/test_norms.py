@@ -133,7 +133,7 @@ def test_there_is_head_room_on_both_sides() -> None:
         wanted = model(x).detach().double().numpy()
         assert np.abs(outputs_of(made, x) - wanted).max() < 0.002 * made.spread
     squares = next(node for node in made.graph.nodes if isinstance(node, SquaresNode))
-    assert squares.name in made.measured
+    assert made.measured[squares.name] == pytest.approx(16), "a square goes as far as the square of the head-room"
 
 
 def test_what_reads_a_norm_has_a_range_near_what_was_measured() -> None:

@@ -128,6 +128,7 @@ def test_what_is_proved_needs_no_calibration() -> None:
     for compiled in (proved, measured):
         powers = {layer.name for layer in compiled.plan.layers if isinstance(layer, Exp2)}
         assert powers & compiled.measured.keys() == (powers if compiled is measured else set())
+    assert all(1 < measured.measured[power] < 4 for power in powers), "the head-room is added to an exponent"
 
 
 def test_scores_too_far_apart_are_refused() -> None:

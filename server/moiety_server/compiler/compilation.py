@@ -60,11 +60,10 @@ class Compiled:
     is the outputs' standard deviation there. Of several outputs, both are of the least exact one. `agreement` is the
     share of inputs whose label is the same, or None where the outputs are values. `origins` names the user's layer for
     each layer of the plan. `measured` holds the layers whose range rests on calibration data, and how many
-    times as far from 0 as there a value may go. `wires` has the wire of
-    the plan that each node of the graph became. `costliest` names the user's layer that costs most, where the error is
-    more than is tolerated. `wire_spread` is the least standard deviation of an output as it leaves the plan, before the
-    client scales it. `logits` is the plan up to the model's outputs, whatever of them is revealed. `graph` is the
-    float model.
+    times as far from 0 as there a value may go. `wires` has the wire of the plan that each node of the graph became.
+    `costliest` names the user's layer that costs most, where the error is more than is tolerated. `wire_spread` is the
+    least standard deviation of an output as it leaves the plan, before the client scales it. `logits` is the plan up to
+    the model's outputs, whatever of them is revealed. `graph` is the float model.
     """
 
     plan: Plan

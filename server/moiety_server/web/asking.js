@@ -29,15 +29,26 @@ let known = new Map(); // entries by name, each verified
 
 /** Takes an access file's content: from then on, its token is sent along. It is kept in memory alone. */
 export async function admit(text) {
+  const { catalogue_url: url, token } = membersOf(text);
+  const origin = URL.canParse(url) ? new URL(url).origin : "";
+  if (origin !== location.origin) {
+    throw origin
+      ? { title: "This access file is for another catalogue", hint: `Open it on the page of ${origin}.` }
+      : { title: "This is not an access file", hint: "Ask the model’s owner for one." };
+  }
   try {
-    const access = JSON.parse(text);
-    if (new URL(access.catalogue_url).origin !== location.origin) {
-      throw { title: "This access file is for another catalogue", hint: `Open it on the page of ${new URL(access.catalogue_url).origin}.` };
-    }
-    client = await Client.fromAccess(access);
-    admitted = Boolean(access.token);
+    client = await Client.fromAccess(text);
+    admitted = Boolean(token);
   } catch (error) {
-    throw problemOf(error, "This is not an access file");
+    throw problemOf(error, "This access file cannot be used");
+  }
+}
+
+function membersOf(text) {
+  try {
+    return JSON.parse(text) ?? {};
+  } catch {
+    return {};
   }
 }
 
@@ -219,5 +230,6 @@ const base64 = (bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(b
 function problemOf(error, title) {
   if (error?.title) return error;
   if (error instanceof MoietyError) return { title, detail: error.message, hint: "" };
+  console.error(error);
   return { title, hint: "The browser’s console says more." };
 }

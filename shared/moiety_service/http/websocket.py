@@ -90,6 +90,8 @@ class WebSocketLink(asyncio.Protocol):
     # What the transport calls
 
     def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
         self._arrived += data
         while not self._ended and (extent := frames.extent(self._arrived)) is not None:
             at, end = extent
