@@ -31,8 +31,10 @@ def needed(what: str | Path | None) -> str:
     pytest.skip("no Chromium or no axe-core here: run make browsers")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Chromium, ended with the file that asked: Playwright's event loop runs in this thread until then, so that nothing
+    else can run one."""
     path = needed(shutil.which("chromium"))
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
