@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import comparison, hostile, large, load, mnist, sidecar, tabular, transformers, verified, vision
+from benchmarks import comparison, hostile, large, load, mnist, page, sidecar, tabular, transformers, verified, vision
 from benchmarks.measurement import Row
 from moiety_local.folder import DeploymentError, fresh
 from moiety_local.mnist import DataMissing, Pixels, test_images
@@ -44,6 +44,10 @@ SUITES: dict[str, tuple[str, Suite]] = {
         lambda root, pixels, _, say: verified.measure(root, pixels, say),
     ),
     "sidecar": ("the client's REST interface", lambda root, pixels, _, say: sidecar.measure(root, pixels, say)),
+    "page": (
+        "the owner's public page in Chromium, beside the Python client",
+        lambda root, pixels, _, say: page.measure(root, pixels, say),
+    ),
     "load": ("64 clients of one image each, at the same time", load.measure),
     "hostile": (
         "junk of one token, then 1,000 hostile connections",

@@ -24,7 +24,7 @@ await build({ ...common, external, entryPoints: ["test/core.ts"], outdir: "build
 execFileSync(process.execPath, ["node_modules/typescript/bin/tsc"], { stdio: "inherit" });
 
 // The licences of what is inside the bundle, which they want to go with it.
-const inside = Object.keys(made.metafile.inputs).map((path) => /^node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1]);
+const inside = Object.keys(made.metafile.inputs).map((path) => /.*node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1]);
 const texts = [...new Set(inside.filter(Boolean))].sort().map((name) => {
   return `${name}\n\n${readFileSync(`node_modules/${name}/LICENSE`, "utf8").trim()}\n`;
 });
