@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.vectors import messages, numbers
+from tests.vectors import messages, numbers, verified
 from tests.vectors.fixed import Seals
 from tests.vectors.numbers import Cases
 
@@ -26,6 +26,7 @@ def made() -> dict[Path, str]:
         "tokens": messages.token(),
         "requests": messages.requests(seals),
         "results": messages.results(),
+        "verified": verified.results(),
         "problems": messages.problems(),
     }
     found["seals"] = {"cases": seals.cases}

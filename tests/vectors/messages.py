@@ -16,7 +16,7 @@ from moiety_client.exchange import Call, Drawn, Sealer, TokenHolder, joined
 from moiety_client.state import StateFile
 from moiety_client.steps import Work
 from moiety_shared import fixed_point
-from moiety_shared.crypto import tokens
+from moiety_shared.crypto import signing, tokens
 from moiety_shared.crypto.handshake import context
 from moiety_shared.crypto.possession import private_pem, thumbprint
 from moiety_shared.crypto.prg import Stream
@@ -24,7 +24,7 @@ from moiety_shared.crypto.sealing import seal_result
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.crypto.tokens import Grant, Quota
 from moiety_shared.messages.canary import Canary
-from moiety_shared.messages.catalogue import Entry, PartyEndpoint, Preprocessing, sign
+from moiety_shared.messages.catalogue import Entry, PartyEndpoint, Preprocessing, SignedEntry, sign
 from moiety_shared.messages.wire import Recipients, Request, pack_result
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
@@ -32,7 +32,7 @@ from tests import envelopes, plans
 from tests.vectors.fixed import KEYS, Seals, drawn, randomness
 from tests.vectors.numbers import Case, Cases, texts
 
-OWNER, HOLDER = (Ed25519PrivateKey.from_private_bytes(drawn(name, 32)) for name in ("owner", "holder"))
+OWNER, HOLDER, DEALER = (Ed25519PrivateKey.from_private_bytes(drawn(n, 32)) for n in ("owner", "holder", "dealer"))
 NOW = 1_750_000_000
 _DIGIT = Preprocessing(channels=1, size=(2, 2), mean=(0.1307,), std=(0.3081,), polarity="light-on-dark")
 
@@ -44,8 +44,16 @@ def entry(plan: Plan, **members: Any) -> Entry:
         PartyEndpoint(name=n, url=f"https://{n}.example:770{at}", sealing_key=k.public.text())
         for at, (n, k) in enumerate(ends, 1)
     )
-    named = {"name": "small", "version": 2, "upload_id": drawn("upload", 16).hex(), "parties": parties}
+    named: dict[str, Any] = {"name": "small", "version": 2, "upload_id": drawn("upload", 16).hex(), "parties": parties}
+    if plan.verified:
+        named["record_key"] = key_text(DEALER.public_key())
     return Entry.model_validate(named | {"plan": plan, "max_rows": 100} | plans.TERM | members)
+
+
+def checked(plan: Plan) -> Plan:
+    """The same plan, in whose runs the parties check each other."""
+    costs = {"rounds": 10, "online_bytes": 100, "row_bytes": 100}
+    return Plan.model_validate(plan.model_dump() | {"verified": costs})
 
 
 def _full() -> Entry:
@@ -58,10 +66,12 @@ def _full() -> Entry:
 def entries() -> Cases:
     """Signed entries. `seen` is the highest revision of that name that the client has seen; `now` is its clock."""
     cases = []
-    for made in (_full(), entry(plans.labels(), access="open"), entry(plans.decision())):
+    verified = entry(checked(plans.logits()))
+    for made in (_full(), entry(plans.labels(), access="open"), entry(plans.decision()), verified):
         text, digest = sign(made, OWNER).model_dump_json(), made.plan.digest.hex()
         told = {"plan_digest": digest, "input_size": made.plan.input.size, "output_kind": made.plan.output.kind}
         cases.append(_asked(text) | told)
+    key = key_text(DEALER.public_key())
     good, full = sign(_full(), OWNER), _full()
     text = good.model_dump_json()
     other = Ed25519PrivateKey.from_private_bytes(drawn("another owner", 32))
@@ -76,6 +86,7 @@ def entries() -> Cases:
         _changed(full, issued=NOW - 2, expires=NOW - 1) | {"error": "ExpiredEntry"},
         _changed(full, issued=NOW - 2, expires=NOW) | {"error": "ExpiredEntry"},
         _changed(full, parties=(_plain(full), full.parties[1])) | {"error": "InsecureAddress"},
+        *(_keyed(*bad) | {"error": "CatalogueError"} for bad in ((full, key), (verified, None), (verified, key[4:]))),
         _asked(text.replace('"entry":{"format":3', '"entry":{"format":4')) | {"error": "CatalogueError"},
         _asked(text.replace('"plan":{"format":4', '"plan":{"format":5')) | {"error": "CatalogueError"},
         _asked(text.replace('"max_rows":100', '"max_rows":100,"more":1')) | {"error": "CatalogueError"},
@@ -96,6 +107,13 @@ def _asked(text: str, name: str = "small", seen: int = 0) -> Case:
 
 def _changed(full: Entry, **update: Any) -> Case:
     return _asked(sign(full.model_copy(update=update), OWNER).model_dump_json())
+
+
+def _keyed(full: Entry, record_key: str | None) -> Case:
+    """An entry whose key of records does not fit its plan, signed for all that."""
+    changed = full.model_copy(update={"record_key": record_key})
+    named = {"owner_key": key_text(OWNER.public_key()), "signature": signing.sign("catalogue entry", changed, OWNER)}
+    return _asked(SignedEntry.model_construct(entry=changed, **named).model_dump_json())
 
 
 def _plain(full: Entry) -> PartyEndpoint:
@@ -169,7 +187,9 @@ def _raises(kind: ProblemType, call: Callable[..., object], *arguments: object) 
 # Requests and results
 
 
-def _call(what: str, plan: Plan, rows: int, token: str, seals: Seals, recipients: Recipients) -> tuple[Call, Case]:
+def sealed_call(
+    what: str, plan: Plan, rows: int, token: str, seals: Seals, recipients: Recipients
+) -> tuple[Call, Case]:
     """A request of the Python client, and all that it was made of."""
     made, holder = entry(plan), TokenHolder(token, HOLDER if token else None)
     sealer = Sealer(made, holder)
@@ -240,7 +260,7 @@ def requests(seals: Seals) -> Cases:
         ("three", plans.labels(), 3, open_to_all),
         ("wide", _wide(), 2, open_to_all),
     ]
-    made = [_call(what, plan, rows, token, seals, Recipients.CLIENT) for what, plan, rows, token in given]
+    made = [sealed_call(what, plan, rows, token, seals, Recipients.CLIENT) for what, plan, rows, token in given]
     call, _ = made[0]
     body = call.body
     bad = [
@@ -283,14 +303,14 @@ def results() -> Cases:
     cases, calls = [], []
     for what, plan in (("a", plans.logits()), ("b", plans.labels()), ("c", plans.decision()), ("d", _wide())):
         rows = 3
-        call, _ = _call(f"result {what}", plan, rows, "", Seals.none(), Recipients.CLIENT)
+        call, _ = sealed_call(f"result {what}", plan, rows, "", Seals.none(), Recipients.CLIENT)
         shares = _shares(what, plan, rows)
         body = _answer(what, call, shares)
         assert all(np.array_equal(one, other) for one, other in zip(call.shares(body), shares, strict=True))
         calls.append((call, body))
-        cases.append(_to(call) | _read(plan, call, body))
+        cases.append(told_of(call) | _read(plan, call, body))
     call, body = calls[0]
-    other, _ = _call("result e", plans.logits(), 3, "", Seals.none(), Recipients.CLIENT)
+    other, _ = sealed_call("result e", plans.logits(), 3, "", Seals.none(), Recipients.CLIENT)
     foreign = _answer("e", other, _shares("e", plans.logits(), 3))
     half = (len(body) - 28) // 2
     bad = [
@@ -316,7 +336,8 @@ def results() -> Cases:
     return {"cases": cases, "refused": refused}
 
 
-def _to(call: Call) -> Case:
+def told_of(call: Call) -> Case:
+    """What a client keeps of a request to open its answer."""
     b = call.binding
     named = {"request_id": b.request_id.hex(), "request_digest": b.request_digest.hex(), "time": b.time}
     keys = {"result_keys": [key.hex() for key in call._keys]}

@@ -3,15 +3,19 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from moiety_client.errors import ResultRejected
 from moiety_client.exchange import Call
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.crypto.signing import key_from_text
+from moiety_shared.messages import verified
 from moiety_shared.messages.wire import Binding
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols.verified.answers import CheckFailed
 from tests.vectors import messages
 from tests.vectors.files import FOLDER, made
 from tests.vectors.fixed import KEYS
@@ -78,6 +82,21 @@ def test_no_changed_byte_of_a_result_passes() -> None:
         for raw in flipped(body):
             with pytest.raises(ResultRejected):
                 call.open(raw)
+
+
+def test_no_changed_byte_of_what_a_verified_run_says_passes() -> None:
+    for case in read("verified")["cases"]:
+        plan, x = Plan.model_validate_json(case["plan"]), np.array(case["elements"], np.int64).reshape(case["rows"], -1)
+        said, dealer = [bytes.fromhex(one) for one in case["said"]], key_from_text(case["record_key"])
+        accepted = verified.accept(said, x, plan, case["upload_id"], dealer)
+        expected = np.array(case["joined"]) / (plan.output.scale if plan.output.kind == "logits" else 1)
+        assert np.array_equal(accepted, expected)
+        for party in (0, 1):
+            for raw in flipped(said[party]):
+                with pytest.raises(CheckFailed):
+                    verified.accept(
+                        [raw if p == party else one for p, one in enumerate(said)], x, plan, case["upload_id"], dealer
+                    )
 
 
 def _call(case: dict[str, Any]) -> Call:

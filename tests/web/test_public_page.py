@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from typer.testing import CliRunner
 
 from moiety_local.deployment import Deployment
+from moiety_service.cli.main import build
 from moiety_shared.messages.access import AccessFile
 from tests.conftest import LISTED_PAGE
 from tests.web.test_page import SCHEMES, SEVEN, Digits, answered, draw, file, violations
@@ -17,7 +21,8 @@ from tests.web.test_page import SCHEMES, SEVEN, Digits, answered, draw, file, vi
 EXAMPLE = Path(__file__).parents[2] / "examples" / "web" / "index.html"
 CLIENT = Path(__file__).parents[2] / "server" / "moiety_server" / "web" / "client.js"
 OTHER_PAGE = "https://other.example"
-_OPEN = "digits"
+_OPEN, _VERIFIED, _TABLE = "digits", "sure", "loans"
+_WEIGHTS, _BIAS = (0.5, -0.25), -1.0  # of the table's model: class 1 where 0.5 income - 0.25 debt is above 1
 _OPACITY = """(id) => {
     const { width, height } = document.getElementById(id);
     const pixels = document.getElementById(id).getContext("2d").getImageData(0, 0, width, height).data;
@@ -37,9 +42,32 @@ class Site:
         return self.deployment.url("server")
 
 
+def _linear() -> onnx.ModelProto:
+    """A logistic regression over two columns, as a framework of tables writes it."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 2])
+    label = helper.make_tensor_value_info("label", TensorProto.INT64, [None])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, 2])
+    coefficients = [-w for w in _WEIGHTS] + list(_WEIGHTS)
+    how = {"coefficients": coefficients, "intercepts": [-_BIAS, _BIAS], "classlabels_ints": [0, 1]}
+    node = helper.make_node(
+        "LinearClassifier", ["x"], ["label", "scores"], domain="ai.onnx.ml", post_transform="LOGISTIC", **how
+    )
+    graph = helper.make_graph([node], "loans", [x], [label, scores])
+    versions = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=versions, ir_version=9)
+
+
 @pytest.fixture(scope="module")
-def site(deployment: Deployment) -> Site:
-    deployment.publish("mnist", "--name", _OPEN, "--open")
+def site(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Its models are published by this process: of three processes, each would load PyTorch first."""
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "rows.csv").write_text("income,debt\n0,0\n10,0\n0,10\n4,3\n10,10\n")
+    onnx.save(_linear(), folder / "loans.onnx")
+    table = (str(folder / "loans.onnx"), "--calibration", str(folder / "rows.csv"))
+    for name, *given in ((_OPEN, "mnist"), (_VERIFIED, "mnist", "--verified"), (_TABLE, *table)):
+        command = ["publish", *given, "--name", name, "--open"]
+        done = CliRunner().invoke(build(), command, env=deployment.settings("server"))
+        assert done.exit_code == 0, done.output
     return Site(deployment, AccessFile.model_validate_json(deployment.access_file.read_bytes()))
 
 
@@ -52,7 +80,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def page(browser: Browser, site: Site, request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(site: Site, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The public page with its models listed; fails when it says anything on the console or asks anybody else."""
     options = getattr(request, "param", {})
     said, asked = list[str](), list[str]()
@@ -83,6 +111,8 @@ def test_a_drawn_digit_is_recognised_in_the_page(page: Page, site: Site) -> None
     expect(page.locator("#bars .first")).to_contain_text("7")
     expect(page.locator("#steps-note")).to_contain_text("This page measured these times, and Alice the rounds")
     expect(page.locator("#rounds-check")).to_contain_text("Alice counted the same on the wire")
+    expect(page.locator("#samples-field")).to_be_hidden()  # a visitor draws: the catalogue serves no samples
+    expect(page.locator("#samples li")).to_have_count(0)
     expect(page.locator("footer")).to_contain_text("whoever serves it could change its code")
 
 
@@ -123,6 +153,46 @@ def test_a_model_that_wants_a_token_waits_for_an_access_file(page: Page, site: S
     expect(option).to_be_enabled()
     page.get_by_label("Model", exact=True).select_option("mnist")
     draw(page, SEVEN)
+    answered(page, "7")
+
+
+def test_a_verified_model_is_asked_and_its_answer_checked_in_the_page(page: Page) -> None:
+    page.get_by_label("Model", exact=True).select_option(_VERIFIED)
+    expect(page.locator("#about")).to_contain_text("10 rounds")
+    expect(page.locator("#about")).to_contain_text("a party that cheats is caught")
+    draw(page, SEVEN)
+    answered(page, "7")
+    expect(page.locator("#rounds-area")).to_be_hidden()
+    expect(page.locator("#rounds-lead")).to_contain_text("what they say was checked in this page")
+    expect(page.locator("#rounds-check")).to_contain_text("Alice counted 10 rounds")
+
+
+def test_a_row_of_a_table_is_asked_in_the_form(page: Page) -> None:
+    page.get_by_label("Model", exact=True).select_option(_TABLE)
+    expect(page.locator("#pad")).to_be_hidden()
+    for income, debt, label in ((8, 1, "1"), (1, 8, "0")):
+        assert (_WEIGHTS[0] * income + _WEIGHTS[1] * debt + _BIAS > 0) == (label == "1")
+        page.get_by_label("income").fill(str(income))
+        page.get_by_label("debt").fill(str(debt))
+        page.get_by_role("button", name="Ask", exact=True).click()
+        answered(page, label)
+    expect(page.locator("#you-facts")).to_contain_text("2 values")
+
+
+def test_without_a_network_the_page_stays_and_says_so(page: Page) -> None:
+    page.context.set_offline(True)
+    draw(page, SEVEN)
+    expect(page.get_by_role("alert")).to_contain_text("There is no network")
+    expect(page.get_by_role("alert")).to_contain_text("Alice cannot be reached, and nothing was sent")
+    models = page.get_by_label("Model", exact=True)
+    models.select_option(_TABLE)
+    page.get_by_role("button", name="Fill in an example").click()
+    expect(page.get_by_label("income")).to_have_value("5.5")
+    models.select_option(_OPEN)
+    draw(page, SEVEN)
+    expect(page.get_by_role("alert")).to_contain_text("There is no network")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
     answered(page, "7")
 
 

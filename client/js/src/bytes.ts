@@ -23,8 +23,8 @@ export function u32(value: number): Bytes {
   return raw;
 }
 
-/** A whole number below 2^53, little-endian in 8 bytes. */
-export function u64(value: number): Bytes {
+/** A whole number, little-endian in 8 bytes; as a number below 2^53. */
+export function u64(value: number | bigint): Bytes {
   const raw = new Uint8Array(8);
   new DataView(raw.buffer).setBigUint64(0, BigInt(value), true);
   return raw;

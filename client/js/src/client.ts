@@ -15,6 +15,7 @@ import {
   InvalidInput,
   KEY_RETIRED,
   NO_MODEL,
+  NotVerified,
   Problem,
   QUOTA,
   ResultRejected,
@@ -33,6 +34,8 @@ import { MEDIA_TYPE, resultBytes } from "./wire.js";
 export interface ClientOptions {
   /** The milliseconds that a call may take, with all its repetitions. The default is 30,000. */
   timeout?: number;
+  /** Ask no model but verified ones, where a party that cheats is caught (else NotVerified). */
+  requireVerified?: boolean;
   /** What sends requests, in place of the global `fetch`: `trusting(ca)` of "@moiety/client/node", say. */
   fetch?: typeof fetch;
 }
@@ -78,6 +81,7 @@ export class Client {
   readonly #ownerKey: string;
   readonly #who: Bearer;
   readonly #timeout: number;
+  readonly #requireVerified: boolean;
   readonly #fetch: typeof fetch;
   readonly #sealers = new Map<string, Sealer>();
   readonly #revisions = new Map<string, number>();
@@ -88,6 +92,7 @@ export class Client {
     this.#ownerKey = access.owner_key;
     this.#who = who;
     this.#timeout = options.timeout ?? 30_000;
+    this.#requireVerified = options.requireVerified ?? false;
     this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
   }
 
@@ -153,11 +158,11 @@ export class Client {
 
   async #asked(sealer: Sealer, input: unknown, options: PredictOptions, started: number, deadline: number): Promise<Prediction> {
     const { entry } = sealer;
+    if (this.#requireVerified && !entry.plan.verified) {
+      throw new NotVerified(`${entry.name} is not verified: ask its owner, or ask without requireVerified`);
+    }
     if (entry.plan.output.kind === "count" || entry.plan.input.classes !== null) {
       throw new InvalidInput("the model gives counts over all inputs and no answers: this client asks for answers only");
-    }
-    if (entry.record_key !== null) {
-      throw new InvalidInput("the model is verified: ask with the Python client, which checks what the parties say");
     }
     checkOffered(entry, options.canaries ?? 0);
     const vocabulary = await this.#vocabulary(entry, options.signal);

@@ -15,6 +15,7 @@ export function describe(entry: Entry): string {
     ["gives", gives(entry)],
     ["classes", entry.classes.length ? listed(entry.classes) : "-"],
     ["at a time", `${entry.max_rows} inputs in a request at most`],
+    ["verified", entry.plan.verified ? "yes: a party that cheats is caught" : "no: parties are trusted to compute"],
     ["who may ask", entry.access === "open" ? "everybody" : "holders of the owner's tokens"],
     ["canaries", canaries.length ? `${canaries.length} inputs whose answers are known` : "none"],
     ["parties", entry.parties.map((party) => `${party.name} at ${party.url}`).join(", ")],

@@ -1,5 +1,6 @@
 /** A catalogue entry, and the parts of its plan that a client needs. Members are named as the owner signed them. */
 
+import { fromBase64url } from "./bytes.js";
 import { type Encoding, fits } from "./elements.js";
 
 export interface Part {
@@ -47,6 +48,8 @@ export interface Plan {
   ring_bits: 32 | 64;
   input: Input;
   output: Output;
+  /** null or missing where the parties do not check each other. */
+  verified?: object | null;
 }
 
 export interface Picture {
@@ -156,8 +159,8 @@ export function checked(found: unknown): Entry {
   check(list(entry.classes).every((name) => typeof name === "string"), "classes");
   const parties = list(entry.parties).map(object);
   check(parties.length === 2 && parties.every((one) => isText(one.url) && isText(one.sealing_key)), "parties");
-  check(entry.record_key === null || isText(entry.record_key), "record_key");
   const plan = checkPlan(object(entry.plan));
+  check(entry.record_key === null ? !plan.verified : !!plan.verified && isKey(entry.record_key), "record_key");
   checkPreprocessing(entry.preprocessing, plan);
   for (const canary of list(entry.canaries).map(object)) {
     check(/^[0-9a-f]{64}$/.test(String(canary.seed)), "canaries");
@@ -193,6 +196,7 @@ function checkPlan(plan: Record<string, unknown>): Plan {
   check(!pieces.length || fills(pieces, output.shape as number[]), "parts");
   const decides = list(plan.layers).map(object).some((one) => one.name === output.wire && one.op === "decide");
   check(output.kind !== "decision" || decides, "decision");
+  if (plan.verified) check(typeof plan.verified === "object" && plan.ring_bits === 32, "verified");
   return plan as unknown as Plan;
 }
 
@@ -264,6 +268,10 @@ function isNumber(found: unknown): found is number {
 
 function isText(found: unknown): found is string {
   return typeof found === "string";
+}
+
+function isKey(found: unknown): boolean {
+  return isText(found) && fromBase64url(found).length === 32;
 }
 
 function isShape(found: unknown): found is number[] {

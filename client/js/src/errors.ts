@@ -86,6 +86,11 @@ export class CanaryFailed extends ResultRejected {
   override name = "CanaryFailed";
 }
 
+/** The client was told to ask verified models alone, and this one is not. The client sent nothing. */
+export class NotVerified extends MoietyError {
+  override name = "NotVerified";
+}
+
 /** The model gives out only which classes are likeliest. */
 export class LabelsOnly extends MoietyError {
   override name = "LabelsOnly";
@@ -177,6 +182,7 @@ export class QuotaExceeded extends RequestRefused {
 }
 
 const URN = "urn:moiety:error:";
+export const CHEATING = `${URN}cheating-detected`;
 export const EXPIRED = `${URN}request-expired`;
 export const QUOTA = `${URN}quota-exceeded`;
 export const NO_MODEL = `${URN}unknown-model`;
@@ -188,7 +194,7 @@ export function fromProblem(problem: Problem): MoietyError {
   if (problem.type === `${URN}unauthorized` || problem.type === `${URN}forbidden`) return new NotAllowed(problem);
   if (problem.type === QUOTA) return new QuotaExceeded(problem);
   if (problem.type === EXPIRED) return new WrongClock(problem);
-  if (problem.type === `${URN}cheating-detected`) return new CheatingDetected(problem);
+  if (problem.type === CHEATING) return new CheatingDetected(problem);
   if (problem.retryAfter !== null) return new ServiceUnavailable(problem);
   if (problem.type === NO_MODEL) return new UnknownModel(`${problem.message}. ${problem.hint}`);
   return new RequestRefused(problem);

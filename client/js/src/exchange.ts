@@ -8,6 +8,7 @@ import { cipherKey, decrypt, encrypt, NONCE_BYTES, SealingKey } from "./sealing.
 import { type Holder } from "./signing.js";
 import { SEED_BYTES, stream } from "./stream.js";
 import { type Believed } from "./trust.js";
+import { accept } from "./verified.js";
 import {
   type Binding,
   context,
@@ -70,7 +71,10 @@ export class Call {
     return unpackResult(answer, this.binding.requestId, this.entry.plan, this.rows);
   }
 
-  /** Opens an answer, and returns what both shares join to. Throws ResultRejected for anything else. */
+  /**
+   * Opens an answer, and returns what both shares join to. Throws ResultRejected for anything else, and CheatingDetected
+   * where the parties of a verified run say what does not hold together.
+   */
   async open(answer: Bytes): Promise<Float64Array> {
     const { plan } = this.entry;
     const sealed = this.results(answer);
@@ -78,17 +82,23 @@ export class Call {
       const key = await cipherKey(this.resultKeys[party], "decrypt");
       return decrypt(key, sealed[party], context(this.binding, "result", party));
     });
-    const [alice, bob] = await Promise.all(opened).catch(() => {
+    const shares = await Promise.all(opened).catch(() => {
       throw rejected();
     });
-    return joined(plan, alice!, bob!);
+    if (plan.verified) return meant(plan, await accept(shares, this.elements, this.rows, this.entry));
+    return joined(plan, shares[0]!, shares[1]!);
   }
 }
 
 /** Joins both parties' shares: ranks, decisions, or the outputs without the model's last function. */
 export function joined(plan: Plan, alice: Bytes, bob: Bytes): Float64Array {
   if (plan.output.kind === "labels") return Float64Array.from(alice, (byte, at) => byte ^ bob[at]!);
-  const sum = Elements.of(plan.ring_bits, alice).plus(Elements.of(plan.ring_bits, bob));
+  return meant(plan, Elements.of(plan.ring_bits, alice).plus(Elements.of(plan.ring_bits, bob)));
+}
+
+/** What the sum of the shares stands for. */
+function meant(plan: Plan, sum: Elements): Float64Array {
+  if (plan.output.kind === "labels") return Float64Array.from(sum.words, (rank) => rank & 255);
   const scale = plan.output.kind === "decision" ? 1 : plan.output.scale;
   const values = Float64Array.from({ length: sum.length }, (_, at) => sum.get(at) * scale);
   if (plan.output.kind === "decision" && values.some((one) => one !== 0 && one !== 1)) {

@@ -18,6 +18,7 @@ export {
   NoLabels,
   NoProbabilities,
   NotAllowed,
+  NotVerified,
   Problem,
   QuotaExceeded,
   RequestRefused,

@@ -4,6 +4,7 @@ import { type Bytes, concat, sha256, u32, u64, utf8 } from "./bytes.js";
 import { type Plan } from "./entry.js";
 import { ResultRejected } from "./errors.js";
 import { CIPHER_OVERHEAD } from "./sealing.js";
+import { answerBytes } from "./verified.js";
 
 export const MEDIA_TYPE = "application/vnd.moiety.v1";
 const REQUEST = utf8("MRQ2");
@@ -69,22 +70,25 @@ export function packRequest(to: Binding, rows: number, envelopes: [Bytes[], Byte
   return concat(REQUEST, ...names, u32(rows), ...lengths, ...envelopes.flat());
 }
 
-/** The bytes of one party's share of a result, before it is sealed. */
-export function shareBytes(plan: Plan, rows: number): number {
+/** The bytes of each party's sealed share of a result; of a verified model, of what each says. */
+function sealedBytes(plan: Plan, rows: number): [number, number] {
   const { kind, size } = plan.output;
-  return rows * size * (kind === "labels" ? 1 : plan.ring_bits / 8);
+  const share = rows * size * (kind === "labels" ? 1 : plan.ring_bits / 8);
+  const own = (party: Party) => CIPHER_OVERHEAD + (plan.verified ? answerBytes(plan, rows, party) : share);
+  return [own(0), own(1)];
 }
 
 export function resultBytes(plan: Plan, rows: number): number {
-  return RESULT_HEAD + 2 * (shareBytes(plan, rows) + CIPHER_OVERHEAD);
+  const [alice, bob] = sealedBytes(plan, rows);
+  return RESULT_HEAD + alice + bob;
 }
 
 /** Both sealed shares. Throws ResultRejected for anything but an answer of the right length to this request. */
 export function unpackResult(body: Bytes, requestId: Bytes, plan: Plan, rows: number): [Bytes, Bytes] {
-  const each = shareBytes(plan, rows) + CIPHER_OVERHEAD;
-  const head = concat(RESULT, requestId, u32(each), u32(each));
+  const [alice, bob] = sealedBytes(plan, rows);
+  const head = concat(RESULT, requestId, u32(alice), u32(bob));
   if (body.length !== resultBytes(plan, rows) || head.some((byte, at) => byte !== body[at])) throw rejected();
-  return [body.slice(RESULT_HEAD, RESULT_HEAD + each), body.slice(RESULT_HEAD + each)];
+  return [body.slice(RESULT_HEAD, RESULT_HEAD + alice), body.slice(RESULT_HEAD + alice)];
 }
 
 export function rejected(): ResultRejected {

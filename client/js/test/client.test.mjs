@@ -187,6 +187,14 @@ test("canaries are mixed in, and a wrong answer to one is noticed", async () => 
   await assert.rejects((await liar.client()).predict("small", rows, { canaries: -1 }), errors.InvalidInput);
 });
 
+test("a model that is not verified is not asked by who wants verified ones", async () => {
+  const service = new Service();
+  const client = await service.client({ requireVerified: true });
+  await assert.rejects(client.predict("small", ROW), errors.NotVerified);
+  assert.match(await client.describe("small"), /parties are trusted to compute/);
+  assert.equal(service.bodies.length, 0);
+});
+
 test("what does not fit is refused before anything is sent", async () => {
   const service = new Service();
   const client = await service.client();

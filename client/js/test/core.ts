@@ -12,6 +12,7 @@ export { canonical, parse, plain } from "../src/json.js";
 export { cipherKey, decrypt, encrypt, SealingKey, suite } from "../src/sealing.js";
 export { Holder, verifies } from "../src/signing.js";
 export { stream } from "../src/stream.js";
+export { accept } from "../src/verified.js";
 export { believe } from "../src/trust.js";
 export { context, handshakeInfo, packHandshake, statement } from "../src/wire.js";
 export { readAccess } from "../src/access.js";

@@ -23,6 +23,11 @@ export const words = {
   },
 };
 
+const OFFLINE = {
+  title: "There is no network",
+  hint: "Alice cannot be reached, and nothing was sent. What you drew or filled in stays on this page: try again when you are connected.",
+};
+
 let client = null;
 let admitted = false;
 let known = new Map(); // entries by name, each verified
@@ -55,6 +60,7 @@ function membersOf(text) {
 /** The published models, as the page lists them. Throws a problem: { title, detail, hint }. */
 export async function models() {
   try {
+    if (!navigator.onLine) throw OFFLINE;
     client ??= await withoutToken();
     if (client === null) return [];
     const entries = await client.models();
@@ -96,8 +102,9 @@ async function listed(entry) {
     gives: plan.output.kind,
     picture: how?.kind === "picture" ? sizeOf(entry) : null,
     columns: how?.kind === "table" ? how.columns.map(field) : null,
-    rounds: (await scheduled(entry)).length,
-    closed: (entry.access !== "open" && !admitted) || entry.record_key !== null, // verified: only a Python client checks its answers
+    rounds: plan.verified?.rounds ?? (await scheduled(entry)).length,
+    verified: Boolean(plan.verified),
+    closed: entry.access !== "open" && !admitted,
   };
 }
 
@@ -116,6 +123,7 @@ function sizeOf({ preprocessing: how, plan }) {
 export async function ask(name, { row, picture, invert }, signal) {
   const entry = known.get(name);
   try {
+    if (!navigator.onLine) throw OFFLINE;
     const formula = await scheduled(entry);
     const input = row ?? (await pixelsOf(picture, entry.preprocessing, invert));
     let seen = null;

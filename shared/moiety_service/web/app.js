@@ -9,6 +9,7 @@ import { element, showAnswer, showPrivacy } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const PAUSE = 300; // ms after a stroke: there may be another
+const LONG = 3000; // ms without an answer
 const { words } = asking;
 const DOWN = words.down;
 
@@ -70,12 +71,12 @@ async function loadModels() {
 const takes = (one) => (one.picture !== null || one.columns !== null) && one.gives !== "count" && !one.closed;
 
 function choose() {
-  const { description, version, picture, columns, rounds, gives } = model();
+  const { description, version, picture, columns, rounds, gives, verified } = model();
   const size = columns
     ? `${columns.length} ${columns.length === 1 ? "column" : "columns"}`
     : `${picture.width}\u00a0×\u00a0${picture.height} ${picture.channels === 3 ? "colour" : "grey"}`;
   const told = { labels: "gives only the likeliest classes", decision: "gives only which of two classes it is" }[gives] ?? "gives all its outputs";
-  $("about").textContent = [description, `version ${version}`, size, `${rounds} rounds`, told].filter(Boolean).join(" · ");
+  $("about").textContent = [description, `version ${version}`, size, `${rounds} rounds`, told, verified ? "a party that cheats is caught" : ""].filter(Boolean).join(" · ");
   $("ask-title").textContent = columns ? "Your row" : "Your picture";
   $("form").hidden = !columns;
   $("picture-field").hidden = Boolean(columns);
@@ -145,6 +146,7 @@ async function ask() {
   const mine = (pending = new AbortController());
   const started = performance.now();
   $("status").textContent = "Asking the model";
+  const late = setTimeout(() => ($("took").textContent = "There is no answer yet: the page goes on asking."), LONG);
   try {
     const asked = source;
     const taken = asked.row ? { row: asked.row } : { picture: asked.drawing ? await pad.small(picture) : asked.blob };
@@ -160,6 +162,8 @@ async function ask() {
     showPrivacy(shown);
   } catch (problem) {
     if (!mine.signal.aborted) complain(problem, ask);
+  } finally {
+    clearTimeout(late);
   }
 }
 

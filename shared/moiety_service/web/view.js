@@ -149,6 +149,14 @@ function showCall(measured, formula) {
 }
 
 function showRounds(measured, formula) {
+  $("rounds-formula").hidden = $("rounds-area").hidden = !formula.length;
+  const say = (n) => n.toLocaleString("en");
+  if (!formula.length) {
+    $("rounds-lead").textContent =
+      `Of this model Alice and Bob check each other in every run, and what they say was checked ${words.here}: had one of them cheated, you would have no answer.`;
+    $("rounds-check").textContent = `Alice counted ${measured.rounds} rounds and ${say(measured.online_bytes)} bytes.`;
+    return;
+  }
   const most = Math.max(...formula.map((round) => round.bytes));
   const many = formula.length > MANY_ROUNDS;
   $("rounds").classList.toggle("many", many);
@@ -178,7 +186,6 @@ function showRounds(measured, formula) {
   $("rounds-lead").textContent =
     "In each round Alice and Bob send each other equally many masked bytes at once. The bars show how many, and for which layer of the network.";
   const sum = formula.reduce((total, round) => total + round.bytes, 0);
-  const say = (n) => n.toLocaleString("en");
   $("rounds-check").textContent =
     sum === measured.online_bytes && formula.length === measured.rounds
       ? `The formula gives ${formula.length} rounds and ${say(sum)} bytes; Alice counted the same on the wire.`
