@@ -77,7 +77,7 @@ def heights(octave_bits: int, opened_bits: int, fraction: int) -> Array:
     return found
 
 
-def words_of(layer: Exp2, r: Array) -> Array:
+def every_word(layer: Exp2, r: Array) -> Array:
     """Compute W (rows, spans, size) for masks r (rows, size)."""
     behind = (
         r.astype(np.int32)[:, None] + layer.top - (np.arange(layer.spans, dtype=np.int32) << layer.span_bits)[:, None]
@@ -105,14 +105,14 @@ def summed(layer: Exp2, party: int, opened: Array, words: Array) -> Array:
 def reference(layer: Exp2, t: Array, opened: Array) -> Array:
     """Compute the power of plain values t, for the t^ that was opened; both have any shape."""
     masked = (opened.astype(np.int64) & ((1 << layer.opened_bits) - 1)).reshape(1, -1)
-    return summed(layer, 1, masked, words_of(layer, masked - t.reshape(1, -1))).reshape(t.shape)
+    return summed(layer, 1, masked, every_word(layer, masked - t.reshape(1, -1))).reshape(t.shape)
 
 
 def deal(dealer: Dealer, layer: Exp2) -> None:
     """Fix W for the mask r."""
     opened = reduce.opened_ring(layer)
     r = opened.lift(dealer.mask("value", (layer.size,), opened), Ring(64))
-    dealer.fix("words", words_of(layer, r), Ring(layer.word_bits))
+    dealer.fix("words", every_word(layer, r), Ring(layer.word_bits))
 
 
 def prepare(holder: Holder, layer: Exp2) -> PreparedExp2:

@@ -59,7 +59,7 @@ def summed(layer: Normalise, party: int, opened: Array, signs: Array, mask: Arra
     part = (flipped * sign.each_hinge(layer, value) + turn * (each - beta[:, 1])).reshape(rows, -1, size)
     out = np.empty((rows, 3, size), dtype=opened.dtype)
     for place, step, wire, first in ((0, STEP_BITS, part, value), (1, STEP_BITS // 2, below, party)):
-        factors = np.array(gains(layer, step), dtype=opened.dtype)[:, None]
+        factors = np.array(gains(layer, step)).astype(opened.dtype)[:, None]  # those of eight hinges wrap
         out[:, place] = first + (wire * factors).sum(axis=1, dtype=opened.dtype)
     out[:, 2] = party * len(layer.hinges) - below.sum(axis=1, dtype=opened.dtype)
     return out

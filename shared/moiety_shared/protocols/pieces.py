@@ -124,14 +124,20 @@ def reference(layer: Pieces, t: Array, opened: Array) -> Array:
     return _at(layer, np.moveaxis(chosen, 0, 1).copy(), w).reshape(t.shape)
 
 
+def every_word(layer: Pieces, r: Array) -> Array:
+    """Look up the coefficients of all pieces for masks r (rows, size), as elements of the words' ring: (rows, words,
+    size)."""
+    words = np.empty((len(r), layer.words, layer.size), dtype=Ring(layer.word_bits).dtype)
+    for part in blocks(words.reshape(-1, layer.size)):
+        words[:, :, part] = words_of(layer, r[:, part]).reshape(len(r), layer.words, -1)
+    return words
+
+
 def deal(dealer: Dealer, layer: Pieces) -> None:
     """Fix the coefficients of every piece for the mask r."""
-    opened, ring = reduce.opened_ring(layer), Ring(layer.word_bits)
+    opened = reduce.opened_ring(layer)
     r = opened.lift(dealer.mask("value", (layer.size,), opened), Ring(64))
-    words = np.empty((dealer.rows, layer.words, layer.size), dtype=ring.dtype)
-    for part in blocks(words.reshape(-1, layer.size)):
-        words[:, :, part] = words_of(layer, r[:, part]).reshape(dealer.rows, layer.words, -1)
-    dealer.fix("words", words, ring)
+    dealer.fix("words", every_word(layer, r), Ring(layer.word_bits))
 
 
 def prepare(holder: Holder, layer: Pieces) -> PreparedPieces:

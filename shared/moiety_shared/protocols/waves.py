@@ -96,19 +96,24 @@ def reference(layer: Waves, t: Array, opened: Array) -> Array:
     return summed(layer, 1, opened.reshape(1, -1), words_in_ring).reshape(t.shape)
 
 
-def deal(dealer: Dealer, layer: Waves) -> None:
-    """Fix p and o of every wave for the mask r."""
-    opened = reduce.opened_ring(layer)
-    r = opened.lift(dealer.mask("value", (layer.size,), opened), Ring(64))
+def every_word(layer: Waves, r: Array) -> Array:
+    """Compute p and o of every wave for masks r (rows, size), as elements of the words' ring: (rows, words, size)."""
     ring = Ring(layer.word_bits)
-    words = np.empty((dealer.rows, layer.words, layer.size), dtype=ring.dtype)
+    words = np.empty((len(r), layer.words, layer.size), dtype=ring.dtype)
     every = np.arange(1 << layer.opened_bits)
     for index, wave in enumerate(layer.waves):
         # There are only so many masks: for many values their words are computed once, and then looked up.
         few = r.size < len(every)
         for word, found in enumerate(words_of(layer, index + 1, wave, r if few else every), 2 * index):
             words[:, word] = found if few else found.astype(ring.dtype).take(r, mode="clip")
-    dealer.fix("words", words, ring)
+    return words
+
+
+def deal(dealer: Dealer, layer: Waves) -> None:
+    """Fix p and o of every wave for the mask r."""
+    opened = reduce.opened_ring(layer)
+    r = opened.lift(dealer.mask("value", (layer.size,), opened), Ring(64))
+    dealer.fix("words", every_word(layer, r), Ring(layer.word_bits))
 
 
 def prepare(holder: Holder, layer: Waves) -> PreparedWaves:

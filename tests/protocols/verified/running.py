@@ -9,13 +9,17 @@ import pytest
 
 from moiety_shared import reference
 from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.lookups import Lookup
+from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.opening import Session, combine, to_wire
 from moiety_shared.protocols.verified import (
     answers,
+    approximate,
     decide,
     graph,
     max_pool,
+    normalise,
     one_hot,
     opened,
     relu,
@@ -42,7 +46,8 @@ class Bundle:
     sent: dict[str, graph.Corrections]
     ready: list[PreparedRun]
     records: list[bytes]
-    dithers: dict[str, Array]
+    masks: dict[str, Array]
+    """The dealer's mask of each wire that is cut, by the layer that reads it."""
     seeds: list[bytes]
 
 
@@ -70,20 +75,20 @@ class Upload:
         ]
 
     def deal(self, rows: int) -> Bundle:
-        seeds, dithers = [new_seed(), new_seed()], dict[str, Array]()
+        seeds, masks = [new_seed(), new_seed()], dict[str, Array]()
 
         def recording(layer: Any, low: Array) -> Array:
-            dithers[layer.name] = low & ((1 << layer.shift) - 1)
+            masks[layer.name] = low
             return opened.cut(layer, low)
 
         with pytest.MonkeyPatch.context() as patch:
-            for module in (decide, max_pool, one_hot, relu, table, top_k, truncation):
+            for module in (approximate, decide, max_pool, normalise, one_hot, relu, table, top_k, truncation):
                 patch.setattr(module, "cut_mask", recording)
             sent = dict(graph.deal(self.plan, rows, self.keys, self.masks, (Stream(seeds[0]), Stream(seeds[1]))))
         ready = [self.prepare(p, rows, seeds[p], sent) for p in (0, 1)]
         name = new_seed()
         keys = (RowKeys.draw(Stream(seeds[0]), rows), RowKeys.draw(Stream(seeds[1]), rows))
-        return Bundle(name, sent, ready, answers.records(name, 0, keys), dithers, seeds)
+        return Bundle(name, sent, ready, answers.records(name, 0, keys), masks, seeds)
 
     def prepare(self, party: int, rows: int, seed: bytes, sent: Mapping[str, graph.Corrections]) -> PreparedRun:
         """bob's preparation reads what he was sent; alice's must not."""
@@ -106,12 +111,22 @@ class Upload:
         ]
 
     def expected(self, bundle: Bundle, x: Array) -> Array:
-        y = reference.run(
-            self.plan,
-            x,
-            self.weights,
-            lambda name, value: bundle.dithers[name].reshape(value.shape).astype(np.int64),
-        )
+        """What the plain evaluator makes of the inputs under the masks of the bundle."""
+        layers = {layer.name: layer for layer in self.plan.layers}
+
+        def dither(name: str, value: Array) -> Array:
+            layer = layers[name]
+            assert isinstance(layer, Lookup)
+            return bundle.masks[name].reshape(value.shape) & ((1 << layer.shift) - 1)
+
+        def masked(name: str, value: Array) -> Array:
+            layer, mask = layers[name], bundle.masks[name].reshape(value.shape)
+            if isinstance(layer, Normalise):
+                return (value + mask).astype(value.dtype)
+            assert isinstance(layer, Lookup)
+            return (value + (mask >> layer.shift)) & ((1 << layer.opened_bits) - 1)
+
+        y = reference.run(self.plan, x, self.weights, dither, opened=masked)
         return y.sum(axis=0, keepdims=True, dtype=y.dtype) if self.plan.output.kind == "count" else y
 
 

@@ -11,13 +11,16 @@ from moiety_server.compiler.compilation import encode_rows
 from moiety_server.zoo import samples
 from moiety_server.zoo.network import normalise
 from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Combine, Concat, Pad, Reshape, Slice, Sum, SumPool, Take
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.normalise import Normalise
+from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.plan import Output, Plan
+from moiety_shared.plan.waves import Wave, Waves
 from moiety_shared.protocols.verified import graph
 from moiety_shared.ring import Array
-from tests.protocols.cases import waving
 from tests.protocols.running import integers, plan_of
 from tests.protocols.verified.lies import number
 from tests.protocols.verified.running import Bundle, Upload, accepted, drive
@@ -64,6 +67,12 @@ def counting() -> Plan:
 
 
 SQUARES = tuple(value * value - 100_000 for value in range(32))
+WAVES = tuple(Wave(cosine=c, sine=s, table_bits=11) for c, s in ((2900, -700), (0, 1300), (-450, 1)))
+POWERS: dict[str, Any] = {"octave_bits": 9, "span_bits": 12, "top": 4000, "height_bits": 18, "table_bits": 10}
+PIECES: dict[str, Any] = {
+    "frac_bits": 5, "lowest": 40, "piece_bits": 6, "degree": 2, "value_bits": 14, "table_bits": 12,
+}  # fmt: skip
+EIGHT = tuple(1 << 4 * place for place in range(8))
 LAST = Linear(name="last", input="q", shape=(4,), out_features=3)
 PLANS = {
     "a clip, which has two hinges": network(
@@ -191,6 +200,34 @@ PLANS = {
         Open(name="p", input="f", shape=(8,)),
         Linear(name="b", input="p", shape=(8,), out_features=1),
     ),
+    "waves": network(
+        Linear(name="a", input="o", shape=(5,), out_features=3),
+        Waves(name="w", input="a", shape=(3,), shift=2, opened_bits=10, word_bits=32, constant=-1234, waves=WAVES),
+        Truncate(name="t", input="w", shape=(3,), shift=14, opened_bits=18),
+    ),
+    "powers of two": network(
+        Linear(name="a", input="o", shape=(5,), out_features=3),
+        Exp2(name="e", input="a", shape=(3,), shift=0, opened_bits=13, word_bits=31, **POWERS),
+        Truncate(name="t", input="e", shape=(3,), shift=20, opened_bits=11),
+    ),
+    "pieces": network(
+        Linear(name="a", input="o", shape=(5,), out_features=2),
+        Pieces(name="p", input="a", shape=(2,), shift=3, opened_bits=9, word_bits=32, function="rsqrt", **PIECES),
+        Truncate(name="t", input="p", shape=(2,), shift=16, opened_bits=16),
+    ),
+    "normal forms": network(
+        Linear(name="a", input="o", shape=(5,), out_features=2),
+        Normalise(name="n", input="a", shape=(2,), shift=2, opened_bits=30, range_bits=11, hinges=(2, 32, 512)),
+        Slice(name="y", input="n", shape=(3, 2), axis=0, start=0, stop=1),
+        Slice(name="s", input="n", shape=(3, 2), axis=0, start=1, stop=2),
+        Open(name="p", input="y", shape=(1, 2)),
+        Open(name="q", input="s", shape=(1, 2)),
+        Mul(name="m", left="p", right="q", left_shape=(1, 2), right_shape=(1, 2)),
+    ),
+    "a normal form of all there is, given out": network(
+        Linear(name="a", input="o", shape=(5,), out_features=1),
+        Normalise(name="n", input="a", shape=(1,), shift=2, opened_bits=30, range_bits=11, hinges=EIGHT),
+    ),
     "a count of right labels": counting(),
     "no look-up": network(Linear(name="a", input="o", shape=(5,), out_features=3)),
     "an output that is read": network(
@@ -295,12 +332,6 @@ def test_the_shipped_convolutional_network_is_bit_exact() -> None:
 
 
 REFUSED = {
-    "waves": plan_of(
-        Reshare(name="g", input="input", shape=(1,)),
-        waving(2, 8, 32, (3, 5, 4)).model_copy(update={"input": "g"}),
-        Truncate(name="t", input="f", shape=(1,), shift=6, opened_bits=20),
-        shape=(1,),
-    ),
     "a ring of 64 bits": plan_of(
         Open(name="o", input="input", shape=(5,)),
         LAST.model_copy(update={"input": "o", "shape": (5,)}),

@@ -8,10 +8,13 @@ import pytest
 
 from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.protocols.verified.dealing import AuthenticDealer
+from moiety_shared.protocols.verified.layer import LayerDealer
+from moiety_shared.protocols.verified.wires import DealtWire
 from moiety_shared.ring import Array
 from tests.protocols.enumeration import Leak
 from tests.protocols.verified.tiny import PRODUCT_VIEWS, RELU_VIEWS, assert_one_histogram, product_views, relu_views
 from tests.protocols.verified.tiny_layers import CONV_VIEWS, POOL_VIEWS, conv_views, pool_views
+from tests.protocols.verified.tiny_smooth import NORMAL_VIEWS, SMOOTH, SMOOTH_VIEWS, normal_views, smooth_views
 
 Patch = pytest.MonkeyPatch
 PARTIES = pytest.mark.parametrize("liar", [0, 1], ids=["alice", "bob"])
@@ -35,6 +38,17 @@ def test_a_convolution_shows_a_liar_nothing(liar: int) -> None:
 @PARTIES
 def test_a_max_pool_shows_a_liar_nothing(liar: int) -> None:
     assert_one_histogram(pool_views(liar), POOL_VIEWS)
+
+
+@pytest.mark.parametrize("kind", SMOOTH)
+@PARTIES
+def test_a_smooth_function_shows_a_liar_nothing(kind: str, liar: int) -> None:
+    assert_one_histogram(smooth_views(liar, SMOOTH[kind]), SMOOTH_VIEWS)
+
+
+@PARTIES
+def test_a_normal_form_shows_a_liar_nothing(liar: int) -> None:
+    assert_one_histogram(normal_views(liar, [7]), NORMAL_VIEWS)
 
 
 def even(patch: Patch) -> None:
@@ -117,3 +131,26 @@ def test_a_leak_of_a_max_pool_is_noticed(monkeypatch: Patch, plant: Callable[[Pa
     plant(monkeypatch)
     with pytest.raises(Leak):
         assert_one_histogram(pool_views(0, [7]), POOL_VIEWS)
+
+
+def thin(patch: Patch) -> None:
+    """What is opened is under a mask, and no word: the public factors are even, so the sum's carries show above it."""
+
+    def covered(self: LayerDealer, shape: tuple[int, ...]) -> DealtWire:
+        return DealtWire(self.mask("result", shape))
+
+    patch.setattr(LayerDealer, "covered", covered)
+
+
+@pytest.mark.parametrize("kind", SMOOTH)
+def test_a_leak_of_a_smooth_function_is_noticed(monkeypatch: Patch, kind: str) -> None:
+    thin(monkeypatch)
+    with pytest.raises(Leak):
+        assert_one_histogram(smooth_views(0, SMOOTH[kind], [7]), SMOOTH_VIEWS)
+
+
+@pytest.mark.parametrize("plant", [thin, bare_sign], ids=["thin", "bare sign"])
+def test_a_leak_of_a_normal_form_is_noticed(monkeypatch: Patch, plant: Callable[[Patch], None]) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Leak):
+        assert_one_histogram(normal_views(0, [7]), NORMAL_VIEWS)

@@ -62,6 +62,15 @@ class LayerDealer(AuthenticDealer):
         words = self.mask("result", shape) if self.output is None else self.given("result", *self.output)
         return DealtWire(self.word.lowest(words), words, self.word.low + 1)
 
+    def covered(self, shape: tuple[int, ...]) -> DealtWire:
+        """The mask of a result that holds no fixed word times an odd number: a word, (rows, *shape)."""
+        word = self.word
+        if self.output is None:
+            words = self.free("result", shape)
+        else:
+            words = self.fix("result", word.lowest(word.of(np.add(*self.output))))
+        return DealtWire(word.lowest(words), words, word.bits)
+
     def signs(self, layer: Comparison, r: Array) -> Array:
         """Deal the tables, monomials and their tags for the masks r (rows, n). Returns beta (rows, n) as 0 or 1."""
         return self.provable(
@@ -111,6 +120,10 @@ class LayerHolder(AuthenticHolder):
     def result(self, shape: tuple[int, ...]) -> Authentic:
         """The share of the result's mask, words (2, rows, *shape)."""
         return self.mask("result", shape) if self.output is None else self.given("result", self.output)
+
+    def covered(self, shape: tuple[int, ...]) -> Authentic:
+        """The share of a result's mask that is a word, (2, rows, *shape)."""
+        return self.free("result", shape) if self.output is None else self.fixed("result", shape)
 
     def signs(self, layer: Comparison) -> ProvableSigns:
         """Return what `sign.prepare` does, and what proves it."""

@@ -2,14 +2,20 @@
 
 from types import ModuleType
 
+from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import Bias, Conv, Layer, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.normalise import Normalise
+from moiety_shared.plan.pieces import Pieces
+from moiety_shared.plan.waves import Waves
 from moiety_shared.protocols.verified import (
+    approximate,
     decide,
     local,
     max_pool,
     mul,
+    normalise,
     one_hot,
     product,
     relu,
@@ -21,7 +27,7 @@ from moiety_shared.protocols.verified import (
 _PROTOCOLS: dict[type[Layer], ModuleType] = {
     Linear: product, Conv: product, Open: local, Bias: local, ReLU: relu, MaxPool: max_pool, Truncate: truncation,
     Reshare: truncation, Decide: decide, TopK: top_k, Table: table, Mul: mul, MatMul: mul,
-    OneHot: one_hot,
+    OneHot: one_hot, Waves: approximate, Exp2: approximate, Pieces: approximate, Normalise: normalise,
 }  # fmt: skip
 
 
