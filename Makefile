@@ -31,7 +31,7 @@ COMMIT = $(shell git rev-parse $(TREE))
 VERSION = $(shell git show $(TREE):pyproject.toml | sed -n 's/^version = "\(.*\)"/\1/p')$(shell \
   git describe --exact-match --tags $(TREE) >/dev/null 2>&1 || git rev-parse --short $(TREE) | sed 's/^/+g/')
 
-.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-simulation test-verified test-javascript page docs docs-integrity docs-reference fuzz check bench bench-peers \
+.PHONY: demo test test-lowest test-newest lowest newest test-zoo test-compose test-scale test-long test-simulation test-verified test-javascript page docs docs-integrity docs-reference fuzz check bench bench-peers \
   browsers lock prometheus postgres nginx sbom wheel release clean
 demo: $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.demo)
 	$(BIN)/moiety demo
@@ -167,6 +167,10 @@ test-javascript: $(VENV)/.installed client/js/node_modules/.installed
 page: client/js/node_modules/.installed
 	cd client/js && npm run build --silent && cp dist/index.js ../../server/moiety_server/web/client.js && \
 	  cp dist/LICENSES.txt ../../server/moiety_server/web/client.LICENSES.txt
+
+# What CI has no time for: an upgrade from 0.1, the wheel's own demo, ONNX's own tests, several deployments; half an hour.
+test-long: $(VENV)/.installed
+	$(BIN)/pytest -m "long and not compose" --no-header -rA
 
 # The random simulations, for some minutes instead of seconds; and the table of flipped bits in docs/security.md.
 test-simulation: $(VENV)/.installed

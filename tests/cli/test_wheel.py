@@ -99,6 +99,7 @@ def test_networks_that_ship_are_published_without_onnx(installed: Path, tmp_path
     assert "name='mnist'" in shell(f'{installed}/python -c "{program}"', tmp_path)
 
 
+@pytest.mark.long
 def test_the_demo_runs_and_so_do_the_commands_that_it_leads_to(installed: Path, tmp_path: Path) -> None:
     demo = [installed / "moiety", "demo", "--images", "32", "--json"]
     done = subprocess.run(demo, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)

@@ -19,6 +19,7 @@ from moiety_client.errors import MoietyError, NotAllowed
 from moiety_local.deployment import Deployment
 from moiety_local.folder import DeploymentError
 
+pytestmark = pytest.mark.long  # a minute of both cores: eleven processes, one after another
 LEFT = Path(__file__).parent / "0.1.0" / "deployment"
 ORDER = ("crypto_provider", "bob", "alice", "server")
 OLD = "ae023973d65635ff5bbd17a58878dfc7"

@@ -14,6 +14,7 @@ from moiety_server.compiler.ir import NotServable
 from tests.compiler import onnx_backend
 from tests.compiler.onnx_backend import Tried
 
+pytestmark = pytest.mark.long
 _RIGHT = 600  # of the 1,210 cases of onnx 1.23; a version with other cases has about as many
 _RUN = 450  # of those, the compiler takes with a Linear layer behind
 _ROWS = 64

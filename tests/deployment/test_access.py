@@ -152,6 +152,7 @@ def test_an_answer_is_for_whoever_asked(guarded: Deployment, digits: Digits, tmp
         thiefs.open(first.content)
 
 
+@pytest.mark.long
 def test_versions_side_by_side_rolled_back_and_wiped(guarded: Deployment, digits: Digits) -> None:
     guarded.publish("--name", "two")
     guarded.publish("--name", "two", "--no-activate")

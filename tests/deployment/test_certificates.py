@@ -16,6 +16,7 @@ from moiety_shared.messages.access import AccessFile
 _PUBLIC = ("alice", "server")  # whom clients call
 
 
+@pytest.mark.long
 def test_another_authority_certifies_what_clients_reach(tmp_path: Path) -> None:
     """The owner calls alice under one authority and bob under the other. A client needs the public one alone."""
     deployment = Deployment(tmp_path / "site")

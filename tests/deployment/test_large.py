@@ -20,6 +20,7 @@ from moiety_local.deployment import Deployment
 from moiety_shared.messages.access import AccessFile
 from moiety_shared.problems import Problem, ProblemType
 
+pytestmark = pytest.mark.long
 Digits = tuple[np.ndarray, np.ndarray]
 
 

@@ -7,9 +7,9 @@ A page of any other site can read no answer. Nor can it send a request that does
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Request
 from pydantic import AfterValidator
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from moiety_service.observability import tracing
