@@ -1,6 +1,5 @@
-// Builds the package into dist/, and what the tests call of its inside into build/. The same sources give the same bytes.
+// Bundles the package into dist/, and what the tests call of its inside into build/. The same sources give the same bytes.
 
-import { execFileSync } from "node:child_process";
 import { cpSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
@@ -30,7 +29,6 @@ const made = await build({
 });
 await build({ ...common, entryPoints: ["src/node.ts"], outdir: "dist", platform: "node" });
 await build({ ...common, external, plugins: [native], entryPoints: ["test/core.ts"], outdir: "build" });
-execFileSync(process.execPath, ["node_modules/typescript/bin/tsc"], { stdio: "inherit" });
 
 // The licences of what is inside the bundle, which they want to go with it.
 const inside = Object.keys(made.metafile.inputs).map((path) => /.*node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1]);

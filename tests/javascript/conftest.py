@@ -30,14 +30,28 @@ def _run(*command: object) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def ask(node: Node, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Ask with the JavaScript client, as `client/js/test/predict.mjs` does, and return what it says."""
+@pytest.fixture(scope="module")
+def ask_each(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
+    """Ask with JavaScript clients in one process, as `client/js/test/predict.mjs` does, and return what each says.
 
-    def asked(access: Path, *requests: dict[str, Any], **how: Any) -> dict[str, Any]:
-        file = tmp_path / "request.json"
-        file.write_text(json.dumps({"access": str(access), "asked": requests} | how))
-        told: dict[str, Any] = json.loads(node("node", "test/predict.mjs", file))
+    `each` is how their clients differ: members of the request.
+    """
+
+    def asked(access: Path, *requests: dict[str, Any], each: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        file = tmp_path_factory.mktemp("asked") / "requests.json"
+        file.write_text(json.dumps([{"access": str(access), "asked": requests} | how for how in each]))
+        told: list[dict[str, Any]] = json.loads(node("node", "test/predict.mjs", file))
+        return told
+
+    return asked
+
+
+@pytest.fixture
+def ask(ask_each: Callable[..., list[dict[str, Any]]]) -> Callable[..., dict[str, Any]]:
+    """Ask with one JavaScript client, and return what it says."""
+
+    def asked(access: Path, *requests: dict[str, Any]) -> dict[str, Any]:
+        (told,) = ask_each(access, *requests, each=[{}])
         return told
 
     return asked

@@ -1,5 +1,6 @@
 """The JavaScript client in a page of a real Chromium, with both parties in this process."""
 
+import json
 from typing import Any
 
 import httpx
@@ -34,6 +35,16 @@ crypto.subtle.importKey = async (format, key, how, ...rest) => {
   return own(format, key, how, ...rest);
 };
 """
+
+
+_SHIMMED = ("node:assert/strict", "node:fs", "node:test")
+_VECTORS_PAGE = """<!doctype html><title>vectors</title>
+<script type="importmap">{imports}</script>"""
+_RUN_VECTORS = """async () => {
+  await import("/client/js/test/vectors.test.mjs");
+  const { results } = await import("node:test");
+  return results();
+}"""
 
 
 class Site:
@@ -93,6 +104,26 @@ def test_a_page_asks_and_keeps_nothing(
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         np.testing.assert_allclose(said["outputs"], powers / powers.sum(axis=1, keepdims=True), atol=1e-12)
         assert not context.cookies() and _stored(page) == 0
+
+
+def test_the_vectors_come_out_in_a_browser_too(node: Node, browser: Browser) -> None:
+    """Its WebCrypto is not that of Node.js."""
+    imports = json.dumps({"imports": dict.fromkeys(_SHIMMED, "/client/js/test/browser.mjs")})
+
+    def serve(route: Route) -> None:
+        path = route.request.url.removeprefix(ORIGIN)
+        if path == "/":
+            route.fulfill(body=_VECTORS_PAGE.format(imports=imports), content_type="text/html")
+        else:
+            kind = "application/json" if path.endswith(".json") else "text/javascript"
+            route.fulfill(path=PACKAGE.parents[1] / path[1:], content_type=kind)
+
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.route("**/*", serve)
+        page.goto(f"{ORIGIN}/")
+        said: dict[str, Any] = page.evaluate(_RUN_VECTORS)
+    assert said["failed"] == [] and said["count"] > 200
 
 
 def _stored(page: Page) -> int:

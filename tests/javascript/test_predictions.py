@@ -16,11 +16,17 @@ from moiety_shared.crypto.possession import private_pem
 from moiety_shared.crypto.signing import key_text
 
 Ask = Callable[..., dict[str, Any]]
+AskEach = Callable[..., list[dict[str, Any]]]
 Digits = tuple[np.ndarray, np.ndarray]
 
 
 def pixels(images: np.ndarray, **options: Any) -> dict[str, Any]:
     return {"model": "mnist", "pixels": images.tobytes().hex(), "options": options}
+
+
+def _access(**members: Any) -> dict[str, Any]:
+    """A client whose access file has other members."""
+    return {"change": members}
 
 
 def test_labels_are_those_of_the_python_client(
@@ -52,30 +58,36 @@ def test_numbers_and_pixels_are_asked_alike(deployment: Deployment, client: Clie
     assert "9" not in refused["message"].replace("0.424", "").split("range")[0]
 
 
-def test_only_the_deployments_own_ca_is_trusted(deployment: Deployment, ask: Ask, digits: Digits) -> None:
-    given = pixels(digits[0][:1])
-    assert ask(deployment.access_file, given, plain=True)["error"] == "CatalogueUnavailable"
-    assert ask(deployment.access_file, given, ca="")["error"] == "CatalogueUnavailable"
+_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "the system's CAs": ({"plain": True}, "CatalogueUnavailable"),
+    "no CA": ({"ca": ""}, "CatalogueUnavailable"),
+    "another owner": (_access(owner_key=key_text(Ed25519PrivateKey.generate().public_key())), "UntrustedEntry"),
+    "no owner": (_access(owner_key=""), "AccessFileError"),
+    "another key": (_access(key=private_pem(Ed25519PrivateKey.generate())), "NotAllowed"),
+    "no key": (_access(key=""), "NotAllowed"),
+    "a broken key": (_access(key="no key"), "AccessFileError"),
+    "no token": (_access(token=""), "NotAllowed"),
+    "plain HTTP": (_access(catalogue_url="http://owner.example"), "InsecureAddress"),
+    "a format": (_access(format=3), "AccessFileError"),
+    "no verified model": ({"options": {"requireVerified": True}}, "NotVerified"),
+}
 
 
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        ({"owner_key": key_text(Ed25519PrivateKey.generate().public_key())}, "UntrustedEntry"),
-        ({"owner_key": ""}, "AccessFileError"),
-        ({"key": private_pem(Ed25519PrivateKey.generate())}, "NotAllowed"),
-        ({"key": ""}, "NotAllowed"),
-        ({"key": "no key"}, "AccessFileError"),
-        ({"token": ""}, "NotAllowed"),
-        ({"catalogue_url": "http://owner.example"}, "InsecureAddress"),
-        ({"format": 3}, "AccessFileError"),
-    ],
-    ids=["another owner", "no owner", "another key", "no key", "a broken key", "no token", "plain HTTP", "a format"],
-)
-def test_who_may_not_ask_or_be_believed_is_told(
-    deployment: Deployment, ask: Ask, digits: Digits, change: dict[str, Any], error: str
-) -> None:
-    assert ask(deployment.access_file, pixels(digits[0][:1]), change=change)["error"] == error
+@pytest.fixture(scope="module")
+def refused(deployment: Deployment, ask_each: AskEach, digits: Digits) -> dict[str, str]:
+    """The error of each client, all of which ask in one process."""
+    each = [change for change, _ in _REFUSED.values()]
+    told = ask_each(deployment.access_file, pixels(digits[0][:1]), each=each)
+    return {name: one["error"] for name, one in zip(_REFUSED, told, strict=True)}
+
+
+def test_only_the_deployments_own_ca_is_trusted(refused: dict[str, str]) -> None:
+    assert refused["the system's CAs"] == refused["no CA"] == "CatalogueUnavailable"
+
+
+@pytest.mark.parametrize("name", _REFUSED)
+def test_who_may_not_ask_or_be_believed_is_told(refused: dict[str, str], name: str) -> None:
+    assert refused[name] == _REFUSED[name][1]
 
 
 def test_a_model_that_is_not_there_is_unknown(deployment: Deployment, ask: Ask, digits: Digits) -> None:

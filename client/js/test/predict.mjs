@@ -1,20 +1,19 @@
-// Asks for predictions as a program would: node predict.mjs REQUEST, a JSON file; what came back goes to stdout as JSON.
+// Asks for predictions as a program would: node predict.mjs REQUESTS, a JSON file with a list of what clients shall do. What
+// came back to each goes to stdout as JSON.
 
 import { readFileSync } from "node:fs";
 
 import * as moiety from "@moiety/client";
 import { trusting } from "@moiety/client/node";
 
-const asked = JSON.parse(readFileSync(process.argv[2], "utf8"));
-const access = { ...JSON.parse(readFileSync(asked.access, "utf8")), ...asked.change };
-
 /** An input as the request writes it: pixels are in hex. */
 function inputOf(given) {
   return given.pixels === undefined ? given.rows : Uint8Array.from(Buffer.from(given.pixels, "hex"));
 }
 
-async function answer() {
-  const client = await moiety.Client.fromAccess(access, { fetch: asked.plain ? fetch : trusting(asked.ca ?? access.ca) });
+async function answer(asked) {
+  const access = { ...JSON.parse(readFileSync(asked.access, "utf8")), ...asked.change };
+  const client = await moiety.Client.fromAccess(access, { ...asked.options, fetch: asked.plain ? fetch : trusting(asked.ca ?? access.ca) });
   const models = await client.models();
   const told = [];
   for (const one of asked.asked) {
@@ -25,9 +24,13 @@ async function answer() {
   return { models: models.map((model) => model.name), described: await client.describe(asked.asked[0].model), told };
 }
 
-try {
-  console.log(JSON.stringify(await answer()));
-} catch (error) {
-  if (!(error instanceof moiety.MoietyError)) throw error;
-  console.log(JSON.stringify({ error: error.name, message: error.message, row: error.row, column: error.column }));
+const told = [];
+for (const asked of JSON.parse(readFileSync(process.argv[2], "utf8"))) {
+  try {
+    told.push(await answer(asked));
+  } catch (error) {
+    if (!(error instanceof moiety.MoietyError)) throw error;
+    told.push({ error: error.name, message: error.message, row: error.row, column: error.column });
+  }
 }
+console.log(JSON.stringify(told));
