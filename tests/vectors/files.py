@@ -20,6 +20,7 @@ def made() -> dict[Path, str]:
         "inputs": numbers.inputs_of_plans(),
         "pictures": numbers.pictures(),
         "tables": numbers.table_rows(),
+        "ids": numbers.ids(),
         "canaries": numbers.canaries(),
         "answers": numbers.answers(),
         "entries": messages.entries(),

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from moiety_client import inputs, tables
+from moiety_client import inputs, tables, tokens
 from moiety_client.answers import Prediction
 from moiety_client.errors import InvalidInput
+from moiety_client.tokens import Vocabulary
 from moiety_shared import fixed_point
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.fixed_point import NotEncodable, ring_dtype
 from moiety_shared.messages.canary import expand, places
 from moiety_shared.messages.catalogue import Entry, Preprocessing
 from moiety_shared.messages.table import Column, Tabular
+from moiety_shared.messages.tokens import Attachment, Tokens
 from moiety_shared.plan.plan import Input, InputPart, Output, OutputPart, Plan, canonical_json
 from tests import plans
 from tests.vectors.fixed import drawn
@@ -234,6 +236,43 @@ def table_rows() -> Cases:
         case = _input(plan) | {"preprocessing": table.model_dump(mode="json")}
         refused.append(case | {"given": [ROW, row] if column else [row], "column": column, "row": error.row})
     return {"cases": cases, "refused": refused}
+
+
+def ids() -> Cases:
+    """Ids of tokens, with the table in which they are looked up: int16, `vocabulary` rows of `width`."""
+    table = drawn("a table of tokens", 2 * 5 * 2)
+    known = Attachment(digest=hashlib.sha256(table).hexdigest(), size=len(table))
+    padded = Tokens(length=3, vocabulary=5, width=2, step=2.0**-12, table=known, pad_id=4)
+    whole = padded.model_copy(update={"pad_id": None})
+    plan = _plan(6, -8.0, 8.0, 9)
+    wide = plan.model_copy(update={"ring_bits": 64})
+    cases = []
+    for how, takes, given in ((padded, plan, [[1, 2, 3], [0], [4, 4]]), (whole, wide, [[0, 1, 2], [4, 3, 0]])):
+        encoded = Vocabulary.of(how, table).encode(tokens.read(given), takes, 0)
+        cases.append(_of_tokens(takes, how, table) | {"given": given} | _encoded(encoded))
+    bad: list[tuple[Tokens, Any, int | None, int | None]] = [
+        (padded, [[0, 1], [0, 5]], 1, 1),
+        (padded, [[0, -1]], 0, 1),
+        (padded, [[0, 1, 2, 3]], 0, None),
+        (whole, [[0, 1]], 0, None),
+        (padded, [[]], None, None),
+        (padded, [[0, 0.5]], None, None),
+    ]
+    refused = []
+    for how, given, row, column in bad:
+        try:
+            Vocabulary.of(how, table).encode(tokens.read(given), plan, 0)
+        except InvalidInput as error:
+            assert (error.row, error.column) == (row, None if column is None else (column,)), error
+        else:
+            raise AssertionError(f"not refused: {given}")
+        place = {} if row is None else {"row": row, "column": column}
+        refused.append(_of_tokens(plan, how, table) | {"given": given} | place)
+    return {"cases": cases, "refused": refused}
+
+
+def _of_tokens(plan: Plan, how: Tokens, table: bytes) -> Case:
+    return _input(plan) | {"preprocessing": how.model_dump(mode="json"), "table": table.hex()}
 
 
 def _encoded(encoded: Any) -> Case:

@@ -14,5 +14,6 @@ export { Holder, verifies } from "../src/signing.js";
 export { stream } from "../src/stream.js";
 export { accept } from "../src/verified.js";
 export { believe } from "../src/trust.js";
+export { Vocabulary } from "../src/vocabulary.js";
 export { context, handshakeInfo, packHandshake, statement } from "../src/wire.js";
 export { readAccess } from "../src/access.js";

@@ -93,10 +93,14 @@ describe("elements", () => {
 
 describe("inputs", () => {
   const given = (found) => (found.pixels === undefined ? found.given : fromHex(found.pixels));
-  for (const file of ["inputs", "pictures", "tables"]) {
+  const encoded = (found) => {
+    const vocabulary = found.table && new core.Vocabulary(found.preprocessing, fromHex(found.table));
+    return core.encodeInputs(entryOf(found), given(found), "strict", vocabulary);
+  };
+  for (const file of ["inputs", "pictures", "tables", "ids"]) {
     for (const [at, found] of read(file).cases.entries()) {
       test(`${file}, case ${at}`, () => {
-        const { rows, elements } = core.encodeInputs(entryOf(found), given(found), "strict");
+        const { rows, elements } = encoded(found);
         assert.equal(rows, found.rows);
         assert.deepEqual(texts(elements), found.elements);
       });
@@ -104,7 +108,7 @@ describe("inputs", () => {
     for (const [at, found] of read(file).refused.entries()) {
       test(`${file}, refuses case ${at}`, () => {
         assert.throws(
-          () => core.encodeInputs(entryOf(found), given(found), "strict"),
+          () => encoded(found),
           (error) => {
             assert.ok(error instanceof errors.InvalidInput);
             if (found.column !== undefined) assert.deepEqual([error.column, error.row], [found.column, found.row]);
