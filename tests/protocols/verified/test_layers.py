@@ -1,6 +1,7 @@
 """Every layer that is verified: honest runs are bit-exact, and one lie in a message or in what is stored is caught."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.exp2 import Exp2
 from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Reshare
 from moiety_shared.plan.local import Combine, Concat, Pad, Reshape, Slice, Sum, SumPool, Take
-from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
+from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.plan import Output, Plan
@@ -263,15 +264,16 @@ def test_a_lie_in_any_message_is_caught(up: Upload, liar: int) -> None:
     for target in range(1, honest.rounds - CHECK):
 
         def tamper(at: int, place: int, raw: bytes, target: int = target) -> bytes:
-            return _flipped(raw) if at == target and not place else raw
+            return flipped(raw, at == target and not place)
 
         assert drive(up.sessions(bundle, x), liar, tamper).answers[1 - liar] is None, target
     assert accepted(up, bundle, x, drive(up.sessions(bundle, x))) is not None
 
 
-def _flipped(raw: bytes) -> bytes:
-    """Flip the first bit: of a word its lowest, of looked-up bits that of a digit, of signs the first one."""
-    return bytes([raw[0] ^ 1]) + raw[1:]
+def flipped(raw: bytes, here: bool) -> bytes:
+    """Flip the first bit, if it is to be here: of a word its lowest, of looked-up bits that of a digit, of signs the
+    first one."""
+    return bytes([raw[0] ^ here]) + raw[1:]
 
 
 def stored(prepared: Any, name: str = "") -> Iterator[tuple[str, Array]]:
@@ -286,8 +288,11 @@ def stored(prepared: Any, name: str = "") -> Iterator[tuple[str, Array]]:
             yield from stored(getattr(prepared, key), f"{name}.{key}")
 
 
-def _change(array: Array) -> None:
-    """Another value everywhere, so that some wire reads it: a power of two below 2^32 more, or other bits."""
+@contextmanager
+def changed(array: Array) -> Iterator[None]:
+    """Another value everywhere, so that some wire reads it, and then the first again: a power of two below 2^32 more,
+    or other bits."""
+    before = array.copy()
     if array.dtype == np.int64:
         array[0] += 1 << number(13)
     elif array.dtype == np.float64:
@@ -296,22 +301,24 @@ def _change(array: Array) -> None:
         array ^= Stream(new_seed()).words("bytes", array.shape, np.uint8) | 1
     else:
         array ^= array.dtype.type(np.iinfo(array.dtype).max)
+    try:
+        yield
+    finally:
+        array[...] = before
 
 
 @pytest.mark.parametrize("liar", [pytest.param(0, id="alice", marks=pytest.mark.long), pytest.param(1, id="bob")])
 def test_a_lie_in_anything_stored_is_caught(up: Upload, liar: int) -> None:
-    """Of 16 rows, as a changed lift of a ReLU shows in one of four values at least, and three ranks may hide one."""
-    x, bundle = given(up, 16)
+    """Of so many rows that each look-up has 64 values, up to 16: a changed lift of a ReLU shows in one of four values
+    at least, and three ranks may hide one."""
+    looked_up = [layer.size for layer in up.plan.layers if isinstance(layer, Lookup)]
+    x, bundle = given(up, min(-(-64 // min(looked_up, default=64)), 16))
     told = 0
     for name, array in stored(bundle.ready[liar].layers):
         if not array.size or name.endswith("at_point"):  # what it expects of the other party is for its own verdict
             continue
-        before = array.copy()
-        _change(array)
-        outcome = drive(up.sessions(bundle, x))
-        same = outcome.answers[1 - liar] is not None
-        array[...] = before
-        assert not same, name
+        with changed(array):
+            assert drive(up.sessions(bundle, x)).answers[1 - liar] is None, name
         told += 1
     assert told
     assert accepted(up, bundle, x, drive(up.sessions(bundle, x))) is not None
