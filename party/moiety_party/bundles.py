@@ -54,10 +54,10 @@ async def receive_bundle(
 ) -> PreparedRows:
     """Get bundle `number` of a lease whose runs are verified: the numbers of its rows, and what the provider sends bob.
 
-    The run that takes the rows prepares them. Raises a Problem when the provider does not send what was dealt.
+    No row is prepared. Raises a Problem when the provider does not send what was dealt.
     """
     rows, row = grant.rows, lease.model.layout.row
-    bundle: PreparedRows = {NUMBERS: (np.arange(rows) + number * rows,)}
+    bundle: PreparedRows = {NUMBERS: (np.arange(rows) + number * rows, np.full(rows, None))}
     if party:
         sizes = [rows * sum(part.row_bytes for part in parts) for parts in row.values()]
         async with aclosing(provider.bundle(grant, number, sizes)) as received:

@@ -68,6 +68,11 @@ class Filler:
     def _short(self) -> bool:
         return self._rows.made < self._wanted
 
+    @property
+    def quiet(self) -> bool:
+        """Whether now is a moment without runs."""
+        return not self._busy() and time.monotonic() >= self._last_use + _QUIET_SECONDS
+
     def want_until(self, end: int) -> None:
         """Have the rows below `end` made. The caller holds `changed`."""
         if end > self._wanted:
@@ -93,7 +98,7 @@ class Filler:
         A run of a large model takes longer than the pause between two small ones: it counts until it has ended.
         """
         while (self._alone or self._rows.ahead > self._target // 2) and not self._short:
-            if not self._busy() and time.monotonic() >= self._last_use + _QUIET_SECONDS:
+            if self.quiet:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 

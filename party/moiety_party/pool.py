@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from moiety_party.ahead import Ahead, Prepare
 from moiety_party.filler import Filler, Make
 from moiety_party.rows import Rows
 from moiety_party.verified import VerifiedLease
@@ -40,11 +41,12 @@ class Pool:
         busy: Callable[[], bool] = lambda: False,
         alone: bool = False,
         verified: VerifiedLease | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         """The pool calls `failed` with the problem's name when it cannot get a bundle. `busy` says whether a run is
         under way: then the pool makes no bundles while it has half of its rows. `alone` says that a row is larger than
         a pool should be: then it makes none at all beside a run, unless somebody waits for it. `verified` is what
-        the rows of verified runs need besides."""
+        the rows of verified runs need besides, and `prepare` prepares them."""
         self.lease_id = lease_id
         self.verified = verified
         self.check = check  # the key of the lease's transcripts
@@ -58,6 +60,8 @@ class Pool:
         self._filler = Filler(
             lease_id, self._rows, self._changed, make, target=self.target, failed=failed, busy=busy, alone=alone
         )
+        filler = self._filler
+        self._ahead = None if prepare is None else Ahead(self._rows, self._changed, prepare, lambda: filler.quiet)
 
     @property
     def stock(self) -> int:
@@ -86,8 +90,8 @@ class Pool:
 
     @property
     def full(self) -> bool:
-        """Whether no more rows are made for now."""
-        return self._filler.full
+        """Whether no more rows are made or prepared for now."""
+        return self._filler.full and (self._ahead is None or self._ahead.done)
 
     @property
     def lost(self) -> bool:
@@ -106,6 +110,8 @@ class Pool:
 
     async def close(self) -> None:
         await self._filler.close()
+        if self._ahead is not None:
+            await self._ahead.close()
         async with self._changed:
             self._filler.lost = True
             self._rows.bundles.clear()

@@ -128,6 +128,7 @@ class Pools:
             busy=lambda: self._runs > 0,
             alone=model.plan.bundle_row_bytes > self._settings.pool_bytes,
             verified=verified,
+            prepare=partial(self._prepare_ahead, model, verified) if verified is not None else None,
         )
         # Nothing is awaited between asking the store and this. So whoever deletes the model finds the pool, or no pool
         # is opened.
@@ -161,6 +162,10 @@ class Pools:
             self.fetched_bytes += grant.rows * model.plan.bundle_row_bytes
             self.fetched_rows += grant.rows
         return prepared
+
+    async def _prepare_ahead(self, model: Model, verified: VerifiedLease, rows: PreparedRows) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._offline, verified.prepare_ahead, model.plan, rows)
 
     async def drop(self, peer: str, upload_id: str) -> None:
         """Throw away a pool's rows, and end its lease. Does nothing if there is no such pool."""

@@ -85,6 +85,11 @@ class Rows:
                 return first
         return None
 
+    def next_bundles(self, count: int) -> list[PreparedRows]:
+        """The next bundles that have unused rows at or after the position, `count` at most."""
+        oldest = self.position // self.bundle_rows
+        return [self.bundles[number].prepared for number in sorted(self.bundles) if number >= oldest][:count]
+
     def end_of_next(self, count: int) -> int:
         """Where the next `count` rows will end, if they begin at or after the last gap."""
         number, oldest = self.bundles_made, self.position // self.bundle_rows

@@ -8,6 +8,7 @@ that has no verdict then, because a connection or a process ended, counts as fai
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -28,12 +29,14 @@ from moiety_shared.crypto.prg import Stream
 from moiety_shared.messages.verified import VerifiedAnswer
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols import preparation
 from moiety_shared.protocols.preparation import PreparedRows
 from moiety_shared.protocols.verified import graph, layout
 from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing, UploadEnded
 from moiety_shared.protocols.verified.graph import PartyKey, PreparedRun
 from moiety_shared.protocols.verified.layer import VerifiedWeights
 from moiety_shared.protocols.verified.layout import NUMBERS, RECORDS, Layout, RowStream
+from moiety_shared.protocols.verified.prepared import joined, rows_of
 from moiety_shared.ring import Array
 
 
@@ -104,6 +107,19 @@ async def keyed_model(model: Model, party: int, grant: LeaseGrant, provider: Pro
     return await loop.run_in_executor(offline, make)
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class _Ready:
+    """Rows that were prepared ahead, from the row of number `first` on."""
+
+    first: int
+    run: PreparedRun
+
+
+def is_prepared(bundle: PreparedRows) -> bool:
+    """Whether the rows of a bundle are prepared."""
+    return bundle[NUMBERS][1][0] is not None
+
+
 @dataclass(frozen=True, repr=False)
 class VerifiedLease:
     """What a lease's rows become runs of: the model under its key, and this party's seed."""
@@ -113,8 +129,25 @@ class VerifiedLease:
     seed: bytes
     bundle_rows: int
 
+    def prepare_ahead(self, plan: Plan, rows: PreparedRows) -> None:
+        """Prepare the rows of one bundle, and leave them beside what was dealt."""
+        numbers, beside = rows[NUMBERS]
+        beside.fill(_Ready(int(numbers[0]), self._prepare(plan, rows)))
+
     def prepared(self, plan: Plan, rows: PreparedRows) -> PreparedRun:
-        """Make what a run needs of these rows."""
+        """What a run needs of these rows. Those that were not prepared ahead are now."""
+        numbers, beside = rows[NUMBERS]
+        parts, at = list[PreparedRun](), 0
+        for ready, same in itertools.groupby(beside.tolist()):
+            start, at = at, at + len(list(same))
+            if ready is None:
+                parts.append(self._prepare(plan, preparation.cut(rows, start, at)))
+            else:
+                first = int(numbers[start]) - ready.first
+                parts.append(rows_of(ready.run, first, first + at - start))
+        return joined(parts)
+
+    def _prepare(self, plan: Plan, rows: PreparedRows) -> PreparedRun:
         numbers = rows[NUMBERS][0].tolist()
         stream = RowStream.of(self.seed, self.bundle_rows, numbers)
         sent, keyed = layout.named(self.model.layout.row, rows), self.model

@@ -1,6 +1,6 @@
 """A dealer, two parties and a client in one process, in verified mode, and lies of one of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,3 +176,15 @@ def accepted(upload: Upload, bundle: Bundle, x: Array, outcome: Outcome) -> Arra
         )
     except CheckFailed:
         return None
+
+
+def stored(prepared: Any, name: str = "") -> Iterator[tuple[str, Array]]:
+    """Everything that a party prepared for its layers, by name."""
+    if isinstance(prepared, np.ndarray):
+        yield name, prepared
+    elif isinstance(prepared, dict):
+        for key, part in prepared.items():
+            yield from stored(part, f"{name}/{key}")
+    elif isinstance(prepared, tuple):
+        for key in getattr(prepared, "_fields", ()):
+            yield from stored(getattr(prepared, key), f"{name}.{key}")

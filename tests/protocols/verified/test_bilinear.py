@@ -8,7 +8,7 @@ from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.layers import Conv, Linear
 from moiety_shared.protocols.verified.bilinear import MAX_FAN_IN, Weighted, by_place, outputs, places, times
 from moiety_shared.protocols.verified.coins import Coins
-from moiety_shared.protocols.verified.word import PIECE_BITS, Word
+from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array
 from tests.protocols.verified.test_words import integers
 
@@ -63,15 +63,14 @@ def test_the_largest_fan_in_is_exact() -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_combination_of_a_product_is_a_product_of_combinations(name: str) -> None:
-    """psi (x w) chi = X (w chi), for weights and, in pieces, for their tags; and for words of 72 bits in x."""
+    """psi (x w) chi = X (w chi), for weights and, in limbs, for their tags; and for words of 72 bits in x."""
     layer = LAYERS[name]
     coins = Coins(WORD, new_seed()).combination("c", ROWS * places(layer), outputs(layer))
     x, weight = uniform(32, (ROWS, *layer.shape)), uniform(32, layer.weights()["weight"])
     y = times(WORD, layer, WORD.of(x), 32, weight.astype(np.float64), 32)
     whole, masked = coins.inputs(layer, WORD.of(x), 32), coins.of_weight(layer, weight.astype(np.float64))
     assert np.array_equal(WORD.dot(whole, masked), coins.both(by_place(layer, y)))
-    pieces = np.stack([piece.astype(np.float64) for piece in WORD.pieces(WORD.of(weight), PIECE_BITS)])
-    assert np.array_equal(coins.of_tags(layer, pieces), masked)
+    assert np.array_equal(coins.of_tags(layer, WORD.of(weight).astype(np.float64)), masked)
     tags = WORD.uniform(Stream(new_seed()), "t", x.shape)
     y = times(WORD, layer, tags, WORD.bits, weight.astype(np.float64), 32)
     assert np.array_equal(WORD.dot(coins.inputs(layer, tags, WORD.bits), masked), coins.both(by_place(layer, y)))

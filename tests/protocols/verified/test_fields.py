@@ -37,8 +37,8 @@ def test_l_is_a_field_over_k() -> None:
     assert np.array_equal(fields.product(a, b ^ c), fields.product(a, b) ^ fields.product(a, c))
     assert np.array_equal(fields.product(a, fields.inverse(a)), fields.embedded(np.ones(200, np.uint8)))
     assert np.array_equal(fields.scaled(a[:, 0], b), fields.product(fields.embedded(a[:, 0]), b))
-    stacked = fields.sum_of_products(a.reshape(4, 50, 8), b.reshape(4, 50, 8))
-    assert np.array_equal(stacked, np.bitwise_xor.reduce(fields.product(a, b).reshape(4, 50, 8), axis=1))
+    stacked = fields.sum_of_products(*(fields.words(each).reshape(4, 5, 10) for each in (a, b)))
+    assert np.array_equal(stacked, np.bitwise_xor.reduce(fields.product(a, b).reshape(4, 5, 10, 8), axis=1))
 
 
 def test_l_has_2_to_the_64_elements() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.plan import Output, Plan
 from moiety_shared.plan.waves import Wave, Waves
-from moiety_shared.protocols.verified import graph
+from moiety_shared.protocols.verified import answers, graph
+from moiety_shared.protocols.verified.prepared import joined, rows_of
 from moiety_shared.ring import Array
 from tests.protocols.running import integers, plan_of
 from tests.protocols.verified.lies import number
-from tests.protocols.verified.running import Bundle, Upload, accepted, drive
+from tests.protocols.verified.running import Bundle, Upload, accepted, drive, stored
 
 OPENED: dict[str, Any] = {"shift": 3, "opened_bits": 16, "range_bits": 13}
 CHECK = 4
@@ -252,8 +254,21 @@ def given(up: Upload, rows: int = 3) -> tuple[Array, Bundle]:
 def test_an_honest_run_is_bit_exact(up: Upload) -> None:
     for rows in (1, 3):
         x, bundle = given(up, rows)
-        y, expected = accepted(up, bundle, x, drive(up.sessions(bundle, x))), up.expected(bundle, x)
-        assert y is not None and np.array_equal(y.reshape(expected.shape), expected)
+        _assert_exact(up, bundle, x)
+    _assert_exact(up, _rows_2_and_0(bundle), x[[2, 0]])
+
+
+def _assert_exact(up: Upload, bundle: Bundle, x: Array) -> None:
+    y, expected = accepted(up, bundle, x, drive(up.sessions(bundle, x))), up.expected(bundle, x)
+    assert y is not None and np.array_equal(y.reshape(expected.shape), expected)
+
+
+def _rows_2_and_0(bundle: Bundle) -> Bundle:
+    """Two rows of a bundle that was prepared as a whole, each cut out of it, and joined the other way round."""
+    ready = [joined([rows_of(run, 2, 3), rows_of(run, 0, 1)]) for run in bundle.ready]
+    masks = {name: low[[2, 0]] for name, low in bundle.masks.items()}
+    records = answers.records(bundle.name, 0, (ready[0].keys, ready[1].keys))
+    return replace(bundle, ready=ready, masks=masks, records=records)
 
 
 @pytest.mark.parametrize("liar", [0, 1], ids=["alice", "bob"])
@@ -274,18 +289,6 @@ def flipped(raw: bytes, here: bool) -> bytes:
     """Flip the first bit, if it is to be here: of a word its lowest, of looked-up bits that of a digit, of signs the
     first one."""
     return bytes([raw[0] ^ here]) + raw[1:]
-
-
-def stored(prepared: Any, name: str = "") -> Iterator[tuple[str, Array]]:
-    """Everything that a party prepared for its layers, by name."""
-    if isinstance(prepared, np.ndarray):
-        yield name, prepared
-    elif isinstance(prepared, dict):
-        for key, part in prepared.items():
-            yield from stored(part, f"{name}/{key}")
-    elif isinstance(prepared, tuple):
-        for key in getattr(prepared, "_fields", ()):
-            yield from stored(getattr(prepared, key), f"{name}.{key}")
 
 
 @contextmanager

@@ -7,11 +7,13 @@ from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.protocols.preparation import PreparedRows, cut, stack
 from moiety_shared.protocols.verified import answers, graph, layout
 from moiety_shared.protocols.verified.answers import SIGNATURE_BYTES, RowKeys
-from moiety_shared.protocols.verified.graph import WORD
+from moiety_shared.protocols.verified.graph import WORD, PreparedRun
 from moiety_shared.protocols.verified.layout import NUMBERS, RowStream
+from moiety_shared.protocols.verified.prepared import joined, rows_of
+from moiety_shared.ring import Array
 from tests.protocols.running import integers
 from tests.protocols.verified import lies
-from tests.protocols.verified.running import Bundle, Upload, drive
+from tests.protocols.verified.running import Bundle, Upload, drive, stored
 
 BUNDLE_ROWS = 3
 
@@ -56,7 +58,7 @@ def bundles(up: Upload, seeds: list[bytes], count: int) -> list[PreparedRows]:
     for number in range(count):
         streams = Stream(seeds[0], "bundle", number), Stream(seeds[1], "bundle", number)
         sent = dict(graph.deal(up.plan, BUNDLE_ROWS, up.keys, up.masks, streams))
-        bundle: PreparedRows = {NUMBERS: (np.arange(BUNDLE_ROWS) + number * BUNDLE_ROWS,)}
+        bundle: PreparedRows = {NUMBERS: (np.arange(BUNDLE_ROWS) + number * BUNDLE_ROWS, np.full(BUNDLE_ROWS, None))}
         for name, parts in rows.items():
             raw = b"".join(array.tobytes() for array in layout.arrays({name: parts}, sent))
             bundle[name] = layout.views(parts, raw, BUNDLE_ROWS)
@@ -64,17 +66,39 @@ def bundles(up: Upload, seeds: list[bytes], count: int) -> list[PreparedRows]:
     return kept
 
 
+def _prepared_ahead(up: Upload, party: int, seed: bytes, kept: list[PreparedRows], first: int, end: int) -> PreparedRun:
+    """Rows first to end - 1, of bundles that were prepared as wholes."""
+    parts = list[PreparedRun]()
+    for number in range(first // BUNDLE_ROWS, (end - 1) // BUNDLE_ROWS + 1):
+        sent = layout.named(layout.layout(up.plan).row, kept[number]) if party else {}
+        stream = Stream(seed, "bundle", number)
+        whole = graph.prepare(up.plan, up.keys[party], BUNDLE_ROWS, up.models[party], stream, sent)
+        start = number * BUNDLE_ROWS
+        parts.append(rows_of(whole, max(first - start, 0), min(end - start, BUNDLE_ROWS)))
+    return joined(parts)
+
+
+def arrays_of(run: PreparedRun) -> list[Array]:
+    """All arrays that a party prepared."""
+    masks = [part for mask in run.masks for part in mask]
+    return [run.inputs, *masks, *(array for _, array in stored(run.layers))]
+
+
 @pytest.mark.parametrize(("first", "end"), [(0, 1), (1, 3), (2, 5), (0, 9), (4, 8)])
 def test_rows_of_several_bundles_make_one_run(up: Upload, first: int, end: int) -> None:
     """alice has her seed alone, and bob his and what he was sent."""
     seeds, x = [new_seed(), new_seed()], integers((end - first, 6))
-    joined = stack(bundles(up, seeds, 3))
-    part = cut(joined, first, end)
+    kept = bundles(up, seeds, 3)
+    part = cut(stack(kept), first, end)
     numbers = part[NUMBERS][0].tolist()
     assert numbers == list(range(first, end))
     sent = {}, layout.named(layout.layout(up.plan).row, part)
     streams = [RowStream.of(seed, BUNDLE_ROWS, numbers) for seed in seeds]
     ready = [graph.prepare(up.plan, key, len(x), up.models[p], streams[p], sent[p]) for p, key in enumerate(up.keys)]
+    for party, whole in enumerate(ready):
+        ahead = _prepared_ahead(up, party, seeds[party], kept, first, end)
+        assert [*map(np.ndarray.tobytes, arrays_of(ahead))] == [*map(np.ndarray.tobytes, arrays_of(whole))]
+        assert (ahead.verdicts, ahead.keys) == (whole.verdicts, whole.keys)
     bundle = Bundle(new_seed(), {}, ready, [], {}, seeds)
     one, other = drive(up.sessions(bundle, x)).answers
     assert one is not None and other is not None

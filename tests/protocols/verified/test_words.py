@@ -11,7 +11,7 @@ from moiety_shared.plan.layers import Linear
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire, wire_bytes
 from moiety_shared.protocols.verified.bilinear import times
 from moiety_shared.protocols.verified.coins import COIN_BITS, VECTORS, Coins, Combination
-from moiety_shared.protocols.verified.word import PIECE_BITS, Word
+from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array
 
 WORDS = [Word(), Word(2, 2)]
@@ -83,9 +83,8 @@ def test_combinations_are_exact() -> None:
     exact = (chi @ largest.astype(object)) % modulus
     assert integers(word, coins.of_weight(layer, largest.astype(np.float64))) == list(exact.reshape(-1))
     tags = drawn(word, columns, 11)
-    pieces = np.stack([piece.astype(np.float64) for piece in word.pieces(tags, PIECE_BITS)])
     exact = (chi @ np.array(integers(word, tags), dtype=object).reshape(columns, 11)) % modulus
-    assert integers(word, coins.of_tags(other, pieces)) == list(exact.reshape(-1))
+    assert integers(word, coins.of_tags(other, tags.astype(np.float64))) == list(exact.reshape(-1))
     assert integers(word, coins.row_sum()) == [sum(row) for row in psi]
 
 

@@ -127,8 +127,8 @@ class RowCombination:
     def of_weight(self, layer: Linear, weight: Array) -> Array:
         return WORD.wrap(5 * WORD.of(weight.astype(np.int64)))
 
-    def of_tags(self, layer: Linear, pieces: Array) -> Array:
-        return WORD.wrap(5 * WORD.placed([piece.astype(np.int64) for piece in pieces], WORD.limb))
+    def of_tags(self, layer: Linear, tags: Array) -> Array:
+        return WORD.wrap(5 * tags.astype(np.int64))
 
 
 @dataclass

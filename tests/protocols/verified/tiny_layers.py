@@ -43,8 +43,8 @@ class PlaceCombination(RowCombination):
     def of_weight(self, layer: Any, weight: Array) -> Array:
         return super().of_weight(layer, weight).reshape(2, 1, 2)
 
-    def of_tags(self, layer: Any, pieces: Array) -> Array:
-        return super().of_tags(layer, pieces).reshape(2, 1, 2)
+    def of_tags(self, layer: Any, tags: Array) -> Array:
+        return super().of_tags(layer, tags).reshape(2, 1, 2)
 
 
 def conv_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[Any, Array]]:

@@ -115,10 +115,8 @@ def over_outputs(layer: Weighted, chi: Array, weight: Array, bits: int) -> Array
     """Compute sum_o chi_o w_oc from chi (..., t, outputs) and a weight in torch's layout, both float64 integers whose
     products have at most `bits` bits. Returns int64 (..., t, inputs of the weight)."""
     grouped = _by_output(layer, weight)
-    groups = len(grouped)
-    cut = np.swapaxes(chi.reshape(*chi.shape[:-1], groups, -1), -3, -2)
-    whole = np.swapaxes(exact_matmul(cut, grouped, bits), -3, -2)
-    return whole.reshape(*whole.shape[:-2], -1)
+    each = np.swapaxes(chi.reshape(-1, len(grouped), grouped.shape[1]), 0, 1)
+    return np.swapaxes(exact_matmul(each, grouped, bits), 0, 1).reshape(*chi.shape[:-1], -1)
 
 
 def _by_output(layer: Weighted, weight: Array) -> Array:

@@ -40,8 +40,8 @@ _L = (fields.L_BYTES,)
 
 
 class ProvableBits(NamedTuple):
-    """What party p holds of a comparison's bits: Y at the further points (rows, planes, groups, k + 7), bytes of K, for
-    its own proof; and the other's Y at zeta (rows, planes, groups, 8)."""
+    """What party p holds of a comparison's bits: Y at the further points (rows, summands, groups, k + 7), bytes of K,
+    for its own proof; and the other's Y at zeta (rows, summands, groups), uint64 of L."""
 
     further: Array
     at_point: Array
@@ -134,7 +134,8 @@ def prepare(
     `multiples` makes Y (rows, summands, ...) of planes (rows, planes, ...)."""
     packed = points.packed(share)
     pads, tau = (corrections["pads"], corrections["tau"]) if party else (_pads(stream, packed), _tau(stream, packed))
-    return ProvableBits(multiples(points.extended(packed, pads)), multiples(fields.unwords(tau)))
+    at_point = fields.words(multiples(fields.unwords(tau)))
+    return ProvableBits(multiples(points.extended(packed, pads)), at_point)
 
 
 class LookedUp(NamedTuple):
@@ -177,7 +178,7 @@ def prove(check: ClaimSums, name: str, ready: ProvableBits, chosen: Array, their
     packed = sums.points.packed(chosen)
     rows, groups = len(packed), packed.shape[2]
     further = _sum_over_summands(sums.points.extended(packed), ready.further)
-    expected = fields.sum_of_products(fields.unwords(sums.key.of_bits(packed)), ready.at_point)
+    expected = fields.sum_of_products(sums.key.of_bits(packed), ready.at_point)
     whole = np.zeros((rows, groups * sums.points.slots), np.uint8)
     whole[:, : theirs.shape[1]] = theirs
     weights = check.coins.field(name, rows * groups)

@@ -17,6 +17,7 @@ COIN_BITS = 16
 VECTORS = 4
 """Combinations of a claim. With one, a lie of 2^31 in a word of 72 bits passes with 2^-33; with four, with 2^-40.4."""
 _HALF = COIN_BITS // 2
+_PIECE_PRODUCT_BITS = COIN_BITS + PIECE_BITS
 
 
 class Combination:
@@ -27,16 +28,24 @@ class Combination:
 
     def over_rows(self, words: Array) -> Array:
         """sum_i psi_i v_ij: (2, rows, n) to (2, t, n)."""
-        psi, word = self._psi.astype(np.float64), self._word
-        sums = [
-            exact_matmul(psi, piece.astype(np.float64), COIN_BITS + PIECE_BITS)
-            for piece in word.pieces(words, min(PIECE_BITS, word.limb))
-        ]
-        return word.wrap(word.placed(sums, min(PIECE_BITS, word.limb)))
+        return self._of_pieces(exact_matmul(self._psi.astype(np.float64), self._pieces(words), _PIECE_PRODUCT_BITS))
 
     def over_columns(self, words: Array) -> Array:
         """sum_j chi_j v_j: (2, t, n) to (2, t)."""
-        return self._word.dot(words, self._word.of(self._chi))
+        chi, pieces = self._chi.astype(np.float64)[..., None], self._pieces(words)[..., None, :]
+        return self._of_pieces(exact_matmul(pieces, chi, _PIECE_PRODUCT_BITS)[..., 0, 0])
+
+    def _pieces(self, words: Array) -> Array:
+        """Words (2, ...) as float64 pieces (pieces, ...)."""
+        return np.stack(list(self._word.pieces(words, self._width))).astype(np.float64)
+
+    def _of_pieces(self, sums: Array) -> Array:
+        """What sums over pieces (pieces, ...) add up to: words (2, ...)."""
+        return self._word.wrap(self._word.placed(list(sums), self._width))
+
+    @property
+    def _width(self) -> int:
+        return min(PIECE_BITS, self._word.limb)
 
     def both(self, words: Array) -> Array:
         """sum_ij psi_i chi_j v_ij: (2, rows, n) to (2, t)."""
@@ -52,15 +61,19 @@ class Combination:
 
     def of_weight(self, layer: Weighted, weight: Array) -> Array:
         """sum_j chi_j w_ji for a float64 weight of `low` bits: (2, t, inputs)."""
-        halves = np.stack((self._chi & ((1 << _HALF) - 1), self._chi >> _HALF)).astype(np.float64)
-        sums = over_outputs(layer, halves, weight, self._word.low + _HALF)
-        return self._word.wrap(self._word.placed(list(sums), _HALF))
+        return self._word.wrap(self._word.placed(list(self._over_outputs(layer, weight, self._word.low)), _HALF))
 
-    def of_tags(self, layer: Weighted, pieces: Array) -> Array:
-        """sum_j chi_j m_ji for the float64 pieces (pieces, *weight shape) of a weight's tags: (2, t, inputs)."""
-        chi, word = self._chi.astype(np.float64), self._word
-        sums = [over_outputs(layer, chi, piece, COIN_BITS + PIECE_BITS) for piece in pieces]
-        return word.wrap(word.placed(sums, min(PIECE_BITS, word.limb)))
+    def of_tags(self, layer: Weighted, tags: Array) -> Array:
+        """sum_j chi_j m_ji for a weight's tags, float64 limbs (2, *weight shape): (2, t, inputs)."""
+        low, high = (self._over_outputs(layer, limb, self._word.limb) for limb in tags)
+        words = self._word.placed(list(low), _HALF)
+        words[1] += high[0] + (high[1] << _HALF)  # it may wrap: 2^64 is a multiple of 2^limb
+        return self._word.wrap(words)
+
+    def _over_outputs(self, layer: Weighted, weight: Array, bits: int) -> Array:
+        """sum_j chi_j w_ji, for the lower and the upper halves of coins: (2, t, inputs)."""
+        halves = np.stack((self._chi & ((1 << _HALF) - 1), self._chi >> _HALF)).astype(np.float64)
+        return over_outputs(layer, halves, weight, bits + _HALF)
 
 
 class Coins:

@@ -11,13 +11,14 @@ from functools import cache
 
 import numpy as np
 
-from moiety_shared.ring import Array
+from moiety_shared.ring import Array, blocks
 
 _BYTE_MODULUS = 0x11B
 _EXTENSION = (171, 206, 5, 206, 120, 131, 161, 73)
 """The lower coefficients of f, whose leading one is 1. f is irreducible over K."""
 MODULUS_128 = (1 << 128) | 0x87
 L_BYTES = 8
+_POWERS = (1 << np.arange(8)).astype(np.uint8)  # of x
 
 
 @cache
@@ -71,13 +72,25 @@ def product(a: Array, b: Array) -> Array:
 
 
 def sum_of_products(a: Array, b: Array) -> Array:
-    """Multiply in L and add up along the second axis: two of (rows, n, ..., 8) to (rows, ..., 8)."""
-    wide = np.zeros((len(a), *a.shape[2:-1], 2 * L_BYTES - 1), np.uint8)
-    for row in range(len(a)):  # one row's products stay in the cache
-        for i in range(L_BYTES):
-            products = byte_product(a[row][..., i : i + 1], b[row])
-            wide[row, ..., i : i + L_BYTES] ^= np.bitwise_xor.reduce(products, axis=0)
-    return _reduced(wide)
+    """Multiply in L and add up along the second axis: two of (rows, n, ...) uint64 to (rows, ..., 8) bytes.
+
+    Bit j of coefficient i of a stands for y^i x^j. So all b whose a has that bit are added up first, and multiplied
+    then.
+    """
+    shape = (len(a), *a.shape[2:])
+    one, other = (np.swapaxes(each, 0, 1).reshape(a.shape[1], -1) for each in (a, b))
+    chosen = np.empty((8 * L_BYTES, one.shape[1]), np.uint64)
+    for part in blocks(one):
+        for bit in range(8 * L_BYTES):
+            picked = (one[:, part] >> np.uint64(bit)) & np.uint64(1)
+            picked *= other[:, part]
+            np.bitwise_xor.reduce(picked, axis=0, out=chosen[bit, part])
+    by_bit = unwords(chosen).reshape(L_BYTES, 8, -1, L_BYTES)
+    by_coefficient = np.bitwise_xor.reduce(byte_product(by_bit, _POWERS[:, None, None]), axis=1)
+    wide = np.zeros((one.shape[1], 2 * L_BYTES - 1), np.uint8)
+    for i, coefficient in enumerate(by_coefficient):
+        wide[:, i : i + L_BYTES] ^= coefficient
+    return _reduced(wide).reshape(*shape, L_BYTES)
 
 
 def _reduced(wide: Array) -> Array:

@@ -55,9 +55,11 @@ class PartyKey(NamedTuple):
 
 
 class PreparedRun(NamedTuple):
-    """What party p computed of a bundle: its layers; row by row the shares of a verdict, of which a run uses the first
-    row's, and the masks of proofs, which it adds up; and the keys that the client will learn."""
+    """What party p computed of a bundle: its share of the mask of what a client shares (rows, values of one input); its
+    layers; row by row the shares of a verdict, of which a run uses the first row's, and the masks of proofs, which it
+    adds up; and the keys that the client will learn."""
 
+    inputs: Array
     layers: dict[str, Any]
     verdicts: list[Verdict]
     masks: list[proofs.ProofMask]
@@ -206,7 +208,7 @@ def prepare(
         ready[layer.name], masks[layer.name] = protocol_of(layer).prepare(holder_of(layer.name), layer, *read)
     source, corrections = stream.at(VERDICT), sent.get(VERDICT, {})
     verdicts = claims.prepare_verdicts(key.party, source, rows, corrections)
-    return PreparedRun(ready, verdicts, proofs.prepare_mask(points, key.party, source, rows, corrections), keys)
+    return PreparedRun(given, ready, verdicts, proofs.prepare_mask(points, key.party, source, rows, corrections), keys)
 
 
 def run(
@@ -235,7 +237,7 @@ def evaluate(
 ) -> Session[PartyAnswer]:
     """Run all layers without the check."""
     party, ready = RunningParty(WORD, key.party, key.one, weights), prepared.layers
-    given = yield from alone(_open_input(x, answers.input_mask(WORD, prepared.keys, plan.input.shared_size)))
+    given = yield from alone(_open_input(x, prepared.inputs))
     result = yield from evaluation.evaluate(plan, party, ready, _inputs(plan, given))
     if (last := _last(plan)) is not None:
         lift = ready[OUTPUT]

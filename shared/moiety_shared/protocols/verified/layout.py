@@ -24,7 +24,8 @@ from moiety_shared.protocols.verified.claims import Nonces, Standing
 from moiety_shared.ring import Array
 
 RECORDS, NUMBERS = "/records", "/rows"
-"""Beside the layers, in a bundle's arrays: the dealer's signature of each row's record, and each row's number."""
+"""Beside the layers, in a bundle's arrays: the dealer's signature of each row's record; and each row's number, and
+where it lies prepared, None as long as it is not."""
 
 Parts = dict[str, tuple[Correction, ...]]
 

@@ -89,6 +89,11 @@ class SecretPoint:
             except ValueError:
                 attempt += 1
 
+    @cached_property
+    def last_inverse(self) -> Array:
+        """1 / the last polynomial of the basis at zeta, (8,)."""
+        return fields.inverse(self.whole[-1])
+
     @staticmethod
     def _basis(points: Array, zeta: Array) -> Array:
         apart = points[:, None] ^ points[None, :]

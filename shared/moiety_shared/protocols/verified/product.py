@@ -31,7 +31,6 @@ from moiety_shared.protocols.verified.claims import ClaimSums
 from moiety_shared.protocols.verified.dealing import AuthenticDealer, AuthenticHolder
 from moiety_shared.protocols.verified.layer import LayerDealer, LayerHolder, RunningParty, VerifiedWeights
 from moiety_shared.protocols.verified.wires import Authentic, DealtWire
-from moiety_shared.protocols.verified.word import PIECE_BITS
 from moiety_shared.ring import Array
 
 _NONE = np.zeros(0)  # of a weight that there is not
@@ -56,10 +55,10 @@ def prepare_weight(
     """Make party p's constants of w^ and b^, and of its halves of s, all int64 of 32 bits by "weight" and "bias"."""
     if "weight" not in masked:
         return VerifiedWeights(_NONE, _NONE, masked["bias"], _NONE)
-    weight, half, width = masked["weight"], halves["weight"], min(PIECE_BITS, holder.word.limb)
-    tags = [piece.astype(np.float64) for piece in holder.word.pieces(holder.tag("weight", half.shape), width)]
+    weight, half = masked["weight"], halves["weight"]
+    tags = holder.word.wrap(holder.tag("weight", half.shape)).astype(np.float64)
     local = (holder.party * weight - half).astype(np.float64)
-    return VerifiedWeights(weight.astype(np.float64), local, masked.get("bias"), np.stack(tags))
+    return VerifiedWeights(weight.astype(np.float64), local, masked.get("bias"), tags)
 
 
 def deal(dealer: LayerDealer, layer: Weighted, x: DealtWire) -> DealtWire:

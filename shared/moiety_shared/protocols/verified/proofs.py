@@ -29,7 +29,7 @@ def deal_mask(
     sent = _at(alices, basis[1])
     bobs[:, -1] = 0
     missing = streams[0].words("mask at point", (rows, *_L), np.uint8) ^ _at(bobs, basis[0])
-    return {"mask at point": sent, "mask end": fields.product(missing, fields.inverse(basis[0][-1:]))}
+    return {"mask at point": sent, "mask end": fields.product(missing, keys[0].last_inverse)}
 
 
 def prepare_mask(

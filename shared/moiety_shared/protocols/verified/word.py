@@ -6,9 +6,8 @@ cut into pieces so short that no sum of products leaves int64, or the 53 bits of
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 
@@ -82,21 +81,35 @@ class Word:
         return self.parted(lower, np.frombuffer(flat, np.uint8, count, 8 * count).reshape(shape))
 
     def multiply(self, a: Array, b: Array) -> Array:
-        """Multiply words with words, element by element; shapes broadcast behind the limb axis."""
-        return self._product(a, b, np.multiply)
+        """Multiply words with words, element by element; shapes broadcast behind the limb axis.
+
+        The product of the lower limbs is cut in two, so that int64 holds both parts. What belongs into the upper limb
+        may wrap: 2^64 is a multiple of 2^limb.
+        """
+        one, other, half, rest = self.wrap(a), self.wrap(b), self.limb // 2, self.limb - self.limb // 2
+        lower, upper = (one[:1] * part for part in (other[:1] & ((1 << half) - 1), other[:1] >> half))
+        low = lower + ((upper & ((1 << rest) - 1)) << half)
+        high = (upper >> rest) + one[:1] * other[1:] + one[1:] * other[:1]
+        return self.wrap(np.concatenate((low, high)))
 
     def dot(self, a: Array, b: Array) -> Array:
-        """Sum the products of words along the last axis: two of (2, ..., n) to (2, ...). n is below 2^24."""
-        return self._product(a, b, lambda x, y: np.einsum("...n,...n->...", x, y))
+        """Sum the products of words along the last axis: two of (2, ..., n) to (2, ...)."""
+        return self.matmul(a[..., None, :], b[..., None, :])[..., 0, 0]
 
     def matmul(self, a: Array, b: Array) -> Array:
-        """Multiply matrices of words, a b^T: (2, ..., n, d) and (2, ..., m, d) to (2, ..., n, m). d is below 2^24."""
-        return self._product(a, b, lambda x, y: np.einsum("...nd,...md->...nm", x, y))
+        """Multiply matrices of words, a b^T: (2, ..., n, d) and (2, ..., m, d) to (2, ..., n, m).
 
-    def _product(self, a: Array, b: Array, times: Callable[[Array, Array], Array]) -> Array:
+        Each word is four pieces. Where pieces have the same place in the result, their products are added up as one
+        matrix product, d pieces after d.
+        """
         width = self.limb // 2
-        one, other = list(self.pieces(a, width)), list(self.pieces(b, width))
-        columns = [reduce(np.add, (times(one[i], other[k - i]) for i in range(k + 1))) for k in range(4)]
+        one = np.stack(list(self.pieces(a, width)), axis=-2).astype(np.float64)
+        other = np.stack(list(self.pieces(b, width))[::-1], axis=-2).astype(np.float64)
+        columns = list[Array]()
+        for k in range(4):
+            left, right = one[..., : k + 1, :], other[..., 3 - k :, :]
+            left, right = (part.reshape(*part.shape[:-2], -1) for part in (left, right))
+            columns.append(exact_matmul(left, right.swapaxes(-1, -2), 2 * width))
         return self.wrap(self.placed(columns, width))
 
     def pieces(self, words: Array, width: int) -> Iterator[Array]:
