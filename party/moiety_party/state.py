@@ -188,9 +188,12 @@ class State:
         """Say how an upload's checks went. Returns False, and changes nothing, unless it was `before`, under this
         key."""
         same = (_standings.c.upload_id == upload_id) & (_standings.c.key_id == key_id) & (_standings.c.state == before)
+        moved = update(_standings).where(same).values(state=after)
         with self._db.write() as db:
-            insert_new(db, _standings, {"upload_id": upload_id, "key_id": upload_id, "state": "good"})
-            return db.execute(update(_standings).where(same).values(state=after)).rowcount == 1
+            if db.execute(moved).rowcount == 1:
+                return True
+            fresh = {"upload_id": upload_id, "key_id": upload_id, "state": "good"}
+            return insert_new(db, _standings, fresh) and db.execute(moved).rowcount == 1
 
     def rekey(self, upload_id: str, key_id: str) -> None:
         """The owner gave an upload another key, under which no check failed. Changes nothing when it has that key."""

@@ -101,8 +101,8 @@ def aligned(x: Array) -> Array:
     return given.clone().numpy() if given.data_ptr() % _ALIGNED else x
 
 
-def blocks(values: Array) -> Iterator[slice]:
-    """Yield the columns of (rows, n) in parts whose temporaries stay in the cache."""
+def blocks(values: Array, times: int = 1) -> Iterator[slice]:
+    """Yield the columns of (rows, n) in parts whose temporaries, `times` as large, stay in the cache."""
     rows, n = values.shape
-    step = max(_BLOCK // max(rows, 1), 1)
+    step = max(_BLOCK // max(rows * times, 1), 1)
     return (slice(at, min(at + step, n)) for at in range(0, n, step))

@@ -79,14 +79,14 @@ def sum_of_products(a: Array, b: Array) -> Array:
     """
     shape = (len(a), *a.shape[2:])
     one, other = (np.swapaxes(each, 0, 1).reshape(a.shape[1], -1) for each in (a, b))
-    chosen = np.empty((8 * L_BYTES, one.shape[1]), np.uint64)
-    for part in blocks(one):
-        for bit in range(8 * L_BYTES):
-            picked = (one[:, part] >> np.uint64(bit)) & np.uint64(1)
-            picked *= other[:, part]
-            np.bitwise_xor.reduce(picked, axis=0, out=chosen[bit, part])
-    by_bit = unwords(chosen).reshape(L_BYTES, 8, -1, L_BYTES)
-    by_coefficient = np.bitwise_xor.reduce(byte_product(by_bit, _POWERS[:, None, None]), axis=1)
+    picked, places = np.empty((L_BYTES, 8, one.shape[1]), np.uint64), np.arange(8, dtype=np.uint64)[:, None, None]
+    for part in blocks(one, 8):
+        for i in range(L_BYTES):
+            bits = one[:, part] >> (places + np.uint64(8 * i))
+            bits &= np.uint64(1)
+            bits *= other[:, part]
+            np.bitwise_xor.reduce(bits, axis=1, out=picked[i, :, part])
+    by_coefficient = np.bitwise_xor.reduce(byte_product(unwords(picked), _POWERS[:, None, None]), axis=1)
     wide = np.zeros((one.shape[1], 2 * L_BYTES - 1), np.uint8)
     for i, coefficient in enumerate(by_coefficient):
         wide[:, i : i + L_BYTES] ^= coefficient

@@ -12,8 +12,8 @@ The claim: (x^ - r)(w^ - s) = x^ w^ - x^ s - r w^ + r s is linear in tagged valu
 So a party's part of the check is the formula for y^ run on tags, with Delta_p for the public 1, and then a combination
 of all rows and outputs. With X = psi x^ that takes no matrix product:
 
-    sigma_p = Delta_p (X w^ chi + (sum psi) b^ chi - psi y^ chi)
-              - X [tag s]_p chi - psi [tag r]_p w^ chi + psi [tag z]_p chi
+    sigma_p = Delta_p ((sum psi) b^ chi - psi y^ chi) + psi [tag z]_p chi
+              + X (Delta_p w^ - [tag s]_p) chi - psi [tag r]_p w^ chi
 
 and sigma_0 + sigma_1 = 0 if y^ is right. A tag of s_b is not needed: rho contains it. Places outside of a picture have
 x^ = 0 and no mask.
@@ -121,10 +121,12 @@ class ProductClaim:
     def settle(self, check: ClaimSums, mine: Array, opened: Array) -> None:
         layer, weights, word = self.layer, self.weights, check.word
         coins = check.coins.combination(layer.name, len(self.x) * places(layer), outputs(layer))
-        whole, masked = coins.inputs(layer, word.of(self.x), word.low), coins.of_weight(layer, weights.masked)
-        public = word.dot(whole, masked) - coins.both(by_place(layer, opened))
+        public = -coins.both(by_place(layer, opened))
         if weights.bias is not None:
             public += word.multiply(coins.row_sum(), coins.over_columns(word.of(weights.bias)[:, None]))
-        sigma = word.multiply(self.one[:, None], public) - word.dot(whole, coins.of_tags(layer, weights.tags))
-        sigma -= word.dot(coins.inputs(layer, self.prepared.read, word.bits), masked)
-        check.add_words(sigma + coins.both(by_place(layer, self.prepared.tag)))
+        sigma = word.multiply(self.one[:, None], public) + coins.both(by_place(layer, self.prepared.tag))
+        whole, read = coins.inputs(layer, word.of(self.x), word.low), coins.inputs(layer, self.prepared.read, word.bits)
+        masked, tags = coins.of_weight(layer, weights.masked), coins.of_tags(layer, weights.tags)
+        factors = word.multiply(self.one[:, None, None], masked) - tags, masked
+        sigma += word.dot(np.concatenate((whole, -read), axis=-1), np.concatenate(factors, axis=-1))
+        check.add_words(sigma)
