@@ -196,6 +196,21 @@ def test_without_a_network_the_page_stays_and_says_so(page: Page) -> None:
     answered(page, "7")
 
 
+def test_an_answer_that_takes_long_is_waited_for_and_the_page_says_so(page: Page, site: Site) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(f"{site.deployment.url('alice')}/v1/predictions", hold)
+    draw(page, SEVEN)
+    expect(page.locator("#took")).to_contain_text("There is no answer yet: the page goes on asking")
+    (route,) = held
+    route.continue_()
+    answered(page, "7")
+    expect(page.locator("#took")).to_contain_text("from sealing your input")
+
+
 @SCHEMES
 def test_it_is_accessible_and_fits_a_phone(page: Page, axe: str) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
