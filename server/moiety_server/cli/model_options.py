@@ -162,9 +162,18 @@ class ModelOptions:
 
     def compiled(self, source: "ModelSource") -> "Compiled":
         """Compile the model. Raises NotServable; typer.BadParameter for a value that an option does not have."""
+        from moiety_server.compiler.ir import NotServable
+
         ring = self.ring or (32 if self.verified else None)  # the only one in which runs are verified yet
         reveal = _one_of("--reveal", self.reveal, _REVEALS)
-        compiled = source.compile(reveal=reveal, top=self.top, ring_bits=ring, headroom=self.headroom)
+        try:
+            compiled = source.compile(reveal=reveal, top=self.top, ring_bits=ring, headroom=self.headroom)
+        except NotServable as error:
+            if self.ring or not self.verified:
+                raise
+            raise NotServable(
+                f"{error}. Verified models have a ring of 32 bits: 64 are there without --verified"
+            ) from None
         return compiled.verified() if self.verified else compiled
 
 
