@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 from moiety_local.deployment import Deployment
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
+_LONG = ("model-owner", "tables")  # they train and publish for a minute or two
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -64,7 +65,13 @@ def run(notebook: nbformat.NotebookNode, folder: Path, deployment: Deployment) -
     return copy
 
 
-@pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.long] if path.stem in _LONG else [])
+        for path in sorted(TUTORIALS.glob("*.ipynb"))
+    ],
+)
 def test_a_tutorial_runs_and_prints_what_it_shows(
     path: Path, deployment: Deployment, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -93,6 +93,7 @@ def nginx() -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no nginx here: run make nginx")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("nginx")
 def test_two_replicas_of_each_party_and_one_of_each_is_killed(
     tmp_path: Path, postgres: Postgres, digits: tuple[np.ndarray, np.ndarray]

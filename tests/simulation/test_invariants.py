@@ -37,9 +37,8 @@ Scenario = Callable[[World], Awaitable[None]]
 PartyRole = Literal["alice", "bob"]
 
 
-on_both = pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
-# The same, but on PostgreSQL it takes a minute or two: `make test-simulation`.
-on_both_at_leisure = pytest.mark.parametrize(
+# PostgreSQL's turn takes a minute or two of most: `make test-simulation`. Replicas share one in every run.
+on_both = pytest.mark.parametrize(
     "server", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True
 )
 
@@ -116,7 +115,7 @@ def test_restart(root: Path, detector: Detector, role: Role, server: Postgres | 
     simulate(root, detector, scenario, server)
 
 
-@on_both_at_leisure
+@on_both
 @pytest.mark.parametrize("role", ["alice", "bob"])
 def test_crash_in_the_middle_of_runs(root: Path, detector: Detector, role: PartyRole, server: Postgres | None) -> None:
     async def scenario(w: World) -> None:
@@ -242,7 +241,7 @@ def test_cloned(root: Path, detector: Detector, role: PartyRole, server: Postgre
 # Replicas: lives that share a folder of keys, a database and a store.
 
 
-@on_both
+@pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
 def test_replicas(root: Path, detector: Detector, server: Postgres | None) -> None:
     """Two alices, and then two bobs as well, behind one address each."""
 

@@ -147,7 +147,7 @@ def test_another_input_is_noticed_by_the_client_alone(
 
 
 @pytest.mark.parametrize("liar", ["alice", "bob"])
-@pytest.mark.parametrize("frame", [3, 6, 7, 8, 9])
+@pytest.mark.parametrize("frame", [3, *(pytest.param(frame, marks=pytest.mark.long) for frame in (6, 7, 8)), 9])
 def test_who_breaks_off_after_the_coins_ends_the_upload(root: Path, detector: Detector, liar: str, frame: int) -> None:
     """Or it would draw coins until it liked them. Before them it has learned nothing, and the request runs again."""
 
@@ -247,7 +247,7 @@ def test_a_client_cannot_cause_a_failed_check(root: Path, detector: Detector) ->
     simulate(root, detector, scenario)
 
 
-@pytest.mark.parametrize("liar", [0, 1], ids=["alice", "bob"])
+@pytest.mark.parametrize("liar", [pytest.param(0, id="alice", marks=pytest.mark.long), pytest.param(1, id="bob")])
 @pytest.mark.parametrize("what", ["result", "key", "place", "signature"])
 def test_a_client_notices_what_a_party_tells_it(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, liar: int, what: str
