@@ -117,14 +117,16 @@ class Upload:
         def dither(name: str, value: Array) -> Array:
             layer = layers[name]
             assert isinstance(layer, Lookup)
-            return bundle.masks[name].reshape(value.shape) & ((1 << layer.shift) - 1)
+            low: Array = bundle.masks[name].reshape(value.shape) & ((1 << layer.shift) - 1)
+            return low
 
         def masked(name: str, value: Array) -> Array:
             layer, mask = layers[name], bundle.masks[name].reshape(value.shape)
             if isinstance(layer, Normalise):
                 return (value + mask).astype(value.dtype)
             assert isinstance(layer, Lookup)
-            return (value + (mask >> layer.shift)) & ((1 << layer.opened_bits) - 1)
+            opened_value: Array = (value + (mask >> layer.shift)) & ((1 << layer.opened_bits) - 1)
+            return opened_value
 
         y = reference.run(self.plan, x, self.weights, dither, opened=masked)
         return y.sum(axis=0, keepdims=True, dtype=y.dtype) if self.plan.output.kind == "count" else y

@@ -14,8 +14,8 @@ from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.waves import Waves
 from moiety_shared.ring import Array
-from tests.protocols.verified.running import Bundle, Upload, accepted, drive
-from tests.protocols.verified.test_layers import changed, flipped, stored
+from tests.protocols.verified.running import Bundle, Upload, accepted, drive, stored
+from tests.protocols.verified.test_layers import CHECK, changed, flipped
 
 TOKENS, WIDTH = 3, 4
 
@@ -54,12 +54,19 @@ def test_an_honest_run_is_bit_exact_and_at_the_stated_cost() -> None:
 def test_no_lie_in_a_message_is_accepted(liar: int) -> None:
     """One bit of each opening behind the input's, in all rounds."""
     up, x, bundle = dealt(2)
-    sent: list[tuple[int, int]] = []
-    drive(up.sessions(bundle, x), liar, lambda at, place, raw: (sent.append((at, place)), raw)[1])
-    last = max(at for at, _ in sent) - 3  # the check begins there
-    for where in [place for place in sent if 0 < place[0] < last]:
-        outcome = drive(up.sessions(bundle, x), liar, lambda at, place, raw, of=where: flipped(raw, (at, place) == of))
-        assert outcome.answers[1 - liar] is None, where
+    sent = list[tuple[int, int]]()
+
+    def watched(at: int, place: int, raw: bytes) -> bytes:
+        sent.append((at, place))
+        return raw
+
+    check = drive(up.sessions(bundle, x), liar, watched).rounds - CHECK
+    for where in [place for place in sent if 0 < place[0] < check]:
+
+        def tamper(at: int, place: int, raw: bytes, where: tuple[int, int] = where) -> bytes:
+            return flipped(raw, (at, place) == where)
+
+        assert drive(up.sessions(bundle, x), liar, tamper).answers[1 - liar] is None, where
 
 
 @pytest.mark.long

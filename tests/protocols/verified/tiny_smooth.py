@@ -28,7 +28,7 @@ PIECES = Pieces.model_construct(
 NORMAL = Normalise.model_construct(
     name="n", input="l", shape=(1,), shift=0, opened_bits=2, range_bits=1, digit_bits=1, hinges=(1,)
 )
-SMOOTH = {"waves": WAVES, "powers of two": POWERS, "pieces": PIECES}
+SMOOTH: dict[str, Summed] = {"waves": WAVES, "powers of two": POWERS, "pieces": PIECES}
 SMOOTH_VIEWS = 1 << 2 + 4 + 1
 NORMAL_VIEWS = 1 << 2 + 1 + 1 + 3 * 4 + 1
 
