@@ -168,7 +168,7 @@ page: client/js/node_modules/.installed
 	cd client/js && npm run build --silent && cp dist/index.js ../../server/moiety_server/web/client.js && \
 	  cp dist/LICENSES.txt ../../server/moiety_server/web/client.LICENSES.txt
 
-# What CI has no time for: an upgrade from 0.1, the wheel's own demo, two tutorials, ONNX's own tests, several deployments; half an hour.
+# What CI has no time for: an upgrade from 0.1, the wheel's own demo, three tutorials, ONNX's own tests, several deployments; half an hour.
 test-long: $(VENV)/.installed
 	$(BIN)/pytest -m "long and not compose" --no-header -rA
 

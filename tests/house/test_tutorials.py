@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from moiety_local.deployment import Deployment
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
-_LONG = ("model-owner", "tables")  # they train and publish for a minute or two
+_LONG = ("model-owner", "tables", "texts")  # they train and publish for a minute or two
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 

@@ -15,7 +15,7 @@ from moiety_shared.ring import Array, Ring
 from tests.protocols.running import Run, integers, plan_of
 
 torch_examples = settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
 )

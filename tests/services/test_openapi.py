@@ -71,7 +71,7 @@ def test_answers_are_those_of_the_document(
 
 
 def attempt(cases: "st.SearchStrategy[schemathesis.Case]", one: Callable[[schemathesis.Case], object]) -> None:
-    @settings(max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(cases)
     def run(case: schemathesis.Case) -> None:
         one(case)

@@ -30,7 +30,7 @@ def test_a_relu_shows_a_liar_nothing(liar: int) -> None:
     assert_one_histogram(relu_views(liar), RELU_VIEWS)
 
 
-@PARTIES
+@pytest.mark.parametrize("liar", [pytest.param(0, id="alice", marks=pytest.mark.long), pytest.param(1, id="bob")])
 def test_a_convolution_shows_a_liar_nothing(liar: int) -> None:
     assert_one_histogram(conv_views(liar), CONV_VIEWS)
 
