@@ -101,10 +101,10 @@ class TableClaim:
         layer, size, number = self.layer, 1 << self.layer.opened_bits, 0
         index = (self.t.astype(np.int64)[:, None] - np.arange(size)[:, None]) % size  # of f, for each r
         for values, width in zip(layer.values, layer.widths, strict=True):
-            found = (np.array(values, dtype=np.int64) - min(values)).take(index)
+            above = np.array(values, dtype=np.int64) - min(values)
             for place in range(width):
-                chosen = np.zeros((len(index), size + 1, layer.size), np.uint8)
-                chosen[:, :size], chosen[:, size] = found >> place & 1, 1
+                chosen = np.ones((len(index), size + 1, layer.size), np.uint8)
+                chosen[:, :size] = (above >> place & 1).astype(np.uint8).take(index)
                 planes = [*range(size), size + number]
                 ready = ProvableBits(self.ready.further[:, planes], self.ready.at_point[:, planes])
                 prove(check, f"{layer.name}/{number}", ready, chosen, (mine ^ opened)[:, number])
