@@ -71,7 +71,8 @@ def counting() -> Plan:
 
 SQUARES = tuple(value * value - 100_000 for value in range(32))
 WAVES = tuple(Wave(cosine=c, sine=s, table_bits=11) for c, s in ((2900, -700), (0, 1300), (-450, 1)))
-POWERS: dict[str, Any] = {"octave_bits": 9, "span_bits": 12, "top": 4000, "height_bits": 18, "table_bits": 10}
+# Its domain, -3144 to 3000, holds all that weights of 5 bits make of 5 inputs of 6.
+POWERS: dict[str, Any] = {"octave_bits": 9, "span_bits": 11, "top": 3000, "height_bits": 18, "table_bits": 10}
 PIECES: dict[str, Any] = {
     "frac_bits": 5, "lowest": 40, "piece_bits": 6, "degree": 2, "value_bits": 14, "table_bits": 12,
 }  # fmt: skip
