@@ -212,11 +212,12 @@ $(VENV)/.demo: pyproject.toml requirements/torch.txt
 	command -v uv && uv pip install --python $(BIN)/python --torch-backend cpu $(DEMO) || $(BIN)/python -m pip install $(DEMO)
 	touch $@
 
+# pip chooses the build of PyTorch, of which there are several; uv installs the other 250 packages, in seconds for minutes.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --upgrade pip uv
 	$(BIN)/python -m pip install --quiet --progress-bar off "torch>=2.13" "torchvision>=0.29"
-	$(BIN)/python -m pip install --quiet --progress-bar off -e ".[all,dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[all,dev]"
 	touch $@
 
 clean:
