@@ -37,7 +37,7 @@ demo: $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.demo)
 	$(BIN)/moiety demo
 
 # In two halves beside one another, since tests wait for processes more than they compute; each always in the same order.
-HALF := $(addprefix tests/,compat compiler house protocols server shared simulation)
+HALF := $(addprefix tests/,client compat compiler house protocols server shared simulation)
 test: $(VENV)/.installed
 	$(BIN)/pytest $(HALF) >half.log 2>&1 & half=$$!; \
 	  $(BIN)/pytest $(addprefix --ignore=,$(HALF)); rest=$$?; \
@@ -168,7 +168,7 @@ page: client/js/node_modules/.installed
 	cd client/js && npm run build --silent && cp dist/index.js ../../server/moiety_server/web/client.js && \
 	  cp dist/LICENSES.txt ../../server/moiety_server/web/client.LICENSES.txt
 
-# What CI has no time for: an upgrade from 0.1, the wheel's own demo, three tutorials, ONNX's own tests, several deployments; half an hour.
+# What CI has no time for: an upgrade from 0.1, the wheel's own demo, three tutorials, ONNX's own tests, several deployments; most of an hour.
 test-long: $(VENV)/.installed
 	$(BIN)/pytest -m "long and not compose" --no-header -rA
 
@@ -177,7 +177,7 @@ test-simulation: $(VENV)/.installed
 	$(BIN)/pytest tests/simulation --steps 300 -m 'long or not long'
 
 docs-integrity: $(VENV)/.installed
-	$(BIN)/pytest tests/simulation/test_flips.py --rewrite
+	$(BIN)/pytest tests/simulation/test_flips.py --rewrite -m long
 
 # The site, into site/; a warning is an error. And what the documentation takes from the program: reference, pictures,
 # and what the tutorials' notebooks print.

@@ -12,6 +12,8 @@ from moiety_client.client import Client
 from moiety_local.deployment import Deployment
 from tests.deployment.table_models import Case, cases
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, deployment: Deployment) -> Iterator[list[Case]]:

@@ -13,7 +13,7 @@ from tests.compiler import test_tokens
 from tests.compiler.test_tokens import PAD, Masked, ids
 
 
-@pytest.mark.parametrize("tokenizer", [False, True])
+@pytest.mark.parametrize("tokenizer", [pytest.param(False, marks=pytest.mark.long), True])
 def test_ids_of_any_length_get_the_models_answers(
     deployment: Deployment, client: Client, tmp_path: Path, tokenizer: bool
 ) -> None:

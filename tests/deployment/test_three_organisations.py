@@ -129,11 +129,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
             one.stop()
 
 
+@pytest.mark.long
 def test_the_client_gets_its_label(told: Told) -> None:
     assert list(told.organisations) == ["the owner", "A", "B", "C", "the client"]
     assert re.search(r"7\.png +7\s*$", told.said["the client"]), told.said
 
 
+@pytest.mark.long
 def test_nobody_holds_what_the_page_does_not_give_them(told: Told) -> None:
     def secrets(name: str) -> set[str]:
         return {path.name for path in (told.organisations[name].folder / "keys").iterdir()}
@@ -144,6 +146,7 @@ def test_nobody_holds_what_the_page_does_not_give_them(told: Told) -> None:
     assert {"7.png", "clinic-7.json", "clinic-7.pem", "clinic-7.pub"} <= held and "keys" not in held
 
 
+@pytest.mark.long
 def test_connections_are_those_that_the_page_opens_in_firewalls(told: Told) -> None:
     opened: dict[str, set[int]] = {name: set() for name in told.organisations}
     for source, port in re.findall(r"^\| (.+?) \| .+? \| (77\d\d) \| .+ \|$", _PAGE, re.MULTILINE):

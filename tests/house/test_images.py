@@ -125,6 +125,7 @@ def test_an_image_is_built_from_what_is_needed_alone() -> None:
     assert "*" in lines and kept == {"pyproject.toml", "README.md", "LICENSE", "requirements", "shared", *ROLES}
 
 
+@pytest.mark.long
 def test_the_bill_of_materials_is_of_all_that_is_locked() -> None:
     made = subprocess.run(
         ["make", "--old-file=.venv/.installed", "sbom", f"BIN={Path(sys.executable).parent}"],

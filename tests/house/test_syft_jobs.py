@@ -77,6 +77,7 @@ def access(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> 
     deployment.run("withdraw", "mnist-count", "1")
 
 
+@pytest.mark.long
 def test_the_page_runs_as_printed(
     access: Path, digits: tuple[np.ndarray, np.ndarray], tmp_path: Path, environment: dict[str, str]
 ) -> None:

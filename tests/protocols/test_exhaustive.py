@@ -13,8 +13,12 @@ from tests.protocols.cases import CASES, compared, ranked
 from tests.protocols.exhaustion import Case, check
 from tests.protocols.functionality import functionality, functionality_beyond
 
+_LONG = ("pieces: cubics, 5 bits", "pool: 2 x 2")
 
-@pytest.mark.parametrize("name", CASES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in _LONG else []) for name in CASES]
+)
 def test_exact_and_private(name: str) -> None:
     check(CASES[name])
 
