@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from moiety_client import inputs, tables, tokens
 from moiety_client.answers import Prediction
@@ -162,7 +163,8 @@ def _refused(entry: Entry, given: Any) -> InvalidInput:
 
 
 def pictures() -> Cases:
-    """Raw pixels of the model's size, (rows, height, width) or (rows, height, width, 3), flat and in that order."""
+    """Raw pixels of the model's size, (rows, height, width) or (rows, height, width, 3), flat and in that order; and
+    pictures of other sizes: red, green, blue and opacity."""
     grey = Preprocessing(channels=1, size=(4, 5), mean=(0.1307,), std=(0.3081,))
     light = grey.model_copy(update={"polarity": "light-on-dark"})
     colour = Preprocessing(channels=3, size=(2, 3), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -178,9 +180,28 @@ def pictures() -> Cases:
             encoded = inputs.encode(entry, pixels.reshape(shape))
         told = {"preprocessing": how.model_dump(mode="json"), "pixels": pixels.tobytes().hex()}
         cases.append(_input(entry.plan) | told | {"rows": rows, "elements": texts(encoded)})
-    refused = [_input(_plan(20, -3.0, 3.0, 9)) | {"preprocessing": grey.model_dump(mode="json"), "pixels": "00" * 19}]
+    for how, width, height in (
+        (grey, 9, 7),
+        (grey.model_copy(update={"interpolation": "bicubic"}), 3, 2),
+        (grey.model_copy(update={"resize": 7}), 13, 8),
+        (colour, 40, 30),
+        (colour.model_copy(update={"resize": 5, "interpolation": "bicubic"}), 23, 31),
+        (colour.model_copy(update={"resize": 7}), 4, 3),
+    ):
+        entry = _entry(_plan(how.channels * how.size[0] * how.size[1], -3.0, 3.0, 9), how)
+        data = drawn(f"picture {width} {height} {how.interpolation}", 4 * width * height)
+        encoded = inputs.encode(entry, Image.frombytes("RGBA", (width, height), data))
+        told = {"preprocessing": how.model_dump(mode="json"), "picture": _picture(width, height, data)}
+        cases.append(_input(entry.plan) | told | {"rows": 1, "elements": texts(encoded)})
+    told = _input(_plan(20, -3.0, 3.0, 9)) | {"preprocessing": grey.model_dump(mode="json")}
+    refused = [told | {"pixels": "00" * 19}, told | {"picture": _picture(1, 17, b"\0" * 68)}]
     _refused(_entry(_plan(20, -3.0, 3.0, 9), grey), np.zeros((1, 19), np.uint8))
+    _refused(_entry(_plan(20, -3.0, 3.0, 9), grey), Image.new("RGBA", (1, 17)))
     return {"cases": cases, "refused": refused}
+
+
+def _picture(width: int, height: int, data: bytes) -> Case:
+    return {"width": width, "height": height, "data": data.hex()}
 
 
 def _table() -> Tabular:

@@ -23,6 +23,7 @@ import {
   UnknownModel,
   UntrustedEntry,
 } from "./errors.js";
+import { decoded } from "./decoding.js";
 import { type Bearer, type Call, Sealer } from "./exchange.js";
 import { encodeInputs } from "./inputs.js";
 import { type Others } from "./tables.js";
@@ -166,7 +167,7 @@ export class Client {
     }
     checkOffered(entry, options.canaries ?? 0);
     const vocabulary = await this.#vocabulary(entry, options.signal);
-    const own = encodeInputs(entry, input, options.columns ?? "strict", vocabulary);
+    const own = encodeInputs(entry, await decoded(input), options.columns ?? "strict", vocabulary);
     const [all, placed] = await mixed(entry, own, options.canaries ?? 0);
     const each = all.elements.length / all.rows;
     const parts: Float64Array[] = [];

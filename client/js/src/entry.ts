@@ -59,7 +59,10 @@ export interface Picture {
   size: [number, number];
   mean: number[];
   std: number[];
-  polarity: "light-on-dark" | "dark-on-light" | null;
+  /** The shorter side, before the middle is cut out; without it, the whole picture becomes `size`. */
+  resize?: number | null;
+  interpolation?: "bilinear" | "bicubic";
+  polarity?: "light-on-dark" | "dark-on-light" | null;
 }
 
 export interface Column {
@@ -209,6 +212,8 @@ function checkPreprocessing(found: unknown, plan: Plan): void {
     check(isShape(sides) && sides.length === 2 && (channels === 1 || channels === 3), "picture");
     check([mean, std].every((one) => list(one).length === channels && one.every(isNumber)), "picture");
     check(channels * size(sides) === wanted, "picture");
+    check((how.resize ?? null) === null || whole(how.resize, Math.max(...sides)), "picture");
+    oneOf(how.interpolation ?? "bilinear", "bilinear", "bicubic");
   } else if (how.kind === "table") {
     for (const one of list(how.columns).map(object)) {
       oneOf(one.kind, "number", "bins", "category");

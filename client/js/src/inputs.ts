@@ -2,7 +2,8 @@
  * Inputs, in the forms that programs have them, as ring elements.
  *
  * typed array, nested list         numbers of the model's own input, one input or several
- * Uint8Array, ImageData            pixels, exactly of the model's size; or a list of either
+ * Uint8Array                       pixels, exactly of the model's size; or a list of such
+ * ImageData                        a picture of any size; or a list of such
  * object, list of objects          the inputs of a model of several, by name; rows of a table, by column
  * list of ids, list of lists       ids of tokens, for a model that takes them
  */

@@ -1,8 +1,9 @@
-/** Raw pixels of exactly the model's size, as ring elements, by the model's own preprocessing. */
+/** Pixels as ring elements, by the model's own preprocessing. Pictures are resized and cut as the Python client does. */
 
 import { Elements, type Encoded, encode } from "./elements.js";
 import { encodingOf, type Picture, type Plan } from "./entry.js";
 import { InvalidInput } from "./errors.js";
+import { resized } from "./resizing.js";
 
 /** What a canvas gives: red, green, blue and opacity of each pixel. */
 export interface ImageDataLike {
@@ -15,6 +16,9 @@ type Pixels = Uint8Array | Uint8ClampedArray;
 const MIDDLE = 127.5;
 const BORDER = 16; // the border's width is this part of the picture's shorter side
 const LEVELS = 256;
+export const MAX_PIXELS = 50_000_000; // the largest photographs of a telephone
+const MOST_MADE = 2 ** 24; // pixels after resizing: 4096 x 4096, where models take 224 x 224
+const MOST_LONGER = 20; // times as long as what the model takes: it would see less than 1/20 of a longer picture
 
 export function isPixels(given: unknown): boolean {
   if (Array.isArray(given)) return given.length > 0 && given.every((one) => isBytes(one) || isImage(one));
@@ -57,7 +61,11 @@ export function pixelElements(how: Picture, plan: Plan, given: unknown): Encoded
 
 function wrongSize(how: Picture): InvalidInput {
   const wanted = `${how.size.join(" x ")} pixels${how.channels === 3 ? " of red, green and blue" : ""}`;
-  return new InvalidInput(`the model takes pictures of ${wanted}: draw the picture on a canvas of that size first`);
+  return new InvalidInput(`the model takes pictures of ${wanted}: pass so many bytes, or a picture, which the client resizes`);
+}
+
+export function tooLarge(): InvalidInput {
+  return new InvalidInput(`the picture has more than ${MAX_PIXELS} pixels: make it smaller`);
 }
 
 /** The ring elements of all 256 levels of a channel, in single precision as torchvision computes them. */
@@ -77,7 +85,7 @@ function levels(how: Picture, plan: Plan, channel: number): Elements {
 
 /** Whether a grey picture has the other polarity than the model takes: its border tells. */
 function isInverted(picture: Pixels, how: Picture): boolean {
-  if (how.polarity === null || how.channels !== 1) return false;
+  if ((how.polarity ?? null) === null || how.channels !== 1) return false;
   const [height, width] = how.size;
   const wide = Math.max(Math.floor(Math.min(height, width) / BORDER), 1);
   let [sum, count] = [0, 0];
@@ -90,19 +98,56 @@ function isInverted(picture: Pixels, how: Picture): boolean {
   return sum / count > MIDDLE !== (how.polarity === "dark-on-light");
 }
 
-/** The pixels of a canvas, over white where they are not opaque, in the model's colours. */
+/** The pixels that the model takes of a picture: in its colours, of its size, and the middle of it. Throws InvalidInput. */
 function ofImage(image: ImageDataLike, how: Picture): Pixels {
-  const [height, width] = how.size;
-  if (image.width !== width || image.height !== height || image.data.length !== 4 * width * height) throw wrongSize(how);
-  const made = new Uint8Array(width * height * how.channels);
+  const { width, height, data } = image;
+  if (data.length !== 4 * width * height || !data.length) throw new InvalidInput("pass four bytes for each pixel of the picture");
+  if (width * height > MAX_PIXELS) throw tooLarge();
+  const [across, down] = [width * how.size[0], height * how.size[1]];
+  if (Math.max(across, down) > MOST_LONGER * Math.min(across, down)) {
+    const text = `the picture has ${width} x ${height} pixels, more than ${MOST_LONGER} times as long as what the model takes`;
+    throw new InvalidInput(`${text}: cut out the part that the model needs`);
+  }
+  const size = resizedTo(image, how);
+  if (size[0] * size[1] > MOST_MADE) {
+    throw new InvalidInput(`the model wants the picture resized to more than ${MOST_MADE} pixels: cut out the part that the model needs`);
+  }
+  return cut(resized(coloured(image, how.channels), [height, width], size, how.interpolation ?? "bilinear"), size, how);
+}
+
+/** The height and width to resize to: of the shorter side as the model says, the longer one in proportion. */
+function resizedTo({ width, height }: ImageDataLike, { resize, size }: Picture): [number, number] {
+  const proportion = (side: number) => Math.max(Math.floor((resize! * side) / Math.min(width, height)), 1);
+  return (resize ?? null) === null ? size : [proportion(height), proportion(width)];
+}
+
+/** The picture over white where it is not opaque, in the model's colours, each step rounded as Pillow rounds it. */
+function coloured({ width, height, data }: ImageDataLike, channels: 1 | 3): Uint8Array {
+  const made = new Uint8Array(width * height * channels);
   for (let at = 0; at < width * height; at++) {
-    const opacity = image.data[4 * at + 3]!;
-    const [red, green, blue] = [0, 1, 2].map((channel) => {
-      const level = image.data[4 * at + channel]!;
-      return Math.round((level * opacity + (LEVELS - 1) * (LEVELS - 1 - opacity)) / (LEVELS - 1));
-    }) as [number, number, number];
-    if (how.channels === 3) made.set([red, green, blue], 3 * at);
-    else made[at] = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16; // ITU-R 601, as Pillow rounds it
+    const opacity = data[4 * at + 3]!;
+    const over = (channel: number) => {
+      const sum = 128 * (data[4 * at + channel]! * opacity + (LEVELS - 1) * (LEVELS - 1 - opacity)) + 0x4000;
+      return (((sum >> 8) + sum) >> 8) >> 7;
+    };
+    if (channels === 3) for (let channel = 0; channel < 3; channel++) made[3 * at + channel] = over(channel);
+    else made[at] = (over(0) * 19595 + over(1) * 38470 + over(2) * 7471 + 0x8000) >> 16; // ITU-R 601
   }
   return made;
+}
+
+/** Cuts the model's size out of the middle; half a pixel goes to the even side. */
+function cut(pixels: Uint8Array, [height, width]: [number, number], { size, channels }: Picture): Uint8Array {
+  const [top, left] = [middle(height - size[0]), middle(width - size[1])];
+  if (height === size[0] && width === size[1]) return pixels;
+  const made = new Uint8Array(size[0] * size[1] * channels);
+  for (let row = 0; row < size[0]; row++) {
+    const start = ((top + row) * width + left) * channels;
+    made.set(pixels.subarray(start, start + size[1] * channels), row * size[1] * channels);
+  }
+  return made;
+}
+
+function middle(spare: number): number {
+  return spare % 4 === 3 ? (spare + 1) / 2 : Math.floor(spare / 2);
 }

@@ -108,6 +108,13 @@ test("a canvas is taken as grey, and turned where it is dark on light", async ()
   assert.deepEqual(canvas.given, grey.given);
 });
 
+test("a picture file without a browser, and pixels that are none, say what to pass", async () => {
+  const client = await new Service(honest).client();
+  await assert.rejects(client.predict("small", new Blob([])), (error) => error instanceof errors.InvalidInput && /browsers/.test(error.message));
+  const short = { width: 2, height: 2, data: new Uint8Array(15) };
+  await assert.rejects(client.predict("small", short), (error) => error instanceof errors.InvalidInput && /four bytes/.test(error.message));
+});
+
 test("the very same request is sent again until it is answered", async () => {
   const service = new Service();
   service.next = [problem("randomness-exhausted", { retry_after: 0 }), new TypeError("no network"), problem("overloaded")];

@@ -3,6 +3,7 @@
 export { Prediction } from "../src/answers.js";
 export * from "../src/bytes.js";
 export { expand, fitsCanary, places } from "../src/canaries.js";
+export { decoded } from "../src/decoding.js";
 export { Elements, encode, fits, inRange } from "../src/elements.js";
 export * as errors from "../src/errors.js";
 export { Client } from "../src/client.js";

@@ -92,7 +92,10 @@ describe("elements", () => {
 });
 
 describe("inputs", () => {
-  const given = (found) => (found.pixels === undefined ? found.given : fromHex(found.pixels));
+  const given = ({ given, pixels, picture }) => {
+    if (picture) return { ...picture, data: fromHex(picture.data) };
+    return pixels === undefined ? given : fromHex(pixels);
+  };
   const encoded = (found) => {
     const vocabulary = found.table && new core.Vocabulary(found.preprocessing, fromHex(found.table));
     return core.encodeInputs(entryOf(found), given(found), "strict", vocabulary);
