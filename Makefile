@@ -37,7 +37,7 @@ demo: $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.demo)
 	$(BIN)/moiety demo
 
 # In two halves beside one another, since tests wait for processes more than they compute; each always in the same order.
-HALF := $(addprefix tests/,client compat compiler house protocols server shared simulation)
+HALF := $(addprefix tests/,compat compiler house protocols server shared simulation client)
 test: $(VENV)/.installed
 	$(BIN)/pytest $(HALF) >half.log 2>&1 & half=$$!; \
 	  $(BIN)/pytest $(addprefix --ignore=,$(HALF)); rest=$$?; \

@@ -45,7 +45,7 @@ class Ragged(Noisy):
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [pytest.param("inspect", "Branching", marks=pytest.mark.long), ("publish", "Ragged")],
+    [("inspect", "Branching"), pytest.param("publish", "Ragged", marks=pytest.mark.long)],
 )
 def test_nothing_of_torch_reaches_the_terminal(tmp_path: Path, command: str, name: str) -> None:
     """In a process of its own, because torch and Python's warnings write past what a test catches."""

@@ -9,6 +9,7 @@ from benchmarks import hostile
 from moiety_client.client import Client
 from moiety_local.deployment import Deployment
 
+pytestmark = pytest.mark.long
 CONNECTIONS = 300
 
 

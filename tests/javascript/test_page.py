@@ -166,7 +166,7 @@ def test_a_browser_decodes_pictures_as_the_python_client(
 
 
 def test_a_file_that_is_no_picture_says_what_to_pass(node: Node, browser: Browser) -> None:
-    with inside(browser) as page, pytest.raises(Error, match="InvalidInput.*pass PNG"):
+    with inside(browser) as page, pytest.raises(Error, match=r"InvalidInput.*pass PNG"):
         page.evaluate(_NO_PICTURE)
 
 

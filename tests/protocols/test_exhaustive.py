@@ -13,7 +13,7 @@ from tests.protocols.cases import CASES, compared, ranked
 from tests.protocols.exhaustion import Case, check
 from tests.protocols.functionality import functionality, functionality_beyond
 
-_LONG = ("pieces: cubics, 5 bits", "pool: 2 x 2")
+_LONG = ("pieces: cubics, 5 bits", "pieces: parabolas, 5 bits", "pool: 2 x 2", "top 2 of 3, words")
 
 
 @pytest.mark.parametrize(

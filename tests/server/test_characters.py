@@ -54,6 +54,7 @@ def test_the_tokenizer_takes_the_end_of_a_text() -> None:
         assert made.encode(text).ids == padded(text)
 
 
+@pytest.mark.long
 def test_parties_score_as_in_float() -> None:
     source = sources.load(characters.NAME)
     how = source.preprocessing
