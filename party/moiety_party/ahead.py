@@ -25,7 +25,7 @@ class Ahead:
     """Keeps the next bundles of a pool prepared.
 
     It prepares a bundle in a moment without runs, and at once when half of these bundles are not prepared. It waits
-    for `changed`, which the pool notifies whenever `rows` change.
+    for `changed`, which the pool notifies whenever `rows` change. It ends when a bundle cannot be prepared.
     """
 
     def __init__(self, rows: Rows, changed: asyncio.Condition, prepare: Prepare, quiet: Callable[[], bool]) -> None:
@@ -39,8 +39,8 @@ class Ahead:
 
     @property
     def done(self) -> bool:
-        """Whether all of the next bundles are prepared."""
-        return not self._missing()
+        """Whether no more bundles are prepared for now: the next ones are, or one could not be."""
+        return self._task.done() or not self._missing()
 
     def _missing(self) -> list[PreparedRows]:
         """Those of the next bundles that are not prepared, the next one first."""

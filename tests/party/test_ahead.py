@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
+import pytest
 
 from moiety_party.ahead import BUNDLES
 from moiety_party.pool import Pool
@@ -110,6 +111,21 @@ def test_rows_that_are_taken_first_are_handed_out_as_they_were_dealt() -> None:
             assert rows[NUMBERS][0].tolist() == [3, 4] and rows[NUMBERS][1].tolist() == ["prepared"] * 2
 
     run(scenario)
+
+
+def test_where_rows_cannot_be_prepared_runs_get_them_as_they_were_dealt(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(preparing: Preparing, alice: Pool) -> None:
+        async def broken(rows: PreparedRows) -> None:
+            raise ArithmeticError("secret")
+
+        preparing.prepare = broken
+        async with pool(preparing) as bob:
+            await until(lambda: bob.full)
+            assert (await bob.claim(0, 2))[NUMBERS][1].tolist() == [None, None]
+
+    run(scenario)
+    said = capsys.readouterr().out
+    assert said.count("not prepared") == 1 and "secret" not in said
 
 
 def test_what_is_prepared_goes_with_its_pool() -> None:
