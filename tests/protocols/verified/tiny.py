@@ -5,7 +5,7 @@ the honest party's are what is missing to the whole. So one histogram of what th
 included, for every secret means that she learns nothing, whatever she does.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product as every
 from typing import Any
@@ -226,9 +226,7 @@ def product_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[A
     tapes[1 - cheater].columns |= {"input": axes["half"], "product/0": axes["z0"], "product/1": axes["z1"]}
     tapes[cheater].columns |= {"input": np.full(rows, OWN % 4)}
     for w, half, key in every(range(4), range(4), keys):
-        delta = [WORD.of(np.array(value)) for value in ((OWN, key) if cheater == 0 else (key, OWN))]
-        for tape in tapes:
-            tape.drawn.clear()
+        delta = begun(tapes, cheater, key)
         s = np.array([[half + OWN % 4]])
         dealer = Whole(rows, WORD.wrap(delta[0] + delta[1]), tapes, {"l": {"weight": s, "bias": np.array([1])}})
         r = dealer.mask("input", (rows, 1))
@@ -268,14 +266,11 @@ def relu_views(cheater: int, keys: Sequence[int] = EVERY, layer: ReLU = RELU) ->
     }
     y, rho = np.array(secrets)[axes["y"]][:, None], WORD.of(axes["rho"][:, None])
     for key in keys:
-        delta = [WORD.of(np.array(value)) for value in ((OWN, key) if cheater == 0 else (key, OWN))]
-        for tape in tapes:
-            tape.drawn.clear()
+        delta = begun(tapes, cheater, key)
         dealer = Whole(rows, WORD.wrap(delta[0] + delta[1]), tapes, {})
         relu.deal(dealer, layer, DealtWire(WORD.lowest(rho)))
         holders = shared(dealer, cheater, ("result",))
-        for holder, looked_up in zip(holders, signs(dealer.looked_up, tapes, rows, cheater, layer), strict=True):
-            holder.looked_up = looked_up
+        look_up(holders, dealer, tapes, cheater, layer)
         liar = Liar(given, axes["strategy"])
         opened = WORD.wrap(WORD.of(y) + rho + WORD.of(liar.adds(0)[:, None]))
         liar.sees(integer(opened), WORD.bits)
@@ -283,28 +278,41 @@ def relu_views(cheater: int, keys: Sequence[int] = EVERY, layer: ReLU = RELU) ->
             relu.evaluate(running(party, delta), layer, relu.prepare(holder, layer, None)[0], WORD.lowest(opened))
             for party, holder in enumerate(holders)
         ]
-        openings = [next(step) for step in steps]
-        for message in (1, 2):  # bits
-            bits = openings[0].share ^ openings[1].share ^ (liar.adds(message)[:, None] & 1).astype(np.uint8)
-            liar.sees(bits, 1)
-            openings = [step.send(bits) for step in steps]
+        openings = after_bits(steps, liar)
         verdict(openings, opened_words(openings, liar, 3), liar, 4)
         for number, secret in enumerate(secrets):
             yield secret, liar.codes()[axes["y"] == number]
 
 
-def signs(
-    looked_up: Dealer, tapes: list[Tape], rows: int, cheater: int, layer: Comparison
-) -> list[tuple[Array, Array]]:
-    """Both parties' look-ups, of which the liar's are constant but for the 1 that bob holds."""
-    found = []
+def begun(tapes: list[Tape], cheater: int, key: int) -> list[Array]:
+    """Both parties' halves of Delta, the honest one's `key`, for another dealing from the same tapes."""
+    for tape in tapes:
+        tape.drawn.clear()
+    return [WORD.of(np.array(value)) for value in ((OWN, key) if cheater == 0 else (key, OWN))]
+
+
+def after_bits(steps: Sequence[Generator[Opening, Array, Any]], liar: Liar) -> list[Opening]:
+    """What both parties open after the looked-up bits and the signs, of which she sees both and may lie in both."""
+    openings = [next(step) for step in steps]
+    for message in (1, 2):
+        bits = openings[0].share ^ openings[1].share ^ (liar.adds(message)[:, None] & 1).astype(np.uint8)
+        liar.sees(bits, 1)
+        openings = [step.send(bits) for step in steps]
+    return openings
+
+
+def look_up(holders: Sequence[Any], dealer: Whole, tapes: list[Tape], cheater: int, layer: Comparison) -> None:
+    """Give both parties their look-ups, of which the liar's are constant but for the 1 that bob holds."""
+    rows, found = dealer.rows, []
     for party in (0, 1):
         tape = Tape(tapes[party].columns)
-        found.append(sign.prepare(Holder(Ring(32), party, rows, tape, looked_up.corrections), layer))
+        found.append(sign.prepare(Holder(Ring(32), party, rows, tape, dealer.looked_up.corrections), layer))
     tables, words = (one ^ other for one, other in zip(*found, strict=True))
     constant = np.full_like(words, 1 << layer.lookups + 1 + layer.monomials if cheater else 0)
     mine, rest = (np.zeros_like(tables), constant), (tables, words ^ constant)
-    return [mine, rest] if cheater == 0 else [rest, mine]
+    both = [mine, rest] if cheater == 0 else [rest, mine]
+    for holder, looked_up in zip(holders, both, strict=True):
+        holder.looked_up = looked_up
 
 
 def assert_one_histogram(views: Iterator[tuple[Any, Array]], honest: int) -> None:

@@ -62,9 +62,7 @@ def conv_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[Any,
     tapes[cheater].columns |= {"input": np.full(rows, OWN % 4)}
     x = np.array(secrets)[axes["x"]].reshape(rows, 1, 1, 1)
     for w, half, key in every(((0, 1), (3, 1)), range(4), keys):  # the second weight is no secret
-        delta = [WORD.of(np.array(value)) for value in ((OWN, key) if cheater == 0 else (key, OWN))]
-        for tape in tapes:
-            tape.drawn.clear()
+        delta = tiny.begun(tapes, cheater, key)
         s = np.array([[[[half, 2]]]]) + OWN % 4
         dealer = Whole(rows, WORD.wrap(delta[0] + delta[1]), tapes, {"l": {"weight": s, "bias": np.array([1])}})
         r = dealer.mask("input", (rows, 1, 1, 1))
@@ -108,14 +106,11 @@ def pool_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[Any,
     tapes[cheater].columns |= {"result": np.full(rows, OWN % 4)}
     rho = np.stack((axes["r"], axes["s"]), axis=1).reshape(rows, *POOL.shape)
     for key in keys:
-        delta = [WORD.of(np.array(value)) for value in ((OWN, key) if cheater == 0 else (key, OWN))]
-        for tape in tapes:
-            tape.drawn.clear()
+        delta = tiny.begun(tapes, cheater, key)
         dealer = Whole(rows, WORD.wrap(delta[0] + delta[1]), tapes, {})
         max_pool.deal(dealer, POOL, DealtWire(rho))
         holders = tiny.shared(dealer, cheater, ("result",))
-        for holder, looked_up in zip(holders, tiny.signs(dealer.looked_up, tapes, rows, cheater, POOL), strict=True):
-            holder.looked_up = looked_up
+        tiny.look_up(holders, dealer, tapes, cheater, POOL)
         liar = Liar(given, axes["strategy"])
         y = (secrets[axes["y"]].reshape(rho.shape) + rho + liar.adds(0).reshape(rows, 1, 1, 1)) & 3
         for place in (0, 1):
@@ -124,11 +119,7 @@ def pool_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[Any,
             max_pool.evaluate(running(party, delta), POOL, max_pool.prepare(holder, POOL, None)[0], y)
             for party, holder in enumerate(holders)
         ]
-        openings = [next(step) for step in steps]
-        for message in (1, 2):  # bits
-            bits = openings[0].share ^ openings[1].share ^ (liar.adds(message)[:, None] & 1).astype(np.uint8)
-            liar.sees(bits, 1)
-            openings = [step.send(bits) for step in steps]
+        openings = tiny.after_bits(steps, liar)
         words = WORD.wrap(openings[0].share + openings[1].share + WORD.of(liar.adds(3).reshape(rows, 1, 1, 1)))
         liar.sees(tiny.integer(words), WORD.bits)
         tiny.verdict(openings, words, liar, 4)

@@ -48,9 +48,7 @@ def smooth_views(cheater: int, layer: Summed, keys: Sequence[int] = EVERY) -> It
     tapes[cheater].columns |= {"result": np.full(rows, OWN % 4)}
     y, r = axes["y"][:, None], axes["r"][:, None]
     for key in keys:
-        delta = [WORD.of(np.array(value)) for value in ((OWN, key) if cheater == 0 else (key, OWN))]
-        for tape in tapes:
-            tape.drawn.clear()
+        delta = tiny.begun(tapes, cheater, key)
         dealer = Whole(rows, WORD.wrap(delta[0] + delta[1]), tapes, {})
         approximate.deal(dealer, layer, DealtWire(r))
         holders = tiny.shared(dealer, cheater, ())
@@ -84,14 +82,11 @@ def normal_views(cheater: int, keys: Sequence[int]) -> Iterator[tuple[Any, Array
     tapes[cheater].columns |= {"result": np.full((rows, 3), OWN % 4)}
     v, r = secrets[axes["v"]][:, None], axes["r"][:, None]
     for key in keys:
-        delta = [WORD.of(np.array(value)) for value in ((OWN, key) if cheater == 0 else (key, OWN))]
-        for tape in tapes:
-            tape.drawn.clear()
+        delta = tiny.begun(tapes, cheater, key)
         dealer = Whole(rows, WORD.wrap(delta[0] + delta[1]), tapes, {})
         normalise.deal(dealer, NORMAL, DealtWire(r))
         holders = tiny.shared(dealer, cheater, ())
-        for holder, looked_up in zip(holders, tiny.signs(dealer.looked_up, tapes, rows, cheater, NORMAL), strict=True):
-            holder.looked_up = looked_up
+        tiny.look_up(holders, dealer, tapes, cheater, NORMAL)
         liar = Liar(given, axes["strategy"])
         opened = (v + r + liar.adds(0)[:, None]) & 3
         liar.sees(opened, 2)
@@ -99,11 +94,7 @@ def normal_views(cheater: int, keys: Sequence[int]) -> Iterator[tuple[Any, Array
             normalise.evaluate(running(party, delta), NORMAL, normalise.prepare(holder, NORMAL, None)[0], opened)
             for party, holder in enumerate(holders)
         ]
-        openings = [next(step) for step in steps]
-        for message in (1, 2):  # bits
-            bits = openings[0].share ^ openings[1].share ^ (liar.adds(message)[:, None] & 1).astype(np.uint8)
-            liar.sees(bits, 1)
-            openings = [step.send(bits) for step in steps]
+        openings = tiny.after_bits(steps, liar)
         words = WORD.wrap(openings[0].share + openings[1].share + WORD.of(liar.adds(3).reshape(rows, 1, 1)))
         for plane in range(3):
             liar.sees(tiny.integer(words)[:, plane], WORD.bits)
