@@ -48,6 +48,8 @@ export interface PredictOptions {
   canaries?: number;
   /** What becomes of a table's columns that the model does not take. */
   columns?: Others;
+  /** Whether to swap dark and light of pictures. Without it, the client swaps them in grey pictures that are not as the model takes them. */
+  invert?: boolean | undefined;
   /** Is told of each request of the call when it is answered, so that a page can show what was sent. */
   watch?: (request: Watched) => void;
 }
@@ -167,7 +169,7 @@ export class Client {
     }
     checkOffered(entry, options.canaries ?? 0);
     const vocabulary = await this.#vocabulary(entry, options.signal);
-    const own = encodeInputs(entry, await decoded(input), options.columns ?? "strict", vocabulary);
+    const own = encodeInputs(entry, await decoded(input), options.columns ?? "strict", vocabulary, options.invert);
     const [all, placed] = await mixed(entry, own, options.canaries ?? 0);
     const each = all.elements.length / all.rows;
     const parts: Float64Array[] = [];

@@ -16,13 +16,13 @@ import { tableElements, type Others } from "./tables.js";
 import { type Vocabulary } from "./vocabulary.js";
 
 /** Encodes what was given for a model. Throws InvalidInput. */
-export function encodeInputs(entry: Entry, given: unknown, others: Others, vocabulary?: Vocabulary): Encoded {
+export function encodeInputs(entry: Entry, given: unknown, others: Others, vocabulary?: Vocabulary, invert?: boolean): Encoded {
   const { plan, preprocessing: how } = entry;
   if (how?.kind === "table") return tableElements(how, plan, given, others);
   if (how?.kind === "tokens" && vocabulary) return vocabulary.encode(given, plan);
   if (isPixels(given)) {
     if (how?.kind !== "picture") throw new InvalidInput("the model does not take pictures: pass numbers");
-    return pixelElements(how, plan, given);
+    return pixelElements(how, plan, given, invert);
   }
   if (plan.input.parts.length) return partElements(plan, given);
   const values = numbers(given, plan.input);

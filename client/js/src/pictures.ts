@@ -34,8 +34,11 @@ function isImage(given: unknown): given is ImageDataLike {
   return typeof width === "number" && typeof height === "number" && isBytes(data);
 }
 
-/** Encodes pixels: bytes (rows, height, width) of grey or (rows, height, width, 3) of colour, flat, or a canvas's ImageData. */
-export function pixelElements(how: Picture, plan: Plan, given: unknown): Encoded {
+/**
+ * Encodes pixels: bytes (rows, height, width) of grey or (rows, height, width, 3) of colour, flat, or pictures. `invert` says whether
+ * to swap dark and light; without it, those of the other polarity than the model's are.
+ */
+export function pixelElements(how: Picture, plan: Plan, given: unknown, invert?: boolean): Encoded {
   const parts = (Array.isArray(given) ? given : [given]).map((one) => (isBytes(one) ? one : ofImage(one as ImageDataLike, how)));
   const [height, width] = how.size;
   const [area, each] = [height * width, height * width * how.channels];
@@ -47,7 +50,7 @@ export function pixelElements(how: Picture, plan: Plan, given: unknown): Encoded
   for (const part of parts) {
     for (let start = 0; start < part.length; start += each, row++) {
       const picture = part.subarray(start, start + each);
-      const flip = isInverted(picture, how);
+      const flip = invert ?? isInverted(picture, how);
       inverted += flip ? 1 : 0;
       for (let at = 0; at < each; at++) {
         const [pixel, channel] = [Math.floor(at / how.channels), at % how.channels];

@@ -106,6 +106,11 @@ test("a canvas is taken as grey, and turned where it is dark on light", async ()
   const grey = await client.predict("small", Uint8Array.from([5, 0, 55, 0]));
   assert.equal(canvas.inverted, 1);
   assert.deepEqual(canvas.given, grey.given);
+  const told = await client.predict("small", { width: 2, height: 2, data }, { invert: false });
+  assert.equal(told.inverted, 0);
+  assert.notDeepEqual(told.given, grey.given);
+  const swapped = await client.predict("small", Uint8Array.from([250, 255, 200, 255]), { invert: true });
+  assert.deepEqual([swapped.inverted, swapped.given], [1, grey.given]);
 });
 
 test("a picture file without a browser, and pixels that are none, say what to pass", async () => {

@@ -125,34 +125,13 @@ export async function ask(name, { row, picture, invert }, signal) {
   try {
     if (!navigator.onLine) throw OFFLINE;
     const formula = await scheduled(entry);
-    const input = row ?? (await pixelsOf(picture, entry.preprocessing, invert));
     let seen = null;
-    const answer = await client.predict(name, input, { signal, watch: (request) => (seen = request) });
-    return shown(entry, answer, seen, formula, invert ?? answer.inverted > 0);
+    const answer = await client.predict(name, row ?? picture, { signal, invert, watch: (request) => (seen = request) });
+    return shown(entry, answer, seen, formula, answer.inverted > 0);
   } catch (error) {
     if (signal.aborted) throw error;
     throw problemOf(error, "The prediction did not come");
   }
-}
-
-/** A picture file on a canvas of the model's size; where `invert` is stated, as the numbers that the model takes. */
-async function pixelsOf(file, how, invert) {
-  const bitmap = await createImageBitmap(file);
-  const [height, width] = how.size;
-  const pen = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-  pen.imageSmoothingQuality = "high";
-  const scale = Math.max(width / bitmap.width, height / bitmap.height); // fills the model's size, cut at the middle
-  const [w, h] = [bitmap.width * scale, bitmap.height * scale];
-  pen.drawImage(bitmap, (width - w) / 2, (height - h) / 2, w, h);
-  const image = pen.getImageData(0, 0, width, height);
-  if (invert === undefined || how.channels === 3) return image;
-  const grey = Float64Array.from({ length: width * height }, (_, at) => {
-    const [red, green, blue] = image.data.slice(4 * at, 4 * at + 3);
-    const level = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
-    return invert ? WHITE - level : level;
-  });
-  const [mean, std] = [Math.fround(how.mean[0]), Math.fround(how.std[0])];
-  return grey.map((level) => Math.fround(Math.fround(Math.fround(level / WHITE) - mean) / std));
 }
 
 /** What the page shows of an answer, as a sidecar describes it. */
