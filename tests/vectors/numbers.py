@@ -378,5 +378,16 @@ def _answer(output: Output, given: Any) -> Case:
             case[name] = {"raises": type(error).__name__}
             continue
         by_name = isinstance(value, dict)
-        case[name] = {part: v.reshape(len(v), -1).tolist() for part, v in value.items()} if by_name else value.tolist()
+        case[name] = (
+            {part: _digits(v.reshape(len(v), -1).tolist()) for part, v in value.items()}
+            if by_name
+            else _digits(value.tolist())
+        )
     return case
+
+
+def _digits(values: Any) -> Any:
+    """The numbers, to 13 digits: processors differ in the last bits of an exponential."""
+    if isinstance(values, float):
+        return float(f"{values:.13g}")
+    return [_digits(value) for value in values] if isinstance(values, list) else values
