@@ -112,9 +112,11 @@ def burst(
     pixels: mnist.Pixels,
     expected: np.ndarray,
     load: Load,
+    requests: int = _BURST,
 ) -> None:
-    """Send one burst, each client one request after another, and check every answer once the burst is over."""
-    turns = max(_BURST // len(holders) // (4 if len(holders) == 1 else 1), 1)
+    """Send one burst, each client one request after another, and check every answer once the burst is over. A client
+    that is alone sends a fourth of them."""
+    turns = max(requests // len(holders) // (4 if len(holders) == 1 else 1), 1)
     warm = max(_WARM // len(holders), 1)
     calls: list[list[Call]] = []
     for number, holder in enumerate(holders):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from benchmarks import load
 from benchmarks.measurement import Row, timed, torch_forward
 from moiety_client.client import Client
 from moiety_local import mnist
@@ -19,6 +20,7 @@ _BATCH = 128
 _TURNS = {1: 60, _BATCH: 6}  # calls of each model, by the images in one
 _COMPARED = 512  # images whose labels are compared
 _LENET = 32
+_BURST, _BURSTS = 256, 5  # requests of many clients, which fit into half of a pool with those that warm up
 _POOLS = {"MOIETY_PARTY_POOL_ROWS": "1024", "MOIETY_PARTY_POOL_BYTES": str(1 << 28)}
 """Large enough for each call, and filled in less than a minute."""
 # SHARK's semi-honest dealer, measured on two AVX2 cores, where our ordinary batch of 128 took 24.8 ms.
@@ -53,6 +55,7 @@ def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]
             yield Row.at_most("one image, verified / ordinary: at most", sure / plain, 3)
             plain, sure = _in_turn(deployment, pair, pixels[:_BATCH], console)
             yield Row.at_most("128 images, verified / ordinary: at most", sure / plain, 8)
+            yield from _many(deployment, client, pixels, console)
             shark = _SHARK_SECONDS / _OUR_SECONDS * plain
             yield Row.at_least("128 images, SHARK by our ordinary batch / verified: at least", shark / sure, 5)
             yield Row.at_least(
@@ -62,6 +65,26 @@ def measure(root: Path, pixels: mnist.Pixels, console: Console) -> Iterator[Row]
             yield _equal(client, "lenet", "lenet", pixels[:_LENET])
             _published(deployment, "labels", ("lenet", "--verified", "--reveal", "labels"))
             yield _equal(client, "labels", "lenet", pixels[:_LENET])
+
+
+def _many(deployment: Deployment, client: Client, pixels: mnist.Pixels, console: Console) -> Iterator[Row]:
+    """Clients of one image each, at the same time, and one alone. Their requests were sealed beforehand."""
+    entry, expected, loads = client.model("sure"), mnist.float_outputs(pixels[: load.CLIENTS]), dict[int, load.Load]()
+    holders = [load.issue(deployment, number) for number in range(load.CLIENTS)]
+    for count in (load.CLIENTS, 1):
+        loads[count] = load.Load()
+        for _ in range(_BURSTS):
+            deployment.wait_full(entry.upload_id, 300)
+            load.burst(deployment, entry, holders[:count], pixels, expected, loads[count], _BURST)
+    for count, one in loads.items():
+        middle = one.percentile(50) * 1e3
+        console.print(f"[dim]{count} clients, verified: {one.rate:.0f} requests/s, median {middle:.1f} ms[/]")
+    many, alone = loads[load.CLIENTS], loads[1]
+    wrong = sum(one.wrong + one.of_another + one.failed for one in loads.values())
+    what = f"{load.CLIENTS} clients of one image, verified"
+    yield Row.at_least(f"{what}, requests a second: at least", many.rate, 1)
+    yield Row.at_least(f"{what} / one client: at least", many.rate / alone.rate, 3)
+    yield Row.at_most(f"{what}, wrong answers, or none: at most", wrong, 0)
 
 
 def _published(deployment: Deployment, name: str, model: tuple[str, ...]) -> npt.NDArray[np.float64]:

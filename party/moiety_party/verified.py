@@ -183,11 +183,12 @@ class Checks:
         first: int,
         rows: PreparedRows,
         x: Array,
+        requests: Sequence[int],
         start: bytes,
         transcript: Transcript,
-    ) -> bytes:
+    ) -> list[bytes]:
         """Run this party's shares x (rows, values of one input) on the lease's rows from `first` on, and check the
-        other party. Returns what the client is told.
+        other party. Returns what the client of each request is told; `requests` says how many rows each has.
 
         `start` is the frame that began the run. Raises Problem CHEATING_DETECTED when the check fails, or when the
         upload has ended before.
@@ -197,9 +198,9 @@ class Checks:
         nonces = Nonces(secrets.token_bytes(16), secrets.token_bytes(16))
         standing = DurableStanding(self.state, model.upload_id, keyed.key_id)
         name = sha256(b"moiety/v1 verified run\0" + start).digest()
-        session = graph.run(plan, keyed.key, name, x, prepared, keyed.weights, nonces, standing)
+        session = graph.run(plan, keyed.key, name, x, prepared, keyed.weights, nonces, standing, requests)
         try:
-            (answer,) = await lane.drive([session], transcript, self.online, away=True)
+            (answers,) = await lane.drive([session], transcript, self.online, away=True)
         except CheckFailed:
             raise self._failed(model, "a check failed") from None
         except UploadEnded:
@@ -210,7 +211,11 @@ class Checks:
             with contextlib.suppress(ValueError):  # a step still goes on in its thread: then the check stays open
                 await loop.run_in_executor(self.online, session.close)
         signatures = tuple(map(np.ndarray.tobytes, rows[RECORDS][0])) if RECORDS in rows else ()
-        return VerifiedAnswer(lease.lease_id, first, answer, signatures).pack()
+        told, at = list[bytes](), 0
+        for answer, count in zip(answers, requests, strict=True):
+            told.append(VerifiedAnswer(lease.lease_id, first + at, answer, signatures[at : at + count]).pack())
+            at += count
+        return told
 
     def _failed(self, model: Model, why: str) -> Problem:
         """Count a failed check, and tell the log. Returns the problem."""

@@ -59,23 +59,31 @@ def test_what_waits_for_one_model_shares_a_run_up_to_its_rows() -> None:
     played(scenario)
 
 
-def test_a_verified_model_has_one_run_at_a_time_of_one_request() -> None:
-    """Others go before: a second run would meet the first one's check."""
+def test_a_verified_model_has_one_run_at_a_time() -> None:
+    """Also of a request that shares none. Others go before: a second run would meet the first one's check."""
 
     async def scenario() -> None:
         queue = queue_of(1000)
-        first, second, other = waiting(1, "one"), waiting(1, "other"), waiting(1, "third", upload=2)
-        verified = cast(
-            Model, SimpleNamespace(upload_id=first.model.upload_id, plan=SimpleNamespace(verified=object()))
-        )
-        for one in (first, second):
-            one.model, one.alone = verified, True
-        for one in (first, second, other):
+        single, another, large, other = waiting(1, "1"), waiting(2, "2"), waiting(512, "3"), waiting(1, "4", upload=2)
+        plan = SimpleNamespace(verified=object())
+        verified = cast(Model, SimpleNamespace(upload_id=single.model.upload_id, plan=plan))
+        for one in (single, another, large):
+            one.model = verified
+        for one in (single, another, large, other):
             queue.add(one)
         with queue.taken() as batch:
-            assert batch == [first]
+            assert batch == [single, another]
             assert take(queue) == [other] and take(queue) == []
-        assert take(queue) == [second]
+        queue.add(late := waiting(1, "5"))
+        late.model = verified
+        assert take(queue) == [late]
+        queue.add(later := waiting(1, "6"))
+        later.model = verified
+        later.turn = large.turn + 1
+        with queue.taken() as batch:
+            assert batch == [large]
+            assert take(queue) == []
+        assert take(queue) == [later]
 
     played(scenario)
 

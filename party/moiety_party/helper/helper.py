@@ -135,8 +135,7 @@ class Helper:
         """The requests of a run. Raises Problem MALFORMED unless they ask one upload, and fit into one run of it."""
         uploads = {asked.request.binding.upload_id for asked in start.asked}
         model = await self._party.replicas.model(start.asked[0].request.binding.upload_id.hex())
-        alone = model.plan.verified is None or len(start.asked) == 1
-        if len(uploads) > 1 or not alone or not 1 <= start.rows <= run_rows(self._party.settings, model.plan):
+        if len(uploads) > 1 or not 1 <= start.rows <= run_rows(self._party.settings, model.plan):
             raise malformed("the leader's requests do not fit into one run")
         return Guests(self._party, self._answered, model, start.asked)
 
@@ -204,7 +203,7 @@ class Helper:
             if pool.verified is not None:
                 x = guests.shares()
                 place = pool.verified, start.first_row, prepared
-                shares = [await self._party.checks.run(lane, model, *place, x, payload, transcript)]
+                shares = await self._party.checks.run(lane, model, *place, x, guests.rows(), payload, transcript)
             else:
                 sessions = graph.evaluate_slices(model.plan, 1, guests.shares(), prepared, model.weights)
                 del prepared  # the sessions let go of what they have used

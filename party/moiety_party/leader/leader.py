@@ -92,7 +92,7 @@ class Leader:
             stats.timeline.passed("open")
             asked = Asked(tracing.pack(tracing.current()), token, request)
             client = (model.manifest.owner_key, grant.subject) if grant else None
-            waiting = Waiting(model, secret, asked, client, stats, alone=model.plan.verified is not None)
+            waiting = Waiting(model, secret, asked, client, stats)
             with party.pools.running():
                 return await self._runs.answer(waiting)
         except BaseException as error:

@@ -100,7 +100,7 @@ class Queue:
         self._waiting: list[Waiting] = []
         self._held = set[str]()  # uploads without rows
         self._rows = Counter[str]()  # that wait and may share a run, by upload
-        self._going = Counter[str]()  # runs of such rows, by upload
+        self._going = Counter[str]()  # runs of such rows, by upload; of a verified one, all runs
         self._large = 0  # runs of a request that is too large to share one
         self._now = 0.0
         self._turns: dict[Hashable, float] = {}  # of each client's last request, if it lies ahead
@@ -148,13 +148,14 @@ class Queue:
             yield batch
             return
         upload, large = batch[0].model.upload_id, batch[0].is_large
+        counted = not large or batch[0].model.plan.verified is not None
         self._large += large
-        self._going[upload] += not large
+        self._going[upload] += counted
         try:
             yield batch
         finally:
             self._large -= large
-            self._going[upload] -= not large
+            self._going[upload] -= counted
             self._going += Counter()  # drops what is zero
 
     def _take(self) -> list[Waiting]:
@@ -200,13 +201,11 @@ class Queue:
         One lane is left to small requests. And runs that many could share begin side by side only as far as that is
         quicker than larger runs.
         """
-        if waiting.model.upload_id in self._held:
+        upload, verified = waiting.model.upload_id, waiting.model.plan.verified is not None
+        if upload in self._held or (verified and self._going[upload]):  # one run at a time is past its coins
             return False
         if waiting.is_large:
             return self._large < max(self._lanes - 1, 1)
-        upload = waiting.model.upload_id
-        if waiting.model.plan.verified:  # one run at a time is past its coins
-            return not self._going[upload]
         return self._going[upload] < _SIDE_BY_SIDE or self._rows[upload] >= waiting.most_rows
 
     def _keep(self, waiting: list[Waiting]) -> None:

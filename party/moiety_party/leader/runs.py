@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moiety_party.capacity import request_rows, shared_rows
+from moiety_party.capacity import shared_rows
 from moiety_party.lane import Lane, Refused, garbled
 from moiety_party.leader.lanes import Lanes
 from moiety_party.leader.leases import Leases
@@ -54,7 +54,7 @@ class Runs:
         self._queue = Queue(
             settings.max_waiting,
             settings.lanes,
-            lambda model: (request_rows if model.plan.verified else shared_rows)(settings, model.plan),
+            lambda model: shared_rows(settings, model.plan),
             is_suspect,
             party.metrics.waiting.set,
         )
@@ -124,13 +124,14 @@ class Runs:
         """Run these requests again, or tell those who wait that their run failed.
 
         A request runs twice at most. Where bob refused a run of several as a whole, each runs again alone, so that no
-        request can fail another.
+        request can fail another. When a check failed, it was no request's doing.
         """
         problem = error if isinstance(error, Problem) else Problem(ProblemType.INTERNAL)
         if not isinstance(error, Problem):
             log().error("unexpected", where=where(error))
         later = problem.kind in _RUN_AGAIN
-        apart = len(batch) > 1 and isinstance(problem, Refused) and not later
+        cheated = problem.kind is ProblemType.CHEATING_DETECTED
+        apart = len(batch) > 1 and isinstance(problem, Refused) and not later and not cheated
         again = []
         for waiting in batch:
             if waiting.answer.done():
@@ -180,7 +181,8 @@ class Runs:
 
     async def _run(self, lane: Lane, pool: Pool, batch: Sequence[Waiting], timeline: Timeline) -> None:
         model, party = batch[0].model, self._party
-        plan, rows = model.plan, sum(waiting.request.rows for waiting in batch)
+        plan, requests = model.plan, [waiting.request.rows for waiting in batch]
+        rows = sum(requests)
         if pool.verified is not None and not party.checks.check_standing(model, pool.verified):
             await party.pools.drop(lane.peer, model.upload_id)  # of the key before: a new lease is under the new one
             raise Problem(ProblemType.ROW_USED)
@@ -200,12 +202,12 @@ class Runs:
         before, started = lane.rounds, time.perf_counter()
         if pool.verified is not None:
             place = pool.verified, first, prepared
-            shares = [await party.checks.run(lane, model, *place, _shares(batch), start, transcript)]
+            shares = await party.checks.run(lane, model, *place, _shares(batch), requests, start, transcript)
         else:
             sessions = graph.evaluate_slices(plan, 0, _shares(batch), prepared, model.weights)
             del prepared  # the sessions let go of what they have used
             outputs = np.concatenate(await lane.drive(sessions, transcript, party.threads.online))
-            shares = result_shares(plan, outputs, [waiting.request.rows for waiting in batch])
+            shares = result_shares(plan, outputs, requests)
         seconds, rounds = time.perf_counter() - started, lane.rounds - before
         timeline.passed("rounds")
         own = [

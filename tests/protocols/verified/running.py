@@ -105,10 +105,11 @@ class Upload:
         standings = standings or (Standing(), Standing())
         nonces = nonces or [Nonces(new_seed()[:16], new_seed()[:16]) for _ in range(2)]
         one = Stream(new_seed()).words("share", x.shape, np.int32)
-        return [
-            graph.run(self.plan, key, bundle.name, share, bundle.ready[p], self.models[p], nonces[p], standings[p])
-            for p, (key, share) in enumerate(zip(self.keys, (one, x - one), strict=True))
-        ]
+        shares, runs = (one, x - one), list[Session[PartyAnswer]]()
+        for p, key in enumerate(self.keys):
+            place = bundle.ready[p], self.models[p], nonces[p], standings[p]
+            runs.append(alone(graph.run(self.plan, key, bundle.name, shares[p], *place, [len(x)])))
+        return runs
 
     def expected(self, bundle: Bundle, x: Array) -> Array:
         """What the plain evaluator makes of the inputs under the masks of the bundle."""
@@ -130,6 +131,12 @@ class Upload:
 
         y = reference.run(self.plan, x, self.weights, dither, opened=masked)
         return y.sum(axis=0, keepdims=True, dtype=y.dtype) if self.plan.output.kind == "count" else y
+
+
+def alone(session: Session[list[PartyAnswer]]) -> Session[PartyAnswer]:
+    """The run of one request."""
+    (answer,) = yield from session
+    return answer
 
 
 @dataclass

@@ -7,9 +7,10 @@ dealer signs a record of both, row by row. The client decides before it knows y,
 it accepts tells nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,20 @@ class PartyAnswer(NamedTuple):
 def digest(opened: Array) -> bytes:
     """A hash of x^ (rows, values of one input), int64 of 32 bits."""
     return sha256(b"moiety/v1 opened input\0" + opened.astype(np.uint32).tobytes()).digest()
+
+
+def apart(opened: Array, result: Array, keys: RowKeys, requests: Sequence[int]) -> list[PartyAnswer]:
+    """Return one party's answer to each of the requests that shared a run, from x^ (rows, values of one input), y^ and
+    the keys of the run's rows. `requests` says how many rows each has. Of y^ each has as many rows, or one.
+
+    Each answer is of its own rows alone: a client could neither check the others' nor may it have their keys.
+    """
+    ends = list(accumulate(requests))
+    results = np.split(result, ends[:-1] if len(result) == ends[-1] else len(ends))
+    return [
+        PartyAnswer(digest(opened[end - rows : end]), own, RowKeys(keys.keys[end - rows : end]))
+        for end, rows, own in zip(ends, requests, results, strict=True)
+    ]
 
 
 def input_mask(word: Word, keys: RowKeys, values: int) -> Array:

@@ -5,7 +5,8 @@ has its module (registry.py). The output is open under a mask that the client wi
 it, or, where other layers read that wire, or it is not opened at all, of one more opening.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -220,21 +221,28 @@ def run(
     weights: Mapping[str, VerifiedWeights],
     nonces: Nonces,
     standing: Standing,
-) -> Session[PartyAnswer]:
-    """Turn [x]_p (rows, values of one input) into party p's answer to the client, and check the other party.
+    requests: Sequence[int],
+) -> Session[list[PartyAnswer]]:
+    """Turn [x]_p (rows, values of one input) into party p's answer to each client, and check the other party.
 
-    `name` is the run's, the same at both parties and never used again. Raises CheckFailed and UploadEnded.
+    `requests` says how many of the rows each client's request has, in their order. One check covers them all. `name` is
+    the run's, the same at both parties and never used again. Raises CheckFailed and UploadEnded.
     """
     sums = proofs.LookUpSums.start(key.point, prepared.masks)
-    session = evaluate(plan, key, x, prepared, weights)
+    session = evaluate(plan, key, x, prepared, weights, requests)
     return claims.checked(
         session, claims.VerifiedRun(WORD, key.party, name, prepared.verdicts[0], nonces, sums, standing)
     )
 
 
 def evaluate(
-    plan: Plan, key: PartyKey, x: Array, prepared: PreparedRun, weights: Mapping[str, VerifiedWeights]
-) -> Session[PartyAnswer]:
+    plan: Plan,
+    key: PartyKey,
+    x: Array,
+    prepared: PreparedRun,
+    weights: Mapping[str, VerifiedWeights],
+    requests: Sequence[int],
+) -> Session[list[PartyAnswer]]:
     """Run all layers without the check."""
     party, ready = RunningParty(WORD, key.party, key.one, weights), prepared.layers
     given = yield from alone(_open_input(x, prepared.inputs))
@@ -242,9 +250,11 @@ def evaluate(
     if (last := _last(plan)) is not None:
         lift = ready[OUTPUT]
         if plan.output.kind == "count":
-            lift, result = truncation.added_up(lift), result.sum(axis=0, keepdims=True) & ((1 << WORD.low) - 1)
+            starts = [0, *accumulate(requests)][:-1]
+            lift = truncation.added_up(lift, starts)
+            result = np.add.reduceat(result, starts, axis=0) & ((1 << WORD.low) - 1)
         result = yield from alone(truncation.evaluate(party, last, lift, result))
-    return PartyAnswer(answers.digest(given), result, prepared.keys)
+    return answers.apart(given, result, prepared.keys, requests)
 
 
 def _inputs(plan: Plan, values: Array) -> dict[str, Array]:

@@ -62,12 +62,12 @@ class _Rehearsal:
         plan, rounds = self.plan, list[Round]()
         zeros = {name: np.zeros(shape, ring_dtype(plan.ring_bits)) for name, shape in plan.weights()}
         x = np.zeros((1, plan.input.size), ring_dtype(plan.ring_bits))
-        sessions = list[Session[PartyAnswer]]()
+        sessions = list[Session[list[PartyAnswer]]]()
         for party, stream in enumerate(self.streams):
             weights = graph.weights_at(plan, party, zeros, stream, stream, self.weights)
             ready = graph.prepare(plan, self.keys[party], 1, weights, stream, self.sent)
             nonces = Nonces(bytes(16), bytes(16))
-            sessions.append(graph.run(plan, self.keys[party], b"", x, ready, weights, nonces, Standing()))
+            sessions.append(graph.run(plan, self.keys[party], b"", x, ready, weights, nonces, Standing(), [1]))
         lockstep(_noting(sessions[0], rounds), sessions[1])
         return rounds
 
@@ -78,7 +78,7 @@ def _described(part: tuple[str, Array], axes: int) -> Correction:
     return Correction(name, array.shape[axes:], array.dtype.str)
 
 
-def _noting(session: Session[PartyAnswer], rounds: list[Round]) -> Session[PartyAnswer]:
+def _noting(session: Session[list[PartyAnswer]], rounds: list[Round]) -> Session[list[PartyAnswer]]:
     """A session, and its rounds as they begin."""
     try:
         round_ = next(session)

@@ -6,7 +6,7 @@
 A client knows the mask of its input, and with it the dither of what would read it. Reshare gives the wire another one.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,11 +53,12 @@ def prepare(holder: LayerHolder, layer: Truncate | Reshare, mask: object) -> tup
     return VerifiedLift(holder.fixed("lift", shape), result), result
 
 
-def added_up(prepared: VerifiedLift) -> VerifiedLift:
-    """What a Reshare needs for the sum of all rows' wires, (1, *shape): the sum of all R, and the first row's mask."""
+def added_up(prepared: VerifiedLift, starts: Sequence[int]) -> VerifiedLift:
+    """What a Reshare needs for the sums of some rows' wires each, (sums, *shape): the sums of R, and the masks of the
+    rows that the sums begin with, which are those of numbers `starts`."""
     (value, tag, bits), mask = prepared
-    lift = Authentic(value.sum(axis=1, keepdims=True), tag.sum(axis=1, keepdims=True), bits)
-    return VerifiedLift(lift, Authentic(mask.value[:, :1], mask.tag[:, :1], mask.bits))
+    lift = Authentic(np.add.reduceat(value, starts, axis=1), np.add.reduceat(tag, starts, axis=1), bits)
+    return VerifiedLift(lift, Authentic(mask.value[:, starts], mask.tag[:, starts], mask.bits))
 
 
 def evaluate(
