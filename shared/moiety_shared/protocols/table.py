@@ -38,10 +38,11 @@ class PreparedTable(NamedTuple):
 def rotated_bits(layer: Table) -> Array:
     """(bits, 2^m): for each output bit and each place, the word whose bit r is that bit of f(place - r).
 
-    It is cyclic: what a later word of the one-hot row meets is the word at an earlier place.
+    It is cyclic: what a later word of the one-hot row meets is the word at an earlier place. Bits of the word that no r
+    has are 0: a verified run proves nothing of them.
     """
     size, word = 1 << layer.opened_bits, np.dtype(layer.word_dtype).itemsize * 8
-    index = (np.arange(size)[:, None] - np.arange(word)[None, :]) % size  # [place, r]
+    index = (np.arange(size)[:, None] - np.arange(min(word, size))[None, :]) % size  # [place, r]
     rows = []
     for values, width in zip(layer.values, layer.widths, strict=True):
         stored = np.array(values, dtype=np.int64) - min(values)

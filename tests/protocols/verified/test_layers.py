@@ -204,6 +204,11 @@ PLANS = {
         Open(name="p", input="f", shape=(8,)),
         Linear(name="b", input="p", shape=(8,), out_features=1),
     ),
+    "a table of two bits": network(  # whose word has more bits than entries
+        Linear(name="a", input="o", shape=(5,), out_features=4),
+        Table(name="t", input="a", shape=(4,), shift=2, opened_bits=2, values=((3, -1, 0, 0),)),
+        Reshape(name="f", input="t", shape=(1, 4), to=(4,)),
+    ),
     "waves": network(
         Linear(name="a", input="o", shape=(5,), out_features=3),
         Waves(name="w", input="a", shape=(3,), shift=2, opened_bits=10, word_bits=32, constant=-1234, waves=WAVES),
