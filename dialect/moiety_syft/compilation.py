@@ -15,6 +15,7 @@ import numpy as np
 from moiety_server.compiler import ir, ranges, scales
 from moiety_server.compiler.compilation import Compiled, encode_rows
 from moiety_server.compiler.lowering.emitter import Emitter
+from moiety_server.compiler.lowering.inputs import Declared
 from moiety_server.compiler.meaning import Meaning
 from moiety_server.compiler.scales import Precision
 from moiety_shared import reference
@@ -52,7 +53,12 @@ def compile_expression(expression: Expression, *, total: bool) -> Program:
     known = ranges.analyse(graph, calibration, low=-1.0, high=1.0).sure()
     precision = Precision.of(_RING_BITS)
     emitter = Emitter(
-        graph, known, scales.choose(graph, known, precision), precision, (-1.0, 1.0), Meaning().settled(graph, "logits")
+        graph,
+        known,
+        scales.choose(graph, known, precision),
+        precision,
+        Declared(-1.0, 1.0),
+        Meaning().settled(graph, "logits"),
     )
     if not emitter.layers:
         raise ir.NotServable("the expression computes nothing")

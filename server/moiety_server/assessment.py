@@ -99,8 +99,9 @@ def _numbered(text: str, by_number: dict[float, int]) -> int | None:
 
 
 def is_linear(compiled: Compiled) -> bool:
-    """Whether clients get outputs that are a matrix times their inputs, plus a constant."""
-    return compiled.plan.output.kind == "logits" and all(isinstance(layer, _LINEAR) for layer in compiled.plan.layers)
+    """Whether clients get outputs that are a matrix times their inputs, clamped or not, plus a constant."""
+    layers = [layer for layer in compiled.plan.layers if layer.name not in compiled.clamp]
+    return compiled.plan.output.kind == "logits" and all(isinstance(layer, _LINEAR) for layer in layers)
 
 
 def sentences(source: ModelSource, compiled: Compiled, found: Assessment) -> Iterator[str]:

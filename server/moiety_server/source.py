@@ -56,7 +56,13 @@ class ModelSource:
         return replace(self, preprocessing=how.model_copy(update={"polarity": polarity}))
 
     def compile(
-        self, *, reveal: Reveal | None = None, top: int = 1, ring_bits: int | None = None, headroom: float = 4.0
+        self,
+        *,
+        reveal: Reveal | None = None,
+        top: int = 1,
+        ring_bits: int | None = None,
+        headroom: float = 4.0,
+        clamp_inputs: bool = False,
     ) -> Compiled:
         """Compile the model; see compile_model."""
         return compile_model(
@@ -70,4 +76,5 @@ class ModelSource:
             headroom=headroom,
             output=self.output,
             meaning=self.meaning,
+            clamp_inputs=clamp_inputs,
         )

@@ -10,6 +10,7 @@ from moiety_server.compiler import ir, ranges, scales
 from moiety_server.compiler.builder import Builder
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.lowering.emitter import Emitter
+from moiety_server.compiler.lowering.inputs import Declared
 from moiety_server.compiler.meaning import Meaning
 from moiety_server.compiler.scales import Precision
 from moiety_server.compiler.simplification import finish
@@ -30,7 +31,7 @@ def emitted(b: Builder, output: ir.Node, reach: float, bits: int) -> Emitter:
         known,
         scales.choose(graph, known, precision),
         precision,
-        (-reach, reach),
+        Declared(-reach, reach),
         Meaning().settled(graph, "logits"),
     )
 

@@ -128,6 +128,14 @@ class ModelOptions:
             "twice the rounds and bytes, and three times the randomness.",
         ),
     ] = False
+    clamp_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--clamp-inputs",
+            help="Let the parties clamp inputs to the declared range, so that nothing else is computed on, whatever a "
+            "client shares. It takes six rounds (two for bits), and two comparisons for each value.",
+        ),
+    ] = False
     ring: Annotated[
         int | None, typer.Option("--ring", help="Bits of the ring, 32 or 64. Default: 32 if that is precise enough.")
     ] = None
@@ -167,7 +175,13 @@ class ModelOptions:
         ring = self.ring or (32 if self.verified else None)  # the only one in which runs are verified yet
         reveal = _one_of("--reveal", self.reveal, _REVEALS)
         try:
-            compiled = source.compile(reveal=reveal, top=self.top, ring_bits=ring, headroom=self.headroom)
+            compiled = source.compile(
+                reveal=reveal,
+                top=self.top,
+                ring_bits=ring,
+                headroom=self.headroom,
+                clamp_inputs=self.clamp_inputs,
+            )
         except NotServable as error:
             if self.ring or not self.verified:
                 raise

@@ -20,6 +20,7 @@ from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.lowering import decisions
 from moiety_server.compiler.lowering.emitter import Emitter
+from moiety_server.compiler.lowering.inputs import Declared
 from moiety_server.compiler.lowering.wires import ScaledWire
 from moiety_server.compiler.meaning import Meaning, Reveal, of_two
 from moiety_server.compiler.origin import shown
@@ -63,7 +64,8 @@ class Compiled:
     times as far from 0 as there a value may go. `wires` has the wire of the plan that each node of the graph became.
     `costliest` names the user's layer that costs most, where the error is more than is tolerated. `wire_spread` is the
     least standard deviation of an output as it leaves the plan, before the client scales it. `logits` is the plan up to
-    the model's outputs, whatever of them is revealed. `graph` is the float model.
+    the model's outputs, whatever of them is revealed. `graph` is the float model. `clamp` names the layers that clamp
+    what clients share, where the owner asked for that.
     """
 
     plan: Plan
@@ -78,6 +80,7 @@ class Compiled:
     wires: Mapping[str, ScaledWire] = field(default_factory=dict, repr=False)
     costliest: str = ""
     wire_spread: float = 0.0
+    clamp: tuple[str, ...] = ()
 
     def verified(self) -> "Compiled":
         """Return the same with a plan for verified runs. Raises NotServable, naming the layer, where there is none."""
@@ -119,6 +122,7 @@ def compile_model(
     headroom: float = 4.0,
     meaning: Meaning = Meaning(),  # noqa: B008  frozen
     output: str = "",
+    clamp_inputs: bool = False,
 ) -> Compiled:
     """Compile a model as it stands, in its inference mode.
 
@@ -127,7 +131,8 @@ def compile_model(
     what a client gets: all outputs, the `top` labels, which of two classes, or how many of its own labels are right. By
     default these are the outputs, or the labels if the model itself ends in an argmax. The ring has 32 bits unless
     these are too coarse, and 64 where the plan looks nothing up. `headroom` is how far beyond the calibration data a
-    wire may go where no bound is proved. `meaning` says what the outputs are for, where the graph does not show it.
+    wire may go where no bound is proved. `clamp_inputs` has the parties clamp what clients share to `low` and `high`.
+    `meaning` says what the outputs are for, where the graph does not show it.
 
     Raises NotServable for what cannot be served exactly, before anything is shared.
     """
@@ -155,12 +160,13 @@ def compile_model(
         exact = analysis.exact
     if not any(isinstance(node, _WEIGHTED) for node in graph.nodes):
         raise NotServable("the model has no weights to hide: there is nothing to serve privately")
+    declared = Declared(low, high, clamp_inputs)
     tried: dict[Precision, tuple[Mapping[str, ranges.Range], Trial]] = {}
     nearest: Trial | None = None  # of those whose error is larger than tolerated
     refused: NotServable = NotServable(f"a ring has 32 or 64 bits, not {ring_bits}")
     widest = 0  # the bits of the ring that was refused last: the wider, the more it says of the model
     wide: list[tuple[float, Trial]] = []  # whose ranges may be hopelessly wide
-    for precision, affordable, tolerated in _attempts(graph, reveal):
+    for precision, affordable, tolerated in _attempts(graph, reveal, clamp_inputs):
         if ring_bits not in (None, precision.ring_bits):
             continue
         if any(affordable >= proved and trial.exceeds(_HOPELESS) for proved, trial in wide):
@@ -170,7 +176,7 @@ def compile_model(
             if precision not in tried or tried[precision][0] != known:  # other ranges are another plan
                 tried[precision] = (
                     known,
-                    _lowered(graph, known, calibration, exact, (low, high), precision, reveal, top, meaning),
+                    _lowered(graph, known, calibration, exact, declared, precision, reveal, top, meaning),
                 )
         except NotServable as error:
             if precision.ring_bits >= widest:
@@ -190,12 +196,12 @@ def compile_model(
     return replace(last, costliest=attribution.costliest(graph, last.logits, last.weights, last.wires, calibration))
 
 
-def _attempts(graph: ir.Graph, reveal: Reveal) -> Iterator[tuple[Precision, float, float]]:
+def _attempts(graph: ir.Graph, reveal: Reveal, clamp_inputs: bool) -> Iterator[tuple[Precision, float, float]]:
     """Yield the attempts in their order. A plan that looks nothing up sends its input and its outputs, and no more, so
     it has 64 bits first: a few bytes, and 35 times the precision. So has attention, of which sums
     of products would leave 32 bits an error of 1 to 3 % of the outputs' spread. Waves come before parabolas. Beside
     attention their words are half of what the dealer sends, so words of 32 bits come before those of 64."""
-    looks_up = reveal != "logits" or any(isinstance(node, _LOOKING_UP) for node in graph.nodes)
+    looks_up = reveal != "logits" or clamp_inputs or any(isinstance(node, _LOOKING_UP) for node in graph.nodes)
     attends = any(isinstance(node, MatMulNode) for node in graph.nodes)
     bends = any(isinstance(node, ir.SmoothNode) for node in graph.nodes)
     for bits, affordable, tolerated in _ATTEMPTS if looks_up and not attends else (*_ATTEMPTS[2:], *_ATTEMPTS[:2]):
@@ -212,7 +218,7 @@ def _lowered(
     known: Mapping[str, ranges.Range],
     calibration: Tensor,
     exact: Array,
-    limits: tuple[float, float],
+    declared: Declared,
     precision: Precision,
     reveal: Reveal,
     top: int,
@@ -221,7 +227,7 @@ def _lowered(
     try:
         compared = reveal != "logits" and meaning.task == "binary"
         chosen = scales.choose(graph, known, precision, spare=decisions.SPARE_BITS if compared else 1)
-        emitter = Emitter(graph, known, chosen, precision, limits, meaning)
+        emitter = Emitter(graph, known, chosen, precision, declared, meaning)
         logits = emitter.logits()
         plan = logits if reveal == "logits" else emitter.revealing(reveal, top)
     except ValidationError as error:  # more layers, axes or parts than a plan may have
@@ -275,6 +281,7 @@ class Trial:
             measured=_measured(self._plan, emitter.measured),
             wires={node.name: emitter.wire(node.name) for node in self._graph.nodes},
             wire_spread=min((float(flat[:, at].std()) for _, at in spans(self._graph.outputs)), default=spread),
+            clamp=emitter.clamp,
         )
 
     @property

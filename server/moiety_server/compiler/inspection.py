@@ -139,7 +139,8 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that `moiety inspect` says about a model. Bytes are those of one party and one input."""
+    """All that `moiety inspect` says about a model. Bytes are those of one party and one input. `clamping` is what it
+    costs to clamp the input, where the parties do, as in a run without checks."""
 
     model: str
     plan_digest: str
@@ -151,6 +152,7 @@ class Inspection:
     costliest: str
     layers: tuple[LayerCost, ...]
     total: Cost
+    clamping: Cost | None
     weights: int
     seconds: dict[str, dict[str, float]]
 
@@ -186,6 +188,8 @@ def inspect(name: str, compiled: Compiled, batches: tuple[int, ...] = (1, 32)) -
         link.name: {str(rows): predicted_seconds(plan, rows, link, machine) for rows in batches} for link in LINKS
     }
     weights = sum(math.prod(shape) for _, shape in plan.weights())
+    costs = plan.costs(1)
+    clamping = sum((costs[name] for name in compiled.clamp), Cost()) if compiled.clamp else None
     return Inspection(
         name,
         plan.digest.hex(),
@@ -197,6 +201,7 @@ def inspect(name: str, compiled: Compiled, batches: tuple[int, ...] = (1, 32)) -
         compiled.costliest,
         tuple(lines),
         plan.cost(1),
+        clamping,
         weights,
         seconds,
     )
@@ -246,6 +251,12 @@ def show(found: Inspection, console: Console) -> None:
         "measures it: with `4.0 x data`, a value may go 4 times as far from 0 as on the calibration data. An input that"
         " drives it further may get a wrong answer."
     )
+    if found.clamping is not None:
+        console.print(
+            f"The parties clamp inputs to the declared range. Without checks, that takes {found.clamping.rounds} "
+            f"rounds, {size(found.clamping.online_bytes)} online and {size(found.clamping.offline_bytes)} from the "
+            "provider."
+        )
     if not found.accurate:
         console.print(f"[bold red]The layer that costs most: {escape(printable(found.costliest))}[/]")
     times = Table("inputs in a call", *(str(link) for link in found.seconds), title="predicted time of a call")

@@ -86,13 +86,17 @@ def _fraction(writer: Writer, node: ir.Node, x: ScaledWire, reach: float, bits: 
 def _comparison(writer: Writer, x: ScaledWire, frac: int, difference: float) -> dict[str, Any]:
     """Return the attributes of a layer that compares values of x up to `difference` (in units of factor)."""
     bits = min(max(math.ceil(math.log2(difference * 2.0**frac + 2)), 1), writer.precision.opened - 1)
-    digits = math.ceil(bits / (4 if bits <= 16 else 5))
     opened = x.bits if x.bits < writer.ring.bits else writer.precision.opened
     return {
         "shift": x.frac - frac,
         "opened_bits": min(opened, x.bits - (x.frac - frac)),
         "range_bits": bits,
-        "digit_bits": math.ceil(bits / digits),
+        "digit_bits": digit_bits(bits),
         "input": writer.to_reduce(x, x.frac - frac).name,
         "shape": x.shape,
     }
+
+
+def digit_bits(bits: int) -> int:
+    """Return the bits of each digit of a comparison of so many bits: at most four digits, as short as may be."""
+    return math.ceil(bits / math.ceil(bits / (4 if bits <= 16 else 5)))

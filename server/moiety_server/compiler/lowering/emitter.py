@@ -1,21 +1,29 @@
 """Writes the float graph as layers of a plan: each node at its scale, with truncations where a product needs few
 bits."""
 
-import math
 from collections.abc import Mapping
-from contextlib import suppress
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.attention import MatMulNode
 from moiety_server.compiler.ir import NotServable
-from moiety_server.compiler.lowering import comparisons, decisions, lookups, norms, products, smooth, softmax, sums
-from moiety_server.compiler.lowering.wires import MOST_FRAC_BITS, ScaledWire, Writer
+from moiety_server.compiler.lowering import (
+    comparisons,
+    decisions,
+    inputs,
+    lookups,
+    norms,
+    products,
+    smooth,
+    softmax,
+    sums,
+)
+from moiety_server.compiler.lowering.inputs import Declared
+from moiety_server.compiler.lowering.wires import ScaledWire, Writer
 from moiety_server.compiler.meaning import Meaning, Reveal
 from moiety_server.compiler.norms import DeviationNode, NormNode, SquaresNode
 from moiety_server.compiler.ranges import Range
-from moiety_server.compiler.scales import Precision, Scales, counted, fitting
+from moiety_server.compiler.scales import Precision, Scales, counted
 from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
-from moiety_shared.fixed_point import NotEncodable, grid
 from moiety_shared.plan import local
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
 
@@ -29,11 +37,12 @@ class Emitter(Writer):
         known: Mapping[str, Range],
         scales: Scales,
         precision: Precision,
-        limits: tuple[float, float],
+        declared: Declared,
         meaning: Meaning,
     ) -> None:
         super().__init__(graph, known, scales, precision)
-        self._graph, self._limits, self._meaning = graph, limits, meaning
+        self._graph, self._declared, self._meaning = graph, declared, meaning
+        self.clamp: tuple[str, ...] = ()
         self._wires: dict[str, ScaledWire] = {}
         self._counted = counted(graph)
         for node in graph.nodes:
@@ -82,14 +91,12 @@ class Emitter(Writer):
         return self._plan(added, output, classes)
 
     def _plan(self, layers: list[AnyLayer], output: Output, classes: int | None = None) -> Plan:
-        first = self._wires[self._graph.nodes[0].name]
-        low, high = self._limits
         given = Input(
-            name=first.name,
-            shape=first.shape,
-            frac_bits=first.frac,
-            low=low,
-            high=high,
+            name=self._given.name,
+            shape=self._given.shape,
+            frac_bits=self._given.frac,
+            low=self._declared.low,
+            high=self._declared.high,
             classes=classes,
             parts=self._graph.inputs,
         )
@@ -104,8 +111,8 @@ class Emitter(Writer):
             self.measured[node.name] = self.known[node.name].room
         match node:
             case ir.InputNode():
-                self.given(node.name)
-                return ScaledWire(node.name, node.shape, self.ring.bits, self._input_scale(node), 1.0, low, high)
+                self._given = inputs.given(self, node, self._declared)
+                return self._clamped(self._given) if self._declared.clamped else self._given
             case ir.LinearNode() if node.name in self._counted:
                 return lookups.counts(self, node, x[0])
             case ir.LookupNode():
@@ -152,20 +159,10 @@ class Emitter(Writer):
             case _:
                 return self.after(x[0], self._moved(node, x[0]), low=low, high=high)
 
-    def _input_scale(self, node: ir.InputNode) -> int:
-        """Return the input's fractional bits: as many as fit and as its readers can use, and enough for a value at this
-        scale to lie in the declared range."""
-        if self.scales.wanted[node.name] == -math.inf:  # whole numbers, which are counted alone
-            return 0
-        most = min(fitting(self.known[node.name].reach, self.precision.short), MOST_FRAC_BITS)
-        frac = max(min(most, max(math.ceil(min(self.scales.wanted[node.name], 60)), 1)), 0)
-        low, high = self._limits
-        with suppress(NotEncodable):
-            grid(low, high, frac)
-            return frac
-        frac = math.ceil(-math.log2(high - low))
-        self.demand(frac <= most, f"takes {low:g} to {high:g}, a range too narrow for numbers of that size,")
-        return frac
+    def _clamped(self, given: ScaledWire) -> ScaledWire:
+        wire = inputs.clamped(self, given, self._declared)
+        self.clamp = tuple(layer.name for layer in self.layers)
+        return wire
 
     def _moved(self, node: ir.Node, x: ScaledWire) -> AnyLayer:
         """Write the layers that only move values."""
