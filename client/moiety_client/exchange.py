@@ -120,8 +120,8 @@ class Call:
             sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
             if Recipients.CLIENT not in self.recipients:
                 return np.zeros(0, dtype=dtype), np.zeros(0, dtype=dtype)
-            own = [result_bytes(plan, self.rows, party=p) for p in (0, 1)]
-            raw = [open_result(self._keys[p], sealed[p][: own[p]], self.binding.context("result", p)) for p in (0, 1)]
+            own = [part[: len(part) - self._owner_bytes] for part in sealed]
+            raw = [open_result(self._keys[p], own[p], self.binding.context("result", p)) for p in (0, 1)]
         except Problem as problem:
             raise ResultRejected(
                 f"the answer does not belong to this request, or was changed on the way ({problem.kind.title})"
@@ -149,8 +149,13 @@ class Call:
             return b""
         plan = self.entry.plan
         sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
-        start = result_bytes(plan, self.rows, self.recipients) - result_bytes(plan, self.rows, Recipients.OWNER)
-        return OwnerCount(self.binding, (sealed[0][start:], sealed[1][start:])).pack()
+        one, other = (part[len(part) - self._owner_bytes :] for part in sealed)
+        return OwnerCount(self.binding, (one, other)).pack()
+
+    @property
+    def _owner_bytes(self) -> int:
+        """The bytes of each party's share that only the owner can open, behind the client's."""
+        return result_bytes(self.entry.plan, self.rows, self.recipients & Recipients.OWNER)
 
 
 def joined(plan: Plan, shares: tuple[RingArray, RingArray]) -> npt.NDArray[Any]:

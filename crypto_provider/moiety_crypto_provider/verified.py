@@ -11,7 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_shared.crypto.prg import Stream
-from moiety_shared.messages.verified import record_context, record_key
+from moiety_shared.messages.verified import record_key, vouchers
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.verified import answers, graph
 from moiety_shared.protocols.verified.answers import RowKeys
@@ -48,11 +48,11 @@ class VerifiedDealer:
     def bundle(
         self, upload_id: str, lease_id: str, number: int, rows: int, seeds: tuple[bytes, bytes]
     ) -> Iterator[Array]:
-        """Deal bundle `number` of a lease whose parties have these seeds. At its end are the signatures of its rows'
-        records."""
+        """Deal bundle `number` of a lease whose parties have these seeds. At its end are the vouchers for its
+        rows."""
         one, other = (Stream(seed, "bundle", number) for seed in seeds)
         for _, sent in graph.deal(self.plan, rows, self._keys, self._masks, (one, other)):
             yield from sent.values()
         keys = RowKeys.draw(one, rows), RowKeys.draw(other, rows)
-        signed = map(self._signer.sign, answers.records(record_context(upload_id, lease_id), number * rows, keys))
-        yield np.frombuffer(b"".join(signed), np.uint8)
+        vouched = vouchers(self._signer, upload_id, lease_id, number * rows, answers.records(keys))
+        yield np.frombuffer(b"".join(vouched), np.uint8)

@@ -210,10 +210,11 @@ class Checks:
                 self._failed(model, "a check has no verdict")
             with contextlib.suppress(ValueError):  # a step still goes on in its thread: then the check stays open
                 await loop.run_in_executor(self.online, session.close)
-        signatures = tuple(map(np.ndarray.tobytes, rows[RECORDS][0])) if RECORDS in rows else ()
+        vouchers = tuple(map(np.ndarray.tobytes, rows[RECORDS][0])) if RECORDS in rows else ()
         told, at = list[bytes](), 0
         for answer, count in zip(answers, requests, strict=True):
-            told.append(VerifiedAnswer(lease.lease_id, first + at, answer, signatures[at : at + count]).pack())
+            own = tuple(dict.fromkeys(vouchers[at : at + count]))
+            told.append(VerifiedAnswer(lease.lease_id, first + at, answer, own).pack())
             at += count
         return told
 

@@ -43,12 +43,12 @@ from moiety_shared.messages.catalogue import (
 )
 from moiety_shared.messages.table import Column
 from moiety_shared.messages.upload import Head
-from moiety_shared.messages.verified import VerifiedAnswer, answer_bytes
+from moiety_shared.messages.verified import VerifiedAnswer, answer_lengths
 from moiety_shared.messages.wire import Asked, Binding, Frame, FrameKind, OwnerCount, Request, Secret, Start
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
-from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
+from moiety_shared.protocols.verified.answers import VOUCHER_BYTES, PartyAnswer, RowKeys
 from tests import plans
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -155,14 +155,14 @@ def result_envelope(raw: bytes) -> None:
 
 
 def verified_answer(raw: bytes) -> None:
-    party = int(len(raw) != answer_bytes(VERIFIED, 0, ROWS))
+    party = int(len(raw) not in answer_lengths(VERIFIED, 0, ROWS))
     same(VerifiedAnswer.unpack(raw, VERIFIED, party, ROWS).pack(), raw)
 
 
 def _verified_answers() -> Iterator[bytes]:
     keys, result = RowKeys((DIGEST,) * ROWS), np.arange(ROWS * 3).reshape(ROWS, 3)
-    for signatures in ((), (bytes(64),) * ROWS):
-        yield VerifiedAnswer(ID.hex(), 7, PartyAnswer(DIGEST, result, keys), signatures).pack()
+    for vouchers in ((), (bytes(VOUCHER_BYTES),), (bytes(VOUCHER_BYTES),) * ROWS):
+        yield VerifiedAnswer(ID.hex(), 7, PartyAnswer(DIGEST, result, keys), vouchers).pack()
 
 
 def sealing_key(raw: bytes) -> None:

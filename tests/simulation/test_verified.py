@@ -248,7 +248,7 @@ def test_a_client_cannot_cause_a_failed_check(root: Path, detector: Detector) ->
 
 
 @pytest.mark.parametrize("liar", [pytest.param(0, id="alice", marks=pytest.mark.long), pytest.param(1, id="bob")])
-@pytest.mark.parametrize("what", ["result", "key", "place", "signature"])
+@pytest.mark.parametrize("what", ["result", "key", "place", "voucher"])
 def test_a_client_notices_what_a_party_tells_it(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, liar: int, what: str
 ) -> None:
@@ -256,7 +256,7 @@ def test_a_client_notices_what_a_party_tells_it(
     pack = VerifiedAnswer.pack
 
     def changed(answer: VerifiedAnswer) -> bytes:
-        if bool(answer.signatures) != bool(liar) and what != "signature":
+        if bool(answer.vouchers) != bool(liar) and what != "voucher":
             return pack(answer)
         opened, result, keys = answer.answer
         match what:
@@ -266,8 +266,9 @@ def test_a_client_notices_what_a_party_tells_it(
                 answer = answer._replace(answer=PartyAnswer(opened, result, RowKeys((bytes(32), *keys.keys[1:]))))
             case "place":
                 answer = answer._replace(first_row=answer.first_row + 1)
-            case "signature" if answer.signatures:
-                answer = answer._replace(signatures=answer.signatures[::-1])
+            case "voucher" if answer.vouchers:
+                (voucher, *_) = answer.vouchers
+                answer = answer._replace(vouchers=(voucher[:-1] + bytes([voucher[-1] ^ 1]),))
         return pack(answer)
 
     async def scenario(w: World) -> None:

@@ -8,18 +8,18 @@ import numpy as np
 from moiety_client import errors
 from moiety_client.exchange import Call
 from moiety_shared.crypto.sealing import seal_result
-from moiety_shared.messages.verified import VerifiedAnswer, record_context
+from moiety_shared.messages.verified import VerifiedAnswer, vouchers
 from moiety_shared.messages.wire import Recipients, pack_result
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.verified import answers
-from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
+from moiety_shared.protocols.verified.answers import VOUCHER_BYTES, PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.word import Word
 from tests import plans
 from tests.vectors.fixed import Seals, drawn, randomness
 from tests.vectors.messages import DEALER, checked, sealed_call, told_of
 from tests.vectors.numbers import Cases, texts
 
-_ROWS, _FIRST = 2, 5
+_ROWS, _FIRST, _LEASE = 2, 5, drawn("lease", 16).hex()
 _WORD = Word()
 Said = tuple[VerifiedAnswer, VerifiedAnswer]
 
@@ -67,21 +67,28 @@ def _call(what: str, plan: Plan) -> Call:
     return call
 
 
-def _said(what: str, call: Call, outputs: Any = None) -> Said:
+def _said(what: str, call: Call, given: Any = None) -> Said:
     """What honest parties say, of outputs that a model of this plan may have."""
     plan, rows = call.entry.plan, call.rows
     kinds = {"labels": [[0, 1, 0, 2, 0]] * rows, "decision": [[1], [0]]}
     y = np.array(kinds.get(plan.output.kind, np.arange(rows * plan.output.size).reshape(rows, -1) * 37 - 100))
-    y = y if outputs is None else outputs
+    y = y if given is None else given
     keys = [RowKeys(tuple(drawn(f"{what} row {p} {row}", 32) for row in range(rows))) for p in (0, 1)]
-    x = call.elements().astype(np.int64) + sum(answers.input_mask(_WORD, k, plan.input.size) for k in keys)
-    result = (y + sum(answers.output_mask(_WORD, k, plan.output.shape) for k in keys)) & 0xFFFFFFFF
-    lease = drawn("lease", 16).hex()
-    records = answers.records(record_context(call.entry.upload_id, lease), _FIRST, (keys[0], keys[1]))
-    signed = tuple(map(DEALER.sign, records))
-    opened = answers.digest(x & 0xFFFFFFFF)
-    one, other = (PartyAnswer(opened, result, each) for each in keys)
-    return VerifiedAnswer(lease, _FIRST, one), VerifiedAnswer(lease, _FIRST, other, signed)
+    inputs, outputs = zip(*(each.masks(_WORD, plan.input.size, plan.output.shape) for each in keys), strict=True)
+    opened = answers.digest((call.elements().astype(np.int64) + sum(inputs)) & 0xFFFFFFFF)
+    one, other = (PartyAnswer(opened, (y + sum(outputs)) & 0xFFFFFFFF, each) for each in keys)
+    vouched = _vouched(call, _LEASE, answers.records((keys[0], keys[1])), apart=what == "a")
+    return VerifiedAnswer(_LEASE, _FIRST, one), VerifiedAnswer(_LEASE, _FIRST, other, vouched)
+
+
+def _vouched(call: Call, lease: str, records: list[bytes], first: int = _FIRST, *, apart: bool) -> tuple[bytes, ...]:
+    """The dealer's vouchers for two rows: behind another of their group, or `apart`, at the end of a bundle and at the
+    beginning of the next."""
+    groups = (
+        [(first, records[:1]), (first + 1, records[1:])] if apart else [(first - 1, [drawn("record", 32), *records])]
+    )
+    upload = call.entry.upload_id
+    return tuple(vouchers(DEALER, upload, lease, start, group)[0] for start, group in groups)
 
 
 def _answer(what: str, call: Call, said: Sequence[VerifiedAnswer]) -> bytes:
@@ -112,8 +119,13 @@ def _placed(parties: tuple[int, ...], **place: Any) -> Callable[[Said], Said]:
     return lie
 
 
-def _swapped(said: Said) -> Said:
-    return said[0], said[1]._replace(signatures=said[1].signatures[::-1])
+def _vouchers(change: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]) -> Callable[[Said], Said]:
+    return lambda said: (said[0], said[1]._replace(vouchers=change(said[1].vouchers)))
+
+
+def _of_others(vouchers: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Each signature behind the row and the records of the other voucher."""
+    return tuple(one[:-64] + other[-64:] for one, other in zip(vouchers, vouchers[::-1], strict=True))
 
 
 def _one_key_twice(said: Said) -> Said:
@@ -128,7 +140,8 @@ _LIES: tuple[Callable[[Said], Said], ...] = (
     *(_changed(party, keys=RowKeys((_ELSE, _ELSE))) for party in (0, 1)),
     *(_placed(parties, lease_id="00" * 16) for parties in ((0,), (1,), (0, 1))),
     *(_placed(parties, first_row=_FIRST + 1) for parties in ((0,), (1,), (0, 1))),
-    _placed((1,), signatures=(bytes(64),) * _ROWS),
-    _swapped,
+    _vouchers(lambda each: (bytes(VOUCHER_BYTES),) * len(each)),
+    _vouchers(lambda each: each[:1]),
+    _vouchers(_of_others),
     _one_key_twice,
 )

@@ -4,7 +4,7 @@ import { type Bytes, concat, sha256, u32, u64, utf8 } from "./bytes.js";
 import { type Plan } from "./entry.js";
 import { ResultRejected } from "./errors.js";
 import { CIPHER_OVERHEAD } from "./sealing.js";
-import { answerBytes } from "./verified.js";
+import { answerBytes, vouchersIn } from "./verified.js";
 
 export const MEDIA_TYPE = "application/vnd.moiety.v1";
 const REQUEST = utf8("MRQ2");
@@ -70,24 +70,28 @@ export function packRequest(to: Binding, rows: number, envelopes: [Bytes[], Byte
   return concat(REQUEST, ...names, u32(rows), ...lengths, ...envelopes.flat());
 }
 
-/** The bytes of each party's sealed share of a result; of a verified model, of what each says. */
-function sealedBytes(plan: Plan, rows: number): [number, number] {
+/** The bytes of each party's sealed share of a result; of a verified model, of what each says, bob's with so many vouchers. */
+function sealedBytes(plan: Plan, rows: number, vouchers: number): [number, number] {
   const { kind, size } = plan.output;
   const share = rows * size * (kind === "labels" ? 1 : plan.ring_bits / 8);
-  const own = (party: Party) => CIPHER_OVERHEAD + (plan.verified ? answerBytes(plan, rows, party) : share);
-  return [own(0), own(1)];
+  const own = (more: number) => CIPHER_OVERHEAD + (plan.verified ? answerBytes(plan, rows, more) : share);
+  return [own(0), own(vouchers)];
 }
 
+/** The most bytes of a result. */
 export function resultBytes(plan: Plan, rows: number): number {
-  const [alice, bob] = sealedBytes(plan, rows);
+  const [alice, bob] = sealedBytes(plan, rows, rows);
   return RESULT_HEAD + alice + bob;
 }
 
 /** Both sealed shares. Throws ResultRejected for anything but an answer of the right length to this request. */
 export function unpackResult(body: Bytes, requestId: Bytes, plan: Plan, rows: number): [Bytes, Bytes] {
-  const [alice, bob] = sealedBytes(plan, rows);
+  const [least] = sealedBytes(plan, rows, 0);
+  const vouchers = plan.verified ? vouchersIn(body.length - RESULT_HEAD - 2 * least) : 1;
+  if (!(Number.isInteger(vouchers) && vouchers >= 1 && vouchers <= rows)) throw rejected();
+  const [alice, bob] = sealedBytes(plan, rows, vouchers);
   const head = concat(RESULT, requestId, u32(alice), u32(bob));
-  if (body.length !== resultBytes(plan, rows) || head.some((byte, at) => byte !== body[at])) throw rejected();
+  if (body.length !== RESULT_HEAD + alice + bob || head.some((byte, at) => byte !== body[at])) throw rejected();
   return [body.slice(RESULT_HEAD, RESULT_HEAD + alice), body.slice(RESULT_HEAD + alice)];
 }
 

@@ -17,7 +17,7 @@ from moiety_shared.crypto.handshake import ENVELOPE_OVERHEAD
 from moiety_shared.crypto.prg import SEED_BYTES
 from moiety_shared.crypto.sealing import RESULT_OVERHEAD, SEAL_OVERHEAD
 from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, check_magic
-from moiety_shared.messages.verified import answer_bytes
+from moiety_shared.messages.verified import answer_lengths
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
@@ -121,11 +121,22 @@ def request_bytes(plan: Plan, rows: int) -> int:
     return _REQUEST.size + sum(envelope_bytes(plan, party, rows) for party in (0, 1))
 
 
-def result_bytes(plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT, party: int = 0) -> int:
-    """The length of party p's sealed result share: the client's, then the owner's. In verified runs bob's is longer."""
-    overheads = {Recipients.CLIENT: RESULT_OVERHEAD, Recipients.OWNER: SEAL_OVERHEAD}
-    share = answer_bytes(plan, party, rows) if plan.verified else plan.output_bytes(rows)
-    return sum(share + overheads[recipient] for recipient in recipients)
+def result_bytes(plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT) -> int:
+    """The length of alice's sealed result share: the client's, then the owner's. In verified runs bob's is longer."""
+    return _result_lengths(plan, rows, recipients, 0).start
+
+
+def _result_lengths(plan: Plan, rows: int, recipients: Recipients, party: int) -> range:
+    """The lengths that party p's sealed result share may have."""
+    share = plan.output_bytes(rows)
+    beside = SEAL_OVERHEAD + share if Recipients.OWNER in recipients else 0
+    if Recipients.CLIENT not in recipients:
+        return range(beside, beside + 1)
+    own, beside = (
+        answer_lengths(plan, party, rows) if plan.verified else range(share, share + 1),
+        beside + RESULT_OVERHEAD,
+    )
+    return range(own.start + beside, own.stop + beside, own.step)
 
 
 def request_digest(request_id: bytes, time: int, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:
@@ -188,15 +199,17 @@ def unpack_result(
     body: bytes, request_id: bytes, plan: Plan, rows: int, recipients: Recipients = Recipients.CLIENT
 ) -> tuple[memoryview, memoryview]:
     """Return both sealed shares, after checking their lengths."""
-    one, other = (result_bytes(plan, rows, recipients, party) for party in (0, 1))
     check_magic(bytes(body[:_MAGIC_BYTES]), RESULT, "a result")
-    if len(body) != _RESULT.size + one + other:
-        raise malformed("the result has another length than its plan says")
-    _, own_id, first, second = _RESULT.unpack_from(body)
-    if (own_id, first, second) != (request_id, one, other):
+    if len(body) < _RESULT.size:
+        raise malformed("the result is shorter than its header")
+    _, own_id, *lengths = _RESULT.unpack_from(body)
+    if len(body) != _RESULT.size + sum(lengths):
+        raise malformed("the result's length does not match its header")
+    fit = all(length in _result_lengths(plan, rows, recipients, p) for p, length in enumerate(lengths))
+    if own_id != request_id or not fit:
         raise malformed("the result does not belong to this request")
     view = memoryview(body)[_RESULT.size :]
-    return view[:one], view[one:]
+    return view[: lengths[0]], view[lengths[0] :]
 
 
 @dataclass(frozen=True)

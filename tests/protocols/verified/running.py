@@ -88,7 +88,7 @@ class Upload:
         ready = [self.prepare(p, rows, seeds[p], sent) for p in (0, 1)]
         name = new_seed()
         keys = (RowKeys.draw(Stream(seeds[0]), rows), RowKeys.draw(Stream(seeds[1]), rows))
-        return Bundle(name, sent, ready, answers.records(name, 0, keys), masks, seeds)
+        return Bundle(name, sent, ready, answers.records(keys), masks, seeds)
 
     def prepare(self, party: int, rows: int, seed: bytes, sent: Mapping[str, graph.Corrections]) -> PreparedRun:
         """bob's preparation reads what he was sent; alice's must not."""
@@ -180,9 +180,7 @@ def accepted(upload: Upload, bundle: Bundle, x: Array, outcome: Outcome) -> Arra
     if one is None or other is None:
         return None
     try:
-        return answers.accept(
-            WORD, x, (one, other), lambda keys: answers.records(bundle.name, 0, keys) == bundle.records
-        )
+        return answers.accept(WORD, x, (one, other), lambda keys: answers.records(keys) == bundle.records)
     except CheckFailed:
         return None
 

@@ -273,7 +273,7 @@ def _rows_2_and_0(bundle: Bundle) -> Bundle:
     """Two rows of a bundle that was prepared as a whole, each cut out of it, and joined the other way round."""
     ready = [joined([rows_of(run, 2, 3), rows_of(run, 0, 1)]) for run in bundle.ready]
     masks = {name: low[[2, 0]] for name, low in bundle.masks.items()}
-    records = answers.records(bundle.name, 0, (ready[0].keys, ready[1].keys))
+    records = answers.records((ready[0].keys, ready[1].keys))
     return replace(bundle, ready=ready, masks=masks, records=records)
 
 

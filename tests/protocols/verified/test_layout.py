@@ -6,7 +6,7 @@ import pytest
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.protocols.preparation import PreparedRows, cut, stack
 from moiety_shared.protocols.verified import answers, graph, layout
-from moiety_shared.protocols.verified.answers import SIGNATURE_BYTES, RowKeys
+from moiety_shared.protocols.verified.answers import VOUCHER_BYTES, RowKeys
 from moiety_shared.protocols.verified.graph import WORD, PreparedRun
 from moiety_shared.protocols.verified.layout import NUMBERS, RowStream
 from moiety_shared.protocols.verified.prepared import joined, rows_of
@@ -30,7 +30,7 @@ def test_a_plan_states_what_its_runs_cost(up: Upload) -> None:
     outcome = drive(up.sessions(bundle, x))
     assert (plan.rounds, plan.cost(1).online_bytes) == (outcome.rounds, outcome.sent[0])
     dealt = sum(array.nbytes for part in bundle.sent.values() for array in part.values())
-    assert plan.bundle_row_bytes == dealt + SIGNATURE_BYTES
+    assert plan.bundle_row_bytes == dealt + VOUCHER_BYTES
     assert layout.checked_layout(plan) == layout.layout(up.plan)
 
 

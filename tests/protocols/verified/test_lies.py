@@ -7,6 +7,7 @@ from moiety_server import sources
 from moiety_server.compiler.compilation import encode_rows
 from moiety_server.zoo import samples
 from moiety_server.zoo.network import normalise
+from moiety_shared.protocols.verified.answers import VOUCHER_BYTES
 from moiety_shared.protocols.verified.word import WIDE_BYTES
 from tests.protocols.running import integers
 from tests.protocols.verified import lies
@@ -32,7 +33,7 @@ def test_the_shipped_network_is_bit_exact() -> None:
     assert outcome.sent == [16 * values + 16 * 500 // 8 + check] * 2
     assert values + 500 // 8 + 1 + check <= 14_000
     dealt = sum(array.nbytes for part in bundle.sent.values() for array in part.values())
-    assert dealt <= 16 * 65_000 - 16 * 64  # with the dealer's signatures of rows
+    assert dealt <= 16 * (65_000 - VOUCHER_BYTES)
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@
 No tag covers the input. So the client computes x^ = x + r itself, from both shares of r, and compares; and it unmasks
 y^ by both shares of r_out. A row of a bundle has a key at each party, which yields that party's shares of these two
 masks of the row and nothing else: never a tag. The client gets both keys. A party could lie about its own, so the
-dealer signs a record of both, row by row. The client decides before it knows y, by what does not depend on y: whether
-it accepts tells nothing.
+dealer vouches for a record of both, row by row. The client decides before it knows y, by what does not depend on y:
+whether it accepts tells nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,7 +15,6 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from moiety_shared.arrays import Array
 from moiety_shared.crypto.integrity import joined
@@ -24,9 +24,11 @@ from moiety_shared.protocols.verified.word import Word
 
 KEY_BYTES = SEED_BYTES
 DIGEST_BYTES = 32
-SIGNATURE_BYTES = 64
-"""Of Ed25519, by which the dealer vouches for a row."""
-_ROLES = (b"alice", b"bob")
+RECORD_BYTES = 32
+VOUCHED_ROWS = 8
+"""The rows that one signature of the dealer vouches for. With more, the answer to a request of one row is longer."""
+VOUCHER_BYTES = 8 + VOUCHED_ROWS * RECORD_BYTES + 64
+"""The number of the first of these rows, their records, and a signature of Ed25519."""
 
 
 class CheckFailed(Exception):
@@ -35,7 +37,7 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True)
 class RowKeys:
-    """The keys of some rows, and the words that they yield: (rows, ...)."""
+    """The keys of some rows."""
 
     keys: tuple[bytes, ...]
 
@@ -45,9 +47,15 @@ class RowKeys:
         keys = stream.at("/rows").words("key", (rows, KEY_BYTES), np.uint8)
         return cls(tuple(key.tobytes() for key in keys))
 
-    def words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """Draw uniform words, each row's from its key alone."""
-        return np.stack([Stream(key, "row").words(name, shape[1:], dtype) for key in self.keys])
+    def masks(self, word: Word, values: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """Draw [r]_p (rows, values of one input) and [r_out]_p (rows, *shape), int64 of 32 bits.
+
+        Each row's come from its key alone, both of one stream: to begin a stream takes longer than its words.
+        """
+        count = values + math.prod(shape)
+        drawn = np.stack([Stream(key, "row").words("masks", (count,), np.uint32) for key in self.keys])
+        whole = drawn.astype(np.int64) & ((1 << word.low) - 1)
+        return whole[:, :values], whole[:, values:].reshape(-1, *shape)
 
 
 class PartyAnswer(NamedTuple):
@@ -77,26 +85,12 @@ def apart(opened: Array, result: Array, keys: RowKeys, requests: Sequence[int]) 
     ]
 
 
-def input_mask(word: Word, keys: RowKeys, values: int) -> Array:
-    """Draw [r]_p (rows, values of one input), int64 of 32 bits."""
-    return word.uniform_low(keys, "input", (len(keys.keys), values))
-
-
-def output_mask(word: Word, keys: RowKeys, shape: tuple[int, ...]) -> Array:
-    """Draw [r_out]_p (rows, *shape), int64 of 32 bits."""
-    return word.uniform_low(keys, "output", (len(keys.keys), *shape))
-
-
-def records(context: bytes, first: int, keys: tuple[RowKeys, RowKeys]) -> list[bytes]:
-    """What the dealer signs of each row, from the row's number `first` on. It tells no key. `context` names the upload
-    and the lease."""
-    pairs = enumerate(zip(*(each.keys for each in keys), strict=True), first)
-    return [_record(context, row, pair) for row, pair in pairs]
-
-
-def _record(context: bytes, row: int, keys: tuple[bytes, ...]) -> bytes:
-    hashes = [sha256(joined((b"moiety/v1 row key", *pair))).digest() for pair in zip(_ROLES, keys, strict=True)]
-    return joined((b"moiety/v1 row record", context, row.to_bytes(8, "little"), *hashes))
+def records(keys: tuple[RowKeys, RowKeys]) -> list[bytes]:
+    """What the dealer vouches for of each row: a hash of both its keys, which tells neither."""
+    return [
+        sha256(joined((b"moiety/v1 row record", *pair))).digest()
+        for pair in zip(*(each.keys for each in keys), strict=True)
+    ]
 
 
 def accept(
@@ -111,11 +105,10 @@ def accept(
     keys, low = (one.keys, other.keys), (1 << word.low) - 1
     if not len(x) == len(one.keys.keys) == len(other.keys.keys) or not dealt(keys):
         raise CheckFailed
-    halves = [input_mask(word, each, x.shape[1]) for each in keys]
-    opened = digest((x + halves[0] + halves[1]) & low)
+    (r, r_out), (s, s_out) = (each.masks(word, x.shape[1], one.result.shape[1:]) for each in keys)
+    opened = digest((x + r + s) & low)
     if not (one.opened == other.opened == opened and np.array_equal(one.result, other.result)):
         raise CheckFailed
-    first = [RowKeys(each.keys[: len(one.result)]) for each in keys]  # a count is of all rows, under the first's mask
-    masks = [output_mask(word, each, one.result.shape[1:]) for each in first]
-    y: Array = (one.result - masks[0] - masks[1]) & low
+    count = len(one.result)  # of a count 1: it is of all rows, under the first's mask
+    y: Array = (one.result - r_out[:count] - s_out[:count]) & low
     return y.astype(np.uint32).view(np.int32)

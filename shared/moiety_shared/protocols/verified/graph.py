@@ -152,8 +152,7 @@ def _steps(plan: Plan) -> tuple[list[Layer], str]:
 def _given(plan: Plan, keys: RowKeys) -> tuple[Array, Array]:
     """Party p's shares of the masks that the client will learn: of one input's values and label (rows, n), and of the
     output (rows, *shape)."""
-    output = answers.output_mask(WORD, keys, plan.wires[plan.output.wire].shape)
-    return answers.input_mask(WORD, keys, plan.input.shared_size), output
+    return keys.masks(WORD, plan.input.shared_size, plan.wires[plan.output.wire].shape)
 
 
 def deal(

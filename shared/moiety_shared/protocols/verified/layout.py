@@ -19,12 +19,12 @@ from moiety_shared.plan.verified import Verified
 from moiety_shared.protocols.opening import Round, Session, lockstep
 from moiety_shared.protocols.preparation import PreparedRows
 from moiety_shared.protocols.verified import graph
-from moiety_shared.protocols.verified.answers import SIGNATURE_BYTES, PartyAnswer
+from moiety_shared.protocols.verified.answers import VOUCHER_BYTES, PartyAnswer
 from moiety_shared.protocols.verified.claims import Nonces, Standing
 from moiety_shared.ring import Array
 
 RECORDS, NUMBERS = "/records", "/rows"
-"""Beside the layers, in a bundle's arrays: the dealer's signature of each row's record; and each row's number, and
+"""Beside the layers, in a bundle's arrays: the dealer's voucher for each row; and each row's number, and
 where it lies prepared, None as long as it is not."""
 
 Parts = dict[str, tuple[Correction, ...]]
@@ -55,7 +55,7 @@ class _Rehearsal:
     def layout(self) -> Layout:
         whole = {name: tuple(_described(part, 0) for part in sent.items()) for name, sent in self.weights.items()}
         row = {name: tuple(_described(part, 1) for part in sent.items()) for name, sent in self.sent.items()}
-        return Layout(whole, row | {RECORDS: (Correction("signature", (SIGNATURE_BYTES,), "|u1"),)})
+        return Layout(whole, row | {RECORDS: (Correction("voucher", (VOUCHER_BYTES,), "|u1"),)})
 
     def rounds(self) -> list[Round]:
         """What alice sends in a run of the row."""
