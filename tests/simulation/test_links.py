@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,12 +104,16 @@ def test_a_lease_ends_with_its_pool(root: Path, detector: Detector) -> None:
     """Whatever ends that: a restart, a model that is deleted, bob's forgetting. After a crash only its age does."""
 
     async def scenario(w: World) -> None:
-        async def left(count: int) -> None:
+        async def until(reached: Callable[[], bool]) -> None:
             while True:
-                if keys_of_leases(w) == count:
+                if reached():
                     return
                 await asyncio.sleep(0.05)
 
+        async def left(count: int) -> None:
+            await until(lambda: keys_of_leases(w) == count)
+
+        first = w.entry.entry.upload_id
         await w.predict(X)
         await left(1)
         for role in ("alice", "bob"):
@@ -124,7 +129,8 @@ def test_a_lease_ends_with_its_pool(root: Path, detector: Detector) -> None:
         await left(1)
         await w.restart("alice", crash=True)
         await left(2)
-        await w.predict(X)  # alice knows of her lease: nobody ends one whose answer she left behind
+        # Nobody ends a lease that she has not heard of.
+        await until(lambda: bool(w.alices[0].party.pools.of_model(first)))
         await w.stop("alice")
         await left(1)
 
