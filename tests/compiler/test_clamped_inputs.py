@@ -142,6 +142,9 @@ def test_on_a_tiny_ring_all_elements_all_ranges(bits: int) -> None:
             assert got.min() == least and got.max() == least + steps
             within = (t >= least) & (t <= least + steps)
             assert np.array_equal(got[within], t[within])
+            at_once = least + functionality_beyond(ReLU(**head, hinges=(least, least + steps)), t)
+            assert np.array_equal(at_once[within], t[within])
+            assert at_once.min() < least  # why one layer of two hinges does not do
 
 
 class Attending(nn.Module):
