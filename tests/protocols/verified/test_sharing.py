@@ -44,7 +44,7 @@ def shared(up: Upload, bundle: Bundle, shares: tuple[Array, Array]) -> list[Pair
 def accepted(bundle: Bundle, place: slice, x: Array, pair: Pair) -> Array:
     """What the client of these rows accepts."""
     records = bundle.records[place]
-    return answers.accept(WORD, x, pair, lambda keys: answers.records(bundle.name, place.start, keys) == records)
+    return answers.accept(WORD, x, pair, lambda keys: answers.records(keys) == records)
 
 
 def test_each_client_accepts_its_own_answer(up: Upload) -> None:
