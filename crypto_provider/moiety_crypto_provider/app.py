@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, closing, suppress
 from typing import Annotated
 
 import torch
-from fastapi import Depends, FastAPI, Path, Request
+from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from opentelemetry.trace import Tracer
@@ -34,6 +34,7 @@ from moiety_shared.messages.leases import (
     LeaseResponse,
     RekeyRequest,
     UploadRequest,
+    WordsRequest,
 )
 from moiety_shared.problems import Problem, ProblemType
 
@@ -187,5 +188,16 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
     def tags(lease_id: str, body: BundleRequest, who: Caller) -> StreamingResponse:
         only(1, who)
         return _streamed(*issuer.tags(lease_id, body.sealed()))
+
+    @app.post(
+        "/v1/leases/{lease_id}/words",
+        dependencies=of_parties,
+        summary="Get one's own words of some rows, sealed to the owner, for an audit",
+        response_class=Response,
+    )
+    def words(lease_id: Hex16, body: WordsRequest, who: Caller) -> Response:
+        sealed = issuer.words(lease_id, body.sealed(), who, body.first_row, body.rows)
+        log().info("words", lease=lease_id, rows=body.rows)
+        return Response(sealed, media_type="application/octet-stream")
 
     return app

@@ -21,13 +21,15 @@ from prometheus_client import CollectorRegistry
 from moiety_crypto_provider.ledger import Ledger
 from moiety_crypto_provider.metrics import ProviderMetrics
 from moiety_crypto_provider.verified import DealerKey, VerifiedDealer
-from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher, tags_cipher
+from moiety_shared.crypto.channel import TAG_BYTES, bundle_cipher, seal_words, tags_cipher
 from moiety_shared.crypto.integrity import check_key
 from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.messages.statements import MOST_WORDS
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
-from moiety_shared.protocols.verified.layout import checked_layout
+from moiety_shared.protocols.verified.layout import RowStream, checked_layout
+from moiety_shared.protocols.words import words_of
 from moiety_shared.ring import Array
 
 _NONCE, _SEED, _KEY = 12, 32, 32
@@ -145,6 +147,24 @@ class Issuer:
         arrays = list(self._dealer(lease.upload_id, self._key(lease)).weights())
         encryptor = tags_cipher(lease.bob, lease_id).encryptor()
         return sum(array.nbytes for array in arrays) + TAG_BYTES, sealed(chunks(iter(arrays)), encryptor)
+
+    def words(self, lease_id: str, ticket: bytes, party: int, first: int, rows: int) -> bytes:
+        """Party p's own words of the rows from `first` on, sealed to the upload's owner. p could compute them itself,
+        but it cannot change what the provider seals.
+
+        Raises TOO_LARGE for rows of more than `MOST_WORDS` bytes, UNKNOWN_LEASE where runs are verified.
+        """
+        lease = self._lease(lease_id, ticket)
+        if lease.key_id:
+            raise Problem(ProblemType.UNKNOWN_LEASE, "its runs are verified")
+        plan, masks = self._masks(lease.upload_id)
+        if rows * plan.bundle_row_bytes > MOST_WORDS:
+            raise Problem(ProblemType.TOO_LARGE, f"the words of a request may have at most {MOST_WORDS} bytes")
+        numbers = range(first, first + rows)
+        alice, bob = (RowStream.of(seed, lease.rows, numbers) for seed in (lease.alice, lease.bob))
+        words = words_of(plan, rows, masks, (alice, bob), party)
+        _, *owner = self._ledger.upload(lease.upload_id)
+        return seal_words(check_key((owner[0], owner[1]), "words"), party, lease_id, first, rows, words)
 
     def seeds(self, lease: Lease, party: int) -> bytes:
         """What party p is given of a lease, to be sealed to it."""

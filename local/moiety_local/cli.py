@@ -1,4 +1,4 @@
-"""`moiety up | demo`: run all roles on this machine."""
+"""`moiety up | demo`: run all roles on this machine. `moiety audit`: the owner is a client of the own model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,38 @@ _FRESH = (
 
 def register(app: typer.Typer) -> None:
     app.command("up", rich_help_panel=_PANEL, epilog=example("moiety up", "moiety up --base-port 8800"))(up)
+    shown = example("moiety audit mnist", "moiety audit mnist --runs 100 --evidence runs.jsonl")
+    app.command("audit", rich_help_panel="Model owner", epilog=shown)(audit)
     app.command("demo", rich_help_panel=_PANEL, epilog=example("moiety demo", "moiety demo --images 512 --json"))(demo)
+
+
+def audit(
+    name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
+    runs: Annotated[int, typer.Option(min=1, max=1000, help="Requests to send, of one input each.")] = 20,
+    access: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Access file to ask with, such as one of a client that the parties know. Default: a new token.",
+        ),
+    ] = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File for what alice and bob signed of each run, as JSON lines."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask your own model as a client, and find out whether alice or bob lied. Publish it with --auditable first.
+
+    The requests look like any client's. When all are answered, you ask alice and bob for what they signed of these
+    runs, compute again all that they had to send, and compare. Whoever lied is named, and an honest party never is.
+
+    A party that lies in a fraction f of its runs passes n audited runs with probability (1 - f)^n. It may behave while
+    it knows who asks, so ask from where clients ask, at times when they do.
+    """
+    from moiety_local.audit import run
+
+    raise typer.Exit(run(name, runs, access, evidence, as_json))
 
 
 def up(

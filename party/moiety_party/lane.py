@@ -25,9 +25,22 @@ INLINE_WORK = 32_000_000
 _PART_BYTES = 1 << 23  # an opening that is longer is sent in parts
 _SMALL_BYTES = 48_000
 _INLINE_BYTES = 1 << 22  # more than this is combined off the event loop
+_HASHED_BYTES = 1 << 20  # more than this is hashed off the event loop
 
 Outcome = TypeVar("Outcome")
 Numbers = Iterator[int]
+
+
+class Witness(Protocol):
+    """Keeps what both parties send in a run."""
+
+    def sent(self, rounds: Sequence[Round]) -> bytes:
+        """This party has sent its next round, slice by slice. Returns what it signs, once that is to be sent."""
+        ...
+
+    def heard(self, round_: Round, peer: memoryview) -> None:
+        """The peer has sent these bytes in the same round of the next slice."""
+        ...
 
 
 class Link(Protocol):
@@ -151,13 +164,15 @@ class Lane:
         executor: Executor,
         *,
         away: bool = False,
+        witness: "Witness | None" = None,
     ) -> list[Outcome]:
         """Run one party's sessions to their ends. They are the slices of one batch, and have the same rounds.
 
         All that is opened goes into the transcript, round by round and slice by slice, in the same order at both
         parties. The slices take turns, so that one computes while another's opening travels. Each opening is sent
         before the peer's is awaited. Steps with more than `INLINE_WORK` run in `executor`, so that the event loop goes
-        on serving; all steps do if they wait for a database, which `away` says.
+        on serving; all steps do if they wait for a database, which `away` says. `witness` is told what both parties
+        send, and what it answers is sent as SIGNED. It is told of a round while the peer's is on its way.
         """
         outcomes: list[Outcome] = []
         sent, received = itertools.count(), itertools.count()
@@ -171,12 +186,16 @@ class Lane:
             await self._open(group, sent)
         while rounds:
             self.rounds += 1
+            if witness is not None:
+                await self._tell(witness, rounds, executor)
             turns, steps, together = iter(sessions), list[Round](), True
             for group in _groups(rounds):
                 peer, at = await self._opened(sum(r.wire_bytes for r in group), received), 0
                 self.in_run = True
                 for opened in group:
                     part, at = peer[at : at + opened.wire_bytes], at + opened.wire_bytes
+                    if witness is not None:
+                        witness.heard(opened, part)
                     if not away and opened.work <= INLINE_WORK and opened.wire_bytes <= _INLINE_BYTES:
                         step = _step(next(turns), opened, part, transcript)
                     else:
@@ -194,6 +213,15 @@ class Lane:
                 await self._open(steps, sent)
             rounds = steps
         return outcomes
+
+    async def _tell(self, witness: "Witness", rounds: Sequence[Round], executor: Executor) -> None:
+        """Tell the witness that these rounds were sent. A large round is hashed off the event loop."""
+        if sum(r.wire_bytes for r in rounds) > _HASHED_BYTES:
+            said = await asyncio.get_running_loop().run_in_executor(executor, witness.sent, rounds)
+        else:
+            said = witness.sent(rounds)
+        if said:
+            await self.send(FrameKind.SIGNED, said)
 
     async def _open(self, rounds: Sequence[Round], numbers: Numbers) -> None:
         shares = [to_wire(opening).data for r in rounds for opening in r.openings]

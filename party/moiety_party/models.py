@@ -9,6 +9,7 @@ from moiety_party.pools import Pools
 from moiety_party.provider import Provider
 from moiety_party.settings import PartySettings
 from moiety_party.state import State
+from moiety_party.statements import check_manifest
 from moiety_party.store import ModelStore
 from moiety_party.threads import Threads
 from moiety_party.verified import supported_layout
@@ -41,7 +42,7 @@ class Models:
         threads: Threads,
     ) -> None:
         self._party = settings.party
-        self._keyring = identity.keyring
+        self._identity = identity
         self._state = state
         self._store = store
         self._provider = provider
@@ -59,9 +60,10 @@ class Models:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
         body = Body(source, length)
         head = await read_head(body, upload_id, self._party)
+        check_manifest(head.manifest, self._party, self._identity, head.plan.verified is not None)
         if head.plan.verified:
             await self._threads.run(supported_layout, head.plan)
-        upload = await read_weights(body, head, self._keyring, self._threads.run)
+        upload = await read_weights(body, head, self._identity.keyring, self._threads.run)
         await self._provider.register(upload_id, head.plan, head.dealer_envelope)
         await self._threads.run(self._store.put, upload)
         if not await self._threads.run(self._state.stored, upload_id):

@@ -8,13 +8,15 @@ from moiety_party.capacity import request_rows
 from moiety_party.party import Party
 from moiety_service.http.app import bearer, documented_bearer
 from moiety_service.observability.logs import log
+from moiety_shared.crypto.signing import key_text
 from moiety_shared.messages.leases import RekeyRequest
 from moiety_shared.messages.parties import HeldModel, HeldModels, ModelState, PublicKeys, Revocations
+from moiety_shared.messages.statements import RunTranscript, TranscriptRequest
 from moiety_shared.problems import Problem, ProblemType
 
 _OWNER = "server"
 _MODELS, _MODEL, _REVOCATIONS = "/v1/models", "/v1/models/{upload_id}", "/v1/revocations"
-_REKEY = f"{_MODEL}/rekey"
+_REKEY, _TRANSCRIPTS = f"{_MODEL}/rekey", f"{_MODEL}/transcripts"
 _SMALL, _REVOCATION_BYTES = 1 << 16, 1 << 19
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
@@ -23,7 +25,7 @@ def body_limit(party: Party, path: str) -> int:
     """The bytes of the largest body that the owner may send to this path."""
     if path == _REVOCATIONS:
         return _REVOCATION_BYTES
-    is_upload = path.startswith(f"{_MODELS}/") and not path.endswith("/rekey")
+    is_upload = path.startswith(f"{_MODELS}/") and not path.endswith(("/rekey", "/transcripts"))
     return party.settings.max_upload_bytes if is_upload else _SMALL
 
 
@@ -44,7 +46,11 @@ def routes(party: Party) -> APIRouter:
 
     @router.get("/v1/keys", summary="Get this party's public sealing key")
     async def keys() -> PublicKeys:
-        return PublicKeys(role=party.settings.role, sealing_key=party.identity.keyring.public.text())
+        identity = party.identity
+        statements = key_text(identity.statement_key.public_key())
+        return PublicKeys(
+            role=party.settings.role, sealing_key=identity.keyring.public.text(), statement_key=statements
+        )
 
     @router.get(_MODELS, dependencies=of_owner, summary="List the uploads that this party holds")
     async def held_models() -> HeldModels:
@@ -66,6 +72,11 @@ def routes(party: Party) -> APIRouter:
         with party.audit.event("rekey", subject=_OWNER, upload=upload_id):
             await party.models.rekey(upload_id, body.key_id)
         log().info("rekeyed", upload=upload_id)
+
+    @router.post(_TRANSCRIPTS, dependencies=of_owner, summary="Show what the other party signed of an owner's own run")
+    async def transcript(upload_id: UploadId, body: TranscriptRequest) -> RunTranscript:
+        with party.audit.event("transcript", subject=_OWNER, upload=upload_id):
+            return await party.transcript(upload_id, body)
 
     @router.delete(_MODEL, status_code=204, dependencies=of_owner, summary="Wipe a model's share")
     async def delete_model(upload_id: UploadId) -> None:

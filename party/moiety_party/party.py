@@ -1,6 +1,8 @@
 """What alice and bob both have: identity, state, models, pools, and the way to the provider."""
 
+import base64
 import secrets
+from collections.abc import Sequence
 
 import httpx
 from opentelemetry.trace import Tracer
@@ -14,6 +16,8 @@ from moiety_party.provider import Provider
 from moiety_party.replicas import Replicas
 from moiety_party.settings import PartySettings
 from moiety_party.state import State
+from moiety_party.statements import KeptRuns, RunWitness
+from moiety_party.store import Model
 from moiety_party.threads import Threads
 from moiety_party.verified import Checks
 from moiety_service.database import location
@@ -21,6 +25,9 @@ from moiety_service.http import clients
 from moiety_service.observability import tracing
 from moiety_service.observability.audit import Audit
 from moiety_service.security.identity import Identity
+from moiety_shared.messages.statements import RunTranscript, TranscriptRequest, audit_key
+from moiety_shared.messages.wire import Outcome, Secret, Start
+from moiety_shared.problems import Problem, ProblemType
 
 
 class Party:
@@ -61,6 +68,39 @@ class Party:
         self.replicas = Replicas(self.boot, self.state, self.store, self.pools.drop_model)
         self.admission = Admission(self.state)
         self.audit = Audit(folder / "audit.jsonl")
+        self.kept_runs = KeptRuns()
+
+    def witness(self, model: Model, start: Start) -> RunWitness | None:
+        """Who signs what both parties send in this run; None for a model whose runs are not signed."""
+        if model.manifest.statement_keys is None:
+            return None
+        return RunWitness(self.settings.party, model, self.identity.statement_key, start)
+
+    def keep(
+        self, witness: RunWitness | None, ticket: str, secrets: Sequence[Secret | None], outcomes: Sequence[Outcome]
+    ) -> None:
+        """Keep for a while what the other party signed of each request of a run that was answered, if it was signed."""
+        if witness is None:
+            return
+        for place, (secret, outcome) in enumerate(zip(secrets, outcomes, strict=True)):
+            if secret is not None and not isinstance(outcome, Problem):
+                key = audit_key(secret.result_key, secret.request_id)
+                self.kept_runs.keep(witness, place, secret.request_id, ticket, key)
+
+    async def transcript(self, upload_id: str, asked: TranscriptRequest) -> RunTranscript:
+        """Show the owner what the other party signed of one of the owner's own requests, and this party's words of its
+        rows, which the crypto provider seals to the owner while the lease lives.
+
+        Raises Problem NOT_FOUND unless whoever asks proves to have sent the request.
+        """
+        kept = self.kept_runs.get(upload_id, bytes.fromhex(asked.request_id), bytes.fromhex(asked.proof))
+        try:
+            words = await self.provider.words(kept.lease_id, kept.ticket, kept.first_row, kept.rows)
+        except Problem as problem:
+            if problem.kind is not ProblemType.UNKNOWN_LEASE:
+                raise
+            words = b""
+        return RunTranscript(peer=kept.signed.shown(kept.place), words=base64.b64encode(words).decode())
 
     async def close(self) -> None:
         await self.replicas.close()

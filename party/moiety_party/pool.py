@@ -34,6 +34,7 @@ class Pool:
         bundle_rows: int,
         make: Make,
         *,
+        ticket: str = "",
         target: int,
         spread: int,
         claim_seconds: float,
@@ -43,11 +44,12 @@ class Pool:
         verified: VerifiedLease | None = None,
         prepare: Prepare | None = None,
     ) -> None:
-        """The pool calls `failed` with the problem's name when it cannot get a bundle. `busy` says whether a run is
-        under way: then the pool makes no bundles while it has half of its rows. `alone` says that a row is larger than
-        a pool should be: then it makes none at all beside a run, unless somebody waits for it. `verified` is what
-        the rows of verified runs need besides, and `prepare` prepares them."""
+        """`ticket` shows the lease to the provider. The pool calls `failed` with the problem's name when it cannot get
+        a bundle. `busy` says whether a run is under way: then the pool makes no bundles while it has half of its rows.
+        `alone` says that a row is larger than a pool should be: then it makes none at all beside a run, unless somebody
+        waits for it. `verified` is what the rows of verified runs need besides, and `prepare` prepares them."""
         self.lease_id = lease_id
+        self.ticket = ticket
         self.verified = verified
         self.check = check  # the key of the lease's transcripts
         self.bundle_rows = bundle_rows

@@ -121,6 +121,7 @@ class Pools:
             grant.check,
             grant.rows,
             partial(self._prepare, model, grant, verified),
+            ticket=grant.ticket,
             target=pool_rows(self._settings, model.plan),
             spread=self._settings.lanes * run_rows(self._settings, model.plan),
             claim_seconds=self._settings.run_seconds / 2,

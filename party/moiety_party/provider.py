@@ -22,6 +22,7 @@ from moiety_shared.messages.leases import (
     LeaseResponse,
     RekeyRequest,
     UploadRequest,
+    WordsRequest,
 )
 from moiety_shared.plan.layers import Public
 from moiety_shared.plan.plan import Plan
@@ -117,6 +118,11 @@ class Provider:
         does."""
         cipher = tags_cipher(grant.seed, grant.lease_id)
         return [part async for part in self._parts(grant, "tags", cipher, sizes)]
+
+    async def words(self, lease_id: str, ticket: str, first_row: int, rows: int) -> bytes:
+        """Fetch the words of this party's own that dealt some rows, sealed to the upload's owner."""
+        body = WordsRequest(ticket=ticket, first_row=first_row, rows=rows)
+        return (await self._post(f"/v1/leases/{lease_id}/words", body)).content
 
     async def _parts(
         self, grant: LeaseGrant, path: str, cipher: "Cipher[modes.GCM]", sizes: Sequence[int]

@@ -6,6 +6,7 @@ from itertools import accumulate
 from moiety_shared.crypto.sealing import PublicKey, seal_result
 from moiety_shared.messages.wire import Binding, Recipients, Secret, malformed
 from moiety_shared.plan.plan import Plan
+from moiety_shared.protocols.graph import given_out
 from moiety_shared.ring import Array
 
 
@@ -15,19 +16,10 @@ def check_recipients(plan: Plan, secret: Secret) -> None:
         raise malformed("the request names the owner as a recipient, but the plan has no key of the owner")
 
 
-def result_share(plan: Plan, outputs: Array) -> bytes:
-    """This party's share of a request's result, from its shares of the request's outputs (rows, *shape).
-
-    Counts are added up over the request's rows, so that the number that leaves shows no single row's.
-    """
-    whole = outputs.sum(axis=0, dtype=outputs.dtype) if plan.output.kind == "count" else outputs
-    return whole.tobytes()
-
-
 def result_shares(plan: Plan, outputs: Array, rows: Iterable[int]) -> list[bytes]:
     """This party's share of each request's result, from its shares of all outputs. Each request has so many rows."""
     ends = list(accumulate(rows))
-    return [result_share(plan, outputs[at:end]) for at, end in zip([0, *ends], ends, strict=False)]
+    return [given_out(plan, outputs[at:end]) for at, end in zip([0, *ends], ends, strict=False)]
 
 
 def sealed_result(plan: Plan, party: int, share: bytes, secret: Secret, binding: Binding) -> bytes:

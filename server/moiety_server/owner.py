@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from moiety_server.catalogue import Catalogue
+from moiety_server.kept import AuditableUploads
 from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued
@@ -47,6 +48,7 @@ class Owner:
         self.catalogue = Catalogue(self._db)
         self.uploads = Uploads(self._db)
         self.issued = Issued(self._db)
+        self.auditable = AuditableUploads(settings.private_dir() / "auditable", identity.storage_key)
         self.audit = Audit(settings.private_dir() / "audit.jsonl")
         urls = settings.alice_url, settings.bob_url
         self._clients = [
@@ -73,9 +75,17 @@ class Owner:
             where = f"{NAMES[party]} does not answer at {self._clients[party].base_url}"
             raise Problem(ProblemType.PEER_UNAVAILABLE, f"{where} ({type(error).__name__})") from error
 
+    def statement_keys(self) -> tuple[str, str]:
+        """Return the keys with which alice and bob sign what they send in runs. Raises INVALID_INPUT for parties of an
+        older release."""
+        alice, bob = (keys.statement_key for keys in self._public_keys())
+        if not (alice and bob):
+            raise Problem(ProblemType.INVALID_INPUT, "alice and bob are of a release that signs no runs: upgrade them")
+        return alice, bob
+
     def parties(self) -> tuple[PartyEndpoint, PartyEndpoint]:
         """Return both parties, with their current sealing keys. Raises INVALID_INPUT when the addresses are swapped."""
-        found = [PublicKeys.model_validate_json(self.call(p, "GET", "/v1/keys").content) for p in (0, 1)]
+        found = self._public_keys()
         if [keys.role for keys in found] != list(NAMES):
             raise Problem(
                 ProblemType.INVALID_INPUT,
@@ -86,6 +96,9 @@ class Owner:
             PartyEndpoint(name=k.role, url=u, sealing_key=k.sealing_key) for k, u in zip(found, urls, strict=True)
         )
         return alice, bob
+
+    def _public_keys(self) -> list[PublicKeys]:
+        return [PublicKeys.model_validate_json(self.call(p, "GET", "/v1/keys").content) for p in (0, 1)]
 
     def provider_key(self) -> PublicKey:
         """Return the crypto provider's key, pinned in the owner's folder. Raises INVALID_INPUT where there is none."""
@@ -178,6 +191,7 @@ class Owner:
     def _wipe(self, upload_id: str) -> None:
         for party in (0, 1):  # the leader first: it asks the helper for nothing that is gone
             self.call(party, "DELETE", f"/v1/models/{upload_id}")
+        self.auditable.forget(upload_id)
 
     def revoke(self, token_ids: list[str]) -> None:
         """Have both parties refuse these tokens, and all that were revoked before."""

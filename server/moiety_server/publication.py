@@ -17,6 +17,7 @@ from moiety_service.security.keyring import Keyring
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.messages.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign_manifest
+from moiety_shared.messages.statements import MOST_WORDS
 from moiety_shared.messages.table import Tabular
 from moiety_shared.messages.tokens import Tokens
 from moiety_shared.messages.upload import Draws, MaskedModel
@@ -61,6 +62,7 @@ def publish(
     access: Access = "token",
     activate: bool = True,
     offer_canaries: bool = True,
+    auditable: bool = False,
     accept_error: bool = False,
     valid_days: int = VALID_DAYS,
     progress: Progress = lambda *_: None,
@@ -70,21 +72,27 @@ def publish(
     It becomes active unless a newer version was published meanwhile. A publish that fails removes what it has uploaded.
     `attached` are the files that `preprocessing` names. `progress` hears of each step as it begins, and of the bytes
     that were sent.
+    With `auditable` the parties sign what they send in each run, and the owner keeps a file for `moiety audit`.
     Raises Inaccurate, before anything is shared, where the plan's error is above what is tolerated and `accept_error`
     is not set.
     """
     if not (compiled.is_accurate or accept_error):
         raise Inaccurate(compiled.inaccuracy)
     plan = _addressed(compiled.plan, owner)
+    if auditable:
+        _check_auditable(plan)
     parties = owner.parties()
     dealer = owner.provider_key()
     upload = owner.uploads.begin(name)
     upload_id, version = upload.upload_id, upload.version
     draws = Draws.fresh()
     masked = MaskedModel(upload_id, plan, compiled.weights, draws)
-    what = {"name": name, "version": version, "access": access}
+    keys = owner.statement_keys() if auditable else None
+    what = {"name": name, "version": version, "access": access, "statement_keys": keys}
     with owner.audit.event("publish", subject="owner", model=name, upload=upload_id), _or_removed(owner, upload_id):
         owner.push_revocations()
+        if keys is not None:
+            owner.auditable.keep(masked, keys)
         for party in (1, 0):  # bob first: alice has randomness prepared for what he has too
             key = PublicKey.from_text(parties[party].sealing_key)
             length, body = upload_body(masked, what, party, owner.identity.signing_key, key, dealer)
@@ -151,7 +159,7 @@ def upload_body(
     """Return the length and the content of what one party is sent. `own` is the party's key, `dealer` the crypto
     provider's.
 
-    `what` holds the manifest's name, version and access.
+    `what` holds the manifest's name, version and access, and the keys of statements if runs are signed.
     """
     members = {"upload_id": masked.upload_id, "party": party, "owner_key": key_text(signing_key.public_key())}
     manifest = Manifest.model_validate({**what, **members, **masked.digests(party)})
@@ -165,6 +173,15 @@ def _addressed(plan: Plan, owner: Owner) -> Plan:
     members = plan.model_dump()
     key = owner.identity.keyring.public.text()
     return Plan.model_validate(members | {"output": members["output"] | {"owner_key": key}})
+
+
+def _check_auditable(plan: Plan) -> None:
+    """Raises Problem INVALID_INPUT for a plan whose runs cannot be audited."""
+    if plan.verified:
+        raise Problem(ProblemType.INVALID_INPUT, "every run of a verified model is checked already")
+    if not plan.rounds or plan.bundle_row_bytes > MOST_WORDS:
+        why = f"it opens nothing, or one input takes more than {MOST_WORDS >> 20} MiB of randomness"
+        raise Problem(ProblemType.INVALID_INPUT, f"the model cannot be audited: {why}")
 
 
 def _wait(owner: Owner, upload_id: str, row_bytes: int) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from moiety_client.client import Client
 from moiety_client.errors import InvalidInput, LabelsOnly
 from moiety_client.settings import ClientSettings
 from moiety_client.sidecar import Upstream, build
-from moiety_party.results import result_share
 from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.crypto.sealing import PrivateKey, seal_result
 from moiety_shared.messages.catalogue import Entry, PartyEndpoint, Preprocessing, sign
@@ -73,7 +72,7 @@ class Service:
             for p, w in enumerate(run.models)
         ]
         outputs = [lockstep(*pair) for pair in zip(*slices, strict=True)]
-        leaving = [result_share(plan, np.concatenate([one[p] for one in outputs])) for p in (0, 1)]
+        leaving = [graph.given_out(plan, np.concatenate([one[p] for one in outputs])) for p in (0, 1)]
         self.results.append([np.frombuffer(share, np.uint8) for share in leaving])
         sealed = [seal_result(secrets[p].result_key, leaving[p], binding.context("result", p)) for p in (0, 1)]
         return pack_result(binding.request_id, (sealed[0], sealed[1]))

@@ -41,6 +41,7 @@ from moiety_shared.messages.catalogue import (
     sign,
     sign_manifest,
 )
+from moiety_shared.messages.statements import Statement
 from moiety_shared.messages.table import Column
 from moiety_shared.messages.upload import Head
 from moiety_shared.messages.verified import VerifiedAnswer, answer_lengths
@@ -48,6 +49,7 @@ from moiety_shared.messages.wire import Asked, Binding, Frame, FrameKind, OwnerC
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.opening import Kind, Opening, combine, to_wire
+from moiety_shared.protocols.sent import SentPiece
 from moiety_shared.protocols.verified.answers import VOUCHER_BYTES, PartyAnswer, RowKeys
 from tests import plans
 
@@ -61,6 +63,7 @@ ROWS = 2
 ASKED = Asked(bytes(range(25)), "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))
 START, SHARED = Start(ID.hex(), 7, (ASKED,)), Start(ID.hex(), 7, (ASKED, ASKED._replace(token="")))
 REFUSAL = Problem(ProblemType.SEALED_FOR_ANOTHER)
+STATEMENT = Statement(1, BINDING, ID.hex(), 7, (SentPiece(2, (DIGEST,) * 3), SentPiece(1, (DIGEST,))), DIGEST)
 VERIFIED = plans.two_layers()
 _WIRES = wire.result_bytes(PLAN, ROWS)
 
@@ -107,6 +110,10 @@ def outcomes(raw: bytes) -> None:
     read = wire.unpack_outcomes(raw, 2)
     if not any(isinstance(outcome, Problem) for outcome in read):  # a document may have been written in other ways
         same(wire.pack_outcomes(read), raw)
+
+
+def statement(raw: bytes) -> None:
+    same(Statement.unpack(raw).pack(), raw)
 
 
 def frame(raw: bytes) -> None:
@@ -389,6 +396,7 @@ TARGETS: dict[str, Target] = {
         (Problem,),
         lambda: iter([wire.pack_outcomes([b"a result", b""]), wire.pack_outcomes([REFUSAL, b"a result"])]),
     ),
+    "statement": Target(statement, (Problem,), lambda: iter([STATEMENT.pack()])),
     "frame": Target(frame, (Problem,), _frames),
     "upload": Target(upload, (Problem,), lambda: iter([_head().pack()])),
     "token": Target(token, (Problem,), _tokens),

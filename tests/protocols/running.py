@@ -84,7 +84,7 @@ def masked_weights(plan: Plan, weights: Mapping[str, Array], seeds: list[bytes])
     """w^ by "layer.weight", as an upload brings it."""
     draws = Draws((seeds[0], seeds[1]), bytes(32), (bytes(32), bytes(32)))
     tensors = Tensors(plan)
-    for piece in MaskedModel("0" * 32, plan, weights, draws)._pieces():
+    for piece in MaskedModel("0" * 32, plan, weights, draws).pieces():
         tensors.add(bytes(piece))
     return tensors.done()
 

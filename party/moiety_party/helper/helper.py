@@ -71,12 +71,12 @@ class Helper:
     async def _sessions(self, lane: Lane) -> None:
         """Serve one session after another.
 
-        After bob has refused a run, openings that alice sent for it may still arrive. He drops them.
+        After bob has refused a run, what alice sent for it may still arrive. He drops it.
         """
         refused = False
         while True:
             frame = await lane.recv()
-            if refused and frame.kind is FrameKind.OPENING:
+            if refused and frame.kind in (FrameKind.OPENING, FrameKind.SIGNED):
                 continue
             refused = False
             try:
@@ -170,8 +170,8 @@ class Helper:
                         timeline.passed("open")
                         if len(guests.all) == 1 and (problem := guests.all[0].problem) is not None:
                             raise problem
-                        body, tag = await self._evaluate(lane, guests, start, payload, pool, timeline)
-                        await lane.send(FrameKind.RESULT, tag, body)  # quotas pay for it, whether it arrives or not
+                        said = await self._evaluate(lane, guests, start, payload, pool, timeline)
+                        await lane.send(FrameKind.RESULT, *said)  # quotas pay for it, whether it arrives or not
                         timeline.passed("seal")
                         lane.in_run = False
             except BaseException as error:
@@ -185,8 +185,9 @@ class Helper:
 
     async def _evaluate(
         self, lane: Lane, guests: Guests, start: Start, payload: bytes, pool: Pool | None, timeline: Timeline
-    ) -> tuple[bytes, bytes]:
-        """Evaluate the model. Returns the outcomes of all requests, and the tag of them and of all that was opened.
+    ) -> tuple[bytes, bytes, bytes]:
+        """Evaluate the model. Returns the tag of all that was opened and of the outcomes, what bob signs of the run,
+        and the outcomes of all requests.
 
         The transcript begins with `payload`, alice's START as it arrived. Quotas are counted meanwhile, so that one
         client's costs no other any time. Raises Problem ROW_USED or RANDOMNESS_EXHAUSTED when the rows are not there.
@@ -200,6 +201,7 @@ class Helper:
             timeline.passed("rows")
             lane.in_run = True
             transcript = Transcript(pool.check, payload)
+            witness = self._party.witness(model, start)
             if pool.verified is not None:
                 x = guests.shares()
                 place = pool.verified, start.first_row, prepared
@@ -207,12 +209,18 @@ class Helper:
             else:
                 sessions = graph.evaluate_slices(model.plan, 1, guests.shares(), prepared, model.weights)
                 del prepared  # the sessions let go of what they have used
-                outputs = await lane.drive(sessions, transcript, self._party.threads.online)
+                outputs = await lane.drive(sessions, transcript, self._party.threads.online, witness=witness)
                 shares = result_shares(model.plan, np.concatenate(outputs), guests.rows())
+            if witness is not None:  # before alice gets anything of the results
+                witness.check(await lane.expect(FrameKind.SIGNED))
             timeline.passed("rounds")
             await guests.spent()
-            body = pack_outcomes(await guests.outcomes(shares))
-            return body, transcript.of(1, body)
+            outcomes = await guests.outcomes(shares)
+            body, signed = pack_outcomes(outcomes), b""
+            if witness is not None:
+                signed = witness.sign(outcomes)
+            self._party.keep(witness, pool.ticket, [guest.secret for guest in guests.all], outcomes)
+            return transcript.of(1, body), signed, body
         except BaseException:
             await guests.take_back()
             raise

@@ -17,10 +17,12 @@ from moiety_party.leader.suspects import Suspects
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.results import result_shares, sealed_result
+from moiety_party.statements import RunWitness
 from moiety_service.observability.logs import log, where
 from moiety_service.observability.tracing import Timeline
 from moiety_shared import fixed_point
 from moiety_shared.crypto.integrity import TAG_BYTES, Transcript
+from moiety_shared.messages.statements import SIGNED_BYTES
 from moiety_shared.messages.wire import FrameKind, Outcome, Start, pack_result, pack_start, unpack_outcomes
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
@@ -195,10 +197,12 @@ class Runs:
             return
         first, prepared = taken
         del taken
-        start = pack_start(Start(pool.lease_id, first, tuple(waiting.asked for waiting in batch)))
+        named = Start(pool.lease_id, first, tuple(waiting.asked for waiting in batch))
+        start = pack_start(named)
         await lane.send(FrameKind.START, start)
         await asyncio.sleep(0)  # sends it: bob opens his envelopes while alice computes the first openings
         transcript = Transcript(pool.check, start)
+        witness = party.witness(model, named)
         before, started = lane.rounds, time.perf_counter()
         if pool.verified is not None:
             place = pool.verified, first, prepared
@@ -206,7 +210,7 @@ class Runs:
         else:
             sessions = graph.evaluate_slices(plan, 0, _shares(batch), prepared, model.weights)
             del prepared  # the sessions let go of what they have used
-            outputs = np.concatenate(await lane.drive(sessions, transcript, party.threads.online))
+            outputs = np.concatenate(await lane.drive(sessions, transcript, party.threads.online, witness=witness))
             shares = result_shares(plan, outputs, requests)
         seconds, rounds = time.perf_counter() - started, lane.rounds - before
         timeline.passed("rounds")
@@ -217,10 +221,8 @@ class Runs:
         timeline.passed("seal")
         said = memoryview(await lane.expect(FrameKind.RESULT))
         timeline.passed("result")
-        tag, theirs = said[:TAG_BYTES], said[TAG_BYTES:]
-        if not transcript.agrees(1, tag, theirs):
-            raise Problem(ProblemType.OPENINGS_DIFFER)
-        outcomes = _outcomes(theirs, len(batch))
+        outcomes = _checked(said, transcript, witness, len(batch))
+        party.keep(witness, pool.ticket, [waiting.secret for waiting in batch], outcomes)
         lane.in_run = False
         for waiting, mine, outcome in zip(batch, own, outcomes, strict=True):
             stats = waiting.stats
@@ -243,6 +245,17 @@ def _shares(batch: Sequence[Waiting]) -> Array:
         for waiting in batch
     ]
     return shares[0] if len(shares) == 1 else np.concatenate(shares)
+
+
+def _checked(said: memoryview, transcript: Transcript, witness: RunWitness | None, count: int) -> list[Outcome]:
+    """Read bob's RESULT. Raises Problem OPENINGS_DIFFER unless he opened what alice did, and signed what he sent."""
+    end = TAG_BYTES + (SIGNED_BYTES if witness is not None else 0)
+    if not transcript.agrees(1, said[:TAG_BYTES], said[end:]):
+        raise Problem(ProblemType.OPENINGS_DIFFER)
+    outcomes = _outcomes(said[end:], count)
+    if witness is not None:
+        witness.check(said[TAG_BYTES:end], outcomes)
+    return outcomes
 
 
 def _outcomes(raw: bytes | memoryview, count: int) -> list[Outcome]:

@@ -27,6 +27,7 @@ _PUBLISH = (
     "moiety publish mnist",
     "moiety publish lenet --reveal labels --name digits",
     "moiety publish gpt-characters --open",
+    "moiety publish mnist --auditable",
     "moiety publish torchvision:resnet18 --pretrained --calibration inputs.npy",
     "moiety publish mypackage.models:build --calibration inputs.npy",
     "moiety publish churn.onnx --calibration customers.csv --target churn",
@@ -178,6 +179,14 @@ def publish(
             help="Publish the model even if its plan errs by over 5 % of the outputs' spread.",
         ),
     ] = False,
+    auditable: Annotated[
+        bool,
+        typer.Option(
+            "--auditable",
+            help="Have alice and bob sign what they send in each run, and keep what `moiety audit` needs to find out "
+            "who lied: a file as large as the weights. Not with --verified.",
+        ),
+    ] = False,
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing if the catalogue has an active version already.")
     ] = False,
@@ -216,6 +225,7 @@ def publish(
                 activate=activate,
                 valid_days=valid_days,
                 accept_error=accept_error,
+                auditable=auditable,
                 progress=tell,
             )
     except NotServable as error:

@@ -38,6 +38,7 @@ class Exit(IntEnum):
     USAGE = 2, "The command, a setting, a file or an input is wrong. Correct it first."
     UNAVAILABLE = 3, "A service does not answer, or cannot now. Run the same command again later."
     INACCURATE = 4, "The plan's answers differ too much from the model's. stderr names the layer that costs most."
+    DISHONEST = 5, "An audit did not find all runs honest. stdout says who lied or does not answer, and in which run."
     INTERRUPTED = 130, "Ctrl-C."
 
 

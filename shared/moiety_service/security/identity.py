@@ -29,6 +29,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from moiety_service.security.keyring import Keyring
 from moiety_service.startup import StartRefused
+from moiety_shared.crypto.channel import derive
 from moiety_shared.crypto.sealing import PublicKey
 
 CREDENTIAL_BYTES = 32
@@ -112,6 +113,11 @@ class Identity:
         if not isinstance(key, Ed25519PrivateKey):
             raise BadIdentity(f"{self.folder / 'signing.pem'} is not an Ed25519 key")
         return key
+
+    @cached_property
+    def statement_key(self) -> Ed25519PrivateKey:
+        """The key with which a party signs what it sends in runs. It follows from the storage key."""
+        return Ed25519PrivateKey.from_private_bytes(derive(self.storage_key, "statements"))
 
     @property
     def signs(self) -> bool:

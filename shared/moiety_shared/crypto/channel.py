@@ -116,6 +116,25 @@ def tags_cipher(seed: bytes, lease_id: str) -> "Cipher[modes.GCM]":
     return Cipher(algorithms.AES256(derive(seed, "tags", lease_id.encode())), modes.GCM(bytes(_NONCE_BYTES)))
 
 
+def seal_words(owner: bytes, party: int, lease_id: str, first_row: int, rows: int, words: bytes) -> bytes:
+    """Seal party p's words of some rows of a lease to an upload's owner. `owner` is a key that the provider and the
+    owner alone have. The words of the same rows are always the same, so each key is for one content."""
+    return AESGCM(_words_key(owner, party, lease_id, first_row, rows)).encrypt(bytes(_NONCE_BYTES), words, None)
+
+
+def open_words(owner: bytes, party: int, lease_id: str, first_row: int, rows: int, sealed: bytes) -> bytes:
+    """Return what `seal_words` sealed. Raises Problem SEALED_FOR_ANOTHER for anything else."""
+    try:
+        return AESGCM(_words_key(owner, party, lease_id, first_row, rows)).decrypt(bytes(_NONCE_BYTES), sealed, None)
+    except (InvalidTag, ValueError):
+        raise Problem(ProblemType.SEALED_FOR_ANOTHER, "the words of a run") from None
+
+
+def _words_key(owner: bytes, party: int, lease_id: str, first_row: int, rows: int) -> bytes:
+    place = lease_id.encode(), first_row.to_bytes(8, "little"), rows.to_bytes(4, "little")
+    return derive(owner, f"words {party}", *place)
+
+
 def derive(secret: bytes, what: str, *context: bytes, length: int = _KEY_BYTES) -> bytes:
     """Derive a key for this use and this context alone."""
     return HKDF(SHA256(), length, None, _encoded(what, *context)).derive(secret)

@@ -247,6 +247,9 @@ class Manifest(Public):
     seed_digest: Hex32 = Field(description="of the seed of this party's half of the masks")
     access: Access = "token"
     owner_key: str = Field(description="Ed25519 public key, base64url: pinned with this upload")
+    statement_keys: tuple[str, str] | None = Field(
+        None, description="alice's and bob's keys, Ed25519, base64url: with them each signs what it sends in a run"
+    )
 
 
 class SignedManifest(Public):

@@ -95,6 +95,14 @@ class BundleRequest(Ticketed):
     """The body of POST /v1/leases/{lease_id}/bundles/{number}, by which bob asks for a bundle."""
 
 
+class WordsRequest(Ticketed):
+    """The body of POST /v1/leases/{lease_id}/words, by which a party has the provider seal its own words of some rows
+    to the upload's owner."""
+
+    first_row: int = Field(ge=0, lt=1 << 62)
+    rows: int = Field(ge=1, le=1 << 20)
+
+
 class LeaseResponse(Ticketed):
     """One side of a lease: the answer to alice's LeaseRequest and to bob's JoinRequest.
 

@@ -11,10 +11,12 @@ from moiety_shared.plan.layers import Public
 
 
 class PublicKeys(Public):
-    """The answer to GET /v1/keys: which party this is, and the key that clients and the owner seal to."""
+    """The answer to GET /v1/keys: which party this is, the key that clients and the owner seal to, and the key with
+    which it signs what it sends in runs, of models whose owner asks for that."""
 
     role: str
     sealing_key: str
+    statement_key: str = Field("", description="Ed25519 public key, base64url")
 
 
 class ModelState(Public):

@@ -124,7 +124,7 @@ class MaskedModel:
         def content() -> Iterator[bytes | memoryview]:
             yield b"".join(head)
             chunks = Chunks(keys.key)
-            for piece in self._pieces():
+            for piece in self.pieces():
                 yield chunks.seal(piece)
 
         return sum(map(len, head)) + sum(sealed_sizes(plan)), content()
@@ -132,11 +132,12 @@ class MaskedModel:
     @cached_property
     def _digest(self) -> str:
         digest = _hash(self.upload_id, self.plan, self.draws.nonce)
-        for piece in self._pieces():
+        for piece in self.pieces():
             digest.update(piece)
         return digest.hexdigest()
 
-    def _pieces(self) -> Iterator[memoryview]:
+    def pieces(self) -> Iterator[memoryview]:
+        """Yield w^ in the chunks of `piece_sizes`."""
         ring = graph.ring_of(self.plan)
         streams = [Stream(seed, "upload") for seed in self.draws.seeds]
         most = CHUNK_BYTES // ring.dtype().itemsize

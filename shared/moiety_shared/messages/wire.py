@@ -344,10 +344,12 @@ class FrameKind(IntEnum):
     STOCK = 5  # H: JSON; rows made and in stock per model
     START = 7  # L: a run: its rows, and each request's header and bob's envelope; the first OPENING follows unasked
     OPENING = 8  # B: shares of one round, or the next part of them when they are long
-    RESULT = 9  # H: the tag over what was opened, and for each request its sealed result share or a problem
+    RESULT = 9  # H: the tag over what was opened, and for each request its sealed result share or a problem; where
+    # runs are signed, what the helper signs of the run comes between the two
     FAILED = 11  # B: JSON; a problem document, which ends the session
     CHECK = 12  # L: asks, before any row is taken, which requests of a START the helper could use
     CHECKED = 14  # H: for each request nothing, or the problem for which the helper would refuse it
+    SIGNED = 16  # L: what the leader signs of a run, after its last opening, where runs are signed
 
 
 _KINDS = {int(kind): kind for kind in FrameKind}

@@ -19,7 +19,7 @@ from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, Top
 from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.plan import LABELS, Plan
 from moiety_shared.protocols import matmul, max_pool, product, reduce, reshare, top_k
-from moiety_shared.protocols.dealing import Dealer, uniform
+from moiety_shared.protocols.dealing import Addressed, Dealer, uniform
 from moiety_shared.protocols.opening import Evaluation, Opening, Round, Session
 from moiety_shared.protocols.preparation import PreparedRows, cut
 from moiety_shared.protocols.product import Opened, Weights
@@ -65,12 +65,12 @@ def deal(
     plan: Plan,
     rows: int,
     masks: Mapping[str, Array],
-    alice: Stream,
-    bob: Stream,
+    alice: Addressed,
+    bob: Addressed,
 ) -> Iterator[tuple[Correction, Array]]:
     """Deal one bundle of `rows` rows: yield each correction with its tensor (rows, *shape), in the plan's order.
 
-    `masks` holds the weight masks s. The two streams are those of this bundle.
+    `masks` holds the weight masks s. The two sources are the streams of this bundle.
     """
     ring, opened = ring_of(plan), dict[str, Array]()
     for layer in plan.layers:
@@ -124,6 +124,15 @@ def evaluate(
     result = run.wires[plan.output.wire]
     assert not isinstance(result, Opened)  # noqa: S101  the plan's own check
     return result
+
+
+def given_out(plan: Plan, outputs: Array) -> bytes:
+    """Return a party's share of a request's result, from its shares of the request's outputs (rows, *shape).
+
+    Counts are added up over the request's rows, so that the number that leaves shows no single row's.
+    """
+    whole = outputs.sum(axis=0, dtype=outputs.dtype) if plan.output.kind == "count" else outputs
+    return whole.tobytes()
 
 
 class _Run:

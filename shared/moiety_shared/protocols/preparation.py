@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from moiety_shared.crypto.prg import Stream
 from moiety_shared.plan.layers import Conv, Correction, Layer, Linear, MatMul, Mul, Open
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols import matmul, product
-from moiety_shared.protocols.dealing import Holder
+from moiety_shared.protocols.dealing import Addressed, Holder
 from moiety_shared.protocols.product import Weights
 from moiety_shared.protocols.registry import PROTOCOLS
 from moiety_shared.ring import Array, Ring
@@ -22,7 +21,7 @@ PreparedRows = dict[str, tuple[Array, ...]]
 class Preparation:
     """All that party p can compute before the inputs exist, layer by layer. `ready` is complete after the last."""
 
-    def __init__(self, plan: Plan, party: int, rows: int, stream: Stream, weights: Mapping[str, Weights]) -> None:
+    def __init__(self, plan: Plan, party: int, rows: int, stream: Addressed, weights: Mapping[str, Weights]) -> None:
         self.plan = plan
         self.rows = rows
         self.ready: PreparedRows = {}
