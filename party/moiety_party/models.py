@@ -79,7 +79,7 @@ class Models:
         if not self._store.get(upload_id).plan.verified:
             raise Problem(ProblemType.UNKNOWN_MODEL, "its runs are not verified, so it has no key")
         await self._provider.rekey(upload_id, key_id)
-        await self._threads.run(self._state.rekey, upload_id, key_id)
+        await self._threads.run(self._state.standings.rekey, upload_id, key_id)
         await self._pools.drop_model(upload_id)
 
     async def delete(self, upload_id: str) -> None:

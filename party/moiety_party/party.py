@@ -63,7 +63,7 @@ class Party:
         )
         self.provider = Provider(self._http, self.metrics.provider_bytes)
         self.pools = Pools(settings, self.store, self.provider, self.threads.offline, self.metrics, tracer)
-        self.checks = Checks(self.state, self.metrics, self.threads.online)
+        self.checks = Checks(self.state, self.metrics, self.threads.online, self.boot, settings.run_seconds)
         self.models = Models(settings, identity, self.state, self.store, self.provider, self.pools, self.threads)
         self.replicas = Replicas(self.boot, self.state, self.store, self.pools.drop_model)
         self.admission = Admission(self.state)

@@ -1,31 +1,17 @@
 """What a party must not forget, and what all its replicas must agree on. It holds no secret.
 
 That is: the revoked tokens, how much of its quota each client has used, which models were uploaded and deleted, which
-requests are running or done, and which were answered.
+requests are running or done, and which were answered; and of verified models how their checks went (`standings.py`).
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Literal
 
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    Boolean,
-    Column,
-    Float,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-    delete,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import URL, delete, func, select, update
 
-from moiety_service.database import Database, Schema, insert_new
+from moiety_party.standings import Standings
+from moiety_party.tables import ANSWERED, MODELS, PARTY, REQUESTS, REVOKED, SCHEMA, USAGE
+from moiety_service.database import Database, insert_new
 from moiety_service.startup import StartRefused
 from moiety_shared.problems import Problem, ProblemType
 
@@ -35,51 +21,6 @@ FRESH_SECONDS = 15.0
 """How long a replica uses what it read. After that it lets nobody in until it has read the database again."""
 CLAIM_SECONDS = 15.0
 """How long a request still belongs to the replica that runs it after the replica last said that it is alive."""
-
-_metadata = MetaData()
-_party = Table("party", _metadata, Column("role", Text, primary_key=True))
-_revoked = Table("revoked_tokens", _metadata, Column("token_id", Text, primary_key=True))
-_usage = Table(
-    "usage",
-    _metadata,
-    Column("owner_key", Text, primary_key=True),
-    Column("subject", Text, primary_key=True),
-    Column("window_end", BigInteger, primary_key=True),  # seconds since 1970
-    Column("rows", BigInteger, nullable=False),
-)
-_models = Table(
-    "models",
-    _metadata,
-    Column("upload_id", Text, primary_key=True),
-    Column("deleted", Boolean, nullable=False),
-)
-_requests = Table(
-    "requests",
-    _metadata,
-    Column("request_id", LargeBinary, primary_key=True),
-    Column("subject", Text, nullable=False),
-    Column("digest", LargeBinary, nullable=False),
-    Column("replica", Text, nullable=False),
-    Column("until", Float, nullable=False, index=True),  # seconds since 1970: the end of the result, or of the claim
-    Column("result", LargeBinary, nullable=True),  # sealed to the client
-)
-_answered = Table(
-    "answered",
-    _metadata,
-    Column("request_id", LargeBinary, primary_key=True),
-    Column("until", Float, nullable=False, index=True),  # seconds since 1970
-)
-_standings = Table(  # of uploads whose runs are verified; without a row one is good, and its key has its own id
-    "standings",
-    _metadata,
-    Column("upload_id", Text, primary_key=True),
-    Column("key_id", Text, nullable=False),
-    Column("state", Text, nullable=False),
-)
-SCHEMA = Schema(_metadata, Path(__file__).parent / "migrations", "party_0001")
-
-
-Check = Literal["good", "open", "ended"]
 
 
 class State:
@@ -92,9 +33,10 @@ class State:
         """Raises StartRefused when the database cannot be opened, or belongs to the other party."""
         self._db = Database(url, SCHEMA)
         self._clock = clock
+        self.standings = Standings(self._db, clock)
         with self._db.write() as db:
-            insert_new(db, _party, {"role": role})
-            alone = len(db.execute(select(_party)).all()) == 1
+            insert_new(db, PARTY, {"role": role})
+            alone = len(db.execute(select(PARTY)).all()) == 1
             if not alone:
                 db.rollback()
         if not alone:
@@ -114,9 +56,9 @@ class State:
     def refresh(self) -> dict[str, bool]:
         """Read what other replicas did. Returns all uploads, and whether each was deleted."""
         with self._db.read() as db:
-            models = {row.upload_id: bool(row.deleted) for row in db.execute(select(_models))}
-            if db.execute(select(func.count()).select_from(_revoked)).scalar_one() != len(self._revoked):
-                self._revoked |= set(db.execute(select(_revoked.c.token_id)).scalars())
+            models = {row.upload_id: bool(row.deleted) for row in db.execute(select(MODELS))}
+            if db.execute(select(func.count()).select_from(REVOKED)).scalar_one() != len(self._revoked):
+                self._revoked |= set(db.execute(select(REVOKED.c.token_id)).scalars())
         self._fresh_until = time.monotonic() + FRESH_SECONDS
         return models
 
@@ -134,7 +76,7 @@ class State:
         if fresh:
             with self._db.write() as db:
                 for token_id in fresh:
-                    insert_new(db, _revoked, {"token_id": token_id})
+                    insert_new(db, REVOKED, {"token_id": token_id})
         self._revoked.update(fresh)
 
     def reserve(self, owner_key: str, subject: str, window_end: int, rows: int, limit: int, now: float) -> bool:
@@ -142,66 +84,38 @@ class State:
 
         Forgets windows that ended `WINDOW_KEPT_SECONDS` ago.
         """
-        mine = (_usage.c.owner_key == owner_key) & (_usage.c.subject == subject)
+        mine = (USAGE.c.owner_key == owner_key) & (USAGE.c.subject == subject)
         with self._db.write() as db:
-            db.execute(delete(_usage).where(mine, _usage.c.window_end <= now - WINDOW_KEPT_SECONDS))
+            db.execute(delete(USAGE).where(mine, USAGE.c.window_end <= now - WINDOW_KEPT_SECONDS))
             key = {"owner_key": owner_key, "subject": subject, "window_end": window_end}
-            insert_new(db, _usage, {**key, "rows": 0})
+            insert_new(db, USAGE, {**key, "rows": 0})
             counted = (
-                update(_usage)
-                .where(mine, _usage.c.window_end == window_end, _usage.c.rows + rows <= limit)
-                .values(rows=_usage.c.rows + rows)
+                update(USAGE)
+                .where(mine, USAGE.c.window_end == window_end, USAGE.c.rows + rows <= limit)
+                .values(rows=USAGE.c.rows + rows)
             )
             return db.execute(counted).rowcount == 1
 
     def unreserve(self, owner_key: str, subject: str, window_end: int, rows: int) -> None:
         """Take back `rows` that were counted in this window and not used."""
-        window = (_usage.c.owner_key == owner_key) & (_usage.c.subject == subject) & (_usage.c.window_end == window_end)
+        window = (USAGE.c.owner_key == owner_key) & (USAGE.c.subject == subject) & (USAGE.c.window_end == window_end)
         with self._db.write() as db:
-            db.execute(update(_usage).where(window, _usage.c.rows >= rows).values(rows=_usage.c.rows - rows))
+            db.execute(update(USAGE).where(window, USAGE.c.rows >= rows).values(rows=USAGE.c.rows - rows))
 
     # Models
 
     def stored(self, upload_id: str) -> bool:
         """Tell the other replicas that a model is in the store. Returns False if it is deleted already."""
         with self._db.write() as db:
-            if insert_new(db, _models, {"upload_id": upload_id, "deleted": False}):
+            if insert_new(db, MODELS, {"upload_id": upload_id, "deleted": False}):
                 return True
-            return not db.execute(select(_models.c.deleted).where(_models.c.upload_id == upload_id)).scalar_one()
+            return not db.execute(select(MODELS.c.deleted).where(MODELS.c.upload_id == upload_id)).scalar_one()
 
     def forget(self, upload_id: str) -> None:
         """Delete a model for all replicas and for good, even if an old store is restored."""
         with self._db.write() as db:
-            if not insert_new(db, _models, {"upload_id": upload_id, "deleted": True}):
-                db.execute(update(_models).where(_models.c.upload_id == upload_id).values(deleted=True))
-
-    # Checks of verified runs
-
-    def standing(self, upload_id: str) -> tuple[str, Check]:
-        """The id of an upload's key, as its owner named it, and how its checks went: "good" if all passed, "open" while
-        one has no verdict, "ended" after one that failed."""
-        with self._db.read() as db:
-            row = db.execute(select(_standings).where(_standings.c.upload_id == upload_id)).one_or_none()
-        return (row.key_id, row.state) if row is not None else (upload_id, "good")
-
-    def move(self, upload_id: str, key_id: str, before: Check, after: Check) -> bool:
-        """Say how an upload's checks went. Returns False, and changes nothing, unless it was `before`, under this
-        key."""
-        same = (_standings.c.upload_id == upload_id) & (_standings.c.key_id == key_id) & (_standings.c.state == before)
-        moved = update(_standings).where(same).values(state=after)
-        with self._db.write() as db:
-            if db.execute(moved).rowcount == 1:
-                return True
-            fresh = {"upload_id": upload_id, "key_id": upload_id, "state": "good"}
-            return insert_new(db, _standings, fresh) and db.execute(moved).rowcount == 1
-
-    def rekey(self, upload_id: str, key_id: str) -> None:
-        """The owner gave an upload another key, under which no check failed. Changes nothing when it has that key."""
-        fresh = {"key_id": key_id, "state": "good"}
-        with self._db.write() as db:
-            insert_new(db, _standings, {"upload_id": upload_id, "key_id": upload_id, "state": "good"})
-            other = (_standings.c.upload_id == upload_id) & (_standings.c.key_id != key_id)
-            db.execute(update(_standings).where(other).values(**fresh))
+            if not insert_new(db, MODELS, {"upload_id": upload_id, "deleted": True}):
+                db.execute(update(MODELS).where(MODELS.c.upload_id == upload_id).values(deleted=True))
 
     # Requests: when a crash of the database forgets one, it may run again, under other masks
 
@@ -214,9 +128,9 @@ class State:
         Raises REQUEST_CONFLICT when the id was used by another client or with other content.
         """
         now = self._clock()
-        same = _requests.c.request_id == request_id
+        same = REQUESTS.c.request_id == request_id
         with self._db.read() as db:
-            row = db.execute(select(_requests).where(same)).one_or_none()
+            row = db.execute(select(REQUESTS).where(same)).one_or_none()
         if row is not None and row.until >= now:
             if (row.subject, bytes(row.digest)) != (subject, digest):
                 raise Problem(ProblemType.REQUEST_CONFLICT)
@@ -225,39 +139,39 @@ class State:
         mine = {**key, "replica": replica, "until": now + CLAIM_SECONDS, "result": None}
         with self._db.write(durable=False) as db:
             if row is None:
-                return insert_new(db, _requests, mine)
-            return db.execute(update(_requests).where(same, _requests.c.until == row.until).values(mine)).rowcount == 1
+                return insert_new(db, REQUESTS, mine)
+            return db.execute(update(REQUESTS).where(same, REQUESTS.c.until == row.until).values(mine)).rowcount == 1
 
     def keep(self, request_id: bytes, replica: str, result: bytes, seconds: float) -> None:
         """Keep the result of a request that this replica ran, for `seconds`."""
-        mine = (_requests.c.request_id == request_id) & (_requests.c.replica == replica)
+        mine = (REQUESTS.c.request_id == request_id) & (REQUESTS.c.replica == replica)
         with self._db.write(durable=False) as db:
-            db.execute(update(_requests).where(mine).values(result=result, until=self._clock() + seconds))
+            db.execute(update(REQUESTS).where(mine).values(result=result, until=self._clock() + seconds))
 
     def release(self, request_id: bytes, replica: str) -> None:
         """Give up the claim on a request that failed: any replica may try it again."""
         with self._db.write(durable=False) as db:
-            db.execute(delete(_requests).where(_requests.c.request_id == request_id, _requests.c.replica == replica))
+            db.execute(delete(REQUESTS).where(REQUESTS.c.request_id == request_id, REQUESTS.c.replica == replica))
 
     def alive(self, replica: str) -> None:
         """Renew this replica's claims, and forget claims and results that are over."""
         now = self._clock()
-        mine = (_requests.c.replica == replica) & _requests.c.result.is_(None)
+        mine = (REQUESTS.c.replica == replica) & REQUESTS.c.result.is_(None)
         with self._db.write(durable=False) as db:
-            db.execute(update(_requests).where(mine).values(until=now + CLAIM_SECONDS))
-            db.execute(delete(_requests).where(_requests.c.until < now))
+            db.execute(update(REQUESTS).where(mine).values(until=now + CLAIM_SECONDS))
+            db.execute(delete(REQUESTS).where(REQUESTS.c.until < now))
 
     # Answers: when a crash of the database forgets one, alice may run that request once more
 
     def answered(self) -> dict[bytes, float]:
         """Until when each answered request's id is remembered, in seconds since 1970, the earliest first."""
         with self._db.read() as db:
-            rows = db.execute(select(_answered).where(_answered.c.until >= self._clock()).order_by(_answered.c.until))
+            rows = db.execute(select(ANSWERED).where(ANSWERED.c.until >= self._clock()).order_by(ANSWERED.c.until))
             return {bytes(row.request_id): row.until for row in rows}
 
     def note_answered(self, until: Mapping[bytes, float]) -> set[bytes]:
         """Remember these ids, each until its time. Returns those that were new. Forgets ids whose time is over."""
         # Sorted: replicas that note the same ids in different orders would wait for one another.
         with self._db.write(durable=False) as db:
-            db.execute(delete(_answered).where(_answered.c.until < self._clock()))
-            return {i for i, end in sorted(until.items()) if insert_new(db, _answered, {"request_id": i, "until": end})}
+            db.execute(delete(ANSWERED).where(ANSWERED.c.until < self._clock()))
+            return {i for i, end in sorted(until.items()) if insert_new(db, ANSWERED, {"request_id": i, "until": end})}

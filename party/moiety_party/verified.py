@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import itertools
 import secrets
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import numpy as np
 from moiety_party.lane import Lane
 from moiety_party.metrics import PartyMetrics
 from moiety_party.provider import LeaseGrant, Provider
+from moiety_party.standings import Check
 from moiety_party.state import State
 from moiety_party.store import Model
 from moiety_service.observability.logs import log
@@ -48,34 +51,54 @@ def supported_layout(plan: Plan) -> Layout:
         raise Problem(ProblemType.MALFORMED, str(error)) from None
 
 
+PATIENCE_SECONDS = 5.0
+"""How long a run waits for others of its model, before it begins."""
+POLL_SECONDS = 0.02
+
+
 class DurableStanding(Standing):
     """Whether this party may go on with an upload under one key, as its database says. Every method waits for that."""
 
-    def __init__(self, state: State, upload_id: str, key_id: str) -> None:
+    def __init__(self, state: State, upload_id: str, key_id: str, replica: str, seconds: float) -> None:
+        """The run is `replica`'s, and takes so many seconds at most."""
         super().__init__()
-        self._state, self._upload_id, self._key_id = state, upload_id, key_id
+        self._standings, self._upload_id, self._key_id = state.standings, upload_id, key_id
+        self._replica, self._seconds = replica, seconds
+        self._lock = threading.Lock()
         self.tossed = False
         """Whether this run has shown its coins, and has no verdict yet."""
 
     def go_on(self) -> None:
-        key_id, state = self._state.standing(self._upload_id)
-        if key_id != self._key_id or state == "ended" or (state == "open" and not self.tossed):
+        """Before the coins, whoever began the run has looked."""
+        if self.tossed and self._standings.of(self._upload_id, self._replica) != (self._key_id, "open"):
             raise UploadEnded
 
     def toss(self) -> None:
-        self.tossed = self._state.move(self._upload_id, self._key_id, "good", "open")
+        """Raises Problem OVERLOADED too, when another run is past its coins."""
+        with self._lock:
+            if self.ended:
+                raise UploadEnded
+            self.tossed = self._standings.toss(self._upload_id, self._key_id, self._replica, self._seconds)
         if not self.tossed:
-            raise UploadEnded
+            raise waited() if self._standings.of(self._upload_id, self._replica)[1] == "open" else UploadEnded
 
     def resolve(self) -> None:
-        if not self._state.move(self._upload_id, self._key_id, "open", "good"):
+        if not self._standings.resolve(self._upload_id, self._key_id):
             raise UploadEnded
         self.tossed = False
 
     def end(self) -> None:
-        self.tossed = False
-        for state in ("good", "open"):
-            self._state.move(self._upload_id, self._key_id, state, "ended")
+        self.give_up()
+        self._standings.end(self._upload_id, self._key_id)
+
+    def give_up(self) -> bool:
+        """Let the run go no further, even if a step of it still computes in a thread. Returns whether it was past its
+        coins: then the upload has ended."""
+        with self._lock:
+            self.ended, tossed, self.tossed = True, self.tossed, False
+        if tossed:
+            self._standings.end(self._upload_id, self._key_id)
+        return tossed
 
 
 class KeyedModel(NamedTuple):
@@ -161,19 +184,40 @@ class Checks:
     state: State
     metrics: PartyMetrics
     online: Executor
+    replica: str
+    run_seconds: float
 
     def check_key(self, model: Model, grant: LeaseGrant) -> None:
         """Raises Problem UNKNOWN_LEASE unless a lease is under the key that the owner named. Whoever else has the
         provider draw another key could otherwise guess again and again."""
-        if model.plan.verified and grant.key_id != self.state.standing(model.upload_id)[0]:
+        if model.plan.verified and grant.key_id != self._standing(model)[0]:
             raise Problem(ProblemType.UNKNOWN_LEASE, "it is under another key than the model's owner named")
 
     def check_standing(self, model: Model, lease: VerifiedLease) -> bool:
         """Whether a lease is under the model's key still. Raises Problem CHEATING_DETECTED when the upload ended."""
-        key_id, state = self.state.standing(model.upload_id)
-        if key_id == lease.model.key_id and state != "good":
+        key_id, state = self._standing(model)
+        if key_id == lease.model.key_id and state == "ended":
             raise ended()
         return key_id == lease.model.key_id
+
+    def _standing(self, model: Model) -> tuple[str, Check]:
+        return self.state.standings.of(model.upload_id, self.replica)
+
+    async def settled(self, model: Model, lease: VerifiedLease | None) -> None:
+        """Wait before a run begins until no other run of the upload is past its coins. Runs that are not verified have
+        no `lease` here, and need not wait.
+
+        Raises Problem CHEATING_DETECTED when the upload has ended or has another key, OVERLOADED when that takes long.
+        """
+        if lease is None:
+            return
+        until = time.monotonic() + PATIENCE_SECONDS
+        while (found := await asyncio.to_thread(self._standing, model))[1] == "open":
+            if time.monotonic() > until:
+                raise waited()
+            await asyncio.sleep(POLL_SECONDS)
+        if found != (lease.model.key_id, "good"):
+            raise ended()
 
     async def run(
         self,
@@ -191,12 +235,12 @@ class Checks:
         other party. Returns what the client of each request is told; `requests` says how many rows each has.
 
         `start` is the frame that began the run. Raises Problem CHEATING_DETECTED when the check fails, or when the
-        upload has ended before.
+        upload has ended before, and OVERLOADED when another run is past its coins.
         """
         loop, plan, keyed = asyncio.get_running_loop(), model.plan, lease.model
         prepared = await loop.run_in_executor(self.online, lease.prepared, plan, rows)
         nonces = Nonces(secrets.token_bytes(16), secrets.token_bytes(16))
-        standing = DurableStanding(self.state, model.upload_id, keyed.key_id)
+        standing = DurableStanding(self.state, model.upload_id, keyed.key_id, self.replica, self.run_seconds)
         name = sha256(b"moiety/v1 verified run\0" + start).digest()
         session = graph.run(plan, keyed.key, name, x, prepared, keyed.weights, nonces, standing, requests)
         try:
@@ -205,11 +249,12 @@ class Checks:
             raise self._failed(model, "a check failed") from None
         except UploadEnded:
             raise ended() from None
-        finally:
-            if standing.tossed:
+        except BaseException:
+            if await asyncio.shield(asyncio.to_thread(standing.give_up)):
                 self._failed(model, "a check has no verdict")
-            with contextlib.suppress(ValueError):  # a step still goes on in its thread: then the check stays open
+            with contextlib.suppress(ValueError):  # a step still goes on in its thread
                 await loop.run_in_executor(self.online, session.close)
+            raise
         vouchers = tuple(map(np.ndarray.tobytes, rows[RECORDS][0])) if RECORDS in rows else ()
         told, at = list[bytes](), 0
         for answer, count in zip(answers, requests, strict=True):
@@ -223,6 +268,10 @@ class Checks:
         self.metrics.failed_checks.labels(model.manifest.name).inc()
         log().error("check failed", upload=model.upload_id, detail=why)
         return Problem(ProblemType.CHEATING_DETECTED, why)
+
+
+def waited() -> Problem:
+    return Problem(ProblemType.OVERLOADED, "another run of this model has no verdict yet")
 
 
 def ended() -> Problem:

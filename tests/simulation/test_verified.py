@@ -23,6 +23,7 @@ from moiety_shared.protocols.verified import layout
 from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
 from moiety_shared.ring import Array
 from tests import plans
+from tests.databases import Postgres
 from tests.simulation.detector import Detector
 from tests.simulation.test_shortages import until
 from tests.simulation.world import MAX_ROWS, World, unchanged, world
@@ -34,13 +35,13 @@ _HEADER = 8  # bytes of a frame's header
 Scenario = Callable[[World], Awaitable[None]]
 
 
-def simulate(root: Path, detector: Detector, scenario: Scenario, seconds: float = 180) -> None:
+def simulate(root: Path, detector: Detector, scenario: Scenario, server: Postgres | None = None) -> None:
     async def run() -> None:
-        async with world(root, detector, plan=PLAN, weights=plans.two_weights(), run_seconds=60) as w:
+        async with world(root, detector, server, plan=PLAN, weights=plans.two_weights(), run_seconds=60) as w:
             await scenario(w)
             w.check_once()
 
-    asyncio.run(asyncio.wait_for(run(), seconds))
+    asyncio.run(asyncio.wait_for(run(), 180))
     detector.check()
 
 
@@ -198,7 +199,7 @@ def test_a_crash_after_the_coins_counts_as_a_failed_check(root: Path, detector: 
     async def scenario(w: World) -> None:
         (bob,) = w.bobs
         upload = w.entry.entry.upload_id
-        assert bob.party.state.move(upload, upload, "good", "open")
+        assert bob.party.state.standings.toss(upload, upload, bob.party.boot, 60)
         await w.restart("bob", crash=True)
         assert "earlier check" in await refused(w)
         await rekeyed(w)
@@ -217,11 +218,11 @@ def test_no_party_gets_another_key_without_the_owner(root: Path, detector: Detec
         w.change = unchanged
         upload, own = w.entry.entry.upload_id, secrets.token_hex(16)
         await alice.party.provider.rekey(upload, own)
-        alice.party.state.rekey(upload, own)
+        alice.party.state.standings.rekey(upload, own)
         await alice.party.pools.drop_model(upload)
         with pytest.raises(MoietyError):
             await w.predict(X, 2)
-        assert bob.party.state.standing(upload) == (upload, "ended")
+        assert bob.party.state.standings.of(upload, "") == (upload, "ended")
 
     simulate(root, detector, scenario)
 

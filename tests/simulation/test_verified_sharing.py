@@ -14,6 +14,7 @@ from moiety_shared.problems import ProblemType
 from tests import plans
 from tests.simulation.detector import Detector
 from tests.simulation.test_sharing import COUNT, Asking, clients, positions, runs, together, useless
+from tests.simulation.test_shortages import until
 from tests.simulation.test_verified import failed, lying, simulate
 from tests.simulation.world import World, unchanged
 
@@ -98,8 +99,8 @@ def test_a_lie_in_a_shared_run_is_caught_before_anybody_is_answered(root: Path, 
         w.change = change
         for run in (1, 2):
             kinds = await together(*(one.refused(w) for one in clients(w)))
-            assert set(kinds) == {ProblemType.CHEATING_DETECTED} and failed(w) == [1, 1]
-            assert len(begun) == run
-            alice.party.state.move(upload, upload, "ended", "good")
+            assert set(kinds) == {ProblemType.CHEATING_DETECTED} and len(begun) == run
+            await until(lambda: failed(w) == [1, 1])
+            alice.party.state.standings._move(upload, upload, "ended", "good")
 
     shared(root, detector, scenario)

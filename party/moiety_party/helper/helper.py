@@ -186,8 +186,7 @@ class Helper:
     async def _evaluate(
         self, lane: Lane, guests: Guests, start: Start, payload: bytes, pool: Pool | None, timeline: Timeline
     ) -> tuple[bytes, bytes, bytes]:
-        """Evaluate the model. Returns the tag of all that was opened and of the outcomes, what bob signs of the run,
-        and the outcomes of all requests.
+        """Evaluate the model. Returns the tag of all that is opened and told, what bob signs, and all outcomes.
 
         The transcript begins with `payload`, alice's START as it arrived. Quotas are counted meanwhile, so that one
         client's costs no other any time. Raises Problem ROW_USED or RANDOMNESS_EXHAUSTED when the rows are not there.
@@ -195,6 +194,7 @@ class Helper:
         if pool is None:
             raise Problem(ProblemType.ROW_USED, "bob does not hold its lease")
         model = guests.model
+        await self._party.checks.settled(model, pool.verified)
         guests.begin_spending()
         try:
             prepared = await pool.claim(start.first_row, start.rows)

@@ -14,6 +14,7 @@ from moiety_party.leader.leases import Leases
 from moiety_party.leader.queue import Queue, Waiting
 from moiety_party.leader.shortages import Shortages
 from moiety_party.leader.suspects import Suspects
+from moiety_party.leader.turns import Turns
 from moiety_party.party import Party
 from moiety_party.pool import Pool
 from moiety_party.results import result_shares, sealed_result
@@ -36,6 +37,8 @@ _RUN_AGAIN = (
     ProblemType.ROW_USED,
     ProblemType.UNKNOWN_LEASE,
 )
+# Of a verified model: a check failed, or another run of it takes long.
+_NO_REQUESTS_DOING = (ProblemType.CHEATING_DETECTED, ProblemType.OVERLOADED)
 
 
 class Runs:
@@ -52,6 +55,7 @@ class Runs:
         self._party = party
         self._lanes = lanes
         self._leases = leases
+        self._turns = Turns(party)
         settings = party.settings
         self._queue = Queue(
             settings.max_waiting,
@@ -126,14 +130,14 @@ class Runs:
         """Run these requests again, or tell those who wait that their run failed.
 
         A request runs twice at most. Where bob refused a run of several as a whole, each runs again alone, so that no
-        request can fail another. When a check failed, it was no request's doing.
+        request can fail another, but not for what is no request's doing.
         """
         problem = error if isinstance(error, Problem) else Problem(ProblemType.INTERNAL)
         if not isinstance(error, Problem):
             log().error("unexpected", where=where(error))
         later = problem.kind in _RUN_AGAIN
-        cheated = problem.kind is ProblemType.CHEATING_DETECTED
-        apart = len(batch) > 1 and isinstance(problem, Refused) and not later and not cheated
+        theirs = not later and problem.kind not in _NO_REQUESTS_DOING
+        apart = len(batch) > 1 and isinstance(problem, Refused) and theirs
         again = []
         for waiting in batch:
             if waiting.answer.done():
@@ -197,33 +201,34 @@ class Runs:
             return
         first, prepared = taken
         del taken
-        named = Start(pool.lease_id, first, tuple(waiting.asked for waiting in batch))
-        start = pack_start(named)
-        await lane.send(FrameKind.START, start)
-        await asyncio.sleep(0)  # sends it: bob opens his envelopes while alice computes the first openings
-        transcript = Transcript(pool.check, start)
-        witness = party.witness(model, named)
-        before, started = lane.rounds, time.perf_counter()
-        if pool.verified is not None:
-            place = pool.verified, first, prepared
-            shares = await party.checks.run(lane, model, *place, _shares(batch), requests, start, transcript)
-        else:
-            sessions = graph.evaluate_slices(plan, 0, _shares(batch), prepared, model.weights)
-            del prepared  # the sessions let go of what they have used
-            outputs = np.concatenate(await lane.drive(sessions, transcript, party.threads.online, witness=witness))
-            shares = result_shares(plan, outputs, requests)
-        seconds, rounds = time.perf_counter() - started, lane.rounds - before
-        timeline.passed("rounds")
-        own = [
-            sealed_result(plan, 0, share, waiting.secret, waiting.request.binding)
-            for waiting, share in zip(batch, shares, strict=True)
-        ]
-        timeline.passed("seal")
-        said = memoryview(await lane.expect(FrameKind.RESULT))
-        timeline.passed("result")
-        outcomes = _checked(said, transcript, witness, len(batch))
-        party.keep(witness, pool.ticket, [waiting.secret for waiting in batch], outcomes)
-        lane.in_run = False
+        async with self._turns.turn(model, pool.verified):
+            named = Start(pool.lease_id, first, tuple(waiting.asked for waiting in batch))
+            start = pack_start(named)
+            await lane.send(FrameKind.START, start)
+            await asyncio.sleep(0)  # sends it: bob opens his envelopes while alice computes the first openings
+            transcript = Transcript(pool.check, start)
+            witness = party.witness(model, named)
+            before, started = lane.rounds, time.perf_counter()
+            if pool.verified is not None:
+                place = pool.verified, first, prepared
+                shares = await party.checks.run(lane, model, *place, _shares(batch), requests, start, transcript)
+            else:
+                sessions = graph.evaluate_slices(plan, 0, _shares(batch), prepared, model.weights)
+                del prepared  # the sessions let go of what they have used
+                outputs = np.concatenate(await lane.drive(sessions, transcript, party.threads.online, witness=witness))
+                shares = result_shares(plan, outputs, requests)
+            seconds, rounds = time.perf_counter() - started, lane.rounds - before
+            timeline.passed("rounds")
+            own = [
+                sealed_result(plan, 0, share, waiting.secret, waiting.request.binding)
+                for waiting, share in zip(batch, shares, strict=True)
+            ]
+            timeline.passed("seal")
+            said = memoryview(await lane.expect(FrameKind.RESULT))
+            timeline.passed("result")
+            outcomes = _checked(said, transcript, witness, len(batch))
+            party.keep(witness, pool.ticket, [waiting.secret for waiting in batch], outcomes)
+            lane.in_run = False
         for waiting, mine, outcome in zip(batch, own, outcomes, strict=True):
             stats = waiting.stats
             stats.rounds, stats.opening_bytes = rounds, model.online_bytes(waiting.request.rows)

@@ -1,4 +1,4 @@
-"""Whether the checks of verified runs passed, by upload."""
+"""Whether the checks of verified runs passed, by upload, and whose turn it is to run one."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,4 +13,7 @@ def upgrade() -> None:
         sa.Column("upload_id", sa.Text, primary_key=True),
         sa.Column("key_id", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
+        sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("until", sa.Float, nullable=False),
+        sa.Column("wanted", sa.Float, nullable=False),
     )

@@ -1,0 +1,104 @@
+"""How the checks of verified runs went, by upload, and which replica's turn it is to run one: what a party's database
+says, to all replicas alike."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from sqlalchemy import select, update
+
+from moiety_party.tables import STANDINGS
+from moiety_service.database import Database, insert_new
+
+Check = Literal["good", "open", "ended"]
+"""Of an upload: all checks passed; one has no verdict yet; one failed, or will have none."""
+TURN_SECONDS = 15.0
+"""How long a turn belongs to the replica that has it after that last said so."""
+WANTED_SECONDS = 1.0
+"""How long a replica that asked for a turn goes before the one that had the last."""
+
+
+class Standings:
+    """Every method may raise Problem STATE_UNAVAILABLE."""
+
+    def __init__(self, db: Database, clock: Callable[[], float]) -> None:
+        self._db, self._clock = db, clock
+
+    def of(self, upload_id: str, replica: str) -> tuple[str, Check]:
+        """The id of an upload's key, as its owner named it, and how its checks went.
+
+        A check that is open counts as failed, for good, once its time is over: whoever ran it has ended, or has given
+        it up. Where `replica` is the party's only process, all but its own are over.
+        """
+        with self._db.read() as db:
+            row = db.execute(select(STANDINGS).where(STANDINGS.c.upload_id == upload_id)).one_or_none()
+        if row is None:
+            return upload_id, "good"
+        over = row.until < self._clock() if self._db.shared else row.holder != replica
+        if row.state != "open" or not over:
+            return row.key_id, row.state
+        same = (STANDINGS.c.upload_id == upload_id) & (STANDINGS.c.state == "open") & (STANDINGS.c.until == row.until)
+        with self._db.write() as db:
+            ended = db.execute(update(STANDINGS).where(same).values(state="ended", until=0.0)).rowcount == 1
+        return (row.key_id, "ended") if ended else self.of(upload_id, replica)
+
+    def toss(self, upload_id: str, key_id: str, replica: str, seconds: float) -> bool:
+        """Say that a run under this key shows its coins, and will have its verdict in so many seconds. Returns False
+        unless all checks before it passed."""
+        return self._move(upload_id, key_id, "good", "open", holder=replica, until=self._clock() + seconds)
+
+    def resolve(self, upload_id: str, key_id: str) -> bool:
+        """Say that the open check passed. Returns False if it counts as failed already."""
+        return self._move(upload_id, key_id, "open", "good", until=self._clock() + TURN_SECONDS)
+
+    def end(self, upload_id: str, key_id: str) -> None:
+        """Say that a check failed."""
+        for state in ("good", "open"):
+            self._move(upload_id, key_id, state, "ended", until=0.0)
+
+    def _move(self, upload_id: str, key_id: str, before: str, after: Check, **more: object) -> bool:
+        same = (STANDINGS.c.upload_id == upload_id) & (STANDINGS.c.key_id == key_id) & (STANDINGS.c.state == before)
+        moved = update(STANDINGS).where(same).values(state=after, **more)
+        with self._db.write() as db:
+            if db.execute(moved).rowcount == 1:
+                return True
+            return insert_new(db, STANDINGS, _fresh(upload_id)) and db.execute(moved).rowcount == 1
+
+    def rekey(self, upload_id: str, key_id: str) -> None:
+        """The owner gave an upload another key, under which no check failed. Changes nothing when it has that key."""
+        with self._db.write() as db:
+            insert_new(db, STANDINGS, _fresh(upload_id))
+            other = (STANDINGS.c.upload_id == upload_id) & (STANDINGS.c.key_id != key_id)
+            db.execute(update(STANDINGS).where(other).values(key_id=key_id, state="good", until=0.0))
+
+    # Turns. A crash of the database may forget them: coins are shown only after a `toss`
+
+    def take(self, upload_id: str, replica: str) -> bool:
+        """Take a turn. Returns False while another replica has it, or if this one had the last and another waits."""
+        now, same = self._clock(), STANDINGS.c.upload_id == upload_id
+        mine = STANDINGS.c.holder == replica
+        free = (STANDINGS.c.until < now) & (~mine | (STANDINGS.c.wanted < now))
+        taken = update(STANDINGS).where(same, free).values(holder=replica, until=now + TURN_SECONDS, wanted=0.0)
+        with self._db.write(durable=False) as db:
+            insert_new(db, STANDINGS, _fresh(upload_id))
+            if db.execute(taken).rowcount == 1:
+                return True
+            db.execute(update(STANDINGS).where(same, ~mine).values(wanted=now + WANTED_SECONDS))
+            return False
+
+    def renew(self, upload_id: str, replica: str) -> None:
+        """Say that this replica's run goes on. A check that is open keeps its time."""
+        self._turn(upload_id, replica, self._clock() + TURN_SECONDS)
+
+    def release(self, upload_id: str, replica: str) -> None:
+        """End this replica's turn."""
+        self._turn(upload_id, replica, 0.0)
+
+    def _turn(self, upload_id: str, replica: str, until: float) -> None:
+        mine = (STANDINGS.c.upload_id == upload_id) & (STANDINGS.c.holder == replica) & (STANDINGS.c.state != "open")
+        with self._db.write(durable=False) as db:
+            db.execute(update(STANDINGS).where(mine).values(until=until))
+
+
+def _fresh(upload_id: str) -> dict[str, object]:
+    key = {"upload_id": upload_id, "key_id": upload_id}
+    return {**key, "state": "good", "holder": "", "until": 0.0, "wanted": 0.0}
