@@ -80,7 +80,7 @@ def publish(
         raise Inaccurate(compiled.inaccuracy)
     plan = _addressed(compiled.plan, owner)
     if auditable:
-        _check_auditable(plan)
+        check_auditable(plan)
     parties = owner.parties()
     dealer = owner.provider_key()
     upload = owner.uploads.begin(name)
@@ -175,7 +175,7 @@ def _addressed(plan: Plan, owner: Owner) -> Plan:
     return Plan.model_validate(members | {"output": members["output"] | {"owner_key": key}})
 
 
-def _check_auditable(plan: Plan) -> None:
+def check_auditable(plan: Plan) -> None:
     """Raises Problem INVALID_INPUT for a plan whose runs cannot be audited."""
     if plan.verified:
         raise Problem(ProblemType.INVALID_INPUT, "every run of a verified model is checked already")
