@@ -127,10 +127,10 @@ class Database:
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
         """One transaction, which is on the disk when the block ends.
 
-        Unless it is `durable`, PostgreSQL may write it to the disk later, and lose it in a crash. Raises Problem
-        STATE_UNAVAILABLE.
+        Unless it is `durable`, the database may write it to the disk later. Then a crash may lose it: of PostgreSQL, or
+        of the machine with SQLite's file. Raises Problem STATE_UNAVAILABLE.
         """
-        with _answering(), self._writing() as connection:
+        with _answering(), self._writing(durable=durable) as connection:
             if self.shared and not durable:
                 connection.execute(text("SET LOCAL synchronous_commit = off"))
             yield connection
@@ -149,10 +149,11 @@ class Database:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
-    def _connected(self, *, writes: bool = False) -> Iterator[Connection]:
+    def _connected(self, synchronous: str = "") -> Iterator[Connection]:
+        """A connection. SQLite's writes if there is a level of `synchronous`, which says when they are on the disk."""
         if self._closed:
             raise Problem(ProblemType.STATE_UNAVAILABLE)
-        with self._engine.connect().execution_options(moiety_writes=writes) as connection:
+        with self._engine.connect().execution_options(moiety_synchronous=synchronous) as connection:
             try:
                 yield connection
             finally:
@@ -160,8 +161,8 @@ class Database:
                     connection.detach()  # the pool is gone, so nothing else would close it
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with self._connected(writes=True) as connection, connection.begin():
+    def _writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        with self._connected("FULL" if durable else "NORMAL") as connection, connection.begin():
             yield connection
 
     def _migrate(self, schema: Schema) -> None:
@@ -208,13 +209,13 @@ def _sqlite(url: URL) -> Engine:
         connection.isolation_level = None  # the driver begins no transaction by itself
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA secure_delete=ON")  # SQLite overwrites what it deletes, see `wipe`
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("moiety_writes"):
+        if synchronous := connection.get_execution_options().get("moiety_synchronous"):
+            connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
             # Locks at once: what the transaction reads decides what it writes.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 

@@ -169,6 +169,13 @@ def test_a_transaction_is_all_or_nothing_and_alone(opened: Database, schema: Sch
         assert [found[0] for found in connection.execute(select(table))] == ["kept"]
 
 
+def test_what_is_durable_waits_for_the_disk_and_what_is_not_does_not(opened: Database) -> None:
+    asked = "SHOW synchronous_commit" if opened.shared else "PRAGMA synchronous"
+    for durable, level in ((True, ("on", 2)), (False, ("off", 1)), (True, ("on", 2))):
+        with opened.write(durable=durable) as connection:
+            assert connection.exec_driver_sql(asked).scalar_one() in level
+
+
 def setting(tmp_path: Path, url: str) -> URL:
     settings = ProviderSettings(data_dir=tmp_path / "data", keys_dir=tmp_path / "keys", database_url=SecretStr(url))
     assert PASSWORD not in repr(settings)
