@@ -24,7 +24,7 @@ CLAIM_SECONDS = 15.0
 
 
 class State:
-    """The party's database. Every write is on the disk before the call returns.
+    """The party's database. Every write that must be there after a crash is on the disk before the call returns.
 
     Every method may raise Problem STATE_UNAVAILABLE.
     """
@@ -172,6 +172,6 @@ class State:
     def note_answered(self, until: Mapping[bytes, float]) -> set[bytes]:
         """Remember these ids, each until its time. Returns those that were new. Forgets ids whose time is over."""
         # Sorted: replicas that note the same ids in different orders would wait for one another.
-        with self._db.write(durable=False) as db:
+        with self._db.write(durable=not self.shared) as db:
             db.execute(delete(ANSWERED).where(ANSWERED.c.until < self._clock()))
             return {i for i, end in sorted(until.items()) if insert_new(db, ANSWERED, {"request_id": i, "until": end})}

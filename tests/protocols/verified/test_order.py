@@ -195,6 +195,18 @@ def test_a_failed_check_stops_a_run_in_flight(up: Upload) -> None:
             sent = _exchanged(flying, sent)
 
 
+@pytest.mark.parametrize("rounds", [6, 7, 8, 9])
+def test_a_failed_check_stops_another_before_its_next_message_and_its_answer(up: Upload, rounds: int) -> None:
+    standings = Standing(), Standing()
+    sessions = up.sessions(up.deal(2), integers((2, 6)), standings)
+    sent = [next(session) for session in sessions]
+    for _ in range(rounds):
+        sent = _exchanged(sessions, sent)
+    standings[0].ended = True
+    with pytest.raises(UploadEnded):
+        _exchanged(sessions, sent)
+
+
 @pytest.mark.parametrize(("withheld", "mask"), [(SUMS, "rho"), (VERDICTS, "product")])
 def test_withholding_a_message_of_the_check_teaches_nothing_of_delta(up: Upload, withheld: int, mask: str) -> None:
     """alice lies by 1, and falls silent. With bob's sigma she would know Delta, as sigma_0 + sigma_1 is Delta times a

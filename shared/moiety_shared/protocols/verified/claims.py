@@ -124,7 +124,8 @@ class Standing:
         self.unresolved += 1
 
     def resolve(self) -> None:
-        """A run was accepted."""
+        """A run was accepted. Raises UploadEnded if another has ended the upload meanwhile."""
+        self.go_on()
         self.unresolved -= 1
 
     def end(self) -> None:
@@ -203,7 +204,6 @@ def _check(
     same = hmac.compare_digest(shown[:SECRET_BYTES].tobytes(), secret[:SECRET_BYTES])
     if not (_kept(run, promise, b"verdict", transcript, shown) and same and convinced):
         raise CheckFailed
-    run.standing.go_on()
 
 
 class _Seen:
