@@ -253,7 +253,7 @@ def test_a_range_of_more_steps_than_are_compared_is_refused() -> None:
         compile_model(linear(), rows, low=0, high=2e6, ring_bits=32, clamp_inputs=True)
 
 
-def test_a_tables_bits_are_bits(tmp_path: Path) -> None:
+def test_the_bits_of_trees_are_bits(tmp_path: Path) -> None:
     """Of a tree ensemble a client shares a bit for each edge. Nothing else than 0 and 1 can be asked about."""
     forest = Forest(3)
     path, columns = save(tmp_path, [forest.regressor(outputs=1)]), list(forest.rows().T)

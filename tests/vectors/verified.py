@@ -12,14 +12,14 @@ from moiety_shared.messages.verified import VerifiedAnswer, vouchers
 from moiety_shared.messages.wire import Recipients, pack_result
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.verified import answers
-from moiety_shared.protocols.verified.answers import VOUCHER_BYTES, PartyAnswer, RowKeys
+from moiety_shared.protocols.verified.answers import VOUCHED_ROWS, VOUCHER_BYTES, PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.word import Word
 from tests import plans
 from tests.vectors.fixed import Seals, drawn, randomness
 from tests.vectors.messages import DEALER, checked, sealed_call, told_of
 from tests.vectors.numbers import Cases, texts
 
-_ROWS, _FIRST, _LEASE = 2, 5, drawn("lease", 16).hex()
+_ROWS, _FIRST, _LEASE = 2, 13, drawn("lease", 16).hex()
 _WORD = Word()
 Said = tuple[VerifiedAnswer, VerifiedAnswer]
 
@@ -43,6 +43,11 @@ def results() -> Cases:
         cases.append(told_of(call) | told)
     call, said, body = calls[0]
     refused = [{"case": 0, "body": _answer("a", call, lie(said)).hex(), "error": "CheatingDetected"} for lie in _LIES]
+    count = (lambda each: (), lambda each: (*each, each[0]))  # none, and more than rows
+    refused += [
+        {"case": 0, "body": _answer("a", call, _vouchers(change)(said)).hex(), "error": "ResultRejected"}
+        for change in count
+    ]
     undecided = _said("c", calls[2][0], np.array([[2], [0]]))
     refused += [
         {"case": 0, "body": body[:-1].hex(), "error": "ResultRejected"},
@@ -82,13 +87,14 @@ def _said(what: str, call: Call, given: Any = None) -> Said:
 
 
 def _vouched(call: Call, lease: str, records: list[bytes], first: int = _FIRST, *, apart: bool) -> tuple[bytes, ...]:
-    """The dealer's vouchers for two rows: behind another of their group, or `apart`, at the end of a bundle and at the
-    beginning of the next."""
-    groups = (
-        [(first, records[:1]), (first + 1, records[1:])] if apart else [(first - 1, [drawn("record", 32), *records])]
+    """The dealer's vouchers for two rows: in the second group of a bundle, behind another row; or `apart`, at the end
+    of a bundle and at the beginning of the next."""
+    others = [drawn(f"record {number}", 32) for number in range(VOUCHED_ROWS + 1)]
+    bundles = (
+        [(first, records[:1]), (first + 1, records[1:])] if apart else [(first - len(others), [*others, *records])]
     )
     upload = call.entry.upload_id
-    return tuple(vouchers(DEALER, upload, lease, start, group)[0] for start, group in groups)
+    return tuple(vouchers(DEALER, upload, lease, start, rows)[-1] for start, rows in bundles)
 
 
 def _answer(what: str, call: Call, said: Sequence[VerifiedAnswer]) -> bytes:
