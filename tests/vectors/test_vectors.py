@@ -15,7 +15,7 @@ from moiety_shared.messages import verified
 from moiety_shared.messages.wire import Binding
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols.verified.answers import CheckFailed
+from moiety_shared.protocols.verified.answers import VOUCHER_BYTES, CheckFailed
 from tests.vectors import messages
 from tests.vectors.files import FOLDER, made
 from tests.vectors.fixed import KEYS
@@ -84,16 +84,18 @@ def test_no_changed_byte_of_a_result_passes() -> None:
                 call.open(raw)
 
 
-def test_no_changed_byte_of_what_a_verified_run_says_passes() -> None:
+def test_no_changed_byte_or_other_length_of_what_a_verified_run_says_passes() -> None:
     for case in read("verified")["cases"]:
         plan, x = Plan.model_validate_json(case["plan"]), np.array(case["elements"], np.int64).reshape(case["rows"], -1)
         said, dealer = [bytes.fromhex(one) for one in case["said"]], key_from_text(case["record_key"])
         accepted = verified.accept(said, x, plan, case["upload_id"], dealer)
         expected = np.array(case["joined"]) / (plan.output.scale if plan.output.kind == "logits" else 1)
         assert np.array_equal(accepted, expected)
-        for party in (0, 1):
-            for raw in flipped(said[party]):
-                with pytest.raises(CheckFailed):
+        for party, whole in enumerate(said):
+            longer = (whole + b"\0", whole + bytes(VOUCHER_BYTES) * case["rows"])
+            lies = [(raw, CheckFailed) for raw in flipped(whole)] + [(raw, Problem) for raw in (whole[:-1], *longer)]
+            for raw, error in lies:
+                with pytest.raises(error):
                     verified.accept(
                         [raw if p == party else one for p, one in enumerate(said)], x, plan, case["upload_id"], dealer
                     )
