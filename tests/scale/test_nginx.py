@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moiety_client.errors import CheatingDetected
 from moiety_local.deployment import COMMANDS
 from moiety_local.site import clean_environment, moiety
 from moiety_service.http.ports import reserved
@@ -115,3 +116,21 @@ def test_two_replicas_of_each_party_and_one_of_each_is_killed(
 
         predict_all(running, digits[0], {60: kill_bob, 120: kill_alice})
         assert len(used) == 4 and all(used), "all four replicas served"
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("nginx")
+def test_a_verified_model_at_two_replicas_of_each_party(
+    tmp_path: Path, postgres: Postgres, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Its runs take turns, and every client is answered. Then one of alice's replicas is killed in the middle of them:
+    past its coins that ends the model until it has another key, and before them the other goes on."""
+    with BehindNginx(tmp_path, postgres=postgres) as running:
+        running.publish("mnist", "--name", "mnist", "--verified")
+        predict_all(running, digits[0], {})
+        assert all(running.served(number) for number in (1, 2)), "both of alice's replicas served"
+        try:
+            predict_all(running, digits[0], {60: lambda: running.stop_role("alice-2", signal.SIGKILL)})
+        except CheatingDetected:
+            running.run("rekey", "mnist")
+        predict_all(running, digits[0], {})
