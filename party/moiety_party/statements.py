@@ -56,7 +56,7 @@ def check_manifest(manifest: Manifest, party: int, identity: Identity, verified:
 
 
 @dataclass(frozen=True, repr=False)
-class _Signed:
+class PeersWord:
     """What the peer signed of a run."""
 
     statements: tuple[bytes, ...]
@@ -80,7 +80,7 @@ class RunWitness:
         self._rounds = plan.rounds
         self._digests = SentDigests(plan.slices(start.rows), [one.request.rows for one in start.asked])
         self._heard: list[tuple[Round, memoryview]] = []
-        self._signed: _Signed | None = None
+        self._signed: PeersWord | None = None
 
     def sent(self, rounds: Sequence[Round]) -> bytes:
         """Note what this party has sent, and what it heard in the round before. alice signs after her last round."""
@@ -110,7 +110,7 @@ class RunWitness:
             verify_run(1 - self._party, run, signature, self._peer_key)
         except BadSignature:
             raise Problem(ProblemType.OPENINGS_DIFFER, _DIFFER) from None
-        self._signed = _Signed(tuple(statements), secret, run, signature)
+        self._signed = PeersWord(tuple(statements), secret, run, signature)
 
     def kept(self, place: int, ticket: str, key: bytes, now: float) -> "KeptRun":
         """What is kept of the run's request of that place. `key` is its client's, for proofs."""
@@ -149,7 +149,7 @@ class KeptRun:
     first_row: int
     rows: int
     key: bytes
-    signed: _Signed
+    signed: PeersWord
     place: int
     expires: float
 

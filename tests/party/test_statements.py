@@ -1,11 +1,14 @@
-"""Which keys of statements a party takes with an upload."""
+"""Which keys of statements a party takes with an upload, and how long it keeps what was signed."""
+
+from dataclasses import replace
 
 import pytest
 
-from moiety_party.statements import check_manifest
+from moiety_party.statements import KEPT_RUNS, KeptRun, KeptRuns, PeersWord, check_manifest
 from moiety_service.security.identity import Identity
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.messages.catalogue import Manifest
+from moiety_shared.messages.statements import proof
 from moiety_shared.problems import Problem
 
 NAMES = ("alice", "bob")
@@ -33,3 +36,21 @@ def test_a_party_signs_with_its_own_key_alone(identities: dict[str, Identity], p
             check_manifest(manifest(keys), party, own, verified=False)
     with pytest.raises(Problem):
         check_manifest(manifest((alice, bob)), party, own, verified=True)
+
+
+def test_it_keeps_the_latest_runs_for_a_while() -> None:
+    now, upload_id = [0.0], "ab" * 16
+    run = KeptRun(upload_id, "cd" * 16, "ticket", 0, 1, bytes(32), PeersWord((), b"", [], b""), 0, expires=10.0)
+    kept, shown = KeptRuns(lambda: now[0]), proof(run.key, upload_id)
+    kept._runs[b"one"] = run
+    now[0] = 10.0
+    assert kept.get(upload_id, b"one", shown) is run
+    for asked in ((upload_id, b"another", shown), ("ef" * 16, b"one", shown), (upload_id, b"one", bytes(32))):
+        with pytest.raises(Problem):
+            kept.get(*asked)
+    now[0] = 10.1
+    with pytest.raises(Problem):
+        kept.get(upload_id, b"one", shown)
+    kept._runs.update({number.to_bytes(16, "big"): replace(run, expires=20.0) for number in range(KEPT_RUNS + 9)})
+    kept._forget_old()
+    assert len(kept._runs) == KEPT_RUNS and (8).to_bytes(16, "big") not in kept._runs, "the oldest go first"

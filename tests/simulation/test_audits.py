@@ -22,7 +22,6 @@ from moiety_party import results
 from moiety_party.helper import helper
 from moiety_party.leader import runs
 from moiety_party.party import Party
-from moiety_party.statements import KEPT_RUNS, KeptRuns
 from moiety_server.audits import AuditedRequest, AuditFinding, AuditVerdict, Name, judge
 from moiety_server.kept import AuditableUploads
 from moiety_server.publication import upload_body
@@ -282,24 +281,5 @@ def test_a_transcript_is_for_the_requests_own_client(root: Path, detector: Detec
 
             assert words.startswith(rows(first, 2))
             assert rows(first - 1, 1) not in words and rows(first + 2, 1) not in words
-
-    simulate(root, detector, scenario)
-
-
-def test_a_party_keeps_the_latest_runs_for_a_while(root: Path, detector: Detector) -> None:
-    async def scenario(w: World) -> None:
-        one = await OwnersRequest(w).ask(w)
-        (run,) = party(w, 1).kept_runs._runs.values()
-        now = [run.expires]
-        latest, shown = KeptRuns(lambda: now[0]), (run.upload_id, one.drawn.request_id, proof(run.key, run.upload_id))
-        latest._runs[one.drawn.request_id] = run
-        assert latest.get(*shown) is run
-        now[0] += 1
-        with pytest.raises(Problem):
-            latest.get(*shown)
-        more = {number.to_bytes(16, "big"): replace(run, expires=now[0]) for number in range(KEPT_RUNS + 9)}
-        latest._runs.update(more)
-        latest._forget_old()
-        assert len(latest._runs) == KEPT_RUNS
 
     simulate(root, detector, scenario)
