@@ -79,10 +79,11 @@ class Standings:
     # Turns. A crash of the database may forget them: coins are shown only after a `toss`
 
     def take(self, upload_id: str, replica: str) -> bool:
-        """Take a turn. Returns False while another replica has it, or if this one had the last and another waits."""
+        """Take a turn. Returns False while another replica has it, or if this one had the last and another waits; and
+        while a check is open, which would have more time else."""
         now, same = self._clock(), STANDINGS.c.upload_id == upload_id
         mine = STANDINGS.c.holder == replica
-        free = (STANDINGS.c.until < now) & (~mine | (STANDINGS.c.wanted < now))
+        free = (STANDINGS.c.state != "open") & (STANDINGS.c.until < now) & (~mine | (STANDINGS.c.wanted < now))
         taken = update(STANDINGS).where(same, free).values(holder=replica, until=now + TURN_SECONDS, wanted=0.0)
         with self._db.write(durable=False) as db:
             insert_new(db, STANDINGS, _fresh(upload_id))

@@ -101,7 +101,9 @@ def test_an_open_check_is_no_turn_to_give_away(state: State, clock: Clock) -> No
     checks.renew(UPLOAD, "one")
     clock.now += 59
     assert taken(checks, "other") == [False] and checks.of(UPLOAD, "one")[1] == "open"
-    checks.end(UPLOAD, UPLOAD)
+    clock.now += 2
+    assert taken(checks, "other") == [False], "nor is it one when its time is over: it would have another one"
+    assert checks.of(UPLOAD, "other")[1] == "ended"
     assert taken(checks, "other") == [True], "and learns that the upload has ended"
 
 
