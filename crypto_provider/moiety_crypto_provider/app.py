@@ -196,7 +196,8 @@ def build(settings: ProviderSettings, identity: Identity, tracer: Tracer = traci
         response_class=Response,
     )
     def words(lease_id: Hex16, body: WordsRequest, who: Caller) -> Response:
-        sealed = issuer.words(lease_id, body.sealed(), who, body.first_row, body.rows)
+        challenge = bytes.fromhex(body.challenge)
+        sealed = issuer.words(lease_id, body.sealed(), who, body.first_row, body.rows, challenge)
         log().info("words", lease=lease_id, rows=body.rows)
         return Response(sealed, media_type="application/octet-stream")
 

@@ -148,9 +148,9 @@ class Issuer:
         encryptor = tags_cipher(lease.bob, lease_id).encryptor()
         return sum(array.nbytes for array in arrays) + TAG_BYTES, sealed(chunks(iter(arrays)), encryptor)
 
-    def words(self, lease_id: str, ticket: bytes, party: int, first: int, rows: int) -> bytes:
+    def words(self, lease_id: str, ticket: bytes, party: int, first: int, rows: int, challenge: bytes) -> bytes:
         """Party p's own words of the rows from `first` on, sealed to the upload's owner. p could compute them itself,
-        but it cannot change what the provider seals.
+        but it cannot change what the provider seals, nor have it before the owner drew `challenge`.
 
         Raises TOO_LARGE for rows of more than `MOST_WORDS` bytes, UNKNOWN_LEASE where runs are verified.
         """
@@ -164,7 +164,7 @@ class Issuer:
         alice, bob = (RowStream.of(seed, lease.rows, numbers) for seed in (lease.alice, lease.bob))
         words = words_of(plan, rows, masks, (alice, bob), party)
         _, *owner = self._ledger.upload(lease.upload_id)
-        return seal_words(check_key((owner[0], owner[1]), "words"), party, lease_id, first, rows, words)
+        return seal_words(check_key((owner[0], owner[1]), "words"), party, lease_id, first, rows, challenge, words)
 
     def seeds(self, lease: Lease, party: int) -> bytes:
         """What party p is given of a lease, to be sealed to it."""

@@ -95,7 +95,8 @@ class Party:
         """
         kept = self.kept_runs.get(upload_id, bytes.fromhex(asked.request_id), bytes.fromhex(asked.proof))
         try:
-            words = await self.provider.words(kept.lease_id, kept.ticket, kept.first_row, kept.rows)
+            place = kept.lease_id, kept.ticket, kept.first_row, kept.rows
+            words = await self.provider.words(*place, asked.challenge)
         except Problem as problem:
             if problem.kind is not ProblemType.UNKNOWN_LEASE:
                 raise

@@ -119,9 +119,9 @@ class Provider:
         cipher = tags_cipher(grant.seed, grant.lease_id)
         return [part async for part in self._parts(grant, "tags", cipher, sizes)]
 
-    async def words(self, lease_id: str, ticket: str, first_row: int, rows: int) -> bytes:
-        """Fetch the words of this party's own that dealt some rows, sealed to the upload's owner."""
-        body = WordsRequest(ticket=ticket, first_row=first_row, rows=rows)
+    async def words(self, lease_id: str, ticket: str, first_row: int, rows: int, challenge: str) -> bytes:
+        """Fetch the words of this party's own that dealt some rows, sealed to the upload's owner for this challenge."""
+        body = WordsRequest(ticket=ticket, first_row=first_row, rows=rows, challenge=challenge)
         return (await self._post(f"/v1/leases/{lease_id}/words", body)).content
 
     async def _parts(

@@ -5,6 +5,7 @@ request's rows. The owner computes again what two honest parties send on them, a
 thing that differs lied: until then, both had computed with what an honest peer sends.
 """
 
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -76,6 +77,13 @@ class AuditVerdict(NamedTuple):
     """alice's and bob's signed statements as JSON, where they were shown: they convince others, too."""
 
 
+class _Shown(NamedTuple):
+    """What a party shows of a run, and the challenge that it was asked with."""
+
+    run: RunTranscript
+    challenge: bytes
+
+
 class _Silent(Exception):
     """A party does not show what it has to show."""
 
@@ -90,45 +98,47 @@ def judge(call: Calls, upload: AuditableUpload, asked: AuditedRequest) -> AuditV
     try:
         sealed = asked.sealed()
         by_alice, by_bob = (_transcript(call, upload, asked, party) for party in (0, 1))
-        statements = by_bob.peer.model_dump_json(), by_alice.peer.model_dump_json()
+        statements = by_bob.run.peer.model_dump_json(), by_alice.run.peer.model_dump_json()
         bobs = _statement(upload, asked, by_alice, 1, sha256(sealed[1]).digest())
         alices = _statement(upload, asked, by_bob, 0, NO_OUTCOME)
         if (alices.lease_id, alices.first_row) != (bobs.lease_id, bobs.first_row):
             raise _Silent(1, "it shows no statement of alice's on the run that was answered")
-        if by_bob.is_over and not by_alice.is_over:  # alice may have ended the lease meanwhile
+        if by_bob.run.is_over and not by_alice.run.is_over:  # alice may have ended the lease meanwhile
             by_alice = _transcript(call, upload, asked, 0)
-        if by_alice.is_over and by_bob.is_over:
+        if by_alice.run.is_over and by_bob.run.is_over:
             over = AuditFinding(None, "over", "its lease is over: alice or bob ended it, or restarted")
             return AuditVerdict(name, (over,), statements)
-        words = _words(upload, bobs, by_alice, 0), _words(upload, bobs, by_bob, 1)
+        shown = by_alice, by_bob
+        # Who shows words comes first: only if they are new, the lease lived when the other said that it was over.
+        words = {p: _words(upload, bobs, shown[p], p) for p in sorted((0, 1), key=lambda p: shown[p].run.is_over)}
     except _Silent as silent:
         return AuditVerdict(name, (silent.finding,), statements)
     except Problem:
         return AuditVerdict(name, (_lie(0, "its answer to the client has another length than the plan says"),))
-    return AuditVerdict(name, tuple(_lies(upload, asked, (alices, bobs), words, sealed)), statements)
+    return AuditVerdict(name, tuple(_lies(upload, asked, (alices, bobs), (words[0], words[1]), sealed)), statements)
 
 
-def _transcript(call: Calls, upload: AuditableUpload, asked: AuditedRequest, party: int) -> RunTranscript:
-    """What a party shows of the run. Raises _Silent."""
+def _transcript(call: Calls, upload: AuditableUpload, asked: AuditedRequest, party: int) -> _Shown:
+    """What a party shows of the run, asked now. Raises _Silent."""
     request_id = asked.binding.request_id
     shown = proof(audit_key(asked.result_keys[party], request_id), upload.upload_id)
-    body = TranscriptRequest(request_id=request_id.hex(), proof=shown.hex()).model_dump(mode="json")
+    challenge = secrets.token_bytes(16)
+    asking = TranscriptRequest(request_id=request_id.hex(), proof=shown.hex(), challenge=challenge.hex())
+    body = asking.model_dump(mode="json")
     try:
         answer = call(party, "POST", f"/v1/models/{upload.upload_id}/transcripts", json=body)
-        return RunTranscript.model_validate_json(answer.content)
+        return _Shown(RunTranscript.model_validate_json(answer.content), challenge)
     except Problem as problem:
         raise _Silent(party, f"it shows no transcript ({problem})") from None
     except ValidationError:
         raise _Silent(party, "what it shows is no transcript") from None
 
 
-def _statement(
-    upload: AuditableUpload, asked: AuditedRequest, shown: RunTranscript, of: int, outcome: bytes
-) -> Statement:
+def _statement(upload: AuditableUpload, asked: AuditedRequest, shown: _Shown, of: int, outcome: bytes) -> Statement:
     """Party `of`'s signed statement, as the other party shows it. An honest one has checked it before it gave out
     anything. Raises _Silent."""
     try:
-        statement = shown.peer.verify(of, upload.keys[of])
+        statement = shown.run.peer.verify(of, upload.keys[of])
     except (BadSignature, Problem, ValueError):
         raise _Silent(1 - of, f"it shows nothing that {_NAMES[of]} signed") from None
     if (statement.binding, statement.rows, statement.outcome) != (asked.binding, asked.rows, outcome):
@@ -136,11 +146,11 @@ def _statement(
     return statement
 
 
-def _words(upload: AuditableUpload, run: Statement, shown: RunTranscript, party: int) -> bytes:
-    """Party p's words of the rows of a run. Raises _Silent unless the crypto provider sealed them."""
+def _words(upload: AuditableUpload, run: Statement, shown: _Shown, party: int) -> bytes:
+    """Party p's words of the rows of a run. Raises _Silent unless the crypto provider sealed them since p was asked."""
     try:
         place = run.lease_id, run.first_row, run.rows
-        return open_words(upload.words_key, party, *place, shown.sealed_words)
+        return open_words(upload.words_key, party, *place, shown.challenge, shown.run.sealed_words)
     except (Problem, ValueError):
         raise _Silent(party, "it shows no words of the run's rows that the crypto provider sealed") from None
 

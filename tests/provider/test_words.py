@@ -25,7 +25,7 @@ def test_the_words_deal_the_rows_that_bob_was_sent(ledger: Ledger, plan: Plan) -
     issuer.register_upload(upload_id, plan, SEEDS)
     lease, ticket = issuer.open_lease(upload_id, ROWS)
     _, masks = issuer._masks(upload_id)
-    place = lease.lease_id, 2 * ROWS - 1, 2  # the last row of one bundle, and the first of the next
+    place = lease.lease_id, 2 * ROWS - 1, 2, bytes(16)  # the last row of one bundle, and the first of the next
     given = [
         GivenSource(open_words(OWNER, p, *place, issuer.words(lease.lease_id, ticket, p, *place[1:]))) for p in (0, 1)
     ]
@@ -42,15 +42,15 @@ def test_what_is_refused(ledger: Ledger, plan: Plan, monkeypatch: pytest.MonkeyP
     issuer.register_upload(upload_id, plan, SEEDS)
     (lease, ticket), (other, _) = issuer.open_lease(upload_id, ROWS), issuer.open_lease(upload_id, ROWS)
     with pytest.raises(Problem) as caught:
-        issuer.words(other.lease_id, ticket, 0, 0, 1)
+        issuer.words(other.lease_id, ticket, 0, 0, 1, bytes(16))
     assert caught.value.kind is ProblemType.UNKNOWN_LEASE, "another lease's ticket"
     monkeypatch.setattr("moiety_crypto_provider.issuer.MOST_WORDS", plan.bundle_row_bytes)
-    issuer.words(lease.lease_id, ticket, 0, 0, 1)
+    issuer.words(lease.lease_id, ticket, 0, 0, 1, bytes(16))
     with pytest.raises(Problem) as caught:
-        issuer.words(lease.lease_id, ticket, 0, 0, 2)
+        issuer.words(lease.lease_id, ticket, 0, 0, 2, bytes(16))
     assert caught.value.kind is ProblemType.TOO_LARGE
     issuer.end_lease(lease.lease_id)
     with pytest.raises(Problem) as caught:
-        issuer.words(lease.lease_id, ticket, 0, 0, 1)
+        issuer.words(lease.lease_id, ticket, 0, 0, 1, bytes(16))
     assert caught.value.kind is ProblemType.UNKNOWN_LEASE, "the lease is over"
     assert statements.MOST_WORDS == 1 << 26

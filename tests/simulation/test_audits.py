@@ -67,7 +67,7 @@ class OwnersRequest:
     def proof(self, upload_id: str, known: bytes) -> TranscriptRequest:
         """What asks a party for the transcript of this request, with a key made of what somebody knows."""
         shown = proof(audit_key(known, self.drawn.request_id), upload_id)
-        return TranscriptRequest(request_id=self.drawn.request_id.hex(), proof=shown.hex())
+        return TranscriptRequest(request_id=self.drawn.request_id.hex(), proof=shown.hex(), challenge="00" * 16)
 
     async def shown_by(self, w: World, number: int) -> RunTranscript:
         upload_id = w.entry.entry.upload_id
@@ -251,6 +251,27 @@ def test_nobody_is_named_when_the_lease_is_over(root: Path, detector: Detector) 
     simulate(root, detector, scenario)
 
 
+@pytest.mark.parametrize("liar", [0, 1], ids=NAMES)
+def test_who_ended_the_lease_and_kept_its_words_has_nobody_named_by_them(
+    root: Path, detector: Detector, liar: int
+) -> None:
+    """The other one cannot show its own any more. What the provider sealed for an earlier challenge does not open."""
+
+    async def scenario(w: World) -> None:
+        one, cheat = await OwnersRequest(w).ask(w), party(w, liar)
+        earlier = await one.shown_by(w, liar)
+        await party(w, 0).provider.end_lease(party(w, 0).kept_runs._runs[one.drawn.request_id].lease_id)
+
+        async def show_again(upload_id: str, asked: TranscriptRequest) -> RunTranscript:
+            return earlier
+
+        cheat.transcript = show_again  # type: ignore[method-assign]
+        (named,) = (await one.verdict(w)).findings
+        assert (named.party, named.kind) == (NAMES[liar], "silent"), named
+
+    simulate(root, detector, scenario)
+
+
 def test_a_transcript_is_for_the_requests_own_client(root: Path, detector: Detector) -> None:
     """The owner, who knows another client's request id, is shown nothing of it by an honest party, even if the other
     party tells the owner all that it knows. And what the client is shown holds that party's words of these rows, which
@@ -268,9 +289,9 @@ def test_a_transcript_is_for_the_requests_own_client(root: Path, detector: Detec
                 assert caught.value.kind is ProblemType.NOT_FOUND
             run, shown = honest.kept_runs._runs[one.drawn.request_id], await one.shown_by(w, number)
             place = run.lease_id, run.first_row, run.rows
-            words = open_words(upload.words_key, number, *place, shown.sealed_words)
+            words = open_words(upload.words_key, number, *place, bytes(16), shown.sealed_words)
             with pytest.raises(Problem):
-                open_words(upload.words_key, 1 - number, *place, shown.sealed_words)
+                open_words(upload.words_key, 1 - number, *place, bytes(16), shown.sealed_words)
             (pool,) = honest.pools.by_pair.values()
             bundle, first = divmod(run.first_row, pool.bundle_rows)
             grant = pool._filler._make.args[1]  # type: ignore[attr-defined]

@@ -116,23 +116,30 @@ def tags_cipher(seed: bytes, lease_id: str) -> "Cipher[modes.GCM]":
     return Cipher(algorithms.AES256(derive(seed, "tags", lease_id.encode())), modes.GCM(bytes(_NONCE_BYTES)))
 
 
-def seal_words(owner: bytes, party: int, lease_id: str, first_row: int, rows: int, words: bytes) -> bytes:
+def seal_words(
+    owner: bytes, party: int, lease_id: str, first_row: int, rows: int, challenge: bytes, words: bytes
+) -> bytes:
     """Seal party p's words of some rows of a lease to an upload's owner. `owner` is a key that the provider and the
-    owner alone have. The words of the same rows are always the same, so each key is for one content."""
-    return AESGCM(_words_key(owner, party, lease_id, first_row, rows)).encrypt(bytes(_NONCE_BYTES), words, None)
+    owner alone have. The owner drew `challenge`, so what was sealed before that does not open. The words of the same
+    rows are always the same, so each key is for one content."""
+    key = _words_key(owner, party, lease_id, first_row, rows, challenge)
+    return AESGCM(key).encrypt(bytes(_NONCE_BYTES), words, None)
 
 
-def open_words(owner: bytes, party: int, lease_id: str, first_row: int, rows: int, sealed: bytes) -> bytes:
+def open_words(
+    owner: bytes, party: int, lease_id: str, first_row: int, rows: int, challenge: bytes, sealed: bytes
+) -> bytes:
     """Return what `seal_words` sealed. Raises Problem SEALED_FOR_ANOTHER for anything else."""
+    key = _words_key(owner, party, lease_id, first_row, rows, challenge)
     try:
-        return AESGCM(_words_key(owner, party, lease_id, first_row, rows)).decrypt(bytes(_NONCE_BYTES), sealed, None)
+        return AESGCM(key).decrypt(bytes(_NONCE_BYTES), sealed, None)
     except (InvalidTag, ValueError):
         raise Problem(ProblemType.SEALED_FOR_ANOTHER, "the words of a run") from None
 
 
-def _words_key(owner: bytes, party: int, lease_id: str, first_row: int, rows: int) -> bytes:
+def _words_key(owner: bytes, party: int, lease_id: str, first_row: int, rows: int, challenge: bytes) -> bytes:
     place = lease_id.encode(), first_row.to_bytes(8, "little"), rows.to_bytes(4, "little")
-    return derive(owner, f"words {party}", *place)
+    return derive(owner, f"words {party}", *place, challenge)
 
 
 def derive(secret: bytes, what: str, *context: bytes, length: int = _KEY_BYTES) -> bytes:

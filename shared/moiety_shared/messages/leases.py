@@ -101,6 +101,7 @@ class WordsRequest(Ticketed):
 
     first_row: int = Field(ge=0, lt=1 << 62)
     rows: int = Field(ge=1, le=1 << 20)
+    challenge: Hex16 = Field(description="the owner's: what is sealed opens for no other")
 
 
 class LeaseResponse(Ticketed):

@@ -135,6 +135,7 @@ class TranscriptRequest(Public):
 
     request_id: Hex16
     proof: Hex32 = Field(description="by a key that only the request's client and this party know")
+    challenge: Hex16 = Field(description="drawn anew each time: it shows that the lease lived when this was asked")
 
 
 class SignedStatement(Public):
