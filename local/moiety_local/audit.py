@@ -21,7 +21,7 @@ from moiety_client.client import Client
 from moiety_client.errors import MoietyError
 from moiety_client.exchange import Call, Drawn
 from moiety_client.steps import Steps
-from moiety_server.audits import AuditedRequest, AuditFinding, AuditVerdict, judge
+from moiety_server.audits import AuditableUpload, AuditedRequest, AuditFinding, AuditVerdict, judge
 from moiety_server.cli import management
 from moiety_server.owner import Owner
 from moiety_server.tokens import new_grant
@@ -61,7 +61,7 @@ def run(name: str, count: int, access: Path | None, evidence: Path | None, as_js
     """Audit `count` requests. Prints a verdict for each, and writes what the parties signed to the file `evidence`."""
     with management.owner() as owner, steps() as tell:
         entry = owner.catalogue.get(name).entry
-        upload = owner.auditable.load(entry.upload_id, entry.plan)
+        upload = AuditableUpload.read(owner.auditable, entry.upload_id, entry.plan)
         with _asking(owner, entry, access) as client:
             tell("asking as a client", 0, 0)
             asked = [client.send(name, _input(entry)) for _ in range(count)]

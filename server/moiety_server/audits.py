@@ -12,10 +12,13 @@ from hashlib import sha256
 from typing import Literal, NamedTuple
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from moiety_server.kept import AuditableUpload
+from moiety_server.kept import AuditableUploads
 from moiety_shared.crypto.channel import open_words
+from moiety_shared.crypto.integrity import check_key
+from moiety_shared.crypto.prg import Stream
 from moiety_shared.crypto.sealing import open_result
 from moiety_shared.crypto.signing import BadSignature
 from moiety_shared.messages.statements import (
@@ -26,9 +29,12 @@ from moiety_shared.messages.statements import (
     audit_key,
     proof,
 )
+from moiety_shared.messages.upload import Tensors, sealed_sizes
 from moiety_shared.messages.wire import Binding, unpack_result
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem
+from moiety_shared.protocols import graph
+from moiety_shared.protocols.recomputing import AuditedModel
 from moiety_shared.protocols.sent import SentPiece
 from moiety_shared.ring import Array
 
@@ -36,6 +42,33 @@ Calls = Callable[..., httpx.Response]
 """`Owner.call`: sends one request to party 0 or 1."""
 Name = Literal["alice", "bob"]
 _NAMES: tuple[Name, Name] = ("alice", "bob")
+
+
+@dataclass(frozen=True, repr=False)
+class AuditableUpload:
+    """One upload, with all that both parties have of it."""
+
+    upload_id: str
+    model: AuditedModel
+    keys: tuple[Ed25519PublicKey, Ed25519PublicKey]
+    """With which alice and bob sign what they send."""
+    words_key: bytes
+    """With which the crypto provider seals the words of rows."""
+
+    @classmethod
+    def read(cls, kept: AuditableUploads, upload_id: str, plan: Plan) -> "AuditableUpload":
+        """Read an upload from its owner's files. Raises Problem INVALID_INPUT where there is none, or it was
+        changed."""
+        with kept.opened(upload_id, plan) as found:
+            tensors = Tensors(plan)
+            for size in sealed_sizes(plan):
+                tensors.add(found.chunks.open(found.file.read(size)))
+            masked = tensors.done()
+        streams = [Stream(seed, "upload") for seed in found.seeds]
+        weights = [graph.weights_at(plan, party, masked, own) for party, own in enumerate(streams)]
+        alice, bob = (Stream(seed, "upload") for seed in found.seeds)
+        model = AuditedModel(plan, (weights[0], weights[1]), graph.weight_masks(plan, alice, bob))
+        return cls(upload_id, model, found.keys, check_key(found.seeds, "words"))
 
 
 @dataclass(frozen=True, repr=False)

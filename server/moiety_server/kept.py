@@ -7,37 +7,35 @@ weights. The first two are sealed under the owner's storage key, and the rest un
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from moiety_shared.crypto.integrity import check_key
-from moiety_shared.crypto.prg import SEED_BYTES, Stream
+from moiety_shared.crypto.prg import SEED_BYTES
 from moiety_shared.crypto.sealing import CHUNK_KEY_BYTES, Chunks
 from moiety_shared.crypto.signing import key_from_text
-from moiety_shared.messages.upload import MaskedModel, Tensors, sealed_sizes
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
-from moiety_shared.protocols import graph
-from moiety_shared.protocols.recomputing import AuditedModel
+
+if TYPE_CHECKING:  # it needs PyTorch, for which no other command of the owner waits
+    from moiety_shared.messages.upload import MaskedModel
 
 _NONCE, _TAG, _KEY = 12, 16, 32
 _HEAD = _NONCE + 2 * SEED_BYTES + CHUNK_KEY_BYTES + 2 * _KEY + _TAG
 
 
-@dataclass(frozen=True, repr=False)
-class AuditableUpload:
-    """One upload, with all that both parties have of it."""
+class KeptUpload(NamedTuple):
+    """What an upload's file holds: the seeds of the weights' masks, the keys with which alice and bob sign what they
+    send, and the masked weights, whose chunks are read one behind the other."""
 
-    upload_id: str
-    model: AuditedModel
+    seeds: tuple[bytes, bytes]
     keys: tuple[Ed25519PublicKey, Ed25519PublicKey]
-    """With which alice and bob sign what they send."""
-    words_key: bytes
-    """With which the crypto provider seals the words of rows."""
+    chunks: Chunks
+    file: BinaryIO
 
 
 class AuditableUploads:
@@ -46,7 +44,7 @@ class AuditableUploads:
     def __init__(self, folder: Path, storage_key: bytes) -> None:
         self._folder, self._cipher = folder, AESGCM(storage_key)
 
-    def keep(self, masked: MaskedModel, keys: tuple[str, str]) -> None:
+    def keep(self, masked: "MaskedModel", keys: tuple[str, str]) -> None:
         """Write the file of an upload that is about to be sent. `keys` are the parties', as its manifest names them."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         nonce, chunk_key = secrets.token_bytes(_NONCE), secrets.token_bytes(CHUNK_KEY_BYTES)
@@ -58,29 +56,24 @@ class AuditableUploads:
             for piece in masked.pieces():
                 file.write(chunks.seal(piece))
 
-    def load(self, upload_id: str, plan: Plan) -> AuditableUpload:
-        """Read an upload. Raises Problem INVALID_INPUT where there is none, or its file was changed."""
+    @contextmanager
+    def opened(self, upload_id: str, plan: Plan) -> Iterator[KeptUpload]:
+        """Open the file of an upload. Raises Problem INVALID_INPUT where there is none, or it was changed, which
+        whoever reads its chunks may notice."""
         try:
             with self._path(upload_id).open("rb") as file:
                 head = file.read(_HEAD)
-                opened = self._cipher.decrypt(head[:_NONCE], head[_NONCE:], _context(upload_id, plan))
-                seeds = opened[:SEED_BYTES], opened[SEED_BYTES : 2 * SEED_BYTES]
-                rest, tensors = opened[2 * SEED_BYTES :], Tensors(plan)
-                chunks = Chunks(rest[:CHUNK_KEY_BYTES])
-                for size in sealed_sizes(plan):
-                    tensors.add(chunks.open(file.read(size)))
+                raw = self._cipher.decrypt(head[:_NONCE], head[_NONCE:], _context(upload_id, plan))
+                seeds, rest = (raw[:SEED_BYTES], raw[SEED_BYTES : 2 * SEED_BYTES]), raw[2 * SEED_BYTES :]
+                keys = rest[CHUNK_KEY_BYTES:]
+                one, other = (Ed25519PublicKey.from_public_bytes(key) for key in (keys[:_KEY], keys[_KEY:]))
+                yield KeptUpload(seeds, (one, other), Chunks(rest[:CHUNK_KEY_BYTES]), file)
         except FileNotFoundError:
             instead = "its runs are not signed: publish it with `moiety publish --auditable`"
             raise Problem(ProblemType.INVALID_INPUT, instead) from None
         except (InvalidTag, ValueError, Problem):
             text = "the owner's own file of it was changed, or belongs to another storage.key: publish it again"
             raise Problem(ProblemType.INVALID_INPUT, text) from None
-        alice, bob = _streams(seeds)
-        weights = [graph.weights_at(plan, p, tensors.done(), own) for p, own in enumerate(_streams(seeds))]
-        model = AuditedModel(plan, (weights[0], weights[1]), graph.weight_masks(plan, alice, bob))
-        keys = rest[CHUNK_KEY_BYTES:]
-        one, other = (Ed25519PublicKey.from_public_bytes(raw) for raw in (keys[:_KEY], keys[_KEY:]))
-        return AuditableUpload(upload_id, model, (one, other), check_key(seeds, "words"))
 
     def forget(self, upload_id: str) -> None:
         """Remove the file of an upload, if there is one."""
@@ -88,10 +81,6 @@ class AuditableUploads:
 
     def _path(self, upload_id: str) -> Path:
         return self._folder / f"{upload_id}.sealed"
-
-
-def _streams(seeds: tuple[bytes, bytes]) -> Iterator[Stream]:
-    return (Stream(seed, "upload") for seed in seeds)
 
 
 def _context(upload_id: str, plan: Plan) -> bytes:

@@ -1,6 +1,7 @@
 """An auditable model in five real processes: published, and audited by its owner's command."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ NAME = "watched"
 
 
 @pytest.fixture(scope="module")
-def audited(deployment: Deployment) -> Deployment:
+def audited(deployment: Deployment) -> Iterator[Deployment]:
     deployment.run("publish", "mnist", "--name", NAME, "--auditable")
-    return deployment
+    yield deployment
+    deployment.run("withdraw", NAME, "1")  # others count the models of this deployment
 
 
 def test_an_owner_audits_and_shows_what_was_signed(audited: Deployment, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moiety_server.audits import AuditableUpload
 from moiety_server.kept import AuditableUploads
 from moiety_server.publication import check_auditable
 from moiety_shared.crypto.signing import key_text
@@ -29,7 +30,7 @@ def draws(tmp_path: Path) -> Draws:
 
 
 def test_both_parties_weights_come_back(tmp_path: Path, draws: Draws) -> None:
-    upload = AuditableUploads(tmp_path, KEY).load(ID, PLAN)
+    upload = AuditableUpload.read(AuditableUploads(tmp_path, KEY), ID, PLAN)
     alice, bob = upload.model.weights
     for layer in ("l", "m"):
         assert np.array_equal(alice[layer].local + bob[layer].local, plans.two_weights()[f"{layer}.weight"])
@@ -45,10 +46,10 @@ def test_nobody_else_reads_or_changes_it(tmp_path: Path, draws: Draws) -> None:
     for changed, key in ((raw, bytes(32)), *((raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], KEY) for at in (0, -9))):
         file.write_bytes(changed)
         with pytest.raises(Problem, match="was changed, or belongs to another"):
-            AuditableUploads(tmp_path, key).load(ID, PLAN)
+            AuditableUpload.read(AuditableUploads(tmp_path, key), ID, PLAN)
     file.write_bytes(raw[:-1])
     with pytest.raises(Problem, match="was changed"):
-        AuditableUploads(tmp_path, KEY).load(ID, PLAN)
+        AuditableUpload.read(AuditableUploads(tmp_path, KEY), ID, PLAN)
 
 
 def test_it_is_gone_with_the_model(tmp_path: Path, draws: Draws) -> None:
@@ -56,7 +57,7 @@ def test_it_is_gone_with_the_model(tmp_path: Path, draws: Draws) -> None:
     for _ in range(2):
         uploads.forget(ID)
         with pytest.raises(Problem, match="--auditable"):
-            uploads.load(ID, PLAN)
+            AuditableUpload.read(uploads, ID, PLAN)
 
 
 def test_what_cannot_be_audited_is_not_published_so() -> None:

@@ -22,7 +22,7 @@ from moiety_party import results
 from moiety_party.helper import helper
 from moiety_party.leader import runs
 from moiety_party.party import Party
-from moiety_server.audits import AuditedRequest, AuditFinding, AuditVerdict, Name, judge
+from moiety_server.audits import AuditableUpload, AuditedRequest, AuditFinding, AuditVerdict, Name, judge
 from moiety_server.kept import AuditableUploads
 from moiety_server.publication import upload_body
 from moiety_service.security.identity import Identity
@@ -84,7 +84,8 @@ class OwnersRequest:
 
         inputs = call.alice_share, call.bob_share()
         asked = AuditedRequest(call.entry.plan, call.binding, inputs, self.drawn.result_keys, self.answer)
-        return await asyncio.to_thread(judge, show, kept(w.root).load(entry.upload_id, entry.plan), asked)
+        upload = AuditableUpload.read(kept(w.root), entry.upload_id, entry.plan)
+        return await asyncio.to_thread(judge, show, upload, asked)
 
 
 def kept(root: Path) -> AuditableUploads:
@@ -280,7 +281,7 @@ def test_a_transcript_is_for_the_requests_own_client(root: Path, detector: Detec
     async def scenario(w: World) -> None:
         await OwnersRequest(w).ask(w)
         one, entry = await OwnersRequest(w, 2).ask(w), w.entry.entry
-        upload = kept(w.root).load(entry.upload_id, entry.plan)
+        upload = AuditableUpload.read(kept(w.root), entry.upload_id, entry.plan)
         for number in (0, 1):
             honest = party(w, number)
             for known in (one.drawn.result_keys[1 - number], one.drawn.seed, bytes(32)):
