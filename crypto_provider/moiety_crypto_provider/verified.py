@@ -5,7 +5,7 @@ one for each party, when the upload is registered, and again when the owner has 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,7 +20,8 @@ from moiety_shared.protocols.verified.layer import LayerMasks
 from moiety_shared.ring import Array
 
 
-class DealerKey(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class DealerKey:
     """An upload's key: the name that the owner gave it, and each party's seed."""
 
     key_id: str

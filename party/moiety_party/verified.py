@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
 
 import numpy as np
 
@@ -101,7 +100,8 @@ class DurableStanding(Standing):
         return tossed
 
 
-class KeyedModel(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class KeyedModel:
     """A model under one key of its upload."""
 
     key_id: str

@@ -8,8 +8,9 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -28,7 +29,8 @@ _NONCE, _TAG, _KEY = 12, 16, 32
 _HEAD = _NONCE + 2 * SEED_BYTES + CHUNK_KEY_BYTES + 2 * _KEY + _TAG
 
 
-class KeptUpload(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class KeptUpload:
     """What an upload's file holds: the seeds of the weights' masks, the keys with which alice and bob sign what they
     send, and the masked weights, whose chunks are read one behind the other."""
 

@@ -22,6 +22,7 @@ from moiety_shared.messages.catalogue import Manifest
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
+from tests.clock import Clock
 
 OWNER = Ed25519PrivateKey.generate()
 ID = "ab" * 16
@@ -53,14 +54,6 @@ def grant(**members: object) -> Grant:
 
 def token(**members: object) -> str:
     return tokens.issue(grant(**members), OWNER)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

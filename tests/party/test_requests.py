@@ -13,6 +13,7 @@ from moiety_party.leader.requests import Requests
 from moiety_party.state import CLAIM_SECONDS, State
 from moiety_shared.messages.wire import Binding
 from moiety_shared.problems import Problem, ProblemType
+from tests.clock import Clock
 
 
 def binding(number: int, content: bytes = b"c") -> Binding:
@@ -91,13 +92,6 @@ def test_results_expire_by_time_and_by_size(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # Replicas
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -11,20 +11,14 @@ from moiety_party.state import State
 from moiety_party.verified import DurableStanding
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.verified.claims import UploadEnded
+from tests.clock import Clock
 
 UPLOAD = "00" * 16
 
 
-class Clock:
-    now = 1e9
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1e9)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from moiety_shared.messages.catalogue import Entry, SignedEntry, sign
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
 from tests.asgi import InProcess
+from tests.clock import Clock
 
 KEY = Ed25519PrivateKey.generate()
 DAY = 86400
@@ -52,13 +53,6 @@ def versions(entry: Entry) -> dict[int, Entry]:
     """Of a small model; none of them active."""
     update = {"plan": plans.logits(), "name": "small", "preprocessing": None, "classes": (), "active": False}
     return {version: entry.model_copy(update=update | {"version": version}) for version in (1, 2, 3)}
-
-
-class Clock:
-    now = 2_000_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def add(
@@ -190,7 +184,7 @@ def test_tokens_are_on_record_in_their_order(db: Database, settings: ServerSetti
 def test_a_revision_rises_with_all_that_is_signed_and_is_never_given_again(
     db: Database, versions: dict[int, Entry], entry: Entry
 ) -> None:
-    clock = Clock()
+    clock = Clock(2_000_000_000.0)
     catalogue, parties = Catalogue(db, clock), (entry.parties[1], entry.parties[0])
     seen = [add(db, versions[1], clock=clock).entry.revision]
 
@@ -221,7 +215,7 @@ def test_a_revision_rises_with_all_that_is_signed_and_is_never_given_again(
 
 
 def test_what_has_had_half_of_its_time_is_signed_anew(db: Database, versions: dict[int, Entry]) -> None:
-    clock = Clock()
+    clock = Clock(2_000_000_000.0)
     catalogue = Catalogue(db, clock)
     term = {"issued": int(clock.now), "expires": int(clock.now) + 90 * DAY}
     for version in (1, 2):
@@ -238,7 +232,7 @@ def test_what_has_had_half_of_its_time_is_signed_anew(db: Database, versions: di
 
 def test_two_who_sign_at_once_leave_what_was_signed_last(db: Database, versions: dict[int, Entry]) -> None:
     """One activates, back and forth, while others renew: what clients get is active, and of the highest revision."""
-    catalogue, clock = Catalogue(db), Clock()
+    catalogue, clock = Catalogue(db), Clock(2_000_000_000.0)
     clock.now = 3_500_000_000.0  # everything is due, always: its time is over soon
     for version in (1, 2):
         add(db, versions[version])

@@ -35,7 +35,7 @@ class CheckFailed(Exception):
     """A party deviated from the protocol. The result must not be used, nor anything of its upload."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RowKeys:
     """The keys of some rows."""
 
