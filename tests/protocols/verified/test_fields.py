@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from moiety_shared.crypto.prg import Stream, new_seed
+from moiety_shared.plan.lookups import ReLU
+from moiety_shared.protocols import sign
 from moiety_shared.protocols.verified import fields
+from moiety_shared.protocols.verified.bits import Chosen
 from moiety_shared.protocols.verified.polynomials import Points, SecretPoint
 from moiety_shared.ring import Array
 
@@ -67,6 +70,33 @@ def test_products_of_polynomials_agree_at_the_secret_point(slots: int) -> None:
     assert np.array_equal(at_zeta, fields.product(fields.unwords(tau), fields.unwords(key.of_bits(chosen)[:, 0])))
     values[3, -1] ^= 1
     assert not np.array_equal(at_zeta, np.bitwise_xor.reduce(fields.scaled(values, key.whole[None]), axis=1))
+
+
+@pytest.mark.parametrize("digit_bits", [2, 3, 4])
+def test_what_a_party_expects_is_what_its_planes_add_up_to(digit_bits: int) -> None:
+    """Slot by slot, as it is computed, and plane by plane, as it is defined. The last group is not full."""
+    rows, n = 3, 23
+    members = {"shape": (n,), "shift": 0, "opened_bits": 9, "range_bits": 8, "digit_bits": digit_bits}
+    layer = ReLU.model_validate({"name": "r", "input": "x"} | members)
+    key = SecretPoint.draw(Points(10), Stream(new_seed()))
+    t, bits = drawn(rows, n).astype(np.int16), drawn(rows, n) & ((1 << layer.lookups) - 1)
+    chosen = Chosen.of(layer, key.points, t, bits)
+    packed = chosen.packed(layer)
+    y = Stream(new_seed()).words("y", packed.shape[:3], np.uint64)
+    planes = fields.sum_of_products(key.of_bits(packed), y)
+    assert np.array_equal(fields.unwords(key.of_slots(chosen.sums(layer, key.points.slots, y))), planes)
+    whole = np.unpackbits(packed, axis=-1, bitorder="little")[..., : key.points.slots].reshape(rows, -1, 30)
+    assert not whole[..., n:].any(), "no comparison has these slots"
+    digits = sign.digits_of(layer, t)
+    at = 0
+    for place, (_, width) in enumerate(layer.digits):
+        for value in range(1 << width):
+            assert np.array_equal(whole[:, at, :n], digits[:, place] == value)
+            at += 1
+    words = sign.coefficients(len(layer.digits), layer.word_dtype)[bits]
+    assert whole[:, at, :n].all()
+    for bit in range(layer.lookups + 1 + layer.monomials):
+        assert np.array_equal(whole[:, at + 1 + bit, :n], words >> bit & 1)
 
 
 def test_pads_hide_what_is_known_at_the_secret_point() -> None:

@@ -32,11 +32,12 @@ from moiety_shared.protocols import sign
 from moiety_shared.protocols.dealing import Source
 from moiety_shared.protocols.verified import fields
 from moiety_shared.protocols.verified.claims import ClaimSums
-from moiety_shared.protocols.verified.polynomials import PADS, Points, SecretPoint
+from moiety_shared.protocols.verified.polynomials import PADS, Points, SecretPoint, packed_groups
 from moiety_shared.ring import Array
 
 _SIGN = 7  # the bit of a byte that holds the masked sign
-_L = (fields.L_BYTES,)
+_CACHED_BYTES = 1 << 18
+"""The values at further points that are computed at a time: they stay in the cache until they are multiplied."""
 
 
 class ProvableBits(NamedTuple):
@@ -84,16 +85,74 @@ def _times(factor: int, a: Array) -> Array:
     return product
 
 
-def chosen(layer: Comparison, opened: Array, bits: Array) -> Array:
-    """C (rows, summands, n), 0 or 1, from t^ (rows, n) and the open looked-up bits (rows, n)."""
-    digits = sign.digits_of(layer, opened)
-    of_digits = [
-        digits[:, place] == value for place, (_, width) in enumerate(layer.digits) for value in range(1 << width)
-    ]
-    words = sign.coefficients(len(layer.digits), layer.word_dtype).take(bits, mode="clip")
-    of_words = [words >> bit & 1 for bit in range(layer.lookups + 1 + layer.monomials)]
-    every = [np.ones(bits.shape, np.uint8)]
-    return np.stack([part.astype(np.uint8) for part in (*of_digits, *every, *of_words)], axis=1)
+class Chosen(NamedTuple):
+    """C, as what chooses the summands of each slot: the values of its digits (rows, digits, groups, slots), and its
+    looked-up bits (rows, groups, slots). Where no comparison has a slot, both are above all that they can be."""
+
+    digits: Array
+    bits: Array
+
+    @classmethod
+    def of(cls, layer: Comparison, points: Points, opened: Array, bits: Array) -> "Chosen":
+        """From t^ (rows, n) and the open looked-up bits (rows, n)."""
+        digits = points.grouped(sign.digits_of(layer, opened), 1 << layer.digit_bits)
+        return cls(digits, points.grouped(bits, 1 << layer.lookups))
+
+    def packed(self, layer: Comparison) -> Array:
+        """C (rows, summands, groups, ceil(k / 8)), packed bits."""
+        words, at = _words(layer), 0
+        every = _digit_summands(layer) + words.bits
+        out = np.empty((len(self.bits), every, *self.bits.shape[1:]), np.bool_)
+        for place, (_, width) in enumerate(layer.digits):
+            values = np.arange(1 << width, dtype=np.uint8)[:, None, None]
+            np.equal(self.digits[:, place, None], values, out=out[:, at : at + len(values)])
+            at += len(values)
+        places = (1 << np.arange(words.bits, dtype=np.uint32))[:, None, None]
+        for bits, into in zip(self.bits, out[:, at:], strict=True):
+            np.not_equal(words.of.take(bits) & places, 0, out=into)
+        return packed_groups(out)
+
+    def sums(self, layer: Comparison, slots: int, y: Array) -> Array:
+        """sum C Y at each of the k slots (rows, groups, k), from Y (rows, summands, groups), uint64 of L."""
+        at, words = _digit_summands(layer), _words(layer)
+        chosen = (words.of >> np.arange(words.bits, dtype=np.uint32)[:, None, None] & 1).astype(np.uint64)
+        sums = np.stack([np.bitwise_xor.reduce(row[at:, :, None] * chosen, axis=0) for row in y])
+        out, at = _picked(sums, self.bits[..., :slots]), 0
+        for place, (_, width) in enumerate(layer.digits):
+            each = np.swapaxes(y[:, at : at + (1 << width)], 1, 2)
+            out ^= _picked(each, self.digits[:, place, :, :slots])
+            at += 1 << width
+        return out
+
+
+def _picked(values: Array, index: Array) -> Array:
+    """Of each group the value that each slot names, 0 above the last: values (rows, groups, v) by (rows, groups, slots)
+    of uint8."""
+    rows, groups, count = values.shape
+    whole = np.zeros((rows * groups, count + 1), np.uint64)
+    whole[:, :count] = values.reshape(-1, count)
+    starts = (count + 1) * np.arange(rows * groups).reshape(rows, groups, 1)
+    picked: Array = whole.reshape(-1).take(np.minimum(index, count) + starts)
+    return picked
+
+
+def _digit_summands(layer: Comparison) -> int:
+    """The number of summands that digits choose. They come first."""
+    return sum(1 << width for _, width in layer.digits)
+
+
+class _Words(NamedTuple):
+    """Which of the other summands a byte of looked-up bits chooses: (2^lookups + 1,) words of so many bits, uint32. The
+    last chooses none."""
+
+    of: Array
+    bits: int
+
+
+def _words(layer: Comparison) -> _Words:
+    words = sign.coefficients(len(layer.digits), layer.word_dtype).astype(np.uint32)
+    bits = layer.lookups + 1 + layer.monomials
+    return _Words(np.append((words & ((1 << bits) - 1)) << 1 | 1, np.uint32(0)), 1 + bits)
 
 
 def public_sign(layer: Comparison, opened: Array, bits: Array) -> Array:
@@ -168,24 +227,25 @@ class LookUpClaim:
         public = public_sign(self.layer, every.t, every.bits)
         signs = every.signs ^ every.mine ^ public if self.party == 0 else every.signs ^ every.mine
         theirs = signs << _SIGN | (every.bits ^ every.looked_up)
-        prove(check, self.layer.name, self.ready, chosen(self.layer, every.t, every.bits), theirs)
+        key = check.look_ups.key
+        chosen = Chosen.of(self.layer, key.points, every.t, every.bits)
+        expected = key.of_slots(chosen.sums(self.layer, key.points.slots, self.ready.at_point))
+        prove(check, self.layer.name, self.ready.further, chosen.packed(self.layer), fields.unwords(expected), theirs)
 
 
-def prove(check: ClaimSums, name: str, ready: ProvableBits, chosen: Array, theirs: Array) -> None:
-    """Add to both parties' proofs that bytes are sum C Y, with C (rows, summands, n) of 0 and 1. `theirs` are the
-    bytes (rows, n) that the other party sent. Each name is used once."""
-    sums = check.look_ups
-    packed = sums.points.packed(chosen)
-    rows, groups = len(packed), packed.shape[2]
-    further = _sum_over_summands(sums.points.extended(packed), ready.further)
-    expected = fields.sum_of_products(sums.key.of_bits(packed), ready.at_point)
-    whole = np.zeros((rows, groups * sums.points.slots), np.uint8)
-    whole[:, : theirs.shape[1]] = theirs
+def prove(check: ClaimSums, name: str, further: Array, packed: Array, expected: Array, theirs: Array) -> None:
+    """Add to both parties' proofs that bytes are sum C Y, with C (rows, summands, groups, ceil(k / 8)), packed bits.
+
+    `further` is one's own Y (rows, summands, groups, k + 7), `expected` what sum C Y is at zeta for the other's
+    (rows, groups, 8), and `theirs` are the bytes (rows, n) that the other party sent. Each name is used once.
+    """
+    sums, (rows, _, groups, _) = check.look_ups, packed.shape
+    own = np.empty((rows, groups, further.shape[-1]), np.uint8)
+    step = max(_CACHED_BYTES * rows // further.nbytes, 1)
+    for at in range(0, rows, step):
+        extended = sums.points.extended(packed[at : at + step])
+        for x, y, into in zip(extended, further[at:], own[at:], strict=False):
+            np.bitwise_xor.reduce(fields.byte_product(x, y), axis=0, out=into)
+    said = sums.points.grouped(theirs)[..., : sums.points.slots]
     weights = check.coins.field(name, rows * groups)
-    sums.add(weights, further, expected.reshape(-1, *_L), whole.reshape(rows * groups, -1))
-
-
-def _sum_over_summands(a: Array, b: Array) -> Array:
-    """sum a b over the summands: two of (rows, summands, groups, n) of K to (rows * groups, n)."""
-    sums = [np.bitwise_xor.reduce(fields.byte_product(x, y), axis=0) for x, y in zip(a, b, strict=True)]
-    return np.concatenate(sums)
+    sums.add(weights, *(part.reshape(rows * groups, -1) for part in (own, expected, said)))

@@ -64,11 +64,12 @@ def byte_fold(a: Array) -> Array:
 
 def product(a: Array, b: Array) -> Array:
     """Multiply in L: (..., 8) bytes; shapes broadcast."""
-    a, b = np.broadcast_arrays(a, b)
-    wide = np.zeros((*a.shape[:-1], 2 * L_BYTES - 1), np.uint8)
-    for i in range(L_BYTES):
-        wide[..., i : i + L_BYTES] ^= byte_product(a[..., i : i + 1], b)
-    return _reduced(wide)
+    each = byte_product(a[..., :, None], b[..., None, :])
+    apart = np.zeros((*each.shape[:-1], 2 * L_BYTES), np.uint8)
+    apart[..., :L_BYTES] = each
+    # Rows that are one shorter: each begins one place further to the left, so what belongs to one power is a column.
+    rows = apart.reshape(*each.shape[:-2], -1)[..., :-L_BYTES].reshape(*each.shape[:-2], L_BYTES, 2 * L_BYTES - 1)
+    return _reduced(np.bitwise_xor.reduce(rows, axis=-2))
 
 
 def sum_of_products(a: Array, b: Array) -> Array:
@@ -94,10 +95,8 @@ def sum_of_products(a: Array, b: Array) -> Array:
 
 
 def _reduced(wide: Array) -> Array:
-    out: Array = wide[..., :L_BYTES].copy()
-    for degree, remainder in enumerate(_remainders()):
-        out ^= byte_product(wide[..., L_BYTES + degree : L_BYTES + degree + 1], remainder)
-    return out
+    beyond: Array = np.bitwise_xor.reduce(byte_product(wide[..., L_BYTES:, None], _remainders()), axis=-2)
+    return beyond ^ wide[..., :L_BYTES]
 
 
 @cache

@@ -47,20 +47,29 @@ class Points:
         """The values at the further points, (..., k + 7) bytes, of polynomials through packed bits (..., ceil(k / 8))
         and pads (..., 8), zeros if there are none."""
         bits, of_pads = self._tables
-        out = np.zeros((*packed.shape[:-1], bits.shape[-1]), np.uint64)
-        for chunk, table in enumerate(bits):
+        out: Array = bits[0].take(packed[..., 0], axis=0)
+        for chunk, table in enumerate(bits[1:], 1):
             out ^= table.take(packed[..., chunk], axis=0)
         if pads is not None:
             for place, table in enumerate(of_pads):
                 out ^= table.take(pads[..., place], axis=0)
         return out.view(np.uint8)[..., : self.further]
 
+    def grouped(self, values: Array, beyond: int = 0) -> Array:
+        """Cut uint8 values (..., n) into groups of k: (..., groups, k rounded up to whole bytes of bits), with `beyond`
+        where there is no value."""
+        groups, n = -(-values.shape[-1] // self.slots), values.shape[-1]
+        out: Array = np.full((*values.shape[:-1], groups, -(-self.slots // 8) * 8), beyond, np.uint8)
+        whole, rest = divmod(n, self.slots)
+        apart = values[..., : whole * self.slots]
+        out[..., :whole, : self.slots] = apart.reshape(*values.shape[:-1], whole, self.slots)
+        if rest:
+            out[..., whole, :rest] = values[..., n - rest :]
+        return out
+
     def packed(self, bits: Array) -> Array:
         """Pack bits (..., n), 0 or 1, into groups of k: (..., groups, ceil(k / 8))."""
-        groups = -(-bits.shape[-1] // self.slots)
-        whole: Array = np.zeros((*bits.shape[:-1], groups * self.slots), np.uint8)
-        whole[..., : bits.shape[-1]] = bits
-        return np.packbits(whole.reshape(*bits.shape[:-1], groups, self.slots), axis=-1, bitorder="little")
+        return packed_groups(self.grouped(bits))
 
 
 class SecretPoint:
@@ -69,7 +78,8 @@ class SecretPoint:
     def __init__(self, points: Points, zeta: Array) -> None:
         """`zeta` has 8 bytes. Raises ValueError when pads would not hide the bits from who knows X(zeta)."""
         self.points = points
-        low, self.whole = self._basis(points.given, zeta), self._basis(points.all, zeta)
+        self._low = low = self._basis(points.given, zeta)
+        self.whole = self._basis(points.all, zeta)
         """(2k + 15, 8): the polynomials that are 1 at one point and 0 at all others, at zeta."""
         unpad = fields.solved(low[points.slots :].T.copy())
         if unpad is None:
@@ -110,6 +120,23 @@ class SecretPoint:
             out ^= table.take(packed[..., chunk])
         return out
 
+    @cached_property
+    def _slots(self) -> Array:
+        """(k * 8 * 256,): what each byte of an element adds, where it is multiplied with each slot's polynomial."""
+        powers, every = np.eye(fields.L_BYTES, dtype=np.uint8), np.arange(256, dtype=np.uint8)
+        each = fields.product(self._low[: self.points.slots, None], powers)
+        return fields.words(fields.byte_product(every[:, None], each[:, :, None])).reshape(-1)
+
+    def of_slots(self, values: Array) -> Array:
+        """X(zeta) of polynomials that have these values of L at the slots (rows, groups, k), and are 0 at the pads. All
+        are uint64."""
+        places = 256 * np.arange(self.points.slots * fields.L_BYTES).reshape(-1, fields.L_BYTES)
+        out = np.empty(values.shape[:-1], np.uint64)
+        for value, into in zip(values, out, strict=True):
+            parts = self._slots.take(fields.unwords(value) + places)
+            np.bitwise_xor.reduce(parts.reshape(len(value), -1), axis=1, out=into)
+        return out
+
     def of_pads(self, pads: Array) -> Array:
         """What pads (..., 8) add to X(zeta), as uint64."""
         out = np.zeros(pads.shape[:-1], np.uint64)
@@ -123,6 +150,11 @@ class SecretPoint:
         for place, table in enumerate(self._unpad):
             out ^= table.take(given[..., place])
         return fields.unwords(out)
+
+
+def packed_groups(bits: Array) -> Array:
+    """Pack the bits of groups that are whole bytes: (..., 8 m) to (..., m)."""
+    return np.packbits(bits.reshape(-1), bitorder="little").reshape(*bits.shape[:-1], -1)
 
 
 def xor_table(rows: Array) -> Array:

@@ -11,6 +11,8 @@ from moiety_shared.protocols.verified.polynomials import Points, SecretPoint
 from moiety_shared.ring import Array
 
 _L = (fields.L_BYTES,)
+_TOGETHER = 32
+"""Groups that are weighted at a time: their products stay in the cache."""
 
 
 class ProofMask(NamedTuple):
@@ -73,19 +75,21 @@ class LookUpSums:
     def add(self, weights: Array, further: Array, expected: Array, said: Array) -> None:
         """Add a layer: weights (groups, 8) of L; one's own sum (groups, k + 7) of K; the other's at the point
         (groups, 8); what the other sent (groups, k) of K."""
-        self.proof ^= _weighted(further, weights)
-        self.said ^= _weighted(said, weights)
+        for at in range(0, len(weights), _TOGETHER):
+            part = slice(at, at + _TOGETHER)
+            self.proof ^= _weighted(further[part], weights[part])
+            self.said ^= _weighted(said[part], weights[part])
         self.expected ^= np.bitwise_xor.reduce(fields.product(expected, weights), axis=0)
 
     def convinced(self, proof: Array) -> bool:
         """Whether the other's proof (k + 7, 8) is right."""
         slots, given = self.points.slots, len(self.points.given)
-        parts = fields.product(self.said, self.key.whole[:slots]), fields.product(proof, self.key.whole[given:])
-        value = np.bitwise_xor.reduce(np.concatenate(parts), axis=0)
+        basis = np.concatenate((self.key.whole[:slots], self.key.whole[given:]))
+        value = np.bitwise_xor.reduce(fields.product(np.concatenate((self.said, proof)), basis), axis=0)
         return bool(np.array_equal(value, self.expected))
 
 
 def _weighted(a: Array, weights: Array) -> Array:
     """sum w a over groups: (groups, n) of K and (groups, 8) of L to (n, 8)."""
-    columns = [np.bitwise_xor.reduce(fields.byte_product(a, weights[:, i : i + 1]), axis=0) for i in range(_L[0])]
-    return np.stack(columns, axis=1)
+    total: Array = np.bitwise_xor.reduce(fields.byte_product(a[:, None], weights[:, :, None]), axis=0)
+    return total.T

@@ -19,6 +19,7 @@ from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.protocols.table import deal_words, look_up, prepare_words
 from moiety_shared.protocols.verified.bits import ProvableBits, prove
 from moiety_shared.protocols.verified.claims import ClaimSums
+from moiety_shared.protocols.verified.fields import sum_of_products
 from moiety_shared.protocols.verified.layer import LayerDealer, LayerHolder, RunningParty
 from moiety_shared.protocols.verified.opened import cut, cut_mask, opened, scaled, unmasked
 from moiety_shared.protocols.verified.wires import Authentic, DealtWire
@@ -98,7 +99,7 @@ class TableClaim:
     ready: ProvableBits
 
     def settle(self, check: ClaimSums, mine: Array, opened: Array) -> None:
-        layer, size, number = self.layer, 1 << self.layer.opened_bits, 0
+        layer, size, number, key = self.layer, 1 << self.layer.opened_bits, 0, check.look_ups.key
         index = (self.t.astype(np.int64)[:, None] - np.arange(size)[:, None]) % size  # of f, for each r
         for values, width in zip(layer.values, layer.widths, strict=True):
             above = np.array(values, dtype=np.int64) - min(values)
@@ -106,6 +107,8 @@ class TableClaim:
                 chosen = np.ones((len(index), size + 1, layer.size), np.uint8)
                 chosen[:, :size] = (above >> place & 1).astype(np.uint8).take(index)
                 planes = [*range(size), size + number]
-                ready = ProvableBits(self.ready.further[:, planes], self.ready.at_point[:, planes])
-                prove(check, f"{layer.name}/{number}", ready, chosen, (mine ^ opened)[:, number])
+                packed = key.points.packed(chosen)
+                expected = sum_of_products(key.of_bits(packed), self.ready.at_point[:, planes])
+                further, theirs = self.ready.further[:, planes], (mine ^ opened)[:, number]
+                prove(check, f"{layer.name}/{number}", further, packed, expected, theirs)
                 number += 1
