@@ -129,3 +129,13 @@ def test_without_masks_there_are_some() -> None:
     t = Stream(bytes(32)).words("t", (40, 6), np.int8) & 63
     opened = reference.some_opened(layer, t)
     assert len(np.unique((opened - t) & 63)) == 64 and opened.min() >= 0 and opened.max() < 64
+
+
+@pytest.mark.parametrize("word_bits", [32, 64])
+def test_the_reference_of_many_values_is_that_of_each(word_bits: int) -> None:
+    """Words of many values are looked up, those of few are computed. What is opened may be any ring element."""
+    layer = some_waves(8).model_copy(update={"word_bits": word_bits})
+    t = (Stream(bytes(32)).words("t", (2000,), np.int16) & 255).astype(np.int64) - 128
+    opened = reference.some_opened(layer, t) + (Stream(bytes(32)).words("above", (2000,), np.int16) << 8)
+    each = [waves.reference(layer, t[at : at + 100], opened[at : at + 100]) for at in range(0, 2000, 100)]
+    assert np.array_equal(waves.reference(layer, t, opened), np.concatenate(each))

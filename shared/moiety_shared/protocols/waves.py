@@ -89,11 +89,27 @@ def summed(layer: Waves, party: int, opened: Array, words: Array) -> Array:
 
 
 def reference(layer: Waves, t: Array, opened: Array) -> Array:
-    """Compute the sum on plain values t, for the t^ that was opened; both have any shape."""
-    r = (opened.astype(np.int64) - t) & ((1 << layer.opened_bits) - 1)
-    words = [word for k, wave in enumerate(layer.waves, 1) for word in words_of(layer, k, wave, r.reshape(1, -1))]
-    words_in_ring = np.stack(words, axis=1).astype(Ring(layer.word_bits).dtype)
-    return summed(layer, 1, opened.reshape(1, -1), words_in_ring).reshape(t.shape)
+    """Compute the sum on plain values t, for the t^ that was opened; both have any shape.
+
+    There are only so many masks and openings: for many values each wave's words and tables are computed once for all of
+    them, and then looked up.
+    """
+    place, ring = (1 << layer.opened_bits) - 1, Ring(layer.word_bits)
+    opened = opened.astype(np.int64).reshape(1, -1) & place
+    r = (opened - t.reshape(1, -1)) & place
+    if t.size <= place:
+        words = [word for k, wave in enumerate(layer.waves, 1) for word in words_of(layer, k, wave, r)]
+        return summed(layer, 1, opened, np.stack(words, axis=1).astype(ring.dtype)).reshape(t.shape)
+    every, out = np.arange(place + 1), np.full(opened.shape, layer.constant, dtype=ring.dtype)
+    for k, wave in enumerate(layer.waves, 1):
+        words = [word.astype(ring.dtype) for word in words_of(layer, k, wave, every)]
+        turned = [table.take(every * k & place) for table in tables(layer.opened_bits, wave.table_bits, ring)]
+        for part in blocks(out):
+            for word, table in zip(words, turned, strict=True):
+                term = word.take(r[:, part], mode="clip")
+                term *= table.take(opened[:, part], mode="clip")
+                out[:, part] += term
+    return out.reshape(t.shape)
 
 
 def every_word(layer: Waves, r: Array) -> Array:
