@@ -32,7 +32,7 @@ from moiety_service.http import clients
 from moiety_service.settings import is_loopback
 from moiety_shared.crypto.signing import BadSignature
 from moiety_shared.messages.catalogue import Entry, SignedEntry
-from moiety_shared.messages.tokens import Attachment, Tokens
+from moiety_shared.messages.tokens import Attachment
 from moiety_shared.problems import Problem, ProblemType
 
 
@@ -48,7 +48,7 @@ class CatalogueReader:
         self._state = state
         self._timeout = timeout
         self._sealers: dict[str, Sealer] = {}
-        self._vocabularies: dict[str, tuple[Tokens, Vocabulary]] = {}  # by model: what its entry named last
+        self._vocabularies: dict[str, Vocabulary] = {}  # by model, as its entry named it last
 
     def sealer(self, entry: Entry) -> Sealer:
         """Return what makes requests to a model by hand. It signs them with the key that the token is bound to.
@@ -139,12 +139,12 @@ class CatalogueReader:
         if how is None:
             return None
         kept = self._vocabularies.get(entry.name)
-        if kept is None or kept[0] != how:
+        if kept is None or kept.how != how:
             contents = []
             for attachment in entry.attachments:
                 contents.append((yield from self._attached(entry, attachment)))
-            kept = self._vocabularies[entry.name] = how, Vocabulary.of(how, *contents)
-        return kept[1]
+            kept = self._vocabularies[entry.name] = Vocabulary.of(how, contents)
+        return kept
 
     def _attached(self, entry: Entry, attachment: Attachment) -> Steps[bytes]:
         """Read a file beside an entry. Raises UntrustedEntry if it is not the one that the entry names."""

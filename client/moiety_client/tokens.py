@@ -6,7 +6,8 @@ array, torch tensor              the ids of one input, or (n, length) of several
 .npy file, .txt file             a Path of ids (n, length), or of texts, one on each line
 list, pandas Series              of any of these
 
-The client pads shorter inputs to the model's length. Nobody but the client learns how long they were.
+The client pads shorter inputs to the model's length. Nobody but the client learns how long they were. Where the table
+is secret, the parties look up what the client shares of the ids.
 """
 
 import sys
@@ -24,7 +25,7 @@ from moiety_service import files
 from moiety_service.tokenizer import MISSING, TextTokenizer
 from moiety_shared import fixed_point
 from moiety_shared.fixed_point import RingArray
-from moiety_shared.messages.tokens import Tokens
+from moiety_shared.messages.tokens import SecretTokens, Tokens
 from moiety_shared.plan.plan import Plan
 
 Ids = npt.NDArray[np.int64]
@@ -94,25 +95,33 @@ def _is_pandas(kind: str, given: Any) -> bool:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a client needs of a model that takes ids: the table, (vocabulary, width), and the tokenizer's file."""
+    """What a client needs of a model that takes ids: the files of the table, unless that is secret, and of the
+    tokenizer, if there is one."""
 
-    how: Tokens
-    table: npt.NDArray[np.int16]
+    how: Tokens | SecretTokens
+    table: bytes
     tokenizer: bytes | None
 
     @classmethod
-    def of(cls, how: Tokens, table: bytes, tokenizer: bytes | None = None) -> "Vocabulary":
+    def of(cls, how: Tokens | SecretTokens, files: Sequence[bytes]) -> "Vocabulary":
         """Make it of the files beside the catalogue entry, whose digests are right."""
-        return cls(how, np.frombuffer(table, dtype="<i2").reshape(how.vocabulary, how.width), tokenizer)
+        return cls(how, files[0] if isinstance(how, Tokens) else b"", files[-1] if how.tokenizer else None)
 
     def encode(self, rows: TokenRows, plan: Plan, start: int) -> RingArray:
         """Look rows up and encode them as ring elements, (n, input size). `start` is the place of the first among all
         of a call. Raises InvalidInput."""
-        values = self.table[self._ids(rows, start)].reshape(len(rows), -1) * self.how.step
-        takes = plan.input
+        values, takes = self._values(self._ids(rows, start)).reshape(len(rows), -1), plan.input
         return fixed_point.encode(
             values, frac_bits=takes.frac_bits, ring_bits=plan.ring_bits, low=takes.low, high=takes.high
         )
+
+    def _values(self, ids: Ids) -> npt.NDArray[Any]:
+        """Return what is shared of ids: the table's rows, or digits."""
+        if isinstance(self.how, SecretTokens):
+            return self.how.split(ids)
+        table = np.frombuffer(self.table, dtype="<i2").reshape(self.how.vocabulary, self.how.width)
+        values: npt.NDArray[Any] = table[ids] * self.how.step
+        return values
 
     def _ids(self, rows: TokenRows, start: int) -> Ids:
         """Return the ids, (n, length)."""

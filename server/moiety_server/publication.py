@@ -19,7 +19,7 @@ from moiety_shared.crypto.signing import key_text
 from moiety_shared.messages.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign_manifest
 from moiety_shared.messages.statements import MOST_WORDS
 from moiety_shared.messages.table import Tabular
-from moiety_shared.messages.tokens import Tokens
+from moiety_shared.messages.tokens import SecretTokens, Tokens
 from moiety_shared.messages.upload import Draws, MaskedModel
 from moiety_shared.messages.verified import record_key
 from moiety_shared.messages.wire import OwnerCount
@@ -55,7 +55,7 @@ def publish(
     name: str,
     compiled: Compiled,
     *,
-    preprocessing: Preprocessing | Tabular | Tokens | None,
+    preprocessing: Preprocessing | Tabular | Tokens | SecretTokens | None,
     classes: tuple[str, ...],
     description: str,
     attached: Sequence[bytes] = (),

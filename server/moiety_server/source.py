@@ -14,7 +14,7 @@ from moiety_server.compiler.parts import Limit
 from moiety_server.tensor_files import Calibration
 from moiety_shared.messages.catalogue import Polarity, Preprocessing
 from moiety_shared.messages.table import Tabular
-from moiety_shared.messages.tokens import Tokens
+from moiety_shared.messages.tokens import SecretTokens, Tokens
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ModelSource:
     calibration: Calibration
     low: Limit
     high: Limit
-    preprocessing: Preprocessing | Tabular | Tokens | None = None
+    preprocessing: Preprocessing | Tabular | Tokens | SecretTokens | None = None
     classes: tuple[str, ...] = ()
     description: str = ""
     target: Array | None = None

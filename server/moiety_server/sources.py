@@ -36,7 +36,7 @@ from moiety_server.source import ModelSource
 from moiety_server.tensor_files import Calibration
 from moiety_server.zoo import characters, network, samples
 from moiety_shared.messages.catalogue import Preprocessing
-from moiety_shared.messages.tokens import Tokens
+from moiety_shared.messages.tokens import TokenIds
 from moiety_shared.plan.plan import Task, Unit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -63,12 +63,14 @@ def load(
     output: str = "",
     threshold: float | None = None,
     tokenizer: Path | None = None,
+    secret_embedding: bool = False,
 ) -> ModelSource:
     """Load the model that `what` names. `output` names the one of several outputs to serve, where not all are.
 
     `target` and `columns` are of models that are calibrated on a CSV file: the column that the model predicts, and a
     file of declared columns. `edges` is "own", "trained" or "grid:N"; see moiety_server.compiler.tabular.edges.
-    `tokenizer` is the tokenizer.json of a model that takes ids of tokens.
+    `tokenizer` is the tokenizer.json of a model that takes ids of tokens, and `secret_embedding` keeps the table in
+    which it looks them up, which is published otherwise.
 
     Raises NotServable, with what to do, when it cannot.
     """
@@ -83,14 +85,16 @@ def load(
         if calibration is not None:
             source = replace(source, calibration=tensor_files.read(calibration))
     elif what == characters.NAME:
-        source = _characters(weights, calibration)
+        source = _characters(weights, calibration, secret_embedding)
     elif calibration is not None and of_table:
         source = _of_table(what, weights, calibration, target, columns, edges)
     else:
-        source = _other(what, weights, pretrained, calibration, output, edges, tokenizer)
-    if tokenizer is not None and not isinstance(source.preprocessing, Tokens):
-        raise NotServable("--tokenizer is for models of torch that look ids of tokens up in an nn.Embedding")
-    if isinstance(source.preprocessing, Tokens) and (low, high) != (None, None):
+        source = _other(what, weights, pretrained, calibration, output, edges, tokenizer, secret_embedding)
+    of_ids = isinstance(source.preprocessing, TokenIds)
+    for option, given in (("--tokenizer", tokenizer is not None), ("--secret-embedding", secret_embedding)):
+        if given and not of_ids:
+            raise NotServable(f"{option} is for models of torch that look ids of tokens up in an nn.Embedding")
+    if of_ids and (low, high) != (None, None):
         raise NotServable("ids of tokens have no --low and --high: they are below the embedding's size")
     if (low is None) != (high is None):
         raise NotServable("give both ends of the input range: --low and --high")
@@ -138,7 +142,7 @@ def _shipped(name: str, weights: Path | None) -> ModelSource:
     )
 
 
-def _characters(weights: Path | None, calibration: Path | None) -> ModelSource:
+def _characters(weights: Path | None, calibration: Path | None, secret_embedding: bool) -> ModelSource:
     """Load the shipped language model. Its calibration data are docstrings of the running Python."""
     model = _with_weights(characters.CharacterGPT(), weights or samples.FOLDER / f"{characters.NAME}.safetensors")
     if calibration is not None:
@@ -149,7 +153,7 @@ def _characters(weights: Path | None, calibration: Path | None) -> ModelSource:
         except OSError as error:
             raise NotServable(f"{error}: give contexts of {characters.LENGTH} ids with --calibration") from None
     tokenizer = texts.ShippedTokenizer(characters.tokenizer(), len(characters.ALPHABET))
-    source = texts.of_module(characters.NAME, model, ids, tokenizer)
+    source = texts.of_module(characters.NAME, model, ids, tokenizer, secret=secret_embedding)
     return replace(source, classes=tuple(characters.ALPHABET), description=characters.DESCRIPTION)
 
 
@@ -176,6 +180,7 @@ def _other(
     output: str,
     edges: str,
     tokenizer: Path | None,
+    secret_embedding: bool,
 ) -> ModelSource:
     if calibration is None:
         raise NotServable(
@@ -192,9 +197,9 @@ def _other(
         raise NotServable(f"{shown(calibration.name)} holds texts: name the model's tokenizer.json with --tokenizer")
     inputs = read.lines(calibration) if read and calibration.suffix == _TEXT else tensor_files.read(calibration)
     if saved is not None:
-        return _of_folder(saved, inputs, read, output)
+        return _of_folder(saved, inputs, read, output, secret_embedding)
     if tensor_files.has_ids(inputs):
-        return _of_ids(what, weights, inputs, read, output)
+        return _of_ids(what, weights, inputs, read, output, secret_embedding)
     least, most = tensor_files.ends(inputs)
     if what.startswith("torchvision:"):
         if isinstance(inputs, Mapping):
@@ -228,7 +233,12 @@ def _other(
 
 
 def _of_ids(
-    what: str, weights: Path | None, ids: Calibration, tokenizer: texts.OwnTokenizer | None, output: str
+    what: str,
+    weights: Path | None,
+    ids: Calibration,
+    tokenizer: texts.OwnTokenizer | None,
+    output: str,
+    secret_embedding: bool,
 ) -> ModelSource:
     """Load a model that is calibrated on ids of tokens."""
     name, found = _named(what) if ":" in what and not what.startswith("torchvision:") else (what, None)
@@ -237,15 +247,21 @@ def _of_ids(
             f"the calibration data of {shown(what)} are whole numbers, the ids of tokens, which models of torch take: "
             "name one as module:function, or pass floats"
         )
-    return texts.of_module(name, _with_weights(found, weights), ids, tokenizer, output)
+    return texts.of_module(name, _with_weights(found, weights), ids, tokenizer, output, secret_embedding)
 
 
 def _of_folder(
-    saved: folder.SavedFolder, inputs: Calibration, tokenizer: texts.OwnTokenizer | None, output: str
+    saved: folder.SavedFolder,
+    inputs: Calibration,
+    tokenizer: texts.OwnTokenizer | None,
+    output: str,
+    secret_embedding: bool,
 ) -> ModelSource:
     """Load a saved model of ids or of pictures, whichever the folder holds."""
     if saved.length is not None:
-        source = texts.of_module(saved.name, saved.module, folder.ids_of(saved, inputs), tokenizer, output)
+        source = texts.of_module(
+            saved.name, saved.module, folder.ids_of(saved, inputs), tokenizer, output, secret_embedding
+        )
     elif not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         raise NotServable(
             f"{saved.name} takes pictures: pass floats (n, channels, height, width), as it is called with"

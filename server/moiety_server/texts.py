@@ -3,15 +3,16 @@
 import hashlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moiety_server.compiler import eager
+from moiety_server.compiler import eager, ir
+from moiety_server.compiler.embedding import Digits
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.origin import shown
 from moiety_server.compiler.tokens import AWAY
@@ -20,7 +21,7 @@ from moiety_server.source import ModelSource
 from moiety_server.tensor_files import Calibration
 from moiety_service import files
 from moiety_service.tokenizer import MISSING, TextTokenizer
-from moiety_shared.messages.tokens import MOST_ATTACHED, Attachment, Tokens
+from moiety_shared.messages.tokens import MOST_ATTACHED, Attachment, SecretTokens, TokenIds, Tokens
 
 _LARGEST = (1 << 15) - 1  # of int16
 _KINDS = ("type", "segment")  # token_type_ids are zeros and ones as well, and no mask
@@ -84,55 +85,81 @@ class OwnTokenizer(TextTokenizer):
 
 
 def of_module(
-    name: str, module: nn.Module, given: Calibration, tokenizer: PublishedTokenizer | None = None, output: str = ""
+    name: str,
+    module: nn.Module,
+    given: Calibration,
+    tokenizer: PublishedTokenizer | None = None,
+    output: str = "",
+    secret: bool = False,
 ) -> ModelSource:
     """Trace a model of token ids, (n, length), and perhaps of a mask of their padding, by the names of its arguments.
 
-    Raises NotServable.
+    The table in which ids are looked up is published, or it is one of the secret weights. Raises NotServable.
     """
     named = {_first(module): given} if isinstance(given, Tensor) else dict(given)
     name_of_ids, mask = _told_apart(named)
     ids = named[name_of_ids]
     pad_id = _padding(module, ids, named.get(mask), tokenizer)
     floats = {one: values.float() if one == mask else values for one, values in named.items()}
-    graph, table = trace_ids(module, floats, mask, pad_id, output)
+    graph, table = trace_ids(module, floats, mask, pad_id, output, secret)
     vocabulary = len(table.values)
     if tokenizer and tokenizer.size > vocabulary:
         raise NotServable(f"the tokenizer has {tokenizer.size:,} tokens, and the embedding {vocabulary:,}")
-    step = float(table.values.abs().max()) / _LARGEST or 1.0
-    whole = np.rint(table.values.numpy() / step).astype("<i2")
-    looked_up = torch.from_numpy(whole).double() * step
-    rows = looked_up[ids].float()
-    if eager.answers_otherwise(module, floats, graph, rows):
+    files = (tokenizer.content,) if tokenizer else ()
+    known = {
+        "length": ids.shape[1],
+        "vocabulary": vocabulary,
+        "pad_id": pad_id,
+        "tokenizer": _attachment(tokenizer.content) if tokenizer else None,
+    }
+    source = _secret(graph, table.values, ids, known) if secret else _published(graph, table.values, ids, known)
+    assert isinstance(source.calibration, Tensor)  # noqa: S101  ids are one input
+    if eager.answers_otherwise(module, floats, graph, source.calibration):
         raise NotServable(
-            "the model: answers otherwise when its table of ids has 16 bits, and padding a bias of "
-            f"-{AWAY:g} where it has minus infinity. Instead: scale down what is large in the embedding or the scores"
+            f"the model: answers otherwise when {'' if secret else 'its table of ids has 16 bits, and '}padding has a "
+            f"bias of -{AWAY:g} where it has minus infinity. Instead: scale down what is large in the embedding or the "
+            "scores"
         )
+    return replace(source, name=name, attached=(*source.attached, *files), output=output)
+
+
+def _published(graph: ir.Graph, values: Tensor, ids: Tensor, known: Mapping[str, Any]) -> ModelSource:
+    """Publish the table, (vocabulary, width), with 16 bits for each value. `known` is what is declared of all ids."""
+    step = float(values.abs().max()) / _LARGEST or 1.0
+    whole = np.rint(values.numpy() / step).astype("<i2")
+    looked_up = torch.from_numpy(whole).double() * step
     if whole.nbytes > MOST_ATTACHED:
         raise NotServable(f"the table of ids has {whole.nbytes:,} bytes, more than {MOST_ATTACHED:,}")
-    attached = (whole.tobytes(), *((tokenizer.content,) if tokenizer else ()))
-    described = [Attachment(digest=hashlib.sha256(one).hexdigest(), size=len(one)) for one in attached]
-    how = Tokens(
-        length=ids.shape[1],
-        vocabulary=vocabulary,
-        width=whole.shape[1],
-        step=step,
-        table=described[0],
-        pad_id=pad_id,
-        tokenizer=described[1] if tokenizer else None,
-    )
-    low, high = float(looked_up.min()), float(looked_up.max())
-    return ModelSource(name, graph, rows, low, high, how, tells=(_told(how),), attached=attached, output=output)
-
-
-def _told(how: Tokens) -> str:
-    """Say what everybody learns."""
-    kept = "so how long a text is stays secret" if how.pad_id is not None else "so all texts have one length"
-    return (
+    content = whole.tobytes()
+    how = Tokens(width=whole.shape[1], step=step, table=_attachment(content), **known)
+    told = (
         f"The embedding of {how.vocabulary:,} ids x {how.width} values is published ({how.table.size:,} bytes): "
         "whoever can read the catalogue gets it, because clients look their ids up by themselves. All other weights "
-        f"are secret. Every input has {how.length} places, {kept}."
+        f"are secret; --secret-embedding keeps this one as well. {_of_length(how)}"
     )
+    low, high = float(looked_up.min()), float(looked_up.max())
+    return ModelSource("", graph, looked_up[ids].float(), low, high, how, tells=(told,), attached=(content,))
+
+
+def _secret(graph: ir.Graph, values: Tensor, ids: Tensor, known: Mapping[str, Any]) -> ModelSource:
+    """Leave the table, (vocabulary, width), in the graph, whose input are the ids' digits."""
+    digits = Digits.of(*values.shape)
+    how = SecretTokens(digits=digits.values, **known)
+    told = (
+        f"The embedding of {how.vocabulary:,} ids x {values.shape[1]} values is secret, as all weights are: the "
+        f"parties look ids up. Everybody learns its size. {_of_length(how)}"
+    )
+    rows = torch.from_numpy(how.split(ids.numpy())).float()
+    return ModelSource("", graph, rows, 0.0, float(digits.largest), how, tells=(told,))
+
+
+def _attachment(content: bytes) -> Attachment:
+    return Attachment(digest=hashlib.sha256(content).hexdigest(), size=len(content))
+
+
+def _of_length(how: TokenIds) -> str:
+    kept = "so how long a text is stays secret" if how.pad_id is not None else "so all texts have one length"
+    return f"Every input has {how.length} places, {kept}."
 
 
 def _first(module: nn.Module) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from moiety_shared.fixed_point import RingArray
 from moiety_shared.messages.catalogue import Entry
-from moiety_shared.messages.tokens import Attachment, Tokens
+from moiety_shared.messages.tokens import Attachment, SecretTokens, Tokens
 from tests.client.sdk.conftest import Paid
 
 TABLE = np.array([[0, 0], [1, -2], [3, 4], [-5, 6], [7, -8]], dtype="<i2")
@@ -47,10 +47,18 @@ def tokens(**how: Any) -> Tokens:
 
 def serve(paid: Paid, *, tokenizer: bool = True, **how: Any) -> Entry:
     """Let the service have such a model in place of its own."""
-    declared = tokens(tokenizer=attached(TOKENIZER) if tokenizer else None, **how)
+    return _served(paid, tokens(tokenizer=attached(TOKENIZER) if tokenizer else None, **how), TABLE.tobytes())
+
+
+def serve_secret(paid: Paid) -> Entry:
+    """The same with a secret embedding, of whose ids two digits each are the input."""
+    return _served(paid, SecretTokens(length=2, vocabulary=5, digits=(2, 4), pad_id=0, tokenizer=attached(TOKENIZER)))
+
+
+def _served(paid: Paid, declared: Tokens | SecretTokens, *more: bytes) -> Entry:
     entry = paid.entries[0].model_copy(update={"preprocessing": declared})
     paid.entries = [entry]
-    for content in (TABLE.tobytes(), TOKENIZER):
+    for content in (*more, TOKENIZER):
         path = f"/v1/models/{entry.name}/versions/{entry.version}/files/{attached(content).digest}"
         paid.files[path] = content
     return entry

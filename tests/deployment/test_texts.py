@@ -32,3 +32,21 @@ def test_ids_of_any_length_get_the_models_answers(
         words = torch.tensor([[1, 3, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]])
         exact = Masked().eval()(words, (words != PAD).float()).detach().numpy()
         assert np.abs(texts.outputs - exact).max() < 0.01 * exact.std()
+
+
+def test_a_secret_embedding_is_in_nothing_that_clients_read(
+    deployment: Deployment, client: Client, tmp_path: Path
+) -> None:
+    words = ids(24)
+    np.savez(tmp_path / "ids.npz", ids=words, attention_mask=(words != PAD).long())
+    model = f"{test_tokens.__name__}:Masked"
+    given = ("--calibration", str(tmp_path / "ids.npz"), "--name", "hidden", "--secret-embedding")
+    deployment.run("publish", model, *given)
+    try:
+        answer = client.predict("hidden", [row[row != PAD].tolist() for row in words], canaries=2)
+        entry = client.model("hidden")
+    finally:
+        deployment.run("withdraw", "hidden", "1")
+    exact = Masked().eval()(words, (words != PAD).float()).detach().numpy()
+    assert np.abs(answer.outputs - exact).max() < 0.01 * exact.std()
+    assert entry.attachments == () and entry.plan.input.shape == (6, 1)

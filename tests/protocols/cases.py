@@ -46,11 +46,12 @@ def decided(shift: int, q: int, B: int, digit: int, *hinges: int) -> Decide:
     return Decide(**hinged(shift, q, B, digit, hinges).model_dump(exclude={"op"}))
 
 
-def indexed(k: int, classes: int, *, full: bool = False) -> Case:
+def indexed(k: int, classes: int, *, indices: int = 1, full: bool = False) -> Case:
     """The masks of both; in full also all that the dealer fixes."""
     w = max((classes - 1).bit_length(), 2)
-    layer = OneHot(name="h", input="labels", opened_bits=w, classes=classes)
-    mask, row = Axis("value", 1, w), Axis("row", 1 << w, k)
+    shape = (1,) if indices == 1 else (indices, 1)
+    layer = OneHot(name="h", input="labels", shape=shape, opened_bits=w, classes=classes)
+    mask, row = Axis("value", indices, w), Axis("row", indices << w, k)
     return Case(k, layer, k, (mask, row) if full else (mask,), (mask,))
 
 
@@ -177,6 +178,7 @@ CASES = {
     "one-hot: 5 classes of 8 indices": indexed(4, 5),
     "one-hot: 8 classes of 8 indices": indexed(4, 8),
     "one-hot: 2 classes": indexed(3, 2),
+    "one-hot: two indices of 3 classes": indexed(2, 3, indices=2),
     "pool: 1 x 2": compared(4, pool((1, 2), 1, 3, 2, 2), 4),
     "pool: 1 x 2, 2 digits": compared(3, pool((1, 2), 0, 3, 2, 1), 0, both=True),
     "pool: 2 x 1": compared(3, pool((2, 1), 0, 3, 2, 2), 3),

@@ -20,7 +20,7 @@ from moiety_server.records import records
 from moiety_server.settings import ServerSettings
 from moiety_server.uploads import Uploads
 from moiety_shared.messages.catalogue import Entry
-from moiety_shared.messages.tokens import Tokens
+from moiety_shared.messages.tokens import SecretTokens, Tokens
 from moiety_shared.problems import Problem
 from tests import plans
 from tests.client.tokens import TABLE, TOKENIZER, attached, tokens
@@ -58,6 +58,21 @@ def test_a_table_is_published_and_all_else_is_not(file: Any) -> None:
     looked_up = np.frombuffer(content, "<i2").reshape(WORDS, 6)[ids()] * how.step
     exact = Mean().eval()(ids()).detach().numpy()
     error = np.abs(outputs_of(compiled, torch.from_numpy(looked_up).float()) - exact).max()
+    assert error < 0.01 * exact.std()
+
+
+def test_a_secret_table_is_not_published(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(padding(TOKENIZER, length=6))
+    (tmp_path / "texts.txt").write_text("good film\nBad bad film, bad\n")
+    files = {"calibration": tmp_path / "texts.txt", "tokenizer": tmp_path / "tokenizer.json"}
+    source = sources.load(MEAN, **files, secret_embedding=True)
+    how = source.preprocessing
+    assert isinstance(how, SecretTokens) and (how.vocabulary, how.length, how.pad_id) == (WORDS, 6, 0)
+    assert source.attached == (files["tokenizer"].read_bytes(),) and how.files == (attached(source.attached[0]),)
+    assert "The embedding of 40 ids x 6 values is secret" in source.tells[0]
+    assert "how long a text is stays secret" in source.tells[0]
+    exact = Mean().eval()(torch.tensor([[1, 3, 0, 0, 0, 0], [2, 2, 3, 4, 2, 0]])).detach().numpy()
+    error = np.abs(outputs_of(source.compile(), source.calibration) - exact).max()  # type: ignore[arg-type]
     assert error < 0.01 * exact.std()
 
 
@@ -107,6 +122,7 @@ def test_what_the_owner_has_to_mend(file: Any, tmp_path: Path, monkeypatch: pyte
         (MEAN, {"calibration": lines, "tokenizer": tmp_path / "none.json"}, "cannot be read"),
         (MEAN, {"calibration": lines, "tokenizer": good}, "the tokenizer pads nothing"),
         ("lenet", {"tokenizer": good}, "--tokenizer is for models of torch that look ids"),
+        ("lenet", {"secret_embedding": True}, "--secret-embedding is for models of torch that look ids"),
         ("a.onnx", {"calibration": file(ids())}, "name one as module:function, or pass floats"),
     ]
     for what, options, text in cases:
@@ -144,6 +160,15 @@ def test_files_are_beside_a_version_while_it_is_there(entry: Entry, tmp_path: Pa
         catalogue.delete("small", 1, key)
         with pytest.raises(Problem):
             catalogue.attached("small", 1, how.table.digest)
+
+
+@pytest.mark.parametrize("members", [{"digits": (2, 2)}, {"digits": (5,)}, {"digits": (1, 5)}, {"pad_id": 5}])
+def test_an_entry_of_other_digits_is_refused(entry: Entry, members: dict[str, Any]) -> None:
+    right = {"kind": "secret_tokens", "length": 2, "vocabulary": 5, "digits": (2, 4)}
+    plan = entry.model_dump() | {"plan": plans.logits().model_dump()}
+    Entry.model_validate(plan | {"preprocessing": right})
+    with pytest.raises(ValueError, match=r"digits|padding|plan's input"):
+        Entry.model_validate(plan | {"preprocessing": right | members})
 
 
 @pytest.mark.parametrize("change", [{"width": 3}, {"pad_id": 5}, {"length": 3}])

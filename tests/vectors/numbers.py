@@ -19,7 +19,7 @@ from moiety_shared.fixed_point import NotEncodable, ring_dtype
 from moiety_shared.messages.canary import expand, places
 from moiety_shared.messages.catalogue import Entry, Preprocessing
 from moiety_shared.messages.table import Column, Tabular
-from moiety_shared.messages.tokens import Attachment, Tokens
+from moiety_shared.messages.tokens import Attachment, SecretTokens, Tokens
 from moiety_shared.plan.plan import Input, InputPart, Output, OutputPart, Plan, canonical_json
 from tests import plans
 from tests.vectors.fixed import drawn
@@ -260,17 +260,27 @@ def table_rows() -> Cases:
 
 
 def ids() -> Cases:
-    """Ids of tokens, with the table in which they are looked up: int16, `vocabulary` rows of `width`."""
+    """Ids of tokens, with the table in which they are looked up: int16, `vocabulary` rows of `width`. Where it is
+    secret, no bytes."""
     table = drawn("a table of tokens", 2 * 5 * 2)
-    known = Attachment(digest=hashlib.sha256(table).hexdigest(), size=len(table))
-    padded = Tokens(length=3, vocabulary=5, width=2, step=2.0**-12, table=known, pad_id=4)
+    file = Attachment(digest=hashlib.sha256(table).hexdigest(), size=len(table))
+    padded = Tokens(length=3, vocabulary=5, width=2, step=2.0**-12, table=file, pad_id=4)
     whole = padded.model_copy(update={"pad_id": None})
     plan = _plan(6, -8.0, 8.0, 9)
     wide = plan.model_copy(update={"ring_bits": 64})
+    secret = SecretTokens(length=3, vocabulary=5, pad_id=4, digits=(5,))
+    digits = SecretTokens(length=3, vocabulary=5000, digits=(20, 256))
     cases = []
-    for how, takes, given in ((padded, plan, [[1, 2, 3], [0], [4, 4]]), (whole, wide, [[0, 1, 2], [4, 3, 0]])):
-        encoded = Vocabulary.of(how, table).encode(tokens.read(given), takes, 0)
-        cases.append(_of_tokens(takes, how, table) | {"given": given} | _encoded(encoded))
+    known: list[tuple[Tokens | SecretTokens, Plan, list[list[int]]]] = [
+        (padded, plan, [[1, 2, 3], [0], [4, 4]]),
+        (whole, wide, [[0, 1, 2], [4, 3, 0]]),
+        (secret, _plan(3, 0.0, 4.0, 0), [[1, 2, 3], [0], [4, 4]]),
+        (digits, _plan(6, 0.0, 255.0, 0, 64), [[255, 256, 4999], [0, 1, 511]]),
+    ]
+    for how, takes, given in known:
+        content = table if isinstance(how, Tokens) else b""
+        encoded = Vocabulary.of(how, (content,)).encode(tokens.read(given), takes, 0)
+        cases.append(_of_tokens(takes, how, content) | {"given": given} | _encoded(encoded))
     bad: list[tuple[Tokens, Any, int | None, int | None]] = [
         (padded, [[0, 1], [0, 5]], 1, 1),
         (padded, [[0, -1]], 0, 1),
@@ -280,19 +290,19 @@ def ids() -> Cases:
         (padded, [[0, 0.5]], None, None),
     ]
     refused = []
-    for how, given, row, column in bad:
+    for wrong, given, row, column in bad:
         try:
-            Vocabulary.of(how, table).encode(tokens.read(given), plan, 0)
+            Vocabulary.of(wrong, (table,)).encode(tokens.read(given), plan, 0)
         except InvalidInput as error:
             assert (error.row, error.column) == (row, None if column is None else (column,)), error
         else:
             raise AssertionError(f"not refused: {given}")
         place = {} if row is None else {"row": row, "column": column}
-        refused.append(_of_tokens(plan, how, table) | {"given": given} | place)
+        refused.append(_of_tokens(plan, wrong, table) | {"given": given} | place)
     return {"cases": cases, "refused": refused}
 
 
-def _of_tokens(plan: Plan, how: Tokens, table: bytes) -> Case:
+def _of_tokens(plan: Plan, how: Tokens | SecretTokens, table: bytes) -> Case:
     return _input(plan) | {"preprocessing": how.model_dump(mode="json"), "table": table.hex()}
 
 

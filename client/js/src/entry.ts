@@ -92,14 +92,24 @@ export interface Attachment {
   size: number;
 }
 
-export interface Tokens {
-  kind: "tokens";
+interface TokenIds {
   length: number;
   vocabulary: number;
+  pad_id: number | null;
+}
+
+/** The client looks ids up in a public table. */
+export interface Tokens extends TokenIds {
+  kind: "tokens";
   width: number;
   step: number;
   table: Attachment;
-  pad_id: number | null;
+}
+
+/** The parties look ids up in a secret table. The client shares an id's digits; `digits` says how many values each has. */
+export interface SecretTokens extends TokenIds {
+  kind: "secret_tokens";
+  digits: number[];
 }
 
 export interface Canary {
@@ -124,7 +134,7 @@ export interface Entry {
   /** alice, to whom requests go, and bob. */
   parties: [Endpoint, Endpoint];
   max_rows: number;
-  preprocessing: Picture | Table | Tokens | null;
+  preprocessing: Picture | Table | Tokens | SecretTokens | null;
   classes: string[];
   description: string;
   access: "token" | "open";
@@ -221,12 +231,20 @@ function checkPreprocessing(found: unknown, plan: Plan): void {
     }
     check(elementsOf(how as unknown as Table) === wanted, "table");
   } else {
-    oneOf(how.kind, "tokens");
-    for (const name of ["length", "vocabulary", "width"]) check(whole(how[name], 1), name);
-    const { length, vocabulary, width, table, pad_id: pad } = how as unknown as Tokens;
-    check(length * width === wanted && isNumber(how.step), "tokens");
-    check(/^[0-9a-f]{64}$/.test(table.digest) && table.size === 2 * vocabulary * width, "tokens");
+    oneOf(how.kind, "tokens", "secret_tokens");
+    for (const name of ["length", "vocabulary"]) check(whole(how[name], 1), name);
+    const { length, vocabulary, pad_id: pad } = how as unknown as TokenIds;
     check(pad === null || (whole(pad, 0) && pad < vocabulary), "tokens");
+    if (how.kind === "tokens") {
+      const { width, step, table } = how as unknown as Tokens;
+      check(whole(width, 1) && length * width === wanted && isNumber(step), "tokens");
+      check(/^[0-9a-f]{64}$/.test(table.digest) && table.size === 2 * vocabulary * width, "tokens");
+    } else {
+      const digits = list(how.digits);
+      check(digits.length === 1 || digits.length === 2, "tokens");
+      check(digits.every((one) => whole(one, 2) && (one as number) <= 2048), "tokens");
+      check(length * digits.length === wanted && size(digits as number[]) >= vocabulary, "tokens");
+    }
   }
 }
 

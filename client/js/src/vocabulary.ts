@@ -1,16 +1,19 @@
-/** How ids of tokens become a model's input: the client looks each up in a public table of the owner's. */
+/**
+ * How ids of tokens become a model's input: the client looks each up in a public table of the owner's, or shares its
+ * digits, and the parties look it up in a secret one.
+ */
 
 import { type Bytes } from "./bytes.js";
 import { type Encoded, encode } from "./elements.js";
-import { encodingOf, type Plan, type Tokens } from "./entry.js";
+import { encodingOf, type Plan, type SecretTokens, type Tokens } from "./entry.js";
 import { InvalidInput } from "./errors.js";
 
 export class Vocabulary {
   readonly #table: Int16Array;
 
-  /** `table` is the file beside the entry, whose digest is right. */
+  /** `table` is the file beside the entry, whose digest is right, or empty where the table is secret. */
   constructor(
-    readonly how: Tokens,
+    readonly how: Tokens | SecretTokens,
     table: Bytes,
   ) {
     this.#table = new Int16Array(table.slice().buffer);
@@ -18,22 +21,29 @@ export class Vocabulary {
 
   /** Encodes the ids of one input, or a list of inputs. Throws InvalidInput. */
   encode(given: unknown, plan: Plan): Encoded {
-    const { length, width, step } = this.how;
+    const { length } = this.how;
     const inputs = isIds(given) ? [given] : given;
     if (!Array.isArray(inputs) || !inputs.length || !inputs.every(isIds)) {
       throw new InvalidInput("pass ids of tokens: a list of whole numbers for each input; this client makes none of a text");
     }
+    const width = this.how.kind === "tokens" ? this.how.width : this.how.digits.length;
     const values = new Float64Array(inputs.length * length * width);
     inputs.forEach((ids, row) => {
       this.#check(ids, row);
       for (let place = 0; place < length; place++) {
         const id = ids[place] ?? this.how.pad_id!;
-        for (let at = 0; at < width; at++) {
-          values[(row * length + place) * width + at] = this.#table[id * width + at]! * step;
-        }
+        for (let at = 0; at < width; at++) values[(row * length + place) * width + at] = this.#value(id, at);
       }
     });
     return { rows: inputs.length, elements: encode(values, encodingOf(plan)) };
+  }
+
+  /** What is shared of an id: a value of its row, or a digit. */
+  #value(id: number, at: number): number {
+    const { how } = this;
+    if (how.kind === "tokens") return this.#table[id * how.width + at]! * how.step;
+    const last = how.digits.at(-1)!;
+    return at === how.digits.length - 1 ? id % last : Math.floor(id / last);
   }
 
   #check(ids: ArrayLike<number>, row: number): void {

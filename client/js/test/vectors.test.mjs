@@ -97,7 +97,7 @@ describe("inputs", () => {
     return pixels === undefined ? given : fromHex(pixels);
   };
   const encoded = (found) => {
-    const vocabulary = found.table && new core.Vocabulary(found.preprocessing, fromHex(found.table));
+    const vocabulary = found.table !== undefined && new core.Vocabulary(found.preprocessing, fromHex(found.table));
     return core.encodeInputs(entryOf(found), given(found), "strict", vocabulary);
   };
   for (const file of ["inputs", "pictures", "tables", "ids"]) {

@@ -287,12 +287,12 @@ def _code(error: "MoietyError") -> Exit:
 
 
 def _as_row(entry: "Entry") -> tuple[object, ...]:
-    from moiety_shared.messages.tokens import Tokens
+    from moiety_shared.messages.tokens import TokenIds
 
     output, how = entry.plan.output, entry.preprocessing
     shape = " x ".join(map(str, entry.plan.input.shape))
     takes = f"numbers {shape}"
-    if isinstance(how, Tokens):
+    if isinstance(how, TokenIds):
         takes = f"{'texts of' if how.tokenizer else 'ids of'} {how.length} tokens"
     elif how is not None:
         takes = f"pictures {how.size[0]} x {how.size[1]}" if how.kind == "picture" else f"{len(how.columns)} columns"

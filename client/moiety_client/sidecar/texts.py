@@ -10,10 +10,10 @@ from moiety_client.sidecar import columns, tensors
 from moiety_client.sidecar.messages import RequestInput, TensorMetadata
 from moiety_client.sidecar.tensors import BYTES, refused
 from moiety_client.tokens import TokenRows
-from moiety_shared.messages.tokens import Tokens
+from moiety_shared.messages.tokens import TokenIds
 
 
-def metadata(how: Tokens) -> tuple[TensorMetadata, ...]:
+def metadata(how: TokenIds) -> tuple[TensorMetadata, ...]:
     """Describe the input: texts if the model's owner published a tokenizer, else ids."""
     told = {"length": how.length, "vocabulary": how.vocabulary}
     told |= {} if how.pad_id is None else {"pad_id": how.pad_id}

@@ -72,9 +72,17 @@ class ModelOptions:
         typer.Option(
             metavar="FILE",
             help="Of a model that looks ids of tokens up in an nn.Embedding: its tokenizer.json, with which clients "
-            "make ids of texts. It is published, and so is the embedding.",
+            "make ids of texts. It is published, and so is the embedding, unless that is secret.",
         ),
     ] = None
+    secret_embedding: Annotated[
+        bool,
+        typer.Option(
+            "--secret-embedding",
+            help="Of a model of ids of tokens: keep the embedding secret, as the other weights. The parties look ids "
+            "up then, which takes two or three rounds, and bytes for each id (moiety inspect shows them).",
+        ),
+    ] = False
     low: Annotated[
         list[str] | None,
         typer.Option(
@@ -166,6 +174,7 @@ class ModelOptions:
             unit=_one_of("--unit", self.unit, _UNITS),
             threshold=self.threshold,
             tokenizer=self.tokenizer,
+            secret_embedding=self.secret_embedding,
         )
 
     def compiled(self, source: "ModelSource") -> "Compiled":

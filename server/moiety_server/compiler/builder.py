@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.attention import MaskedNode, MatMulNode
+from moiety_server.compiler.embedding import Digits, EmbeddingNode
 from moiety_server.compiler.ir import Shape
 from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
 from moiety_server.compiler.windows import Windows
@@ -49,6 +50,11 @@ class Builder(Windows):
         )
         head = self._head((*x.shape[:-1], len(weight)), x)
         return self._add(ir.LinearNode(**head, weight=weight, bias=bias, bounds=bounds))
+
+    def embedding(self, x: ir.Node, table: Tensor, digits: Digits) -> ir.Node:
+        """Append a look-up in a secret table (vocabulary, width) of ids, whose digits x holds."""
+        head = self._head((x.shape[0], table.shape[1]), x)
+        return self._add(EmbeddingNode(**head, table=EmbeddingNode.padded(table, digits), digits=digits))
 
     def affine(self, x: ir.Node, scale: Tensor | None = None, shift: Tensor | None = None) -> ir.Node:
         """Append x * scale + shift. Both broadcast against x (without the batch), and x grows if they are larger."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from moiety_server.compiler import attribution, ir, parts, ranges, scales
 from moiety_server.compiler.attention import MatMulNode
+from moiety_server.compiler.embedding import EmbeddingNode
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.lowering import decisions
 from moiety_server.compiler.lowering.emitter import Emitter
@@ -45,9 +46,10 @@ _HOPELESS = 10.0
 With ranges that wide neither another form of functions nor the few bits more of another ring bring it down enough."""
 _ROWS_AT_ONCE = 64
 _LEAST = 1e-12  # stands in for a spread of 0
-_WEIGHTED = (ir.LinearNode, ir.ConvNode, ir.LookupNode)
+_WEIGHTED = (ir.LinearNode, ir.ConvNode, ir.LookupNode, EmbeddingNode)
 _LOOKING_UP = (
     ir.ClampNode, ir.MaxPoolNode, ir.SmoothNode, ir.DecideNode, ir.ArgmaxNode, ir.MulNode, ir.LookupNode, SoftmaxNode,
+    EmbeddingNode,
 )  # fmt: skip
 TOLERATED = 0.05
 """The largest error of an output, as a part of the outputs' spread, with which a model is published unasked."""
@@ -160,6 +162,8 @@ def compile_model(
         exact = analysis.exact
     if not any(isinstance(node, _WEIGHTED) for node in graph.nodes):
         raise NotServable("the model has no weights to hide: there is nothing to serve privately")
+    # What is looked up is an id, whatever a client shares.
+    clamp_inputs = clamp_inputs and not any(isinstance(node, EmbeddingNode) for node in graph.nodes)
     declared = Declared(low, high, clamp_inputs)
     tried: dict[Precision, tuple[Mapping[str, ranges.Range], Trial]] = {}
     nearest: Trial | None = None  # of those whose error is larger than tolerated

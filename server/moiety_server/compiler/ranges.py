@@ -20,6 +20,7 @@ from torch import Tensor
 
 from moiety_server.compiler import ir, relations
 from moiety_server.compiler.attention import MatMulNode
+from moiety_server.compiler.embedding import EmbeddingNode
 from moiety_server.compiler.functions import FUNCTIONS
 from moiety_server.compiler.hints import hint_for
 from moiety_server.compiler.norms import WIDEST, DeviationNode, NormNode, SquaresNode
@@ -333,6 +334,9 @@ def _interval(node: ir.Node, x: list[Box]) -> Box:
         case SoftmaxNode():
             least = float(x[0][0].min() - x[0][1].max()) - math.log(node.shape[-1]) if node.logarithm else 0.0
             return torch.full_like(x[0][0], least), torch.full_like(x[0][0], 0.0 if node.logarithm else 1.0)
+        case EmbeddingNode():
+            low, high = node.table.aminmax(dim=0)
+            return low.expand(1, *node.shape), high.expand(1, *node.shape)
         case ir.LookupNode():
             least, most = min(node.values), max(node.values)
             return torch.full_like(x[0][0], least), torch.full_like(x[0][0], most)

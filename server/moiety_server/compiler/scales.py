@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from moiety_server.compiler import ir, ranges
 from moiety_server.compiler.attention import MatMulNode
+from moiety_server.compiler.embedding import EmbeddingNode
 from moiety_server.compiler.norms import DeviationNode, NormNode, SquaresNode
 from moiety_server.compiler.ranges import Range
 from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
@@ -103,6 +104,8 @@ def _wish(reader: ir.Node, known: Mapping[str, Range], total: Mapping[str, int],
             return (total[reader.name] - math.log2(max(typical, 1e-9) / max(row, 1e-9))) / 2
         case ir.ScaleNode():
             return wanted[reader.name] + math.log2(abs(reader.factor))
+        case EmbeddingNode():  # reads whole numbers
+            return -math.inf
         case CentredNode():
             return _SCORE_BITS
         case ir.MulNode() | MatMulNode() | ir.SmoothNode() | SoftmaxNode() | ir.DecideNode() | ir.ArgmaxNode():

@@ -2,7 +2,8 @@
 
 The table begins at an nn.Embedding of the ids, and goes on while nothing but numbers comes in: a factor, a comparison
 with the id of padding. A mask of padding tells of each id whether it is one, so it is a column of the same table. The
-plan's input is what was looked up, (length, columns). The table is public: whoever asks has to have it.
+plan's input is what was looked up, (length, columns). The table is public then: whoever asks has to have it. Where it
+is to be secret, the plan's input are the ids, and the parties look them up (`embedding.py`).
 """
 
 import math
@@ -18,6 +19,7 @@ from torch.export.graph_signature import InputKind
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.builder import Builder
+from moiety_server.compiler.embedding import Digits
 from moiety_server.compiler.ir import NotServable
 
 _HINT = "read ids by nn.Embedding, and compare them with numbers alone, as ids != 0 does"
@@ -73,10 +75,16 @@ class IdTable:
                 f"the calibration data has ids that are not below {len(self.values):,}, the embedding's size"
             )
 
-    def wires(self, b: Builder, length: int) -> dict[fx.Node, ir.Node]:
-        """Append the plan's input of `length` looked-up rows, and return what the model reads of it."""
+    def wires(self, b: Builder, length: int, digits: Digits | None) -> dict[fx.Node, ir.Node]:
+        """Append the plan's input of `length` looked-up rows, and return what the model reads of it.
+
+        With `digits` the table is secret, and the plan's input are the ids' digits.
+        """
         b.scope = "ids"
-        x = b.input((length, self.values.shape[1]))
+        if digits is None:
+            x = b.input((length, self.values.shape[1]))
+        else:
+            x = b.embedding(b.input((length, digits.count)), self.values.float(), digits)
         wires, start = {}, 0
         for node, shape, factor in self.parts:
             stop = start + math.prod(shape)

@@ -27,6 +27,7 @@ from moiety_server.compiler.aten import DECIDING, EITHER_SIDE, LIKE, LOGIC, OPS,
 from moiety_server.compiler.aten_batched import MOVING, along, moved
 from moiety_server.compiler.batched import Batched, is_wire, output_wire, reshaped
 from moiety_server.compiler.builder import Builder
+from moiety_server.compiler.embedding import Digits
 from moiety_server.compiler.hints import INPUT, hint_for
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.origin import Origin, of_exception, shown, without_paths
@@ -70,12 +71,17 @@ def trace(model: nn.Module, example: Tensor | Mapping[str, Tensor], output: str 
 
 
 def trace_ids(
-    model: nn.Module, given: Mapping[str, Tensor], mask: str, pad_id: int | None, output: str = ""
+    model: nn.Module,
+    given: Mapping[str, Tensor],
+    mask: str,
+    pad_id: int | None,
+    output: str = "",
+    secret: bool = False,
 ) -> tuple[ir.Graph, IdTable]:
-    """Trace a model of token ids, (n, length), and return the table in which clients look them up as well.
+    """Trace a model of token ids, (n, length), and return the table in which they are looked up as well.
 
     `given` has the ids by the name of their argument and, under the name `mask` if it has one, floats that are 0 where
-    an id is `pad_id`.
+    an id is `pad_id`. Clients look them up, or the parties where the table is `secret`.
     """
     (ids,) = set(given) - {mask}
     length = given[ids].shape[1]
@@ -83,7 +89,7 @@ def trace_ids(
     def walk(program: ExportedProgram, alike: Mapping[str, Tensor]) -> _Walk:
         table = IdTable.of(program, ids, mask, pad_id)
         table.check(given[ids])
-        return _Walk(program, alike, table, length)
+        return _Walk(program, alike, table, length, Digits.of(*table.values.shape) if secret else None)
 
     graph, walked = _traced(model, given, output, walk)
     assert walked.table is not None  # noqa: S101  it was given one
@@ -151,9 +157,14 @@ class _Walk:
     """Walks over what the output of an exported graph depends on, one operation after the other."""
 
     def __init__(
-        self, program: ExportedProgram, given: Mapping[str, Tensor], table: IdTable | None = None, length: int = 0
+        self,
+        program: ExportedProgram,
+        given: Mapping[str, Tensor],
+        table: IdTable | None = None,
+        length: int = 0,
+        digits: Digits | None = None,
     ) -> None:
-        """`table` is what a model of `length` token ids reads of them."""
+        """`table` is what a model of `length` token ids reads of them. With `digits` it is secret."""
         self._program, self._batch = program, len(next(iter(given.values())))
         self._builder = Builder()
         self._values: dict[fx.Node, Any] = {}
@@ -162,7 +173,7 @@ class _Walk:
         self._inputs: dict[str, ir.Node] = {}
         self.table = table
         if table is not None:
-            self._values.update(table.wires(self._builder, length))
+            self._values.update(table.wires(self._builder, length, digits))
             return
         shapes = {name: tuple(x.shape[1:]) for name, x in given.items()}
         if len(given) == 1:

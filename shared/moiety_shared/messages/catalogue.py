@@ -13,7 +13,7 @@ from moiety_shared.crypto.signing import key_text
 from moiety_shared.formats import Document
 from moiety_shared.messages.canary import MOST, Canary, places
 from moiety_shared.messages.table import Tabular
-from moiety_shared.messages.tokens import Attachment, Tokens
+from moiety_shared.messages.tokens import Attachment, SecretTokens, TokenIds, Tokens
 from moiety_shared.plan.layers import Name, Public
 from moiety_shared.plan.plan import InputPart, OutputPart, Plan
 from moiety_shared.text import printable
@@ -89,7 +89,7 @@ class Entry(Document):
     plan: Plan
     parties: tuple[PartyEndpoint, PartyEndpoint] = Field(description="alice, the leader, to whom requests go; then bob")
     max_rows: int = Field(ge=1, description="inputs in one request at most")
-    preprocessing: Annotated[Preprocessing | Tabular | Tokens, Field(discriminator="kind")] | None = None
+    preprocessing: Annotated[Preprocessing | Tabular | Tokens | SecretTokens, Field(discriminator="kind")] | None = None
     classes: tuple[str, ...] = ()
     description: str = ""
     access: Access = "token"
@@ -141,15 +141,14 @@ class Entry(Document):
         return self.preprocessing if isinstance(self.preprocessing, Tabular) else None
 
     @property
-    def tokens(self) -> Tokens | None:
+    def tokens(self) -> Tokens | SecretTokens | None:
         """How ids become the input of a model that takes ids, else None."""
-        return self.preprocessing if isinstance(self.preprocessing, Tokens) else None
+        return self.preprocessing if isinstance(self.preprocessing, TokenIds) else None
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
         """The files beside this entry."""
-        how = self.tokens
-        return tuple(one for one in (how.table, how.tokenizer) if one) if how else ()
+        return self.tokens.files if self.tokens else ()
 
     def is_due(self, now: float) -> bool:
         """Whether half of its time is over. Whoever holds the signing key then signs the entry anew."""
@@ -171,7 +170,7 @@ class Entry(Document):
             names = [column.name for column in how.columns]
             more_columns = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
             takes = f"rows of the columns {', '.join(names[:_SHOWN])}{more_columns}"
-        elif isinstance(how, Tokens):
+        elif isinstance(how, TokenIds):
             what = "texts, or ids of tokens" if how.tokenizer else "ids of tokens"
             takes = f"{what} below {how.vocabulary:,}, {how.length}{' at most' if how.pad_id is not None else ''}"
         elif how is not None:

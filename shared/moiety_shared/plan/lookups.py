@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import FailFast, Field, model_validator
 
-from moiety_shared.plan.layers import Correction, Image, Pads, Pair, Unary, Wire, packed, ring_bytes, ring_dtype
+from moiety_shared.plan.layers import Correction, Image, Pads, Pair, Shape, Unary, Wire, packed, ring_bytes, ring_dtype
 
 Shift = Annotated[int, Field(ge=0, le=62)]
 Bits = Annotated[int, Field(ge=2, le=64)]
@@ -348,14 +348,14 @@ class Table(Lookup):
 
 
 class OneHot(Lookup):
-    """A row of `classes` with a 1 at the index t, in the plan's ring. 1 round.
+    """A row of `classes` with a 1 at the index t, in the plan's ring: (..., 1) to (..., classes). 1 round.
 
     Exactly one class has the 1, whatever the client shares: the layer reads t mod 2^opened_bits, and an index of
     `classes` or more stands for class 0.
     """
 
     op: Literal["one_hot"] = "one_hot"
-    shape: tuple[Literal[1]] = (1,)
+    shape: Shape = (1,)
     shift: Literal[0] = 0
     opened_bits: Annotated[int, Field(ge=2, le=11)]
     classes: Annotated[int, Field(ge=2, le=2048)]
@@ -364,14 +364,21 @@ class OneHot(Lookup):
     def _check(self) -> Self:
         if self.opened_bits != max((self.classes - 1).bit_length(), 2):
             raise ValueError("an index must have as many bits as its classes need")
+        if self.shape[-1] != 1:
+            raise ValueError("each row has one index")
         return self
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        return (self.classes,)
+        return (*self.shape[:-1], self.classes)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of the masks' one-hot rows, (..., 2^opened_bits)."""
+        return (*self.shape[:-1], 1 << self.opened_bits)
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (Correction("row", (1 << self.opened_bits,), ring_dtype(ring_bits)),)
+        return (Correction("row", self.row_shape, ring_dtype(ring_bits)),)
 
     def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
-        return (rows * ring_bytes(self.opened_bits),)
+        return (rows * self.size * ring_bytes(self.opened_bits),)

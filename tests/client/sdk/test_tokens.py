@@ -12,7 +12,7 @@ import torch
 from moiety_client.errors import InvalidInput, UntrustedEntry
 from tests import plans
 from tests.client.sdk.conftest import Asking, Paid
-from tests.client.tokens import elements, serve
+from tests.client.tokens import elements, serve, serve_secret
 
 BOTH = ((1, 3), (2, 0))
 
@@ -140,6 +140,17 @@ def test_texts_need_the_library(asking: Asking, paid: Paid, monkeypatch: pytest.
     with pytest.raises(InvalidInput, match=r"pip install moiety\[text\]"):
         asking.predict("small", ["good"])
     assert asking.predict("small", [[1, 3]]).outputs.tolist() == scores((1, 3)), "ids need none"
+
+
+def test_of_a_secret_embedding_digits_are_shared(asking: Asking, paid: Paid) -> None:
+    entry = serve_secret(paid)
+    assert entry.facts()["takes"] == "texts, or ids of tokens below 5, 2 at most"
+    digits = np.array([[0, 1, 0, 3], [1, 0, 0, 0]], dtype=np.int32) * 16  # of the ids 1, 3 and of 4, padded
+    for given in ([[1, 3], [4]], ["good film", "awful"]):
+        assert asking.predict("small", given).outputs.tolist() == (plans.scores(digits) / 16).tolist()
+    with pytest.raises(InvalidInput, match="row 0, place 1 is no id: ids are whole numbers from 0 to 4"):
+        asking.predict("small", [1, 5])
+    assert len(paid.files) == 1 == len(entry.attachments), "the tokenizer, and no table"
 
 
 def test_a_model_that_takes_ids_no_more_says_so(asking: Asking, paid: Paid) -> None:

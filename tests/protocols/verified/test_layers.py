@@ -238,6 +238,20 @@ PLANS = {
         Normalise(name="n", input="a", shape=(1,), shift=2, opened_bits=30, range_bits=11, hinges=EIGHT),
     ),
     "a count of right labels": counting(),
+    "ids of two digits in a secret table": plan_of(
+        Slice(name="f", input="input", shape=(3, 2), axis=1, start=0, stop=1),
+        Reshape(name="g", input="f", shape=(3, 1), to=(3, 1, 1)),
+        OneHot(name="block", input="g", shape=(3, 1, 1), opened_bits=2, classes=3),
+        Slice(name="s", input="input", shape=(3, 2), axis=1, start=1, stop=2),
+        OneHot(name="place", input="s", shape=(3, 1), opened_bits=2, classes=4),
+        Open(name="o", input="place", shape=(3, 4)),
+        Linear(name="a", input="o", shape=(3, 4), out_features=6, bias=False),
+        Reshape(name="b", input="a", shape=(3, 6), to=(3, 2, 3)),
+        Open(name="p", input="block", shape=(3, 1, 3)),
+        Open(name="q", input="b", shape=(3, 2, 3)),
+        MatMul(name="m", left="p", right="q", left_shape=(3, 1, 3), right_shape=(3, 2, 3)),
+        shape=(3, 2),
+    ),
     "no look-up": network(Linear(name="a", input="o", shape=(5,), out_features=3)),
     "an output that is read": network(
         Linear(name="a", input="o", shape=(5,), out_features=3), relu("r", "a", 3), shape=(5,)

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 
 from moiety_server.compiler import ir
 from moiety_server.compiler.attention import MatMulNode
+from moiety_server.compiler.embedding import EmbeddingNode
 from moiety_server.compiler.ir import NotServable
 from moiety_server.compiler.lowering import (
     comparisons,
     decisions,
+    embedding,
     inputs,
     lookups,
     norms,
@@ -117,6 +119,8 @@ class Emitter(Writer):
                 return lookups.counts(self, node, x[0])
             case ir.LookupNode():
                 return lookups.look_up(self, node, x[0])
+            case EmbeddingNode():
+                return embedding.looked_up(self, node, x[0])
             case ir.LinearNode() | ir.ConvNode():
                 return products.weighted(self, node, self.small(x[0], self.scales.wanted[node.inputs[0]]))
             case ir.ClampNode():

@@ -47,17 +47,27 @@ def given(writer: Writer, node: ir.InputNode, declared: Declared) -> ScaledWire:
 def _scale(writer: Writer, node: ir.InputNode, declared: Declared) -> int:
     """Return the input's fractional bits: as many as fit and as its readers can use, and enough for a value at this
     scale to lie in the declared range."""
-    if writer.scales.wanted[node.name] == -math.inf:  # whole numbers, which are counted alone
+    if writer.scales.wanted[node.name] == -math.inf:  # whole numbers, which are counted or looked up alone
         return 0
-    most = min(fitting(writer.known[node.name].reach, writer.precision.short), MOST_FRAC_BITS)
-    frac = max(min(most, max(math.ceil(min(writer.scales.wanted[node.name], 60)), 1)), 0)
+    frac = useful_bits(writer, node)
     low, high = declared.low, declared.high
     with suppress(NotEncodable):
         grid(low, high, frac)
         return frac
     frac = math.ceil(-math.log2(high - low))
-    writer.demand(frac <= most, f"takes {low:g} to {high:g}, a range too narrow for numbers of that size,")
+    narrow = f"takes {low:g} to {high:g}, a range too narrow for numbers of that size,"
+    writer.demand(frac <= _most_bits(writer, node), narrow)
     return frac
+
+
+def useful_bits(writer: Writer, node: ir.Node) -> int:
+    """Return as many fractional bits as fit and as a wire's readers can use, of a wire that is made at any scale."""
+    most, wanted = _most_bits(writer, node), writer.scales.wanted[node.name]
+    return max(min(most, max(math.ceil(min(wanted, 60)), 1)), 0)
+
+
+def _most_bits(writer: Writer, node: ir.Node) -> int:
+    return min(fitting(writer.known[node.name].reach, writer.precision.short), MOST_FRAC_BITS)
 
 
 def clamped(writer: Writer, x: ScaledWire, declared: Declared) -> ScaledWire:
