@@ -1,5 +1,7 @@
 """alice's HTTP interface: the clients' predictions, and the owner's addresses."""
 
+from functools import lru_cache
+
 from fastapi import FastAPI, Request, Response
 from opentelemetry.trace import Tracer
 
@@ -23,11 +25,15 @@ def build(settings: PartySettings, identity: Identity, tracer: Tracer = tracing.
     party = create_party(settings, identity, tracer)
     lifetime = Lifetime(party, lambda: Leader(party))
 
+    @lru_cache(maxsize=1024)  # models: an upload's plan never changes, and each request asks
+    def largest(upload_id: str) -> int:
+        plan = party.store.get(upload_id).plan
+        return request_bytes(plan, request_rows(settings, plan))
+
     def body_limit(path: str) -> int:
         if path != _PREDICTIONS:
             return owner.body_limit(party, path)
-        sizes = [request_bytes(m.plan, request_rows(settings, m.plan)) for m in party.store.all()]
-        return max(sizes, default=owner.body_limit(party, path))
+        return max((largest(model.upload_id) for model in party.store.all()), default=owner.body_limit(party, path))
 
     async def guard(request: Request) -> None:
         """Raises a Problem before a stranger's body is read: so is a batch of inputs."""

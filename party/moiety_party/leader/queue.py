@@ -116,9 +116,10 @@ class Queue:
         rows: models without rows leave room to the others."""
         if len(self._waiting) >= self._most:
             raise Problem(ProblemType.OVERLOADED)
-        held = sum(one.model.upload_id in self._held for one in self._waiting)
-        if waiting.model.upload_id in self._held and held >= max(self._most // 2, 1):
-            raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
+        if waiting.model.upload_id in self._held:
+            held = sum(one.model.upload_id in self._held for one in self._waiting)
+            if held >= max(self._most // 2, 1):
+                raise Problem(ProblemType.RANDOMNESS_EXHAUSTED)
         client, waiting.most_rows = waiting.client, self._most_rows(waiting.model)
         if client is None and waiting.is_large:
             client = _SOMEBODY
@@ -126,7 +127,9 @@ class Queue:
         waiting.turn = begin + 1 + waiting.request.rows / _ROWS_OF_A_RUN
         if client is not None:
             self._turns[client] = waiting.turn
-        self._keep([*self._waiting, waiting])
+        self._waiting.append(waiting)
+        self._count(waiting)
+        self._changed(len(self._waiting))
 
     def again(self, waiting: list[Waiting]) -> None:
         """Put requests back whose run failed. They keep their turns."""
@@ -210,8 +213,11 @@ class Queue:
 
     def _keep(self, waiting: list[Waiting]) -> None:
         self._waiting = waiting
-        self._rows = Counter()
+        self._rows.clear()
         for one in waiting:
-            if not one.is_large:
-                self._rows[one.model.upload_id] += one.request.rows
+            self._count(one)
         self._changed(len(waiting))
+
+    def _count(self, waiting: Waiting) -> None:
+        if not waiting.is_large:
+            self._rows[waiting.model.upload_id] += waiting.request.rows

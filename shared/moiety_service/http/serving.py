@@ -32,6 +32,9 @@ _OPERATORS = 16  # the most connections to the operator's address
 CLOSING_SECONDS = 1.0  # the time to close connections after everything is answered
 _OWN_FILES = 128  # descriptors reserved for everything but connections
 _ACCEPT_PAUSE = 0.1
+_GARBAGE = 5000
+"""Objects that a collection of garbage waits for. A request leaves about 70: with Python's 700, collections took 6 % of
+alice's processor time."""
 
 
 class Server(uvicorn.Server):
@@ -226,6 +229,7 @@ def serve(
     gc.enable()
     gc.collect()
     gc.freeze()  # imports stay: no collection walks their half a million objects during a request
+    gc.set_threshold(_GARBAGE)
     release_code()
     server = make(app, settings, max_message, tls)
     logging.getLogger(Connection.__module__).disabled = True  # drops uvicorn's messages; Connection logs its own

@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import NonRecordingSpan, NoOpTracer, Span, SpanContext, SpanKind, TraceFlags, Tracer
 
 from moiety_service.observability.logs import log
@@ -90,11 +90,18 @@ def begin(tracer: Tracer, name: str, parent: SpanContext | None, kind: SpanKind 
 
 @contextmanager
 def doing(span: Span) -> Iterator[None]:
-    """The block is the span's work: its logs have the request id, its requests name the span. The span ends with it."""
-    # The span records no exceptions: their messages could quote a value.
-    using = trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
-    with using, structlog.contextvars.bound_contextvars(request_id=request_id(span.get_span_context())):
+    """The block is the span's work: its logs have the request id, its requests name the span. The span ends with it.
+
+    The span records no exceptions: their messages could quote a value.
+    """
+    bound = structlog.contextvars.bind_contextvars(request_id=request_id(span.get_span_context()))
+    token = attach(trace.set_span_in_context(span))
+    try:
         yield
+    finally:
+        detach(token)
+        structlog.contextvars.reset_contextvars(**bound)
+        span.end()
 
 
 @contextmanager
