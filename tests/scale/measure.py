@@ -29,6 +29,7 @@ _MODELS = {"mnist": 2400, "lenet": 480}  # rows
 _CALLS = (1, 32)
 _CLIENTS = 4
 _ROLES = ("alice", "bob", "crypto_provider")
+_KINDS = ("one", "nginx", "ray")
 
 
 @contextmanager
@@ -117,4 +118,6 @@ def main(kind: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] not in [[kind] for kind in _KINDS]:
+        sys.exit(f"usage: python -m tests.scale.measure {'|'.join(_KINDS)}")
     main(sys.argv[1])
