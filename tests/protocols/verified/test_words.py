@@ -73,11 +73,12 @@ def test_combinations_are_exact() -> None:
     word, rows, columns, inputs = Word(), 70, 40, 9000
     coins = Coins(word, new_seed()).combination("layer", rows, columns)
     psi, chi = coins._psi.astype(object), coins._chi.astype(object)
-    modulus, words = 1 << word.bits, drawn(word, rows, columns)
+    modulus, words, zeros = 1 << word.bits, drawn(word, rows, columns), np.zeros((2, rows, columns), np.int64)
     assert psi.shape == (VECTORS, rows) and psi.min() >= 0 and psi.max() < 1 << COIN_BITS
     whole = np.array(integers(word, words), dtype=object).reshape(rows, columns)
     both = [(psi[t] @ whole @ chi[t]) % modulus for t in range(VECTORS)]
     assert integers(word, coins.both(words)) == both
+    assert integers(word, coins.both(zeros, words)) == [0] * VECTORS + both, "each array alike"
     layer, other = (Linear(name="l", input="x", shape=(n,), out_features=columns) for n in (inputs, 11))
     largest = np.full((columns, inputs), (1 << 32) - 1)
     exact = (chi @ largest.astype(object)) % modulus
@@ -85,7 +86,6 @@ def test_combinations_are_exact() -> None:
     tags = drawn(word, columns, 11)
     exact = (chi @ np.array(integers(word, tags), dtype=object).reshape(columns, 11)) % modulus
     assert integers(word, coins.of_tags(other, tags.astype(np.float64))) == list(exact.reshape(-1))
-    assert integers(word, coins.row_sum()) == [sum(row) for row in psi]
 
 
 def test_many_rows_add_up_exactly() -> None:

@@ -115,11 +115,8 @@ class RowCombination:
     def over_columns(self, words: Array) -> Array:
         return WORD.wrap(5 * words.sum(axis=-1))
 
-    def both(self, words: Array) -> Array:
-        return self.over_columns(self.over_rows(words))
-
-    def row_sum(self) -> Array:
-        return WORD.of(np.full(self.rows, 3))
+    def both(self, *words: Array) -> Array:
+        return np.stack([self.over_columns(self.over_rows(each)) for each in words], axis=1)
 
     def inputs(self, layer: Linear, words: Array, bits: int) -> Array:
         return self.over_rows(words)

@@ -31,11 +31,8 @@ _COINS = np.array([3, 1])  # psi of the two places
 class PlaceCombination(RowCombination):
     """A run's coins of two places and one channel."""
 
-    def both(self, words: Array) -> Array:
-        return WORD.wrap(5 * (words.reshape(2, -1, 2) * _COINS).sum(axis=-1))
-
-    def row_sum(self) -> Array:
-        return WORD.of(np.full(self.rows // 2, _COINS.sum()))
+    def both(self, *words: Array) -> Array:
+        return np.stack([WORD.wrap(5 * (each.reshape(2, -1, 2) * _COINS).sum(axis=-1)) for each in words], axis=1)
 
     def inputs(self, layer: Any, words: Array, bits: int) -> Array:
         return WORD.wrap(words.reshape(2, -1, 1) * _COINS[::-1])

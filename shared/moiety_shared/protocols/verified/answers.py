@@ -52,8 +52,9 @@ class RowKeys:
 
         Each row's come from its key alone, both of one stream: to begin a stream takes longer than its words.
         """
-        count = values + math.prod(shape)
-        drawn = np.stack([Stream(key, "row").words("masks", (count,), np.uint32) for key in self.keys])
+        drawn = np.empty((len(self.keys), values + math.prod(shape)), np.uint32)
+        for key, row in zip(self.keys, drawn, strict=True):
+            Stream(key, "row").fill("masks", row)
         whole = drawn.astype(np.int64) & ((1 << word.low) - 1)
         return whole[:, :values], whole[:, values:].reshape(-1, *shape)
 

@@ -14,7 +14,6 @@ no place. So a check costs what one product with four outputs costs.
 """
 
 import math
-from itertools import islice
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ def times(word: Word, layer: Weighted, x: Array, bits: int, weight: Array, weigh
     """Compute x * w in words: x (2, rows, *shape), integers of 0 .. 2^bits - 1, and w in torch's layout, float64
     integers below 2^weight_bits in absolute value. Returns (2, rows, *output shape)."""
     width = min(EXACT_BITS - weight_bits - (fan_in(layer) - 1).bit_length(), word.limb, bits)
-    cut = np.stack(list(islice(word.pieces(x, width), -(-bits // width)))).astype(np.float64)
+    cut = word.pieces(x, width, bits)
     products = _product(layer, cut.reshape(-1, *layer.shape), weight).astype(np.int64)
     return word.placed(list(products.reshape(len(cut), -1, *layer.output_shape)), width)
 
@@ -88,8 +87,8 @@ def correlated(word: Word, layer: Weighted, psi: Array, psi_bits: int, x: Array,
     """Compute X from psi (t, rows * places), of `psi_bits` bits, and words x (2, rows, *shape), integers of 0 ..
     2^bits - 1. Returns (2, t, inputs of the weight)."""
     width = min(EXACT_BITS - psi_bits - (psi.shape[1] - 1).bit_length(), word.limb, bits)
-    coins, pieces = psi.astype(np.float64), islice(word.pieces(x, width), -(-bits // width))
-    sums = [_correlation(layer, coins, piece.astype(np.float64)).astype(np.int64) for piece in pieces]
+    coins = psi.astype(np.float64)
+    sums = [_correlation(layer, coins, piece).astype(np.int64) for piece in word.pieces(x, width, bits)]
     return word.wrap(word.placed(sums, width))
 
 

@@ -94,9 +94,10 @@ class Chosen(NamedTuple):
 
     @classmethod
     def of(cls, layer: Comparison, points: Points, opened: Array, bits: Array) -> "Chosen":
-        """From t^ (rows, n) and the open looked-up bits (rows, n)."""
+        """From t^ (rows, n) and the open looked-up bits (rows, n), which are read as the evaluation reads them."""
         digits = points.grouped(sign.digits_of(layer, opened), 1 << layer.digit_bits)
-        return cls(digits, points.grouped(bits, 1 << layer.lookups))
+        most = (1 << layer.lookups) - 1
+        return cls(digits, points.grouped(np.minimum(bits, most), most + 1))
 
     def packed(self, layer: Comparison) -> Array:
         """C (rows, summands, groups, ceil(k / 8)), packed bits."""

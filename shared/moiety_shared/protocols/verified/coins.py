@@ -6,6 +6,8 @@ In one combination it becomes a multiple of 2^(v + j) with probability at most (
 does so in all four with that to the fourth.
 """
 
+from functools import cached_property
+
 import numpy as np
 
 from moiety_shared.crypto.prg import Stream
@@ -27,17 +29,14 @@ class Combination:
         self._word, self._psi, self._chi = word, psi, chi
 
     def over_rows(self, words: Array) -> Array:
-        """sum_i psi_i v_ij: (2, rows, n) to (2, t, n)."""
-        return self._of_pieces(exact_matmul(self._psi.astype(np.float64), self._pieces(words), _PIECE_PRODUCT_BITS))
+        """sum_i psi_i v_ij: (2, ..., rows, n) to (2, ..., t, n)."""
+        psi, pieces = self._psi.astype(np.float64), self._word.pieces(words, self._width)
+        return self._of_pieces(exact_matmul(psi, pieces, _PIECE_PRODUCT_BITS))
 
     def over_columns(self, words: Array) -> Array:
-        """sum_j chi_j v_j: (2, t, n) to (2, t)."""
-        chi, pieces = self._chi.astype(np.float64)[..., None], self._pieces(words)[..., None, :]
+        """sum_j chi_j v_j: (2, ..., t, n) to (2, ..., t)."""
+        chi, pieces = self._chi.astype(np.float64)[..., None], self._word.pieces(words, self._width)[..., None, :]
         return self._of_pieces(exact_matmul(pieces, chi, _PIECE_PRODUCT_BITS)[..., 0, 0])
-
-    def _pieces(self, words: Array) -> Array:
-        """Words (2, ...) as float64 pieces (pieces, ...)."""
-        return np.stack(list(self._word.pieces(words, self._width))).astype(np.float64)
 
     def _of_pieces(self, sums: Array) -> Array:
         """What sums over pieces (pieces, ...) add up to: words (2, ...)."""
@@ -47,13 +46,9 @@ class Combination:
     def _width(self) -> int:
         return min(PIECE_BITS, self._word.limb)
 
-    def both(self, words: Array) -> Array:
-        """sum_ij psi_i chi_j v_ij: (2, rows, n) to (2, t)."""
-        return self.over_columns(self.over_rows(words))
-
-    def row_sum(self) -> Array:
-        """sum_i psi_i as words (2, t)."""
-        return self._word.of(self._psi.sum(axis=1))
+    def both(self, *words: Array) -> Array:
+        """sum_ij psi_i chi_j v_ij, of each array alike: k of (2, rows, n) to (2, k, t)."""
+        return self.over_columns(self.over_rows(np.stack(words, axis=1)))
 
     def inputs(self, layer: Weighted, x: Array, bits: int) -> Array:
         """X of a product, whose rows are places: words (2, rows, *shape) below 2^bits to (2, t, inputs)."""
@@ -72,8 +67,11 @@ class Combination:
 
     def _over_outputs(self, layer: Weighted, weight: Array, bits: int) -> Array:
         """sum_j chi_j w_ji, for the lower and the upper halves of coins: (2, t, inputs)."""
-        halves = np.stack((self._chi & ((1 << _HALF) - 1), self._chi >> _HALF)).astype(np.float64)
-        return over_outputs(layer, halves, weight, bits + _HALF)
+        return over_outputs(layer, self._halves, weight, bits + _HALF)
+
+    @cached_property
+    def _halves(self) -> Array:
+        return np.stack((self._chi & ((1 << _HALF) - 1), self._chi >> _HALF)).astype(np.float64)
 
 
 class Coins:

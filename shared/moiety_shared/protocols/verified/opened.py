@@ -61,4 +61,5 @@ class OpeningClaim:
     def settle(self, check: ClaimSums, mine: Array, opened: Array) -> None:
         tag, whole = (words.reshape(2, words.shape[1], -1) for words in (self.tag, opened))
         coins = check.coins.combination(self.name, *tag.shape[1:])
-        check.add_words(coins.both(tag) - check.word.multiply(self.one[:, None], coins.both(whole)))
+        tags, shown = np.swapaxes(coins.both(tag, whole), 0, 1)
+        check.add_words(tags - check.word.multiply(self.one[:, None], shown))

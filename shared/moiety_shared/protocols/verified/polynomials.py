@@ -16,6 +16,7 @@ from moiety_shared.ring import Array
 
 PADS = 8
 MAX_SLOTS = 120  # 2k + 15 points fit K
+_CACHED = 1 << 12  # elements whose products are added up at a time, so that all of it stays in the cache
 
 
 class Points:
@@ -122,20 +123,22 @@ class SecretPoint:
 
     @cached_property
     def _slots(self) -> Array:
-        """(k * 8 * 256,): what each byte of an element adds, where it is multiplied with each slot's polynomial."""
+        """(k, 8, 256): what each byte of an element adds, where it is multiplied with each slot's polynomial."""
         powers, every = np.eye(fields.L_BYTES, dtype=np.uint8), np.arange(256, dtype=np.uint8)
         each = fields.product(self._low[: self.points.slots, None], powers)
-        return fields.words(fields.byte_product(every[:, None], each[:, :, None])).reshape(-1)
+        return fields.words(fields.byte_product(every[:, None], each[:, :, None]))
 
     def of_slots(self, values: Array) -> Array:
         """X(zeta) of polynomials that have these values of L at the slots (rows, groups, k), and are 0 at the pads. All
         are uint64."""
-        places = 256 * np.arange(self.points.slots * fields.L_BYTES).reshape(-1, fields.L_BYTES)
-        out = np.empty(values.shape[:-1], np.uint64)
-        for value, into in zip(values, out, strict=True):
-            parts = self._slots.take(fields.unwords(value) + places)
-            np.bitwise_xor.reduce(parts.reshape(len(value), -1), axis=1, out=into)
-        return out
+        by_slot, tables = values.reshape(-1, self.points.slots).T, self._slots
+        out, step = np.zeros(by_slot.shape[1], np.uint64), max(_CACHED // by_slot.shape[1], 1)
+        for at in range(0, len(by_slot), step):
+            table = tables[at : at + step].reshape(-1)
+            each = np.swapaxes(fields.unwords(by_slot[at : at + step]), 1, 2).reshape(-1, len(out))
+            places = 256 * np.arange(len(each))[:, None]
+            out ^= np.bitwise_xor.reduce(table.take(each + places), axis=0)
+        return out.reshape(values.shape[:-1])
 
     def of_pads(self, pads: Array) -> Array:
         """What pads (..., 8) add to X(zeta), as uint64."""

@@ -12,7 +12,7 @@ The claim: (x^ - r)(w^ - s) = x^ w^ - x^ s - r w^ + r s is linear in tagged valu
 So a party's part of the check is the formula for y^ run on tags, with Delta_p for the public 1, and then a combination
 of all rows and outputs. With X = psi x^ that takes no matrix product:
 
-    sigma_p = Delta_p ((sum psi) b^ chi - psi y^ chi) + psi [tag z]_p chi
+    sigma_p = psi [tag z]_p chi - Delta_p psi (y^ - b^) chi
               + X (Delta_p w^ - [tag s]_p) chi - psi [tag r]_p w^ chi
 
 and sigma_0 + sigma_1 = 0 if y^ is right. A tag of s_b is not needed: rho contains it. Places outside of a picture have
@@ -121,12 +121,10 @@ class ProductClaim:
     def settle(self, check: ClaimSums, mine: Array, opened: Array) -> None:
         layer, weights, word = self.layer, self.weights, check.word
         coins = check.coins.combination(layer.name, len(self.x) * places(layer), outputs(layer))
-        public = -coins.both(by_place(layer, opened))
-        if weights.bias is not None:
-            public += word.multiply(coins.row_sum(), coins.over_columns(word.of(weights.bias)[:, None]))
-        sigma = word.multiply(self.one[:, None], public) + coins.both(by_place(layer, self.prepared.tag))
+        product = opened if weights.bias is None else opened - word.of(each_place(layer, weights.bias))
+        sigma, shown = np.swapaxes(coins.both(*(by_place(layer, y) for y in (self.prepared.tag, product))), 0, 1)
         whole, read = coins.inputs(layer, word.of(self.x), word.low), coins.inputs(layer, self.prepared.read, word.bits)
         masked, tags = coins.of_weight(layer, weights.masked), coins.of_tags(layer, weights.tags)
         factors = word.multiply(self.one[:, None, None], masked) - tags, masked
         sigma += word.dot(np.concatenate((whole, -read), axis=-1), np.concatenate(factors, axis=-1))
-        check.add_words(sigma)
+        check.add_words(sigma - word.multiply(self.one[:, None], shown))

@@ -6,7 +6,6 @@ cut into pieces so short that no sum of products leaves int64, or the 53 bits of
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,8 +102,8 @@ class Word:
         matrix product, d pieces after d.
         """
         width = self.limb // 2
-        one = np.stack(list(self.pieces(a, width)), axis=-2).astype(np.float64)
-        other = np.stack(list(self.pieces(b, width))[::-1], axis=-2).astype(np.float64)
+        one = np.moveaxis(self.pieces(a, width), 0, -2)
+        other = np.moveaxis(self.pieces(b, width)[::-1], 0, -2)
         columns = list[Array]()
         for k in range(4):
             left, right = one[..., : k + 1, :], other[..., 3 - k :, :]
@@ -112,17 +111,21 @@ class Word:
             columns.append(exact_matmul(left, right.swapaxes(-1, -2), 2 * width))
         return self.wrap(self.placed(columns, width))
 
-    def pieces(self, words: Array, width: int) -> Iterator[Array]:
-        """Cut words into pieces of `width` bits, at most a limb's, lowest first: each (*shape), int64."""
-        low, high = self.wrap(words)
-        for start in range(0, self.bits, width):
+    def pieces(self, words: Array, width: int, bits: int | None = None) -> Array:
+        """Cut words (2, *shape), integers of 0 .. 2^bits - 1, into pieces of `width` bits, at most a limb's, lowest
+        first: float64 (pieces, *shape). Without `bits`, they may be any words."""
+        total = self.bits if bits is None else bits
+        low, high = words if total <= self.limb else self.wrap(words)
+        out = np.empty((-(-total // width), *words.shape[1:]))
+        for piece, start in zip(out, range(0, total, width), strict=True):
             if start >= self.limb:
-                piece = high >> (start - self.limb)
-            elif start + width > self.limb:
-                piece = low >> start | high << (self.limb - start)
+                part = high >> (start - self.limb)
+            elif start + width > self.limb and total > self.limb:
+                part = low >> start | high << (self.limb - start)
             else:
-                piece = low >> start
-            yield piece & ((1 << width) - 1)
+                part = low >> start
+            np.bitwise_and(part, (1 << min(width, total - start)) - 1, out=piece)
+        return out
 
     def placed(self, columns: list[Array], width: int) -> Array:
         """The sum of columns[i] 2^(i width), as words (2, *shape). The columns are int64, negative ones too."""
