@@ -2,9 +2,10 @@
 says, to all replicas alike."""
 
 from collections.abc import Callable
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, Update, bindparam, select, update
 
 from moiety_party.tables import STANDINGS
 from moiety_service.database import Database, insert_new
@@ -30,7 +31,7 @@ class Standings:
         it up. Where `replica` is the party's only process, all but its own are over.
         """
         with self._db.read() as db:
-            row = db.execute(select(STANDINGS).where(STANDINGS.c.upload_id == upload_id)).one_or_none()
+            row = db.execute(_read(), {"upload": upload_id}).one_or_none()
         if row is None:
             return upload_id, "good"
         over = row.until < self._clock() if self._db.shared else row.holder != replica
@@ -62,12 +63,12 @@ class Standings:
     def _move(
         self, upload_id: str, key_id: str, before: str, after: Check, *, durable: bool = True, **more: object
     ) -> bool:
-        same = (STANDINGS.c.upload_id == upload_id) & (STANDINGS.c.key_id == key_id) & (STANDINGS.c.state == before)
-        moved = update(STANDINGS).where(same).values(state=after, **more)
+        moved, new = _moved("state", *more), {f"new {name}": value for name, value in more.items()}
+        values = {"upload": upload_id, "key": key_id, "before": before, "new state": after} | new
         with self._db.write(durable=durable) as db:
-            if db.execute(moved).rowcount == 1:
+            if db.execute(moved, values).rowcount == 1:
                 return True
-            return insert_new(db, STANDINGS, _fresh(upload_id)) and db.execute(moved).rowcount == 1
+            return insert_new(db, STANDINGS, _fresh(upload_id)) and db.execute(moved, values).rowcount == 1
 
     def rekey(self, upload_id: str, key_id: str) -> None:
         """The owner gave an upload another key, under which no check failed. Changes nothing when it has that key."""
@@ -104,6 +105,23 @@ class Standings:
         mine = (STANDINGS.c.upload_id == upload_id) & (STANDINGS.c.holder == replica) & (STANDINGS.c.state != "open")
         with self._db.write(durable=False) as db:
             db.execute(update(STANDINGS).where(mine).values(until=until))
+
+
+# These are made once: to make one takes as long as to execute it, and a run does so six times.
+
+
+@cache
+def _read() -> Select[Any]:
+    """The row of an `upload`."""
+    return select(STANDINGS).where(STANDINGS.c.upload_id == bindparam("upload"))
+
+
+@cache
+def _moved(*columns: str) -> Update:
+    """What gives columns of an `upload` their `new NAME`, if it is under a `key` and in the state `before`."""
+    given = {"upload_id": "upload", "key_id": "key", "state": "before"}
+    same = (STANDINGS.c[column] == bindparam(name) for column, name in given.items())
+    return update(STANDINGS).where(*same).values({name: bindparam(f"new {name}") for name in columns})
 
 
 def _fresh(upload_id: str) -> dict[str, object]:
