@@ -163,7 +163,7 @@ class Lane:
         transcript: Transcript,
         executor: Executor,
         *,
-        away: bool = False,
+        away: int | None = None,
         witness: "Witness | None" = None,
     ) -> list[Outcome]:
         """Run one party's sessions to their ends. They are the slices of one batch, and have the same rounds.
@@ -171,8 +171,9 @@ class Lane:
         All that is opened goes into the transcript, round by round and slice by slice, in the same order at both
         parties. The slices take turns, so that one computes while another's opening travels. Each opening is sent
         before the peer's is awaited. Steps with more than `INLINE_WORK` run in `executor`, so that the event loop goes
-        on serving; all steps do if they wait for a database, which `away` says. `witness` is told what both parties
-        send, and what it answers is sent as SIGNED. It is told of a round while the peer's is on its way.
+        on serving; all steps from the round of number `away` on do, because they may wait for a database. `witness` is
+        told what both parties send, and what it answers is sent as SIGNED. It is told of a round while the peer's is on
+        its way.
         """
         outcomes: list[Outcome] = []
         sent, received = itertools.count(), itertools.count()
@@ -184,7 +185,9 @@ class Lane:
                 outcomes.append(stop.value)
         for group in _groups(rounds):
             await self._open(group, sent)
+        begun = self.rounds
         while rounds:
+            inline = away is None or self.rounds - begun < away
             self.rounds += 1
             if witness is not None:
                 await self._tell(witness, rounds, executor)
@@ -196,7 +199,7 @@ class Lane:
                     part, at = peer[at : at + opened.wire_bytes], at + opened.wire_bytes
                     if witness is not None:
                         witness.heard(opened, part)
-                    if not away and opened.work <= INLINE_WORK and opened.wire_bytes <= _INLINE_BYTES:
+                    if inline and opened.work <= INLINE_WORK and opened.wire_bytes <= _INLINE_BYTES:
                         step = _step(next(turns), opened, part, transcript)
                     else:
                         loop = asyncio.get_running_loop()

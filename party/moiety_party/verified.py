@@ -19,7 +19,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from moiety_party.lane import Lane
+from moiety_party.lane import INLINE_WORK, Lane
 from moiety_party.metrics import PartyMetrics
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.standings import Check
@@ -34,7 +34,13 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import preparation
 from moiety_shared.protocols.preparation import PreparedRows
 from moiety_shared.protocols.verified import graph, layout
-from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing, UploadEnded
+from moiety_shared.protocols.verified.claims import (
+    CHECK_ROUNDS,
+    CheckFailed,
+    Nonces,
+    Standing,
+    UploadEnded,
+)
 from moiety_shared.protocols.verified.graph import PartyKey, PreparedRun
 from moiety_shared.protocols.verified.layer import VerifiedWeights
 from moiety_shared.protocols.verified.layout import NUMBERS, RECORDS, Layout, RowStream
@@ -53,6 +59,8 @@ def supported_layout(plan: Plan) -> Layout:
 PATIENCE_SECONDS = 5.0
 """How long a run waits for others of its model, before it begins."""
 POLL_SECONDS = 0.02
+_WORD_WORK = 4
+"""How many multiply-adds one of words takes about: those of three pieces, and what puts them together."""
 
 
 class DurableStanding(Standing):
@@ -203,6 +211,10 @@ class Checks:
     def _standing(self, model: Model) -> tuple[str, Check]:
         return self.state.standings.of(model.upload_id, self.replica)
 
+    async def _looked_up(self, model: Model) -> tuple[str, Check]:
+        """A file is read at once: to hand that over to a thread takes longer. Nobody who writes holds it up."""
+        return await asyncio.to_thread(self._standing, model) if self.state.shared else self._standing(model)
+
     async def settled(self, model: Model, lease: VerifiedLease | None) -> None:
         """Wait before a run begins until no other run of the upload is past its coins. Runs that are not verified have
         no `lease` here, and need not wait.
@@ -212,7 +224,7 @@ class Checks:
         if lease is None:
             return
         until = time.monotonic() + PATIENCE_SECONDS
-        while (found := await asyncio.to_thread(self._standing, model))[1] == "open":
+        while (found := await self._looked_up(model))[1] == "open":
             if time.monotonic() > until:
                 raise waited()
             await asyncio.sleep(POLL_SECONDS)
@@ -244,7 +256,7 @@ class Checks:
         name = sha256(b"moiety/v1 verified run\0" + start).digest()
         session = graph.run(plan, keyed.key, name, x, prepared, keyed.weights, nonces, standing, requests)
         try:
-            (answers,) = await lane.drive([session], transcript, self.online, away=True)
+            (answers,) = await lane.drive([session], transcript, self.online, away=_away(plan, len(x)))
         except CheckFailed:
             raise self._failed(model, "a check failed") from None
         except UploadEnded:
@@ -268,6 +280,17 @@ class Checks:
         self.metrics.failed_checks.labels(model.manifest.name).inc()
         log().error("check failed", upload=model.upload_id, detail=why)
         return Problem(ProblemType.CHEATING_DETECTED, why)
+
+
+def _away(plan: Plan, rows: int) -> int:
+    """From which round on a run's steps may wait for the database: it says that the run shows its coins when the last
+    opening has arrived. If the run is large, its steps are no work for an event loop from the first round on.
+
+    The owner states how many rounds there are. If that is wrong, the event loop waits for the disk. So it does, once an
+    upload, when a party is caught in an earlier round.
+    """
+    work = _WORD_WORK * rows * sum(plan.flow.work.values())
+    return 0 if plan.verified is None or work > INLINE_WORK else plan.verified.rounds - CHECK_ROUNDS - 1
 
 
 def waited() -> Problem:

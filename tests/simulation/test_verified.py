@@ -3,6 +3,7 @@ answer. Then nothing of the upload is answered until its owner gives it another 
 
 import asyncio
 import secrets
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,17 @@ import pytest
 
 from moiety_client.errors import CheatingDetected, MoietyError
 from moiety_client.exchange import Sealer
+from moiety_party import lane, verified
 from moiety_party.helper import guests
 from moiety_party.leader import runs
+from moiety_party.standings import Standings
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.messages.verified import VerifiedAnswer
 from moiety_shared.messages.wire import Request
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.verified import layout
 from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
+from moiety_shared.protocols.verified.claims import CHECK_ROUNDS
 from moiety_shared.ring import Array
 from tests import plans
 from tests.databases import Postgres
@@ -65,6 +69,39 @@ def test_honest_runs_are_answered(root: Path, detector: Detector) -> None:
             await answered(w, plans.random_inputs(rows, rows))
         await asyncio.gather(*(answered(w, plans.random_inputs(2, n)) for n in range(8)))
 
+    simulate(root, detector, scenario)
+
+
+@pytest.mark.parametrize("work", [verified.INLINE_WORK, -1], ids=["small", "large"])
+def test_no_event_loop_waits_for_the_disk(
+    root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, work: int
+) -> None:
+    """It takes the steps of a small run itself until that shows its coins, and none of a large one."""
+    steps, writes, step = list[int](), list[int](), lane._step
+
+    def stepping(*given: Any) -> Any:
+        steps.append(threading.get_ident())
+        return step(*given)
+
+    def writing(method: Callable[..., bool]) -> Callable[..., bool]:
+        def write(*given: Any, **named: Any) -> bool:
+            writes.append(threading.get_ident())
+            return method(*given, **named)
+
+        return write
+
+    async def scenario(w: World) -> None:
+        await answered(w)
+        own, parties = threading.get_ident(), 2
+        assert PLAN.verified is not None and len(steps) == parties * PLAN.verified.rounds
+        before = PLAN.verified.rounds - CHECK_ROUNDS - 1
+        assert steps.count(own) == (parties * before if work > 0 else 0)
+        assert len(writes) == parties * 2 and own not in writes
+
+    monkeypatch.setattr(verified, "INLINE_WORK", work)
+    monkeypatch.setattr(lane, "_step", stepping)
+    for name in ("toss", "resolve"):
+        monkeypatch.setattr(Standings, name, writing(getattr(Standings, name)))
     simulate(root, detector, scenario)
 
 

@@ -33,6 +33,7 @@ from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array
 
 SECRET_BYTES = 16
+CHECK_ROUNDS = 4
 _ROLES = (b"alice", b"bob")
 
 
