@@ -14,7 +14,7 @@ from moiety_shared.crypto.sealing import PrivateKey
 from tests import plans
 from tests.asgi import InProcess
 from tests.client.sdk.conftest import Paid
-from tests.client.tokens import elements, serve
+from tests.client.tokens import elements, serve, serve_secret
 
 INFER = "/v2/models/small/infer"
 LENGTH = "inference-header-content-length"
@@ -87,3 +87,13 @@ def test_ids_are_whole_numbers(sidecar: InProcess, kind: str) -> None:
 def test_what_does_not_fit_is_refused(sidecar: InProcess, paid: Paid, inputs: list[Any], text: str) -> None:
     answer = sidecar.post(INFER, json={"inputs": inputs})
     assert answer.status_code == 422 and text in answer.text and not paid.asked
+
+
+def test_of_a_secret_embedding_ids_and_texts_are_taken_as_well(sidecar: InProcess, paid: Paid) -> None:
+    serve_secret(paid)
+    digits = np.array([[0, 1, 0, 3], [0, 2, 0, 0]], dtype=np.int32) * 16
+    scores = (plans.scores(digits) / 16).ravel().tolist()
+    (one,) = sidecar.get("/v2/models/small").json()["inputs"]
+    assert one["parameters"] == {"length": 2, "vocabulary": 5, "pad_id": 0}
+    for given in (TEXTS, IDS):
+        assert output(sidecar.post(INFER, json={"inputs": [given]})) == scores
