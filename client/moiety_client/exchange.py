@@ -29,8 +29,8 @@ from moiety_shared.messages.wire import (
     Request,
     Secret,
     new_id,
+    owner_bytes,
     request_digest,
-    result_bytes,
     unpack_result,
 )
 from moiety_shared.plan.plan import Plan
@@ -111,16 +111,17 @@ class Call:
     def shares(self, answer: bytes) -> tuple[RingArray, RingArray]:
         """Open an answer and return alice's and bob's shares of it. Both are empty if the client is not a recipient.
 
-        The runs of a verified model have checked shares: the result, and zeros. Raises ResultRejected for anything but
-        an answer to this call, and CheatingDetected when a party did not compute what it should.
+        The runs of a verified model have checked shares: the result, and zeros. That a count is of the client's inputs
+        is checked even where only the owner may read it. Raises ResultRejected for anything but an answer to this call,
+        and CheatingDetected when a party did not compute what it should.
         """
         plan = self.entry.plan
         dtype = np.dtype(np.uint8) if plan.output.kind == "labels" else np.dtype(fixed_point.ring_dtype(plan.ring_bits))
         try:
             sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
-            if Recipients.CLIENT not in self.recipients:
+            if Recipients.CLIENT not in self.recipients and self.entry.record_key is None:
                 return np.zeros(0, dtype=dtype), np.zeros(0, dtype=dtype)
-            own = [part[: len(part) - self._owner_bytes] for part in sealed]
+            own = [part[: len(part) - self._owner_bytes(p)] for p, part in enumerate(sealed)]
             raw = [open_result(self._keys[p], own[p], self.binding.context("result", p)) for p in (0, 1)]
         except Problem as problem:
             raise ResultRejected(
@@ -135,7 +136,8 @@ class Call:
         """Return the result of what both parties said of a verified run. Raises CheatingDetected."""
         entry, dealer = self.entry, signing.key_from_text(record_key)
         try:
-            return verified.accept(said, self.elements(), entry.plan, entry.upload_id, dealer)
+            counted = Recipients.CLIENT in self.recipients
+            return verified.accept(said, self.elements(), entry.plan, entry.upload_id, dealer, counted)
         except CheckFailed:
             what = "what alice and bob say of the answer does not hold together"
             raise CheatingDetected(Problem(ProblemType.CHEATING_DETECTED, what)) from None
@@ -149,13 +151,12 @@ class Call:
             return b""
         plan = self.entry.plan
         sealed = unpack_result(answer, self.binding.request_id, plan, self.rows, self.recipients)
-        one, other = (part[len(part) - self._owner_bytes :] for part in sealed)
+        one, other = (part[len(part) - self._owner_bytes(p) :] for p, part in enumerate(sealed))
         return OwnerCount(self.binding, (one, other)).pack()
 
-    @property
-    def _owner_bytes(self) -> int:
-        """The bytes of each party's share that only the owner can open, behind the client's."""
-        return result_bytes(self.entry.plan, self.rows, self.recipients & Recipients.OWNER)
+    def _owner_bytes(self, party: int) -> int:
+        """The bytes of party p's share that only the owner can open, behind the client's."""
+        return owner_bytes(self.entry.plan, party, self.rows) if Recipients.OWNER in self.recipients else 0
 
 
 def joined(plan: Plan, shares: tuple[RingArray, RingArray]) -> npt.NDArray[Any]:

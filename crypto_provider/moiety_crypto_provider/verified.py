@@ -14,7 +14,6 @@ from moiety_shared.crypto.prg import Stream
 from moiety_shared.messages.verified import record_key, vouchers
 from moiety_shared.plan.plan import Plan
 from moiety_shared.protocols.verified import answers, graph
-from moiety_shared.protocols.verified.answers import RowKeys
 from moiety_shared.protocols.verified.graph import PartyKey
 from moiety_shared.protocols.verified.layer import LayerMasks
 from moiety_shared.ring import Array
@@ -50,10 +49,11 @@ class VerifiedDealer:
         self, upload_id: str, lease_id: str, number: int, rows: int, seeds: tuple[bytes, bytes]
     ) -> Iterator[Array]:
         """Deal bundle `number` of a lease whose parties have these seeds. At its end are the vouchers for its
-        rows."""
+        rows, and those for their counts if the plan counts."""
         one, other = (Stream(seed, "bundle", number) for seed in seeds)
         for _, sent in graph.deal(self.plan, rows, self._keys, self._masks, (one, other)):
             yield from sent.values()
-        keys = RowKeys.draw(one, rows), RowKeys.draw(other, rows)
-        vouched = vouchers(self._signer, upload_id, lease_id, number * rows, answers.records(keys))
-        yield np.frombuffer(b"".join(vouched), np.uint8)
+        keys = graph.client_keys(self.plan, rows, one), graph.client_keys(self.plan, rows, other)
+        for pair in zip(*keys, strict=True):
+            vouched = vouchers(self._signer, upload_id, lease_id, number * rows, answers.records(pair))
+            yield np.frombuffer(b"".join(vouched), np.uint8)

@@ -22,6 +22,7 @@ import numpy as np
 from moiety_party.lane import INLINE_WORK, Lane
 from moiety_party.metrics import PartyMetrics
 from moiety_party.provider import LeaseGrant, Provider
+from moiety_party.results import ResultShare
 from moiety_party.standings import Check
 from moiety_party.state import State
 from moiety_party.store import Model
@@ -242,7 +243,7 @@ class Checks:
         requests: Sequence[int],
         start: bytes,
         transcript: Transcript,
-    ) -> list[bytes]:
+    ) -> list[ResultShare]:
         """Run this party's shares x (rows, values of one input) on the lease's rows from `first` on, and check the
         other party. Returns what the client of each request is told; `requests` says how many rows each has.
 
@@ -267,11 +268,16 @@ class Checks:
             with contextlib.suppress(ValueError):  # a step still goes on in its thread
                 await loop.run_in_executor(self.online, session.close)
             raise
-        vouchers = tuple(map(np.ndarray.tobytes, rows[RECORDS][0])) if RECORDS in rows else ()
-        told, at = list[bytes](), 0
+        vouchers = [tuple(map(np.ndarray.tobytes, each)) for each in rows[RECORDS]] if RECORDS in rows else [(), ()]
+        told, at = list[ResultShare](), 0
         for answer, count in zip(answers, requests, strict=True):
-            own = tuple(dict.fromkeys(vouchers[at : at + count]))
-            told.append(VerifiedAnswer(lease.lease_id, first + at, answer, own).pack())
+            own = tuple(dict.fromkeys(vouchers[0][at : at + count]))
+            said = VerifiedAnswer(lease.lease_id, first + at, answer, own).pack()
+            if answer.counted is None:
+                told.append(ResultShare(said))
+            else:
+                counted = VerifiedAnswer(lease.lease_id, first + at, answer.counted, vouchers[1][at : at + 1]).pack()
+                told.append(ResultShare(counted, said))
             at += count
         return told
 

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_server import canaries
 from moiety_server.compiler.compilation import Compiled
 from moiety_server.compiler.ir import Inaccurate
 from moiety_server.owner import NAMES, Owner
-from moiety_service.security.keyring import Keyring
 from moiety_shared.crypto.sealing import PublicKey
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.messages.catalogue import Access, Entry, Manifest, Preprocessing, SignedEntry, sign_manifest
@@ -22,8 +20,6 @@ from moiety_shared.messages.table import Tabular
 from moiety_shared.messages.tokens import SecretTokens, Tokens
 from moiety_shared.messages.upload import Draws, MaskedModel
 from moiety_shared.messages.verified import record_key
-from moiety_shared.messages.wire import OwnerCount
-from moiety_shared.plan.layers import ring_bytes, ring_dtype
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
@@ -37,17 +33,6 @@ _DAY = 86400
 _POLL_SECONDS = 0.1
 _LEAST_SECONDS, _SLOWEST = 120.0, 4e6
 """How long to wait for the first row: so many seconds, and longer if it comes at fewer bytes a second than that."""
-
-
-def open_count(keyring: Keyring, token: bytes, ring_bits: int) -> int:
-    """Return the number in a count that a client handed on. Raises Problem SEALED_FOR_ANOTHER, KEY_RETIRED or
-    MALFORMED."""
-    count = OwnerCount.unpack(token)
-    dtype = ring_dtype(ring_bits)
-    shares = [keyring.open(count.envelopes[p], count.binding.context("count", p)) for p in (0, 1)]
-    if any(len(share) != ring_bytes(ring_bits) for share in shares):  # anybody who has the owner's key may seal to it
-        raise Problem(ProblemType.MALFORMED, "the count does not hold two shares")
-    return int((np.frombuffer(shares[0], dtype=dtype) + np.frombuffer(shares[1], dtype=dtype))[0])
 
 
 def publish(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,3 +51,23 @@ def test_a_model_goes_on_under_another_key(verified: Deployment, digits: Digits)
 def test_what_it_costs_is_told_before_it_is_published(verified: Deployment) -> None:
     found = json.loads(verified.run("inspect", "mnist", "--verified", "--json"))
     assert found["total"]["rounds"] == 10 and found["total"]["offline_bytes"] == 60_446
+
+
+def test_a_count_is_checked_by_whoever_reads_it(verified: Deployment, digits: Digits, tmp_path: Path) -> None:
+    """The client, and the owner, who opens what clients hand on, of the version that is gone from sight since."""
+    publish = ("publish", "mnist", "--name", "counting", "--verified", "--reveal", "count", "--open")
+    verified.run(*publish)
+    images, labels = digits[0][:48], digits[1][:48]  # two requests
+    with Client.from_access(verified.access_file, timeout=60, require_verified=True) as client:
+        told = client.evaluate("counting", images, labels)
+        assert told.correct == (mnist.float_outputs(images).argmax(axis=1) == labels).sum() and not told.for_owner
+        both, owners = (client.evaluate("counting", images, labels, reveal_to=who) for who in ("both", "owner"))
+    assert both.correct == told.correct and owners.correct is None
+    verified.run(*publish)
+    for handed_on in (both.for_owner, owners.for_owner):
+        files = [tmp_path / str(number) for number in range(2)]
+        for file, count in zip(files, handed_on, strict=True):
+            file.write_bytes(count)
+        assert json.loads(verified.run("count", "counting", *map(str, files), "--json"))["correct"] == told.correct
+    for version in "12":
+        verified.run("withdraw", "counting", version)

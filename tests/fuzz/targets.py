@@ -163,7 +163,7 @@ def result_envelope(raw: bytes) -> None:
 
 def verified_answer(raw: bytes) -> None:
     party = int(len(raw) not in answer_lengths(VERIFIED, 0, ROWS))
-    same(VerifiedAnswer.unpack(raw, VERIFIED, party, ROWS).pack(), raw)
+    same(VerifiedAnswer.unpack(raw, party, ROWS, VERIFIED.output.shape).pack(), raw)
 
 
 def _verified_answers() -> Iterator[bytes]:

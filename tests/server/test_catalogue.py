@@ -18,6 +18,7 @@ from sqlalchemy import URL
 
 from moiety_server.app import ServerMetrics, build, renewing
 from moiety_server.catalogue import Catalogue
+from moiety_server.counts import counted_model
 from moiety_server.records import SCHEMA, entries, records, revisions
 from moiety_server.settings import ServerSettings
 from moiety_server.tokens import Issued, new_grant
@@ -27,10 +28,12 @@ from moiety_service.security.identity import Identity
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.crypto.tokens import Grant
 from moiety_shared.messages.catalogue import Entry, SignedEntry, sign
+from moiety_shared.messages.wire import OwnerCount
 from moiety_shared.problems import Problem, ProblemType
 from tests import plans
 from tests.asgi import InProcess
 from tests.clock import Clock
+from tests.fuzz.targets import BINDING
 
 KEY = Ed25519PrivateKey.generate()
 DAY = 86400
@@ -66,6 +69,19 @@ def add(
 
 def a_grant(subject: str) -> Grant:
     return new_grant(subject, models=["*"], outputs=["logits"], days=1, rows_per_day=None)
+
+
+def test_whether_a_count_was_checked_says_the_entry_of_its_version(db: Database, versions: dict[int, Entry]) -> None:
+    """Be that active or not. Of one that is withdrawn, nothing says it any more."""
+    catalogue, (first, second) = Catalogue(db), (Uploads(db).begin("small") for _ in range(2))
+    for begun, entry in ((first, versions[1]), (second, versions[2])):
+        add(db, entry, begun)
+    count = OwnerCount(replace(BINDING, upload_id=bytes.fromhex(first.upload_id)), (b"", b""))
+    assert catalogue.active("small") == second.version != first.version
+    assert counted_model(catalogue, "small", count).upload_id == first.upload_id
+    catalogue.delete("small", first.version, KEY)
+    with pytest.raises(Problem, match="withdrawn"):
+        counted_model(catalogue, "small", count)
 
 
 def test_versions_of_a_model(

@@ -16,13 +16,17 @@ from moiety_client.core import read_access
 from moiety_client.errors import AccessFileError
 from moiety_server import sources, tensor_files
 from moiety_server.compiler.ir import NotServable
-from moiety_server.publication import open_count
+from moiety_server.counts import open_count
 from moiety_service import files
 from moiety_shared.crypto.sealing import PrivateKey
+from moiety_shared.messages.catalogue import Entry
+from moiety_shared.messages.verified import count_bytes
 from moiety_shared.messages.wire import OwnerCount
 from moiety_shared.problems import Problem
+from tests import plans
 from tests.fuzz.targets import BINDING
 from tests.memory import growth_below
+from tests.vectors.messages import checked, entry
 
 
 def header(text: str, version: tuple[int, int] = (1, 0), behind: bytes = b"") -> bytes:
@@ -206,11 +210,16 @@ def test_a_count_that_anybody_sealed_is_a_pair_of_shares_or_none() -> None:
         def open(self, envelope: Any, context: bytes) -> bytes:
             return key.open(bytes(envelope), context)
 
-    def handed_on(*shares: bytes) -> bytes:
+    def opened(asked: Entry, *shares: bytes) -> int:
         one, other = (key.public.seal(s, BINDING.context("count", p)) for p, s in enumerate(shares))
-        return OwnerCount(BINDING, (one, other)).pack()
+        return open_count(Ring(), OwnerCount.unpack(OwnerCount(BINDING, (one, other)).pack()), asked)  # type: ignore[arg-type]
 
-    assert open_count(Ring(), handed_on(bytes([5, 0, 0, 0]), bytes([2, 0, 0, 0])), 32) == 7  # type: ignore[arg-type]
+    plain, sure = entry(plans.count()), entry(checked(plans.count()))
+    assert opened(plain, bytes([5, 0, 0, 0]), bytes([2, 0, 0, 0])) == 7
     for shares in ((b"", b""), (bytes(3), bytes(4)), (bytes(4), bytes(8)), (bytes(400), bytes(400))):
         with pytest.raises(Problem, match="does not hold two shares"):
-            open_count(Ring(), handed_on(*shares), 32)  # type: ignore[arg-type]
+            opened(plain, *shares)
+        with pytest.raises(Problem, match="another length than its plan says"):
+            opened(sure, *shares)
+    with pytest.raises(Problem, match="does not hold together"):
+        opened(sure, *(bytes(count_bytes(sure.plan, party)) for party in (0, 1)))

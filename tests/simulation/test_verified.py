@@ -296,7 +296,7 @@ def test_a_client_notices_what_a_party_tells_it(
     def changed(answer: VerifiedAnswer) -> bytes:
         if bool(answer.vouchers) != bool(liar) and what != "voucher":
             return pack(answer)
-        opened, result, keys = answer.answer
+        opened, result, keys, _ = answer.answer
         match what:
             case "result":
                 answer = answer._replace(answer=PartyAnswer(opened, result ^ 1, keys))

@@ -11,7 +11,7 @@ from moiety_party.capacity import request_rows
 from moiety_party.envelopes import open_envelope
 from moiety_party.helper.answered import Answered
 from moiety_party.party import Party
-from moiety_party.results import sealed_result
+from moiety_party.results import ResultShare, sealed_result
 from moiety_party.store import Model
 from moiety_service.observability.logs import log, where
 from moiety_shared import fixed_point
@@ -117,7 +117,7 @@ class Guests:
         """How many rows each request has."""
         return [guest.request.rows for guest in self.all]
 
-    async def outcomes(self, shares: Sequence[bytes]) -> list[Outcome]:
+    async def outcomes(self, shares: Sequence[ResultShare]) -> list[Outcome]:
         """Seal bob's share of each request's result, of those that he does not refuse.
 
         The share of a request leaves once: one that left before is refused now, and what was counted for it is given

@@ -245,18 +245,19 @@ def count(
     as_json: Json = False,
 ) -> None:
     """Open the number that only the owner may read: how many labels were right in private evaluations."""
-    from moiety_server.publication import open_count
+    from moiety_server.counts import counted_model, open_count
     from moiety_service.files import TooLarge, content
+    from moiety_shared.messages.wire import OwnerCount
 
     with management.owner() as owner:
-        bits = owner.catalogue.get(model).entry.plan.ring_bits
         try:
-            tokens = [content(path, _COUNT) for path in files]
+            counts = [OwnerCount.unpack(content(path, _COUNT)) for path in files]
         except OSError as error:
             raise ended(Exit.USAGE, f"{error.filename} cannot be read: {error.strerror}") from None
         except TooLarge as error:
             raise ended(Exit.USAGE, f"one of the files is not a count: it {error}") from None
-        correct = sum(open_count(owner.identity.keyring, token, bits) for token in tokens)
+        keyring, catalogue = owner.identity.keyring, owner.catalogue
+        correct = sum(open_count(keyring, each, counted_model(catalogue, model, each)) for each in counts)
     if as_json:
         line({"model": model, "correct": correct})
     else:

@@ -17,7 +17,7 @@ from moiety_shared.crypto.handshake import ENVELOPE_OVERHEAD
 from moiety_shared.crypto.prg import SEED_BYTES
 from moiety_shared.crypto.sealing import RESULT_OVERHEAD, SEAL_OVERHEAD
 from moiety_shared.formats import COUNT, REQUEST, RESULT, SECRET, check_magic
-from moiety_shared.messages.verified import answer_lengths
+from moiety_shared.messages.verified import answer_lengths, count_bytes
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
@@ -128,15 +128,18 @@ def result_bytes(plan: Plan, rows: int, recipients: Recipients = Recipients.CLIE
 
 def _result_lengths(plan: Plan, rows: int, recipients: Recipients, party: int) -> range:
     """The lengths that party p's sealed result share may have."""
-    share = plan.output_bytes(rows)
-    beside = SEAL_OVERHEAD + share if Recipients.OWNER in recipients else 0
-    if Recipients.CLIENT not in recipients:
+    share, client = plan.output_bytes(rows), Recipients.CLIENT in recipients
+    beside = owner_bytes(plan, party, rows) if Recipients.OWNER in recipients else 0
+    if not (client or plan.verified):
         return range(beside, beside + 1)
-    own, beside = (
-        answer_lengths(plan, party, rows) if plan.verified else range(share, share + 1),
-        beside + RESULT_OVERHEAD,
-    )
+    own = answer_lengths(plan, party, rows, client) if plan.verified else range(share, share + 1)
+    beside += RESULT_OVERHEAD
     return range(own.start + beside, own.stop + beside, own.step)
+
+
+def owner_bytes(plan: Plan, party: int, rows: int) -> int:
+    """The length of party p's share of a count that only the owner can open."""
+    return SEAL_OVERHEAD + (count_bytes(plan, party) if plan.verified else plan.output_bytes(rows))
 
 
 def request_digest(request_id: bytes, time: int, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:

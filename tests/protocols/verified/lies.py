@@ -148,7 +148,7 @@ def judged(up: Upload, bundle: Bundle, x: Array, outcome: Outcome, liar: int) ->
     honest = outcome.answers[1 - liar]
     if honest is None:
         return Caught(True, True)
-    said = honest._replace(keys=bundle.ready[liar].keys)  # the liar says what agrees with the other answer
+    said = honest._replace(keys=bundle.ready[liar].keys.rows)  # the liar says what agrees with the other answer
     return Caught(False, accepted(up, bundle, x, replace(outcome, answers=both(liar, said, honest))) is None)
 
 

@@ -45,7 +45,8 @@ class Bundle:
     name: bytes
     sent: dict[str, graph.Corrections]
     ready: list[PreparedRun]
-    records: list[bytes]
+    records: dict[str, list[bytes]]
+    """What the dealer vouches for, of the rows and of their counts."""
     masks: dict[str, Array]
     """The dealer's mask of each wire that is cut, by the layer that reads it."""
     seeds: list[bytes]
@@ -87,8 +88,7 @@ class Upload:
             sent = dict(graph.deal(self.plan, rows, self.keys, self.masks, (Stream(seeds[0]), Stream(seeds[1]))))
         ready = [self.prepare(p, rows, seeds[p], sent) for p in (0, 1)]
         name = new_seed()
-        keys = (RowKeys.draw(Stream(seeds[0]), rows), RowKeys.draw(Stream(seeds[1]), rows))
-        return Bundle(name, sent, ready, answers.records(keys), masks, seeds)
+        return Bundle(name, sent, ready, recorded(ready), masks, seeds)
 
     def prepare(self, party: int, rows: int, seed: bytes, sent: Mapping[str, graph.Corrections]) -> PreparedRun:
         """bob's preparation reads what he was sent; alice's must not."""
@@ -131,6 +131,11 @@ class Upload:
 
         y = reference.run(self.plan, x, self.weights, dither, opened=masked)
         return y.sum(axis=0, keepdims=True, dtype=y.dtype) if self.plan.output.kind == "count" else y
+
+
+def recorded(ready: Sequence[PreparedRun]) -> dict[str, list[bytes]]:
+    """The dealer's records of these rows, and of their counts."""
+    return {pair[0].of: answers.records(pair) for pair in zip(*(run.keys for run in ready), strict=True)}
 
 
 def alone(session: Session[list[PartyAnswer]]) -> Session[PartyAnswer]:
@@ -180,9 +185,21 @@ def accepted(upload: Upload, bundle: Bundle, x: Array, outcome: Outcome) -> Arra
     if one is None or other is None:
         return None
     try:
-        return answers.accept(WORD, x, (one, other), lambda keys: answers.records(keys) == bundle.records)
+        return accepted_of(bundle, slice(len(x)), x, (one, other))
     except CheckFailed:
         return None
+
+
+def accepted_of(bundle: Bundle, place: slice, x: Array, pair: tuple[PartyAnswer, PartyAnswer]) -> Array:
+    """What the client accepts that shared these rows of the bundle: y, or their count. Raises CheckFailed."""
+
+    def dealt(keys: tuple[RowKeys, RowKeys]) -> bool:
+        return answers.records(keys) == bundle.records[keys[0].of][place][: len(keys[0].keys)]
+
+    y, (one, other) = answers.accept(WORD, x, pair, dealt), (each.counted for each in pair)
+    if one is None or other is None:
+        return y
+    return answers.accept(WORD, np.empty((1, 0), np.int64), (one, other), dealt)
 
 
 def stored(prepared: Any, name: str = "") -> Iterator[tuple[str, Array]]:

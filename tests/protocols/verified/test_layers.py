@@ -21,12 +21,12 @@ from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.plan import Output, Plan
 from moiety_shared.plan.waves import Wave, Waves
-from moiety_shared.protocols.verified import answers, graph
+from moiety_shared.protocols.verified import graph
 from moiety_shared.protocols.verified.prepared import joined, rows_of
 from moiety_shared.ring import Array
 from tests.protocols.running import integers, plan_of
 from tests.protocols.verified.lies import number
-from tests.protocols.verified.running import Bundle, Upload, accepted, drive, stored
+from tests.protocols.verified.running import Bundle, Upload, accepted, drive, recorded, stored
 
 OPENED: dict[str, Any] = {"shift": 3, "opened_bits": 16, "range_bits": 13}
 CHECK = 4
@@ -287,8 +287,7 @@ def _rows_2_and_0(bundle: Bundle) -> Bundle:
     """Two rows of a bundle that was prepared as a whole, each cut out of it, and joined the other way round."""
     ready = [joined([rows_of(run, 2, 3), rows_of(run, 0, 1)]) for run in bundle.ready]
     masks = {name: low[[2, 0]] for name, low in bundle.masks.items()}
-    records = answers.records((ready[0].keys, ready[1].keys))
-    return replace(bundle, ready=ready, masks=masks, records=records)
+    return replace(bundle, ready=ready, masks=masks, records=recorded(ready))
 
 
 @pytest.mark.parametrize("liar", [0, 1], ids=["alice", "bob"])

@@ -99,7 +99,7 @@ def test_rows_of_several_bundles_make_one_run(up: Upload, first: int, end: int) 
         ahead = _prepared_ahead(up, party, seeds[party], kept, first, end)
         assert [*map(np.ndarray.tobytes, arrays_of(ahead))] == [*map(np.ndarray.tobytes, arrays_of(whole))]
         assert (ahead.verdicts, ahead.keys) == (whole.verdicts, whole.keys)
-    bundle = Bundle(new_seed(), {}, ready, [], {}, seeds)
+    bundle = Bundle(new_seed(), {}, ready, {}, {}, seeds)
     one, other = drive(up.sessions(bundle, x)).answers
     assert one is not None and other is not None
     keys = RowKeys.draw(streams[0], len(x)), RowKeys.draw(streams[1], len(x))

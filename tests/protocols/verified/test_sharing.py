@@ -8,14 +8,13 @@ import pytest
 
 from moiety_shared.crypto.prg import new_seed
 from moiety_shared.protocols.opening import Session, lockstep
-from moiety_shared.protocols.verified import answers, graph
+from moiety_shared.protocols.verified import graph
 from moiety_shared.protocols.verified.answers import CheckFailed, PartyAnswer
 from moiety_shared.protocols.verified.claims import Nonces, Standing
-from moiety_shared.protocols.verified.graph import WORD
 from moiety_shared.ring import Array
 from tests.protocols.running import integers
 from tests.protocols.verified import lies
-from tests.protocols.verified.running import Bundle, Upload
+from tests.protocols.verified.running import Bundle, Upload, accepted_of
 from tests.protocols.verified.test_layers import counting, given
 
 REQUESTS = [2, 1, 3]
@@ -41,12 +40,6 @@ def shared(up: Upload, bundle: Bundle, shares: tuple[Array, Array]) -> list[Pair
     return list(zip(*lockstep(*runs), strict=True))
 
 
-def accepted(bundle: Bundle, place: slice, x: Array, pair: Pair) -> Array:
-    """What the client of these rows accepts."""
-    records = bundle.records[place]
-    return answers.accept(WORD, x, pair, lambda keys: answers.records(keys) == records)
-
-
 def test_each_client_accepts_its_own_answer(up: Upload) -> None:
     x, bundle = given(up, sum(REQUESTS))
     one = integers(x.shape)
@@ -54,7 +47,7 @@ def test_each_client_accepts_its_own_answer(up: Upload) -> None:
     for place, pair in zip(PLACES, told, strict=True):
         own = replace(bundle, masks={name: low[place] for name, low in bundle.masks.items()})
         expected = up.expected(own, x[place])
-        assert np.array_equal(accepted(bundle, place, x[place], pair).reshape(expected.shape), expected)
+        assert np.array_equal(accepted_of(bundle, place, x[place], pair).reshape(expected.shape), expected)
 
 
 def test_nobody_is_told_a_key_of_anothers_row(up: Upload) -> None:
@@ -65,7 +58,7 @@ def test_nobody_is_told_a_key_of_anothers_row(up: Upload) -> None:
     assert len({answer.opened for answer, _ in told}) == len(REQUESTS)
     for place, pair in zip(PLACES, [*told[1:], told[0]], strict=True):
         with pytest.raises(CheckFailed):
-            accepted(bundle, place, x[place], pair)
+            accepted_of(bundle, place, x[place], pair)
 
 
 def test_of_a_request_that_bob_refuses_the_check_holds(up: Upload) -> None:
@@ -76,9 +69,9 @@ def test_of_a_request_that_bob_refuses_the_check_holds(up: Upload) -> None:
     other[PLACES[1]] = 0
     told = shared(up, bundle, (one, other))
     with pytest.raises(CheckFailed):
-        accepted(bundle, PLACES[1], x[PLACES[1]], told[1])
+        accepted_of(bundle, PLACES[1], x[PLACES[1]], told[1])
     for number in (0, 2):
         place = PLACES[number]
         own = replace(bundle, masks={name: low[place] for name, low in bundle.masks.items()})
         expected = up.expected(own, x[place])
-        assert np.array_equal(accepted(bundle, place, x[place], told[number]).reshape(expected.shape), expected)
+        assert np.array_equal(accepted_of(bundle, place, x[place], told[number]).reshape(expected.shape), expected)

@@ -13,6 +13,7 @@ from moiety_shared.protocols.verified.wires import DealtWire
 from moiety_shared.ring import Array
 from tests.protocols.enumeration import Leak
 from tests.protocols.verified.tiny import PRODUCT_VIEWS, RELU_VIEWS, assert_one_histogram, product_views, relu_views
+from tests.protocols.verified.tiny_counts import Secret, count_views, views
 from tests.protocols.verified.tiny_layers import CONV_VIEWS, POOL_VIEWS, conv_views, pool_views
 from tests.protocols.verified.tiny_smooth import NORMAL_VIEWS, SMOOTH, SMOOTH_VIEWS, normal_views, smooth_views
 
@@ -49,6 +50,22 @@ def test_a_smooth_function_shows_a_liar_nothing(kind: str, liar: int) -> None:
 @PARTIES
 def test_a_normal_form_shows_a_liar_nothing(liar: int) -> None:
     assert_one_histogram(normal_views(liar, [7]), NORMAL_VIEWS)
+
+
+PAIRS = [(one, other) for one in range(4) for other in range(4)]
+OF_ONE_SUM = [[pair for pair in PAIRS if sum(pair) % 4 == of] for of in range(4)]
+
+
+@PARTIES
+def test_a_count_shows_a_liar_nothing(liar: int) -> None:
+    assert_one_histogram(count_views(liar, PAIRS, [7], ""), views(""))
+
+
+@pytest.mark.parametrize("pairs", OF_ONE_SUM)
+@PARTIES
+def test_a_count_shows_whoever_may_read_it_the_sum_alone(liar: int, pairs: list[Secret]) -> None:
+    """A party and the model's owner together, who has the key of the count, and none of an input."""
+    assert_one_histogram(count_views(liar, pairs, [0, 7, 12], "c"), views("c"), every_view=False)
 
 
 def even(patch: Patch) -> None:
@@ -154,3 +171,21 @@ def test_a_leak_of_a_normal_form_is_noticed(monkeypatch: Patch, plant: Callable[
     plant(monkeypatch)
     with pytest.raises(Leak):
         assert_one_histogram(normal_views(0, [7]), NORMAL_VIEWS)
+
+
+@pytest.mark.parametrize("known", ["xx", "cxx"])
+def test_a_key_that_yields_masks_of_inputs_too_is_noticed(known: str) -> None:
+    with pytest.raises(Leak):
+        assert_one_histogram(count_views(0, OF_ONE_SUM[0], [7], known), views(known))
+
+
+def test_that_a_reader_reads_the_sum_is_noticed() -> None:
+    with pytest.raises(Leak):
+        assert_one_histogram(count_views(0, PAIRS, [7], "c"), views("c"))
+
+
+@pytest.mark.parametrize("plant", [bare, unmasked], ids=["bare", "unmasked"])
+def test_a_leak_of_a_count_is_noticed(monkeypatch: Patch, plant: Callable[[Patch], None]) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Leak):
+        assert_one_histogram(count_views(0, PAIRS, [7], ""), views(""))

@@ -312,12 +312,13 @@ def look_up(holders: Sequence[Any], dealer: Whole, tapes: list[Tape], cheater: i
         holder.looked_up = looked_up
 
 
-def assert_one_histogram(views: Iterator[tuple[Any, Array]], honest: int) -> None:
-    """Raises Leak unless all secrets have one histogram. Strategy 0, whose codes are below `honest`, is accepted."""
+def assert_one_histogram(views: Iterator[tuple[Any, Array]], honest: int, *, every_view: bool = True) -> None:
+    """Raises Leak unless all secrets have one histogram. Strategy 0, whose codes are below `honest`, is accepted, in
+    every view unless some cannot be."""
     counts: dict[Any, Any] = {}
     for secret, codes in views:
         counts[secret] = counts.get(secret, 0) + np.bincount(codes, minlength=16 * honest)
     first, *others = counts.values()
     if any(not np.array_equal(other, first) for other in others):
         raise Leak("what a liar sees depends on a secret")
-    assert not first[:honest:2].any() and first[1:honest:2].all()
+    assert not first[:honest:2].any() and (first[1:honest:2].all() or not every_view)

@@ -5,6 +5,11 @@ y^ by both shares of r_out. A row of a bundle has a key at each party, which yie
 masks of the row and nothing else: never a tag. The client gets both keys. A party could lie about its own, so the
 dealer vouches for a record of both, row by row. The client decides before it knows y, by what does not depend on y:
 whether it accepts tells nothing.
+
+A count is one result for all rows of a request, and may be for the model's owner, who must not learn the inputs. So
+of a plan that counts a row has two keys at each party: one yields the mask of its input, the other that of a result.
+The client gets the first of each of its rows, whoever reads the count; who reads it gets the second of the first row.
+Each is an answer of its own: one has inputs and no result, the other a result and no input.
 """
 
 import math
@@ -12,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +27,8 @@ from moiety_shared.crypto.prg import SEED_BYTES, Stream
 from moiety_shared.protocols.dealing import Addressed
 from moiety_shared.protocols.verified.word import Word
 
+Kind = Literal["row", "count"]
+"""What a key is of: a row, or a count that begins with it."""
 KEY_BYTES = SEED_BYTES
 DIGEST_BYTES = 32
 RECORD_BYTES = 32
@@ -37,15 +44,19 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True, repr=False)
 class RowKeys:
-    """The keys of some rows."""
+    """The keys of some rows, or those of the counts that begin with them."""
 
     keys: tuple[bytes, ...]
+    of: Kind = "row"
 
     @classmethod
-    def draw(cls, stream: Addressed, rows: int) -> "RowKeys":
+    def draw(cls, stream: Addressed, rows: int, of: Kind = "row") -> "RowKeys":
         """Draw party p's keys from its stream of the bundle."""
-        keys = stream.at("/rows").words("key", (rows, KEY_BYTES), np.uint8)
-        return cls(tuple(key.tobytes() for key in keys))
+        keys = stream.at(f"/{of}s").words("key", (rows, KEY_BYTES), np.uint8)
+        return cls(tuple(key.tobytes() for key in keys), of)
+
+    def __getitem__(self, rows: slice) -> "RowKeys":
+        return RowKeys(self.keys[rows], self.of)
 
     def masks(self, word: Word, values: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Draw [r]_p (rows, values of one input) and [r_out]_p (rows, *shape), int64 of 32 bits.
@@ -54,17 +65,39 @@ class RowKeys:
         """
         drawn = np.empty((len(self.keys), values + math.prod(shape)), np.uint32)
         for key, row in zip(self.keys, drawn, strict=True):
-            Stream(key, "row").fill("masks", row)
+            Stream(key, self.of).fill("masks", row)
         whole = drawn.astype(np.int64) & ((1 << word.low) - 1)
-        return whole[:, :values], whole[:, values:].reshape(-1, *shape)
+        return whole[:, :values], whole[:, values:].reshape(len(whole), *shape)
+
+
+class ClientKeys(NamedTuple):
+    """A party's keys of some rows, and of the counts that may begin with each; none of a plan that does not count."""
+
+    rows: RowKeys
+    counts: RowKeys
+
+    @classmethod
+    def draw(cls, stream: Addressed, rows: int, *, counts: bool) -> "ClientKeys":
+        """Draw party p's keys from its stream of the bundle."""
+        return cls(RowKeys.draw(stream, rows), RowKeys.draw(stream, rows, "count") if counts else RowKeys((), "count"))
+
+    def masks(self, word: Word, values: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """Draw [r]_p (rows, values of one input) and [r_out]_p (rows, *shape), int64 of 32 bits."""
+        if not self.counts.keys:
+            return self.rows.masks(word, values, shape)
+        return self.rows.masks(word, values, (0,))[0], self.counts.masks(word, 0, shape)[1]
 
 
 class PartyAnswer(NamedTuple):
-    """One party's answer: the digest of x^, y^ (rows, *shape), int64 of 32 bits, and its keys of the rows."""
+    """One party's answer: the digest of x^, y^ (rows, *shape), int64 of 32 bits, and its keys of the rows.
+
+    A plan that counts has no y^ of rows, (rows, 0), and a second answer: of no input, and of the count as one row.
+    """
 
     opened: bytes
     result: Array
     keys: RowKeys
+    counted: "PartyAnswer | None" = None
 
 
 def digest(opened: Array) -> bytes:
@@ -74,24 +107,29 @@ def digest(opened: Array) -> bytes:
 
 def apart(opened: Array, result: Array, keys: RowKeys, requests: Sequence[int]) -> list[PartyAnswer]:
     """Return one party's answer to each of the requests that shared a run, from x^ (rows, values of one input), y^ and
-    the keys of the run's rows. `requests` says how many rows each has. Of y^ each has as many rows, or one.
+    the keys of the run's rows. `requests` says how many rows each has.
 
     Each answer is of its own rows alone: a client could neither check the others' nor may it have their keys.
     """
     ends = list(accumulate(requests))
-    results = np.split(result, ends[:-1] if len(result) == ends[-1] else len(ends))
-    return [
-        PartyAnswer(digest(opened[end - rows : end]), own, RowKeys(keys.keys[end - rows : end]))
-        for end, rows, own in zip(ends, requests, results, strict=True)
-    ]
+    places = [slice(end - rows, end) for end, rows in zip(ends, requests, strict=True)]
+    return [PartyAnswer(digest(opened[place]), result[place], keys[place]) for place in places]
+
+
+def counted(opened: Array, sums: Array, keys: ClientKeys, starts: Sequence[int]) -> list[PartyAnswer]:
+    """Return one party's answer to each of the requests that shared a run of a plan that counts, from x^ (rows, values
+    of one input) and y^ of the requests' counts (requests, *shape). `starts` are the numbers of their first rows."""
+    requests = np.diff([*starts, len(opened)]).tolist()
+    firsts = RowKeys(tuple(keys.counts.keys[start] for start in starts), "count")
+    inputs = apart(opened, np.empty((len(opened), 0), np.int64), keys.rows, requests)
+    results = apart(np.empty((len(starts), 0), np.int64), sums, firsts, [1] * len(starts))
+    return [own._replace(counted=result) for own, result in zip(inputs, results, strict=True)]
 
 
 def records(keys: tuple[RowKeys, RowKeys]) -> list[bytes]:
-    """What the dealer vouches for of each row: a hash of both its keys, which tells neither."""
-    return [
-        sha256(joined((b"moiety/v1 row record", *pair))).digest()
-        for pair in zip(*(each.keys for each in keys), strict=True)
-    ]
+    """What the dealer vouches for of each row or count: a hash of both its keys, which tells neither."""
+    label = f"moiety/v1 {keys[0].of} record".encode()
+    return [sha256(joined((label, *pair))).digest() for pair in zip(*(each.keys for each in keys), strict=True)]
 
 
 def accept(
@@ -110,6 +148,5 @@ def accept(
     opened = digest((x + r + s) & low)
     if not (one.opened == other.opened == opened and np.array_equal(one.result, other.result)):
         raise CheckFailed
-    count = len(one.result)  # of a count 1: it is of all rows, under the first's mask
-    y: Array = (one.result - r_out[:count] - s_out[:count]) & low
+    y: Array = (one.result - r_out - s_out) & low
     return y.astype(np.uint32).view(np.int32)

@@ -19,7 +19,7 @@ from moiety_shared.plan.plan import LABELS, Plan
 from moiety_shared.protocols.dealing import Addressed, uniform
 from moiety_shared.protocols.opening import Kind, Opening, Session, alone
 from moiety_shared.protocols.verified import answers, claims, evaluation, product, proofs, truncation
-from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
+from moiety_shared.protocols.verified.answers import ClientKeys, PartyAnswer
 from moiety_shared.protocols.verified.bilinear import MAX_FAN_IN, fan_in
 from moiety_shared.protocols.verified.claims import Nonces, Standing, Verdict
 from moiety_shared.protocols.verified.dealing import AuthenticDealer, AuthenticHolder
@@ -64,7 +64,7 @@ class PreparedRun(NamedTuple):
     layers: dict[str, Any]
     verdicts: list[Verdict]
     masks: list[proofs.ProofMask]
-    keys: RowKeys
+    keys: ClientKeys
 
 
 def check_supported(plan: Plan) -> None:
@@ -149,7 +149,12 @@ def _steps(plan: Plan) -> tuple[list[Layer], str]:
     return ([*plan.layers], plan.output.wire) if last is None else ([*plan.layers, last], OUTPUT)
 
 
-def _given(plan: Plan, keys: RowKeys) -> tuple[Array, Array]:
+def client_keys(plan: Plan, rows: int, stream: Addressed) -> ClientKeys:
+    """Draw party p's keys of a bundle's rows from its stream of the bundle."""
+    return ClientKeys.draw(stream, rows, counts=plan.output.kind == "count")
+
+
+def _given(plan: Plan, keys: ClientKeys) -> tuple[Array, Array]:
     """Party p's shares of the masks that the client will learn: of one input's values and label (rows, n), and of the
     output (rows, *shape)."""
     return keys.masks(WORD, plan.input.shared_size, plan.wires[plan.output.wire].shape)
@@ -164,7 +169,7 @@ def deal(
 ) -> Iterator[tuple[str, Corrections]]:
     """Deal one bundle: yield what is sent to bob, by layer in the plan's order, and at last for the verdict."""
     points, (layers, last) = (keys[0].point, keys[1].point), _steps(plan)
-    inputs, outputs = zip(*(_given(plan, RowKeys.draw(stream, rows)) for stream in streams), strict=True)
+    inputs, outputs = zip(*(_given(plan, client_keys(plan, rows, each)) for each in streams), strict=True)
 
     def dealer_of(name: str) -> LayerDealer:
         at, delta = (streams[0].at(name), streams[1].at(name)), WORD.wrap(keys[0].delta + keys[1].delta)
@@ -193,7 +198,7 @@ def prepare(
     sent: Mapping[str, Corrections],
 ) -> PreparedRun:
     """Compute all that party p can before the inputs exist. bob passes what the dealer sent."""
-    points, (layers, last), keys = key.point.points, _steps(plan), RowKeys.draw(stream, rows)
+    points, (layers, last), keys = key.point.points, _steps(plan), client_keys(plan, rows, stream)
     given, result = _given(plan, keys)
 
     def holder_of(name: str) -> LayerHolder:
@@ -246,14 +251,16 @@ def evaluate(
     party, ready = RunningParty(WORD, key.party, key.one, weights), prepared.layers
     given = yield from alone(_open_input(x, prepared.inputs))
     result = yield from evaluation.evaluate(plan, party, ready, _inputs(plan, given))
-    if (last := _last(plan)) is not None:
-        lift = ready[OUTPUT]
-        if plan.output.kind == "count":
-            starts = [0, *accumulate(requests)][:-1]
-            lift = truncation.added_up(lift, starts)
-            result = np.add.reduceat(result, starts, axis=0) & ((1 << WORD.low) - 1)
-        result = yield from alone(truncation.evaluate(party, last, lift, result))
-    return answers.apart(given, result, prepared.keys, requests)
+    if (last := _last(plan)) is None:
+        return answers.apart(given, result, prepared.keys.rows, requests)
+    lift, starts = ready[OUTPUT], [0, *accumulate(requests)][:-1]
+    if plan.output.kind == "count":
+        lift = truncation.added_up(lift, starts)
+        result = np.add.reduceat(result, starts, axis=0) & ((1 << WORD.low) - 1)
+    result = yield from alone(truncation.evaluate(party, last, lift, result))
+    if plan.output.kind == "count":
+        return answers.counted(given, result, prepared.keys, starts)
+    return answers.apart(given, result, prepared.keys.rows, requests)
 
 
 def _inputs(plan: Plan, values: Array) -> dict[str, Array]:

@@ -24,8 +24,8 @@ from moiety_shared.protocols.verified.claims import Nonces, Standing
 from moiety_shared.ring import Array
 
 RECORDS, NUMBERS = "/records", "/rows"
-"""Beside the layers, in a bundle's arrays: the dealer's voucher for each row; and each row's number, and
-where it lies prepared, None as long as it is not."""
+"""Beside the layers, in a bundle's arrays: the dealer's voucher for each row, and for its count if the plan counts; and
+each row's number, and where it lies prepared, None as long as it is not."""
 
 Parts = dict[str, tuple[Correction, ...]]
 
@@ -55,13 +55,14 @@ class _Rehearsal:
     def layout(self) -> Layout:
         whole = {name: tuple(_described(part, 0) for part in sent.items()) for name, sent in self.weights.items()}
         row = {name: tuple(_described(part, 1) for part in sent.items()) for name, sent in self.sent.items()}
-        return Layout(whole, row | {RECORDS: (Correction("voucher", (VOUCHER_BYTES,), "|u1"),)})
+        vouchers = ("voucher", "count's voucher")[: 1 + (self.plan.output.kind == "count")]
+        return Layout(whole, row | {RECORDS: tuple(Correction(one, (VOUCHER_BYTES,), "|u1") for one in vouchers)})
 
     def rounds(self) -> list[Round]:
         """What alice sends in a run of the row."""
         plan, rounds = self.plan, list[Round]()
         zeros = {name: np.zeros(shape, ring_dtype(plan.ring_bits)) for name, shape in plan.weights()}
-        x = np.zeros((1, plan.input.size), ring_dtype(plan.ring_bits))
+        x = np.zeros((1, plan.input.shared_size), ring_dtype(plan.ring_bits))
         sessions = list[Session[list[PartyAnswer]]]()
         for party, stream in enumerate(self.streams):
             weights = graph.weights_at(plan, party, zeros, stream, stream, self.weights)
@@ -97,8 +98,6 @@ def layout(plan: Plan) -> Layout:
 def verified(plan: Plan) -> Plan:
     """Return the plan for verified runs, with their cost. Raises ValueError, naming the layer, if it has one that
     cannot be verified yet."""
-    if plan.output.kind == "count":  # an answer has a result for each row
-        raise ValueError("counts cannot be verified in a service yet")
     rehearsal = _Rehearsal(plan)
     rounds = rehearsal.rounds()
     online = sum(round_.wire_bytes for round_ in rounds)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moiety_shared.protocols.verified.answers import RowKeys
+from moiety_shared.protocols.verified.answers import ClientKeys, RowKeys
 from moiety_shared.protocols.verified.graph import PreparedRun
 from moiety_shared.protocols.verified.product import PreparedVerified
 from moiety_shared.protocols.verified.wires import Authentic
@@ -26,7 +26,7 @@ def rows_of(run: PreparedRun, start: int, stop: int) -> PreparedRun:
         return arrays[0][:, rows] if axis else arrays[0][rows]
 
     layers = {name: _mapped([layer], of) for name, layer in run.layers.items()}
-    keys = RowKeys(run.keys.keys[rows])
+    keys = ClientKeys(*(each[rows] for each in run.keys))
     return PreparedRun(run.inputs[rows], layers, run.verdicts[rows], run.masks[rows], keys)
 
 
@@ -40,8 +40,12 @@ def joined(parts: Sequence[PreparedRun]) -> PreparedRun:
         layers,
         [verdict for part in parts for verdict in part.verdicts],
         [mask for part in parts for mask in part.masks],
-        RowKeys(tuple(key for part in parts for key in part.keys.keys)),
+        ClientKeys(*(_keys(each) for each in zip(*(part.keys for part in parts), strict=True))),
     )
+
+
+def _keys(parts: Sequence[RowKeys]) -> RowKeys:
+    return RowKeys(tuple(key for part in parts for key in part.keys), parts[0].of)
 
 
 def _mapped(parts: Sequence[Any], make: Callable[[Sequence[Array], int], Array], axis: int = 0) -> Any:
