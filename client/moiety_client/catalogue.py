@@ -35,6 +35,9 @@ from moiety_shared.messages.catalogue import Entry, SignedEntry
 from moiety_shared.messages.tokens import Attachment
 from moiety_shared.problems import Problem, ProblemType
 
+_MOST = 1 << 26
+"""The most bytes of an entry, or of the list of models. A plan of hundreds of layers takes some hundred thousand."""
+
 
 class CatalogueReader:
     """Reads entries and the files beside them, and remembers both."""
@@ -60,7 +63,7 @@ class CatalogueReader:
     def _names(self) -> Steps[list[str]]:
         """Read the names of the published models. The list is not signed; each entry is."""
         with self._catalogue_errors():
-            response = yield Fetch("GET", f"{self._catalogue}/v1/models", self._timeout)
+            response = yield Fetch("GET", f"{self._catalogue}/v1/models", self._timeout, _MOST)
             return [str(one["name"]) for one in clients.check(response).json()]
 
     def _models(self) -> Steps[list[Entry]]:
@@ -79,7 +82,7 @@ class CatalogueReader:
         if refresh or name not in self._sealers or self._sealers[name].entry.expires <= time.time():
             url = f"{self._catalogue}/v1/models/{quote(name, safe='')}"
             with self._catalogue_errors():
-                response = yield Fetch("GET", url, self._timeout)
+                response = yield Fetch("GET", url, self._timeout, _MOST)
                 self._sealers[name] = yield Work(partial(self._trust, name, response))
         return self._sealers[name]
 
@@ -150,7 +153,7 @@ class CatalogueReader:
         """Read a file beside an entry. Raises UntrustedEntry if it is not the one that the entry names."""
         place = f"{quote(entry.name, safe='')}/versions/{entry.version}/files/{attachment.digest}"
         with self._catalogue_errors():
-            response = yield Fetch("GET", f"{self._catalogue}/v1/models/{place}", self._timeout)
+            response = yield Fetch("GET", f"{self._catalogue}/v1/models/{place}", self._timeout, attachment.size)
             content = clients.check(response).content
         if len(content) != attachment.size or hashlib.sha256(content).hexdigest() != attachment.digest:
             raise UntrustedEntry(

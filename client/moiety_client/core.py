@@ -32,7 +32,7 @@ from moiety_service import files
 from moiety_service.http import clients
 from moiety_shared.crypto.possession import private_from_pem
 from moiety_shared.messages.access import AccessFile
-from moiety_shared.messages.wire import MEDIA_TYPE
+from moiety_shared.messages.wire import MEDIA_TYPE, answer_bytes
 from moiety_shared.problems import Problem, ProblemType
 
 # The model may have been republished, or a party's key replaced, since the entry was read.
@@ -123,6 +123,7 @@ class Core(CatalogueReader):
         """Send the very same request until it is answered. Raises Problem if the entry or the request is too old."""
         url = f"{call.entry.parties[0].url}/v1/predictions"
         headers = {"content-type": MEDIA_TYPE} | asking.headers
+        most = answer_bytes(call.entry.plan, call.rows, call.recipients)
         if self._holder.token:
             headers["authorization"] = f"Bearer {self._holder.token}"
         pause = 0.0
@@ -130,7 +131,7 @@ class Core(CatalogueReader):
             left = max(deadline - time.monotonic() - pause, _LEAST_SECONDS)
             try:
                 with no_answer():
-                    return clients.check((yield Fetch("POST", url, left, headers, call.body, after=pause)))
+                    return clients.check((yield Fetch("POST", url, left, most, headers, call.body, after=pause)))
             except Problem as problem:
                 if problem.kind in (*_ENTRY_IS_OLD, ProblemType.REQUEST_EXPIRED):
                     raise

@@ -8,12 +8,14 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from moiety_service.http import clients
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Fetch:
-    """An HTTP request that the driver sends after `after` seconds.
+    """An HTTP request that the driver sends after `after` seconds. Of its answer it reads `most` bytes at most.
 
     The driver sends its response back into the generator, or throws an httpx.HTTPError into it.
     """
@@ -21,6 +23,7 @@ class Fetch:
     method: str
     url: str
     timeout: float
+    most: int
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     content: bytes | None = field(default=None, repr=False)
     after: float = 0.0
@@ -34,6 +37,7 @@ class Fetch:
             "headers": self.headers,
             "content": self.content,
             "timeout": self.timeout,
+            "extensions": clients.at_most(self.most),
         }
 
 

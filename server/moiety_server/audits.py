@@ -22,6 +22,7 @@ from moiety_shared.crypto.prg import Stream
 from moiety_shared.crypto.sealing import open_result
 from moiety_shared.crypto.signing import BadSignature
 from moiety_shared.messages.statements import (
+    MOST_WORDS,
     NO_OUTCOME,
     RunTranscript,
     Statement,
@@ -42,6 +43,8 @@ Calls = Callable[..., httpx.Response]
 """`Owner.call`: sends one request to party 0 or 1."""
 Name = Literal["alice", "bob"]
 _NAMES: tuple[Name, Name] = ("alice", "bob")
+_MOST_SHOWN = 2 * MOST_WORDS
+"""The most bytes of what a party shows of a run: words as text take a third more, and what is signed takes less."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,7 +162,7 @@ def _transcript(call: Calls, upload: AuditableUpload, asked: AuditedRequest, par
     asking = TranscriptRequest(request_id=request_id.hex(), proof=shown.hex(), challenge=challenge.hex())
     body = asking.model_dump(mode="json")
     try:
-        answer = call(party, "POST", f"/v1/models/{upload.upload_id}/transcripts", json=body)
+        answer = call(party, "POST", f"/v1/models/{upload.upload_id}/transcripts", most=_MOST_SHOWN, json=body)
         return _Shown(RunTranscript.model_validate_json(answer.content), challenge)
     except Problem as problem:
         raise _Silent(party, f"it shows no transcript ({problem})") from None

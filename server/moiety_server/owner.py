@@ -24,6 +24,8 @@ from moiety_shared.messages.parties import HeldModel, HeldModels, PublicKeys
 from moiety_shared.problems import Problem, ProblemType
 
 NAMES = ("alice", "bob")
+_MOST_HELD = 1 << 24
+"""The most bytes of what a party says of all models that it holds: each takes some hundred."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ class Owner:
         self._db.close()
         self.audit.close()
 
-    def call(self, party: int, method: str, path: str, **content: object) -> httpx.Response:
-        """Send one request to party 0 or 1. Raises the Problem that the party answers, or PEER_UNAVAILABLE."""
+    def call(self, party: int, method: str, path: str, *, most: int = 0, **content: object) -> httpx.Response:
+        """Send one request to party 0 or 1, and read `most` bytes of its answer at most, or those of a problem. Raises
+        the Problem that the party answers, or PEER_UNAVAILABLE."""
         try:
-            return clients.check(self._clients[party].request(method, path, **content))  # type: ignore[arg-type]
+            answer = self._clients[party].request(method, path, extensions=clients.at_most(most), **content)  # type: ignore[arg-type]
+            return clients.check(answer)
         except Problem as problem:
             if problem.kind is ProblemType.DISK_FULL:
                 raise Problem(problem.kind, f"that of {NAMES[party]}, at {self._clients[party].base_url}") from None
@@ -172,7 +176,7 @@ class Owner:
     def _held(self, party: int) -> dict[str, HeldModel] | None:
         """Return what a party has, by upload, or None when it does not answer."""
         try:
-            answer = self.call(party, "GET", "/v1/models")
+            answer = self.call(party, "GET", "/v1/models", most=_MOST_HELD)
         except Problem as problem:
             if problem.kind is not ProblemType.PEER_UNAVAILABLE:
                 raise

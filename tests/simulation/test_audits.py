@@ -77,10 +77,12 @@ class OwnersRequest:
         """The owner's verdict on it."""
         loop, entry, call = asyncio.get_running_loop(), w.entry.entry, self.call
 
-        def show(number: int, _method: str, path: str, json: dict[str, str]) -> httpx.Response:
+        def show(number: int, _method: str, path: str, most: int, json: dict[str, str]) -> httpx.Response:
             asked = TranscriptRequest.model_validate(json)
             shown = party(w, number).transcript(path.split("/")[3], asked)
-            return httpx.Response(200, text=asyncio.run_coroutine_threadsafe(shown, loop).result().model_dump_json())
+            text = asyncio.run_coroutine_threadsafe(shown, loop).result().model_dump_json()
+            assert len(text) <= most
+            return httpx.Response(200, text=text)
 
         inputs = call.alice_share, call.bob_share()
         asked = AuditedRequest(call.entry.plan, call.binding, inputs, self.drawn.result_keys, self.answer)
@@ -143,8 +145,9 @@ def lying_in(session: Session[Array], round_: int) -> Session[Array]:
             return stop.value  # type: ignore[no-any-return]
 
 
-def shares_wrong(plan: Any, outputs: Array, rows: Any) -> list[bytes]:
-    return [bytes([one[0] ^ 1]) + one[1:] for one in results.result_shares(plan, outputs, rows)]
+def shares_wrong(plan: Any, outputs: Array, rows: Any) -> list[results.ResultShare]:
+    shares = results.result_shares(plan, outputs, rows)
+    return [one._replace(result=bytes([one.result[0] ^ 1]) + one.result[1:]) for one in shares]
 
 
 @pytest.mark.parametrize("liar", [0, 1], ids=NAMES)

@@ -22,6 +22,7 @@ from moiety_shared.messages.catalogue import Entry
 from moiety_shared.problems import PROBLEM_JSON, Problem, ProblemType
 
 _SECONDS = 5.0
+_MOST_METRICS = 1 << 24  # a role has some hundred lines of them, and some for each model
 _LISTED = 3
 # If alice is not ready for one of these reasons, bob did answer her: see the leader's `ready`.
 _ALICE_REACHED_BOB = (ProblemType.RANDOMNESS_EXHAUSTED, ProblemType.PROVIDER_UNAVAILABLE)
@@ -182,7 +183,7 @@ class Observer:
     def _operated(self, url: str) -> Role:
         """Return the state of a role whose metrics can be read."""
         try:
-            text = self._local.get(f"{url}/metrics").raise_for_status().text
+            text = self._local.get(f"{url}/metrics", extensions=clients.at_most(_MOST_METRICS)).raise_for_status().text
             seen, _ = _asked("", url, self._local.get)
             samples = list(_samples(text))
         except (httpx.HTTPError, ValueError) as error:
@@ -212,13 +213,13 @@ class Observer:
         return {name: max(value - before.get(name, 0.0), 0.0) / (now - then) for name, value in totals.items()}
 
 
-def _asked(role: str, url: str, get: Callable[[str], httpx.Response]) -> tuple[Role, ProblemType | None]:
+def _asked(role: str, url: str, get: Callable[..., httpx.Response]) -> tuple[Role, ProblemType | None]:
     """Ask a role what it tells anybody: whether it is ready, and until when its certificate is valid.
 
     Returns the kind of its problem too, if it names one.
     """
     try:
-        answer = get(f"{url}/health/ready")
+        answer = get(f"{url}/health/ready", extensions=clients.at_most(0))
     except httpx.HTTPError as error:
         return Role(role, url, "down", f"does not answer ({type(error).__name__})"), None
     expires = _expiry(answer)

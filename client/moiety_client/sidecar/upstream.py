@@ -50,7 +50,8 @@ class Upstream(AsyncClient):
     async def check_ready(self, entry: Entry) -> None:
         """Raise Problem unless the parties would take a request now."""
         with no_answer():
-            clients.check(await self._http.get(f"{entry.parties[0].url}/health/ready"))
+            ready = f"{entry.parties[0].url}/health/ready"
+            clients.check(await self._http.get(ready, extensions=clients.at_most(0)))
 
     async def exchange(self, call: Call, seconds: float) -> httpx.Response:
         """Send a call until it is answered. Whoever made the call opens the answer. Raises Problem."""

@@ -29,6 +29,7 @@ from moiety_service.settings import ServiceSettings
 from moiety_shared.problems import Problem
 
 _SECONDS = 5.0  # a healthy service answers a health check sooner
+_MOST_DESCRIPTION = 1 << 24  # of a service, as OpenAPI: it has some hundred thousand bytes
 _SKEW_SECONDS = 30.0
 _DAYS = 30
 _LITTLE, _TOO_LITTLE = 2 << 30, 200 << 20  # free bytes on the disk: a warning, an error
@@ -195,7 +196,7 @@ def _port(here: Service, settings: ServiceSettings) -> Iterator[Finding]:
             return
     try:
         with clients.client(here.url, timeout=_SECONDS, ca=here.ca) as client:
-            title = _info(client.get("/openapi.json")).get("title")
+            title = _info(client.get("/openapi.json", extensions=clients.at_most(_MOST_DESCRIPTION))).get("title")
     except (httpx.HTTPError, OSError, ValueError):
         title = None
     if title == here.title:
@@ -211,10 +212,10 @@ def reach(role: str, service: Service) -> Iterator[Finding]:
     try:
         with clients.client(service.url, timeout=_SECONDS, ca=service.ca) as client:
             asked = time.time()
-            answer = client.get("/openapi.json")
+            answer = client.get("/openapi.json", extensions=clients.at_most(_MOST_DESCRIPTION))
             now = (asked + time.time()) / 2
             info = _info(clients.check(answer))
-            ready = client.get("/health/ready")
+            ready = client.get("/health/ready", extensions=clients.at_most(0))
     except httpx.HTTPError as error:
         yield Finding(role, check, "wrong", f"{service.url} does not answer ({_said(error)})", _fix(service, error))
         return

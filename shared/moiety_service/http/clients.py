@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ DEFAULT_TIMEOUT = 10.0
 SOCKET_BUFFER = (socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 _MOST_DIGITS = 18
 _CONNECTIONS, _IDLE_CONNECTIONS, _IDLE_SECONDS = 100, 20, 5.0  # httpx's own; httpcore would open 10 at once
+_MOST = "most"  # the extension of a request that says how many bytes of its answer are read
+_MOST_PROBLEM = 1 << 16
+"""A problem document is shorter, and may come in place of any answer."""
 _OPTIONS = [SOCKET_BUFFER, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 
 
@@ -37,7 +40,12 @@ def client(
     # trust_env off: a proxy variable must not reroute shares.
     transport = httpx.HTTPTransport(verify=tls_context(ca), socket_options=_OPTIONS, trust_env=False)
     return httpx.Client(
-        base_url=base_url, headers=_headers(credential), timeout=timeout, transport=transport, trust_env=False
+        base_url=base_url,
+        headers=_headers(credential),
+        timeout=timeout,
+        transport=transport,
+        trust_env=False,
+        event_hooks={"response": [_limit]},
     )
 
 
@@ -46,8 +54,17 @@ def async_client(
 ) -> httpx.AsyncClient:
     """An asynchronous client of one service. It sends `credential` to `base_url` as a bearer token, and trusts `ca`."""
     transport = httpx.AsyncHTTPTransport(verify=tls_context(ca), socket_options=_OPTIONS, trust_env=False)
+
+    async def limit(response: httpx.Response) -> None:
+        _limit(response)
+
     return httpx.AsyncClient(
-        base_url=base_url, headers=_headers(credential), timeout=timeout, transport=transport, trust_env=False
+        base_url=base_url,
+        headers=_headers(credential),
+        timeout=timeout,
+        transport=transport,
+        trust_env=False,
+        event_hooks={"response": [limit]},
     )
 
 
@@ -75,7 +92,53 @@ class _Transport(httpx.AsyncHTTPTransport):
 
 
 def _headers(credential: str) -> Mapping[str, str]:
-    return {"authorization": f"Bearer {credential}"} if credential else {}
+    plain = {
+        "accept-encoding": "identity"
+    }  # what is sealed does not compress, and a few bytes may unpack to any number
+    return plain | {"authorization": f"Bearer {credential}"} if credential else plain
+
+
+def at_most(count: int) -> dict[str, int]:
+    """The extensions of a request of whose answer so many bytes are read, or those of a problem. Reading more raises
+    AnswerTooLong."""
+    return {_MOST: max(count, _MOST_PROBLEM)}
+
+
+class AnswerTooLong(httpx.ReadError):
+    """An answer has more bytes than it may have, or is packed. No more of it was read."""
+
+
+def _limit(response: httpx.Response) -> None:
+    most = response.request.extensions.get(_MOST)
+    if most is not None:
+        is_packed = response.headers.get("content-encoding", "identity") != "identity"
+        response.stream = _AtMost(response.stream, 0 if is_packed else most)
+
+
+class _AtMost(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body of at most so many bytes."""
+
+    def __init__(self, body: Any, most: int) -> None:
+        self._body, self._left = body, most
+
+    def _counted(self, part: bytes) -> bytes:
+        self._left -= len(part)
+        if self._left < 0:
+            raise AnswerTooLong("the answer is longer than it may be, or packed")
+        return part
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self._counted, self._body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._body:
+            yield self._counted(part)
+
+    def close(self) -> None:
+        self._body.close()
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
 
 
 def whole_number(text: str) -> int | None:

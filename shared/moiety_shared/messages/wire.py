@@ -142,6 +142,11 @@ def owner_bytes(plan: Plan, party: int, rows: int) -> int:
     return SEAL_OVERHEAD + (count_bytes(plan, party) if plan.verified else plan.output_bytes(rows))
 
 
+def answer_bytes(plan: Plan, rows: int, recipients: Recipients) -> int:
+    """The most bytes that the whole answer to a request may have."""
+    return _RESULT.size + sum(_result_lengths(plan, rows, recipients, party)[-1] for party in (0, 1))
+
+
 def request_digest(request_id: bytes, time: int, rows: int, result_keys: tuple[bytes, bytes], seed: bytes) -> bytes:
     """SHA-256 over the request's id, its time, and all that the client drew afresh for this content.
 

@@ -72,10 +72,10 @@ class Paid(Service):
         transport = httpx.MockTransport(self)
         if kind == "sync":
             client = Client("https://owner", owner_key=key, timeout=timeout)
-            client._http = httpx.Client(transport=transport)
+            client._http._transport = transport
             return Asking(client)
         twin = AsyncClient("https://owner", owner_key=key, timeout=timeout)
-        twin._http = httpx.AsyncClient(transport=transport)
+        twin._http._transport = transport
         return Asking(twin)
 
 
