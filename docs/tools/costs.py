@@ -4,8 +4,6 @@ Rounds and bytes follow from the layers, and from the bits that the compiler giv
 weights and the calibration data, so both are the same ones each time.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,9 +24,8 @@ _HEAD = "| network | one input | ring, bits | rounds | online bytes, each party 
 
 def generated() -> dict[Path, str]:
     """The page with the table of what compiles in seconds."""
-    with _one_thread():
-        lines = [line(name, sources.load(name).compile().plan) for name in network.NETWORKS]
-        lines += [line(name, _small(name)) for name in _SMALL]
+    lines = [line(name, sources.load(name).compile().plan) for name in network.NETWORKS]
+    lines += [line(name, _small(name)) for name in _SMALL]
     return {PAGE: pages.filled(PAGE, {"moiety_server.zoo": "\n".join((_HEAD, *lines))})}
 
 
@@ -49,17 +46,6 @@ def rewrite(name: str, plan: Plan) -> None:
     """Write the row of a whole architecture anew. `make test-zoo` compiles them; it takes half an hour."""
     rows = {row.split(" | ")[0]: row for row in whole()[2:]} | {f"| {name}": line(name, plan)}
     PAGE.write_text(pages.filled(PAGE, {_WHOLE: "\n".join((_HEAD, *rows.values()))}))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in the same order everywhere; and a second thread takes these small networks longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _small(name: str) -> Plan:

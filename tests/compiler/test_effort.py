@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -93,11 +93,13 @@ def test_ranges_that_left_no_bits_are_not_tried_in_other_ways(monkeypatch: pytes
         def __init__(self, graph: ir.Graph, known: dict[str, float], *rest: Any) -> None:
             tried.append((rest[3].ring_bits, known["affordable"], bool(rest[3].waves)))
 
-        def _complete(self) -> tuple[float, float]:
-            return 11 * right.spread, right.spread
+        def is_nearer(self, other: compilation.Trial) -> bool:
+            return False
 
         def exceeds(self, part: float) -> bool:
             return part < 11
+
+        shows = exceeds
 
         def compiled(self) -> compilation.Compiled:
             return replace(right, error=11 * right.spread)
@@ -107,6 +109,29 @@ def test_ranges_that_left_no_bits_are_not_tried_in_other_ways(monkeypatch: pytes
     monkeypatch.setattr(compilation.attribution, "costliest", lambda *_: "")
     assert not compile_model(model, x, low=0, high=1).is_accurate
     assert tried == [(32, 4096, True), *((bits, 16, waves) for bits in (32, 64) for waves in (True, False))]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_farther_of_two_plans_runs_on_no_more_inputs_than_show_it(
+    monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """The nearer one runs on all, since the error that is told of it is that of all."""
+    monkeypatch.setattr(compilation, "_ROWS_AT_ONCE", 1)
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(6, 4)
+    right = compile_model(model, x, low=0, high=1)
+
+    def trial(off: float) -> compilation.Trial:
+        emitter = Mock(weights={name: value + int(off) for name, value in right.weights.items()})
+        exact = run_float(right.graph, x)
+        return compilation.Trial(right.graph, emitter, right.plan, right.logits, x, exact)
+
+    near, far = trial(0), trial(1 << 24)
+    for one in (near, far):
+        assert one.exceeds(0.0)
+    assert near.is_nearer(far) if first else not far.is_nearer(near)
+    assert (near._rows, far._rows) == (6, 1)
+    assert far.shows(1.0) and not near.shows(1.0) and far._rows == 1
 
 
 class ByTheBatch(nn.Module):

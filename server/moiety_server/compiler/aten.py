@@ -60,6 +60,7 @@ OPS: dict[str, Callable[..., Result]] = {
     "conv_transpose2d.input": ops.conv_transpose2d,
     "conv_transpose1d": ops.conv_transpose1d,
     "_native_batch_norm_legit_no_training": ops.norm,
+    "batch_norm": lambda b, *a: ops.norm(b, *a[:5], *a[6:8])[0],  # its sixth argument is False: nothing is trained
     "max_pool2d": ops.max_pool2d,
     "max_pool1d": ops.max_pool1d,
     "max_pool2d_with_indices": lambda b, *a: [ops.max_pool2d(b, *a)],

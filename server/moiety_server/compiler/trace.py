@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from moiety_server.compiler import eager, ir
+from moiety_server.compiler import eager, in_place, ir
 from moiety_server.compiler.aten import DECIDING, EITHER_SIDE, LIKE, LOGIC, OPS, RESHAPES, REWRITTEN, SHAPED
 from moiety_server.compiler.aten_batched import MOVING, along, moved
 from moiety_server.compiler.batched import Batched, is_wire, output_wire, reshaped
@@ -144,7 +144,8 @@ def _exported(model: nn.Module, given: Mapping[str, Tensor]) -> ExportedProgram:
         with eager.predicting(model), eager.quietly(), eager.unhinted(), torch.no_grad():
             alone = () if named else tuple(given.values())
             program: ExportedProgram = torch.export.export(model, alone, named, strict=False)
-            program = program.run_decompositions(_rewritten())
+            if not in_place.replaced(program.graph):
+                program = program.run_decompositions(_rewritten())
     except Exception as error:
         text = without_paths(str(error)) or type(error).__name__
         hint = next((hint for key, hint in _EXPORT_HINTS.items() if key in str(error).lower()), "")
