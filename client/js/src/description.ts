@@ -28,7 +28,7 @@ function takes(entry: Entry): string {
   const how = entry.preprocessing;
   if (input.parts.length) return `the inputs ${listed(input.parts.map((part) => `${sized(part)} from ${part.low} to ${part.high}`))}`;
   if (how?.kind === "table") return `rows of the columns ${listed(how.columns.map((column) => column.name))}`;
-  if (how?.kind === "tokens" || how?.kind === "secret_tokens") return `ids of tokens below ${how.vocabulary}, ${how.length}${how.pad_id === null ? "" : " at most"}`;
+  if (how && "vocabulary" in how) return `ids of tokens below ${how.vocabulary}, ${how.length}${how.pad_id === null ? "" : " at most"}`;
   const numbers = `inputs of shape ${input.shape.join(" x ")}, from ${input.low} to ${input.high}`;
   if (how === null) return numbers;
   const seen = how.polarity ? ` ${how.polarity.replaceAll("-", " ")}` : "";

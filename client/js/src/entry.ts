@@ -232,19 +232,13 @@ function checkPreprocessing(found: unknown, plan: Plan): void {
     check(elementsOf(how as unknown as Table) === wanted, "table");
   } else {
     oneOf(how.kind, "tokens", "secret_tokens");
-    for (const name of ["length", "vocabulary"]) check(whole(how[name], 1), name);
-    const { length, vocabulary, pad_id: pad } = how as unknown as TokenIds;
+    const { length, vocabulary, pad_id: pad, width, step, table, digits } = how as unknown as Tokens & Omit<SecretTokens, "kind">;
+    const secret = how.kind !== "tokens";
+    for (const one of [length, vocabulary]) check(whole(one, 1), "tokens");
+    check(length * (secret ? list(digits).length : width) === wanted, "tokens");
+    if (secret) check(isShape(digits) && size(digits) >= vocabulary, "tokens");
+    else check(isNumber(step) && /^[0-9a-f]{64}$/.test(table.digest) && table.size === 2 * vocabulary * width, "tokens");
     check(pad === null || (whole(pad, 0) && pad < vocabulary), "tokens");
-    if (how.kind === "tokens") {
-      const { width, step, table } = how as unknown as Tokens;
-      check(whole(width, 1) && length * width === wanted && isNumber(step), "tokens");
-      check(/^[0-9a-f]{64}$/.test(table.digest) && table.size === 2 * vocabulary * width, "tokens");
-    } else {
-      const digits = list(how.digits);
-      check(digits.length === 1 || digits.length === 2, "tokens");
-      check(digits.every((one) => whole(one, 2) && (one as number) <= 2048), "tokens");
-      check(length * digits.length === wanted && size(digits as number[]) >= vocabulary, "tokens");
-    }
   }
 }
 

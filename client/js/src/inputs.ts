@@ -19,7 +19,7 @@ import { type Vocabulary } from "./vocabulary.js";
 export function encodeInputs(entry: Entry, given: unknown, others: Others, vocabulary?: Vocabulary, invert?: boolean): Encoded {
   const { plan, preprocessing: how } = entry;
   if (how?.kind === "table") return tableElements(how, plan, given, others);
-  if ((how?.kind === "tokens" || how?.kind === "secret_tokens") && vocabulary) return vocabulary.encode(given, plan);
+  if (vocabulary) return vocabulary.encode(given, plan);
   if (isPixels(given)) {
     if (how?.kind !== "picture") throw new InvalidInput("the model does not take pictures: pass numbers");
     return pixelElements(how, plan, given, invert);

@@ -5,7 +5,7 @@
 
 import { type Bytes } from "./bytes.js";
 import { type Encoded, encode } from "./elements.js";
-import { encodingOf, type Plan, type SecretTokens, type Tokens } from "./entry.js";
+import { encodingOf, type Plan, type SecretTokens, size, type Tokens } from "./entry.js";
 import { InvalidInput } from "./errors.js";
 
 export class Vocabulary {
@@ -21,29 +21,26 @@ export class Vocabulary {
 
   /** Encodes the ids of one input, or a list of inputs. Throws InvalidInput. */
   encode(given: unknown, plan: Plan): Encoded {
-    const { length } = this.how;
+    const { how } = this;
     const inputs = isIds(given) ? [given] : given;
     if (!Array.isArray(inputs) || !inputs.length || !inputs.every(isIds)) {
       throw new InvalidInput("pass ids of tokens: a list of whole numbers for each input; this client makes none of a text");
     }
-    const width = this.how.kind === "tokens" ? this.how.width : this.how.digits.length;
-    const values = new Float64Array(inputs.length * length * width);
+    const width = size(plan.input.shape) / how.length;
+    const values = new Float64Array(inputs.length * how.length * width);
     inputs.forEach((ids, row) => {
       this.#check(ids, row);
-      for (let place = 0; place < length; place++) {
-        const id = ids[place] ?? this.how.pad_id!;
-        for (let at = 0; at < width; at++) values[(row * length + place) * width + at] = this.#value(id, at);
+      for (let place = 0; place < how.length; place++) {
+        const id = ids[place] ?? how.pad_id!;
+        for (let at = 0; at < width; at++) {
+          values[(row * how.length + place) * width + at] =
+            how.kind === "tokens"
+              ? this.#table[id * width + at]! * how.step
+              : Math.floor(id / size(how.digits.slice(at + 1))) % how.digits[at]!;
+        }
       }
     });
     return { rows: inputs.length, elements: encode(values, encodingOf(plan)) };
-  }
-
-  /** What is shared of an id: a value of its row, or a digit. */
-  #value(id: number, at: number): number {
-    const { how } = this;
-    if (how.kind === "tokens") return this.#table[id * how.width + at]! * how.step;
-    const last = how.digits.at(-1)!;
-    return at === how.digits.length - 1 ? id % last : Math.floor(id / last);
   }
 
   #check(ids: ArrayLike<number>, row: number): void {
