@@ -11,7 +11,8 @@ from moiety_shared.plan.layers import Reshare
 from moiety_shared.plan.lookups import Truncate
 from moiety_shared.plan.waves import Wave, Waves, waves_of
 from moiety_shared.protocols import waves
-from moiety_shared.ring import Array
+from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.ring import Array, Ring
 from tests.protocols.running import integers, plan_of, run_of
 
 MOST_BITS, MOST_FRACTION = 16, 24
@@ -139,3 +140,18 @@ def test_the_reference_of_many_values_is_that_of_each(word_bits: int) -> None:
     opened = reference.some_opened(layer, t) + (Stream(bytes(32)).words("above", (2000,), np.int16) << 8)
     each = [waves.reference(layer, t[at : at + 100], opened[at : at + 100]) for at in range(0, 2000, 100)]
     assert np.array_equal(waves.reference(layer, t, opened), np.concatenate(each))
+
+
+@pytest.mark.parametrize(("word_bits", "size"), [(32, 4), (33, 5), (40, 5), (41, 6), (48, 6), (49, 8)])
+def test_words_travel_in_the_bytes_that_hold_them(word_bits: int, size: int) -> None:
+    layer, ring, seeds = some_waves(8, word_bits=word_bits), Ring(word_bits), (bytes(32), bytes([1]) * 32)
+    dealer = Dealer(Ring(64), 3, *map(Stream, seeds))
+    waves.deal(dealer, layer)
+    stated = layer.corrections(64)
+    assert sum(c.row_bytes for c in stated) == size * layer.words * layer.size
+    sent = {c.name: dealer.corrections[c.name] for c in stated}
+    assert {(c.name, np.dtype(c.dtype)) for c in stated} == {(name, array.dtype) for name, array in sent.items()}
+    first = waves.prepare(Holder(Ring(64), 0, 3, Stream(seeds[0]), {}), layer)
+    second = waves.prepare(Holder(Ring(64), 1, 3, Stream(seeds[1]), sent), layer)
+    r = (first.mask + second.mask).astype(np.int64) & 255
+    assert np.array_equal(ring.wrap(first.words + second.words), ring.wrap(waves.every_word(layer, r)))

@@ -216,7 +216,7 @@ def _attempts(graph: ir.Graph, reveal: Reveal, clamp_inputs: bool) -> Iterator[t
         if bends and attends and bits == 64:
             yield Precision.of(bits, waves=32), affordable, max(with_waves, _BESIDE_ATTENTION)
         if bends:
-            yield Precision.of(bits, waves=bits), affordable, with_waves
+            yield Precision.of(bits, waves=min(bits, 40)), affordable, with_waves
         yield Precision.of(bits, waves=0), affordable, tolerated
 
 

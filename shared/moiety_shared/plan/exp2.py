@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from moiety_shared.plan.approximate import Approximate
-from moiety_shared.plan.layers import Correction, ring_dtype
+from moiety_shared.plan.layers import Correction, word_corrections
 
 _MOST_SPANS = 16
 
@@ -70,4 +70,4 @@ class Exp2(Approximate):
         return self.size
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (Correction("words", (self.spans, self.size), ring_dtype(self.word_bits)),)
+        return word_corrections("words", (self.spans, self.size), self.word_bits)

@@ -72,6 +72,24 @@ def ring_bytes(bits: int) -> int:
     return np.dtype(ring_dtype(bits)).itemsize
 
 
+def word_corrections(name: str, shape: tuple[int, ...], bits: int) -> tuple[Correction, ...]:
+    """What the dealer sends of words of so many bits. Where 5 or 6 bytes hold one, its low 32 bits come in one array
+    and the others in a second: a ring element in memory has 8."""
+    if (above := upper_dtype(bits)) is None:
+        return (Correction(name, shape, ring_dtype(bits)),)
+    return Correction(name, shape, "<i4"), Correction(upper(name), shape, above)
+
+
+def upper_dtype(bits: int) -> str | None:
+    """The numpy type of the second array; None where there is none."""
+    return None if not 32 < bits <= 48 else "|u1" if bits <= 40 else "<u2"
+
+
+def upper(name: str) -> str:
+    """The name of the second array."""
+    return f"{name} upper"
+
+
 def packed(bits: int) -> int:
     """The number of bytes that hold that many bits."""
     return (bits + 7) // 8

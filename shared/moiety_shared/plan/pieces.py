@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from moiety_shared.plan.approximate import Approximate
-from moiety_shared.plan.layers import Correction, ring_dtype
+from moiety_shared.plan.layers import Correction, word_corrections
 
 Function = Literal["log2", "rsqrt", "reciprocal"]
 
@@ -120,4 +120,4 @@ class Pieces(Approximate):
         return (self.degree + 1) * self.size
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (Correction("words", (self.words, self.size), ring_dtype(self.word_bits)),)
+        return word_corrections("words", (self.words, self.size), self.word_bits)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import FailFast, Field, model_validator
 
 from moiety_shared.plan.approximate import Approximate
-from moiety_shared.plan.layers import Correction, Public, ring_dtype
+from moiety_shared.plan.layers import Correction, Public, word_corrections
 
 _LARGEST = 1 << 30
 _PLACES = 64  # for each wave: what is between them is at most 0.12 % higher
@@ -88,7 +88,7 @@ class Waves(Approximate):
         return self.words * self.size
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (Correction("words", (self.words, self.size), ring_dtype(self.word_bits)),)
+        return word_corrections("words", (self.words, self.size), self.word_bits)
 
 
 def waves_of(cosines: Floats, sines: Floats, period: int) -> Floats:

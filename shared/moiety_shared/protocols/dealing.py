@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moiety_shared.arrays import Array
+from moiety_shared.plan.layers import upper, upper_dtype
 
 if TYPE_CHECKING:
     from moiety_shared.ring import Ring
@@ -71,6 +72,13 @@ class Dealer:
         share = uniform(ring, self._alice, name, value.shape)
         self.corrections[name] = ring.wrap(np.subtract(value, share, out=share))
 
+    def fix_long(self, name: str, value: Array, ring: Ring) -> None:
+        """Do as `fix`, and send as many bytes as hold an element where these are 5 or 6."""
+        self.fix(name, value, ring)
+        if above := upper_dtype(ring.bits):
+            whole = self.corrections[name]
+            self.corrections |= {name: whole.astype(np.int32), upper(name): (whole >> 32).astype(above)}
+
     def fix_words(self, name: str, value: Array) -> None:
         """Share `value` (rows, *shape), words of any integer type, by XOR, and keep party 1's share as a correction."""
         share = self._alice.words(name, value.shape, value.dtype)
@@ -100,6 +108,16 @@ class Holder:
         if self.party == 1:
             return self._corrections[name]
         return uniform(ring or self.ring, self._stream, name, (self.rows, *shape))
+
+    def fixed_long(self, name: str, shape: tuple[int, ...], ring: Ring) -> Array:
+        """Return [v]_p (rows, *shape) of a value that the dealer fixed by `fix_long`."""
+        found = self.fixed(name, shape, ring)
+        if self.party == 0 or not upper_dtype(ring.bits):
+            return found
+        whole = self._corrections[upper(name)].astype(np.int64)
+        whole <<= 32
+        whole |= found.view(np.uint32)
+        return whole
 
     def fixed_words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Return <v>_p (rows, *shape) of words that the dealer fixed."""

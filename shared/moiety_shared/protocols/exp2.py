@@ -112,13 +112,13 @@ def deal(dealer: Dealer, layer: Exp2) -> None:
     """Fix W for the mask r."""
     opened = reduce.opened_ring(layer)
     r = opened.lift(dealer.mask("value", (layer.size,), opened), Ring(64))
-    dealer.fix("words", every_word(layer, r), Ring(layer.word_bits))
+    dealer.fix_long("words", every_word(layer, r), Ring(layer.word_bits))
 
 
 def prepare(holder: Holder, layer: Exp2) -> PreparedExp2:
     """Gather party p's shares of r and of W."""
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    return PreparedExp2(mask, holder.fixed("words", (layer.spans, layer.size), Ring(layer.word_bits)))
+    return PreparedExp2(mask, holder.fixed_long("words", (layer.spans, layer.size), Ring(layer.word_bits)))
 
 
 def evaluate(ring: Ring, party: int, layer: Exp2, x: Array, prepared: PreparedExp2) -> Evaluation:

@@ -137,13 +137,13 @@ def deal(dealer: Dealer, layer: Pieces) -> None:
     """Fix the coefficients of every piece for the mask r."""
     opened = reduce.opened_ring(layer)
     r = opened.lift(dealer.mask("value", (layer.size,), opened), Ring(64))
-    dealer.fix("words", every_word(layer, r), Ring(layer.word_bits))
+    dealer.fix_long("words", every_word(layer, r), Ring(layer.word_bits))
 
 
 def prepare(holder: Holder, layer: Pieces) -> PreparedPieces:
     """Gather party p's shares of r and of the words."""
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    return PreparedPieces(mask, holder.fixed("words", (layer.words, layer.size), Ring(layer.word_bits)))
+    return PreparedPieces(mask, holder.fixed_long("words", (layer.words, layer.size), Ring(layer.word_bits)))
 
 
 def evaluate(ring: Ring, party: int, layer: Pieces, x: Array, prepared: PreparedPieces) -> Evaluation:
