@@ -162,7 +162,10 @@ def write(writer: Writer, node: ir.SmoothNode, x: ScaledWire) -> ScaledWire | No
     """
     usual, bounds = writer.known[node.name].rms, writer.bounds(node)
     for words in (words for words in _CLOSE if words in range(writer.precision.waves, writer.ring.bits + 1)):
-        for fit in fits(node, x, usual, words, writer.ring.bits):
+        found = fits(node, x, usual, words, writer.ring.bits)
+        if not found and words > 32:  # longer words have to be as close, with fewer waves
+            return None
+        for fit in found:
             if fit.reach * x.factor < _CLOSE[words] * max(map(abs, bounds)):  # hardly more than a line
                 return None
             if written := _written(writer, node, x, fit, usual, words):
