@@ -2,7 +2,7 @@
 
 The waves have one period, a little longer than the range of x, so that f may bend back to where it began. The compiler
 fits them by least squares, for several periods and slopes, and takes as few as meet f within 0.0005 of its usual
-values, or 0.00005 with words of 64 bits. That is possible where f bends on a scale that is not much smaller than its
+values, or 0.00005 with longer ones. That is possible where f bends on a scale that is not much smaller than its
 range: GELU, SiLU, sigmoid, tanh. Functions with kinks, or that are steep at one end, take too many waves. Parabolas
 (`smooth`) meet those.
 """
@@ -23,22 +23,19 @@ from moiety_shared.plan import local, lookups
 from moiety_shared.plan.waves import Wave, Waves, waves_of
 from moiety_shared.ring import Array
 
-_CLOSE = {32: 0.0005, 40: 0.00005, 64: 0.00005}  # of the function's usual values, by the bits of the words
+_CLOSE = {32: 0.0005, 48: 0.00005, 64: 0.00005}  # of the function's usual values, by the bits of the words
 _MOST_BYTES = {32: 224, 64: 640}  # a value, by the ring: parabolas take 252 or 560 from the dealer, and 4 rounds more
-_HEIGHT_BITS = {32: 30, 40: 38, 64: 54}  # of the largest sum; products of words and tables have no more
+_HEIGHT_BITS = {32: 30, 48: 46, 64: 54}  # of the largest sum; products of words and tables have no more
 _USUAL = 4  # times the root mean square of the values: what is larger is rare, and may be met less closely
 _COARSEST = 4  # times as far as the waves may be off: the steps that the result is rounded to
-_OPENED_BITS = {32: 14, 40: 16, 64: 16}
+_OPENED_BITS = {32: 14, 48: 16, 64: 16}
 _TURNS = (1, 3, 5, 7)  # x is multiplied by one of these, so that periods need not be powers of two
 _LEAST, _MOST = 1.06, 2.3  # periods, in ranges of x
 _FEWEST = 2
 _PLACES = 1001
 _STEPS = 4096  # of a period, where the largest value is looked for: 100 of the shortest wave, so it is met within 0.1 %
-_RIDGE = {
-    32: 1e-9,
-    40: 1e-10,
-    64: 1e-10,
-}  # with less, sums overshoot where no x is, for which short words have no bit to spare
+_RIDGE = {32: 1e-9, 48: 1e-10, 64: 1e-10}
+"""With less, sums overshoot where no x is, for which short words have no bit to spare."""
 _LARGEST = 1e9
 
 
@@ -158,7 +155,7 @@ def layer_of(fit: Fit, x: ScaledWire, name: str, word_bits: int) -> tuple[Waves,
 def write(writer: Writer, node: ir.SmoothNode, x: ScaledWire) -> ScaledWire | None:
     """Write slope x + waves, both cut to few bits. Returns None, and writes nothing, where waves are not worth it.
 
-    Where words of 32 bits are too coarse for one function of a plan, those of 40 or 64 bits may still beat parabolas.
+    Where words of 32 bits are too coarse for one function of a plan, those of 48 or 64 bits may still beat parabolas.
     """
     usual, bounds = writer.known[node.name].rms, writer.bounds(node)
     for words in (words for words in _CLOSE if words in range(writer.precision.waves, writer.ring.bits + 1)):
