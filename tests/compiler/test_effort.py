@@ -71,7 +71,8 @@ def test_a_plan_that_errs_too_much_on_the_first_rows_runs_on_no_others(monkeypat
         right = compile_model(model, x, low=0, high=1)
     ran = Counter(id(call.args[0]) for call in running.call_args_list)
     assert sorted(ran.values()) == [1, len(x)]
-    assert right.error == np.abs(compilation.outputs_of(right, x) - run_float(right.graph, x)).max()
+    found = np.abs(compilation.outputs_of(right, x) - run_float(right.graph, x)).max()
+    assert right.error == pytest.approx(found, rel=0.01)  # float32 adds up otherwise with another number of threads
 
     none_is_right = [(bits, wide, 0.0) for bits, wide, _ in compilation._ATTEMPTS]
     for attempts in (none_is_right[:1], none_is_right):

@@ -12,6 +12,7 @@ from moiety_client.exchange import Call
 from moiety_party import capacity
 from moiety_party.helper import helper
 from moiety_party.helper.guests import Guests
+from moiety_party.results import ResultShare
 from moiety_party.settings import PartySettings
 from moiety_party.store import Model
 from moiety_shared.crypto.tokens import Grant
@@ -301,7 +302,7 @@ def test_bob_answers_a_request_once_that_alice_names_twice_in_one_run(
         guests = Guests(bob.party, bob.helper._answered, model, start.asked)
         await guests.let_in()
         assert len(guests.welcome) == copies, "none was answered yet"
-        found = await guests.outcomes([bytes(w.plan.output_bytes(1))] * copies)
+        found = await guests.outcomes([ResultShare(bytes(w.plan.output_bytes(1)))] * copies)
         kinds = [outcome.kind if isinstance(outcome, Problem) else None for outcome in found]
         assert kinds == [None, *[ProblemType.REQUEST_EXPIRED] * (copies - 1)]
         assert pack_outcomes(found)
