@@ -35,13 +35,7 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import preparation
 from moiety_shared.protocols.preparation import PreparedRows
 from moiety_shared.protocols.verified import graph, layout
-from moiety_shared.protocols.verified.claims import (
-    CHECK_ROUNDS,
-    CheckFailed,
-    Nonces,
-    Standing,
-    UploadEnded,
-)
+from moiety_shared.protocols.verified.claims import CHECK_ROUNDS, CheckFailed, Nonces, Standing, UploadEnded
 from moiety_shared.protocols.verified.graph import PartyKey, PreparedRun
 from moiety_shared.protocols.verified.layer import VerifiedWeights
 from moiety_shared.protocols.verified.layout import NUMBERS, RECORDS, Layout, RowStream

@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
-from opentelemetry.trace import SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from prometheus_client import CollectorRegistry
+from structlog.contextvars import get_contextvars
 from structlog.testing import capture_logs
 
 from moiety_party.metrics import PartyMetrics
@@ -187,3 +188,29 @@ def test_metrics_can_be_read_while_all_connections_are_taken() -> None:
             for one in taken:
                 one.close()
     assert "moiety_max_connections 2.0" in text and 'moiety_refused_requests_total{problem="OVERLOADED"} 1.0' in text
+
+
+class Ending(NonRecordingSpan):
+    """A span that notes when it ends."""
+
+    ended = False
+
+    def end(self, end_time: int | None = None) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_spans_block_leaves_what_was_before(fails: bool) -> None:
+    outer, inner = Ending(tracing.fresh()), Ending(tracing.fresh())
+
+    def named(span: Ending) -> bool:
+        context = span.get_span_context()
+        return tracing.current() == context and get_contextvars() == {"request_id": tracing.request_id(context)}
+
+    with tracing.doing(outer):
+        with suppress(ValueError), tracing.doing(inner):
+            assert named(inner)
+            if fails:
+                raise ValueError
+        assert named(outer) and inner.ended and not outer.ended
+    assert outer.ended and not tracing.current().is_valid and not get_contextvars()

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,9 @@ def client(
     base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT, ca: Path | str | None = None
 ) -> httpx.Client:
     """A client of one service. It sends `credential` to `base_url` as a bearer token, and trusts `ca`."""
-    # trust_env off: a proxy variable must not reroute shares.
     transport = httpx.HTTPTransport(verify=tls_context(ca), socket_options=_OPTIONS, trust_env=False)
     return httpx.Client(
-        base_url=base_url,
-        headers=_headers(credential),
-        timeout=timeout,
-        transport=transport,
-        trust_env=False,
-        event_hooks={"response": [_limit]},
+        transport=transport, event_hooks={"response": [_limit]}, **_options(base_url, credential, timeout)
     )
 
 
@@ -54,27 +48,24 @@ def async_client(
 ) -> httpx.AsyncClient:
     """An asynchronous client of one service. It sends `credential` to `base_url` as a bearer token, and trusts `ca`."""
     transport = httpx.AsyncHTTPTransport(verify=tls_context(ca), socket_options=_OPTIONS, trust_env=False)
-
-    async def limit(response: httpx.Response) -> None:
-        _limit(response)
-
-    return httpx.AsyncClient(
-        base_url=base_url,
-        headers=_headers(credential),
-        timeout=timeout,
-        transport=transport,
-        trust_env=False,
-        event_hooks={"response": [limit]},
-    )
+    return _asynchronous(transport, base_url, credential, timeout)
 
 
 def asyncio_client(
     base_url: str, *, credential: str = "", timeout: float = DEFAULT_TIMEOUT, ca: Path | str | None = None
 ) -> httpx.AsyncClient:
     """What `async_client` makes, for asyncio's event loops only: a long answer takes it half of the time."""
-    return httpx.AsyncClient(
-        base_url=base_url, headers=_headers(credential), timeout=timeout, transport=_Transport(ca), trust_env=False
-    )
+    return _asynchronous(_Transport(ca), base_url, credential, timeout)
+
+
+def _asynchronous(
+    transport: httpx.AsyncHTTPTransport, base_url: str, credential: str, timeout: float
+) -> httpx.AsyncClient:
+    async def limit(response: httpx.Response) -> None:
+        _limit(response)
+
+    options = _options(base_url, credential, timeout)
+    return httpx.AsyncClient(transport=transport, event_hooks={"response": [limit]}, **options)
 
 
 class _Transport(httpx.AsyncHTTPTransport):
@@ -91,11 +82,11 @@ class _Transport(httpx.AsyncHTTPTransport):
         )
 
 
-def _headers(credential: str) -> Mapping[str, str]:
-    plain = {
-        "accept-encoding": "identity"
-    }  # what is sealed does not compress, and a few bytes may unpack to any number
-    return plain | {"authorization": f"Bearer {credential}"} if credential else plain
+def _options(base_url: str, credential: str, timeout: float) -> dict[str, Any]:
+    # What is sealed does not compress, and a few packed bytes may unpack to any number.
+    headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {credential}"} if credential else {})
+    # trust_env off: a proxy variable must not reroute shares.
+    return {"base_url": base_url, "headers": headers, "timeout": timeout, "trust_env": False}
 
 
 def at_most(count: int) -> dict[str, int]:

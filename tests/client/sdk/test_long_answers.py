@@ -101,7 +101,7 @@ def test_an_answer_may_have_all_the_bytes_that_it_may_have(most: int) -> None:
             return len(client.get("http://a/", **how).content)  # type: ignore[arg-type]
         return len(asyncio.run(client.get("http://a/", **how)).content)  # type: ignore[arg-type]
 
-    for client in (clients.client(""), clients.async_client("")):
+    for client in (clients.client(""), clients.async_client(""), clients.asyncio_client("")):
         assert client.headers["accept-encoding"] == "identity"
         assert read(client, limit) == limit
         for count, encoding in ((limit + 1, "identity"), (100, "gzip")):
