@@ -69,8 +69,9 @@ class Parties:
             sealed.append(seal_result(secret.result_key, content, request.binding.context("result", party)))
         return pack_result(request.binding.request_id, (sealed[0], sealed[1]))
 
-    def client(self, **options: object) -> Client:
-        client = Client("https://owner", owner_key=sign(self.entry, self.owner).owner_key, timeout=2, **options)  # type: ignore[arg-type]
+    def client(self, timeout: float = 30, **options: object) -> Client:
+        owner_key = sign(self.entry, self.owner).owner_key
+        client = Client("https://owner", owner_key=owner_key, timeout=timeout, **options)  # type: ignore[arg-type]
         client._http = httpx.Client(transport=httpx.MockTransport(self))
         return client
 
@@ -158,7 +159,7 @@ def test_it_does_not_repeat_what_was_refused(parties: Parties, digits: Digits) -
 def test_it_gives_up_at_the_time_limit(parties: Parties, digits: Digits) -> None:
     parties.answers = [Problem(ProblemType.PEER_UNAVAILABLE)] * 1000
     with pytest.raises(ServiceUnavailable):
-        parties.client().predict("mnist", digits[0][:1])
+        parties.client(timeout=1).predict("mnist", digits[0][:1])
 
 
 def test_a_republished_model_is_looked_up_again(parties: Parties, digits: Digits) -> None:

@@ -37,7 +37,7 @@ class Preparing:
 @asynccontextmanager
 async def pool(preparing: Preparing) -> AsyncIterator[Pool]:
     made = Pool(
-        "lease", b"", ROWS, preparing.make, target=TARGET, spread=TARGET, claim_seconds=5,
+        "lease", b"", ROWS, preparing.make, target=TARGET, spread=TARGET, claim_seconds=60,
         busy=lambda: preparing.busy, prepare=preparing.prepare,
     )  # fmt: skip
     try:
@@ -47,7 +47,7 @@ async def pool(preparing: Preparing) -> AsyncIterator[Pool]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110  a pool has no events
             await asyncio.sleep(0.01)
 

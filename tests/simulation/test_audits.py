@@ -40,7 +40,6 @@ from tests.simulation import world as worlds
 from tests.simulation.detector import Detector
 from tests.simulation.world import World, unchanged
 
-pytestmark = pytest.mark.usefixtures("patient")
 NAMES: tuple[Name, Name] = ("alice", "bob")
 HEADER, TAG = 8, 32  # bytes of a frame before its content, and of RESULT before what bob signs
 

@@ -307,7 +307,6 @@ async def found_in(root: Path, detector: Detector, patch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("patient")
 def test_one_flipped_bit(
     root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:

@@ -162,7 +162,6 @@ def test_a_lane_is_cut_at_every_frame(root: Path, detector: Detector) -> None:
     simulate(root, detector, scenario)
 
 
-@pytest.mark.usefixtures("patient")
 def test_retry(root: Path, detector: Detector) -> None:
     """The same request again, copies that race, other content under the same id, and answers that got lost."""
 

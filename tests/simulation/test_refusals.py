@@ -25,7 +25,6 @@ from tests.simulation.detector import Detector
 from tests.simulation.test_invariants import simulate
 from tests.simulation.world import Node, World
 
-pytestmark = pytest.mark.usefixtures("patient")
 X = plans.random_inputs(3)
 
 

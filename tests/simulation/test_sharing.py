@@ -24,7 +24,6 @@ from tests.simulation.detector import Detector
 from tests.simulation.test_invariants import simulate
 from tests.simulation.world import World, check
 
-pytestmark = pytest.mark.usefixtures("patient")
 COUNT = 6
 
 

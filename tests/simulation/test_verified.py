@@ -32,7 +32,6 @@ from tests.simulation.detector import Detector
 from tests.simulation.test_shortages import until
 from tests.simulation.world import MAX_ROWS, World, unchanged, world
 
-pytestmark = pytest.mark.usefixtures("patient")
 X = plans.random_inputs(3)
 PLAN = layout.verified(plans.two_layers())
 _HEADER = 8  # bytes of a frame's header

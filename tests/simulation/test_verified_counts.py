@@ -25,7 +25,6 @@ from tests import plans
 from tests.simulation.detector import Detector
 from tests.simulation.world import World, world
 
-pytestmark = pytest.mark.usefixtures("patient")
 OWNER = PrivateKey(bytes(range(96)))
 X, LABELS = plans.random_inputs(5), np.array([0, 1, 2, 3, 4])
 RIGHT = int((plans.scores(X).argmax(axis=1) == LABELS).sum())

@@ -20,8 +20,6 @@ from tests.simulation.test_shortages import until
 from tests.simulation.test_verified import X, answered, failed, lying, refused, rekeyed, simulate
 from tests.simulation.world import World, unchanged
 
-pytestmark = pytest.mark.usefixtures("patient")
-
 
 async def two_of_each(w: World) -> None:
     """Two replicas of each party, all of which have run once."""

@@ -18,8 +18,6 @@ from tests.simulation.test_shortages import until
 from tests.simulation.test_verified import failed, lying, simulate
 from tests.simulation.world import World, unchanged
 
-pytestmark = pytest.mark.usefixtures("patient")
-
 
 async def answered(w: World, one: Asking) -> None:
     """The client's own check accepts the answer, and it is right."""

@@ -28,7 +28,7 @@ class Local(Parties):
         return answer
 
     def sidecar(self, **settings: object) -> InProcess:
-        upstream = Upstream("https://owner", owner_key=sign(self.entry, self.owner).owner_key, timeout=1)
+        upstream = Upstream("https://owner", owner_key=sign(self.entry, self.owner).owner_key, timeout=30)
         upstream._http = httpx.AsyncClient(transport=httpx.MockTransport(self))
         return InProcess(build(upstream, ClientSettings(**settings)))  # type: ignore[arg-type]
 

@@ -52,7 +52,7 @@ def service(party_keys: tuple[PrivateKey, PrivateKey]) -> Service:
 
 @pytest.fixture
 def sidecar(service: Service) -> InProcess:
-    upstream = Upstream("https://owner", owner_key=sign(service.entry, service.owner).owner_key, timeout=2)
+    upstream = Upstream("https://owner", owner_key=sign(service.entry, service.owner).owner_key, timeout=30)
     upstream._http = httpx.AsyncClient(transport=httpx.MockTransport(service))
     return InProcess(build(upstream, ClientSettings()))
 
