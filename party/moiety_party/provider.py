@@ -24,12 +24,15 @@ from moiety_shared.messages.leases import (
     UploadRequest,
     WordsRequest,
 )
+from moiety_shared.messages.statements import MOST_WORDS
 from moiety_shared.plan.layers import Public
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 
 _BUNDLE_TIMEOUT = httpx.Timeout(30, read=300)
 """In seconds. Between two reads the provider may deal a large layer."""
+_MOST_WORDS = 2 * MOST_WORDS
+"""In bytes. The provider measures what it hands over by the corrections of the same rows."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Provider:
     async def words(self, lease_id: str, ticket: str, first_row: int, rows: int, challenge: str) -> bytes:
         """Fetch the words of this party's own that dealt some rows, sealed to the upload's owner for this challenge."""
         body = WordsRequest(ticket=ticket, first_row=first_row, rows=rows, challenge=challenge)
-        return (await self._post(f"/v1/leases/{lease_id}/words", body)).content
+        return (await self._post(f"/v1/leases/{lease_id}/words", body, most=_MOST_WORDS)).content
 
     async def _parts(
         self, grant: LeaseGrant, path: str, cipher: "Cipher[modes.GCM]", sizes: Sequence[int]
@@ -133,7 +136,12 @@ class Provider:
         body = BundleRequest(ticket=grant.ticket).model_dump(mode="json")
         try:
             async with self._client.stream(
-                "POST", url, json=body, timeout=_BUNDLE_TIMEOUT, headers=tracing.outgoing()
+                "POST",
+                url,
+                json=body,
+                timeout=_BUNDLE_TIMEOUT,
+                headers=tracing.outgoing(),
+                extensions=clients.at_most(sum(sizes) + TAG_BYTES),
             ) as response:
                 if not response.is_success:
                     await response.aread()
@@ -175,9 +183,12 @@ class Provider:
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error
 
-    async def _post(self, path: str, body: Public) -> httpx.Response:
+    async def _post(self, path: str, body: Public, most: int = 0) -> httpx.Response:
+        asked = body.model_dump(mode="json")
         try:
-            response = await self._client.post(path, json=body.model_dump(mode="json"), headers=tracing.outgoing())
+            response = await self._client.post(
+                path, json=asked, headers=tracing.outgoing(), extensions=clients.at_most(most)
+            )
             self._link_bytes(len(response.request.content), len(response.content))
         except httpx.HTTPError as error:
             raise Problem(ProblemType.PROVIDER_UNAVAILABLE) from error

@@ -15,6 +15,7 @@ from moiety_service.http import clients
 from tests.services.test_serving import certificate
 
 BODY = bytes(range(251)) * 20_000  # more than the buffer holds, and no power of two
+WHOLE = clients.at_most(len(BODY))
 RECORD = 1 << 14  # the most bytes in a record of TLS
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(BODY)
 
@@ -82,7 +83,7 @@ def test_a_long_answer_arrives_whole_and_in_large_pieces(tmp_path: Path, encrypt
             ca = tmp_path / "server.pem"
             async with clients.asyncio_client(url, ca=ca) as client:
                 for _ in range(3):
-                    async with client.stream("GET", "/") as response:
+                    async with client.stream("GET", "/", extensions=WHOLE) as response:
                         pieces = [piece async for piece in response.aiter_raw()]
                     assert b"".join(pieces) == BODY
                     assert max(map(len, pieces)) > 4 * RECORD
@@ -98,7 +99,7 @@ def test_a_slow_reader_holds_up_the_sender() -> None:
         async with (
             serving(whole) as (url, _),
             clients.asyncio_client(url) as client,
-            client.stream("GET", "/") as response,
+            client.stream("GET", "/", extensions=WHOLE) as response,
         ):
             got = b""
             async for piece in response.aiter_raw():
@@ -118,7 +119,7 @@ def test_a_server_that_is_not_the_one_that_was_asked_for_is_refused(tmp_path: Pa
             for ca in (tmp_path / "server.pem", None):  # another name, and nobody's certificate
                 async with clients.asyncio_client(url, ca=ca) as client:
                     with pytest.raises(httpx.ConnectError, match="certificate"):
-                        await client.get("/")
+                        await client.get("/", extensions=WHOLE)
             assert served == []
 
     asyncio.run(run())
@@ -128,13 +129,13 @@ def test_failures_are_those_of_httpx() -> None:
     async def run() -> None:
         async with serving(half) as (url, _), clients.asyncio_client(url) as client:
             with pytest.raises(httpx.RemoteProtocolError):
-                await client.get("/")
+                await client.get("/", extensions=WHOLE)
         async with serving(silent) as (url, _), clients.asyncio_client(url, timeout=0.2) as client:
             with pytest.raises(httpx.ReadTimeout):
-                await client.get("/")
+                await client.get("/", extensions=WHOLE)
         async with clients.asyncio_client(url) as client:
             with pytest.raises(httpx.ConnectError):
-                await client.get("/")
+                await client.get("/", extensions=WHOLE)
 
     asyncio.run(run())
 
@@ -143,7 +144,7 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
     async def run() -> None:
         async with serving(once) as (url, served), clients.asyncio_client(url) as client:
             for _ in range(3):
-                assert (await client.get("/")).content == BODY
+                assert (await client.get("/", extensions=WHOLE)).content == BODY
                 await asyncio.sleep(0.05)
             assert served == [1, 1, 1]
 
@@ -161,8 +162,8 @@ def test_more_requests_go_at_once_than_httpcore_would_let() -> None:
             await all_here.wait()
             await whole(writer)
 
-        async with serving(together) as (url, _), clients.asyncio_client(url, timeout=5) as client:
-            answers = await asyncio.gather(*(client.get("/") for _ in range(many)))
+        async with serving(together) as (url, _), clients.asyncio_client(url, timeout=60) as client:
+            answers = await asyncio.gather(*(client.get("/", extensions=WHOLE) for _ in range(many)))
             assert all(answer.content == BODY for answer in answers)
 
     asyncio.run(run())

@@ -219,7 +219,7 @@ def _asked(role: str, url: str, get: Callable[..., httpx.Response]) -> tuple[Rol
     Returns the kind of its problem too, if it names one.
     """
     try:
-        answer = get(f"{url}/health/ready", extensions=clients.at_most(0))
+        answer = get(f"{url}/health/ready")
     except httpx.HTTPError as error:
         return Role(role, url, "down", f"does not answer ({type(error).__name__})"), None
     expires = _expiry(answer)

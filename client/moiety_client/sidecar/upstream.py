@@ -51,7 +51,7 @@ class Upstream(AsyncClient):
         """Raise Problem unless the parties would take a request now."""
         with no_answer():
             ready = f"{entry.parties[0].url}/health/ready"
-            clients.check(await self._http.get(ready, extensions=clients.at_most(0)))
+            clients.check(await self._http.get(ready))
 
     async def exchange(self, call: Call, seconds: float) -> httpx.Response:
         """Send a call until it is answered. Whoever made the call opens the answer. Raises Problem."""

@@ -90,8 +90,8 @@ def _options(base_url: str, credential: str, timeout: float) -> dict[str, Any]:
 
 
 def at_most(count: int) -> dict[str, int]:
-    """The extensions of a request of whose answer so many bytes are read, or those of a problem. Reading more raises
-    AnswerTooLong."""
+    """The extensions of a request of whose answer so many bytes are read, or those of a problem: that many are read of
+    every other answer. Reading more raises AnswerTooLong."""
     return {_MOST: max(count, _MOST_PROBLEM)}
 
 
@@ -100,10 +100,9 @@ class AnswerTooLong(httpx.ReadError):
 
 
 def _limit(response: httpx.Response) -> None:
-    most = response.request.extensions.get(_MOST)
-    if most is not None:
-        is_packed = response.headers.get("content-encoding", "identity") != "identity"
-        response.stream = _AtMost(response.stream, 0 if is_packed else most)
+    most = response.request.extensions.get(_MOST, _MOST_PROBLEM)
+    is_packed = response.headers.get("content-encoding", "identity") != "identity"
+    response.stream = _AtMost(response.stream, 0 if is_packed else most)
 
 
 class _AtMost(httpx.SyncByteStream, httpx.AsyncByteStream):

@@ -1,7 +1,7 @@
 """Clients and the owner read no more of an answer than it may have, whoever sends it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,25 +18,9 @@ from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.verified import layout
 from tests import plans
 from tests.client.sdk.conftest import Asking
+from tests.floods import PART, Flood
 
-PART = 1 << 20
 PROBLEM = 1 << 16
-
-
-class Flood(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """An answer without an end, and how much of it was taken."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        while self.taken < 200 * PART:
-            self.taken += PART
-            yield bytes(PART)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for part in self:
-            yield part
 
 
 def flooding(asking: Asking, *, path: str, status: int = 200) -> list[Flood]:
