@@ -154,4 +154,6 @@ def test_words_travel_in_the_bytes_that_hold_them(word_bits: int, size: int) -> 
     first = waves.prepare(Holder(Ring(64), 0, 3, Stream(seeds[0]), {}), layer)
     second = waves.prepare(Holder(Ring(64), 1, 3, Stream(seeds[1]), sent), layer)
     r = (first.mask + second.mask).astype(np.int64) & 255
-    assert np.array_equal(ring.wrap(first.words + second.words), ring.wrap(waves.every_word(layer, r)))
+    assert np.array_equal(ring.wrap(first.words[:] + second.words[:]), ring.wrap(waves.every_word(layer, r)))
+    for party in (first, second):
+        assert party.lower.nbytes + party.upper.nbytes == 3 * size * layer.words * layer.size, "and stay in so many"

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from moiety_shared.plan.layers import Layer, Wire, ring_bytes
+from moiety_shared.plan.layers import Correction, Layer, Wire, ring_bytes, word_corrections
 from moiety_shared.plan.local import Local, Slice
 from moiety_shared.plan.lookups import Lookup
 from moiety_shared.plan.normalise import Normalise
@@ -34,6 +34,11 @@ class Approximate(Lookup):
         return Wire(super().output(inputs, ring_bits).shape, self.word_bits)
 
     @property
+    def words(self) -> int:
+        """The number of words that the dealer fixes for each value."""
+        raise NotImplementedError
+
+    @property
     def rounding(self) -> float:
         """The root mean square of what rounding adds to the result, in units of the result."""
         raise NotImplementedError
@@ -43,6 +48,9 @@ class Approximate(Lookup):
         """The low bits of the result that no output may depend on: what rounding adds tells of the mask, and a client
         who learns it from alice or bob could tell by it what t was where the function is flat."""
         return math.ceil(math.log2(self.rounding)) + _HIDING
+
+    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
+        return word_corrections("words", (self.words, self.size), self.word_bits)
 
     def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
         return (rows * self.size * ring_bytes(self.opened_bits),)

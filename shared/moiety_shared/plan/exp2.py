@@ -7,7 +7,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from moiety_shared.plan.approximate import Approximate
-from moiety_shared.plan.layers import Correction, word_corrections
 
 _MOST_SPANS = 16
 
@@ -44,8 +43,12 @@ class Exp2(Approximate):
 
     @property
     def spans(self) -> int:
-        """The number of spans: as many words does the dealer fix for each value."""
+        """The number of spans, each of which has a word."""
         return 1 << (self.opened_bits - self.span_bits)
+
+    @property
+    def words(self) -> int:
+        return self.spans
 
     @property
     def lowest(self) -> int:
@@ -68,6 +71,3 @@ class Exp2(Approximate):
     @property
     def multiply_adds(self) -> int:
         return self.size
-
-    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return word_corrections("words", (self.spans, self.size), self.word_bits)

@@ -74,7 +74,7 @@ def ring_bytes(bits: int) -> int:
 
 def word_corrections(name: str, shape: tuple[int, ...], bits: int) -> tuple[Correction, ...]:
     """What the dealer sends of words of so many bits. Where 5 or 6 bytes hold one, its low 32 bits come in one array
-    and the others in a second: a ring element in memory has 8."""
+    and the others in a second: no machine word has so few."""
     if (above := upper_dtype(bits)) is None:
         return (Correction(name, shape, ring_dtype(bits)),)
     return Correction(name, shape, "<i4"), Correction(upper(name), shape, above)

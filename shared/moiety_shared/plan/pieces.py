@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from moiety_shared.plan.approximate import Approximate
-from moiety_shared.plan.layers import Correction, word_corrections
 
 Function = Literal["log2", "rsqrt", "reciprocal"]
 
@@ -58,7 +57,6 @@ class Pieces(Approximate):
 
     @property
     def words(self) -> int:
-        """The number of words that the dealer fixes for each value."""
         return (self.degree + 1) << self.piece_bits
 
     @property
@@ -118,6 +116,3 @@ class Pieces(Approximate):
     @property
     def multiply_adds(self) -> int:
         return (self.degree + 1) * self.size
-
-    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return word_corrections("words", (self.words, self.size), self.word_bits)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import FailFast, Field, model_validator
 
 from moiety_shared.plan.approximate import Approximate
-from moiety_shared.plan.layers import Correction, Public, word_corrections
+from moiety_shared.plan.layers import Public
 
 _LARGEST = 1 << 30
 _PLACES = 64  # for each wave: what is between them is at most 0.12 % higher
@@ -75,7 +75,6 @@ class Waves(Approximate):
 
     @property
     def words(self) -> int:
-        """The number of words that the dealer fixes for each value."""
         return 2 * len(self.waves)
 
     @cached_property
@@ -86,9 +85,6 @@ class Waves(Approximate):
     @property
     def multiply_adds(self) -> int:
         return self.words * self.size
-
-    def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return word_corrections("words", (self.words, self.size), self.word_bits)
 
 
 def waves_of(cosines: Floats, sines: Floats, period: int) -> Floats:

@@ -13,7 +13,8 @@ In all arrays the first axis is the row: (rows, *shape).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,41 @@ class Addressed(Source, Protocol):
 def uniform(ring: Ring, source: Source, name: str, shape: tuple[int, ...]) -> Array:
     """Draw uniform ring elements of this shape."""
     return ring.wrap(source.words(name, shape, ring.dtype))
+
+
+@dataclass(frozen=True)
+class LongWords:
+    """Words of 40 or 48 bits in so much memory: the lower 32 bits of each, int32, and what is above, uint8 or uint16.
+
+    What is read of them is whole, int64: a large model has so many that they are never whole all at a time.
+    """
+
+    lower: Array
+    upper: Array
+    dtype = np.dtype(np.int64)
+
+    def __getitem__(self, at: Any) -> Array:
+        """Read words, by any index of an array."""
+        return _whole(self.lower[at], self.upper[at])
+
+    def take(self, at: Array, mode: Literal["clip"]) -> Array:
+        """Read the words of these places, counted through all axes."""
+        return _whole(self.lower.take(at, mode=mode), self.upper.take(at, mode=mode))
+
+
+Words = Array | LongWords
+"""Words of any length: an array, or what is read like one."""
+
+
+def _whole(lower: Array, upper: Array) -> Array:
+    whole = np.empty(lower.shape, dtype=np.int64)
+    halves = whole.view(np.int32).reshape(*lower.shape, 2)
+    halves[..., 0], halves[..., 1] = lower, upper
+    return whole
+
+
+def _drawn(source: Source, name: str, shape: tuple[int, ...], above: str) -> LongWords:
+    return LongWords(source.words(name, shape, np.int32), source.words(upper(name), shape, above))
 
 
 class Dealer:
@@ -73,11 +109,13 @@ class Dealer:
         self.corrections[name] = ring.wrap(np.subtract(value, share, out=share))
 
     def fix_long(self, name: str, value: Array, ring: Ring) -> None:
-        """Do as `fix`, and send as many bytes as hold an element where these are 5 or 6."""
-        self.fix(name, value, ring)
+        """Do as `fix`. Where 5 or 6 bytes hold an element, both shares are `LongWords`."""
         if above := upper_dtype(ring.bits):
-            whole = self.corrections[name]
-            self.corrections |= {name: whole.astype(np.int32), upper(name): (whole >> 32).astype(above)}
+            share = _drawn(self._alice, name, value.shape, above)[:]
+            np.subtract(value, share, out=share)
+            self.corrections |= {name: share.astype(np.int32), upper(name): (share >> 32).astype(above)}
+        else:
+            self.fix(name, value, ring)
 
     def fix_words(self, name: str, value: Array) -> None:
         """Share `value` (rows, *shape), words of any integer type, by XOR, and keep party 1's share as a correction."""
@@ -109,15 +147,13 @@ class Holder:
             return self._corrections[name]
         return uniform(ring or self.ring, self._stream, name, (self.rows, *shape))
 
-    def fixed_long(self, name: str, shape: tuple[int, ...], ring: Ring) -> Array:
-        """Return [v]_p (rows, *shape) of a value that the dealer fixed by `fix_long`."""
-        found = self.fixed(name, shape, ring)
-        if self.party == 0 or not upper_dtype(ring.bits):
-            return found
-        whole = self._corrections[upper(name)].astype(np.int64)
-        whole <<= 32
-        whole |= found.view(np.uint32)
-        return whole
+    def fixed_long(self, name: str, shape: tuple[int, ...], ring: Ring) -> Words:
+        """Return [v]_p (rows, *shape) of a value that the dealer fixed by `fix_long`. It is not wrapped."""
+        if not (above := upper_dtype(ring.bits)):
+            return self.fixed(name, shape, ring)
+        if self.party == 1:
+            return LongWords(self._corrections[name], self._corrections[upper(name)])
+        return _drawn(self._stream, name, (self.rows, *shape), above)
 
     def fixed_words(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Return <v>_p (rows, *shape) of words that the dealer fixed."""

@@ -19,25 +19,18 @@ with whole numbers alone, which every machine computes alike.
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
 from moiety_shared.plan.exp2 import Exp2
-from moiety_shared.protocols import reduce
-from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols import approximate
+from moiety_shared.protocols.approximate import PreparedSum
+from moiety_shared.protocols.dealing import Dealer, Holder, Words
 from moiety_shared.protocols.opening import Evaluation
 from moiety_shared.ring import Array, Ring
 
 _FINE = 100  # fractional bits of the powers before they are rounded: far more than any table has
 _KEPT = 16  # tables of each kind that are kept, of 1 MiB each at most
-
-
-class PreparedExp2(NamedTuple):
-    """[r]_p (rows, size) mod 2^q, and the shares of W (rows, spans, size) mod 2^word_bits."""
-
-    mask: Array
-    words: Array
 
 
 @lru_cache(maxsize=_KEPT)
@@ -87,7 +80,7 @@ def every_word(layer: Exp2, r: Array) -> Array:
     return found.astype(Ring(layer.word_bits).dtype, copy=False).take(behind, mode="clip")
 
 
-def summed(layer: Exp2, party: int, opened: Array, words: Array) -> Array:
+def summed(layer: Exp2, party: int, opened: Array, words: Words) -> Array:
     """Compute party p's share of the power (rows, size) from t^ (rows, size) and its shares of W. The result is not
     wrapped."""
     rows, size = opened.shape
@@ -110,18 +103,14 @@ def reference(layer: Exp2, t: Array, opened: Array) -> Array:
 
 def deal(dealer: Dealer, layer: Exp2) -> None:
     """Fix W for the mask r."""
-    opened = reduce.opened_ring(layer)
-    r = opened.lift(dealer.mask("value", (layer.size,), opened), Ring(64))
-    dealer.fix_long("words", every_word(layer, r), Ring(layer.word_bits))
+    approximate.deal(dealer, layer, every_word)
 
 
-def prepare(holder: Holder, layer: Exp2) -> PreparedExp2:
-    """Gather party p's shares of r and of W."""
-    mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    return PreparedExp2(mask, holder.fixed_long("words", (layer.spans, layer.size), Ring(layer.word_bits)))
+def prepare(holder: Holder, layer: Exp2) -> PreparedSum:
+    """Gather party p's shares of r and of W (rows, spans, size)."""
+    return approximate.prepare(holder, layer)
 
 
-def evaluate(ring: Ring, party: int, layer: Exp2, x: Array, prepared: PreparedExp2) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: Exp2, x: Array, prepared: PreparedSum) -> Evaluation:
     """Turn [x]_p (rows, *shape) into [2^((t - top) / 2^f)]_p (rows, *shape) mod 2^word_bits. One opening."""
-    opened = yield reduce.opening(layer, party, x, prepared.mask)
-    return Ring(layer.word_bits).wrap(summed(layer, party, opened, prepared.words)).reshape(x.shape)
+    return approximate.evaluate(party, layer, x, prepared, summed)

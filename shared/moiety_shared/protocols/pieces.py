@@ -23,13 +23,13 @@ dealer's alone; nobody else has to compute the same.
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
 from moiety_shared.plan.pieces import Function, Pieces
-from moiety_shared.protocols import reduce
-from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols import approximate
+from moiety_shared.protocols.approximate import PreparedSum
+from moiety_shared.protocols.dealing import Dealer, Holder, Words
 from moiety_shared.protocols.opening import Evaluation
 from moiety_shared.ring import Array, Ring, blocks
 
@@ -40,14 +40,6 @@ _FUNCTIONS: dict[Function, Callable[[Array], Array]] = {
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "reciprocal": lambda x: 1 / x,
 }
-
-
-class PreparedPieces(NamedTuple):
-    """[r]_p (rows, size) mod 2^q, and the shares of the coefficients, power by power and in each v by v (rows, (d + 1)
-    2^m, size) mod 2^word_bits."""
-
-    mask: Array
-    words: Array
 
 
 def coefficients(layer: Pieces) -> Array:
@@ -104,15 +96,15 @@ def _at(layer: Pieces, chosen: Array, w: Array) -> Array:
     return found
 
 
-def summed(layer: Pieces, party: int, opened: Array, words: Array) -> Array:
+def summed(layer: Pieces, party: int, opened: Array, words: Words) -> Array:
     """Compute party p's share of f(t) (rows, size) from t^ (rows, size) and its shares of the dealer's words. The
     result is not wrapped. Both parties do the same: nothing is added to the words."""
     rows, size = opened.shape
-    by_piece, out = words.reshape(rows, layer.degree + 1, 1 << layer.piece_bits, size), np.empty_like(words[:, 0])
+    out, each = np.empty((rows, size), dtype=words.dtype), np.arange(rows * (layer.degree + 1)).reshape(rows, -1, 1)
     for part in blocks(opened):
         t = opened[:, part].astype(np.int64) & ((1 << layer.opened_bits) - 1)
-        chosen = np.take_along_axis(by_piece[..., part], (t >> layer.piece)[:, None, None], axis=2)[:, :, 0]
-        out[:, part] = _at(layer, chosen, t & ((1 << layer.piece) - 1))
+        named = ((each << layer.piece_bits) + (t >> layer.piece)[:, None]) * size + np.arange(part.start, part.stop)
+        out[:, part] = _at(layer, words.take(named, mode="clip"), t & ((1 << layer.piece) - 1))
     return out
 
 
@@ -135,18 +127,15 @@ def every_word(layer: Pieces, r: Array) -> Array:
 
 def deal(dealer: Dealer, layer: Pieces) -> None:
     """Fix the coefficients of every piece for the mask r."""
-    opened = reduce.opened_ring(layer)
-    r = opened.lift(dealer.mask("value", (layer.size,), opened), Ring(64))
-    dealer.fix_long("words", every_word(layer, r), Ring(layer.word_bits))
+    approximate.deal(dealer, layer, every_word)
 
 
-def prepare(holder: Holder, layer: Pieces) -> PreparedPieces:
-    """Gather party p's shares of r and of the words."""
-    mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    return PreparedPieces(mask, holder.fixed_long("words", (layer.words, layer.size), Ring(layer.word_bits)))
+def prepare(holder: Holder, layer: Pieces) -> PreparedSum:
+    """Gather party p's shares of r and of the coefficients: (rows, (d + 1) 2^m, size), power by power and in each v by
+    v."""
+    return approximate.prepare(holder, layer)
 
 
-def evaluate(ring: Ring, party: int, layer: Pieces, x: Array, prepared: PreparedPieces) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: Pieces, x: Array, prepared: PreparedSum) -> Evaluation:
     """Turn [x]_p (rows, *shape) into [f]_p (rows, *shape) mod 2^word_bits. One opening."""
-    opened = yield reduce.opening(layer, party, x, prepared.mask)
-    return Ring(layer.word_bits).wrap(summed(layer, party, opened, prepared.words)).reshape(x.shape)
+    return approximate.evaluate(party, layer, x, prepared, summed)

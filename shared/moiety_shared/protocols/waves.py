@@ -17,26 +17,18 @@ A test looks at all of them.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
 from moiety_shared.plan.waves import Wave, Waves
-from moiety_shared.protocols import reduce
-from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols import approximate
+from moiety_shared.protocols.approximate import PreparedSum
+from moiety_shared.protocols.dealing import Dealer, Holder, Words
 from moiety_shared.protocols.opening import Evaluation
 from moiety_shared.ring import Array, Ring, blocks
 
 _FINE = 30  # fractional bits of the dealer's cosines
 _KEPT = 64  # tables that are kept, of 1 MiB each at most
-
-
-class PreparedWaves(NamedTuple):
-    """[r]_p (rows, size) mod 2^q, and the shares of p, o of the first wave, p, o of the second, ... (rows, 2 K, size)
-    mod 2^word_bits."""
-
-    mask: Array
-    words: Array
 
 
 @lru_cache(maxsize=_KEPT)
@@ -69,7 +61,7 @@ def words_of(layer: Waves, number: int, wave: Wave, r: Array) -> tuple[Array, Ar
     )
 
 
-def summed(layer: Waves, party: int, opened: Array, words: Array) -> Array:
+def summed(layer: Waves, party: int, opened: Array, words: Words) -> Array:
     """Compute party p's share of the sum (rows, size) from t^ (rows, size) and its shares of the dealer's words. The
     result is not wrapped."""
     rows, size = opened.shape
@@ -127,18 +119,14 @@ def every_word(layer: Waves, r: Array) -> Array:
 
 def deal(dealer: Dealer, layer: Waves) -> None:
     """Fix p and o of every wave for the mask r."""
-    opened = reduce.opened_ring(layer)
-    r = opened.lift(dealer.mask("value", (layer.size,), opened), Ring(64))
-    dealer.fix_long("words", every_word(layer, r), Ring(layer.word_bits))
+    approximate.deal(dealer, layer, every_word)
 
 
-def prepare(holder: Holder, layer: Waves) -> PreparedWaves:
-    """Gather party p's shares of r and of the words."""
-    mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    return PreparedWaves(mask, holder.fixed_long("words", (layer.words, layer.size), Ring(layer.word_bits)))
+def prepare(holder: Holder, layer: Waves) -> PreparedSum:
+    """Gather party p's shares of r and of p, o of the first wave, p, o of the second, ... (rows, 2 K, size)."""
+    return approximate.prepare(holder, layer)
 
 
-def evaluate(ring: Ring, party: int, layer: Waves, x: Array, prepared: PreparedWaves) -> Evaluation:
+def evaluate(ring: Ring, party: int, layer: Waves, x: Array, prepared: PreparedSum) -> Evaluation:
     """Turn [x]_p (rows, *shape) into [sum]_p (rows, *shape) mod 2^word_bits. One opening."""
-    opened = yield reduce.opening(layer, party, x, prepared.mask)
-    return Ring(layer.word_bits).wrap(summed(layer, party, opened, prepared.words)).reshape(x.shape)
+    return approximate.evaluate(party, layer, x, prepared, summed)

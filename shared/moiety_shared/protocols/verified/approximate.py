@@ -39,10 +39,6 @@ class VerifiedSum(NamedTuple):
     mask: Authentic
 
 
-def _count(layer: Summed) -> int:
-    return layer.spans if isinstance(layer, Exp2) else layer.words
-
-
 def deal(dealer: LayerDealer, layer: Summed, y: DealtWire) -> DealtWire:
     """Deal the words for the mask r, and z."""
     r = opened_ring(layer).lift(cut_mask(layer, y.low), LIMB)
@@ -60,7 +56,7 @@ def deal(dealer: LayerDealer, layer: Summed, y: DealtWire) -> DealtWire:
 def prepare(holder: LayerHolder, layer: Summed, mask: object) -> tuple[VerifiedSum, Authentic]:
     """Gather party p's randomness."""
     result = holder.covered((holder.rows, *layer.shape))
-    return VerifiedSum(holder.fixed("words", (holder.rows, _count(layer), layer.size)), result), result
+    return VerifiedSum(holder.fixed("words", (holder.rows, layer.words, layer.size)), result), result
 
 
 def evaluate(party: RunningParty, layer: Summed, prepared: VerifiedSum, y: Array) -> Generator[Opening, Array, Array]:
