@@ -25,6 +25,8 @@ from moiety_shared.plan.layers import upper, upper_dtype
 if TYPE_CHECKING:
     from moiety_shared.ring import Ring
 
+_BLOCK = 1 << 15  # words that are whole at a time: few enough that they stay in the cache
+
 
 class Source(Protocol):
     """Anything that yields uniform words by name, in arrays that the caller may write to: a `prg.Stream`, or the
@@ -62,6 +64,14 @@ class LongWords:
     def take(self, at: Array, mode: Literal["clip"]) -> Array:
         """Read the words of these places, counted through all axes."""
         return _whole(self.lower.take(at, mode=mode), self.upper.take(at, mode=mode))
+
+    def subtract_from(self, value: Array) -> None:
+        """Put value - word, of int64 values of the same shape, in the place of each word."""
+        whole, lower, upper = (part.reshape(-1) for part in (value, self.lower, self.upper))
+        for at in range(0, len(whole), _BLOCK):
+            part = slice(at, at + _BLOCK)
+            left = whole[part] - _whole(lower[part], upper[part])
+            lower[part], upper[part] = left, left >> 32
 
 
 Words = Array | LongWords
@@ -111,9 +121,9 @@ class Dealer:
     def fix_long(self, name: str, value: Array, ring: Ring) -> None:
         """Do as `fix`. Where 5 or 6 bytes hold an element, both shares are `LongWords`."""
         if above := upper_dtype(ring.bits):
-            share = _drawn(self._alice, name, value.shape, above)[:]
-            np.subtract(value, share, out=share)
-            self.corrections |= {name: share.astype(np.int32), upper(name): (share >> 32).astype(above)}
+            share = _drawn(self._alice, name, value.shape, above)
+            share.subtract_from(value)
+            self.corrections |= {name: share.lower, upper(name): share.upper}
         else:
             self.fix(name, value, ring)
 
