@@ -19,8 +19,8 @@ async def open_envelope(
     MALFORMED when its content does not fit the request.
     """
     envelope, binding = request.envelopes[number], request.binding
-    begun = party.identity.keyring.open_kept(bytes(envelope[:SEALED_BYTES]), handshake.context(number))
-    shaken = Handshake.unpack(begun)
+    sealed, context = bytes(envelope[:SEALED_BYTES]), handshake.context(number)
+    shaken = party.identity.keyring.open_kept(sealed, context, Handshake.unpack)
     if abs(binding.time - shaken.time) > handshake.MAX_SECONDS:
         raise malformed("the handshake's time is too far from the request's")
     party.admission.check_holder(grant, shaken, number, token)

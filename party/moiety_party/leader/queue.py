@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -97,7 +97,7 @@ class Queue:
         together, at most. `changed` is told how many wait."""
         self._most, self._lanes, self._most_rows = most, lanes, most_rows
         self._is_suspect, self._changed = is_suspect, changed
-        self._waiting: list[Waiting] = []
+        self._waiting: dict[Waiting, None] = {}  # in the order in which they came
         self._held = set[str]()  # uploads without rows
         self._rows = Counter[str]()  # that wait and may share a run, by upload
         self._going = Counter[str]()  # runs of such rows, by upload; of a verified one, all runs
@@ -108,7 +108,7 @@ class Queue:
     @property
     def head(self) -> Waiting | None:
         """The request whose turn is next, of those that may begin to run now."""
-        ready = (waiting for waiting in self._waiting if self._may_begin(waiting))
+        ready = (waiting for waiting in self._waiting if self.may_begin(waiting))
         return min(ready, key=lambda waiting: waiting.turn, default=None)
 
     def add(self, waiting: Waiting) -> None:
@@ -127,7 +127,7 @@ class Queue:
         waiting.turn = begin + 1 + waiting.request.rows / _ROWS_OF_A_RUN
         if client is not None:
             self._turns[client] = waiting.turn
-        self._waiting.append(waiting)
+        self._waiting[waiting] = None
         self._count(waiting)
         self._changed(len(self._waiting))
 
@@ -175,7 +175,8 @@ class Queue:
                 rows += waiting.request.rows
         self._now = max(self._now, first.turn)
         self._turns = {client: turn for client, turn in self._turns.items() if turn > self._now}
-        self._keep([waiting for waiting in line if waiting not in taken])
+        going = set(taken)
+        self._keep(waiting for waiting in line if waiting not in going)
         return taken
 
     def clear(self, upload_id: str | None = None) -> list[Waiting]:
@@ -198,8 +199,8 @@ class Queue:
             if one.model.upload_id == upload_id:
                 one.stats.timeline.passed("rows")
 
-    def _may_begin(self, waiting: Waiting) -> bool:
-        """Whether a request may begin to run beside those that run now.
+    def may_begin(self, waiting: Waiting) -> bool:
+        """Whether a request that waits may begin to run beside those that run now.
 
         One lane is left to small requests. And runs that many could share begin side by side only as far as that is
         quicker than larger runs.
@@ -211,12 +212,12 @@ class Queue:
             return self._large < max(self._lanes - 1, 1)
         return self._going[upload] < _SIDE_BY_SIDE or self._rows[upload] >= waiting.most_rows
 
-    def _keep(self, waiting: list[Waiting]) -> None:
-        self._waiting = waiting
+    def _keep(self, waiting: Iterable[Waiting]) -> None:
+        self._waiting = dict.fromkeys(waiting)
         self._rows.clear()
-        for one in waiting:
+        for one in self._waiting:
             self._count(one)
-        self._changed(len(waiting))
+        self._changed(len(self._waiting))
 
     def _count(self, waiting: Waiting) -> None:
         if not waiting.is_large:

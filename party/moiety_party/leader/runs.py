@@ -82,7 +82,8 @@ class Runs:
         Raises Refused with bob's problem, or a Problem of alice's own: OVERLOADED when too many requests wait.
         """
         self._queue.add(waiting)
-        self._serve_on()
+        if self._queue.may_begin(waiting):  # the others that may have a lane already
+            self._serve_on()
         try:
             return await waiting.answer
         finally:

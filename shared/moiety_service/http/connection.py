@@ -67,11 +67,13 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        super().data_received(data)
+        if self.transport.is_closing() or self not in self.connections:  # it became a WebSocket
+            return
+        self._header_bytes += len(data) if self._in_header else 0
         if self._header_deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._await_header()  # be it an empty line or the rest of an old body, a header must follow
-        super().data_received(data)
-        self._header_bytes += len(data) if self._in_header else 0
-        if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+        if self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(ProblemType.HEADERS_TOO_LARGE)
 
     # The parser's callbacks

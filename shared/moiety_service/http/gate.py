@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moiety_service import disk
-from moiety_service.http.answers import send_together
+from moiety_service.http.answers import has_arrived, send_together
 from moiety_service.http.clients import whole_number
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log, where
@@ -109,7 +109,7 @@ class Gate:
             status = head["status"]
             await send_together(send, head, message)
 
-        body: _Body | None = None
+        body: GatedBody | None = None
         self._requests += 1
         try:
             self._admit(scope)
@@ -170,7 +170,7 @@ class Gate:
         if self._requests - self._reading > MAX_REQUESTS and not scope["path"].startswith(_HEALTH):
             raise Problem(ProblemType.OVERLOADED)
 
-    async def _body(self, scope: Scope, receive: Receive) -> "_Body":
+    async def _body(self, scope: Scope, receive: Receive) -> "GatedBody":
         """The `receive` from which the app reads the body. Raises a Problem for a body that is refused unread."""
         lengths = list[bytes]()
         for name, value in scope["headers"]:
@@ -192,9 +192,9 @@ class Gate:
                 await self._guard(Request(scope))
             finally:
                 self._reading -= 1
-        return _Body(self, scope, receive, length, limit)
+        return GatedBody(self, scope, receive, length, limit)
 
-    def _hold(self, body: "_Body", size: int) -> None:
+    def _hold(self, body: "GatedBody", size: int) -> None:
         """Account for the bytes of a body that arrived. Raises OVERLOADED when all bodies take too much memory."""
         room = max(HELD_BYTES, 2 * body.limit) + (SMALL_HELD_BYTES if body.length <= SMALL_BODY else 0)
         if self._held[body.limit] + size > room:
@@ -202,21 +202,17 @@ class Gate:
         self._held[body.limit] += size
         body.held += size
 
-    def _let_go(self, body: "_Body") -> None:
+    def _let_go(self, body: "GatedBody") -> None:
         if body.held:
             self._held[body.limit] -= body.held
             self._held += Counter()  # drops what is zero
 
-    async def receive(self, body: "_Body") -> Message:
+    async def receive(self, body: "GatedBody") -> Message:
         """The next message of a body that is not complete yet."""
-        self._reading += 1
-        try:
-            async with asyncio.timeout_at(body.deadline):
-                message = await body.source()
-        except TimeoutError:
-            raise Problem(ProblemType.REQUEST_TIMEOUT, "the body arrives too slowly") from None
-        finally:
-            self._reading -= 1
+        if has_arrived(body.source):  # no deadline to set: that takes as long as all the rest of this
+            message = await body.source()
+        else:
+            message = await self._wait_for(body)
         if message["type"] == "http.request":
             self._hold(body, len(message.get("body", b"")))
             if body.held > body.length:
@@ -226,8 +222,18 @@ class Gate:
                 self._admit(body.scope)
         return message
 
+    async def _wait_for(self, body: "GatedBody") -> Message:
+        self._reading += 1
+        try:
+            async with asyncio.timeout_at(body.deadline):
+                return await body.source()
+        except TimeoutError:
+            raise Problem(ProblemType.REQUEST_TIMEOUT, "the body arrives too slowly") from None
+        finally:
+            self._reading -= 1
 
-class _Body:
+
+class GatedBody:
     """One request's `receive`. It has a deadline until the body is complete, and none after that."""
 
     def __init__(self, gate: Gate, scope: Scope, source: Receive, length: int, limit: int) -> None:
@@ -239,3 +245,13 @@ class _Body:
 
     async def __call__(self) -> Message:
         return await (self.source() if self.complete else self._gate.receive(self))
+
+    async def whole(self) -> bytes:
+        """The body, once all of it is here. Raises ClientDisconnect when its sender goes before."""
+        pieces = list[bytes]()
+        while not self.complete:
+            message = await self._gate.receive(self)
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            pieces.append(message.get("body", b""))
+        return b"".join(pieces)

@@ -1,5 +1,7 @@
 """Logs: one JSON object a line on stderr. Fields are allow-listed, so that no value slips in by accident.
 
+The request id is the id of the trace under way, see tracing.py.
+
 `reason` is the text of a StartRefused, which moiety itself wrote: it says what to do, and never quotes a secret.
 """
 
@@ -13,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import structlog
+from opentelemetry import trace
 
 ALLOWED = frozenset(
     [
@@ -72,15 +75,13 @@ def configure(role: str, log_format: str, level: str = "info") -> None:
 
     def complete(_logger: Any, method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         allowed = {name: value for name, value in fields.items() if name in ALLOWED}
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        return allowed | {"role": role, "level": method, "timestamp": now}
+        now = datetime.now(UTC).replace(tzinfo=None).isoformat()
+        work = trace.get_current_span().get_span_context()
+        request = {"request_id": f"{work.trace_id:032x}"} if work.is_valid else {}
+        return request | allowed | {"role": role, "level": method, "timestamp": f"{now}Z"}
 
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            complete,
-            renderer,
-        ],
+        processors=[complete, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,

@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import NonRecordingSpan, NoOpTracer, Span, SpanContext, SpanKind, TraceFlags, Tracer
@@ -94,13 +93,11 @@ def doing(span: Span) -> Iterator[None]:
 
     The span records no exceptions: their messages could quote a value.
     """
-    bound = structlog.contextvars.bind_contextvars(request_id=request_id(span.get_span_context()))
     token = attach(trace.set_span_in_context(span))
     try:
         yield
     finally:
         detach(token)
-        structlog.contextvars.reset_contextvars(**bound)
         span.end()
 
 

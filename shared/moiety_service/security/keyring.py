@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from moiety_service.observability.logs import log, where
 from moiety_shared.crypto.sealing import KEY_ID_BYTES, PrivateKey, PublicKey
@@ -18,6 +18,8 @@ from moiety_shared.problems import Problem, ProblemType
 
 WIPE_SECONDS = 60.0
 """A running service wipes a pair at most this long after the pair expires."""
+
+T = TypeVar("T")
 
 _GOING = ".wiping"
 _KEPT = 4096  # opened messages that a pair keeps, those used last: a few megabytes of handshakes
@@ -30,9 +32,13 @@ class _Pair:
     accepted_until: datetime | None
 
     @cached_property
-    def opened(self) -> Callable[[bytes, bytes], bytes]:
-        """`private.open` with a cache, which is forgotten together with the pair."""
-        return lru_cache(maxsize=_KEPT)(self.private.open)
+    def opened(self) -> Callable[[bytes, bytes, Callable[[bytes], Any]], Any]:
+        """`private.open` and a reader, with a cache, which is forgotten together with the pair."""
+
+        def opened(envelope: bytes, context: bytes, read: Callable[[bytes], Any]) -> Any:
+            return read(self.private.open(envelope, context))
+
+        return lru_cache(maxsize=_KEPT)(opened)
 
     def accepted(self, now: datetime) -> bool:
         return self.accepted_until is None or now < self.accepted_until
@@ -59,12 +65,14 @@ class Keyring:
         """Open an envelope. Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs."""
         return self._pair(envelope).private.open(envelope, context)
 
-    def open_kept(self, envelope: bytes, context: bytes) -> bytes:
-        """The message in an envelope that comes again and again. It stays in memory until its key is wiped, at most.
+    def open_kept(self, envelope: bytes, context: bytes, read: Callable[[bytes], T]) -> T:
+        """What `read` makes of the message in an envelope that comes again and again. It stays in memory until its key
+        is wiped, at most.
 
-        Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs.
+        Raises Problem KEY_RETIRED, or SEALED_FOR_ANOTHER when key, context or any bit differs; and what `read` raises.
         """
-        return self._pair(envelope).opened(envelope, context)
+        found: T = self._pair(envelope).opened(envelope, context, read)
+        return found
 
     def _pair(self, envelope: bytes | memoryview) -> _Pair:
         key_id = bytes(envelope[:KEY_ID_BYTES]).hex()

@@ -13,6 +13,7 @@ import hashlib
 import secrets
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,6 +58,10 @@ class Handshake:
         terms = self.time.to_bytes(_TIME_BYTES, "little") + hashlib.sha256(self.key).digest()
         return f"moiety/v1 handshake {party}\0".encode() + terms + hashlib.sha256(token.encode()).digest()
 
+    @cached_property
+    def _cipher(self) -> AESGCM:
+        return AESGCM(self.key)
+
     def pack(self) -> bytes:
         return _CONTENT.pack(HANDSHAKE, self.key, self.time, self.proof)
 
@@ -81,13 +86,13 @@ class Handshake:
         negligible.
         """
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return b"".join((sealed, nonce, AESGCM(self.key).encrypt(nonce, message, bound_to)))
+        return b"".join((sealed, nonce, self._cipher.encrypt(nonce, message, bound_to)))
 
     def open(self, envelope: bytes | memoryview, bound_to: bytes) -> bytes:
         """Return the envelope's message. Raises Problem SEALED_FOR_ANOTHER when its binding or any bit differs."""
         nonce, sealed = envelope[SEALED_BYTES : SEALED_BYTES + _NONCE_BYTES], envelope[SEALED_BYTES + _NONCE_BYTES :]
         try:
-            return AESGCM(self.key).decrypt(bytes(nonce), sealed, bound_to)
+            return self._cipher.decrypt(bytes(nonce), sealed, bound_to)
         except (InvalidTag, ValueError) as error:
             raise Problem(ProblemType.SEALED_FOR_ANOTHER) from error
 
