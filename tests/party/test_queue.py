@@ -228,6 +228,24 @@ def test_small_runs_do_not_begin_beside_others_of_their_model_and_full_ones_do()
     played(scenario)
 
 
+def test_a_second_run_waits_until_it_has_as_many_requests_as_the_first() -> None:
+    async def scenario() -> None:
+        queue = queue_of(1000)
+        for n in range(3):
+            queue.add(waiting(1, f"first {n}"))
+        with queue.taken() as first:
+            for n in range(2):
+                queue.add(waiting(20, f"second {n}"))  # requests count, and not rows
+                assert len(first) == 3 and queue.head is None
+            queue.add(last := waiting(1, "second 2"))
+            assert queue.may_begin(last) and len(take(queue)) == 3
+            queue.add(waiting(1, "too early"))
+            assert queue.head is None
+        assert len(take(queue)) == 1, "no run goes on any more"
+
+    played(scenario)
+
+
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 def test_large_batches_leave_a_lane_to_small_requests(lanes: int) -> None:
     async def scenario() -> None:

@@ -100,7 +100,9 @@ class Queue:
         self._waiting: dict[Waiting, None] = {}  # in the order in which they came
         self._held = set[str]()  # uploads without rows
         self._rows = Counter[str]()  # that wait and may share a run, by upload
-        self._going = Counter[str]()  # runs of such rows, by upload; of a verified one, all runs
+        self._line = Counter[str]()  # requests of such rows, by upload
+        self._going = Counter[str]()  # runs of such requests, by upload; of a verified one, all runs
+        self._along = Counter[str]()  # requests in these runs, by upload
         self._large = 0  # runs of a request that is too large to share one
         self._now = 0.0
         self._turns: dict[Hashable, float] = {}  # of each client's last request, if it lies ahead
@@ -154,12 +156,16 @@ class Queue:
         counted = not large or batch[0].model.plan.verified is not None
         self._large += large
         self._going[upload] += counted
+        along = counted * len(batch)
+        self._along[upload] += along
         try:
             yield batch
         finally:
             self._large -= large
             self._going[upload] -= counted
+            self._along[upload] -= along
             self._going += Counter()  # drops what is zero
+            self._along += Counter()
 
     def _take(self) -> list[Waiting]:
         first = self.head
@@ -203,18 +209,20 @@ class Queue:
         """Whether a request that waits may begin to run beside those that run now.
 
         One lane is left to small requests. And runs that many could share begin side by side only as far as that is
-        quicker than larger runs.
+        quicker than larger runs: two at most, the second once as many requests wait for it as the first has.
         """
         upload, verified = waiting.model.upload_id, waiting.model.plan.verified is not None
         if upload in self._held or (verified and self._going[upload]):  # one run at a time is past its coins
             return False
         if waiting.is_large:
             return self._large < max(self._lanes - 1, 1)
-        return self._going[upload] < _SIDE_BY_SIDE or self._rows[upload] >= waiting.most_rows
+        beside = self._going[upload] < _SIDE_BY_SIDE and self._line[upload] >= self._along[upload]
+        return beside or self._rows[upload] >= waiting.most_rows
 
     def _keep(self, waiting: Iterable[Waiting]) -> None:
         self._waiting = dict.fromkeys(waiting)
         self._rows.clear()
+        self._line.clear()
         for one in self._waiting:
             self._count(one)
         self._changed(len(self._waiting))
@@ -222,3 +230,4 @@ class Queue:
     def _count(self, waiting: Waiting) -> None:
         if not waiting.is_large:
             self._rows[waiting.model.upload_id] += waiting.request.rows
+            self._line[waiting.model.upload_id] += 1
