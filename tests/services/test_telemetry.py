@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -212,3 +214,24 @@ def test_a_spans_block_leaves_what_was_before(fails: bool) -> None:
                 raise ValueError
         assert named(outer) and inner.ended and not outer.ended
     assert outer.ended and not tracing.current().is_valid
+
+
+LOGGING = """
+from moiety_service.observability import logs, tracing
+from opentelemetry.trace import NonRecordingSpan
+logs.configure("alice", "json")
+logs.log().info("before")
+with tracing.doing(NonRecordingSpan(tracing.read("00-{trace}-{span}-01"))):
+    logs.log().info("within", password="secret")
+    logs.log().info("of another", request_id="another")
+logs.log().info("after")
+"""
+
+
+def test_a_log_line_has_the_id_of_the_request_under_way() -> None:
+    code = LOGGING.format(trace=TRACE, span=SPAN)
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=True, text=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["event"] for line in lines] == ["before", "within", "of another", "after"]
+    assert [line.get("request_id") for line in lines] == [None, TRACE, "another", None]
+    assert all(line["role"] == "alice" and line["level"] == "info" and "password" not in line for line in lines)
