@@ -7,7 +7,7 @@ from moiety_shared.crypto.prg import Stream, new_seed
 from moiety_shared.plan.lookups import ReLU
 from moiety_shared.protocols import sign
 from moiety_shared.protocols.verified import fields
-from moiety_shared.protocols.verified.bits import Chosen
+from moiety_shared.protocols.verified.bits import Chosen, summands
 from moiety_shared.protocols.verified.polynomials import Points, SecretPoint
 from moiety_shared.ring import Array
 
@@ -87,16 +87,33 @@ def test_what_a_party_expects_is_what_its_planes_add_up_to(digit_bits: int) -> N
     assert np.array_equal(fields.unwords(key.of_slots(chosen.sums(layer, key.points.slots, y))), planes)
     whole = np.unpackbits(packed, axis=-1, bitorder="little")[..., : key.points.slots].reshape(rows, -1, 30)
     assert not whole[..., n:].any(), "no comparison has these slots"
-    digits = sign.digits_of(layer, t)
-    at = 0
-    for place, (_, width) in enumerate(layer.digits):
-        for value in range(1 << width):
-            assert np.array_equal(whole[:, at, :n], digits[:, place] == value)
-            at += 1
-    words = sign.coefficients(len(layer.digits), layer.word_dtype)[bits]
-    assert whole[:, at, :n].all()
-    for bit in range(layer.lookups + 1 + layer.monomials):
-        assert np.array_equal(whole[:, at + 1 + bit, :n], words >> bit & 1)
+
+
+@pytest.mark.parametrize("digit_bits", [2, 3, 4])
+def test_what_is_chosen_adds_up_to_the_byte_of_a_comparison(digit_bits: int) -> None:
+    """Bit by bit, as the byte is defined. The planes are any bytes of K, not bits alone."""
+    rows, n = 3, 23
+    members = {"shape": (n,), "shift": 0, "opened_bits": 9, "range_bits": 8, "digit_bits": digit_bits}
+    layer = ReLU.model_validate({"name": "r", "input": "x"} | members)
+    t, bits = drawn(rows, n).astype(np.int16), drawn(rows, n) & ((1 << layer.lookups) - 1)
+    ends = [min((1 << width) + 1, 8 * np.dtype(layer.table_dtype).itemsize) for _, width in layer.digits]
+    tables, word = [drawn(rows, end, n) for end in ends], drawn(rows, layer.lookups + 1 + layer.monomials, n)
+    expected = np.zeros((rows, n), np.uint8)
+    for place, table in enumerate(tables):
+        value = sign.digits_of(layer, t)[:, place, None].astype(np.int64)
+        beyond = np.concatenate((table, np.zeros((rows, 1, n), np.uint8)), axis=1)
+        reached, less = (np.take_along_axis(beyond, value + more, axis=1)[:, 0] for more in (0, 1))
+        expected ^= fields.byte_product(less, np.uint8(1 << 2 * place))
+        expected ^= fields.byte_product(less ^ reached, np.uint8(1 << 2 * place >> 1)) if place else 0
+    coefficients = sign.coefficients(len(layer.digits), layer.word_dtype)[bits]
+    for bit in range(word.shape[1]):
+        expected ^= fields.byte_product(word[:, bit], np.uint8(1 << bit)) if bit < layer.lookups else 0
+        expected ^= fields.byte_product(word[:, bit], (coefficients >> bit & 1).astype(np.uint8) << 7)
+    points = Points(n)
+    chosen = Chosen.of(layer, points, t, bits).packed(layer)
+    one = np.unpackbits(chosen, axis=-1, bitorder="little")[:, :, 0, :n]
+    found = np.bitwise_xor.reduce(one * summands(layer, np.concatenate((*tables, word), axis=1)), axis=1)
+    assert np.array_equal(found, expected)
 
 
 def test_pads_hide_what_is_known_at_the_secret_point() -> None:

@@ -23,6 +23,7 @@ weights with 2^-64, and a wrong polynomial agrees at zeta with probability (2k +
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -63,21 +64,31 @@ def _entries(layer: Comparison, place: int) -> int:
 
 
 def summands(layer: Comparison, x: Array) -> Array:
-    """Y (rows, summands, ...) from the planes X (rows, planes, ...), bytes of K: one for each value of each digit, one
-    for all masks, one for each bit of the word."""
+    """Y (rows, summands, ...) from the planes X (rows, planes, ...), bytes of K: one for each value of each digit but
+    the last value, and one for each coefficient that bits of the word have.
+
+    Some value of a digit is chosen always. So that of the last value is added to those of the others, and to what is
+    chosen always: the masks, and the bits of the word whose coefficient is 1.
+    """
     out, at = list[Array](), 0
+    always = np.zeros((len(x), *x.shape[2:]), np.uint8)
     for place, (_, width) in enumerate(layer.digits):
         table = x[:, at : at + _entries(layer, place)]
         at += table.shape[1]
         reached = table[:, : 1 << width]
         beyond = np.zeros_like(reached)
         beyond[:, : table.shape[1] - 1] = table[:, 1:]
-        less = _times(1 << 2 * place, beyond)
-        out.append(less ^ _times(1 << 2 * place - 1, reached ^ beyond) if place else less)
+        each = _times(1 << 2 * place, beyond)
+        if place:
+            each ^= _times(1 << 2 * place - 1, reached ^ beyond)
+        always ^= each[:, -1]
+        out.append(each[:, :-1] ^ each[:, -1:])
     word = x[:, at:]
-    places = (1 << np.arange(layer.lookups)).astype(np.uint8).reshape(-1, *[1] * (x.ndim - 2))
-    masks = np.bitwise_xor.reduce(fields.byte_product(places, word[:, : layer.lookups]), axis=1)
-    return np.concatenate([*out, masks[:, None], _times(1 << _SIGN, word)], axis=1)
+    for place in range(layer.lookups):
+        always ^= _times(1 << place, word[:, place])
+    word = _times(1 << _SIGN, word)
+    first, *others = (np.bitwise_xor.reduce(word[:, bits], axis=1) for bits in _coefficients(layer).bits)
+    return np.concatenate([*out, np.stack((first ^ always, *others), axis=1)], axis=1)
 
 
 def _times(factor: int, a: Array) -> Array:
@@ -86,49 +97,49 @@ def _times(factor: int, a: Array) -> Array:
 
 
 class Chosen(NamedTuple):
-    """C, as what chooses the summands of each slot: the values of its digits (rows, digits, groups, slots), and its
-    looked-up bits (rows, groups, slots). Where no comparison has a slot, both are above all that they can be."""
+    """C, as what chooses the summands of each slot: the values of its digits (rows, digits, groups, slots), and the
+    coefficients that are 1 (rows, groups, slots), a bit for each. Where no comparison has a slot, the values are above
+    all that they can be, and no coefficient is 1."""
 
     digits: Array
-    bits: Array
+    coefficients: Array
 
     @classmethod
     def of(cls, layer: Comparison, points: Points, opened: Array, bits: Array) -> "Chosen":
         """From t^ (rows, n) and the open looked-up bits (rows, n), which are read as the evaluation reads them."""
         digits = points.grouped(sign.digits_of(layer, opened), 1 << layer.digit_bits)
         most = (1 << layer.lookups) - 1
-        return cls(digits, points.grouped(np.minimum(bits, most), most + 1))
+        return cls(digits, _coefficients(layer).values.take(points.grouped(np.minimum(bits, most), most + 1)))
 
     def packed(self, layer: Comparison) -> Array:
         """C (rows, summands, groups, ceil(k / 8)), packed bits."""
-        words, at = _words(layer), 0
-        every = _digit_summands(layer) + words.bits
-        out = np.empty((len(self.bits), every, *self.bits.shape[1:]), np.bool_)
+        at, count = 0, len(_coefficients(layer).bits)
+        out = np.empty((len(self.digits), _digit_summands(layer) + count, *self.digits.shape[2:]), np.bool_)
         for place, (_, width) in enumerate(layer.digits):
-            values = np.arange(1 << width, dtype=np.uint8)[:, None, None]
+            values = np.arange((1 << width) - 1, dtype=np.uint8)[:, None, None]
             np.equal(self.digits[:, place, None], values, out=out[:, at : at + len(values)])
             at += len(values)
-        places = (1 << np.arange(words.bits, dtype=np.uint32))[:, None, None]
-        for bits, into in zip(self.bits, out[:, at:], strict=True):
-            np.not_equal(words.of.take(bits) & places, 0, out=into)
+        places = (1 << np.arange(count, dtype=self.coefficients.dtype))[:, None, None]
+        for coefficients, into in zip(self.coefficients, out[:, at:], strict=True):
+            np.not_equal(coefficients & places, 0, out=into)
         return packed_groups(out)
 
     def sums(self, layer: Comparison, slots: int, y: Array) -> Array:
         """sum C Y at each of the k slots (rows, groups, k), from Y (rows, summands, groups), uint64 of L."""
-        at, words = _digit_summands(layer), _words(layer)
-        chosen = (words.of >> np.arange(words.bits, dtype=np.uint32)[:, None, None] & 1).astype(np.uint64)
-        sums = np.stack([np.bitwise_xor.reduce(row[at:, :, None] * chosen, axis=0) for row in y])
-        out, at = _picked(sums, self.bits[..., :slots]), 0
+        out, at = np.zeros((*self.coefficients.shape[:2], slots), np.uint64), 0
         for place, (_, width) in enumerate(layer.digits):
-            each = np.swapaxes(y[:, at : at + (1 << width)], 1, 2)
+            each = np.swapaxes(y[:, at : at + (1 << width) - 1], 1, 2)
             out ^= _picked(each, self.digits[:, place, :, :slots])
-            at += 1 << width
+            at += each.shape[2]
+        for first in range(0, y.shape[1] - at, 8):
+            every = _subsets(y[:, at + first : at + first + 8])
+            out ^= _picked(every, self.coefficients[..., :slots] >> first & 255)
         return out
 
 
 def _picked(values: Array, index: Array) -> Array:
-    """Of each group the value that each slot names, 0 above the last: values (rows, groups, v) by (rows, groups, slots)
-    of uint8."""
+    """Of each group the value that each slot names, 0 above the last: values (rows, groups, v) by (rows, groups,
+    slots)."""
     rows, groups, count = values.shape
     whole = np.zeros((rows * groups, count + 1), np.uint64)
     whole[:, :count] = values.reshape(-1, count)
@@ -137,23 +148,40 @@ def _picked(values: Array, index: Array) -> Array:
     return picked
 
 
+def _subsets(y: Array) -> Array:
+    """The sums of all subsets of Y (rows, n, groups): (rows, groups, 2^n). A subset's number has a bit for each Y."""
+    out = np.zeros((len(y), y.shape[2], 1 << y.shape[1]), np.uint64)
+    for bit in range(y.shape[1]):
+        np.bitwise_xor(out[..., : 1 << bit], y[:, bit, :, None], out=out[..., 1 << bit : 2 << bit])
+    return out
+
+
 def _digit_summands(layer: Comparison) -> int:
     """The number of summands that digits choose. They come first."""
-    return sum(1 << width for _, width in layer.digits)
+    return sum((1 << width) - 1 for _, width in layer.digits)
 
 
-class _Words(NamedTuple):
-    """Which of the other summands a byte of looked-up bits chooses: (2^lookups + 1,) words of so many bits, uint32. The
-    last chooses none."""
+class _Coefficients(NamedTuple):
+    """The coefficients that bits of a word have, each once: which bits have each one, and which of them are 1 for each
+    byte of looked-up bits, (2^lookups + 1,) uint16. The first is always 1, but for the last byte, where none is."""
 
-    of: Array
-    bits: int
+    bits: tuple[list[int], ...]
+    values: Array
 
 
-def _words(layer: Comparison) -> _Words:
-    words = sign.coefficients(len(layer.digits), layer.word_dtype).astype(np.uint32)
-    bits = layer.lookups + 1 + layer.monomials
-    return _Words(np.append((words & ((1 << bits) - 1)) << 1 | 1, np.uint32(0)), 1 + bits)
+def _coefficients(layer: Comparison) -> _Coefficients:
+    return _different(len(layer.digits), layer.word_dtype, layer.lookups + 1 + layer.monomials)
+
+
+@cache
+def _different(digits: int, dtype: str, count: int) -> _Coefficients:
+    """See `_Coefficients`; the words have `count` bits."""
+    words = sign.coefficients(digits, dtype)
+    found: dict[bytes, list[int]] = {np.ones_like(words).tobytes(): []}
+    for bit in range(count):
+        found.setdefault((words >> bit & 1).tobytes(), []).append(bit)
+    each = [np.frombuffer(column, dtype).astype(np.uint16) << place for place, column in enumerate(found)]
+    return _Coefficients(tuple(found.values()), np.append(np.bitwise_or.reduce(each), np.uint16(0)))
 
 
 def public_sign(layer: Comparison, opened: Array, bits: Array) -> Array:

@@ -51,7 +51,10 @@ def byte_inverse(a: Array) -> Array:
 
 def byte_product(a: Array, b: Array) -> Array:
     """Multiply bytes in K. Shapes broadcast."""
-    product: Array = byte_table().reshape(-1).take(a.astype(np.uint16) << 8 | b, mode="clip")
+    index = a.astype(np.uint16)
+    index <<= 8
+    index = np.bitwise_or(index, b, out=index) if a.shape == b.shape else index | b.astype(np.uint16)
+    product: Array = byte_table().reshape(-1).take(index, mode="clip")
     return product
 
 

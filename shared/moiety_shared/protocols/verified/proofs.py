@@ -77,8 +77,9 @@ class LookUpSums:
         (groups, 8); what the other sent (groups, k) of K."""
         for at in range(0, len(weights), _TOGETHER):
             part = slice(at, at + _TOGETHER)
-            self.proof ^= _weighted(further[part], weights[part])
-            self.said ^= _weighted(said[part], weights[part])
+            both = _weighted(np.concatenate((further[part], said[part]), axis=1), weights[part])
+            self.proof ^= both[: self.points.further]
+            self.said ^= both[self.points.further :]
         self.expected ^= np.bitwise_xor.reduce(fields.product(expected, weights), axis=0)
 
     def convinced(self, proof: Array) -> bool:

@@ -13,8 +13,6 @@ import numpy as np
 from moiety_shared.arrays import Array
 from moiety_shared.protocols.dealing import Source
 
-PIECE_BITS = 24
-"""The bits of a word's pieces in a float64 product whose other factor is a coin."""
 WIDE_BYTES = 9
 """The bytes of a word on the wire."""
 EXACT_BITS = 53
@@ -110,6 +108,14 @@ class Word:
             left, right = (part.reshape(*part.shape[:-2], -1) for part in (left, right))
             columns.append(exact_matmul(left, right.swapaxes(-1, -2), 2 * width))
         return self.wrap(self.placed(columns, width))
+
+    def limbs(self, words: Array) -> Array:
+        """The limbs of any words, in 0 .. 2^limb - 1, as float64."""
+        out, high = np.empty(words.shape), words[0] >> self.limb
+        high += words[1]
+        np.bitwise_and(words[0], self._mask, out=out[0])
+        np.bitwise_and(high, self._mask, out=out[1])
+        return out
 
     def pieces(self, words: Array, width: int, bits: int | None = None) -> Array:
         """Cut words (2, *shape), integers of 0 .. 2^bits - 1, into pieces of `width` bits, at most a limb's, lowest
