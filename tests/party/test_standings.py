@@ -1,14 +1,15 @@
 """How the checks of an upload went, and whose turn it is: what replicas tell one another in their party's database."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, Connection
 
 from moiety_party.standings import TURN_SECONDS, WANTED_SECONDS, Standings
 from moiety_party.state import State
 from moiety_party.verified import DurableStanding
+from moiety_service.database import Database
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols.verified.claims import UploadEnded
 from tests.clock import Clock
@@ -55,6 +56,30 @@ def test_a_check_without_a_verdict_counts_as_failed_for_good(state: State, clock
     assert not checks.resolve(UPLOAD, UPLOAD), "the one that was slow gives out nothing"
     clock.now = 0
     assert checks.of(UPLOAD, "one")[1] == "ended"
+
+
+def test_a_process_that_is_alone_reads_an_upload_once(
+    state: State, database: URL, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run asks again and again. Replicas read each time, because others write."""
+    checks, read, reads = state.standings, Database.read, list[Database]()
+
+    def reading(self: Database) -> AbstractContextManager[Connection]:
+        reads.append(self)
+        return read(self)
+
+    monkeypatch.setattr(Database, "read", reading)
+    assert checks.toss(UPLOAD, UPLOAD, "one", 60)
+    assert [checks.of(UPLOAD, "one")[1] for _ in range(3)] == ["open"] * 3
+    assert checks.resolve(UPLOAD, UPLOAD) and checks.of(UPLOAD, "one")[1] == "good"
+    checks.rekey(UPLOAD, "new")
+    assert checks.of(UPLOAD, "one") == ("new", "good") and len(reads) == (5 if state.shared else 0)
+    with closing(State(database, "alice", clock)) as again:
+        assert again.standings.of(UPLOAD, "one") == ("new", "good")
+        again.standings.end(UPLOAD, "new")
+        assert again.standings.of(UPLOAD, "one") == ("new", "ended")
+        if state.shared:
+            assert checks.of(UPLOAD, "one") == ("new", "ended")
 
 
 def taken(checks: Standings, *replicas: str) -> list[bool]:

@@ -272,9 +272,9 @@ def prove(check: ClaimSums, name: str, further: Array, packed: Array, expected: 
     own = np.empty((rows, groups, further.shape[-1]), np.uint8)
     step = max(_CACHED_BYTES * rows // further.nbytes, 1)
     for at in range(0, rows, step):
-        extended = sums.points.extended(packed[at : at + step])
-        for x, y, into in zip(extended, further[at:], own[at:], strict=False):
-            np.bitwise_xor.reduce(fields.byte_product(x, y), axis=0, out=into)
+        part = slice(at, at + step)
+        each = fields.byte_product(sums.points.extended(packed[part]), further[part])
+        np.bitwise_xor.reduce(each, axis=1, out=own[part])
     said = sums.points.grouped(theirs)[..., : sums.points.slots]
     weights = check.coins.field(name, rows * groups)
     sums.add(weights, *(part.reshape(rows * groups, -1) for part in (own, expected, said)))

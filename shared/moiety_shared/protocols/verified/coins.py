@@ -78,12 +78,8 @@ class Coins:
 
     def combination(self, layer: str, rows: int, columns: int) -> Combination:
         """The coins of a layer's claim. Each layer asks once."""
-        stream = self._stream.at(layer)
-        psi, chi = (
-            stream.words(name, (VECTORS, count), np.uint16).astype(np.int64)
-            for name, count in (("rows", rows), ("columns", columns))
-        )
-        return Combination(self._word, psi, chi)
+        drawn = self._stream.at(layer).words("words", (VECTORS, rows + columns), np.uint16).astype(np.int64)
+        return Combination(self._word, drawn[:, :rows], drawn[:, rows:])
 
     def field(self, layer: str, count: int) -> Array:
         """Uniform elements of GF(2^64), as (count, 8) bytes."""
