@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -163,7 +163,7 @@ class Lane:
         transcript: Transcript,
         executor: Executor,
         *,
-        away: int | None = None,
+        away: Container[int] = (),
         witness: "Witness | None" = None,
     ) -> list[Outcome]:
         """Run one party's sessions to their ends. They are the slices of one batch, and have the same rounds.
@@ -171,7 +171,7 @@ class Lane:
         All that is opened goes into the transcript, round by round and slice by slice, in the same order at both
         parties. The slices take turns, so that one computes while another's opening travels. Each opening is sent
         before the peer's is awaited. Steps with more than `INLINE_WORK` run in `executor`, so that the event loop goes
-        on serving; all steps from the round of number `away` on do, because they may wait for a database. `witness` is
+        on serving; so do the steps behind the rounds of numbers `away`, which may wait for a database. `witness` is
         told what both parties send, and what it answers is sent as SIGNED. It is told of a round while the peer's is on
         its way.
         """
@@ -187,7 +187,7 @@ class Lane:
             await self._open(group, sent)
         begun = self.rounds
         while rounds:
-            inline = away is None or self.rounds - begun < away
+            inline = self.rounds - begun not in away
             self.rounds += 1
             if witness is not None:
                 await self._tell(witness, rounds, executor)

@@ -12,7 +12,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -160,6 +160,15 @@ class VerifiedLease:
         numbers, beside = rows[NUMBERS]
         beside.fill(_Ready(int(numbers[0]), self._prepare(plan, rows)))
 
+    def ready(self, rows: PreparedRows) -> PreparedRun | None:
+        """What a run needs of these rows, if they were prepared ahead, of one bundle. Copies nothing."""
+        numbers, beside = rows[NUMBERS]
+        ready = beside[0]
+        if ready is None or any(other is not ready for other in beside):
+            return None
+        first = int(numbers[0]) - ready.first
+        return rows_of(ready.run, first, first + len(numbers))
+
     def prepared(self, plan: Plan, rows: PreparedRows) -> PreparedRun:
         """What a run needs of these rows. Those that were not prepared ahead are now."""
         numbers, beside = rows[NUMBERS]
@@ -245,7 +254,8 @@ class Checks:
         upload has ended before, and OVERLOADED when another run is past its coins.
         """
         loop, plan, keyed = asyncio.get_running_loop(), model.plan, lease.model
-        prepared = await loop.run_in_executor(self.online, lease.prepared, plan, rows)
+        if (prepared := lease.ready(rows)) is None:
+            prepared = await loop.run_in_executor(self.online, lease.prepared, plan, rows)
         nonces = Nonces(secrets.token_bytes(16), secrets.token_bytes(16))
         standing = DurableStanding(self.state, model.upload_id, keyed.key_id, self.replica, self.run_seconds)
         name = sha256(b"moiety/v1 verified run\0" + start).digest()
@@ -282,15 +292,19 @@ class Checks:
         return Problem(ProblemType.CHEATING_DETECTED, why)
 
 
-def _away(plan: Plan, rows: int) -> int:
-    """From which round on a run's steps may wait for the database: it says that the run shows its coins when the last
-    opening has arrived. If the run is large, its steps are no work for an event loop from the first round on.
+def _away(plan: Plan, rows: int) -> Container[int]:
+    """The rounds behind which a run's step is no work for an event loop. When the last opening has arrived, it waits
+    for the database, which has to know that the run shows its coins. Then it is the check of all claims, and after the
+    last round it tells the database. If the run is large, each is.
 
     The owner states how many rounds there are. If that is wrong, the event loop waits for the disk. So it does, once an
     upload, when a party is caught in an earlier round.
     """
-    work = _WORD_WORK * rows * sum(plan.flow.work.values())
-    return 0 if plan.verified is None or work > INLINE_WORK else plan.verified.rounds - CHECK_ROUNDS - 1
+    rounds = plan.verified.rounds if plan.verified is not None else 0
+    if _WORD_WORK * rows * sum(plan.flow.work.values()) > INLINE_WORK:
+        return range(rounds)
+    last = rounds - CHECK_ROUNDS - 1
+    return last, last + 1, rounds - 1
 
 
 def waited() -> Problem:
