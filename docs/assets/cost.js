@@ -1,7 +1,7 @@
 // The calculator of docs/benchmarks.md; tests/scale/test_costs.py holds the figures of both networks against their plans.
 const presets = {
-  mnist: { provider: 17040, online: 6698.5, asked: 3390, cores: 1254 },
-  lenet: { provider: 340880, online: 82138.5, asked: 3390, cores: 17374 },
+  mnist: { provider: 14040, online: 6698.5, asked: 3390, cores: 1254 },
+  lenet: { provider: 337880, online: 82138.5, asked: 3390, cores: 17374 },
 };
 const field = (name) => document.getElementById(name);
 const value = (name) => Number(field(name).value);

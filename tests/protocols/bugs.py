@@ -8,21 +8,26 @@ import pytest
 
 from moiety_shared.plan.lookups import MaxPool
 from moiety_shared.protocols import max_pool, select, sign
-from moiety_shared.protocols.dealing import Dealer, Holder, uniform
+from moiety_shared.protocols.dealing import Dealer, Holder
 from moiety_shared.ring import Array, Ring
 
 Patch = pytest.MonkeyPatch
 
 
 def change_masks(patch: Patch, name: str, change: Callable[[Array], Array]) -> None:
-    """Of dealer and parties alike, so that results stay right."""
-    for side in (Dealer, Holder):
+    """Of dealer and parties alike, so that results stay right: `change` is linear."""
+    one, both = Holder.mask, Dealer.halves
 
-        def mask(self: Any, n: str, *rest: Any, original: Any = side.mask) -> Array:
-            found = original(self, n, *rest)
-            return change(found) if n == name else found
+    def mask(self: Any, n: str, *rest: Any) -> Array:
+        found = one(self, n, *rest)
+        return change(found) if n == name else found
 
-        patch.setattr(side, "mask", mask)
+    def halves(self: Any, n: str, *rest: Any) -> tuple[Array, Array]:
+        found = both(self, n, *rest)
+        return (change(found[0]), change(found[1])) if n == name else found
+
+    patch.setattr(Holder, "mask", mask)
+    patch.setattr(Dealer, "halves", halves)
 
 
 def no_mask(name: str) -> Callable[[Patch], None]:
@@ -36,12 +41,13 @@ def one_mask(name: str) -> Callable[[Patch], None]:
 
 def half_a_mask(patch: Patch) -> None:
     """alice's halves alone, which she knows."""
-    original = Holder.mask
+    original, both = Holder.mask, Dealer.halves
 
-    def mask(self: Any, n: str, shape: tuple[int, ...], ring: Ring | None = None) -> Array:
-        return uniform(ring or self.ring, self._alice, n, (self.rows, *shape))
+    def halves(self: Any, *given: Any) -> tuple[Array, Array]:
+        one, other = both(self, *given)
+        return one, other * 0
 
-    patch.setattr(Dealer, "mask", mask)
+    patch.setattr(Dealer, "halves", halves)
     patch.setattr(Holder, "mask", lambda self, *given: original(self, *given) * (1 - self.party))
 
 

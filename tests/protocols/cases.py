@@ -3,6 +3,7 @@
 from typing import Any
 
 from moiety_shared.plan.exp2 import Exp2
+from moiety_shared.plan.layers import lift_bits
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.pieces import Pieces
@@ -18,7 +19,7 @@ def truncate(shift: int, opened_bits: int) -> Truncate:
 def wide(k: int, layer: Truncate) -> Case:
     """Every bit of everything that either party ever holds."""
     q = layer.opened_bits
-    return Case(k, layer, k, (Axis("value", 1, q), Axis("lift", 2, k)), (Axis("value", 1, q),))
+    return Case(k, layer, k, (Axis("value", 1, q), Axis("lift", 2, lift_bits(q, k))), (Axis("value", 1, q),))
 
 
 def compared(k: int, layer: Lookup, share_bits: int, *, both: bool = False, only: Any = None, **names: int) -> Case:

@@ -1,7 +1,7 @@
 """On tiny rings, every input under all randomness: the result is exactly the functionality's, and what a party sees is
 distributed alike for every secret."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,14 @@ import pytest
 
 from moiety_shared.plan.lookups import Comparison, Truncate
 from moiety_shared.plan.normalise import Normalise
+from moiety_shared.protocols import truncation
+from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols.opening import alone, lockstep
+from moiety_shared.ring import Array, Ring
+from tests.protocols.bugs import bare, half_a_mask, no_mask
 from tests.protocols.cases import CASES, compared, ranked
-from tests.protocols.exhaustion import Case, check
+from tests.protocols.enumeration import Tape, Views, histogram
+from tests.protocols.exhaustion import Case, check, enumerated
 from tests.protocols.functionality import functionality, functionality_beyond
 
 _LONG = ("pieces: cubics, 5 bits", "pieces: parabolas, 5 bits", "pool: 2 x 2", "top 2 of 3, words")
@@ -61,6 +67,40 @@ def test_within_the_range_both_definitions_agree(name: str) -> None:
 @pytest.mark.parametrize("result", ["words", "share"])
 def test_top_k_of_any_three_values_is_exact(result: str) -> None:
     check(compared(3, ranked(3, result, 0, 3, 2, 2, 2 if result == "words" else 1), 0), private=False)
+
+
+def check_lifted(case: Case, party: int) -> None:
+    """What is made of a lifted value takes its dither from the shares: they tell nothing of it, also beside t^."""
+    ring, layer = Ring(case.k), case.layer
+    assert isinstance(layer, Truncate)
+    x0, of_alice, of_bob = enumerated(case)
+    dealer = Dealer(ring, len(x0), Tape(of_alice), Tape(of_bob))
+    truncation.deal(dealer, layer)
+    holders = Holder(ring, 0, len(x0), Tape(of_alice), {}), Holder(ring, 1, len(x0), Tape(of_bob), dealer.corrections)
+    prepared = [truncation.prepare(holder, layer) for holder in holders]
+    views = Views(str(party))
+    for secret in case.secrets:
+        opened: list[Array] = []
+        x = x0.astype(ring.dtype), ring.wrap(np.array(secret, dtype=ring.dtype) - x0.astype(ring.dtype))
+        sessions = [alone(truncation.evaluate(ring, p, layer, x[p].reshape(-1, 1), prepared[p])) for p in (0, 1)]
+        shares = lockstep(*sessions, lambda _, value: opened.append(value))  # noqa: B023
+        views.add(secret, histogram([(shares[party], case.k), (opened[0], layer.opened_bits)]))
+    views.assert_uniform()
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_shares_of_a_lifted_value_are_uniform_beside_what_is_opened(party: int) -> None:
+    check_lifted(CASES["truncate: 3 of 4 bits"], party)
+
+
+@pytest.mark.parametrize("party", [0, 1])
+@pytest.mark.parametrize("plant", [bare("lift"), no_mask("value"), half_a_mask])
+def test_shares_of_a_lifted_value_that_are_not_uniform_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, party: int, plant: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_lifted(CASES["truncate: 3 of 4 bits"], party)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,12 @@ def word_corrections(name: str, shape: tuple[int, ...], bits: int) -> tuple[Corr
     return Correction(name, shape, "<i4"), Correction(upper(name), shape, above)
 
 
+def lift_bits(opened_bits: int, ring_bits: int) -> int:
+    """The bits of a word that says how often 2^opened_bits is added to an element of the ring: what lies above the
+    opened bits. A ring has 2 bits at least."""
+    return max(ring_bits - opened_bits, 2)
+
+
 def upper_dtype(bits: int) -> str | None:
     """The numpy type of the second array; None where there is none."""
     return None if not 32 < bits <= 48 else "|u1" if bits <= 40 else "<u2"

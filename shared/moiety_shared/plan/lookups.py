@@ -9,7 +9,20 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import FailFast, Field, model_validator
 
-from moiety_shared.plan.layers import Correction, Image, Pads, Pair, Shape, Unary, Wire, packed, ring_bytes, ring_dtype
+from moiety_shared.plan.layers import (
+    Correction,
+    Image,
+    Pads,
+    Pair,
+    Shape,
+    Unary,
+    Wire,
+    lift_bits,
+    packed,
+    ring_bytes,
+    ring_dtype,
+    word_corrections,
+)
 
 Shift = Annotated[int, Field(ge=0, le=62)]
 Bits = Annotated[int, Field(ge=2, le=64)]
@@ -42,7 +55,7 @@ class Truncate(Lookup):
     op: Literal["truncate"] = "truncate"
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        return (Correction("lift", (2, self.size), ring_dtype(ring_bits)),)
+        return word_corrections("lift", (2, self.size), lift_bits(self.opened_bits, ring_bits))
 
     def openings(self, ring_bits: int, rows: int) -> tuple[int, ...]:
         return (rows * self.size * ring_bytes(self.opened_bits),)
@@ -138,9 +151,13 @@ class ReLU(Hinged):
     op: Literal["relu"] = "relu"
 
     def corrections(self, ring_bits: int) -> tuple[Correction, ...]:
-        dtype = ring_dtype(ring_bits)
-        lift = Correction("lift", (2, self.size), dtype)
-        return (*super().corrections(ring_bits), lift, Correction("select", (3, self.comparisons), dtype))
+        above = lift_bits(self.range_bits + 1, ring_bits)
+        return (
+            *super().corrections(ring_bits),
+            *word_corrections("lift", (2, self.size), above),
+            Correction("select", (2, self.comparisons), ring_dtype(ring_bits)),
+            *word_corrections("carry", (self.comparisons,), above),
+        )
 
 
 class Decide(Hinged):

@@ -102,9 +102,14 @@ class Dealer:
         """Draw a uniform mask (rows, *shape), in the plan's ring unless `ring` names another. Each party holds an
         additive share of it."""
         ring = ring or self.ring
-        one, other = (uniform(ring, party, name, (self.rows, *shape)) for party in (self._alice, self._bob))
+        one, other = self.halves(name, shape, ring)
         one += other
         return ring.wrap(one)
+
+    def halves(self, name: str, shape: tuple[int, ...], ring: Ring) -> tuple[Array, Array]:
+        """Draw the parties' shares of a uniform mask (rows, *shape) of the ring."""
+        shape = (self.rows, *shape)
+        return uniform(ring, self._alice, name, shape), uniform(ring, self._bob, name, shape)
 
     def mask_words(self, name: str, shape: tuple[int, ...]) -> Array:
         """Draw uniform bytes (rows, *shape). Each party holds an XOR share of them."""

@@ -73,7 +73,7 @@ def deal(dealer: Dealer, layer: MaxPool) -> None:
     ring = reduce.opened_ring(layer)
     differences = _differences(layer, dealer, dealer.mask("value", (layer.size,), ring))
     beta = sign.deal(dealer, layer, differences)
-    select.deal(dealer, beta, differences[:, None], ring)
+    select.deal(dealer, beta, differences, ring)
 
 
 def prepare(holder: Holder, layer: MaxPool) -> PreparedMaxPool:

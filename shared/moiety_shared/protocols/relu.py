@@ -41,19 +41,24 @@ def compared_ring(layer: ReLU) -> Ring:
 
 def deal(dealer: Dealer, layer: ReLU) -> None:
     """Fix the sign tables of each hinge, the lift, and what `select` needs to keep or drop each term."""
-    r = dealer.mask("value", (layer.size,), reduce.opened_ring(layer))
-    beta = sign.deal(dealer, layer, sign.each_hinge(layer, r))
-    compared = compared_ring(layer)
-    lift = truncation.deal_lift(dealer, compared, compared.reduce(r, 0))
-    select.deal(dealer, beta, sign.each_hinge(layer, lift), dealer.ring)
+    opened, compared = reduce.opened_ring(layer), compared_ring(layer)
+    one, other = dealer.halves("value", (layer.size,), opened)
+    beta = sign.deal(dealer, layer, sign.each_hinge(layer, opened.wrap(one + other)))
+    rho, m = truncation.deal_lift(dealer, compared, (compared.reduce(one, 0), compared.reduce(other, 0)))
+    select.deal(dealer, beta, sign.each_hinge(layer, rho), dealer.ring)
+    ring = truncation.lift_ring(compared, dealer.ring)
+    dealer.fix_long("carry", (sign.each_hinge(layer, m) * beta).astype(ring.dtype), ring)
 
 
 def prepare(holder: Holder, layer: ReLU) -> PreparedReLU:
     """Gather party p's randomness for the three openings."""
     mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
     tables, words = sign.prepare(holder, layer)
-    lift = holder.fixed("lift", (2, layer.size))
-    return PreparedReLU(mask, tables, words, lift, holder.fixed("select", (3, layer.comparisons)))
+    compared = compared_ring(layer)
+    lift = truncation.prepare_lift(holder, compared, compared.reduce(mask, 0))
+    carry = holder.fixed_long("carry", (layer.comparisons,), truncation.lift_ring(compared, holder.ring))
+    chosen = holder.fixed("select", (2, layer.comparisons)), truncation.above(compared, holder.ring, carry)[:, None]
+    return PreparedReLU(mask, tables, words, lift, np.concatenate(chosen, axis=1))
 
 
 def evaluate(ring: Ring, party: int, layer: ReLU, x: Array, prepared: PreparedReLU) -> Evaluation:

@@ -7,7 +7,8 @@ knows beta. d = 1 - b, so
     b^ = 1:   d = beta       d t =     beta t
 
 and beta t = beta known - beta rho + carry beta mu is linear in what the dealer fixes: beta, beta rho, beta mu. Where t
-needs no lift (max), the protocol leaves mu and carry out.
+needs no lift (max), the protocol leaves mu and carry out. Where it does, ReLU fixes beta mu, of which only the bits
+above those that are lifted are not 0.
 """
 
 from collections.abc import Generator
@@ -19,13 +20,11 @@ from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.ring import Array, Ring
 
 
-def deal(dealer: Dealer, beta: Array, terms: Array, ring: Ring) -> None:
-    """Fix shares of beta and of beta times each term. `beta` is (rows, n) of 0 and 1; `terms` is (rho,) or (rho, mu),
-    as (rows, 1 or 2, n) of `ring`."""
-    factor = beta.astype(ring.dtype)[:, None]
-    select = np.empty((len(beta), 1 + terms.shape[1], beta.shape[1]), dtype=ring.dtype)
-    select[:, :1] = factor
-    np.multiply(terms, factor, out=select[:, 1:])
+def deal(dealer: Dealer, beta: Array, rho: Array, ring: Ring) -> None:
+    """Fix shares of beta and of beta rho. `beta` is (rows, n) of 0 and 1; `rho` is (rows, n) of `ring`."""
+    select = np.empty((len(beta), 2, beta.shape[1]), dtype=ring.dtype)
+    select[:, 0] = beta
+    np.multiply(rho, select[:, 0], out=select[:, 1])
     dealer.fix("select", select, ring)
 
 

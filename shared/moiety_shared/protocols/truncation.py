@@ -7,8 +7,16 @@ when msb(r) = 1 and msb(t^) = 0, so in the ring
     t  =  t^  -  r  +  (1 - msb(t^)) * 2^q msb(r)
        = known - rho +      carry    *     mu
 
-where the dealer fixes rho = r and mu = 2^q msb(r), and each party computes the rest alone. ReLU lifts mod 2^(B+1) the
-values that it found to be 0 <= t < 2^B, so its lift is exact whatever it is given. Truncate takes |t| < 2^(q-2): it
+with rho = r and mu = 2^q msb(r). Of their shares in the plan's ring, Z_{2^k}, the dealer fixes the bits from q on
+alone. The parties' halves of r are integers too: r = r_0 + r_1 - 2^q c, where c is 1 if their sum wraps. The dealer
+fixes c and m = msb(r), modulo 2^(k-q), and
+
+    [rho]_p  =  r_p - 2^q [c]_p         [mu]_p  =  2^q [m]_p
+
+Below bit q a party's share of t is -r_0 at alice and t^ - r_1 at bob. Both are uniform whatever t is, also beside t^.
+
+Each party computes the rest alone. ReLU lifts mod 2^(B+1) the values that it found to be 0 <= t < 2^B, so its lift is
+exact whatever it is given. Truncate takes |t| < 2^(q-2): it
 adds 2^(q-2) to t^ first and subtracts it from the result again. For any other t the result is right mod 2^q only: r
 decides which multiple of 2^q comes on top.
 
@@ -22,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moiety_shared.plan.layers import lift_bits
 from moiety_shared.plan.lookups import Truncate
 from moiety_shared.protocols import reduce
 from moiety_shared.protocols.dealing import Dealer, Holder
@@ -36,14 +45,38 @@ class PreparedTruncate(NamedTuple):
     lift: Array
 
 
-def deal_lift(dealer: Dealer, opened: Ring, r: Array) -> Array:
-    """Fix rho and mu for the mask r (rows, size). Returns both, (rows, 2, size), for `select`."""
+def lift_ring(opened: Ring, ring: Ring) -> Ring:
+    """The ring of c and m."""
+    return Ring(lift_bits(opened.bits, ring.bits))
+
+
+def deal_lift(dealer: Dealer, opened: Ring, halves: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Fix c and m for the parties' halves of the mask r (rows, size) mod 2^q. Returns rho and m (rows, size), in the
+    plan's ring, for `select`."""
     ring = dealer.ring
-    lift = np.empty((len(r), 2, r.shape[1]), dtype=ring.dtype)
-    lift[:, 0] = opened.lift(r, ring)
-    lift[:, 1] = ring.wrap((lift[:, 0] >> (opened.bits - 1)) << opened.bits) if opened.bits < ring.bits else 0
-    dealer.fix("lift", lift)
-    return lift
+    total = np.add(*(opened.lift(half, ring) for half in halves))
+    words = np.zeros((len(total), 2, total.shape[1]), dtype=lift_ring(opened, ring).dtype)
+    rho = ring.wrap(total)
+    if opened.bits < ring.bits:  # else nothing lies above the opened bits
+        words[:, 0] = ring.bit(total, opened.bits)
+        rho &= (1 << opened.bits) - 1
+        words[:, 1] = ring.bit(rho, opened.bits - 1)
+    dealer.fix_long("lift", words, lift_ring(opened, ring))
+    return rho, words[:, 1].astype(ring.dtype)
+
+
+def above(opened: Ring, ring: Ring, words: Array) -> Array:
+    """Turn shares of words of `lift_ring` into shares of 2^q times them, in the plan's ring."""
+    return ring.wrap(words.astype(ring.dtype) << opened.bits) if opened.bits < ring.bits else np.zeros_like(words)
+
+
+def prepare_lift(holder: Holder, opened: Ring, half: Array) -> Array:
+    """Compute ([rho]_p, [mu]_p), (rows, 2, size) in the plan's ring, from party p's half of the mask mod 2^q."""
+    ring = holder.ring
+    lift = above(opened, ring, holder.fixed_long("lift", (2, half.shape[1]), lift_ring(opened, ring)))
+    lift = lift.astype(ring.dtype, copy=False)
+    np.subtract(opened.lift(half, ring), lift[:, 0], out=lift[:, 0])
+    return ring.wrap(lift)
 
 
 def public_parts(opened_ring: Ring, ring: Ring, opened: Array) -> tuple[Array, Array]:
@@ -64,15 +97,16 @@ def lifted(ring: Ring, party: int, known: Array, carry: Array, lift: Array) -> A
 
 
 def deal(dealer: Dealer, layer: Truncate) -> None:
-    """Fix rho and mu for the mask of the opened values."""
+    """Fix c and m for the mask of the opened values."""
     ring = reduce.opened_ring(layer)
-    deal_lift(dealer, ring, dealer.mask("value", (layer.size,), ring))
+    deal_lift(dealer, ring, dealer.halves("value", (layer.size,), ring))
 
 
 def prepare(holder: Holder, layer: Truncate) -> PreparedTruncate:
     """Gather party p's mask and its shares of rho and mu."""
-    mask = holder.mask("value", (layer.size,), reduce.opened_ring(layer))
-    return PreparedTruncate(mask, holder.fixed("lift", (2, layer.size)))
+    ring = reduce.opened_ring(layer)
+    mask = holder.mask("value", (layer.size,), ring)
+    return PreparedTruncate(mask, prepare_lift(holder, ring, mask))
 
 
 def evaluate(ring: Ring, party: int, layer: Truncate, x: Array, prepared: PreparedTruncate) -> Evaluation:
