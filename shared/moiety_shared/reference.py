@@ -17,6 +17,7 @@ from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Comparison, Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.plan import LABELS, AnyLayer, Plan
+from moiety_shared.plan.reduced import Reduce
 from moiety_shared.protocols import max_pool, normalise, one_hot, table, top_k
 from moiety_shared.protocols.product import times
 from moiety_shared.protocols.registry import PROTOCOLS
@@ -106,7 +107,7 @@ def _layer(
             if isinstance(layer, Approximate):
                 masked = opened(layer.name, t) if opened else some_opened(layer, t)
                 return Ring(layer.word_bits).wrap(PROTOCOLS[type(layer)].reference(layer, t, masked))
-            return _function(layer, t, ring)
+            return small.wrap(t) if isinstance(layer, Reduce) else _function(layer, t, ring)
         case Local():
             return Ring(plan.wires[layer.reads[0]].bits).wrap(layer.apply(*x))
     raise TypeError(f"no reference for {layer.op}")

@@ -13,6 +13,7 @@ from moiety_shared.plan.layers import Bias, Conv, Linear, MatMul, Mul, Open, Wir
 from moiety_shared.plan.local import Combine, Concat, Keep, Pad, Permute, Reshape, Slice, Sum, SumPool, Take, Upsample
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.plan import LABELS, Input, Output, Plan
+from moiety_shared.plan.reduced import Reduce
 from moiety_shared.ring import Array
 from tests.protocols.approximating import Approximating
 
@@ -169,6 +170,14 @@ class Growing(Approximating):
                 q = self.bits(name, shift, max((t - 1).bit_length() + 2, 2))
             shape = self.wires[name].shape
             self.add(Truncate(name=self.name(), input=name, shape=shape, shift=shift, opened_bits=q), t)
+
+    def reduce(self) -> None:
+        """A share in a smaller ring. What a client shared is still what it chose there."""
+        if name := self.share(lambda wire: wire.bits >= 8):
+            name = self.to_reduce(name)
+            shift, t = self.read(name, 40)
+            q, shape = self.number(4, self.wires[name].bits - shift), self.wires[name].shape
+            self.add(Reduce(name=self.name(), input=name, shape=shape, shift=shift, opened_bits=q), t)
 
     def comparison(self, name: str, shift: int, largest: int) -> dict[str, int]:
         """The attributes of what compares values |v| <= largest."""
@@ -410,7 +419,7 @@ def broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 KINDS = (
     *("open", "linear", "conv", "mul", "bias", "truncate", "relu", "max_pool", "top_k", "table", "reshape", "permute"),
-    *("reshare", "decide", "one_hot", "waves", "exp2", "matmul", "pieces", "normalise"),
+    *("reshare", "reduce", "decide", "one_hot", "waves", "exp2", "matmul", "pieces", "normalise"),
     *("slice", "pad", "upsample", "take", "keep", "sum", "sum_pool", "concat", "combine"),
 )
 

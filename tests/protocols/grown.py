@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from moiety_shared.plan.layers import Bias, Reshare, Wire
 from moiety_shared.plan.local import Local, Reshape
 from moiety_shared.plan.plan import LABELS, AnyLayer
+from moiety_shared.plan.reduced import Reduce
 
 MOST_VALUES = 300
 
@@ -50,7 +51,7 @@ class Grown:
         assume(math.prod(layer.output_shape) <= MOST_VALUES and min(layer.output_shape) > 0)
         wire = layer.output(inputs, self.ring_bits)
         self.layers.append(layer)
-        if isinstance(layer, Local | Bias) and self.shared.intersection(layer.reads):
+        if isinstance(layer, Local | Bias | Reduce) and self.shared.intersection(layer.reads):
             self.shared.add(layer.name)
         self.wires[layer.name] = wire
         self.bounds[layer.name] = min(bound, 1 << (wire.bits - 1))
@@ -81,4 +82,5 @@ class Grown:
 
     def to_reduce(self, name: str) -> str:
         """The wire, perhaps in fresh shares where those it has are the client's."""
-        return (self.reshare(name) or name) if name in self.shared and self.draw(st.booleans()) else name
+        whole = self.wires[name].bits == self.ring_bits
+        return (self.reshare(name) or name) if name in self.shared and whole and self.draw(st.booleans()) else name

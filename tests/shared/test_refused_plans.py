@@ -13,6 +13,7 @@ from moiety_shared.plan.lookups import Decide, MaxPool, ReLU, Table, TopK, Trunc
 from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.pieces import Pieces
 from moiety_shared.plan.plan import AnyLayer, Input, Output, Plan
+from moiety_shared.plan.reduced import Reduce
 from moiety_shared.plan.waves import Wave, Waves
 from tests.protocols.growing import TABLE_BITS
 from tests.protocols.running import plan_of
@@ -244,6 +245,16 @@ def test_a_client_chooses_no_dither(name: str) -> None:
     (read,), (shape,) = last.reads, last.input_shapes
     fresh = Reshare(name="fresh", input=read, shape=shape)
     plan_of(*before, fresh, last.model_copy(update={"input": "fresh"}), shape=A)
+
+
+@pytest.mark.parametrize(("shift", "then", "bad"), [(2, 0, "r"), (0, 2, "t")])
+def test_a_share_in_a_smaller_ring_is_no_fresh_one(shift: int, then: int, bad: str) -> None:
+    """The low bits that are dropped of it, or with it, would be those that the client chose."""
+    small = Reduce(name="r", input="input", shape=A, shift=shift, opened_bits=20)
+    last = Truncate(name="t", input="r", shape=A, shift=then, opened_bits=16)
+    with pytest.raises(ValueError, match=f"'{bad}' drops low bits of what a client shared"):
+        plan_of(small, last, shape=A)
+    plan_of(Reshare(name="f", input="input", shape=A), small.model_copy(update={"input": "f"}), last, shape=A)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -207,7 +207,7 @@ def _attempts(graph: ir.Graph, reveal: Reveal, clamp_inputs: bool) -> Iterator[t
     """Yield the attempts in their order. A plan that looks nothing up sends its input and its outputs, and no more, so
     it has 64 bits first: a few bytes, and 35 times the precision. So has attention, of which sums
     of products would leave 32 bits an error of 1 to 3 % of the outputs' spread. Waves come before parabolas. Beside
-    attention their words are half of what the dealer sends, so words of 32 bits come before those of 48."""
+    attention their words are half of what the dealer sends, so words of 32 bits come before those of 40."""
     looks_up = reveal != "logits" or clamp_inputs or any(isinstance(node, _LOOKING_UP) for node in graph.nodes)
     attends = any(isinstance(node, MatMulNode) for node in graph.nodes)
     bends = any(isinstance(node, ir.SmoothNode) for node in graph.nodes)
@@ -216,7 +216,7 @@ def _attempts(graph: ir.Graph, reveal: Reveal, clamp_inputs: bool) -> Iterator[t
         if bends and attends and bits == 64:
             yield Precision.of(bits, waves=32), affordable, max(with_waves, _BESIDE_ATTENTION)
         if bends:
-            yield Precision.of(bits, waves=min(bits, 48)), affordable, with_waves
+            yield Precision.of(bits, waves=min(bits, 40)), affordable, with_waves
         yield Precision.of(bits, waves=0), affordable, tolerated
 
 

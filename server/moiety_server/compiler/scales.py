@@ -19,6 +19,7 @@ from moiety_server.compiler.softmax import CentredNode, SoftmaxNode
 
 _SCORE_BITS = 14.0  # of a softmax's scores: a step of 2^-14 changes its values by as small a part
 NORM_BITS = 25  # of what a norm reads in a 64-bit ring: it may make the smallest row as large as the largest
+_SHORTER = 3  # bits that a product gives up so that its upper ones fill the words of waves, which it is added to
 _HEADROOM = 1.01  # for what rounding adds
 _SUMS = (
     ir.AddNode, ir.ConcatNode, ir.ReshapeNode, ir.PermuteNode, ir.SliceNode, ir.PadNode, ir.UpsampleNode, ir.BiasNode,
@@ -82,7 +83,10 @@ def choose(graph: ir.Graph, known: Mapping[str, Range], precision: Precision, *,
         room[node.name] = max([known[node.name].reach, *sums])
         if isinstance(node, ir.LinearNode | ir.ConvNode):
             # One bit stays free for differences, and one for what truncation adds. Outputs that go out need neither.
-            total[node.name] = fitting(room[node.name], precision.ring_bits - (2 if after else spare))
+            free = 2 if after else spare
+            if precision.ring_bits == 64 and any(isinstance(r, ir.SmoothNode) for r in after):
+                free += _SHORTER
+            total[node.name] = fitting(room[node.name], precision.ring_bits - free)
         wishes = [-math.inf if r.name in counts else _wish(r, known, total, wanted) for r in after]
         wanted[node.name] = max([wanted.get(node.name, -math.inf), *wishes])
     return Scales(total, wanted)

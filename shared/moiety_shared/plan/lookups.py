@@ -264,8 +264,7 @@ class MaxPool(Comparison):
 
 
 def _touches(start: int, taps: int, step: int, size: int) -> bool:
-    """Whether a window whose taps are start, start + step, ... has a tap among 0 .. size - 1. The cost does not depend
-    on the kernel's size."""
+    """Whether a window of taps start, start + step, ... has one among 0 .. size - 1. Any kernel costs as much."""
     first = max(-(start // step), 0)
     return first < taps and start + first * step < size
 

@@ -54,6 +54,7 @@ from moiety_shared.plan.local import (
 from moiety_shared.plan.lookups import Decide, Lookup, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.pieces import Pieces
+from moiety_shared.plan.reduced import Reduce
 from moiety_shared.plan.verified import Verified
 from moiety_shared.plan.waves import Waves
 
@@ -62,8 +63,8 @@ _SLICE_VALUES, _MAX_SLICE_ROWS = 1 << 17, 64
 
 AnyLayer = Annotated[
     Open | Linear | Conv | Mul | MatMul | Bias | Reshare | Truncate | ReLU | Decide | MaxPool | TopK | Table | Waves
-    | OneHot | Exp2 | Pieces | Normalise | Keep | Reshape | Permute | Slice | Pad | Upsample | Take | Sum | SumPool
-    | Concat | Combine,
+    | Reduce | OneHot | Exp2 | Pieces | Normalise | Keep | Reshape | Permute | Slice | Pad | Upsample | Take | Sum
+    | SumPool | Concat | Combine,
     Field(discriminator="op"),
 ]  # fmt: skip
 
@@ -269,7 +270,7 @@ class Plan(Document):
                 continue
             if isinstance(layer, Lookup) and layer.shift:
                 raise ValueError(f"layer {layer.name!r} drops low bits of what a client shared: reshare it first")
-            if isinstance(layer, Local | Bias):
+            if isinstance(layer, Local | Bias | Reduce):
                 chosen.add(layer.name)
 
     @property

@@ -18,6 +18,7 @@ from moiety_shared.plan.local import Local
 from moiety_shared.plan.lookups import Decide, MaxPool, OneHot, ReLU, Table, TopK, Truncate
 from moiety_shared.plan.normalise import Normalise
 from moiety_shared.plan.plan import LABELS, Plan
+from moiety_shared.plan.reduced import Reduce
 from moiety_shared.protocols import matmul, max_pool, product, reduce, reshare, top_k
 from moiety_shared.protocols.dealing import Addressed, Dealer, uniform
 from moiety_shared.protocols.opening import Evaluation, Opening, Round, Session
@@ -210,6 +211,8 @@ class _Run:
                 return reshare.evaluate(self.ring, self._share(layer.input), ready)
             case Bias(), _:
                 return self.ring.wrap(self._share(layer.input) + self.weights[layer.name].bias)
+            case Reduce(), _:
+                return reduce.reduce_share(layer, self.party, self._share(layer.input))
             case Local(), _:
                 ring = Ring(self.plan.wires[layer.reads[0]].bits)
                 return ring.wrap(layer.apply(*(self._share(name) for name in layer.reads)))

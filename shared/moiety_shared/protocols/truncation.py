@@ -33,7 +33,7 @@ import numpy as np
 from moiety_shared.plan.layers import lift_bits
 from moiety_shared.plan.lookups import Truncate
 from moiety_shared.protocols import reduce
-from moiety_shared.protocols.dealing import Dealer, Holder
+from moiety_shared.protocols.dealing import Dealer, Holder, Words
 from moiety_shared.protocols.opening import Evaluation
 from moiety_shared.ring import Array, Ring, blocks
 
@@ -65,16 +65,19 @@ def deal_lift(dealer: Dealer, opened: Ring, halves: tuple[Array, Array]) -> tupl
     return rho, words[:, 1].astype(ring.dtype)
 
 
-def above(opened: Ring, ring: Ring, words: Array) -> Array:
+def above(opened: Ring, ring: Ring, words: Words) -> Array:
     """Turn shares of words of `lift_ring` into shares of 2^q times them, in the plan's ring."""
-    return ring.wrap(words.astype(ring.dtype) << opened.bits) if opened.bits < ring.bits else np.zeros_like(words)
+    raised: Array = words[...].astype(ring.dtype)
+    if opened.bits == ring.bits:
+        return raised * 0
+    raised <<= opened.bits
+    return ring.wrap(raised)
 
 
 def prepare_lift(holder: Holder, opened: Ring, half: Array) -> Array:
     """Compute ([rho]_p, [mu]_p), (rows, 2, size) in the plan's ring, from party p's half of the mask mod 2^q."""
     ring = holder.ring
     lift = above(opened, ring, holder.fixed_long("lift", (2, half.shape[1]), lift_ring(opened, ring)))
-    lift = lift.astype(ring.dtype, copy=False)
     np.subtract(opened.lift(half, ring), lift[:, 0], out=lift[:, 0])
     return ring.wrap(lift)
 

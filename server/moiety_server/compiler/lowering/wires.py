@@ -18,6 +18,7 @@ from moiety_server.compiler.scales import Precision, Scales, fitting
 from moiety_shared.plan import layers as plan_layers
 from moiety_shared.plan import local, lookups
 from moiety_shared.plan.plan import AnyLayer
+from moiety_shared.plan.reduced import Reduce
 from moiety_shared.ring import Array, Ring
 
 FEWEST_VALUE_BITS, MOST_FRAC_BITS = 7, 30
@@ -76,7 +77,7 @@ class Writer:
         """Append a layer. It belongs to the node that is being written."""
         self.layers.append(layer)
         self.origins[layer.name] = self.node.origin
-        if isinstance(layer, local.Local | plan_layers.Bias) and self._shared.intersection(layer.reads):
+        if isinstance(layer, local.Local | plan_layers.Bias | Reduce) and self._shared.intersection(layer.reads):
             self._shared.add(layer.name)
 
     def given(self, name: str) -> None:
