@@ -35,5 +35,10 @@ def pool_rows(settings: PartySettings, plan: Plan) -> int:
     return min(settings.pool_rows, _affordable_rows(settings, plan))
 
 
+def is_large(settings: PartySettings, plan: Plan) -> bool:
+    """Whether one row is larger than a pool should be."""
+    return plan.bundle_row_bytes > settings.pool_bytes
+
+
 def _affordable_rows(settings: PartySettings, plan: Plan) -> int:
     return max(settings.pool_bytes // max(plan.bundle_row_bytes, 1), 1)

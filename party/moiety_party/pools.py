@@ -14,13 +14,14 @@ from functools import partial
 from opentelemetry.trace import SpanKind, Tracer
 
 from moiety_party.bundles import prepare_bundle, receive_bundle
-from moiety_party.capacity import pool_rows, run_rows
+from moiety_party.capacity import is_large, pool_rows, run_rows
 from moiety_party.metrics import PartyMetrics, Stock
 from moiety_party.pool import Pool
 from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.settings import PartySettings
 from moiety_party.store import Model, ModelStore
 from moiety_party.verified import VerifiedLease, keyed_model
+from moiety_service import memory
 from moiety_service.observability import tracing
 from moiety_service.observability.logs import log
 from moiety_service.observability.metrics import timed
@@ -127,7 +128,7 @@ class Pools:
             claim_seconds=self._settings.run_seconds / 2,
             failed=lambda problem: self._metrics.bundle_failures.labels(problem).inc(),
             busy=lambda: self._runs > 0,
-            alone=model.plan.bundle_row_bytes > self._settings.pool_bytes,
+            alone=is_large(self._settings, model.plan),
             verified=verified,
             prepare=partial(self._prepare_ahead, model, verified) if verified is not None else None,
         )
@@ -157,6 +158,8 @@ class Pools:
             if verified is not None:
                 prepared = await receive_bundle(verified, party, grant, number, self._provider)
             else:
+                if is_large(self._settings, model.plan):
+                    await asyncio.get_running_loop().run_in_executor(self._offline, memory.release_freed)
                 prepared = await prepare_bundle(model, party, grant, number, self._provider, self._offline)
         self._metrics.bundles.inc()
         if party == 1:

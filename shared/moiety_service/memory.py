@@ -31,6 +31,19 @@ def return_large_blocks(map_from: int = 1 << 22, trim_from: int = 1 << 24) -> No
     _allocator(map_from, trim_from)
 
 
+def release_freed() -> None:
+    """Return all that is freed to the kernel, wherever it lies, and whatever the allocator was told to keep.
+
+    A party whose one row of randomness is larger than its pool should be does so between two rows: the next one's
+    arrays do not fit the holes that the last one's left. Measured with ViT-B/16, alice's peak grew from 5.3 GB with
+    the first row to 5.9 GB with the fourth. It takes 0.1 s there. This works with glibc only.
+    """
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(ctypes.c_size_t(0))
+
+
 def _allocator(map_from: int, trim_from: int) -> None:
     if sys.platform.startswith("linux"):
         libc = ctypes.CDLL(None)

@@ -1,5 +1,6 @@
 """What start-up mapped is let go of, and nothing is lost with it."""
 
+import platform
 import subprocess
 import sys
 
@@ -29,6 +30,30 @@ assert left < full / 2, (full, left)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 def test_library_code_is_let_go_of_and_runs_again() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True)
+
+
+HOLES = """
+import re
+from pathlib import Path
+from moiety_service.memory import keep_freed_pages, release_freed
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+keep_freed_pages()
+blocks = [bytearray(b"1") * (1 << 20) for _ in range(128)]
+full = resident()
+del blocks[::2]
+kept = resident()
+release_freed()
+assert full - kept < 10_000 and full - resident() > 50_000, (full, kept, resident())
+assert all(block == bytearray(b"1") * (1 << 20) for block in blocks)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what they like")
+def test_holes_between_blocks_in_use_are_let_go_of() -> None:
+    subprocess.run([sys.executable, "-c", HOLES], check=True)
 
 
 def test_only_unchanged_code_of_files_is_let_go_of() -> None:
