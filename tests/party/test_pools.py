@@ -27,14 +27,17 @@ def test_what_the_last_row_left_free_is_let_go_of_before_the_next(
     run, released = Run(plans.branches(), plans.weights()), list[None]()
     monkeypatch.setattr(memory, "release_freed", lambda: released.append(None))
     settings = SimpleNamespace(party=0, role="alice", pool_bytes=run.plan.bundle_row_bytes - more)
-    model, grant = Model("00" * 16, run.plan, run.models[0]), LeaseGrant("ab", "00" * 16, 1, "", new_seed(), new_seed())
+    model, grant = (
+        Model(cast(Any, None), run.plan, run.models[0]),
+        LeaseGrant("ab", "00" * 16, 1, "", new_seed(), new_seed()),
+    )
     metrics = PartyMetrics("alice", CollectorRegistry())
 
     async def prepare() -> None:
         with ThreadPoolExecutor(1) as offline:
             pools = Pools(cast(Any, settings), cast(Any, None), cast(Any, None), offline, metrics, NoOpTracer())
             for number in range(2):
-                assert await pools._prepare(cast(Any, model), grant, None, number)
+                assert await pools._prepare(model, grant, None, number)
 
     asyncio.run(prepare())
     assert len(released) == times
