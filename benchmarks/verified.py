@@ -17,7 +17,7 @@ from moiety_local import mnist
 from moiety_local.deployment import Deployment
 
 _BATCH = 128
-_TURNS = {1: 60, _BATCH: 6}  # calls of each model, by the images in one
+_TURNS = {1: 60, _BATCH: 20}  # calls of each model, by the images in one
 _COMPARED = 512  # images whose labels are compared
 _LENET = 32
 _BURST, _BURSTS = 256, 5  # requests of many clients, which fit into half of a pool with those that warm up
