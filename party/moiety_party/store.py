@@ -63,14 +63,15 @@ class Model:
     def upload_id(self) -> str:
         return self.manifest.upload_id
 
-    def verified_weights(self, own: Stream, sent: Mapping[str, verified.Corrections]) -> dict[str, VerifiedWeights]:
-        """The weights under a key of the upload: from the stream of this party's part of it, and what the dealer sent
-        bob."""
+    def verified_weights(
+        self, key: verified.PartyKey, own: Stream, sent: Mapping[str, verified.Corrections]
+    ) -> dict[str, VerifiedWeights]:
+        """The weights under this party's key of the upload: from the stream of that, and what the dealer sent bob."""
         upload = self.upload
         if upload is None:
             raise ValueError("the runs of this model are not verified")
         owner = Stream(upload.seed, "upload")
-        return verified.weights_at(self.plan, self.manifest.party, upload.masked, owner, own, sent)
+        return verified.weights_at(self.plan, key, upload.masked, owner, own, sent)
 
     def online_bytes(self, rows: int) -> int:
         """What each party sends to open the values of so many rows, in bytes. It is computed once."""

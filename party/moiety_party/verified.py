@@ -127,8 +127,8 @@ async def keyed_model(model: Model, party: int, grant: LeaseGrant, provider: Pro
             for (name, parts), one in zip(found.weights.items(), raw, strict=True)
             if party
         }
-        weights = model.verified_weights(own, sent)
-        return KeyedModel(grant.key_id, found, graph.draw_key(plan, party, own), weights)
+        key = graph.draw_key(plan, party, own)
+        return KeyedModel(grant.key_id, found, key, model.verified_weights(key, own, sent))
 
     return await loop.run_in_executor(offline, make)
 

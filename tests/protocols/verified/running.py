@@ -72,7 +72,7 @@ class Upload:
         self.masks, self.sent = graph.deal_upload(self.plan, self.keys, owner, own)
         self.masked = masked_weights(self.plan, self.weights, self.seeds[:2])
         self.models: list[dict[str, VerifiedWeights]] = [
-            graph.weights_at(self.plan, p, self.masked, owner[p], own[p], self.sent) for p in (0, 1)
+            graph.weights_at(self.plan, self.keys[p], self.masked, owner[p], own[p], self.sent) for p in (0, 1)
         ]
 
     def deal(self, rows: int) -> Bundle:

@@ -88,13 +88,21 @@ def test_combinations_are_exact() -> None:
     assert integers(word, coins.of_tags(other, tags.astype(np.float64))) == list(exact.reshape(-1))
 
 
-def test_many_rows_add_up_exactly() -> None:
-    """More than float64 adds up at a time."""
-    word, rows = Word(), (1 << 13) + 1
-    largest = np.full((2, rows, 1), (1 << word.limb) - 1)
-    psi = np.full((1, rows), (1 << COIN_BITS) - 1)
-    got = Combination(word, psi, np.ones((1, 1), np.int64)).over_rows(largest)
-    assert integers(word, got) == [-rows * ((1 << COIN_BITS) - 1) % (1 << word.bits)]
+def test_many_products_add_up_exactly() -> None:
+    """More than int64, or float64, adds up at a time."""
+    word, count, one = Word(), (1 << 13) + 1, np.ones((1, 1), np.int64)
+    largest, coins = np.full((2, count), (1 << word.limb) - 1), np.full((1, count), (1 << COIN_BITS) - 1)
+    whole = [-count * ((1 << COIN_BITS) - 1) % (1 << word.bits)]
+    rows, columns = Combination(word, coins, one), Combination(word, one, coins)
+    assert integers(word, rows.over_rows(largest[..., None])) == whole
+    assert integers(word, columns.over_columns(largest[:, None])) == whole
+    layer = Linear(name="l", input="x", shape=(1,), out_features=count)
+    assert integers(word, rows.inputs(layer, largest[..., None], word.bits)) == whole
+    assert integers(word, columns.of_tags(layer, largest[..., None].astype(np.float64))) == whole
+    weight = np.full((count, 1), (1 << word.low) - 1)
+    whole = [count * ((1 << COIN_BITS) - 1) * ((1 << word.low) - 1) % (1 << word.bits)]
+    assert integers(word, rows.inputs(layer, word.of(weight), word.low)) == whole
+    assert integers(word, columns.of_weight(layer, weight.astype(np.float64))) == whole
 
 
 def passing(room: int, vectors: int, coin_bits: int) -> float:

@@ -238,7 +238,7 @@ def product_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[A
         openings = list[Opening]()
         for party, holder in enumerate(holders):
             halves = {"weight": integer(holder.shares["weight"].value)}
-            holder.weights["l"] = product.prepare_weight(holder, masked, halves)
+            holder.weights["l"] = product.prepare_weight(holder, delta[party], masked, halves)
             ready, _ = product.prepare(holder, LINEAR, holder.mask("input", (rows, 1)))
             openings.append(next(product.evaluate(running(party, delta, holder.weights), LINEAR, ready, x)))
         verdict(openings, opened_words(openings, liar, 1), liar, 2)

@@ -73,7 +73,7 @@ def conv_views(cheater: int, keys: Sequence[int] = EVERY) -> Iterator[tuple[Any,
         openings = list[Opening]()
         for party, holder in enumerate(tiny.shared(dealer, cheater, ("input", "weight"))):
             halves_of = {"weight": tiny.integer(holder.shares["weight"].value)}
-            holder.weights["l"] = product.prepare_weight(holder, masked, halves_of)
+            holder.weights["l"] = product.prepare_weight(holder, delta[party], masked, halves_of)
             ready, _ = product.prepare(holder, CONV, holder.mask("input", x.shape))
             openings.append(next(product.evaluate(running(party, delta, holder.weights), CONV, ready, opened)))
         lie = liar.adds(1)

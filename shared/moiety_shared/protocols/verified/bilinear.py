@@ -14,6 +14,7 @@ no place. So a check costs what one product with four outputs costs.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch.nn.functional import conv2d, conv_transpose2d
 from torch.nn.grad import conv2d_weight
 
 from moiety_shared.plan.layers import Conv, Linear
-from moiety_shared.protocols.verified.word import EXACT_BITS, Word, exact_matmul
+from moiety_shared.protocols.verified.word import EXACT_BITS, Word
 from moiety_shared.ring import Array
 
 Weighted = Linear | Conv
@@ -70,11 +71,10 @@ def times(word: Word, layer: Weighted, x: Array, bits: int, weight: Array, weigh
 
 
 def _product(layer: Weighted, x: Array, weight: Array) -> Array:
-    if isinstance(layer, Linear):
-        product: Array = x @ weight.T
-        return product
     given, kernel = torch.from_numpy(x), torch.from_numpy(weight)
-    if layer.transposed:
+    if isinstance(layer, Linear):
+        whole = given @ kernel.T
+    elif layer.transposed:
         whole = conv_transpose2d(
             given, kernel, None, layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
         )
@@ -83,19 +83,16 @@ def _product(layer: Weighted, x: Array, weight: Array) -> Array:
     return whole.numpy()
 
 
-def correlated(word: Word, layer: Weighted, psi: Array, psi_bits: int, x: Array, bits: int) -> Array:
-    """Compute X from psi (t, rows * places), of `psi_bits` bits, and words x (2, rows, *shape), integers of 0 ..
-    2^bits - 1. Returns (2, t, inputs of the weight)."""
+def correlated(word: Word, layer: Conv, psi: Array, psi_bits: int, x: Array, bits: int) -> Array:
+    """Compute X of a convolution from psi (t, rows * places), of `psi_bits` bits, and words x (2, rows, *shape),
+    integers of 0 .. 2^bits - 1. Returns (2, t, inputs of the weight)."""
     width = min(EXACT_BITS - psi_bits - (psi.shape[1] - 1).bit_length(), word.limb, bits)
     coins = psi.astype(np.float64)
     sums = [_correlation(layer, coins, piece).astype(np.int64) for piece in word.pieces(x, width, bits)]
     return word.wrap(word.placed(sums, width))
 
 
-def _correlation(layer: Weighted, psi: Array, x: Array) -> Array:
-    if isinstance(layer, Linear):
-        sums: Array = psi @ x.reshape(-1, layer.shape[-1])
-        return sums
+def _correlation(layer: Conv, psi: Array, x: Array) -> Array:
     vectors, rows = len(psi), len(x)
     coins = torch.from_numpy(psi.reshape(vectors, rows, *layer.output_shape[1:])).transpose(0, 1).contiguous()
     given, kernel = torch.from_numpy(x), layer.kernel
@@ -110,12 +107,17 @@ def _gradient(layer: Conv, x: Tensor, shape: tuple[int, ...], y: Tensor) -> Arra
     return found.numpy()
 
 
-def over_outputs(layer: Weighted, chi: Array, weight: Array, bits: int) -> Array:
-    """Compute sum_o chi_o w_oc from chi (..., t, outputs) and a weight in torch's layout, both float64 integers whose
-    products have at most `bits` bits. Returns int64 (..., t, inputs of the weight)."""
+def over_outputs(layer: Weighted, chi: Array, weight: Array, bits: int) -> Iterator[Array]:
+    """Compute sum_o chi_o w_oc from coins chi (t, outputs) of 16 bits and a weight in torch's layout, float64 integers
+    of at most 36 bits, `bits`. Yields int64 summands of that, (t, inputs of the weight), each of some outputs."""
     grouped = _by_output(layer, weight)
-    each = np.swapaxes(chi.reshape(-1, len(grouped), grouped.shape[1]), 0, 1)
-    return np.swapaxes(exact_matmul(each, grouped, bits), 0, 1).reshape(*chi.shape[:-1], -1)
+    halves = np.concatenate((chi & 255, chi >> 8)).astype(np.float64)
+    coins = np.swapaxes(halves.reshape(len(halves), len(grouped), -1), 0, 1)
+    most = 1 << (EXACT_BITS - bits - 8)
+    for at in range(0, coins.shape[-1], most):
+        sums = (coins[..., at : at + most] @ grouped[:, at : at + most]).astype(np.int64)
+        low, high = np.swapaxes(sums, 0, 1).reshape(2, len(chi), -1)
+        yield low + (high << 8)
 
 
 def _by_output(layer: Weighted, weight: Array) -> Array:

@@ -6,17 +6,21 @@ In one combination it becomes a multiple of 2^(v + j) with probability at most (
 does so in all four with that to the fourth.
 """
 
+from collections.abc import Iterable, Iterator
+from functools import reduce
+
 import numpy as np
 
 from moiety_shared.crypto.prg import Stream
+from moiety_shared.plan.layers import Conv
 from moiety_shared.protocols.verified.bilinear import Weighted, correlated, over_outputs
-from moiety_shared.protocols.verified.word import Word, exact_matmul
+from moiety_shared.protocols.verified.word import Word
 from moiety_shared.ring import Array
 
 COIN_BITS = 16
 VECTORS = 4
 """Combinations of a claim. With one, a lie of 2^31 in a word of 72 bits passes with 2^-33; with four, with 2^-40.4."""
-_HALF = COIN_BITS // 2
+_TOGETHER = 1 << 11  # products of 16 and 36 bits
 
 
 class Combination:
@@ -27,21 +31,17 @@ class Combination:
 
     def over_columns(self, words: Array) -> Array:
         """sum_j chi_j v_ij: (2, ..., rows, n) to (2, ..., rows, t)."""
-        chi = _halves(self._chi).reshape(-1, words.shape[-1])
-        sums = exact_matmul(self._word.limbs(words).reshape(-1, words.shape[-1]), chi.T, _HALF + self._word.limb)
-        return self._of_halves(*np.split(sums.reshape(*words.shape[:-1], -1), 2, axis=-1))
+        whole, chi = self._word.wrap(words), self._chi.T
+        return self._added(whole[..., part] @ chi[part] for part in _parts(len(chi)))
 
     def over_rows(self, words: Array) -> Array:
         """sum_i psi_i v_i: (2, ..., rows, t) to (2, ..., t)."""
-        psi, limbs = _halves(self._psi), np.swapaxes(self._word.limbs(words), -1, -2)[..., None, :]
-        sums = exact_matmul(limbs, np.moveaxis(psi, 0, -1), _HALF + self._word.limb)[..., 0, :]
-        return self._of_halves(sums[..., 0], sums[..., 1])
+        whole, psi = self._word.wrap(words), self._psi.T
+        return self._added((whole[..., part, :] * psi[part]).sum(axis=-2) for part in _parts(len(psi)))
 
-    def _of_halves(self, low: Array, high: Array) -> Array:
-        """The words that sums over limbs (2, ...) add up to, of the lower and of the upper halves of coins."""
-        words = self._word.placed([low[0], high[0]], _HALF)
-        words[1] += low[1] + (high[1] << _HALF)  # it may wrap: 2^64 is a multiple of 2^limb
-        return self._word.wrap(words)
+    def _added(self, sums: Iterable[Array]) -> Array:
+        """Add up words whose lower limbs int64 holds. The upper ones may wrap: 2^64 is a multiple of 2^limb."""
+        return self._word.wrap(reduce(np.add, map(self._word.wrap, sums)))
 
     def both(self, *words: Array) -> Array:
         """sum_ij psi_i chi_j v_ij, of each array alike: k of (2, rows, n) to (2, k, t)."""
@@ -49,25 +49,28 @@ class Combination:
 
     def inputs(self, layer: Weighted, x: Array, bits: int) -> Array:
         """X of a product, whose rows are places: words (2, rows, *shape) below 2^bits to (2, t, inputs)."""
-        return correlated(self._word, layer, self._psi, COIN_BITS, x, bits)
+        word, psi = self._word, self._psi
+        if isinstance(layer, Conv):
+            return correlated(word, layer, psi, COIN_BITS, x, bits)
+        flat, parts = x.reshape(2, -1, layer.shape[-1]), _parts(psi.shape[1])
+        if bits <= word.limb:
+            return self._added(word.of(psi[:, part] @ flat[0, part]) for part in parts)
+        whole = word.wrap(flat)
+        return self._added(np.einsum("ti,lij->ltj", psi[:, part], whole[:, part]) for part in parts)
 
     def of_weight(self, layer: Weighted, weight: Array) -> Array:
         """sum_j chi_j w_ji for a float64 weight of `low` bits: (2, t, inputs)."""
-        return self._word.wrap(self._word.placed(list(self._over_outputs(layer, weight, self._word.low)), _HALF))
+        return self._added(map(self._word.of, over_outputs(layer, self._chi, weight, self._word.low)))
 
     def of_tags(self, layer: Weighted, tags: Array) -> Array:
         """sum_j chi_j m_ji for a weight's tags, float64 limbs (2, *weight shape): (2, t, inputs)."""
-        limbs = np.stack([self._over_outputs(layer, limb, self._word.limb) for limb in tags], axis=1)
-        return self._of_halves(*limbs)
-
-    def _over_outputs(self, layer: Weighted, weight: Array, bits: int) -> Array:
-        """sum_j chi_j w_ji, for the lower and the upper halves of coins: (2, t, inputs)."""
-        return over_outputs(layer, _halves(self._chi), weight, bits + _HALF)
+        limbs = (over_outputs(layer, self._chi, limb, self._word.limb) for limb in tags)
+        return self._added(map(np.stack, zip(*limbs, strict=True)))
 
 
-def _halves(coins: Array) -> Array:
-    """The lower and the upper halves of coins, float64 (2, ...)."""
-    return np.stack((coins & ((1 << _HALF) - 1), coins >> _HALF)).astype(np.float64)
+def _parts(count: int) -> Iterator[slice]:
+    """So many products of a coin and a limb at a time that int64 holds their sum."""
+    return (slice(at, at + _TOGETHER) for at in range(0, count, _TOGETHER))
 
 
 class Coins:

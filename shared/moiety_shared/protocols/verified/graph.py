@@ -118,17 +118,17 @@ def deal_upload(
 
 
 def weights_at(
-    plan: Plan, party: int, masked: Mapping[str, Array], owner: Stream, own: Stream, sent: Mapping[str, Corrections]
+    plan: Plan, key: PartyKey, masked: Mapping[str, Array], owner: Stream, own: Stream, sent: Mapping[str, Corrections]
 ) -> dict[str, VerifiedWeights]:
-    """Party p's part of the model, from w^ by "layer.weight", the streams of the upload, and what the dealer sent bob;
-    alice passes nothing for that."""
+    """A party's part of the model under its key, from w^ by "layer.weight", the streams of the upload, and what the
+    dealer sent bob; alice passes nothing for that."""
     weights, low = dict[str, VerifiedWeights](), (1 << WORD.low) - 1
     for layer in plan.layers:
         halves = _halves(layer, owner)
         whole = {part: masked[f"{layer.name}.{part}"].astype(np.int64) & low for part in halves}
         if halves:
-            holder = AuthenticHolder(WORD, party, own.at(layer.name), sent.get(layer.name, {}))
-            weights[layer.name] = product.prepare_weight(holder, whole, halves)
+            holder = AuthenticHolder(WORD, key.party, own.at(layer.name), sent.get(layer.name, {}))
+            weights[layer.name] = product.prepare_weight(holder, key.delta, whole, halves)
     return weights
 
 

@@ -26,7 +26,7 @@ from moiety_shared.ring import Array, Ring
 
 class VerifiedWeights(NamedTuple):
     """One layer's constants at party p: w^ and V_p in torch's layout, float64 integers below 2^32; b^, int64 of 32
-    bits; and the tags of s, float64 limbs (2, *weight shape). Of a Bias there is b^ alone, and empty arrays."""
+    bits; and the tags of w^ - s, float64 limbs (2, *weight shape). Of a Bias there is b^ alone, and empty arrays."""
 
     masked: Array
     local: Array

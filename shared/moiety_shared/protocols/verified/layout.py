@@ -64,11 +64,11 @@ class _Rehearsal:
         zeros = {name: np.zeros(shape, ring_dtype(plan.ring_bits)) for name, shape in plan.weights()}
         x = np.zeros((1, plan.input.shared_size), ring_dtype(plan.ring_bits))
         sessions = list[Session[list[PartyAnswer]]]()
-        for party, stream in enumerate(self.streams):
-            weights = graph.weights_at(plan, party, zeros, stream, stream, self.weights)
-            ready = graph.prepare(plan, self.keys[party], 1, weights, stream, self.sent)
+        for key, stream in zip(self.keys, self.streams, strict=True):
+            weights = graph.weights_at(plan, key, zeros, stream, stream, self.weights)
+            ready = graph.prepare(plan, key, 1, weights, stream, self.sent)
             nonces = Nonces(bytes(16), bytes(16))
-            sessions.append(graph.run(plan, self.keys[party], b"", x, ready, weights, nonces, Standing(), [1]))
+            sessions.append(graph.run(plan, key, b"", x, ready, weights, nonces, Standing(), [1]))
         lockstep(_noting(sessions[0], rounds), sessions[1])
         return rounds
 

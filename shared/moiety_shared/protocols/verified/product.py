@@ -50,15 +50,16 @@ def deal_weight(dealer: AuthenticDealer, s: Array) -> None:
 
 
 def prepare_weight(
-    holder: AuthenticHolder, masked: Mapping[str, Array], halves: Mapping[str, Array]
+    holder: AuthenticHolder, delta: Array, masked: Mapping[str, Array], halves: Mapping[str, Array]
 ) -> VerifiedWeights:
-    """Make party p's constants of w^ and b^, and of its halves of s, all int64 of 32 bits by "weight" and "bias"."""
+    """Make party p's constants of w^ and b^, and of its halves of s, all int64 of 32 bits by "weight" and "bias".
+    `delta` is Delta_p, words (2,)."""
     if "weight" not in masked:
         return VerifiedWeights(_NONE, _NONE, masked["bias"], _NONE)
-    weight, half = masked["weight"], halves["weight"]
-    tags = holder.word.wrap(holder.tag("weight", half.shape)).astype(np.float64)
+    word, weight, half = holder.word, masked["weight"], halves["weight"]
+    tags = word.multiply(delta.reshape(2, *[1] * weight.ndim), word.of(weight)) - holder.tag("weight", half.shape)
     local = (holder.party * weight - half).astype(np.float64)
-    return VerifiedWeights(weight.astype(np.float64), local, masked.get("bias"), tags)
+    return VerifiedWeights(weight.astype(np.float64), local, masked.get("bias"), word.wrap(tags).astype(np.float64))
 
 
 def deal(dealer: LayerDealer, layer: Weighted, x: DealtWire) -> DealtWire:
@@ -125,6 +126,5 @@ class ProductClaim:
         sigma, shown = np.swapaxes(coins.both(*(by_place(layer, y) for y in (self.prepared.tag, product))), 0, 1)
         whole, read = coins.inputs(layer, word.of(self.x), word.low), coins.inputs(layer, self.prepared.read, word.bits)
         masked, tags = coins.of_weight(layer, weights.masked), coins.of_tags(layer, weights.tags)
-        factors = word.multiply(self.one[:, None, None], masked) - tags, masked
-        sigma += word.dot(np.concatenate((whole, -read), axis=-1), np.concatenate(factors, axis=-1))
+        sigma += word.dot(np.concatenate((whole, -read), axis=-1), np.concatenate((tags, masked), axis=-1))
         check.add_words(sigma - word.multiply(self.one[:, None], shown))

@@ -90,8 +90,8 @@ class Word:
         return self.wrap(np.concatenate((low, high)))
 
     def dot(self, a: Array, b: Array) -> Array:
-        """Sum the products of words along the last axis: two of (2, ..., n) to (2, ...)."""
-        return self.matmul(a[..., None, :], b[..., None, :])[..., 0, 0]
+        """Sum the products of words along the last axis, of at most 2^27: two of (2, ..., n) to (2, ...)."""
+        return self.wrap(self.multiply(a, b).sum(axis=-1))
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Multiply matrices of words, a b^T: (2, ..., n, d) and (2, ..., m, d) to (2, ..., n, m).
@@ -100,37 +100,28 @@ class Word:
         matrix product, d pieces after d.
         """
         width = self.limb // 2
-        one = np.moveaxis(self.pieces(a, width), 0, -2)
-        other = np.moveaxis(self.pieces(b, width)[::-1], 0, -2)
+        one = np.moveaxis(self.pieces(a, width, self.bits), 0, -2)
+        other = np.moveaxis(self.pieces(b, width, self.bits)[::-1], 0, -2)
         columns = list[Array]()
         for k in range(4):
             left, right = one[..., : k + 1, :], other[..., 3 - k :, :]
             left, right = (part.reshape(*part.shape[:-2], -1) for part in (left, right))
-            columns.append(exact_matmul(left, right.swapaxes(-1, -2), 2 * width))
+            columns.append(_exact_matmul(left, right.swapaxes(-1, -2), 2 * width))
         return self.wrap(self.placed(columns, width))
 
-    def limbs(self, words: Array) -> Array:
-        """The limbs of any words, in 0 .. 2^limb - 1, as float64."""
-        out, high = np.empty(words.shape), words[0] >> self.limb
-        high += words[1]
-        np.bitwise_and(words[0], self._mask, out=out[0])
-        np.bitwise_and(high, self._mask, out=out[1])
-        return out
-
-    def pieces(self, words: Array, width: int, bits: int | None = None) -> Array:
+    def pieces(self, words: Array, width: int, bits: int) -> Array:
         """Cut words (2, *shape), integers of 0 .. 2^bits - 1, into pieces of `width` bits, at most a limb's, lowest
-        first: float64 (pieces, *shape). Without `bits`, they may be any words."""
-        total = self.bits if bits is None else bits
-        low, high = words if total <= self.limb else self.wrap(words)
-        out = np.empty((-(-total // width), *words.shape[1:]))
-        for piece, start in zip(out, range(0, total, width), strict=True):
+        first: float64 (pieces, *shape)."""
+        low, high = words if bits <= self.limb else self.wrap(words)
+        out = np.empty((-(-bits // width), *words.shape[1:]))
+        for piece, start in zip(out, range(0, bits, width), strict=True):
             if start >= self.limb:
                 part = high >> (start - self.limb)
-            elif start + width > self.limb and total > self.limb:
+            elif start + width > self.limb and bits > self.limb:
                 part = low >> start | high << (self.limb - start)
             else:
                 part = low >> start
-            np.bitwise_and(part, (1 << min(width, total - start)) - 1, out=piece)
+            np.bitwise_and(part, (1 << min(width, bits - start)) - 1, out=piece)
         return out
 
     def placed(self, columns: list[Array], width: int) -> Array:
@@ -147,7 +138,7 @@ class Word:
         return out
 
 
-def exact_matmul(a: Array, b: Array, bits: int) -> Array:
+def _exact_matmul(a: Array, b: Array, bits: int) -> Array:
     """Multiply float64 matrices of integers, (..., n, i) with (..., i, o), whose products have at most `bits` bits.
 
     BLAS adds up so few products at a time that float64 holds every sum. Returns int64.
