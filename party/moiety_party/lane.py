@@ -160,7 +160,7 @@ class Lane:
     async def drive(
         self,
         sessions: Sequence[Session[Outcome]],
-        transcript: Transcript,
+        transcript: Transcript | None,
         executor: Executor,
         *,
         away: Container[int] = (),
@@ -169,11 +169,11 @@ class Lane:
         """Run one party's sessions to their ends. They are the slices of one batch, and have the same rounds.
 
         All that is opened goes into the transcript, round by round and slice by slice, in the same order at both
-        parties. The slices take turns, so that one computes while another's opening travels. Each opening is sent
-        before the peer's is awaited. Steps with more than `INLINE_WORK` run in `executor`, so that the event loop goes
-        on serving; so do the steps behind the rounds of numbers `away`, which may wait for a database. `witness` is
-        told what both parties send, and what it answers is sent as SIGNED. It is told of a round while the peer's is on
-        its way.
+        parties. Verified sessions need none: they compare it in their check. The slices take turns, so that one
+        computes while another's opening travels. Each opening is sent before the peer's is awaited. Steps with more
+        than `INLINE_WORK` run in `executor`, so that the event loop goes on serving; so do the steps behind the rounds
+        of numbers `away`, which may wait for a database. `witness` is told what both parties send, and what it answers
+        is sent as SIGNED. It is told of a round while the peer's is on its way.
         """
         outcomes: list[Outcome] = []
         sent, received = itertools.count(), itertools.count()
@@ -278,13 +278,14 @@ class _Done(Generic[Outcome]):
 
 
 def _step(
-    session: Session[Outcome], opened: Round, peer: memoryview, transcript: Transcript
+    session: Session[Outcome], opened: Round, peer: memoryview, transcript: Transcript | None
 ) -> "Round | _Done[Outcome]":
     """Take a session to its next round, or to its end, with the peer's shares of the round before."""
     values = opened.combined(peer)
-    for opening, value in zip(opened.openings, values, strict=True):
-        if opening.kind is not Kind.EACH:  # it is not alike for both
-            transcript.add(value)
+    if transcript is not None:
+        for opening, value in zip(opened.openings, values, strict=True):
+            if opening.kind is not Kind.EACH:  # it is not alike for both
+                transcript.add(value)
     try:
         return session.send(values)
     except StopIteration as stop:  # cannot cross an executor

@@ -27,7 +27,6 @@ from moiety_party.standings import Check
 from moiety_party.state import State
 from moiety_party.store import Model
 from moiety_service.observability.logs import log
-from moiety_shared.crypto.integrity import Transcript
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.messages.verified import VerifiedAnswer
 from moiety_shared.plan.plan import Plan
@@ -245,7 +244,6 @@ class Checks:
         x: Array,
         requests: Sequence[int],
         start: bytes,
-        transcript: Transcript,
     ) -> list[ResultShare]:
         """Run this party's shares x (rows, values of one input) on the lease's rows from `first` on, and check the
         other party. Returns what the client of each request is told; `requests` says how many rows each has.
@@ -261,7 +259,7 @@ class Checks:
         name = sha256(b"moiety/v1 verified run\0" + start).digest()
         session = graph.run(plan, keyed.key, name, x, prepared, keyed.weights, nonces, standing, requests)
         try:
-            (answers,) = await lane.drive([session], transcript, self.online, away=_away(plan, len(x)))
+            (answers,) = await lane.drive([session], None, self.online, away=_away(plan, len(x)))
         except CheckFailed:
             raise self._failed(model, "a check failed") from None
         except UploadEnded:

@@ -205,7 +205,7 @@ class Helper:
             if pool.verified is not None:
                 x = guests.shares()
                 place = pool.verified, start.first_row, prepared
-                shares = await self._party.checks.run(lane, model, *place, x, guests.rows(), payload, transcript)
+                shares = await self._party.checks.run(lane, model, *place, x, guests.rows(), payload)
             else:
                 sessions = graph.evaluate_slices(model.plan, 1, guests.shares(), prepared, model.weights)
                 del prepared  # the sessions let go of what they have used

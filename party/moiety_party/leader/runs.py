@@ -212,7 +212,7 @@ class Runs:
             before, started = lane.rounds, time.perf_counter()
             if pool.verified is not None:
                 place = pool.verified, first, prepared
-                shares = await party.checks.run(lane, model, *place, _shares(batch), requests, start, transcript)
+                shares = await party.checks.run(lane, model, *place, _shares(batch), requests, start)
             else:
                 sessions = graph.evaluate_slices(plan, 0, _shares(batch), prepared, model.weights)
                 del prepared  # the sessions let go of what they have used

@@ -59,15 +59,15 @@ class RowKeys:
         return RowKeys(self.keys[rows], self.of)
 
     def masks(self, word: Word, values: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """Draw [r]_p (rows, values of one input) and [r_out]_p (rows, *shape), int64 of 32 bits.
+        """Draw [r]_p (rows, values of one input) and [r_out]_p (rows, *shape), uint32.
 
         Each row's come from its key alone, both of one stream: to begin a stream takes longer than its words.
         """
         drawn = np.empty((len(self.keys), values + math.prod(shape)), np.uint32)
         for key, row in zip(self.keys, drawn, strict=True):
             Stream(key, self.of).fill("masks", row)
-        whole = drawn.astype(np.int64) & ((1 << word.low) - 1)
-        return whole[:, :values], whole[:, values:].reshape(len(whole), *shape)
+        drawn &= (1 << word.low) - 1
+        return drawn[:, :values], drawn[:, values:].reshape(len(drawn), *shape)
 
 
 class ClientKeys(NamedTuple):
@@ -82,7 +82,7 @@ class ClientKeys(NamedTuple):
         return cls(RowKeys.draw(stream, rows), RowKeys.draw(stream, rows, "count") if counts else RowKeys((), "count"))
 
     def masks(self, word: Word, values: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """Draw [r]_p (rows, values of one input) and [r_out]_p (rows, *shape), int64 of 32 bits."""
+        """Draw [r]_p (rows, values of one input) and [r_out]_p (rows, *shape), uint32."""
         if not self.counts.keys:
             return self.rows.masks(word, values, shape)
         return self.rows.masks(word, values, (0,))[0], self.counts.masks(word, 0, shape)[1]
@@ -101,8 +101,8 @@ class PartyAnswer(NamedTuple):
 
 
 def digest(opened: Array) -> bytes:
-    """A hash of x^ (rows, values of one input), int64 of 32 bits."""
-    return sha256(b"moiety/v1 opened input\0" + opened.astype(np.uint32).tobytes()).digest()
+    """A hash of x^ (rows, values of one input), of 32 bits."""
+    return sha256(b"moiety/v1 opened input\0" + opened.astype(np.uint32, copy=False).tobytes()).digest()
 
 
 def apart(opened: Array, result: Array, keys: RowKeys, requests: Sequence[int]) -> list[PartyAnswer]:
@@ -145,8 +145,11 @@ def accept(
     if not len(x) == len(one.keys.keys) == len(other.keys.keys) or not dealt(keys):
         raise CheckFailed
     (r, r_out), (s, s_out) = (each.masks(word, x.shape[1], one.result.shape[1:]) for each in keys)
-    opened = digest((x + r + s) & low)
-    if not (one.opened == other.opened == opened and np.array_equal(one.result, other.result)):
+    opened = x.astype(np.uint32)
+    for share in (r, s):
+        opened += share
+    opened &= low
+    if not (one.opened == other.opened == digest(opened) and np.array_equal(one.result, other.result)):
         raise CheckFailed
     y: Array = (one.result - r_out - s_out) & low
     return y.astype(np.uint32).view(np.int32)

@@ -156,8 +156,9 @@ def client_keys(plan: Plan, rows: int, stream: Addressed) -> ClientKeys:
 
 def _given(plan: Plan, keys: ClientKeys) -> tuple[Array, Array]:
     """Party p's shares of the masks that the client will learn: of one input's values and label (rows, n), and of the
-    output (rows, *shape)."""
-    return keys.masks(WORD, plan.input.shared_size, plan.wires[plan.output.wire].shape)
+    output (rows, *shape), int64."""
+    inputs, outputs = keys.masks(WORD, plan.input.shared_size, plan.wires[plan.output.wire].shape)
+    return inputs.astype(np.int64), outputs.astype(np.int64)
 
 
 def deal(
