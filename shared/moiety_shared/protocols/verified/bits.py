@@ -37,7 +37,7 @@ from moiety_shared.protocols.verified.polynomials import PADS, Points, SecretPoi
 from moiety_shared.ring import Array
 
 _SIGN = 7  # the bit of a byte that holds the masked sign
-_CACHED_BYTES = 1 << 18
+_CACHED_BYTES = 1 << 17
 """The values at further points that are computed at a time: they stay in the cache until they are multiplied."""
 
 
