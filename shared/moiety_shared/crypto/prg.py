@@ -6,7 +6,7 @@ party that hold the same seed expand the same words without talking. Every (addr
 
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,16 +71,28 @@ class Stream:
         if name in self._drawn:
             raise ValueError(f"{name!r} was already drawn from this stream")
         self._drawn.add(name)
-        return Cipher(algorithms.AES128(self._key(name)), modes.CTR(block.to_bytes(_BLOCK, "big"))).encryptor()
+        return _cipher(self._seed, _info(*self._address, name), block)
 
-    def _key(self, name: str) -> bytes:
-        # Each part carries its type and length: no two addresses encode alike.
-        parts = (*self._address, name)
-        info = b"".join(
-            (b"i" if isinstance(part, int) else b"s") + len(text := str(part).encode()).to_bytes(4, "little") + text
-            for part in parts
-        )
-        return HKDFExpand(SHA256(), 16, b"moiety/v1 stream" + info).derive(self._seed)
+
+def fill_each(seeds: Sequence[bytes], rows: npt.NDArray[Any], name: str, *address: str | int) -> None:
+    """Write into each row what a fresh `Stream(seed, *address)` yields under this name, for its own seed. Quicker than
+    so many streams."""
+    info = _info(*address, name)
+    for seed, row in zip(seeds, rows, strict=True):
+        _fill(_cipher(seed, info), row)
+
+
+def _info(*parts: str | int) -> bytes:
+    # Each part carries its type and length: no two addresses encode alike.
+    return b"moiety/v1 stream" + b"".join(
+        (b"i" if isinstance(part, int) else b"s") + len(text := str(part).encode()).to_bytes(4, "little") + text
+        for part in parts
+    )
+
+
+def _cipher(seed: bytes, info: bytes, block: int = 0) -> CipherContext:
+    key = HKDFExpand(SHA256(), 16, info).derive(seed)
+    return Cipher(algorithms.AES128(key), modes.CTR(block.to_bytes(_BLOCK, "big"))).encryptor()
 
 
 def _fill(encryptor: CipherContext, out: npt.NDArray[Any]) -> None:

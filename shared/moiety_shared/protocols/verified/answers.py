@@ -23,7 +23,7 @@ import numpy as np
 
 from moiety_shared.arrays import Array
 from moiety_shared.crypto.integrity import joined
-from moiety_shared.crypto.prg import SEED_BYTES, Stream
+from moiety_shared.crypto.prg import SEED_BYTES, fill_each
 from moiety_shared.protocols.dealing import Addressed
 from moiety_shared.protocols.verified.word import Word
 
@@ -64,8 +64,7 @@ class RowKeys:
         Each row's come from its key alone, both of one stream: to begin a stream takes longer than its words.
         """
         drawn = np.empty((len(self.keys), values + math.prod(shape)), np.uint32)
-        for key, row in zip(self.keys, drawn, strict=True):
-            Stream(key, self.of).fill("masks", row)
+        fill_each(self.keys, drawn, "masks", self.of)
         drawn &= (1 << word.low) - 1
         return drawn[:, :values], drawn[:, values:].reshape(len(drawn), *shape)
 
