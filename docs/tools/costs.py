@@ -19,7 +19,6 @@ _SIDE = 64
 _SMALL = ("resnet18", "squeezenet1_1", "mobilenet_v3_small")
 """Architectures that compile in 2 s at most at 64 x 64. The last takes the 64-bit ring."""
 _WHOLE = "whole architectures"
-_NEAR = 0.01
 _HEAD = "| network | one input | ring, bits | rounds | online bytes, each party | provider bytes |\n" + "|---" * 6 + "|"
 
 
@@ -41,20 +40,6 @@ def line(name: str, plan: Plan) -> str:
 def whole() -> list[str]:
     """The rows of whole architectures, as the page has them."""
     return pages.held(PAGE, _WHOLE).splitlines()
-
-
-def hold(name: str, plan: Plan) -> bool:
-    """Whether the page's row of a whole architecture is that of this plan. Its bytes may differ by 1 %: machines add
-    floats up in different orders, so a layer whose range ends near a power of two may have one bit more."""
-    rows = {row.split(" | ")[0]: row for row in whole()}
-    held, own = (_figures(row) for row in (rows[f"| {name}"], line(name, plan)))
-    near = all(abs(new - old) <= _NEAR * old for new, old in zip(own[2:], held[2:], strict=True))
-    return held[:2] == own[:2] and near
-
-
-def _figures(row: str) -> list[int]:
-    """The ring's bits, rounds, and both kinds of bytes."""
-    return [int(cell.replace(",", "")) for cell in row.strip("| ").split(" | ")[2:]]
 
 
 def rewrite(name: str, plan: Plan) -> None:

@@ -147,9 +147,6 @@ ARCHITECTURES = [
 ]
 _LARGE = {"convnext_tiny", "efficientnet_v2_s", "swin_t", "maxvit_t"}
 """Of which one picture runs privately: that takes minutes and gigabytes."""
-_ERRORS = {"efficientnet_b0": 0.03}
-"""How far an output may be off, as a part of their spread, if that is not 0.02. With random weights and statistics of
-batches this network is chaotic: by how values round, and on which machine, the largest of 20,000 is 1.2 to 2.5 %."""
 
 
 def pictured(name: str) -> tuple[nn.Module, Tensor]:
@@ -166,12 +163,12 @@ def pictured(name: str) -> tuple[nn.Module, Tensor]:
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_architecture_runs_privately_as_in_float(name: str, request: pytest.FixtureRequest) -> None:
-    """20 random pictures: the same label, and outputs near those of float; at the cost that is documented."""
+    """20 random pictures: the same label, and outputs within 2 % of their spread; at the cost that is documented."""
     model, x = pictured(name)
     compiled = compile_model(model, x[:4], low=-2.5, high=2.5)
     if request.config.getoption("--rewrite"):
         costs.rewrite(name, compiled.plan)
-    assert costs.hold(name, compiled.plan), "run pytest -m zoo tests/compiler/test_zoo.py --rewrite"
+    assert costs.line(name, compiled.plan) in costs.whole(), "run pytest -m zoo tests/compiler/test_zoo.py --rewrite"
     run = Run(compiled.plan, compiled.weights)
     pictures = x[4:]
     with torch.inference_mode():
@@ -185,4 +182,4 @@ def test_an_architecture_runs_privately_as_in_float(name: str, request: pytest.F
     error = np.abs(got - exact).max() / exact.std()
     print(f"{name}: ring {compiled.plan.ring_bits}, largest error {error:.3%} of the spread")
     assert (got.argmax(axis=1) == exact.argmax(axis=1)).all()
-    assert error < _ERRORS.get(name, 0.02)
+    assert error < 0.02

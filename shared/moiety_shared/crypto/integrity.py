@@ -54,7 +54,8 @@ class Tag:
 
 
 class Transcript:
-    """All that a party opened in one session, in the order in which both parties go through it.
+    """All that a party opened in one session, in the order in which both parties go through it. Of a verified session
+    nothing is added: the coins of its check come from what was opened.
 
     `check` is the key that the provider gave to alice and bob for the lease. `context` is what began the session: a
     party that began another session, or one with other rows, gets another tag.

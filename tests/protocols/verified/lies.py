@@ -98,7 +98,7 @@ Stored = tuple[Callable[[Upload, Bundle, int], Array], Callable[[Array], object]
 
 STORED: dict[str, Stored] = {
     "share of w": (lambda u, b, p: u.models[p]["first"].local, lambda a: np.add(a, 1, out=a)),
-    "tag of s": (lambda u, b, p: u.models[p]["last"].tags[0], lambda a: np.add(a, 1, out=a)),
+    "tag of w": (lambda u, b, p: u.models[p]["last"].tags[0], lambda a: np.add(a, 1, out=a)),
     "masked weight": (lambda u, b, p: u.models[p]["last"].masked, lambda a: np.add(a, 1, out=a)),
     "tag of r": (lambda u, b, p: _product(b, p, "first").read[0], _add),
     "z": (lambda u, b, p: _product(b, p, "first").offset[0], _add),

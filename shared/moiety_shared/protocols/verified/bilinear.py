@@ -107,17 +107,18 @@ def _gradient(layer: Conv, x: Tensor, shape: tuple[int, ...], y: Tensor) -> Arra
     return found.numpy()
 
 
-def over_outputs(layer: Weighted, chi: Array, weight: Array, bits: int) -> Iterator[Array]:
-    """Compute sum_o chi_o w_oc from coins chi (t, outputs) of 16 bits and a weight in torch's layout, float64 integers
-    of at most 36 bits, `bits`. Yields int64 summands of that, (t, inputs of the weight), each of some outputs."""
-    grouped = _by_output(layer, weight)
-    halves = np.concatenate((chi & 255, chi >> 8)).astype(np.float64)
+def over_outputs(layer: Weighted, chi: Array, chi_bits: int, weight: Array, bits: int) -> Iterator[Array]:
+    """Compute sum_o chi_o w_oc from chi (t, outputs), of `chi_bits` bits, and a weight in torch's layout, float64
+    integers of `bits` bits. Yields int64 summands of that, (t, inputs of the weight), each of so few outputs that
+    float64 is exact."""
+    grouped, half = _by_output(layer, weight), chi_bits // 2
+    halves = np.concatenate((chi & ((1 << half) - 1), chi >> half)).astype(np.float64)
     coins = np.swapaxes(halves.reshape(len(halves), len(grouped), -1), 0, 1)
-    most = 1 << (EXACT_BITS - bits - 8)
+    most = 1 << (EXACT_BITS - bits - half)
     for at in range(0, coins.shape[-1], most):
         sums = (coins[..., at : at + most] @ grouped[:, at : at + most]).astype(np.int64)
         low, high = np.swapaxes(sums, 0, 1).reshape(2, len(chi), -1)
-        yield low + (high << 8)
+        yield low + (high << half)
 
 
 def _by_output(layer: Weighted, weight: Array) -> Array:

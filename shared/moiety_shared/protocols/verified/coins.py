@@ -20,7 +20,7 @@ from moiety_shared.ring import Array
 COIN_BITS = 16
 VECTORS = 4
 """Combinations of a claim. With one, a lie of 2^31 in a word of 72 bits passes with 2^-33; with four, with 2^-40.4."""
-_TOGETHER = 1 << 11  # products of 16 and 36 bits
+_TOGETHER = 1 << 11  # products of a coin and a limb of 36 bits: int64 holds the sum of so many
 
 
 class Combination:
@@ -60,16 +60,19 @@ class Combination:
 
     def of_weight(self, layer: Weighted, weight: Array) -> Array:
         """sum_j chi_j w_ji for a float64 weight of `low` bits: (2, t, inputs)."""
-        return self._added(map(self._word.of, over_outputs(layer, self._chi, weight, self._word.low)))
+        return self._added(map(self._word.of, self._over_outputs(layer, weight, self._word.low)))
 
     def of_tags(self, layer: Weighted, tags: Array) -> Array:
         """sum_j chi_j m_ji for a weight's tags, float64 limbs (2, *weight shape): (2, t, inputs)."""
-        limbs = (over_outputs(layer, self._chi, limb, self._word.limb) for limb in tags)
+        limbs = (self._over_outputs(layer, limb, self._word.limb) for limb in tags)
         return self._added(map(np.stack, zip(*limbs, strict=True)))
+
+    def _over_outputs(self, layer: Weighted, weight: Array, bits: int) -> Iterator[Array]:
+        return over_outputs(layer, self._chi, COIN_BITS, weight, bits)
 
 
 def _parts(count: int) -> Iterator[slice]:
-    """So many products of a coin and a limb at a time that int64 holds their sum."""
+    """Cut so many products into parts that can be added up."""
     return (slice(at, at + _TOGETHER) for at in range(0, count, _TOGETHER))
 
 
