@@ -7,9 +7,9 @@ long as the lease lasts. After that, nobody can open the ticket again.
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 
 import numpy as np
@@ -28,6 +28,7 @@ from moiety_shared.messages.statements import MOST_WORDS
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
+from moiety_shared.protocols.dealing import Addressed
 from moiety_shared.protocols.verified.layout import RowStream, checked_layout
 from moiety_shared.protocols.words import words_of
 from moiety_shared.ring import Array
@@ -152,19 +153,25 @@ class Issuer:
         """Party p's own words of the rows from `first` on, sealed to the upload's owner. p could compute them itself,
         but it cannot change what the provider seals, nor have it before the owner drew `challenge`.
 
-        Raises TOO_LARGE for rows of more than `MOST_WORDS` bytes, UNKNOWN_LEASE where runs are verified.
+        Raises TOO_LARGE for more than `MOST_WORDS` bytes, UNKNOWN_LEASE when the upload has another key by now.
         """
         lease = self._lease(lease_id, ticket)
-        if lease.key_id:
-            raise Problem(ProblemType.UNKNOWN_LEASE, "its runs are verified")
-        plan, masks = self._masks(lease.upload_id)
+        plan, *owner = self._ledger.upload(lease.upload_id)
         if rows * plan.bundle_row_bytes > MOST_WORDS:
-            raise Problem(ProblemType.TOO_LARGE, f"the words of a request may have at most {MOST_WORDS} bytes")
+            raise _too_many_words()
         numbers = range(first, first + rows)
         alice, bob = (RowStream.of(seed, lease.rows, numbers) for seed in (lease.alice, lease.bob))
-        words = words_of(plan, rows, masks, (alice, bob), party)
-        _, *owner = self._ledger.upload(lease.upload_id)
+        words = words_of(partial(self._deal, lease, rows), (alice, bob), party)
+        if len(words) > MOST_WORDS:
+            raise _too_many_words()
         return seal_words(check_key((owner[0], owner[1]), "words"), party, lease_id, first, rows, challenge, words)
+
+    def _deal(self, lease: Lease, rows: int, alice: Addressed, bob: Addressed) -> Iterable[object]:
+        """Deal some rows of a lease's upload."""
+        if lease.key_id:
+            return self._dealer(lease.upload_id, self._key(lease)).deal(rows, (alice, bob))
+        plan, masks = self._masks(lease.upload_id)
+        return graph.deal(plan, rows, masks, alice, bob)
 
     def seeds(self, lease: Lease, party: int) -> bytes:
         """What party p is given of a lease, to be sealed to it."""
@@ -209,6 +216,10 @@ class Issuer:
     def _verified_dealer(self, upload_id: str, key: DealerKey) -> VerifiedDealer:
         plan, *seeds = self._ledger.upload(upload_id)
         return VerifiedDealer(plan, (seeds[0], seeds[1]), key)
+
+
+def _too_many_words() -> Problem:
+    return Problem(ProblemType.TOO_LARGE, f"the words of a request may have at most {MOST_WORDS} bytes")
 
 
 def _ticket(lease: Lease, key: bytes) -> bytes:

@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from moiety_shared.crypto.prg import Stream
 from moiety_shared.messages.verified import record_key, vouchers
 from moiety_shared.plan.plan import Plan
+from moiety_shared.protocols.dealing import Addressed
 from moiety_shared.protocols.verified import answers, graph
-from moiety_shared.protocols.verified.graph import PartyKey
+from moiety_shared.protocols.verified.graph import Corrections, PartyKey
 from moiety_shared.protocols.verified.layer import LayerMasks
 from moiety_shared.ring import Array
 
@@ -45,13 +46,17 @@ class VerifiedDealer:
         for sent in self._weights.values():
             yield from sent.values()
 
+    def deal(self, rows: int, streams: tuple[Addressed, Addressed]) -> Iterator[tuple[str, Corrections]]:
+        """Deal some rows, whose parties have these words: what bob is sent, by layer."""
+        return graph.deal(self.plan, rows, self._keys, self._masks, streams)
+
     def bundle(
         self, upload_id: str, lease_id: str, number: int, rows: int, seeds: tuple[bytes, bytes]
     ) -> Iterator[Array]:
         """Deal bundle `number` of a lease whose parties have these seeds. At its end are the vouchers for its
         rows, and those for their counts if the plan counts."""
         one, other = (Stream(seed, "bundle", number) for seed in seeds)
-        for _, sent in graph.deal(self.plan, rows, self._keys, self._masks, (one, other)):
+        for _, sent in self.deal(rows, (one, other)):
             yield from sent.values()
         keys = graph.client_keys(self.plan, rows, one), graph.client_keys(self.plan, rows, other)
         for pair in zip(*keys, strict=True):

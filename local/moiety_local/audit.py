@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moiety_client.client import Client
-from moiety_client.errors import MoietyError
+from moiety_client.errors import CheatingDetected, MoietyError
 from moiety_client.exchange import Call, Drawn
 from moiety_client.steps import Steps
-from moiety_server.audits import AuditableUpload, AuditedRequest, AuditFinding, AuditVerdict, judge
+from moiety_server.audited import AuditableUpload, AuditedRequest
+from moiety_server.audits import AuditFinding, AuditVerdict, judge
 from moiety_server.cli import management
 from moiety_server.owner import Owner
 from moiety_server.tokens import new_grant
@@ -44,17 +44,22 @@ class OwnersClient(Client):
     """A client that keeps what it drew for its requests."""
 
     def send(self, model: str, elements: RingArray) -> AuditedRequest:
-        """Send one request, and return it with its answer. Raises what `predict` raises."""
+        """Send one request, and return it with its answer; without one when the check of its run failed. Raises what
+        `predict` raises otherwise."""
         drawn = Drawn.new()
-        call, response = self._do(self._send(model, elements, drawn))
+        call, answer = self._do(self._send(model, elements, drawn))
         inputs = call.alice_share, call.bob_share()
-        return AuditedRequest(call.entry.plan, call.binding, inputs, drawn.result_keys, response.content)
+        return AuditedRequest(call.entry.plan, call.binding, inputs, drawn.result_keys, answer)
 
-    def _send(self, model: str, elements: RingArray, drawn: Drawn) -> Steps[tuple[Call, httpx.Response]]:
+    def _send(self, model: str, elements: RingArray, drawn: Drawn) -> Steps[tuple[Call, bytes]]:
         with self._telemetry.call("predict") as asking:
             sealer = yield from self._sealer(model)
             call = sealer.call(elements, drawn=drawn)
-            return call, (yield from self._deliver(call, time.monotonic() + self._timeout, asking))
+            try:
+                response = yield from self._deliver(call, time.monotonic() + self._timeout, asking)
+            except CheatingDetected:
+                return call, b""
+            return call, response.content
 
 
 def run(name: str, count: int, access: Path | None, evidence: Path | None, as_json: bool) -> Exit:
@@ -64,7 +69,7 @@ def run(name: str, count: int, access: Path | None, evidence: Path | None, as_js
         upload = AuditableUpload.read(owner.auditable, entry.upload_id, entry.plan)
         with _asking(owner, entry, access) as client:
             tell("asking as a client", 0, 0)
-            asked = [client.send(name, _input(entry)) for _ in range(count)]
+            asked = _asked(client, entry, count)
         if any(one.binding.upload_id.hex() != entry.upload_id for one in asked):
             raise ended(Exit.FAILED, f"{name} got another version meanwhile: run the same command again")
         tell("comparing what alice and bob sent with what they had to send", 0, 0)
@@ -74,6 +79,14 @@ def run(name: str, count: int, access: Path | None, evidence: Path | None, as_js
             _write(evidence, entry, [key_text(key) for key in upload.keys], verdicts)
     _show(verdicts, as_json)
     return Exit.DISHONEST if any(verdict.findings for verdict in verdicts) else Exit.OK
+
+
+def _asked(client: OwnersClient, entry: Entry, count: int) -> list[AuditedRequest]:
+    """Send so many requests, but none after one whose check failed: then the model answers nothing any more."""
+    asked = list[AuditedRequest]()
+    while len(asked) < count and (not asked or asked[-1].answer):
+        asked.append(client.send(entry.name, _input(entry)))
+    return asked
 
 
 @contextmanager
@@ -155,5 +168,5 @@ def _show(verdicts: Sequence[AuditVerdict], as_json: bool) -> None:
 
 
 def _said(found: AuditFinding) -> str:
-    what = {"lied": "lied", "silent": "does not answer", "over": "not audited"}[found.kind]
+    what = {"lied": "lied", "silent": "does not answer", "over": "not audited", "unsettled": "not settled"}[found.kind]
     return f"{found.party} {what}: {found.what}" if found.party else f"{what}: {found.what}"

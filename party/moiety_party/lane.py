@@ -42,6 +42,19 @@ class Witness(Protocol):
         """The peer has sent these bytes in the same round of the next slice."""
         ...
 
+    @property
+    def binds(self) -> bool:
+        """Whether both parties have to sign now, before this one goes on."""
+        ...
+
+    def sign(self) -> bytes:
+        """What this party signs of all that both have sent."""
+        ...
+
+    def check(self, said: bytes | memoryview) -> None:
+        """Check what the peer signs. Raises Problem OPENINGS_DIFFER."""
+        ...
+
 
 class Link(Protocol):
     """Carries whole binary messages, in order. Raises Problem PEER_UNAVAILABLE when it is closed or broken."""
@@ -173,7 +186,8 @@ class Lane:
         computes while another's opening travels. Each opening is sent before the peer's is awaited. Steps with more
         than `INLINE_WORK` run in `executor`, so that the event loop goes on serving; so do the steps behind the rounds
         of numbers `away`, which may wait for a database. `witness` is told what both parties send, and what it answers
-        is sent as SIGNED. It is told of a round while the peer's is on its way.
+        is sent as SIGNED. It is told of a round while the peer's is on its way. Where it binds, no session goes on
+        before the peer has signed as well.
         """
         outcomes: list[Outcome] = []
         sent, received = itertools.count(), itertools.count()
@@ -199,6 +213,9 @@ class Lane:
                     part, at = peer[at : at + opened.wire_bytes], at + opened.wire_bytes
                     if witness is not None:
                         witness.heard(opened, part)
+                        if witness.binds:
+                            await self.send(FrameKind.SIGNED, witness.sign())
+                            witness.check(await self.expect(FrameKind.SIGNED))
                     if inline and opened.work <= INLINE_WORK and opened.wire_bytes <= _INLINE_BYTES:
                         step = _step(next(turns), opened, part, transcript)
                     else:

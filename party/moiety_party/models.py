@@ -60,7 +60,7 @@ class Models:
             raise Problem(ProblemType.UPLOAD_CONFLICT)
         body = Body(source, length)
         head = await read_head(body, upload_id, self._party)
-        check_manifest(head.manifest, self._party, self._identity, head.plan.verified is not None)
+        check_manifest(head.manifest, self._party, self._identity)
         if head.plan.verified:
             await self._threads.run(supported_layout, head.plan)
         upload = await read_weights(body, head, self._identity.keyring, self._threads.run)

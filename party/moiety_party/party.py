@@ -70,22 +70,28 @@ class Party:
         self.audit = Audit(folder / "audit.jsonl")
         self.kept_runs = KeptRuns()
 
-    def witness(self, model: Model, start: Start) -> RunWitness | None:
-        """Who signs what both parties send in this run; None for a model whose runs are not signed."""
+    def witness(self, model: Model, start: Start, ticket: str, secrets: Sequence[Secret | None]) -> RunWitness | None:
+        """Who signs what both parties send in this run; None for a model whose runs are not signed.
+
+        What the other party signed is kept for a while for each request: of a verified run whatever comes of it, of
+        any other if it was answered. `secrets` are the requests', None for one that did not open. Raises Problem
+        PEER_UNAVAILABLE when a verified run of such a request was signed before: each party has one run of it to show.
+        """
         if model.manifest.statement_keys is None:
             return None
-        return RunWitness(self.settings.party, model, self.identity.statement_key, start)
+        if model.plan.verified and any(
+            secret is not None and secret.request_id in self.kept_runs for secret in secrets
+        ):
+            raise Problem(ProblemType.PEER_UNAVAILABLE, "a run of the request broke off after it was signed")
 
-    def keep(
-        self, witness: RunWitness | None, ticket: str, secrets: Sequence[Secret | None], outcomes: Sequence[Outcome]
-    ) -> None:
-        """Keep for a while what the other party signed of each request of a run that was answered, if it was signed."""
-        if witness is None:
-            return
-        for place, (secret, outcome) in enumerate(zip(secrets, outcomes, strict=True)):
-            if secret is not None and not isinstance(outcome, Problem):
-                key = audit_key(secret.result_key, secret.request_id)
-                self.kept_runs.keep(witness, place, secret.request_id, ticket, key)
+        def keep(witness: RunWitness, outcomes: Sequence[Outcome]) -> None:
+            for place, secret in enumerate(secrets):
+                refused = bool(outcomes) and isinstance(outcomes[place], Problem)
+                if secret is not None and (witness.is_verified or not refused):
+                    key = audit_key(secret.result_key, secret.request_id)
+                    self.kept_runs.keep(witness, place, secret.request_id, ticket, key)
+
+        return RunWitness(self.settings.party, model, self.identity.statement_key, start, keep)
 
     async def transcript(self, upload_id: str, asked: TranscriptRequest) -> RunTranscript:
         """Show the owner what the other party signed of one of the owner's own requests, and this party's words of its
@@ -101,7 +107,7 @@ class Party:
             if problem.kind is not ProblemType.UNKNOWN_LEASE:
                 raise
             words = b""
-        return RunTranscript(peer=kept.signed.shown(kept.place), words=base64.b64encode(words).decode())
+        return RunTranscript(peer=kept.shown(), words=base64.b64encode(words).decode())
 
     async def close(self) -> None:
         await self.replicas.close()

@@ -25,6 +25,7 @@ from moiety_party.provider import LeaseGrant, Provider
 from moiety_party.results import ResultShare
 from moiety_party.standings import Check
 from moiety_party.state import State
+from moiety_party.statements import RunWitness
 from moiety_party.store import Model
 from moiety_service.observability.logs import log
 from moiety_shared.crypto.prg import Stream
@@ -244,12 +245,14 @@ class Checks:
         x: Array,
         requests: Sequence[int],
         start: bytes,
+        witness: RunWitness | None = None,
     ) -> list[ResultShare]:
         """Run this party's shares x (rows, values of one input) on the lease's rows from `first` on, and check the
         other party. Returns what the client of each request is told; `requests` says how many rows each has.
 
-        `start` is the frame that began the run. Raises Problem CHEATING_DETECTED when the check fails, or when the
-        upload has ended before, and OVERLOADED when another run is past its coins.
+        `start` is the frame that began the run, and `witness` is who signs it, if it is signed. Raises Problem
+        CHEATING_DETECTED when the check fails, or when the upload has ended before, and OVERLOADED when another run is
+        past its coins.
         """
         loop, plan, keyed = asyncio.get_running_loop(), model.plan, lease.model
         if (prepared := lease.ready(rows)) is None:
@@ -259,14 +262,14 @@ class Checks:
         name = sha256(b"moiety/v1 verified run\0" + start).digest()
         session = graph.run(plan, keyed.key, name, x, prepared, keyed.weights, nonces, standing, requests)
         try:
-            (answers,) = await lane.drive([session], None, self.online, away=_away(plan, len(x)))
+            (answers,) = await lane.drive([session], None, self.online, away=_away(plan, len(x)), witness=witness)
         except CheckFailed:
-            raise self._failed(model, "a check failed") from None
+            raise self._failed(model, "a check failed", witness) from None
         except UploadEnded:
             raise ended() from None
         except BaseException:
             if await asyncio.shield(asyncio.to_thread(standing.give_up)):
-                self._failed(model, "a check has no verdict")
+                self._failed(model, "a check has no verdict", witness)
             with contextlib.suppress(ValueError):  # a step still goes on in its thread
                 await loop.run_in_executor(self.online, session.close)
             raise
@@ -283,10 +286,11 @@ class Checks:
             at += count
         return told
 
-    def _failed(self, model: Model, why: str) -> Problem:
-        """Count a failed check, and tell the log. Returns the problem."""
+    def _failed(self, model: Model, why: str, witness: RunWitness | None) -> Problem:
+        """Count a failed check, and tell the log, with what the other party signed. Returns the problem."""
         self.metrics.failed_checks.labels(model.manifest.name).inc()
-        log().error("check failed", upload=model.upload_id, detail=why)
+        signed = [one.model_dump() for one in witness.shown()] if witness is not None else []
+        log().error("check failed", upload=model.upload_id, detail=why, **({"signed": signed} if signed else {}))
         return Problem(ProblemType.CHEATING_DETECTED, why)
 
 

@@ -3,104 +3,31 @@
 After the run, each party shows what the other one signed, and has the crypto provider seal its own words of the
 request's rows. The owner computes again what two honest parties send on them, and compares. Whoever sent the first
 thing that differs lied: until then, both had computed with what an honest peer sends.
+
+A verified run may have ended without an answer, by a check that failed. Then each signature is judged by itself: it
+says what its party sent, and what it heard until then. Whoever signed nothing that is shown is not named.
 """
 
-import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
-import httpx
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import ValidationError
-
-from moiety_server.kept import AuditableUploads
-from moiety_shared.crypto.channel import open_words
-from moiety_shared.crypto.integrity import check_key
-from moiety_shared.crypto.prg import Stream
+from moiety_server.audited import AuditableUpload, AuditedRequest, HonestRun
+from moiety_server.shown import NAMES, Calls, LeaseOver, Name, ShownRun, Silent, both_words, statement, transcript
 from moiety_shared.crypto.sealing import open_result
-from moiety_shared.crypto.signing import BadSignature
-from moiety_shared.messages.statements import (
-    MOST_WORDS,
-    NO_OUTCOME,
-    RunTranscript,
-    Statement,
-    TranscriptRequest,
-    audit_key,
-    proof,
-)
-from moiety_shared.messages.upload import Tensors, sealed_sizes
-from moiety_shared.messages.wire import Binding, unpack_result
-from moiety_shared.plan.plan import Plan
+from moiety_shared.messages import verified
+from moiety_shared.messages.statements import NO_OUTCOME, Statement
 from moiety_shared.problems import Problem
-from moiety_shared.protocols import graph
-from moiety_shared.protocols.recomputing import AuditedModel
 from moiety_shared.protocols.sent import SentPiece
-from moiety_shared.ring import Array
-
-Calls = Callable[..., httpx.Response]
-"""`Owner.call`: sends one request to party 0 or 1."""
-Name = Literal["alice", "bob"]
-_NAMES: tuple[Name, Name] = ("alice", "bob")
-_MOST_SHOWN = 2 * MOST_WORDS
-"""The most bytes of what a party shows of a run: words as text take a third more, and what is signed takes less."""
-
-
-@dataclass(frozen=True, repr=False)
-class AuditableUpload:
-    """One upload, with all that both parties have of it."""
-
-    upload_id: str
-    model: AuditedModel
-    keys: tuple[Ed25519PublicKey, Ed25519PublicKey]
-    """With which alice and bob sign what they send."""
-    words_key: bytes
-    """With which the crypto provider seals the words of rows."""
-
-    @classmethod
-    def read(cls, kept: AuditableUploads, upload_id: str, plan: Plan) -> "AuditableUpload":
-        """Read an upload from its owner's files. Raises Problem INVALID_INPUT where there is none, or it was
-        changed."""
-        with kept.opened(upload_id, plan) as found:
-            tensors = Tensors(plan)
-            for size in sealed_sizes(plan):
-                tensors.add(found.chunks.open(found.file.read(size)))
-            masked = tensors.done()
-        streams = [Stream(seed, "upload") for seed in found.seeds]
-        weights = [graph.weights_at(plan, party, masked, own) for party, own in enumerate(streams)]
-        alice, bob = (Stream(seed, "upload") for seed in found.seeds)
-        model = AuditedModel(plan, (weights[0], weights[1]), graph.weight_masks(plan, alice, bob))
-        return cls(upload_id, model, found.keys, check_key(found.seeds, "words"))
-
-
-@dataclass(frozen=True, repr=False)
-class AuditedRequest:
-    """A request that the owner sent as a client, and alice's answer to it."""
-
-    plan: Plan
-    binding: Binding
-    inputs: tuple[Array, Array]
-    """Both shares of the inputs, (rows, ring elements of each)."""
-    result_keys: tuple[bytes, bytes]
-    answer: bytes
-
-    @property
-    def rows(self) -> int:
-        return len(self.inputs[0])
-
-    def sealed(self) -> tuple[bytes, bytes]:
-        """Both sealed shares of the result. Raises Problem MALFORMED when the answer is none."""
-        one, other = unpack_result(self.answer, self.binding.request_id, self.plan, self.rows)
-        return bytes(one), bytes(other)
+from moiety_shared.protocols.verified.answers import CheckFailed
 
 
 class AuditFinding(NamedTuple):
     """What is wrong with a run: a party lied, or does not show what it has to show; or the run cannot be audited any
-    more, because its lease is over, and nobody knows by whose doing."""
+    more, because its lease is over; or its check failed, and not by anything that was signed."""
 
     party: Name | None
-    kind: Literal["lied", "silent", "over"]
+    kind: Literal["lied", "silent", "over", "unsettled"]
     what: str
 
 
@@ -113,82 +40,43 @@ class AuditVerdict(NamedTuple):
     """alice's and bob's signed statements as JSON, where they were shown: they convince others, too."""
 
 
-class _Shown(NamedTuple):
-    """What a party shows of a run, and the challenge that it was asked with."""
-
-    run: RunTranscript
-    challenge: bytes
-
-
-class _Silent(Exception):
-    """A party does not show what it has to show."""
-
-    def __init__(self, party: int, what: str) -> None:
-        super().__init__(what)
-        self.finding = AuditFinding(_NAMES[party], "silent", what)
+_OVER = AuditFinding(None, "over", "its lease is over: alice or bob ended it, or restarted")
+_NOTHING = AuditFinding(
+    None, "unsettled", "no run of it was signed by both: it was refused, or broke off before its check"
+)
+_CHECK = AuditFinding(
+    None,
+    "unsettled",
+    "its check failed, and all that was signed is right: a party broke it off, or lied in the check, which shows it "
+    "nothing and changes no answer",
+)
 
 
 def judge(call: Calls, upload: AuditableUpload, asked: AuditedRequest) -> AuditVerdict:
     """Audit one request. Needs nothing of the parties but what they have to show, and names nobody who is honest."""
+    if not asked.answer:
+        return _judge_failed(call, upload, asked)
     name, statements = asked.binding.request_id.hex(), ("", "")
     try:
         sealed = asked.sealed()
-        by_alice, by_bob = (_transcript(call, upload, asked, party) for party in (0, 1))
-        statements = by_bob.run.peer.model_dump_json(), by_alice.run.peer.model_dump_json()
-        bobs = _statement(upload, asked, by_alice, 1, sha256(sealed[1]).digest())
-        alices = _statement(upload, asked, by_bob, 0, NO_OUTCOME)
+        by_alice, by_bob = (transcript(call, upload, asked, party) for party in (0, 1))
+        statements = _signed(by_bob), _signed(by_alice)
+        bobs = statement(upload, asked, by_alice, 1, sha256(sealed[1]).digest())
+        alices = statement(upload, asked, by_bob, 0, NO_OUTCOME)
         if (alices.lease_id, alices.first_row) != (bobs.lease_id, bobs.first_row):
-            raise _Silent(1, "it shows no statement of alice's on the run that was answered")
-        if by_bob.run.is_over and not by_alice.run.is_over:  # alice may have ended the lease meanwhile
-            by_alice = _transcript(call, upload, asked, 0)
-        if by_alice.run.is_over and by_bob.run.is_over:
-            over = AuditFinding(None, "over", "its lease is over: alice or bob ended it, or restarted")
-            return AuditVerdict(name, (over,), statements)
-        shown = by_alice, by_bob
-        # Who shows words comes first: only if they are new, the lease lived when the other said that it was over.
-        words = {p: _words(upload, bobs, shown[p], p) for p in sorted((0, 1), key=lambda p: shown[p].run.is_over)}
-    except _Silent as silent:
-        return AuditVerdict(name, (silent.finding,), statements)
+            raise Silent(1, "it shows no statement of alice's on the run that was answered")
+        words = both_words(call, upload, asked, bobs, (by_alice, by_bob))
+    except Silent as silent:
+        return AuditVerdict(name, (_silent(silent),), statements)
+    except LeaseOver:
+        return AuditVerdict(name, (_OVER,), statements)
     except Problem:
         return AuditVerdict(name, (_lie(0, "its answer to the client has another length than the plan says"),))
-    return AuditVerdict(name, tuple(_lies(upload, asked, (alices, bobs), (words[0], words[1]), sealed)), statements)
+    return AuditVerdict(name, tuple(_lies(upload, asked, (alices, bobs), words, sealed)), statements)
 
 
-def _transcript(call: Calls, upload: AuditableUpload, asked: AuditedRequest, party: int) -> _Shown:
-    """What a party shows of the run, asked now. Raises _Silent."""
-    request_id = asked.binding.request_id
-    shown = proof(audit_key(asked.result_keys[party], request_id), upload.upload_id)
-    challenge = secrets.token_bytes(16)
-    asking = TranscriptRequest(request_id=request_id.hex(), proof=shown.hex(), challenge=challenge.hex())
-    body = asking.model_dump(mode="json")
-    try:
-        answer = call(party, "POST", f"/v1/models/{upload.upload_id}/transcripts", most=_MOST_SHOWN, json=body)
-        return _Shown(RunTranscript.model_validate_json(answer.content), challenge)
-    except Problem as problem:
-        raise _Silent(party, f"it shows no transcript ({problem})") from None
-    except ValidationError:
-        raise _Silent(party, "what it shows is no transcript") from None
-
-
-def _statement(upload: AuditableUpload, asked: AuditedRequest, shown: _Shown, of: int, outcome: bytes) -> Statement:
-    """Party `of`'s signed statement, as the other party shows it. An honest one has checked it before it gave out
-    anything. Raises _Silent."""
-    try:
-        statement = shown.run.peer.verify(of, upload.keys[of])
-    except (BadSignature, Problem, ValueError):
-        raise _Silent(1 - of, f"it shows nothing that {_NAMES[of]} signed") from None
-    if (statement.binding, statement.rows, statement.outcome) != (asked.binding, asked.rows, outcome):
-        raise _Silent(1 - of, f"it shows no statement of {_NAMES[of]}'s on the run that was answered")
-    return statement
-
-
-def _words(upload: AuditableUpload, run: Statement, shown: _Shown, party: int) -> bytes:
-    """Party p's words of the rows of a run. Raises _Silent unless the crypto provider sealed them since p was asked."""
-    try:
-        place = run.lease_id, run.first_row, run.rows
-        return open_words(upload.words_key, party, *place, shown.challenge, shown.run.sealed_words)
-    except (Problem, ValueError):
-        raise _Silent(party, "it shows no words of the run's rows that the crypto provider sealed") from None
+def _signed(shown: ShownRun | None) -> str:
+    return shown.run.peer.model_dump_json() if shown is not None and shown.run.peer is not None else ""
 
 
 def _lies(
@@ -199,19 +87,17 @@ def _lies(
     sealed: tuple[bytes, bytes],
 ) -> Iterator[AuditFinding]:
     sizes = [[piece.rows for piece in one.pieces] for one in said]
-    if sizes[0] != sizes[1]:  # each has checked the other's: one honest party would not have gone on
+    whole = not asked.plan.verified or sizes[0] == [asked.rows]
+    if sizes[0] != sizes[1] or not whole:  # each has checked the other's: one honest party would not have gone on
         yield from (_lie(party, "the two statements are of different pieces") for party in (0, 1))
         return
-    honest = upload.model.recompute(words, asked.inputs, sizes[0])
+    honest = upload.recompute(said[1], words, asked.inputs, sizes[0])
     sent = set[AuditFinding]()
     for number, pieces in enumerate(zip(said[0].pieces, said[1].pieces, strict=True)):
         sent.update(_first_lies(pieces, (honest.sent[0][number], honest.sent[1][number])))
     yield from sorted(sent)
-    if sent:  # an honest party's share of the result follows from what the other one sent
-        return
-    for party in (0, 1):
-        if _opened(asked, sealed, party) != honest.shares[party]:
-            yield _lie(party, "its share of the result is wrong")
+    if not sent:  # an honest party's share of the result follows from what the other one sent
+        yield from _wrong_results(upload, asked, honest, sealed)
 
 
 def _first_lies(said: tuple[SentPiece, SentPiece], honest: tuple[SentPiece, SentPiece]) -> Iterator[AuditFinding]:
@@ -227,6 +113,22 @@ def _digest(piece: SentPiece, round_: int) -> bytes | None:
     return piece.digests[round_] if round_ < len(piece.digests) else None
 
 
+def _wrong_results(
+    upload: AuditableUpload, asked: AuditedRequest, honest: HonestRun, sealed: tuple[bytes, bytes]
+) -> Iterator[AuditFinding]:
+    plan, told = asked.plan, [_opened(asked, sealed, party) for party in (0, 1)]
+    wrong = [_without_vouchers(asked, told[party], party) != honest.told[party] for party in (0, 1)]
+    if plan.verified and not any(wrong):
+        one, other = asked.inputs
+        try:
+            verified.accept([raw or b"" for raw in told], one + other, plan, upload.upload_id, upload.records)
+        except (CheckFailed, Problem):
+            wrong[1] = True  # the dealer's vouchers are in bob's
+    for party in (0, 1):
+        if wrong[party]:
+            yield _lie(party, "its share of the result is wrong")
+
+
 def _opened(asked: AuditedRequest, sealed: tuple[bytes, bytes], party: int) -> bytes | None:
     """A party's share of the result, as it sealed it to the client; None if it does not open."""
     try:
@@ -235,5 +137,81 @@ def _opened(asked: AuditedRequest, sealed: tuple[bytes, bytes], party: int) -> b
         return None
 
 
+def _without_vouchers(asked: AuditedRequest, told: bytes | None, party: int) -> bytes | None:
+    if told is None or not asked.plan.verified:
+        return told
+    try:
+        return verified.without_vouchers(told, asked.plan, party, asked.rows)
+    except Problem:
+        return None
+
+
+def _judge_failed(call: Calls, upload: AuditableUpload, asked: AuditedRequest) -> AuditVerdict:
+    """Audit a request whose run's check failed."""
+    shown = [_shown(call, upload, asked, party) for party in (0, 1)]
+    signed = {of: found for of in (0, 1) if (found := _statement(upload, asked, shown[1 - of], of)) is not None}
+    findings = {of: _judged(call, upload, asked, run, shown) for of, run in signed.items()}
+    named = [finding for finding in findings.values() if finding is not None and finding.party is not None]
+    if not signed:
+        named = [_NOTHING]
+    elif not named:
+        named = [_OVER if _OVER in findings.values() else _CHECK]
+    statements = _signed(shown[1]), _signed(shown[0])
+    return AuditVerdict(asked.binding.request_id.hex(), tuple(dict.fromkeys(named)), statements)
+
+
+def _shown(call: Calls, upload: AuditableUpload, asked: AuditedRequest, party: int) -> ShownRun | None:
+    try:
+        return transcript(call, upload, asked, party)
+    except Silent:
+        return None
+
+
+def _statement(upload: AuditableUpload, asked: AuditedRequest, shown: ShownRun | None, of: int) -> Statement | None:
+    try:
+        return statement(upload, asked, shown, of, NO_OUTCOME) if shown is not None else None
+    except Silent:
+        return None
+
+
+def _judged(
+    call: Calls,
+    upload: AuditableUpload,
+    asked: AuditedRequest,
+    run: Statement,
+    shown: Sequence[ShownRun | None],
+) -> AuditFinding | None:
+    """Whether who signed this lied. What it says of the other one counts for what it could compute itself, and for
+    nothing else.
+
+    Whoever signed a run, or shows what the other one signed of it, has to show its own words of the rows. No honest
+    party signs two runs of one request.
+    """
+    try:
+        by_alice, by_bob = (_present(each, party) for party, each in enumerate(shown))
+        words = both_words(call, upload, asked, run, (by_alice, by_bob))
+    except Silent as silent:
+        return _silent(silent)
+    except LeaseOver:
+        return _OVER
+    honest = upload.recompute(run, words, asked.inputs, [asked.rows])
+    of = run.party
+    said = (run.pieces, run.heard) if of == 0 else (run.heard, run.pieces)
+    if [len(pieces) for pieces in said] != [1, 1] or said[0][0].rows != said[1][0].rows:
+        return _lie(of, "it signed other pieces than such a run has")
+    found = _first_lies((said[0][0], said[1][0]), (honest.sent[0][0], honest.sent[1][0]))
+    return next((lie for lie in found if lie.party == NAMES[of]), None)
+
+
+def _present(shown: ShownRun | None, party: int) -> ShownRun:
+    if shown is None:
+        raise Silent(party, "it shows no transcript")
+    return shown
+
+
+def _silent(silent: Silent) -> AuditFinding:
+    return AuditFinding(NAMES[silent.party], "silent", silent.what)
+
+
 def _lie(party: int, what: str) -> AuditFinding:
-    return AuditFinding(_NAMES[party], "lied", what)
+    return AuditFinding(NAMES[party], "lied", what)

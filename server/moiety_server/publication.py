@@ -22,6 +22,7 @@ from moiety_shared.messages.upload import Draws, MaskedModel
 from moiety_shared.messages.verified import record_key
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
+from moiety_shared.protocols.words import row_bytes
 
 VALID_DAYS = 90
 """The owner signs an entry anew after half of this time. So the signing key or the catalogue may be away for half of
@@ -162,9 +163,7 @@ def _addressed(plan: Plan, owner: Owner) -> Plan:
 
 def check_auditable(plan: Plan) -> None:
     """Raises Problem INVALID_INPUT for a plan whose runs cannot be audited."""
-    if plan.verified:
-        raise Problem(ProblemType.INVALID_INPUT, "every run of a verified model is checked already")
-    if not plan.rounds or plan.bundle_row_bytes > MOST_WORDS:
+    if not plan.rounds or plan.bundle_row_bytes > MOST_WORDS or row_bytes(plan) > MOST_WORDS:
         why = f"it opens nothing, or one input takes more than {MOST_WORDS >> 20} MiB of randomness"
         raise Problem(ProblemType.INVALID_INPUT, f"the model cannot be audited: {why}")
 

@@ -1,6 +1,8 @@
 """What each party sent in a run, by request: one request's digests are those of its rows alone, whoever shared its
 run."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -51,7 +53,9 @@ def test_what_was_sent_is_computed_again_of_one_requests_rows(kind: str) -> None
             """Both parties' words of some rows of a bundle, as the provider hands them over."""
             numbers = range(first, first + count)
             drawn = [[RowStream.of(seed, total, numbers) for seed in seeds] for _ in (0, 1)]
-            one, other = (words_of(plan, count, run.masks, (a, b), p) for p, (a, b) in enumerate(drawn))
+            one, other = (
+                words_of(partial(graph.deal, plan, count, run.masks), (a, b), p) for p, (a, b) in enumerate(drawn)
+            )
             return one, other
 
         model = AuditedModel(plan, (run.models[0], run.models[1]), run.masks)

@@ -13,7 +13,7 @@ from moiety_shared.messages import statements
 from moiety_shared.plan.plan import Plan
 from moiety_shared.problems import Problem, ProblemType
 from moiety_shared.protocols import graph
-from moiety_shared.protocols.words import GivenSource
+from moiety_shared.protocols.words import GivenSource, row_bytes
 from tests.provider.conftest import HOUR, SEEDS
 
 ROWS = 4
@@ -44,7 +44,7 @@ def test_what_is_refused(ledger: Ledger, plan: Plan, monkeypatch: pytest.MonkeyP
     with pytest.raises(Problem) as caught:
         issuer.words(other.lease_id, ticket, 0, 0, 1, bytes(16))
     assert caught.value.kind is ProblemType.UNKNOWN_LEASE, "another lease's ticket"
-    monkeypatch.setattr("moiety_crypto_provider.issuer.MOST_WORDS", plan.bundle_row_bytes)
+    monkeypatch.setattr("moiety_crypto_provider.issuer.MOST_WORDS", row_bytes(plan))
     issuer.words(lease.lease_id, ticket, 0, 0, 1, bytes(16))
     with pytest.raises(Problem) as caught:
         issuer.words(lease.lease_id, ticket, 0, 0, 2, bytes(16))

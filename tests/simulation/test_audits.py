@@ -22,9 +22,11 @@ from moiety_party import results
 from moiety_party.helper import helper
 from moiety_party.leader import runs
 from moiety_party.party import Party
-from moiety_server.audits import AuditableUpload, AuditedRequest, AuditFinding, AuditVerdict, Name, judge
+from moiety_server.audited import AuditableUpload, AuditedRequest
+from moiety_server.audits import AuditFinding, AuditVerdict, judge
 from moiety_server.kept import AuditableUploads
 from moiety_server.publication import upload_body
+from moiety_server.shown import Name
 from moiety_service.security.identity import Identity
 from moiety_shared.crypto.channel import open_words
 from moiety_shared.crypto.prg import Stream
@@ -56,11 +58,21 @@ class OwnersRequest:
     def __init__(self, w: World, rows: int = 1, seed: int = 0) -> None:
         self.drawn = Drawn.new()
         self.elements = plans.random_inputs(rows, seed=seed).astype(np.int32)
+        if w.plan.input.classes:
+            labels = np.arange(rows, dtype=np.int32)[:, None] % w.plan.input.classes
+            self.elements = np.concatenate((self.elements, labels), axis=1)
         self.call = Sealer(w.entry.entry).call(self.elements, drawn=self.drawn)
         self.answer = b""
 
     async def ask(self, w: World) -> "OwnersRequest":
         self.answer = await w.ask(w.an_alice(), self.call.body)
+        return self
+
+    async def fail(self, w: World) -> "OwnersRequest":
+        """Ask for what gets no answer, because the check of its run fails."""
+        with pytest.raises(Problem) as caught:
+            await self.ask(w)
+        assert caught.value.kind is ProblemType.CHEATING_DETECTED
         return self
 
     def proof(self, upload_id: str, known: bytes) -> TranscriptRequest:
@@ -100,10 +112,10 @@ def signed_upload(root: Path, masked: MaskedModel, what: dict[str, object], *res
     return upload_body(masked, what | {"statement_keys": (one, other)}, *rest)
 
 
-def simulate(root: Path, detector: Detector, scenario: Callable[[World], Awaitable[None]]) -> None:
+def simulate(root: Path, detector: Detector, scenario: Callable[[World], Awaitable[None]], **world: Any) -> None:
     async def run() -> None:
         with patch.object(worlds, "upload_body", partial(signed_upload, root)):
-            async with worlds.world(root, detector) as w:
+            async with worlds.world(root, detector, **world) as w:
                 await scenario(w)
 
     asyncio.run(asyncio.wait_for(run(), 120))

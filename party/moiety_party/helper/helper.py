@@ -199,27 +199,26 @@ class Helper:
         try:
             prepared = await pool.claim(start.first_row, start.rows)
             timeline.passed("rows")
+            witness = self._party.witness(model, start, pool.ticket, [guest.secret for guest in guests.all])
             lane.in_run = True
             transcript = Transcript(pool.check, payload)
-            witness = self._party.witness(model, start)
             if pool.verified is not None:
                 x = guests.shares()
                 place = pool.verified, start.first_row, prepared
-                shares = await self._party.checks.run(lane, model, *place, x, guests.rows(), payload)
+                shares = await self._party.checks.run(lane, model, *place, x, guests.rows(), payload, witness)
             else:
                 sessions = graph.evaluate_slices(model.plan, 1, guests.shares(), prepared, model.weights)
                 del prepared  # the sessions let go of what they have used
                 outputs = await lane.drive(sessions, transcript, self._party.threads.online, witness=witness)
                 shares = result_shares(model.plan, np.concatenate(outputs), guests.rows())
-            if witness is not None:  # before alice gets anything of the results
-                witness.check(await lane.expect(FrameKind.SIGNED))
+                if witness is not None:  # before alice gets anything of the results
+                    witness.check(await lane.expect(FrameKind.SIGNED))
             timeline.passed("rounds")
             await guests.spent()
             outcomes = await guests.outcomes(shares)
             body, signed = pack_outcomes(outcomes), b""
             if witness is not None:
                 signed = witness.sign(outcomes)
-            self._party.keep(witness, pool.ticket, [guest.secret for guest in guests.all], outcomes)
             return transcript.of(1, body), signed, body
         except BaseException:
             await guests.take_back()

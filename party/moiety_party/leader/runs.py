@@ -204,15 +204,15 @@ class Runs:
         del taken
         async with self._turns.turn(model, pool.verified):
             named = Start(pool.lease_id, first, tuple(waiting.asked for waiting in batch))
+            witness = party.witness(model, named, pool.ticket, [waiting.secret for waiting in batch])
             start = pack_start(named)
             await lane.send(FrameKind.START, start)
             await asyncio.sleep(0)  # sends it: bob opens his envelopes while alice computes the first openings
             transcript = Transcript(pool.check, start)
-            witness = party.witness(model, named)
             before, started = lane.rounds, time.perf_counter()
             if pool.verified is not None:
                 place = pool.verified, first, prepared
-                shares = await party.checks.run(lane, model, *place, _shares(batch), requests, start)
+                shares = await party.checks.run(lane, model, *place, _shares(batch), requests, start, witness)
             else:
                 sessions = graph.evaluate_slices(plan, 0, _shares(batch), prepared, model.weights)
                 del prepared  # the sessions let go of what they have used
@@ -228,7 +228,6 @@ class Runs:
             said = memoryview(await lane.expect(FrameKind.RESULT))
             timeline.passed("result")
             outcomes = _checked(said, transcript, witness, len(batch))
-            party.keep(witness, pool.ticket, [waiting.secret for waiting in batch], outcomes)
             lane.in_run = False
         for waiting, mine, outcome in zip(batch, own, outcomes, strict=True):
             stats = waiting.stats

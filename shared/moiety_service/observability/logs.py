@@ -39,6 +39,7 @@ ALLOWED = frozenset(
         "detail",  # of a problem that this role itself found
         "where",
         "reason",
+        "signed",  # what the other party signed of a run whose check failed: names, places and hashes
         "attempt",
         "peer",
         "url",

@@ -1,12 +1,13 @@
 """What alice and bob sign of a run, so that its owner can find out later which of them lied.
 
 At the end of a run each party has signed, for each request of the run, a *statement* of what it sent. Both sign before
-bob gives out his share of the result, and each keeps what the other signed. One signature covers all requests of a run,
-by a *leaf* for each: a hash of the request's statement and a salt. So one statement can be shown, and the leaves of the
-other requests beside it say nothing of them.
+bob gives out his share of the result, and each keeps what the other signed. In a verified run both sign what they sent
+and heard before the coins are shown, too: so each is bound, and knows that the other knows it. One signature covers all
+requests of a run, by a *leaf* for each: a hash of the request's statement and a salt. So one statement can be shown,
+and the leaves of the other requests beside it say nothing of them.
 
-    statement    party 1, binding 104, lease 16, first row 8, rows 4, number of pieces 4, outcome 32, and for each piece
-                 its rows 4, number of rounds 4, a digest of 32 for each round
+    statement    party 1, binding 104, lease 16, first row 8, rows 4, number of pieces sent 4 and heard 4, outcome 32,
+                 and for each piece its rows 4, number of rounds 4, a digest of 32 for each round
     leaf         SHA-256(label, salt 32, statement)
     signature    Ed25519, over a label, the party, and all leaves in the order of the requests
 
@@ -35,10 +36,10 @@ SECRET_BYTES, SIGNATURE_BYTES = 32, 64
 SIGNED_BYTES = SECRET_BYTES + SIGNATURE_BYTES
 """What a party sends of its signature: the secret of the run's salts, and the signature."""
 NO_OUTCOME = bytes(32)
-"""The outcome in alice's statements, who signs before she has a result, and of requests that bob refuses."""
+"""The outcome of who signs before it has a result, as alice always does, and of requests that bob refuses."""
 MOST_WORDS = 1 << 26
 """The most bytes of words that are handed over for one request."""
-_HEAD = struct.Struct("<B16s32s16s32sQ16sQII32s")
+_HEAD = struct.Struct("<B16s32s16s32sQ16sQIII32s")
 _PIECE = struct.Struct("<II")
 _DIGEST = 32
 _Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
@@ -54,6 +55,8 @@ class Statement(NamedTuple):
     pieces: tuple[SentPiece, ...]
     outcome: bytes = NO_OUTCOME
     """SHA-256 of bob's sealed share of the result."""
+    heard: tuple[SentPiece, ...] = ()
+    """In a verified run: what the other party sent."""
 
     @property
     def rows(self) -> int:
@@ -62,9 +65,9 @@ class Statement(NamedTuple):
     def pack(self) -> bytes:
         b = self.binding
         names = b.upload_id, b.plan_digest, b.request_id, b.request_digest, b.time
-        place = bytes.fromhex(self.lease_id), self.first_row, self.rows, len(self.pieces)
+        place = bytes.fromhex(self.lease_id), self.first_row, self.rows, len(self.pieces), len(self.heard)
         parts = [_HEAD.pack(self.party, *names, *place, self.outcome)]
-        for piece in self.pieces:
+        for piece in (*self.pieces, *self.heard):
             parts += (_PIECE.pack(piece.rows, len(piece.digests)), *piece.digests)
         return b"".join(parts)
 
@@ -73,9 +76,9 @@ class Statement(NamedTuple):
         """Raises Problem MALFORMED for anything but a statement."""
         if len(raw) < _HEAD.size:
             raise malformed("a statement was cut short")
-        party, upload, plan, request, digest, time, lease, first, _, count, outcome = _HEAD.unpack_from(raw)
+        party, upload, plan, request, digest, time, lease, first, _, sent, heard, outcome = _HEAD.unpack_from(raw)
         pieces, at = list[SentPiece](), _HEAD.size
-        while len(pieces) < count and len(raw) >= at + _PIECE.size:
+        while len(pieces) < sent + heard and len(raw) >= at + _PIECE.size:
             rows, rounds = _PIECE.unpack_from(raw, at)
             at += _PIECE.size
             end = at + rounds * _DIGEST
@@ -83,7 +86,8 @@ class Statement(NamedTuple):
                 raise malformed("a statement was cut short")
             pieces.append(SentPiece(rows, tuple(raw[i : i + _DIGEST] for i in range(at, end, _DIGEST))))
             at = end
-        made = cls(party, Binding(plan, upload, request, digest, time), lease.hex(), first, tuple(pieces), outcome)
+        binding = Binding(plan, upload, request, digest, time)
+        made = cls(party, binding, lease.hex(), first, tuple(pieces[:sent]), outcome, tuple(pieces[sent:]))
         if made.pack() != raw:
             raise malformed("a statement is not well formed")
         return made
@@ -171,7 +175,7 @@ class RunTranscript(Public):
     """The answer: what the other party signed of the request, and this party's words of the request's rows, as the
     crypto provider sealed them to the owner."""
 
-    peer: SignedStatement
+    peer: SignedStatement | None = Field(description="null when a verified run ended before it came")
     words: _Base64 = Field(description="empty when the lease is over: then the provider has none any more")
 
     @property

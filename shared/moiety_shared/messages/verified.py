@@ -121,6 +121,18 @@ def answer_lengths(plan: Plan, party: int, rows: int, counted: bool = True) -> r
     return range(own.start + behind, own.stop + behind, own.step)
 
 
+def without_vouchers(raw: bytes, plan: Plan, party: int, rows: int) -> bytes:
+    """What party p told a client who may read all of it, without what the dealer vouches for. Raises Problem MALFORMED
+    for another length."""
+    if plan.output.kind != "count":
+        return VerifiedAnswer.unpack(raw, party, rows, plan.output.shape)._replace(vouchers=()).pack()
+    _check(raw, answer_lengths(plan, party, rows))
+    end = len(raw) - count_bytes(plan, party)
+    inputs = VerifiedAnswer.unpack(raw[:end], party, rows, (0,))
+    count = VerifiedAnswer.unpack(raw[end:], party, 1, plan.output.shape, "count")
+    return b"".join(each._replace(vouchers=()).pack() for each in (inputs, count))
+
+
 def accept(
     said: Sequence[bytes], x: Array, plan: Plan, upload_id: str, dealer: Ed25519PublicKey, counted: bool = True
 ) -> Array:

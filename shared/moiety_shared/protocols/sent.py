@@ -3,6 +3,7 @@
 A run computes in slices, and a request need not end where a slice ends. The rows of one request in one slice are a
 *piece*. Each round of a piece has one digest for each party: SHA-256 of the bytes that the party would send if the
 piece ran alone. So whoever knows one request's rows can compute its digests again, and needs nothing of another's.
+What is no row's is in no digest: the promise of a verified run's coins.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moiety_shared.protocols.opening import Kind, Opening, Round, Session, to_wire, wire_bytes
+from moiety_shared.protocols.opening import Kind, Opening, Result, Round, Session, to_wire, wire_bytes
 from moiety_shared.ring import Array
 
 
@@ -77,7 +78,7 @@ class SentDigests:
         )
 
 
-def noted(session: Session[Array], digests: list[bytes]) -> Session[Array]:
+def noted(session: Session[Result], digests: list[bytes]) -> Session[Result]:
     """Run a session of one piece alone, and add the digest of each round that it sends."""
     opened: list[Array] | None = None
     while True:
@@ -91,23 +92,43 @@ def noted(session: Session[Array], digests: list[bytes]) -> Session[Array]:
 
 def _digests(openings: Sequence[Opening], raw: memoryview, rows: int, places: Sequence[_Place]) -> Iterator[bytes]:
     """The digest of each piece of a slice of `rows` rows, of which a party sent the bytes `raw` in one round."""
-    if len(places) == 1:
-        yield sha256(raw).digest()
-        return
-    parts, at = list[Callable[[int, int], memoryview]](), 0
+    kept, at = list[tuple[Opening, memoryview]](), 0
     for opening in openings:
         size = wire_bytes(opening)
-        parts.append(_rows_of(opening, raw[at : at + size], rows))
+        if opening.kind is not Kind.EACH:
+            kept.append((opening, raw[at : at + size]))
         at += size
-    for place in places:
-        yield sha256(b"".join(part(place.start, place.stop) for part in parts)).digest()
+    if len(places) == 1:
+        yield sha256(raw if len(kept) == len(openings) else b"".join(part for _, part in kept)).digest()
+        return
+    parts = [_rows_of(*each, rows) for each in kept]
+    for number, place in enumerate(places):
+        yield sha256(b"".join(part(number, place.start, place.stop) for part in parts)).digest()
 
 
-def _rows_of(opening: Opening, raw: memoryview, rows: int) -> Callable[[int, int], memoryview]:
-    """What gives the bytes of some rows of an opening, as they would be if it had no others."""
+_Rows = Callable[[int, int, int], memoryview | bytes]
+"""What gives an opening's bytes of one request, as they would be if it had no others: from its number among those of
+the slice, its first row and its end."""
+
+
+def _rows_of(opening: Opening, raw: memoryview, rows: int) -> _Rows:
+    if opening.kind is Kind.WIDE:
+        return _words_of(opening, raw, rows)
     width = opening.share.size // rows
     if opening.kind is not Kind.BITS or width % 8 == 0:
         row = len(raw) // rows
-        return lambda start, stop: raw[start * row : stop * row]
+        return lambda _, start, stop: raw[start * row : stop * row]
     bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=rows * width, bitorder="little")  # rows share bytes
-    return lambda start, stop: np.packbits(bits[start * width : stop * width], bitorder="little").data
+    return lambda _, start, stop: np.packbits(bits[start * width : stop * width], bitorder="little").data
+
+
+def _words_of(opening: Opening, raw: memoryview, rows: int) -> _Rows:
+    """Of words the lower 64 bits travel first, and then what is above. A count has a row for each request."""
+    own = opening.share.shape[1]
+    width, above = opening.share.size // 2 // own, 4 * opening.share.size
+
+    def of(number: int, start: int, stop: int) -> bytes:
+        first, end = (start * width, stop * width) if own == rows else (number * width, (number + 1) * width)
+        return b"".join((raw[8 * first : 8 * end], raw[above + first : above + end]))
+
+    return of

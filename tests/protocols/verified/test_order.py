@@ -9,7 +9,7 @@ import pytest
 
 from moiety_shared.crypto.prg import new_seed
 from moiety_shared.protocols.opening import Round, Session, combine, to_wire
-from moiety_shared.protocols.verified import comparison, fields
+from moiety_shared.protocols.verified import bits, fields
 from moiety_shared.protocols.verified.answers import PartyAnswer, RowKeys
 from moiety_shared.protocols.verified.claims import CheckFailed, Nonces, Standing, UploadEnded
 from moiety_shared.protocols.verified.graph import WORD
@@ -245,7 +245,7 @@ def test_bits_that_nobody_looks_up_are_refused(up: Upload, monkeypatch: pytest.M
     """The evaluation reads a byte with a bit too many as all ones, which gives another sign. The proof has the masked
     sign in that place: where it is 1, the bit would hide there. bob refuses it, and nothing more of the upload goes."""
     if not checked:
-        monkeypatch.setattr(comparison, "_unread", lambda layer, looked_up: False)
+        monkeypatch.setattr(bits, "_unread", lambda layer, looked_up: False)
     x, forged = integers((2, 6), 7), 0
     for wire in range(72):
         if wire % 18 == 0:

@@ -32,7 +32,7 @@ from moiety_shared.plan.lookups import Comparison
 from moiety_shared.protocols import sign
 from moiety_shared.protocols.dealing import Source
 from moiety_shared.protocols.verified import fields
-from moiety_shared.protocols.verified.claims import ClaimSums
+from moiety_shared.protocols.verified.claims import CheckFailed, ClaimSums
 from moiety_shared.protocols.verified.polynomials import PADS, Points, SecretPoint, packed_groups
 from moiety_shared.ring import Array
 
@@ -251,8 +251,11 @@ class LookUpClaim:
     earlier: Sequence[LookedUp] = ()
 
     def settle(self, check: ClaimSums, mine: Array, opened: Array) -> None:
+        """Raises CheckFailed too."""
         rounds = (*self.earlier, LookedUp(self.t, self.looked_up, self.bits, mine, opened))
         every = LookedUp(*(np.concatenate(parts, axis=1) for parts in zip(*rounds, strict=True)))
+        if _unread(self.layer, every.bits):
+            raise CheckFailed
         public = public_sign(self.layer, every.t, every.bits)
         signs = every.signs ^ every.mine ^ public if self.party == 0 else every.signs ^ every.mine
         theirs = signs << _SIGN | (every.bits ^ every.looked_up)
@@ -260,6 +263,11 @@ class LookUpClaim:
         chosen = Chosen.of(self.layer, key.points, every.t, every.bits)
         expected = key.of_slots(chosen.sums(self.layer, key.points.slots, self.ready.at_point))
         prove(check, self.layer.name, self.ready.further, chosen.packed(self.layer), fields.unwords(expected), theirs)
+
+
+def _unread(layer: Comparison, looked_up: Array) -> bool:
+    """Whether a byte has bits above those that are looked up. No proof covers them: the sign is in their place."""
+    return bool((looked_up >> layer.lookups).any())
 
 
 def prove(check: ClaimSums, name: str, further: Array, packed: Array, expected: Array, theirs: Array) -> None:

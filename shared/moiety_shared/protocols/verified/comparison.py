@@ -6,7 +6,6 @@ from moiety_shared.plan.lookups import Comparison
 from moiety_shared.protocols import sign
 from moiety_shared.protocols.opening import Kind, Opening
 from moiety_shared.protocols.verified.bits import LookedUp, LookUpClaim
-from moiety_shared.protocols.verified.claims import CheckFailed
 from moiety_shared.protocols.verified.layer import ProvableSigns, RunningParty
 from moiety_shared.ring import Array
 
@@ -20,18 +19,13 @@ class Signs:
         self._at = 0
 
     def of(self, t: Array) -> Generator[Opening, Array, Array]:
-        """Open the masked signs (rows, n) of the next n open values t^ (rows, n), and return them. Two openings.
-
-        Raises CheckFailed.
-        """
+        """Open the masked signs (rows, n) of the next n open values t^ (rows, n), and return them. Two openings."""
         layer, party = self._layer, self._party.number
         part = slice(self._at, self._at + t.shape[1])
         tables, words = self._prepared.tables[:, :, part], self._prepared.words[:, part]
         looking = sign.evaluate(party, layer, t, tables, words)
         opening = next(looking)
         bits = yield opening
-        if _unread(layer, bits):
-            raise CheckFailed
         masked, self._at, claim = _returned(looking, bits), part.stop, None
         if self._at == layer.comparisons:
             claim = LookUpClaim(layer, party, self._prepared.provable, t, opening.share, bits, tuple(self._earlier))
@@ -46,8 +40,3 @@ def _returned(looking: Generator[Opening, Array, Array], bits: Array) -> Array:
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     raise RuntimeError("a comparison opens its looked-up bits once")
-
-
-def _unread(layer: Comparison, looked_up: Array) -> bool:
-    """Whether a byte has bits above those that are looked up. No proof covers them: the sign is in their place."""
-    return bool((looked_up >> layer.lookups).any())
