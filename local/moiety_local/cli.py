@@ -41,6 +41,7 @@ def audit(
 
     The requests look like any client's. When all are answered, you ask alice and bob for what they signed of these
     runs, compute again all that they had to send, and compare. Whoever lied is named, and an honest party never is.
+    Of a verified model that holds of a run whose check failed, too: audit it before `moiety rekey`.
 
     A party that lies in a fraction f of its runs passes n audited runs with probability (1 - f)^n. It may behave while
     it knows who asks, so ask from where clients ask, at times when they do.

@@ -11,6 +11,8 @@ from moiety_client.client import Client
 from moiety_client.errors import NotVerified
 from moiety_local import mnist
 from moiety_local.deployment import Deployment
+from moiety_shared.crypto.signing import key_from_text
+from moiety_shared.messages.statements import SignedStatement
 
 Digits = tuple[np.ndarray, np.ndarray]
 NAME = "sure"
@@ -46,6 +48,23 @@ def test_a_model_goes_on_under_another_key(verified: Deployment, digits: Digits)
     verified.run("rekey", NAME)
     with verified.client(timeout=60) as client:
         assert len(client.predict(NAME, digits[0][:2])) == 2
+
+
+def test_its_runs_are_audited(verified: Deployment, tmp_path: Path) -> None:
+    """The three that the command sends, and what alice and bob signed of each is shown."""
+    verified.run("publish", "mnist", "--name", "watched", "--verified", "--auditable")
+    evidence = tmp_path / "runs.jsonl"
+    told = verified.run("audit", "watched", "--runs", "3", "--evidence", str(evidence), "--json")
+    assert [json.loads(line)["findings"] for line in told.splitlines()] == [[], [], []]
+    head, *runs = map(json.loads, evidence.read_text().splitlines())
+    assert len(runs) == 3
+    for run in runs:
+        alice, bob = (
+            SignedStatement.model_validate(run["signed"][name]).verify(party, key_from_text(head[name]))
+            for party, name in enumerate(("alice", "bob"))
+        )
+        assert alice.pieces == bob.heard and bob.pieces == alice.heard
+        assert alice.binding.request_id.hex() == run["request"]
 
 
 def test_what_it_costs_is_told_before_it_is_published(verified: Deployment) -> None:

@@ -184,7 +184,7 @@ def publish(
         typer.Option(
             "--auditable",
             help="Have alice and bob sign what they send in each run, and keep what `moiety audit` needs to find out "
-            "who lied: a file as large as the weights. Not with --verified.",
+            "who lied: a file as large as the weights.",
         ),
     ] = False,
     if_missing: Annotated[

@@ -90,7 +90,8 @@ def words_of(deal: Deal, sources: tuple[Addressed, Addressed], party: int) -> by
 def row_bytes(plan: Plan) -> int:
     """The most bytes of words that a party has of one row. Deals one, from seeds that everybody knows."""
     alice, bob = (Stream(bytes(SEED_BYTES), "rehearsal", party) for party in (0, 1))
-    return max(len(words_of(_dealing(plan, alice, bob), (alice, bob), party)) for party in (0, 1))
+    deal = _dealing(plan, alice, bob)
+    return max(len(words_of(deal, (alice.at("row"), bob.at("row")), party)) for party in (0, 1))
 
 
 def _dealing(plan: Plan, alice: Stream, bob: Stream) -> Deal:
