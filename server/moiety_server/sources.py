@@ -1,7 +1,7 @@
 """Where a model comes from: the values of MODEL in `moiety publish` and `moiety inspect`.
 
 mnist, mnist-deep, lenet, mobile, rows   the trained networks that the package ships
-gpt-characters                           a language model of characters, which it ships as well
+docstring-topics, gpt-characters         the classifier of texts and the language model that it ships
 torchvision:resnet18                     an architecture of torchvision's, with --weights FILE or --pretrained
 model.onnx                               an ONNX file
 path/to/folder                           a folder that Hugging Face's library saved
@@ -20,10 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from moiety_server import tables, tensor_files, texts
+from moiety_server import shipped, tables, tensor_files, texts, weight_files
 from moiety_server.calibration import CalibrationRows, read_columns
 from moiety_server.checkpoints import folder, state_dicts
 from moiety_server.compiler.compilation import load_onnx
@@ -34,7 +33,6 @@ from moiety_server.compiler.parts import Limit
 from moiety_server.sklearn import is_convertible
 from moiety_server.source import ModelSource
 from moiety_server.tensor_files import Calibration
-from moiety_server.zoo import characters, network, samples
 from moiety_shared.messages.catalogue import Preprocessing
 from moiety_shared.messages.tokens import TokenIds
 from moiety_shared.plan.plan import Task, Unit
@@ -42,9 +40,6 @@ from moiety_shared.plan.plan import Task, Unit
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TABLES = (".csv", ".tsv")
 _TEXT = ".txt"
-_PICKLES = (".joblib", ".pkl", ".pickle", ".sav")
-_TORCH_PICKLES = (".pt", ".pth", ".ckpt")
-_SHOWN_CONTEXTS = 64  # of the shipped language model: enough to see how far its values reach
 
 
 def load(
@@ -74,18 +69,14 @@ def load(
 
     Raises NotServable, with what to do, when it cannot.
     """
-    _refuse_pickles(Path(what))
+    weight_files.refuse_pickles(Path(what))
     of_table = calibration is not None and calibration.suffix.lower() in _TABLES
     if (target is not None or columns is not None) and not of_table:
         raise NotServable("--target and --columns are for the rows of a CSV file: name one with --calibration")
     if of_table and (low, high) != (None, None):
         raise NotServable("each column of a table has its own range: give them with --columns, not --low and --high")
-    if what in network.NETWORKS:
-        source = _shipped(what, weights)
-        if calibration is not None:
-            source = replace(source, calibration=tensor_files.read(calibration))
-    elif what == characters.NAME:
-        source = _characters(weights, calibration, secret_embedding)
+    if what in shipped.NAMES:
+        source = shipped.load(what, weights, calibration, secret_embedding)
     elif calibration is not None and of_table:
         source = _of_table(what, weights, calibration, target, columns, edges)
     else:
@@ -107,56 +98,6 @@ def load(
     return replace(source, meaning=replace(meant, task=task or meant.task, unit=unit, threshold=limit))
 
 
-def _refuse_pickles(path: Path) -> None:
-    kind = path.suffix.lower()
-    if kind in _PICKLES:
-        do = (
-            f"moiety_server.sklearn.convert(model, frame).save('{shown(path.stem)}.onnx'), and publish that file; or "
-            "name the model itself, mymodule:model"
-        )
-    elif kind in _TORCH_PICKLES:
-        do = (
-            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors'), and publish mymodule:function "
-            "with --weights weights.safetensors; or export the model to ONNX"
-        )
-    else:
-        return
-    name = shown(path.name)
-    raise NotServable(f"{name} is a pickle, which would run code when it is loaded. Instead: in your own program, {do}")
-
-
-def _shipped(name: str, weights: Path | None) -> ModelSource:
-    kind = network.NETWORKS[name]
-    pixels, _ = samples.images()
-    return ModelSource(
-        name=name,
-        model=_with_weights(network.build(name), weights or samples.FOLDER / f"{name}.safetensors"),
-        calibration=network.normalise(pixels, name),
-        low=(0 - network.MEAN) / network.STD,
-        high=(1 - network.MEAN) / network.STD,
-        preprocessing=Preprocessing(
-            channels=1, size=(28, 28), mean=(network.MEAN,), std=(network.STD,), polarity="light-on-dark"
-        ),
-        classes=tuple(str(digit) for digit in range(10)),
-        description=kind.description,
-    )
-
-
-def _characters(weights: Path | None, calibration: Path | None, secret_embedding: bool) -> ModelSource:
-    """Load the shipped language model. Its calibration data are docstrings of the running Python."""
-    model = _with_weights(characters.CharacterGPT(), weights or samples.FOLDER / f"{characters.NAME}.safetensors")
-    if calibration is not None:
-        ids = tensor_files.read(calibration)
-    else:
-        try:
-            ids, _ = characters.contexts(characters.text_of(characters.SHOWN), _SHOWN_CONTEXTS)
-        except OSError as error:
-            raise NotServable(f"{error}: give contexts of {characters.LENGTH} ids with --calibration") from None
-    tokenizer = texts.ShippedTokenizer(characters.tokenizer(), len(characters.ALPHABET))
-    source = texts.of_module(characters.NAME, model, ids, tokenizer, secret=secret_embedding)
-    return replace(source, classes=tuple(characters.ALPHABET), description=characters.DESCRIPTION)
-
-
 def _of_table(
     what: str, weights: Path | None, calibration: Path, target: str | None, columns: Path | None, edges: str
 ) -> ModelSource:
@@ -169,7 +110,7 @@ def _of_table(
     name, found = _named(what)
     if is_convertible(found):
         return tables.of_model(name, found, rows, declared, edges=edges)
-    return tables.of_module(name, _with_weights(found, weights), rows, declared)
+    return tables.of_module(name, weight_files.with_weights(found, weights), rows, declared)
 
 
 def _other(
@@ -185,7 +126,7 @@ def _other(
     if calibration is None:
         raise NotServable(
             f"{what!r} needs --calibration FILE: a few real inputs, from which the compiler chooses scales. Only these "
-            "models bring their own: " + ", ".join((*network.NETWORKS, characters.NAME))
+            "models bring their own: " + ", ".join(shipped.NAMES)
         )
     saved = folder.read(Path(what)) if folder.is_folder(Path(what)) else None
     if saved is not None and weights is not None:
@@ -229,7 +170,7 @@ def _other(
     name, found = _named(what)
     if rows is not None and is_convertible(found):
         return tables.of_model(name, found, rows, edges=edges)
-    return ModelSource(name, _with_weights(found, weights), inputs, least, most, output=output)
+    return ModelSource(name, weight_files.with_weights(found, weights), inputs, least, most, output=output)
 
 
 def _of_ids(
@@ -247,7 +188,7 @@ def _of_ids(
             f"the calibration data of {shown(what)} are whole numbers, the ids of tokens, which models of torch take: "
             "name one as module:function, or pass floats"
         )
-    return texts.of_module(name, _with_weights(found, weights), ids, tokenizer, output, secret_embedding)
+    return texts.of_module(name, weight_files.with_weights(found, weights), ids, tokenizer, output, secret_embedding)
 
 
 def _of_folder(
@@ -280,14 +221,14 @@ def _is_table(inputs: Calibration) -> TypeGuard[Tensor]:
 
 def _with_state(name: str, weights: Path) -> nn.Module:
     """Make torchvision's architecture for as many classes as the file of weights has, and load the file."""
-    _refuse_pickles(weights)
-    found = _read_weights(weights)
+    weight_files.refuse_pickles(weights)
+    found = weight_files.read(weights)
     model = torchvision_model(name)
     found = state_dicts.unwrapped(found, model)
     options: dict[str, Any] = {"num_classes": state_dicts.classes(found, model)}
     if not state_dicts.has_auxiliary(found) and state_dicts.has_auxiliary(model.state_dict()):
         options["aux_logits"] = False
-    return _loaded(torchvision_model(name, **options), found, weights)
+    return weight_files.loaded(torchvision_model(name, **options), found, weights)
 
 
 def _has_imagenet(model: nn.Module) -> bool:
@@ -355,30 +296,3 @@ def _own(module: str, function: str) -> Any:
         raise NotServable(f"{module}:{function} cannot be imported: {error}") from error
     finally:
         sys.path.remove(folder)
-
-
-def _with_weights(model: nn.Module, weights: Path | None) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise NotServable(
-            f"the function returned {type(model).__name__}, not a torch.nn.Module, nor a model of scikit-learn, "
-            "XGBoost or LightGBM"
-        )
-    if weights is None:
-        return model.train(False)
-    _refuse_pickles(weights)
-    return _loaded(model, _read_weights(weights), weights)
-
-
-def _read_weights(weights: Path) -> dict[str, Tensor]:
-    try:
-        return tensor_files.tensors(weights)
-    except (OSError, SafetensorError) as error:
-        raise NotServable(f"{shown(weights.name)} cannot be read: {tensor_files.reason(error)}") from error
-
-
-def _loaded(model: nn.Module, found: Mapping[str, Tensor], weights: Path) -> nn.Module:
-    try:
-        model.load_state_dict(found)
-    except RuntimeError as error:
-        raise NotServable(f"{shown(weights.name)} does not fit the model: {tensor_files.reason(error)}") from error
-    return model.train(False)

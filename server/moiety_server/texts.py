@@ -41,11 +41,11 @@ class PublishedTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class ShippedTokenizer:
-    """A tokenizer.json that this package made, so it need not be read. It pads nothing."""
+    """A tokenizer.json that this package made, so it need not be read. By default it pads nothing."""
 
     content: bytes
     size: int
-    pad_id: None = None
+    pad_id: int | None = None
 
 
 class OwnTokenizer(TextTokenizer):

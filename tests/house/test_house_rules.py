@@ -103,7 +103,7 @@ def test_no_randomness_but_the_systems_and_our_streams() -> None:
     assert not wrong
     calls = ("np.random", "torch.rand", "torch.Generator", "torch.load(", "eval(", "exec(")
     for path in sources(*FOLDERS):
-        if path.name in ("network.py", "characters.py"):  # training: shuffling real data is not a secret
+        if path.name in ("network.py", "characters.py", "topics.py"):  # training: shuffling real data is not a secret
             continue
         text = path.read_text()
         assert not [call for call in calls if call in text], path

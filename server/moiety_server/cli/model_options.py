@@ -27,8 +27,8 @@ class ModelOptions:
     model: Annotated[
         str,
         typer.Argument(
-            help="mnist, mnist-deep, lenet, mobile, rows or gpt-characters (trained, in the package); "
-            "torchvision:NAME; FILE.onnx; a folder that Hugging Face's library saved; "
+            help="mnist, mnist-deep, lenet, mobile, rows, docstring-topics or gpt-characters (trained, in the "
+            "package); torchvision:NAME; FILE.onnx; a folder that Hugging Face's library saved; "
             "module:function, a function of yours that returns a torch.nn.Module or a fitted model of scikit-learn, "
             "XGBoost or LightGBM; or module:model, such a model."
         ),

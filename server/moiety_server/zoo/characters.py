@@ -1,20 +1,18 @@
 """A language model of characters that ships with the package: a small causal transformer, trained on the docstrings of
 Python's own library.
 
-It reads the 64 characters before a place, as ids, and scores the character at it. Everything is read from the running
-Python's source files, and nothing of them is run.
+It reads the 64 characters before a place, as ids, and scores the character at it.
 """
 
-import ast
 import json
-import sysconfig
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
+
+from moiety_server.zoo import docstrings
 
 NAME = "gpt-characters"
 DESCRIPTION = "a small GPT: 64 characters of Python's docstrings are its context, the next one its answer"
@@ -29,8 +27,6 @@ HELD_OUT = ("difflib.py", "fractions.py", "heapq.py", "statistics.py", "textwrap
 SHOWN = ("argparse.py", "pathlib.py", "random.py", "string.py")
 """Files whose docstrings calibrate the shipped model."""
 _BLANK, _SPACE = ALPHABET.index("\n"), ALPHABET.index(" ")
-_LEFT_OUT = {"ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tests", "turtledemo"}
-_SHORTEST = 80  # characters of a docstring: shorter ones say little
 _BATCH, _PEAK = 32, 0.003
 
 
@@ -92,26 +88,14 @@ def text_of(files: Iterable[str] = ()) -> Tensor:
     `files` are names such as random.py. By default they are all, but those of HELD_OUT and of tests. Raises
     FileNotFoundError if the running Python came without its source files.
     """
-    root = Path(sysconfig.get_paths()["stdlib"])
-    paths = [root / name for name in files] or [
-        path
-        for path in sorted(root.rglob("*.py"))
-        if not _LEFT_OUT.intersection(path.relative_to(root).parts) and path.name not in HELD_OUT
+    chosen = tuple(files)
+    found = [
+        text
+        for path, texts in docstrings.read(chosen)
+        for text in texts
+        if chosen or path.rpartition("/")[2] not in HELD_OUT
     ]
-    found = [text for path in paths for text in _docstrings(path)]
-    if not found:
-        raise FileNotFoundError(f"{root} has no source files with docstrings")
     return ids_of("\n\n".join(dict.fromkeys(found)))
-
-
-def _docstrings(path: Path) -> list[str]:
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return []  # a file of an older Python, which some builds keep
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented)]
-    return [text for text in texts if len(text) >= _SHORTEST]
 
 
 def ids_of(text: str) -> Tensor:
