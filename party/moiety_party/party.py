@@ -74,15 +74,10 @@ class Party:
         """Who signs what both parties send in this run; None for a model whose runs are not signed.
 
         What the other party signed is kept for a while for each request: of a verified run whatever comes of it, of
-        any other if it was answered. `secrets` are the requests', None for one that did not open. Raises Problem
-        PEER_UNAVAILABLE when a verified run of such a request was signed before: each party has one run of it to show.
+        any other if it was answered. `secrets` are the requests', None for one that is refused.
         """
         if model.manifest.statement_keys is None:
             return None
-        if model.plan.verified and any(
-            secret is not None and secret.request_id in self.kept_runs for secret in secrets
-        ):
-            raise Problem(ProblemType.PEER_UNAVAILABLE, "a run of the request broke off after it was signed")
 
         def keep(witness: RunWitness, outcomes: Sequence[Outcome]) -> None:
             for place, secret in enumerate(secrets):

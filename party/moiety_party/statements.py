@@ -203,6 +203,10 @@ class KeptRun:
     def shown(self) -> SignedStatement | None:
         return self.signed.shown(self.place) if self.signed is not None else None
 
+    def is_of(self, other: "KeptRun") -> bool:
+        """Whether both are of the same rows."""
+        return (self.lease_id, self.first_row) == (other.lease_id, other.first_row)
+
 
 class KeptRuns:
     """The latest requests of signed runs, by their ids: `KEPT_RUNS` at most, for `KEPT_SECONDS`, in memory alone."""
@@ -212,13 +216,23 @@ class KeptRuns:
         self._runs: OrderedDict[bytes, KeptRun] = OrderedDict()
 
     def keep(self, witness: RunWitness, place: int, request_id: bytes, ticket: str, key: bytes) -> None:
-        """Keep the run's request of that place."""
-        self._runs[request_id] = witness.kept(place, ticket, key, self._clock())
+        """Keep the run's request of that place. Raises Problem REQUEST_EXPIRED when another verified run of it is kept:
+        then this one must not be signed. Each party has one to show."""
+        run, before = witness.kept(place, ticket, key, self._clock()), self._runs.get(request_id)
+        if before is not None and witness.is_verified and not run.is_of(before):
+            raise _signed_before()
+        self._runs[request_id] = run
         self._runs.move_to_end(request_id)
         self._forget_old()
 
     def __contains__(self, request_id: bytes) -> bool:
+        self._forget_old()
         return request_id in self._runs
+
+    def check(self, request_id: bytes) -> None:
+        """Raises Problem REQUEST_EXPIRED when a run of that request is kept."""
+        if request_id in self:
+            raise _signed_before()
 
     def get(self, upload_id: str, request_id: bytes, shown: bytes) -> KeptRun:
         """Return what is kept of a request, to whoever proves to be its client.
@@ -238,3 +252,7 @@ class KeptRuns:
             if len(self._runs) <= KEPT_RUNS and self._runs[oldest].expires >= now:
                 return
             del self._runs[oldest]
+
+
+def _signed_before() -> Problem:
+    return Problem(ProblemType.REQUEST_EXPIRED, "a run of it was signed before: send it as another request")

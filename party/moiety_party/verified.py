@@ -251,8 +251,8 @@ class Checks:
         other party. Returns what the client of each request is told; `requests` says how many rows each has.
 
         `start` is the frame that began the run, and `witness` is who signs it, if it is signed. Raises Problem
-        CHEATING_DETECTED when the check fails, or when the upload has ended before, and OVERLOADED when another run is
-        past its coins.
+        CHEATING_DETECTED when the check fails or has no verdict, or when the upload has ended before, and OVERLOADED
+        when another run is past its coins.
         """
         loop, plan, keyed = asyncio.get_running_loop(), model.plan, lease.model
         if (prepared := lease.ready(rows)) is None:
@@ -267,11 +267,14 @@ class Checks:
             raise self._failed(model, "a check failed", witness) from None
         except UploadEnded:
             raise ended() from None
-        except BaseException:
+        except BaseException as error:
+            failed: Problem | None = None
             if await asyncio.shield(asyncio.to_thread(standing.give_up)):
-                self._failed(model, "a check has no verdict", witness)
+                failed = self._failed(model, "a check has no verdict", witness)
             with contextlib.suppress(ValueError):  # a step still goes on in its thread
                 await loop.run_in_executor(self.online, session.close)
+            if failed is not None and isinstance(error, Problem):
+                raise failed from None
             raise
         vouchers = [tuple(map(np.ndarray.tobytes, each)) for each in rows[RECORDS]] if RECORDS in rows else [(), ()]
         told, at = list[ResultShare](), 0

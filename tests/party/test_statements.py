@@ -9,7 +9,7 @@ from moiety_service.security.identity import Identity
 from moiety_shared.crypto.signing import key_text
 from moiety_shared.messages.catalogue import Manifest
 from moiety_shared.messages.statements import proof
-from moiety_shared.problems import Problem
+from moiety_shared.problems import Problem, ProblemType
 
 NAMES = ("alice", "bob")
 
@@ -52,3 +52,30 @@ def test_it_keeps_the_latest_runs_for_a_while() -> None:
     kept._runs.update({number.to_bytes(16, "big"): replace(run, expires=20.0) for number in range(KEPT_RUNS + 9)})
     kept._forget_old()
     assert len(kept._runs) == KEPT_RUNS and (8).to_bytes(16, "big") not in kept._runs, "the oldest go first"
+
+
+class Signing:
+    """A run that a party is about to sign, on rows from that one on."""
+
+    def __init__(self, first: int, is_verified: bool = True) -> None:
+        self.first, self.is_verified = first, is_verified
+
+    def kept(self, place: int, ticket: str, key: bytes, now: float) -> KeptRun:
+        return KeptRun("ab" * 16, "cd" * 16, ticket, self.first + place, 1, key, None, place, now + 10)
+
+
+def test_it_signs_one_verified_run_of_a_request() -> None:
+    """Of another one it could show no words any more, and the other party could show what it signed of it."""
+    kept, key = KeptRuns(lambda: 0.0), bytes(32)
+    kept.keep(Signing(4), 0, b"one", "ticket", key)  # type: ignore[arg-type]
+    kept.keep(Signing(4), 0, b"one", "ticket", key)  # type: ignore[arg-type]  again, with what the other signed
+    for other, place in ((Signing(8), 0), (Signing(4), 1)):
+        with pytest.raises(Problem) as caught:
+            kept.keep(other, place, b"one", "ticket", key)  # type: ignore[arg-type]
+        assert caught.value.kind is ProblemType.REQUEST_EXPIRED
+    with pytest.raises(Problem):
+        kept.check(b"one")
+    kept.check(b"another")
+    assert kept._runs[b"one"].first_row == 4
+    kept.keep(Signing(8, is_verified=False), 0, b"one", "ticket", key)  # type: ignore[arg-type]
+    assert kept._runs[b"one"].first_row == 8, "of any other kind the one that was answered"

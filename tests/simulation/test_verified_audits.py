@@ -174,7 +174,8 @@ def test_no_coins_without_the_others_signature(root: Path, detector: Detector, l
             one = OwnersRequest(w)
             with pytest.raises(Problem) as caught:
                 await one.ask(w)
-            assert caught.value.kind is ProblemType.OPENINGS_DIFFER
+            told = ProblemType.OPENINGS_DIFFER if liar else ProblemType.CHEATING_DETECTED  # she had his, and waits
+            assert caught.value.kind is told
             w.change = unchanged
             assert failed(w)[1 - liar] == 0 and standings.of(upload_id, "")[1] == "good"
             (finding,) = await named(w, one)
@@ -287,13 +288,37 @@ def test_a_request_whose_run_was_signed_is_not_run_again(root: Path, detector: D
         assert caught.value.kind in (ProblemType.PEER_UNAVAILABLE, ProblemType.CHEATING_DETECTED)
         w.change = unchanged
         first = kept[one.drawn.request_id]
-        with pytest.raises(Problem):
+        with pytest.raises(Problem) as caught:
             await one.ask(w)
+        assert caught.value.kind is ProblemType.REQUEST_EXPIRED
         assert kept[one.drawn.request_id] is first
         (finding,) = await named(w, one)
         assert finding.party is None
 
     w: World
+    simulate(root, detector, scenario)
+
+
+def test_bob_signs_one_run_of_a_request(root: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if alice runs it twice at a time, or has it twice in a run. Then nobody signs, and the upload goes on."""
+
+    async def scenario(w: World) -> None:
+        (alice,) = w.alices
+        assert alice.leader is not None
+        run = alice.leader._runs.run
+        twice = OwnersRequest(w)
+
+        async def doubled(lane: Any, batch: Any) -> None:
+            await run(lane, [*batch, batch[0]])
+
+        monkeypatch.setattr(alice.leader._runs, "run", doubled)
+        monkeypatch.setattr(alice.party.kept_runs, "keep", lambda *_: None)
+        with pytest.raises(Problem):
+            await twice.ask(w)
+        monkeypatch.undo()
+        assert failed(w) == [0, 0]
+        assert not await found(w)
+
     simulate(root, detector, scenario)
 
 

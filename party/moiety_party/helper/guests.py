@@ -70,6 +70,7 @@ class Guests:
         party.admission.check_time(request.binding, party.settings.request_seconds, 1)
         guest.secret = await open_envelope(party, 1, self.model, request, guest.grant, token)
         self._answered.check(request.binding.request_id)
+        party.kept_runs.check(request.binding.request_id)
 
     def begin_spending(self) -> None:
         """Begin to count each request against its client's quota, if it has one."""
@@ -112,6 +113,10 @@ class Guests:
                 for guest in self.all
             ]
         )
+
+    def secrets(self) -> list[Secret | None]:
+        """What each client sealed to bob; None for requests that he refuses."""
+        return [None if guest.problem is not None else guest.secret for guest in self.all]
 
     def rows(self) -> list[int]:
         """How many rows each request has."""

@@ -199,7 +199,7 @@ class Helper:
         try:
             prepared = await pool.claim(start.first_row, start.rows)
             timeline.passed("rows")
-            witness = self._party.witness(model, start, pool.ticket, [guest.secret for guest in guests.all])
+            witness = self._party.witness(model, start, pool.ticket, guests.secrets())
             lane.in_run = True
             transcript = Transcript(pool.check, payload)
             if pool.verified is not None:

@@ -84,6 +84,7 @@ class Leader:
         pays for no failure that was not the client's doing.
         """
         party = self._party
+        party.kept_runs.check(request.binding.request_id)
         proven = await open_envelope(party, 0, model, request, grant, token) if grant and grant.key else None
         receipt = await party.admission.spend(model, grant, request.rows)
         waiting: Waiting | None = None

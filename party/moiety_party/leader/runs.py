@@ -49,9 +49,6 @@ class Runs:
     """
 
     def __init__(self, party: Party, lanes: Lanes, leases: Leases, suspects: Suspects) -> None:
-        def is_suspect(waiting: Waiting) -> bool:
-            return suspects.holds(waiting.model, waiting.asked.token)
-
         self._party = party
         self._lanes = lanes
         self._leases = leases
@@ -61,7 +58,7 @@ class Runs:
             settings.max_waiting,
             settings.lanes,
             lambda model: shared_rows(settings, model.plan),
-            is_suspect,
+            lambda waiting: suspects.holds(waiting.model, waiting.asked.token),
             party.metrics.waiting.set,
         )
         self._serving: set[asyncio.Task[None]] = set()
@@ -130,8 +127,8 @@ class Runs:
     async def _failed(self, batch: Sequence[Waiting], error: Exception) -> None:
         """Run these requests again, or tell those who wait that their run failed.
 
-        A request runs twice at most. Where bob refused a run of several as a whole, each runs again alone, so that no
-        request can fail another, but not for what is no request's doing.
+        A request runs twice at most, and once if alice signed its run. Where bob refused a run of several as a whole,
+        each runs again alone, so that no request can fail another, but not for what is no request's doing.
         """
         problem = error if isinstance(error, Problem) else Problem(ProblemType.INTERNAL)
         if not isinstance(error, Problem):
@@ -143,7 +140,8 @@ class Runs:
         for waiting in batch:
             if waiting.answer.done():
                 continue
-            if waiting.first is not None or not (later or apart):
+            signed = waiting.request.binding.request_id in self._party.kept_runs
+            if waiting.first is not None or signed or not (later or apart):
                 waiting.fail(_told(waiting, problem))
                 continue
             waiting.first, waiting.alone = problem, apart
