@@ -63,7 +63,8 @@ ROWS = 2
 ASKED = Asked(bytes(range(25)), "a.b.c", Request(BINDING, ROWS, (b"", b"for bob")))
 START, SHARED = Start(ID.hex(), 7, (ASKED,)), Start(ID.hex(), 7, (ASKED, ASKED._replace(token="")))
 REFUSAL = Problem(ProblemType.SEALED_FOR_ANOTHER)
-STATEMENT = Statement(1, BINDING, ID.hex(), 7, (SentPiece(2, (DIGEST,) * 3), SentPiece(1, (DIGEST,))), DIGEST)
+_SENT = SentPiece(2, (DIGEST,) * 3), SentPiece(1, (DIGEST,))
+STATEMENT = Statement(1, BINDING, ID.hex(), 7, _SENT, DIGEST, heard=_SENT[1:])
 VERIFIED = plans.two_layers()
 _WIRES = wire.result_bytes(PLAN, ROWS)
 
