@@ -75,8 +75,8 @@ def judge(call: Calls, upload: AuditableUpload, asked: AuditedRequest) -> AuditV
     return AuditVerdict(name, tuple(_lies(upload, asked, (alices, bobs), words, sealed)), statements)
 
 
-def _signed(shown: ShownRun | None) -> str:
-    return shown.run.peer.model_dump_json() if shown is not None and shown.run.peer is not None else ""
+def _signed(shown: ShownRun | Silent) -> str:
+    return "" if isinstance(shown, Silent) or shown.run.peer is None else shown.run.peer.model_dump_json()
 
 
 def _lies(
@@ -160,16 +160,17 @@ def _judge_failed(call: Calls, upload: AuditableUpload, asked: AuditedRequest) -
     return AuditVerdict(asked.binding.request_id.hex(), tuple(dict.fromkeys(named)), statements)
 
 
-def _shown(call: Calls, upload: AuditableUpload, asked: AuditedRequest, party: int) -> ShownRun | None:
+def _shown(call: Calls, upload: AuditableUpload, asked: AuditedRequest, party: int) -> ShownRun | Silent:
+    """What a party shows, or why it shows nothing: whether it has to follows from what the other one shows."""
     try:
         return transcript(call, upload, asked, party)
-    except Silent:
-        return None
+    except Silent as silent:
+        return silent
 
 
-def _statement(upload: AuditableUpload, asked: AuditedRequest, shown: ShownRun | None, of: int) -> Statement | None:
+def _statement(upload: AuditableUpload, asked: AuditedRequest, shown: ShownRun | Silent, of: int) -> Statement | None:
     try:
-        return statement(upload, asked, shown, of, NO_OUTCOME) if shown is not None else None
+        return None if isinstance(shown, Silent) else statement(upload, asked, shown, of, NO_OUTCOME)
     except Silent:
         return None
 
@@ -179,7 +180,7 @@ def _judged(
     upload: AuditableUpload,
     asked: AuditedRequest,
     run: Statement,
-    shown: Sequence[ShownRun | None],
+    shown: Sequence[ShownRun | Silent],
 ) -> AuditFinding | None:
     """Whether who signed this lied. What it says of the other one counts for what it could compute itself, and for
     nothing else.
@@ -188,7 +189,7 @@ def _judged(
     party signs two runs of one request.
     """
     try:
-        by_alice, by_bob = (_present(each, party) for party, each in enumerate(shown))
+        by_alice, by_bob = map(_present, shown)
         words = both_words(call, upload, asked, run, (by_alice, by_bob))
     except Silent as silent:
         return _silent(silent)
@@ -203,9 +204,9 @@ def _judged(
     return next((lie for lie in found if lie.party == NAMES[of]), None)
 
 
-def _present(shown: ShownRun | None, party: int) -> ShownRun:
-    if shown is None:
-        raise Silent(party, "it shows no transcript")
+def _present(shown: ShownRun | Silent) -> ShownRun:
+    if isinstance(shown, Silent):
+        raise shown
     return shown
 
 

@@ -121,6 +121,14 @@ def simulate(root: Path, detector: Detector, scenario: Callable[[World], Awaitab
     asyncio.run(asyncio.wait_for(run(), 120))
 
 
+async def all_shared(w: World, *rows: int) -> list[OwnersRequest]:
+    """Requests of so many rows, sent at the same time, of which some share a run."""
+    made = [OwnersRequest(w, count, seed) for seed, count in enumerate(rows)]
+    await asyncio.gather(*(one.ask(w) for one in made))
+    assert w.alices[0].leader is not None and max(w.alices[0].leader.runs) > 1, "some shared a run"
+    return made
+
+
 async def found(w: World, rows: int = 1) -> tuple[AuditFinding, ...]:
     return (await (await OwnersRequest(w, rows).ask(w)).verdict(w)).findings
 
@@ -129,9 +137,7 @@ def test_honest_runs_name_nobody_whoever_shares_them(root: Path, detector: Detec
     async def scenario(w: World) -> None:
         verdict = await (await OwnersRequest(w, 3).ask(w)).verdict(w)
         assert not verdict.findings and all(verdict.statements), verdict
-        made = [OwnersRequest(w, 1 + n % 2, seed=n) for n in range(5)]
-        await asyncio.gather(*(one.ask(w) for one in made))
-        assert w.alices[0].leader is not None and max(w.alices[0].leader.runs) > 1, "some shared a run"
+        made = await all_shared(w, 1, 2, 1, 2, 1)
         for one in made:
             assert not (await one.verdict(w)).findings
             shown = base64.b64decode((await one.shown_by(w, 0)).peer.statement)

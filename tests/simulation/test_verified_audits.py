@@ -1,7 +1,6 @@
 """Audits of verified runs: whoever lied is named when the check of a run has failed, whoever was honest never is, and
 what the log says of such a run can be shown to others."""
 
-import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from moiety_shared.ring import Array
 from tests import plans
 from tests.simulation import test_audits
 from tests.simulation.detector import Detector
-from tests.simulation.test_audits import NAMES, OwnersRequest, found, lying_in, party
+from tests.simulation.test_audits import NAMES, OwnersRequest, all_shared, found, lying_in, party
 from tests.simulation.test_shortages import until
 from tests.simulation.test_verified import failed, lying, rekeyed
 from tests.simulation.world import World, unchanged
@@ -55,6 +54,18 @@ def a_liar(liar: int, round_: int) -> Iterator[None]:
         yield
 
 
+def cutting(w: World, frame: str, number: int = 0) -> Callable[[str, bytes], bytes]:
+    """What cuts all lanes when that frame is on its way."""
+
+    def change(name: str, message: bytes) -> bytes:
+        if name == frame and int.from_bytes(message[2:4], "little") == number:
+            for wire in w.alices[0].wires:
+                wire.cut()
+        return message
+
+    return change
+
+
 def lied(liar: int, round_: int) -> AuditFinding:
     return AuditFinding(NAMES[liar], "lied", f"what it sent in round {round_} is wrong")
 
@@ -67,10 +78,7 @@ def test_honest_runs_name_nobody_whoever_shares_them(root: Path, detector: Detec
     async def scenario(w: World) -> None:
         verdict = await (await OwnersRequest(w, 3).ask(w)).verdict(w)
         assert not verdict.findings and all(verdict.statements), verdict
-        made = [OwnersRequest(w, 1 + n % 2, seed=n) for n in range(5)]
-        await asyncio.gather(*(one.ask(w) for one in made))
-        assert w.alices[0].leader is not None and max(w.alices[0].leader.runs) > 1, "some shared a run"
-        for one in made:
+        for one in await all_shared(w, 1, 2, 1, 2, 1):
             assert not await named(w, one)
 
     simulate(root, detector, scenario)
@@ -87,10 +95,7 @@ def test_a_count_is_audited(root: Path, detector: Detector, monkeypatch: pytest.
 
     async def scenario(w: World) -> None:
         assert w.plan.verified is not None
-        made = [OwnersRequest(w, 1 + n, seed=n) for n in range(4)]
-        await asyncio.gather(*(one.ask(w) for one in made))
-        assert w.alices[0].leader is not None and max(w.alices[0].leader.runs) > 1, "some shared a run"
-        for one in made:
+        for one in await all_shared(w, 1, 2, 3, 4):
             assert not await named(w, one)
         with monkeypatch.context() as lying_now:
             lying_now.setattr(VerifiedAnswer, "pack", changed)
@@ -127,23 +132,14 @@ def test_who_lies_in_an_opening_is_named_by_the_run_that_failed(root: Path, dete
 def test_who_lies_and_breaks_off_is_named(root: Path, detector: Detector, liar: int) -> None:
     """When it has seen the coins, and they do not suit it: it has signed before."""
 
-    def cut(name: str, message: bytes) -> bytes:
-        if name == f"OPENING of {NAMES[liar]}" and int.from_bytes(message[2:4], "little") == OPENINGS:
-            for wire in w.alices[0].wires:
-                wire.cut()
-        return message
-
-    async def scenario(made: World) -> None:
-        nonlocal w
-        w = made
+    async def scenario(w: World) -> None:
         await OwnersRequest(w).ask(w)
         with a_liar(liar, 3):
-            w.change = cut
+            w.change = cutting(w, f"OPENING of {NAMES[liar]}", OPENINGS)
             one = await OwnersRequest(w).fail(w)
             w.change = unchanged
         assert await named(w, one) == (lied(liar, 3),)
 
-    w: World
     simulate(root, detector, scenario)
 
 
@@ -199,6 +195,7 @@ def test_who_lied_and_shows_nothing_is_named(root: Path, detector: Detector, lia
                 kept[one.drawn.request_id] = replaced(kept[one.drawn.request_id])
             (finding,) = await named(w, one)
             assert (finding.party, finding.kind) == (NAMES[liar], "silent"), finding
+            assert ("no such run is kept" if forgets else "no words") in finding.what
             await rekeyed(w)
 
     def replaced(run: Any) -> Any:
@@ -272,17 +269,9 @@ def test_who_tells_the_client_something_else_is_named(
 def test_a_request_whose_run_was_signed_is_not_run_again(root: Path, detector: Detector, liar: int) -> None:
     """Or a liar could show what the honest party signed of the first run, of which that shows no words any more."""
 
-    def cut(name: str, message: bytes) -> bytes:
-        if name == f"SIGNED of {NAMES[liar]}":
-            for wire in w.alices[0].wires:
-                wire.cut()
-        return message
-
-    async def scenario(made: World) -> None:
-        nonlocal w
-        w = made
+    async def scenario(w: World) -> None:
         one, kept = OwnersRequest(w), party(w, 1 - liar).kept_runs._runs
-        w.change = cut
+        w.change = cutting(w, f"SIGNED of {NAMES[liar]}")
         with pytest.raises(Problem) as caught:
             await one.ask(w)
         assert caught.value.kind in (ProblemType.PEER_UNAVAILABLE, ProblemType.CHEATING_DETECTED)
@@ -295,7 +284,6 @@ def test_a_request_whose_run_was_signed_is_not_run_again(root: Path, detector: D
         (finding,) = await named(w, one)
         assert finding.party is None
 
-    w: World
     simulate(root, detector, scenario)
 
 

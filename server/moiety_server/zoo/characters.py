@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moiety_server.zoo import docstrings
+from moiety_server.zoo.schedule import OneCycle
 
 NAME = "gpt-characters"
 DESCRIPTION = "a small GPT: 64 characters of Python's docstrings are its context, the next one its answer"
@@ -120,10 +121,9 @@ def train(ids: Tensor, *, epochs: int = 3, seed: int = 0) -> CharacterGPT:
     """
     torch.manual_seed(seed)
     model = CharacterGPT()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=_PEAK, weight_decay=0.01)
     each = (len(ids) - LENGTH - 1) // LENGTH
     batches = -(-each // _BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _PEAK, total_steps=epochs * batches)
+    training = OneCycle(model, _PEAK, 0.01, epochs * batches)
     windows = ids.unfold(0, LENGTH + 1, 1)
     for _ in track(range(epochs), description=f"training {NAME}"):
         starts = torch.randperm(each) * LENGTH + int(torch.randint(LENGTH, ()))
@@ -131,11 +131,7 @@ def train(ids: Tensor, *, epochs: int = 3, seed: int = 0) -> CharacterGPT:
             taken = _shortened(windows[batch])
             scores = model.everywhere(taken[:, :-1])
             loss = functional.cross_entropy(scores.flatten(0, 1), taken[:, 1:].flatten())
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
+            training.step(loss)
     return model.half().float().eval()
 
 

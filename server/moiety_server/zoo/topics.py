@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moiety_server.zoo import docstrings
+from moiety_server.zoo.schedule import OneCycle
 
 NAME = "docstring-topics"
 DESCRIPTION = "a small transformer encoder: what a docstring of Python's library is about"
@@ -115,17 +116,12 @@ def train(given: list[tuple[str, int]], known: dict[str, int], *, epochs: int = 
     model = TopicEncoder(len(known))
     ids = torch.tensor([ids_of(text, known) for text, _ in given])
     topics = torch.tensor([topic for _, topic in given])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=_PEAK, weight_decay=0.05)
     batches = -(-len(ids) // _BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _PEAK, total_steps=epochs * batches)
+    training = OneCycle(model, _PEAK, 0.05, epochs * batches)
     for _ in track(range(epochs), description=f"training {NAME}"):
         for batch in torch.split(torch.randperm(len(ids)), _BATCH):
             loss = functional.cross_entropy(model(ids[batch]), topics[batch])
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
+            training.step(loss)
     return model.half().float().eval()
 
 
